@@ -1,0 +1,40 @@
+# pcace_dist: set-up, demo, tests. Needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test test-all test-faults test-soak test-statistics test-apps test-browser lint types check bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $(STAMP)
+
+demo: setup
+	rm -rf runs/mnist
+	$(BIN)/pcace rank examples/mnist/job.yaml --top 5
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+test-faults test-soak test-statistics test-apps test-browser: test-%: setup
+	$(BIN)/python -m pytest -q -m $* --timeout 1800
+
+test-all: test test-faults test-soak test-statistics test-apps test-browser
+
+lint: setup
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,44 @@
+"""pcace_dist ranks the hidden channels of vision models by their maximal correlation with the model's output.
+
+The public surface, imported when first used so that `import pcace_dist` stays light:
+
+    rank(job)                  run or resume a job (a path, a mapping or a Job); a finished Run
+    open_run(path)             a finished run: .ranking(), .to_pandas(), .bad_rows(), .summary
+    load_job(path)             a job file as a checked Job
+    maximal_correlation(...)   the statistic alone, on tensors in memory, without Ray
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pcace_dist.api import load_job, rank
+    from pcace_dist.job import Job
+    from pcace_dist.run import Run, open_run
+    from pcace_dist.statistics.maximal import maximal_correlation
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Job": "pcace_dist.job",
+    "Run": "pcace_dist.run",
+    "load_job": "pcace_dist.api",
+    "maximal_correlation": "pcace_dist.statistics.maximal",
+    "open_run": "pcace_dist.run",
+    "rank": "pcace_dist.api",
+}
+
+__all__ = ["Job", "Run", "__version__", "load_job", "maximal_correlation", "open_run", "rank"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,77 @@
+"""The exceptions of pcace_dist, and the exit code that each one becomes. A leaf: every room may import it.
+
+    PcaceError                  1   anything unforeseen
+    |-- UserError               2   the job or its input is wrong; one line that names the key or file and what would do
+    |   |-- JobError                the job file or a command-line argument
+    |   |-- DatasetError            listing or reading the data set
+    |   |-- ModelError              factory, weights, layers, outputs
+    |   |-- StatisticsError         settings that the statistic cannot serve
+    |   `-- OutputError             the output directory or its store
+    |-- Stopped                 5   stopped and resumable: the same command goes on
+    |   `-- TakenOver               another driver opened the run; this one writes nothing more
+    `-- StoreUnavailable        1   storage did not answer after all retries
+    RowError                        one row must be set aside; never ends a run
+"""
+
+from __future__ import annotations
+
+
+class PcaceError(Exception):
+    """Base of all exceptions that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(PcaceError):
+    """The job or its input is wrong. The message is one line: key or file, value, what would do."""
+
+    exit_code = 2
+
+
+class JobError(UserError):
+    """A key of the job file or an argument of a command is wrong."""
+
+
+class DatasetError(UserError):
+    """The data set cannot be listed or read as the job says."""
+
+
+class ModelError(UserError):
+    """The model, its weights, its layers or its outputs are not what the job says."""
+
+
+class StatisticsError(UserError):
+    """The statistic cannot serve these settings or this input."""
+
+
+class OutputError(UserError):
+    """The output directory holds something else, or its storage cannot be used."""
+
+
+class Stopped(PcaceError):
+    """The run was stopped and can be resumed by the same command."""
+
+    exit_code = 5
+
+
+class TakenOver(Stopped):
+    """Another driver has opened the run with a higher epoch."""
+
+
+class StoreUnavailable(PcaceError):
+    """The storage of the run did not answer after all retries."""
+
+
+class RowError(Exception):
+    """One row is to be set aside.
+
+    `stage` is one of read, decode, model, target (column of bad_rows.parquet); `reason` is a short text.
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(stage, reason)
+        self.stage = stage
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.reason}"

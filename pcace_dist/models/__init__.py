@@ -1,0 +1,1 @@
+"""Models: load one, choose its layers, tap their activation maps, read its targets. No Ray, no Parquet."""

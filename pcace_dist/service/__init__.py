@@ -1,0 +1,1 @@
+"""The service: coordinator, workers, ledger, reduce. The only room that imports Ray."""

@@ -1,0 +1,1 @@
+"""Pure mathematics: plan, codes, Gram, solve, jackknife, ranks. No I/O, no models, no Ray."""
