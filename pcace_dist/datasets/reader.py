@@ -1,0 +1,221 @@
+"""Read the row groups of a unit: needed columns only, rows of the filter only, transient faults retried.
+
+A row group that stays unreadable is handed on as one `BadRow`; a file that is not the one that was listed
+ends the run with a `DatasetError`. No decoding of images, no threads, no Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pcace_dist.datasets.listing import DatasetSpec, check_schema, filter_scalar, plain_type
+from pcace_dist.datasets.rows import BadRow
+from pcace_dist.datasets.storage import Storage, first_line
+from pcace_dist.datasets.units import Piece
+from pcace_dist.errors import DatasetError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroup:
+    """The kept rows of one row group.
+
+    `table` has the needed columns under their names, the image as plain binary; `rows` int64 (n,): rows in
+    the file; `filtered`: rows that the filter removed; `bytes_read`: stored bytes of the columns that were
+    read.
+    """
+
+    piece: Piece
+    table: pa.Table
+    rows: np.ndarray[Any, np.dtype[np.int64]]
+    filtered: int
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a read is tried, and the pause before the second try in seconds; it doubles from then on."""
+
+    tries: int = 4
+    pause: float = 0.5
+    sleep: Callable[[float], object] = time.sleep
+
+
+RETRY = Retry()
+
+
+def read_pieces(
+    pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, retry: Retry = RETRY
+) -> Iterator[RowGroup | BadRow]:
+    """The row groups in order. Raises DatasetError when a file is gone, has changed or has another schema."""
+    with _Files(spec, storage) as files:
+        for piece in pieces:
+            yield _read_with_retries(piece, files, retry)
+
+
+def count_kept(
+    pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, retry: Retry = RETRY
+) -> list[int]:
+    """Rows of each piece that the filter keeps, from the filter's columns alone; 0 where they cannot be
+    read.
+    """
+    if not spec.filter:
+        return [piece.rows for piece in pieces]
+    with _Files(spec, storage) as files:
+        return [_count_with_retries(piece, files, retry) for piece in pieces]
+
+
+def _read_with_retries(piece: Piece, files: _Files, retry: Retry) -> RowGroup | BadRow:
+    group, reason = _try(lambda: files.open(piece).read(piece), files, retry)
+    if group is None:
+        return BadRow(piece.key, piece.row_group, None, None, "read", reason, piece.rows)
+    return group
+
+
+def _count_with_retries(piece: Piece, files: _Files, retry: Retry) -> int:
+    count, _ = _try(lambda: len(files.open(piece).kept(piece)), files, retry)
+    return count or 0
+
+
+def _try(read: Callable[[], T], files: _Files, retry: Retry) -> tuple[T | None, str]:
+    reason = ""
+    for attempt in range(retry.tries):
+        if attempt:
+            retry.sleep(retry.pause * 2 ** (attempt - 1))
+        try:
+            return read(), ""
+        except (OSError, pa.ArrowException) as error:
+            reason = first_line(error)[:200] or type(error).__name__
+            files.close()  # a connection or a cached footer may be what is wrong
+    return None, f"row group unreadable after {retry.tries} tries: {reason}"
+
+
+class _Files:
+    """Keeps the file open that the last piece came from."""
+
+    def __init__(self, spec: DatasetSpec, storage: Storage) -> None:
+        self.spec, self.storage = spec, storage
+        self.url: str | None = None
+        self.current: _OpenFile | None = None
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self, piece: Piece) -> _OpenFile:
+        if self.current is None or self.url != piece.url:
+            self.close()
+            self.current = _OpenFile(piece, self.spec, self.storage)
+            self.url = piece.url
+        return self.current
+
+    def close(self) -> None:
+        if self.current is not None:
+            with contextlib.suppress(OSError):
+                self.current.source.close()
+        self.current = self.url = None
+
+
+class _OpenFile:
+    """One Parquet file that is known to be the one that was listed."""
+
+    def __init__(self, piece: Piece, spec: DatasetSpec, storage: Storage) -> None:
+        now = storage.stat(piece.url)
+        if now is None:
+            raise DatasetError(f"dataset.path: {piece.key} is gone since the run began")
+        if (now.size, now.version) != (piece.size, piece.version):
+            raise DatasetError(f"dataset.path: {piece.key} has changed since the run began")
+        self.spec = spec
+        self.source = storage.open(piece.url)
+        # pre_buffer: the byte ranges of the needed column chunks are fetched together, not page by page
+        self.file = pq.ParquetFile(self.source, pre_buffer=True, page_checksum_verification=True)
+        schema = self.file.schema_arrow
+        check_schema(spec, schema, piece.key)
+        self.image_leaf = (
+            f"{spec.image}.bytes" if pa.types.is_struct(schema.field(spec.image).type) else spec.image
+        )
+        kinds = {name: plain_type(schema.field(name).type) for name in spec.filter}
+        self.filter = {
+            name: [
+                filter_scalar(name, one, kinds[name])
+                for one in (value if isinstance(value, list | tuple) else [value])
+            ]
+            for name, value in spec.filter.items()
+        }
+
+    def kept(self, piece: Piece) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Positions in the row group that the filter keeps."""
+        if not self.filter:
+            return np.arange(piece.rows)
+        if self._excluded(piece.row_group):
+            return np.arange(0)
+        table = self.file.read_row_group(piece.row_group, columns=list(self.filter), use_threads=False)
+        mask = np.ones(table.num_rows, dtype=bool)
+        for name, values in self.filter.items():
+            column = _plain(table.column(name))
+            wanted = pa.array([value.as_py() for value in values], column.type)
+            mask &= pc.fill_null(pc.is_in(column, wanted), False).to_numpy()
+        return np.flatnonzero(mask)
+
+    def read(self, piece: Piece) -> RowGroup:
+        positions = self.kept(piece)
+        names = list(dict.fromkeys(column for _, column in self.spec.roles()))
+        if not len(positions):
+            empty = pa.table({name: pa.nulls(0) for name in names})
+            return RowGroup(piece, empty, positions, piece.rows, 0)
+        leaves = [self.image_leaf if name == self.spec.image else name for name in names]
+        table = self.file.read_row_group(piece.row_group, columns=leaves, use_threads=False)
+        if table.num_rows != piece.rows:
+            raise pa.ArrowInvalid(f"{table.num_rows} rows where the footer says {piece.rows}")
+        columns = {name: self._values(table, name) for name in names}
+        table = pa.table(columns)
+        if len(positions) < piece.rows:
+            table = table.take(positions)
+        return RowGroup(
+            piece,
+            table,
+            positions + piece.first_row,
+            piece.rows - len(positions),
+            self._stored(piece.row_group, set(leaves)),
+        )
+
+    def _values(self, table: pa.Table, name: str) -> pa.ChunkedArray:
+        column = table.column(name)
+        if name == self.spec.image and pa.types.is_struct(column.type):
+            return pc.struct_field(column, "bytes")  # a null struct gives null bytes
+        return _plain(column)
+
+    def _stored(self, row_group: int, leaves: set[str]) -> int:
+        meta = self.file.metadata.row_group(row_group)
+        chunks = (meta.column(i) for i in range(meta.num_columns))
+        return sum(c.total_compressed_size for c in chunks if c.path_in_schema in leaves)
+
+    def _excluded(self, row_group: int) -> bool:
+        """True if the statistics of a filter column rule all its values out."""
+        meta = self.file.metadata.row_group(row_group)
+        for index in range(meta.num_columns):
+            column = meta.column(index)
+            values = self.filter.get(column.path_in_schema)
+            if values is None or not column.is_stats_set or not column.statistics.has_min_max:
+                continue
+            low, high = column.statistics.min, column.statistics.max
+            with contextlib.suppress(TypeError):  # statistics of another type say nothing
+                if all(value.as_py() < low or value.as_py() > high for value in values):
+                    return True
+        return False
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column

@@ -1,0 +1,116 @@
+"""Units of work: groups of row groups, named by their content. Pure; no I/O, no Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pcace_dist.datasets.listing import DataFile, Listing
+from pcace_dist.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One row group of one file; `first_row` is the row in the file at which it begins."""
+
+    url: str
+    key: str
+    size: int
+    version: str
+    row_group: int
+    first_row: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Row groups that are read, computed and counted together. `id` is a digest of what they hold, not of
+    where.
+    """
+
+    id: str
+    pieces: tuple[Piece, ...]
+    rows: int
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece]) -> Unit:
+        """The unit of these pieces, in this order."""
+        content = [[p.key, p.size, p.version, p.row_group, p.rows] for p in pieces]
+        digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+        return cls(digest, tuple(pieces), sum(p.rows for p in pieces))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value from which from_json makes the same unit."""
+        return {"id": self.id, "rows": self.rows, "pieces": [asdict(piece) for piece in self.pieces]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Unit:
+        """The unit that to_json wrote. Raises ValueError if the id does not match the content."""
+        unit = cls.of([Piece(**piece) for piece in data["pieces"]])
+        if unit.id != data["id"]:
+            raise ValueError(f"unit {data['id']}: its content gives the id {unit.id}")
+        return unit
+
+
+def pieces_of(file: DataFile) -> Iterator[Piece]:
+    """The row groups of a file that hold rows."""
+    first = 0
+    for index, rows in enumerate(file.row_groups):
+        if rows:
+            yield Piece(file.url, file.key, file.size, file.version, index, first, rows)
+        first += rows
+
+
+def make_units(listing: Listing, rows_per_unit: int) -> tuple[Unit, ...]:
+    """Split a listing into units of at most `rows_per_unit` rows.
+
+    Row groups are never split: one that is larger is a unit of its own. A file of at least `rows_per_unit`
+    rows shares no unit with another file, so that files that come or go leave its units as they are; smaller
+    ones are joined.
+    """
+    if rows_per_unit < 1:
+        raise ValueError(f"rows_per_unit must be at least 1, not {rows_per_unit}")
+    units: list[Unit] = []
+    held: list[Piece] = []
+
+    def flush() -> None:
+        if held:
+            units.append(Unit.of(held))
+            held.clear()
+
+    for file in listing.files:
+        alone = sum(file.row_groups) >= rows_per_unit
+        if alone:
+            flush()
+        for piece in pieces_of(file):
+            if held and sum(p.rows for p in held) + piece.rows > rows_per_unit:
+                flush()
+            held.append(piece)
+        if alone:
+            flush()
+    flush()
+    return tuple(units)
+
+
+def check_unchanged(units: Iterable[Unit], listing: Listing) -> None:
+    """Raise DatasetError when a file of a unit is gone or has changed. Files that came later are ignored."""
+    files = {file.key: file for file in listing.files}
+    for unit in units:
+        for piece in unit.pieces:
+            file = files.get(piece.key)
+            if file is None:
+                raise DatasetError(
+                    f"dataset.path: {piece.key} is gone since the run began; put it back, or use a new output"
+                )
+            if (file.size, file.version) != (piece.size, piece.version):
+                raise DatasetError(
+                    f"dataset.path: {piece.key} has changed since the run began ({_state(piece)}, now {_state(file)});"
+                    " restore it, or use a new output"
+                )
+
+
+def _state(file: Piece | DataFile) -> str:
+    return f"{file.size} bytes, version {file.version}"

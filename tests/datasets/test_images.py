@@ -1,0 +1,210 @@
+"""Decoding: every format, every way in which an image can be bad, and torchvision's geometry."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
+
+from pcace_dist.datasets.images import ImageSpec, decode, image_size, resized
+from pcace_dist.errors import RowError
+from tests.datasets.helpers import encoded, picture
+
+PLAIN = ImageSpec()
+
+
+def reason(data: bytes | None, spec: ImageSpec = PLAIN) -> str:
+    with pytest.raises(RowError) as caught:
+        decode(data, spec)
+    assert caught.value.stage == "decode"
+    return caught.value.reason
+
+
+def by_pillow(data: bytes, mode: str) -> np.ndarray:
+    array = np.asarray(Image.open(io.BytesIO(data)).convert(mode))
+    return array.transpose(2, 0, 1) if array.ndim == 3 else array[None]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_formats_decode_to_the_pixels_that_pillow_sees(kind: str, mode: str) -> None:
+    data = encoded(picture(1), kind)
+    image = decode(data, ImageSpec(mode=mode))
+    assert image.dtype == torch.uint8 and image.shape == (3 if mode == "RGB" else 1, 10, 12)
+    if kind != "JPEG" or mode == "RGB":
+        assert np.array_equal(image.numpy(), by_pillow(data, mode))
+
+
+def test_grey_of_a_colour_jpeg_is_its_luma() -> None:
+    data = encoded(picture(1), "JPEG")
+    luma = np.asarray(Image.open(io.BytesIO(data)).convert("YCbCr"))[..., 0].astype(int)
+    # Pillow goes to RGB and back, which clamps; the luma itself is within that of it
+    assert np.abs(decode(data, ImageSpec(mode="L")).numpy()[0] - luma).max() <= 16
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
+def test_png_colour_types_lose_palette_and_alpha(mode: str) -> None:
+    data = encoded(picture(2, mode=mode))
+    image = decode(data, PLAIN)
+    assert np.array_equal(image.numpy(), by_pillow(data, "RGB"))
+
+
+def test_palette_with_transparency_gives_the_palettes_colours() -> None:
+    data = encoded(picture(2, mode="P"), transparency=bytes(range(256)))
+    assert decode(data, PLAIN).shape == (3, 10, 12)
+
+
+def test_cmyk_and_grey_jpeg_become_rgb() -> None:
+    for mode in ("CMYK", "L"):
+        data = encoded(picture(3, mode=mode), "JPEG")
+        assert np.array_equal(decode(data, PLAIN).numpy(), by_pillow(data, "RGB"))
+
+
+def test_sixteen_bit_grey_keeps_the_high_byte() -> None:
+    values = np.arange(120, dtype=np.uint16).reshape(10, 12) * 500
+    image = decode(encoded(Image.fromarray(values)), ImageSpec(mode="L"))
+    assert np.array_equal(image[0].numpy(), (values >> 8).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_animations_give_their_first_frame(kind: str) -> None:
+    still = picture(4).quantize(16).convert("RGB")
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(still, kind, save_all=True, append_images=[picture(5)], **options)
+    assert np.array_equal(decode(data, PLAIN).numpy(), by_pillow(encoded(still, kind, **options), "RGB"))
+
+
+def test_null_empty_and_what_is_no_image_are_named() -> None:
+    assert reason(None) == "image is null"
+    assert reason(b"") == "image is empty"
+    assert reason(b"hello, this is text") == "not an image"
+    assert reason(b"\0" * 100) == "not an image"
+    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n") == "not an image"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9])
+def test_truncated_images_are_found(kind: str, share: float) -> None:
+    data = encoded(picture(6, 60, 50), kind)
+    assert reason(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("missing", [1, 2, 5, 12, 13, 40])
+def test_a_jpeg_or_png_that_lacks_its_last_bytes_is_truncated(kind: str, missing: int) -> None:
+    assert reason(encoded(picture(6, 60, 50), kind)[:-missing]) == f"truncated {kind}"
+
+
+def test_bytes_after_the_end_do_no_harm() -> None:
+    for kind in ("JPEG", "PNG"):
+        data = encoded(picture(6), kind)
+        assert torch.equal(decode(data + b"\0" * 50, PLAIN), decode(data, PLAIN))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_flipped_byte_in_a_png_is_a_bad_row_and_not_the_end_of_the_process(share: float) -> None:
+    data = bytearray(encoded(picture(7, 60, 50)))
+    data[int(len(data) * share)] ^= 0xFF
+    assert reason(bytes(data)).startswith("broken PNG")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG"]), st.data())
+def test_damaged_bytes_give_an_image_or_a_reason(kind: str, draw: st.DataObject) -> None:
+    data = bytearray(encoded(picture(8, 20, 20), kind))
+    for _ in range(draw.draw(st.integers(1, 4))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    try:
+        image = decode(bytes(data), ImageSpec(max_pixels=10_000))
+    except RowError as error:
+        assert error.stage == "decode" and "\n" not in error.reason
+    else:
+        assert image.dtype == torch.uint8 and image.shape[0] == 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_the_pixel_limit_is_checked_before_decoding(kind: str) -> None:
+    data = encoded(picture(9, 20, 10), kind)
+    assert decode(data, ImageSpec(max_pixels=200)).shape == (3, 10, 20)
+    assert reason(data, ImageSpec(max_pixels=199)) == "20x10 pixels are beyond limits.pixels 199"
+
+
+def test_a_small_file_that_claims_to_be_huge_is_not_decoded() -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    body = b"IDAT" + zlib.compress(b"\0" * 100)
+    data += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    data += b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    assert "beyond limits.pixels" in reason(data)
+
+
+def test_an_image_of_more_pixels_than_pillows_own_limit_needs_only_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    assert decode(encoded(picture(9, 20, 10)), PLAIN).shape == (3, 10, 20)
+
+
+def test_the_byte_limit_is_the_first_thing_checked() -> None:
+    assert reason(b"x" * 101, ImageSpec(max_bytes=100)) == "101 bytes are beyond limits.bytes 100"
+
+
+def test_a_resize_that_explodes_is_refused() -> None:
+    data = encoded(picture(1, 400, 1))
+    assert "after model.input.resize" in reason(data, ImageSpec(resize=300, max_pixels=10_000))
+
+
+@pytest.mark.parametrize("resize", [None, 7, 15, (9, 14)])
+@pytest.mark.parametrize("crop", [None, 5, (6, 4), 30])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_geometry_is_torchvisions(
+    resize: int | tuple[int, int] | None, crop: int | tuple[int, int] | None, interpolation: str
+) -> None:
+    data = encoded(picture(10, 24, 17))
+    steps: list[torch.nn.Module] = []
+    if resize is not None:
+        steps.append(v2.Resize(resize, InterpolationMode(interpolation), antialias=True))
+    if crop is not None:
+        steps.append(v2.CenterCrop(crop))
+    image = decode(data, PLAIN)
+    for step in steps:
+        image = step(image)
+    ours = decode(data, ImageSpec(resize=resize, crop=crop, interpolation=interpolation))
+    assert torch.equal(ours, image)
+
+
+def test_antialias_can_be_turned_off() -> None:
+    data = encoded(picture(10, 24, 17))
+    on, off = (decode(data, ImageSpec(resize=(5, 5), antialias=a)) for a in (True, False))
+    assert not torch.equal(on, off)
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_the_shorter_side_becomes_the_size(height: int, width: int, size: int) -> None:
+    assert min(resized(height, width, size)) == size
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_the_size_is_in_the_header(kind: str) -> None:
+    assert image_size(encoded(picture(1, 31, 17), kind)) == (31, 17)
+
+
+def test_the_size_of_a_jpeg_with_an_embedded_thumbnail_is_its_own() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 3000
+    data = encoded(picture(1, 31, 17), "JPEG", exif=exif, progressive=True)
+    assert image_size(data) == (31, 17)
+
+
+def test_decoding_depends_on_the_bytes_alone() -> None:
+    data = encoded(picture(11, 40, 30), "JPEG")
+    assert torch.equal(decode(data, PLAIN), decode(bytes(data), PLAIN))

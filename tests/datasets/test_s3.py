@@ -1,0 +1,154 @@
+"""The same data room on S3: a real server process on a loopback port."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pcace_dist.datasets.batches import pilot_rows
+from pcace_dist.datasets.images import ImageSpec
+from pcace_dist.datasets.listing import DatasetSpec, list_dataset
+from pcace_dist.datasets.pack import pack
+from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.units import make_units
+from pcace_dist.errors import DatasetError
+from tests.datasets.helpers import dataset, ids, picture, reader_of
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+
+
+@pytest.fixture
+def storage(endpoint: str, request: pytest.FixtureRequest) -> Storage:
+    found = Storage({"s3://": {"endpoint": endpoint, "region": "us-east-1"}})
+    found.s3_client("s3://data").create_bucket(Bucket=bucket(request))  # type: ignore[attr-defined]
+    return found
+
+
+def bucket(request: pytest.FixtureRequest) -> str:
+    return str(request.node.name).replace("_", "-").lower()[:60].strip("-")
+
+
+@pytest.fixture
+def url(storage: Storage, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A data set of three shards in a bucket of its own."""
+    root = f"s3://{bucket(request)}/data"
+    for file in sorted(dataset(tmp_path / "data").iterdir()):
+        storage.put_bytes(file.read_bytes(), f"{root}/{file.name}")
+    return root
+
+
+def test_a_listing_on_s3_has_the_same_keys_and_rows_and_etags(
+    url: str, storage: Storage, tmp_path: Path
+) -> None:
+    remote = list_dataset(DatasetSpec((url,)), storage)
+    local = list_dataset(DatasetSpec((str(tmp_path / "data"),)), Storage())
+    assert [(f.key, f.row_groups, f.size) for f in remote.files] == [
+        (f.key, f.row_groups, f.size) for f in local.files
+    ]
+    assert all(len(file.version) == 32 for file in remote.files)
+    assert [f.key for f in list_dataset(DatasetSpec((f"{url}/*1.parquet",)), storage).files] == [
+        "part-00001.parquet"
+    ]
+    one = list_dataset(DatasetSpec((f"{url}/part-00002.parquet",)), storage)
+    assert [f.key for f in one.files] == ["part-00002.parquet"]
+
+
+def test_batches_and_pilot_from_s3_are_those_from_disk(url: str, storage: Storage, tmp_path: Path) -> None:
+    read = {}
+    for place, where in ((url, storage), (str(tmp_path / "data"), Storage())):
+        spec = DatasetSpec((place,), label="label", id="name", filter={"label": [1, 2, 3]})
+        listing = list_dataset(spec, where)
+        (unit,) = make_units(listing, 1000)
+        with reader_of(spec, where, threads=2) as reader:
+            stream = reader.submit(unit)
+            batches = list(stream.batches())
+        pilot = pilot_rows(
+            listing,
+            spec,
+            4,
+            image_spec=ImageSpec(),
+            storage=where,
+            batch_size=2,
+            fold_bytes=lambda data: len(data) % 16,
+            fold_value=int,
+        )
+        read[place] = (ids(batches), [b.images.tolist() for b in batches], stream.filtered, ids(list(pilot)))
+    one, two = read.values()
+    assert one == two
+
+
+def test_the_environment_is_enough(url: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert list_dataset(DatasetSpec((url,)), Storage()).rows == 30
+
+
+def test_an_overwritten_object_is_noticed(url: str, storage: Storage, tmp_path: Path) -> None:
+    spec = DatasetSpec((url,))
+    (unit,) = make_units(list_dataset(spec, storage), 1000)
+    data = bytearray((tmp_path / "data/part-00000.parquet").read_bytes())
+    data[100] ^= 1
+    storage.put_bytes(bytes(data), f"{url}/part-00000.parquet")
+    with (
+        reader_of(spec, storage) as reader,
+        pytest.raises(DatasetError, match="has changed since the run began"),
+    ):
+        list(reader.batches(unit))
+
+
+def test_what_is_not_there_is_named(url: str, storage: Storage) -> None:
+    for path in (f"{url}/none", "s3://no-such-bucket-at-all/x"):
+        with pytest.raises(DatasetError, match=f"^dataset.path: {path}: no such file or folder$"):
+            list_dataset(DatasetSpec((path,)), storage)
+    with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file$"):
+        storage.read_bytes(f"{url}/none.pt")
+
+
+def test_packing_to_and_from_s3(storage: Storage, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    root = f"s3://{bucket(request)}"
+    for name in ("cat/1", "cat/2", "dog/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(len(name)).save(tmp_path / f"{name}.png")
+        storage.put_bytes((tmp_path / f"{name}.png").read_bytes(), f"{root}/images/{name}.png")
+    report = pack(str(tmp_path), f"{root}/one", shard_rows=2, storage=storage)
+    assert report.shards == ("part-00000.parquet", "part-00001.parquet")
+    assert list_dataset(DatasetSpec((f"{root}/one",), label="label"), storage).rows == 3
+    again = pack(f"{root}/images", f"{root}/two/", storage=storage)
+    assert (again.rows, again.bad) == (3, ())
+    assert pack(f"{root}/images", f"{root}/two/", storage=storage) == again
