@@ -1,0 +1,36 @@
+"""The service from Python: the same as `pcace rank`, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pcace_dist.errors import PcaceError
+from pcace_dist.job import Job, load_job_file, parse_job
+from pcace_dist.run import Run, open_run
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Read and check a job file. `overrides` are "key.path=value" strings. Raises JobError."""
+    return load_job_file(str(path), overrides)
+
+
+def rank(job: str | Path | Mapping[str, Any] | Job, *, overrides: Sequence[str] = ()) -> Run:
+    """Run or resume a job and return the finished run.
+
+    `job` is the path of a job file, a mapping with the same keys, or a Job. A run with more bad rows than max_bad_rows is
+    finished all the same: its `summary["exit_code"]` is 4. Raises UserError for a wrong job or input, Stopped when
+    interrupted (call again to go on).
+    """
+    from pcace_dist.service.prepare import storage_of
+    from pcace_dist.service.run_job import run_job
+
+    if isinstance(job, str | Path):
+        job = load_job(job, overrides)
+    elif isinstance(job, Mapping):
+        job = parse_job(job)
+    code = run_job(job)
+    if code not in (0, 4):
+        raise PcaceError(f"{job.output}: the run ended with exit code {code}")
+    return open_run(job.output, storage=storage_of(job))

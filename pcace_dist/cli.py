@@ -1,0 +1,220 @@
+"""The command line: verbs, arguments, exit codes. Everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from pcace_dist import __version__
+from pcace_dist.errors import PcaceError
+
+if TYPE_CHECKING:
+    from pcace_dist.job import Job
+    from pcace_dist.run import Run
+
+EXIT_CODES = """\
+exit codes:
+  0  done
+  2  the job or its input is wrong: one line on stderr says which key or file, and what would do
+  3  drift above the threshold (compare, rerank)
+  4  done, but more rows were set aside than max_bad_rows allows
+  5  stopped and resumable (SIGTERM, SIGINT, or another driver took the run over): the same command goes on
+  1  anything unforeseen
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors: exit 2, no usage dump."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def entry() -> NoReturn:
+    """The console script."""
+    raise SystemExit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line (without the program's name); the exit code."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(level=os.environ.get("PCACE_LOG", "WARNING").upper(),
+                        format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # so that `module:function` factories beside the job import
+    try:
+        code = int(arguments.run(arguments))
+    except PcaceError as error:
+        print(f"pcace {arguments.verb}: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print(f"pcace {arguments.verb}: interrupted", file=sys.stderr)
+        code = 5
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    return 0 if code in arguments.ok else code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = Parser(
+        prog="pcace",
+        description="Rank the channels of a vision model's layers by their maximal correlation with the model's output, "
+                    "over whole data sets.",
+        epilog="start with:  pcace rank examples/mnist/job.yaml\n\n" + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pcace {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_rank(verbs)
+    _add_pack(verbs)
+    _add_show(verbs)
+    _add_status(verbs)
+    return parser
+
+
+Verbs = argparse._SubParsersAction  # the type that add_subparsers returns has no public name
+
+
+def _verb(verbs: Verbs[Parser], name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".",
+                            epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    verb.add_argument("--ok", type=_codes, default=(), metavar="CODES",
+                      help="exit codes to turn into 0, for schedulers; for example --ok 3,4")
+    return verb
+
+
+def _codes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write exit codes as 3,4") from None
+
+
+# -- rank
+
+
+def _add_rank(verbs: Verbs[Parser]) -> None:
+    verb = _verb(verbs, "rank", "run or resume a job: stream the images, merge, rank",
+                 "pcace rank examples/mnist/job.yaml --set workers.max=4")
+    verb.add_argument("job", metavar="JOB.yaml", help="the job file")
+    verb.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                      help="override a key of the job file, the value read as YAML; may be repeated")
+    verb.add_argument("--top", type=int, default=10, help="channels to print at the end (default 10)")
+    verb.set_defaults(run=_rank)
+
+
+def _rank(arguments: argparse.Namespace) -> int:
+    from pcace_dist.job import load_job_file
+
+    job = load_job_file(arguments.job, arguments.overrides)
+    from pcace_dist.service.prepare import storage_of
+    from pcace_dist.service.run_job import run_job
+
+    code = run_job(job)
+    from pcace_dist.run import open_run
+
+    _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top)
+    return code
+
+
+def _print_outcome(run: Run, job: Job, top: int) -> None:
+    from pcace_dist.tables import print_ranking
+
+    summary = run.summary
+    print_ranking(run.ranking(top=top))
+    print(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s "
+          f"(main pass {summary['images_per_second']:,.0f} images/s, {summary['workers']} workers), "
+          f"{summary['bad_rows']:,} bad rows")
+    if summary["exit_code"] == 4:
+        print(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
+    print(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
+
+
+# -- show, status
+
+
+def _add_show(verbs: Verbs[Parser]) -> None:
+    verb = _verb(verbs, "show", "print a ranking", "pcace show runs/mnist --top 5 --group 3 --layer conv2")
+    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    verb.add_argument("--top", type=int, default=20, metavar="N", help="channels of each target and group (default 20)")
+    verb.add_argument("--layer", help="only this layer")
+    verb.add_argument("--group", help="only this group")
+    verb.add_argument("--target", help="only this target, for example logit:label")
+    verb.set_defaults(run=_show)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from pcace_dist.run import open_run
+    from pcace_dist.tables import print_ranking
+
+    run = open_run(arguments.path)
+    print_ranking(run.ranking(top=arguments.top, layer=arguments.layer, group=arguments.group, target=arguments.target))
+    return 0
+
+
+def _add_status(verbs: Verbs[Parser]) -> None:
+    verb = _verb(verbs, "status", "progress, rate, remaining time, workers and last faults of a run",
+                 "pcace status runs/mnist")
+    verb.add_argument("path", metavar="RUN", help="the output of a run, local or s3://")
+    verb.set_defaults(run=_status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from pcace_dist.service.status import describe_run
+
+    print(describe_run(arguments.path))
+    return 0
+
+
+# -- pack
+
+
+def _add_pack(verbs: Verbs[Parser]) -> None:
+    verb = _verb(verbs, "pack", "write an image folder, a CSV with image paths or MNIST idx files as Parquet shards",
+                 "pcace pack photos/ shards/            # folder: one class per sub-folder\n"
+                 "  pcace pack stations.csv shards/ --image-column path --shard-rows 5000")
+    verb.add_argument("source", metavar="SOURCE", help="image folder, .csv file, or folder with MNIST idx files")
+    verb.add_argument("dest", metavar="DEST", help="empty folder for the shards, local or s3://")
+    verb.add_argument("--kind", choices=["folder", "csv", "mnist", "webdataset"], help="what SOURCE is (default: look)")
+    verb.add_argument("--image-column", default="image", help="csv: the column with the image paths (default image)")
+    verb.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard")
+    verb.add_argument("--shard-bytes", type=_size, default=256 << 20, metavar="SIZE",
+                      help="bytes of a shard, where --shard-rows is not given (default 256MiB)")
+    verb.add_argument("--row-group-rows", type=int, metavar="N", help="rows of a row group (default: about 16 MiB)")
+    verb.set_defaults(run=_pack)
+
+
+def _size(text: str) -> int:
+    from pcace_dist.job import parse_bytes
+
+    try:
+        value = parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return int(str(value))
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from pcace_dist.datasets.pack import pack
+    from pcace_dist.tables import PackProgress
+
+    with PackProgress() as progress:
+        report = pack(
+            arguments.source, arguments.dest, kind=arguments.kind, image_column=arguments.image_column,
+            shard_bytes=arguments.shard_bytes, shard_rows=arguments.shard_rows,
+            row_group_rows=arguments.row_group_rows, on_progress=progress.show,
+        )
+    print(f"{report.rows:,} images in {len(report.shards)} shards: {arguments.dest}")
+    for bad in report.bad:
+        print(f"left out {bad}", file=sys.stderr)
+    return 0
+
+

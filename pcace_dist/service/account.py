@@ -1,0 +1,141 @@
+"""The account of a run: rows, faults, seconds by stage; shown as progress and written as summary.json. Decides nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pcace_dist.datasets.units import Unit
+from pcace_dist.service.ledger import Ledger
+from pcace_dist.service.main_pass import MainPass
+from pcace_dist.service.pilot import Facts
+from pcace_dist.service.progress import Display, Tally
+from pcace_dist.service.publish import publish_summary
+from pcace_dist.service.store import Store
+from pcace_dist.statistics.plan import Plan
+
+SUMMARY_EVERY = 5.0  # seconds between two summaries while the run works
+
+
+class Account:
+    """Counts what the ledger has accepted and what this driver has seen of the rest."""
+
+    def __init__(self, store: Store, ledger: Ledger, display: Display, fingerprint: str) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._display = display
+        self._fingerprint = fingerprint
+        self._started = time.monotonic()
+        self._summary_at = self._started
+        self._rows_of: dict[str, int] = {}
+        self._main_pass: MainPass | None = None
+        self._plan: Plan | None = None
+        self._pass_started = self._started
+        self._rows_at_start = 0
+        self._rate: float | None = None
+        self.workers = 0
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    # -- what happens
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the wall seconds of a stage."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.monotonic() - start
+
+    def planned(self, plan: Plan, units: Mapping[str, Unit]) -> None:
+        self._plan = plan
+        self._rows_of = {unit.id: unit.rows for unit in units.values()}
+
+    def main_pass_begins(self, main_pass: MainPass) -> None:
+        self._main_pass = main_pass
+        self._pass_started = time.monotonic()
+        self._rows_at_start = self.rows_done
+
+    def tick(self, stage: str, workers: int) -> None:
+        """Show where the run stands; from time to time also in summary.json."""
+        self.workers = max(self.workers, workers)
+        rows = min(self.rows_done, self.rows)
+        elapsed = time.monotonic() - self._pass_started
+        if stage == "ranking" and elapsed > 1 and rows > self._rows_at_start:
+            self._rate = (rows - self._rows_at_start) / elapsed
+        self._display.show(Tally(stage, rows, self.rows, workers, self.bad_rows, self._rate))
+        if time.monotonic() - self._summary_at >= SUMMARY_EVERY:
+            self._summary_at = time.monotonic()
+            self.write("running", None, stage=stage, workers_now=workers, rows_done=rows, rows=self.rows)
+
+    # -- counts
+
+    @property
+    def rows(self) -> int:
+        """Rows of all units, before the filter."""
+        return sum(self._rows_of.values())
+
+    @property
+    def rows_done(self) -> int:
+        """Rows of units that are recorded, finished, or forwarded in a unit that is being worked on."""
+        state = self._ledger.state
+        recorded = sum(self._rows_of[u] for u in self._rows_of if state.is_settled(u))
+        if self._main_pass is None:
+            return recorded
+        unrecorded = sum(self._rows_of[u] for u in self._main_pass.finished_unrecorded)
+        return recorded + unrecorded + self._main_pass.rows_in_work
+
+    @property
+    def images(self) -> int:
+        """Rows that count in the result."""
+        return sum(count.rows for receipt in self._ledger.state.accepted_receipts() for count in receipt.units.values())
+
+    @property
+    def bad_rows(self) -> int:
+        """Rows of accepted attempts that were set aside, and all rows of units that were."""
+        state = self._ledger.state
+        accepted = sum(count.bad for receipt in state.accepted_receipts() for count in receipt.units.values())
+        return accepted + sum(self._rows_of.get(unit, 0) for unit in state.set_aside)
+
+    @property
+    def last_fault(self) -> str:
+        faults = [] if self._main_pass is None else self._main_pass.last_faults
+        return faults[-1] if faults else "none"
+
+    # -- summary.json
+
+    def write(self, outcome: str, exit_code: int | None, **more: Any) -> None:
+        """Write summary.json."""
+        state = self._ledger.state
+        images = self.images
+        main_pass = self.seconds["main_pass"] or time.monotonic() - self._pass_started
+        facts: dict[str, Any] = {
+            "outcome": outcome,
+            "exit_code": exit_code,
+            "fingerprint": self._fingerprint,
+            "images": images,
+            "bad_rows": self.bad_rows,
+            "units": len(self._rows_of),
+            "units_set_aside": len(state.set_aside),
+            "attempts": len(state.accepted_receipts()),
+            "workers": self.workers,
+            "seconds": round(time.monotonic() - self._started, 3),
+            "images_per_second": round((self.rows_done - self._rows_at_start) / main_pass, 3) if main_pass > 0 else None,
+            "stages": {name: round(value, 3) for name, value in self.seconds.items()},
+            "worker_stages": {} if self._main_pass is None else
+            {name: round(value, 3) for name, value in self._main_pass.seconds.items()},
+            "last_faults": [] if self._main_pass is None else self._main_pass.last_faults,
+            **more,
+        }
+        if self._plan is not None:
+            frozen = Facts.of(self._plan)
+            facts |= {"plan": self._plan.digest, "precision": frozen.precision, "batch": frozen.batch,
+                      "numeric_classes": [frozen.numeric_class],
+                      "explained_variance": {
+                          layer.name: round(float(layer.explained.sum(1).mean()), 4) for layer in self._plan.layers}}
+        publish_summary(self._store, facts)
+
+

@@ -1,0 +1,49 @@
+"""Starting or joining Ray, and nothing else about it: local where no cluster is named, else the one of RAY_ADDRESS."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+import ray
+
+from pcace_dist.errors import PcaceError
+
+LOCAL_OBJECT_STORE = 256 << 20  # bytes; large state never crosses the object store
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS (as `ray job submit` sets it) or start a local one; leave it at the end.
+
+    Inside a process that has initialised Ray already, that Ray is used and left running.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.WARNING)
+        else:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            ray.init("local", include_dashboard=False, object_store_memory=LOCAL_OBJECT_STORE,
+                     logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = os.environ.get("RAY_ADDRESS", "local")
+        raise PcaceError(f"Ray ({where}) cannot be reached or started: {str(error).strip().splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def describe_resources() -> str:
+    """What the cluster has, for messages."""
+    wanted = {name: amount for name, amount in ray.cluster_resources().items()
+              if not name.startswith(("node:", "object_store_memory"))}
+    parts = [f"{amount / 2**30:.1f} GiB memory" if name == "memory" else f"{amount:g} {name}"
+             for name, amount in sorted(wanted.items())]
+    return ", ".join(parts) or "no resources"

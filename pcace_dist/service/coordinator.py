@@ -1,0 +1,187 @@
+"""The coordinator: the life of a run on one screen, from an opened ledger to published rankings.
+
+    plan and manifest -> main pass (units out, receipts in) -> reduce -> publish -> done
+
+The ledger is the only truth; nothing here would be missed if the driver were killed (protocol.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pcace_dist.datasets.listing import Listing
+from pcace_dist.datasets.units import Unit, check_unchanged, make_units
+from pcace_dist.errors import DatasetError, JobError, OutputError
+from pcace_dist.service.account import Account
+from pcace_dist.service.attempt import CorruptAttempt, blocks_of
+from pcace_dist.service.cluster import describe_resources
+from pcace_dist.service.dispatch import Dispatcher
+from pcace_dist.service.fleet import Failed, Finished, Fleet, Joined, Lost, WorkerShape
+from pcace_dist.service.ledger import Ledger
+from pcace_dist.service.main_pass import TICK, MainPass, farm
+from pcace_dist.service.pilot import Facts
+from pcace_dist.service.prepare import Preparation
+from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings
+from pcace_dist.service.reduce import BlockScores, rankings_table
+from pcace_dist.service.store import Store
+from pcace_dist.statistics.plan import Plan
+
+log = logging.getLogger(__name__)
+
+UNIT_ROWS = (128, 1024)  # least and most rows of a unit; in between, 1/64 of the data set
+UNIT_BYTES = 64 << 20  # a unit reads about this much at most
+
+
+class Coordinator:
+    """Drives one run whose ledger this driver has opened."""
+
+    def __init__(self, preparation: Preparation, store: Store, ledger: Ledger, account: Account,
+                 stopping: Callable[[], bool]) -> None:
+        self._preparation = preparation
+        self._store = store
+        self._ledger = ledger
+        self._account = account
+        self._stopping = stopping
+        self._lonely_since: float | None = time.monotonic()
+
+    def run(self) -> int:
+        """All of it; the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
+        workers = self._preparation.job.workers
+        shape = WorkerShape(workers.max, workers.cpus, workers.gpus, workers.memory, dict(workers.resources))
+        with Fleet(self._preparation.spec, shape, prefix="a") as fleet:
+            plan = self._planned(fleet)
+            while True:
+                self._main_pass(fleet, plan)
+                try:
+                    return self._publish(plan, self._reduce(fleet, plan))
+                except CorruptAttempt as corrupt:
+                    log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason)
+                    self._ledger.append("retract", {"attempts": [corrupt.attempt], "reason": corrupt.reason})
+
+    # -- plan and manifest
+
+    def _planned(self, fleet: Fleet) -> Plan:
+        """The recorded plan of a resumed run, or a new one made by one worker and recorded with the units."""
+        manifest = self._ledger.state.manifest
+        plan = self._new_plan(fleet) if manifest is None else self._recorded_plan(manifest)
+        self._account.planned(plan, self._units())
+        return plan
+
+    def _new_plan(self, fleet: Fleet) -> Plan:
+        units = make_units(self._preparation.listing, rows_per_unit(self._preparation.listing))
+        with self._account.stage("pilot"):
+            data = self._pilot(fleet)
+        plan = Plan.from_bytes(data)
+        self._store.put(plan_key(plan.digest), data)
+        self._ledger.append("manifest", {
+            "fingerprint": self._preparation.fingerprint, "weights": self._preparation.weights, "plan": plan.digest,
+            "units": [unit.to_json() for unit in units],
+        })
+        return plan
+
+    def _pilot(self, fleet: Fleet) -> bytes:
+        """The first worker that is up makes the plan; if it is lost, the next one does."""
+        maker: str | None = None
+        while True:
+            for event in fleet.events(TICK):
+                match event:
+                    case Finished(_, "pilot", value):
+                        return bytes(value)
+                    case Failed(_, _, error):
+                        raise error
+                    case Lost(actor):
+                        fleet.replace()
+                        maker = None if actor == maker else maker
+                    case _:
+                        pass
+            if maker is None and fleet.up:
+                maker = fleet.up[0]
+                fleet.call(maker, "pilot", self._preparation.listing)
+            self._tick(fleet, "starting workers" if maker is None else "pilot")
+
+    def _recorded_plan(self, manifest: dict[str, Any]) -> Plan:
+        check_unchanged(list(self._units().values()), self._preparation.listing)
+        key = plan_key(manifest["plan"])
+        data = self._store.get(key)
+        if data is None:
+            raise OutputError(f"{self._store.url}/{key}: the plan of this run is missing; use another output")
+        return Plan.from_bytes(data)
+
+    def _units(self) -> dict[str, Unit]:
+        manifest = self._ledger.state.manifest or {}
+        units = (Unit.from_json(unit) for unit in manifest.get("units", ()))
+        return {unit.id: unit for unit in units}
+
+    # -- main pass, reduce, publish
+
+    def _main_pass(self, fleet: Fleet, plan: Plan) -> None:
+        dispatcher = Dispatcher(self._ledger.state.pending_units(), epoch=self._ledger.epoch, plan=plan.digest,
+                                weights=self._preparation.weights)
+        main_pass = MainPass(fleet, self._ledger, dispatcher, self._units(), plan, stopping=self._stopping,
+                             on_tick=lambda: self._tick(fleet, "ranking"))
+        self._account.main_pass_begins(main_pass)
+        with self._account.stage("main_pass"):
+            main_pass.run()
+        self._tick(fleet, "ranking")
+
+    def _reduce(self, fleet: Fleet, plan: Plan) -> list[BlockScores]:
+        """One task per block of channels, on the workers that are up."""
+        receipts = tuple(self._ledger.state.accepted_receipts())
+        tasks = [(plan.to_bytes(), block, receipts) for block in blocks_of(plan)]
+        with self._account.stage("reduce"):
+            results = farm(fleet, "reduce", tasks, stopping=self._stopping,
+                           on_tick=lambda: self._tick(fleet, "reducing"))
+        return [result for result in results if isinstance(result, BlockScores)]
+
+    def _publish(self, plan: Plan, blocks: list[BlockScores]) -> int:
+        """Rankings, bad rows, then `done`, then summary.json (protocol, item 10)."""
+        bad, images = self._account.bad_rows, self._account.images
+        if images == 0:
+            raise DatasetError(f"dataset: none of the {bad} rows could be used; the last fault was: "
+                               f"{self._account.last_fault}")
+        receipts = self._ledger.state.accepted_receipts()
+        with self._account.stage("publish"):
+            publish_rankings(self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms,
+                                                         self._preparation.group_type))
+            publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
+        code = 4 if bad > self._preparation.job.max_bad_rows * (images + bad) else 0
+        self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code]})
+        self._account.write(OUTCOMES[code], code)
+        return code
+
+    def _rows_of_units_set_aside(self) -> Iterable[dict[str, Any]]:
+        """A unit that kept killing its workers is listed row group by row group."""
+        units = self._units()
+        for unit, reason in self._ledger.state.set_aside.items():
+            for piece in units[unit].pieces:
+                yield {"file": piece.key, "row_group": piece.row_group, "row": None, "id": None, "stage": "model",
+                       "reason": f"{piece.rows} rows: {reason}"}
+
+    def _tick(self, fleet: Fleet, stage: str) -> None:
+        """Show progress; give up when no worker could be had for longer than workers.start_timeout."""
+        self._account.tick(stage, len(fleet.up))
+        if fleet.up:
+            self._lonely_since = None
+            return
+        now = time.monotonic()
+        self._lonely_since = now if self._lonely_since is None else self._lonely_since
+        workers = self._preparation.job.workers
+        if now - self._lonely_since > workers.start_timeout:
+            raise JobError(
+                f"workers: not one worker of {fleet.shape} could start within workers.start_timeout "
+                f"{workers.start_timeout:g} s; the cluster has {describe_resources()}"
+            )
+
+
+def plan_key(digest: str) -> str:
+    return f"plan/{digest}.safetensors"
+
+
+def rows_per_unit(listing: Listing) -> int:
+    """From the data set alone, never from the cluster: a retry on more workers has the same units."""
+    bytes_per_row = max(1, sum(file.size for file in listing.files) // max(1, listing.rows))
+    least, most = UNIT_ROWS
+    return max(1, min(max(least, min(most, listing.rows // 64)), UNIT_BYTES // bytes_per_row))

@@ -1,0 +1,262 @@
+"""The body of a worker, without Ray: makes the plan, works through units, accumulates, flushes attempts.
+
+It exists once; the Ray actor only calls it, and so can a script on a bare GPU box. A unit enters the accumulator only when it
+is finished; rows that fail are written down and never end a run (protocol, items 5 to 7).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcace_dist.datasets.batches import Batch, UnitReader
+from pcace_dist.datasets.listing import Listing
+from pcace_dist.datasets.rows import BadRow
+from pcace_dist.datasets.units import Unit
+from pcace_dist.errors import ModelError, RowError
+from pcace_dist.models.forward import Forward, set_deterministic
+from pcace_dist.models.load import load_model, weights_digest
+from pcace_dist.models.targets import target_values
+from pcace_dist.service.attempt import Block, write_attempt
+from pcace_dist.service.ledger import Receipt, UnitCount
+from pcace_dist.service.pilot import Facts, make_plan
+from pcace_dist.service.reduce import BlockScores, reduce_block
+from pcace_dist.service.spec import WorkSpec
+from pcace_dist.service.store import Store
+from pcace_dist.statistics.folds import fold_of_bytes, fold_of_value
+from pcace_dist.statistics.plan import LayerCodes, Plan
+from pcace_dist.statistics.segment import Segment
+
+FLUSH_SHARE = 0.05  # flush once the attempt is at most this share of the bytes read since the last flush,
+FLUSH_PAUSE = 60.0  # but not more often than this, in seconds: many small attempts cost the reduce
+
+
+class Abandoned(Exception):
+    """The unit in hand was given up because the worker was told to stop; it will be redone."""
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """What a finished unit came to: counts and seconds by stage."""
+
+    unit: str
+    count: UnitCount
+    forwarded: int
+    seconds: Mapping[str, float]
+    bytes_read: int
+    last_fault: str | None = None
+
+
+@dataclass
+class _UnitRows:
+    """Encoded rows of the unit in hand, batch by batch."""
+
+    codes: dict[str, list[LayerCodes]] = field(default_factory=lambda: defaultdict(list))
+    target_codes: list[Tensor] = field(default_factory=list)
+    target_fixed: list[Tensor] = field(default_factory=list)
+    folds: list[Tensor] = field(default_factory=list)
+    groups: list[Any] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+
+
+class Engine:
+    """One worker's model, reader and accumulator.
+
+    Life: `Engine(spec, actor, store)`, perhaps `pilot(listing)`, `begin(plan, epoch)`, then `process(unit)` again and again
+    and `flush()` whenever `should_flush`; at the end `reduce(...)`.
+    """
+
+    def __init__(self, spec: WorkSpec, actor: str, store: Store) -> None:
+        for path in reversed(spec.python_path):
+            if path not in sys.path:
+                sys.path.insert(0, path)
+        self.spec = spec
+        self.actor = actor
+        self.store = store
+        set_deterministic(spec.threads)
+        self.device = torch.device(spec.device)
+        self.model = load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
+        self.weights = weights_digest(self.model)
+        self.model.to(self.device)
+        self._stop = threading.Event()
+        self._flushes = 0
+        self.images_seen = 0
+
+    # -- the plan
+
+    def pilot(self, listing: Listing) -> Plan:
+        """Make the plan from the pilot; the caller stores and records it."""
+        return make_plan(self.model, self.spec, listing, device=self.device, weights=self.weights)
+
+    def begin(self, plan: Plan, epoch: int) -> None:
+        """Take the frozen plan; only from here on units can be worked on. Raises ModelError for other weights."""
+        facts = Facts.of(plan)
+        if facts.weights != self.weights:
+            raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
+        self.plan = plan
+        self.epoch = epoch
+        folds = self.spec.statistics.folds
+        self._forward = Forward(self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers)
+        self._layers = {layer.name: layer.to(self.device) for layer in plan.layers}
+        self._reader = UnitReader(
+            self.spec.dataset, self.spec.images, self.spec.storage, batch_size=facts.batch,
+            threads=self.spec.threads, image_shape=facts.image_shape,
+            fold_bytes=lambda data: fold_of_bytes(data, folds), fold_value=lambda value: fold_of_value(value, folds),
+        )
+        self._reset()
+
+    # -- units
+
+    def read_ahead(self, unit: Unit) -> None:
+        """Start reading and decoding a unit that will probably be asked for next."""
+        self._reader.submit(unit)
+
+    def process(self, unit: Unit, upcoming: Unit | None = None) -> UnitReport:
+        """Work through one unit and add it to the accumulator. Raises Abandoned after `stop`."""
+        stream = self._reader.submit(unit)
+        if upcoming is not None:
+            self._reader.submit(upcoming)
+        rows = _UnitRows()
+        before = self.images_seen
+        seconds: dict[str, float] = defaultdict(float)
+        for batch in stream.batches():
+            if self._stop.is_set():
+                self._reader.discard(unit)
+                raise Abandoned(unit.id)
+            self._encode(batch, rows, seconds)
+            self.images_seen += len(batch.images)
+        rows.bad.extend(stream.bad)
+        with _Timer(seconds, "statistics"):
+            used = self._accumulate(rows)
+        for stage, value in stream.seconds.items():
+            seconds[stage] += value
+        count = UnitCount(rows=used, bad=unit.rows - stream.filtered - used, filtered=stream.filtered)
+        self._counts[unit.id] = count
+        self._bytes_read += stream.bytes_read
+        last = rows.bad[-1] if rows.bad else None
+        fault = None if last is None else f"{last.file} row {last.row}: {last.reason}"
+        return UnitReport(unit.id, count, self.images_seen - before, dict(seconds), stream.bytes_read, fault)
+
+    def stop(self) -> None:
+        """Give up the unit in hand at the next batch (another thread may call this)."""
+        self._stop.set()
+
+    def _encode(self, batch: Batch, rows: _UnitRows, seconds: dict[str, float]) -> None:
+        """Forward one batch; keep codes of the good rows and the reasons of the bad ones."""
+        projected: dict[str, tuple[Tensor, Tensor]] = {}
+        finite = torch.ones(len(batch.images), dtype=torch.bool, device=self.device)
+
+        def receive(name: str, maps: Tensor, _: tuple[int, ...]) -> None:
+            start = time.perf_counter()
+            components, means = projected[name] = self._layers[name].project(maps)
+            torch.logical_and(finite, torch.isfinite(components).flatten(1).all(1), out=finite)
+            torch.logical_and(finite, torch.isfinite(means).all(1), out=finite)
+            seconds["tap"] += time.perf_counter() - start
+
+        before = seconds["tap"]
+        start = time.perf_counter()
+        outputs = self._forward(batch.images, receive)
+        seconds["forward"] += time.perf_counter() - start - (seconds["tap"] - before)
+        with _Timer(seconds, "statistics"):
+            values, reasons = target_values(self.spec.targets, outputs, batch.labels, batch.columns)
+            keep = self._sort_out(batch, finite.cpu().numpy(), values, reasons, rows)
+            kept = torch.from_numpy(np.flatnonzero(keep))
+            for name, (components, means) in projected.items():
+                codes = self._layers[name].encode(components[kept.to(self.device)], means[kept.to(self.device)])
+                rows.codes[name].append(codes.cpu())
+            target_codes, target_fixed = self.plan.encode_targets(values[keep])
+            rows.target_codes.append(target_codes)
+            rows.target_fixed.append(target_fixed)
+            rows.folds.append(torch.from_numpy(np.asarray(batch.folds)[keep]))
+            rows.groups.extend(batch.groups[i] if batch.groups is not None else None for i in kept.tolist())
+
+    def _sort_out(
+        self, batch: Batch, finite: np.ndarray, values: np.ndarray, reasons: Mapping[int, str], rows: _UnitRows
+    ) -> np.ndarray:
+        """Mask of the good rows; every other one is written down with its reason."""
+        good = np.isfinite(values).all(1)
+        for i in np.flatnonzero(~(finite & good)):
+            ref = batch.refs[i]
+            stage, reason = ("model", "an activation is NaN or infinite") if not finite[i] else \
+                ("target", reasons.get(int(i), "the target is NaN or infinite"))
+            rows.bad.append(BadRow.of(ref, RowError(stage, reason)))
+        return np.asarray(finite & good)
+
+    def _accumulate(self, rows: _UnitRows) -> int:
+        """Add a finished unit's rows to the segment of each group; the number of rows used."""
+        self._bad.extend(rows.bad)
+        if not rows.groups:
+            return 0
+        codes = {name: LayerCodes.cat(parts) for name, parts in rows.codes.items()}
+        shared = (torch.cat(rows.target_codes), torch.cat(rows.target_fixed), torch.cat(rows.folds))
+        members: dict[Any, list[int]] = defaultdict(list)
+        for i, group in enumerate(rows.groups):
+            members[group].append(i)
+        for group, indices in members.items():
+            index = torch.tensor(indices)
+            segment = self._segments.get(group)
+            if segment is None:
+                segment = self._segments[group] = Segment(self.plan)
+            segment.append({name: held.take(index) for name, held in codes.items()},
+                           *(part[index] for part in shared))
+        return len(rows.groups)
+
+    # -- attempts
+
+    @property
+    def should_flush(self) -> bool:
+        """Whether the accumulator is small against what was read for it, or has waited long enough."""
+        if not self._counts:
+            return False
+        held = sum(segment.nbytes for segment in self._segments.values())
+        waited = time.monotonic() - self._flushed_at
+        if waited >= self.spec.flush_seconds:
+            return True
+        return waited >= FLUSH_PAUSE and held <= FLUSH_SHARE * self._bytes_read
+
+    def flush(self) -> Receipt | None:
+        """Write the accumulator as an attempt and return its receipt; None when nothing is held."""
+        if not self._counts:
+            return None
+        self._flushes += 1
+        attempt = f"e{self.epoch:05d}-{self.actor}-f{self._flushes:05d}"
+        files = write_attempt(self.store, attempt, self.plan, self._segments, self._bad)
+        receipt = Receipt(attempt=attempt, epoch=self.epoch, actor=self.actor, plan=self.plan.digest,
+                          weights=self.weights, units=dict(self._counts), files=files)
+        self._reset()
+        return receipt
+
+    def _reset(self) -> None:
+        self._segments: dict[Any, Segment] = {}
+        self._bad: list[BadRow] = []
+        self._counts: dict[str, UnitCount] = {}
+        self._bytes_read = 0
+        self._flushed_at = time.monotonic()
+
+    # -- reduce
+
+    def reduce(self, plan: Plan, block: Block, receipts: Sequence[Receipt]) -> BlockScores:
+        """One reduce task; needs no model, but the worker is up anyway."""
+        return reduce_block(self.store, plan, block, receipts, penalty=self.spec.statistics.penalty)
+
+
+class _Timer:
+    """Adds the seconds of a `with` block to a stage."""
+
+    def __init__(self, seconds: dict[str, float], stage: str, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._seconds, self._stage, self._clock = seconds, stage, clock
+
+    def __enter__(self) -> None:
+        self._start = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._stage] += self._clock() - self._start

@@ -1,0 +1,225 @@
+"""The fleet: worker actors as a stream of plain events. Every Ray exception becomes an event here and goes no further.
+
+Actors up to the maximum are asked for, the pending ones are the autoscaler's demand; calls go only to actors that are up.
+A lost actor is replaced by a new one with a new name, so that a name never means two processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from pcace_dist.errors import PcaceError
+from pcace_dist.service.spec import WorkSpec
+from pcace_dist.service.worker import Worker, WorkerInfo
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+FAILED_STARTS = 3  # workers in a row that die before they are up, with none up: the job cannot run here
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A worker is up and has loaded the model."""
+
+    actor: str
+    info: WorkerInfo
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A call came back."""
+
+    actor: str
+    method: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A call raised in the worker's own code; the worker lives on."""
+
+    actor: str
+    method: str
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker is gone or unreachable; whatever it says later must not count."""
+
+    actor: str
+    reason: str
+
+
+Event = Joined | Finished | Failed | Lost
+
+
+@dataclass(frozen=True)
+class WorkerShape:
+    """Resources of one worker and how many of them are wanted."""
+
+    maximum: int
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory: int | None = None
+    resources: dict[str, float] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus, "resources": self.resources}
+        return options if self.memory is None else {**options, "memory": self.memory}
+
+    def __str__(self) -> str:
+        parts = [f"{self.cpus:g} CPU"]
+        parts += [f"{self.gpus:g} GPU"] if self.gpus else []
+        parts += [f"{self.memory / 2**30:.1f} GiB memory"] if self.memory else []
+        parts += [f"{amount:g} {name}" for name, amount in self.resources.items()]
+        return ", ".join(parts)
+
+
+@dataclass
+class _Member:
+    handle: Any
+    info: WorkerInfo | None = None
+    images_seen: int = 0
+    polled_at: float = 0.0
+
+
+class Fleet:
+    """Worker actors of one driver. Use as a context manager; leaving it ends all actors."""
+
+    def __init__(self, spec: WorkSpec, shape: WorkerShape, *, prefix: str = "a") -> None:
+        self._spec = spec
+        self._shape = shape
+        self._prefix = prefix
+        self._count = 0
+        self._failed_starts = 0
+        self._members: dict[str, _Member] = {}
+        self._calls: dict[Any, tuple[str, str]] = {}
+        self.workers_seen = 0
+
+    def __enter__(self) -> Fleet:
+        for _ in range(self._shape.maximum):
+            self._start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for actor in list(self._members):
+            self.release(actor)
+
+    @property
+    def shape(self) -> WorkerShape:
+        """What one worker asks of the cluster."""
+        return self._shape
+
+    @property
+    def up(self) -> list[str]:
+        """Names of the workers that are up, oldest first."""
+        return [actor for actor, member in self._members.items() if member.info is not None]
+
+    def images_seen_by(self) -> dict[str, int]:
+        """Images forwarded so far by each worker that is up, as of the last poll."""
+        return {actor: member.images_seen for actor, member in self._members.items() if member.info is not None}
+
+    def info(self, actor: str) -> WorkerInfo | None:
+        member = self._members.get(actor)
+        return None if member is None else member.info
+
+    def call(self, actor: str, method: str, *args: Any) -> None:
+        """Call a method of a worker; its result comes back as an event."""
+        ref = getattr(self._members[actor].handle, method).remote(*args)
+        self._calls[ref] = (actor, method)
+
+    def stop_work(self) -> None:
+        """Tell every worker to give up the unit in hand."""
+        for actor in self.up:
+            self.call(actor, "stop")
+
+    def release(self, actor: str) -> None:
+        """End a worker on purpose; no event follows."""
+        member = self._members.pop(actor, None)
+        self._calls = {ref: call for ref, call in self._calls.items() if call[0] != actor}
+        if member is not None:
+            ray.kill(member.handle, no_restart=True)
+
+    def release_pending(self) -> None:
+        """Withdraw the demand for workers that are not up yet."""
+        for actor, member in list(self._members.items()):
+            if member.info is None:
+                self.release(actor)
+
+    def replace(self) -> None:
+        """Ask for another worker in place of a lost one."""
+        if len(self._members) < self._shape.maximum:
+            self._start()
+
+    def events(self, timeout: float) -> Iterator[Event]:
+        """What has happened, waiting up to `timeout` seconds for the first event."""
+        self._poll()
+        refs = list(self._calls)
+        if not refs:
+            time.sleep(timeout)
+            return
+        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout)
+        if ready:
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        for ref in ready:
+            call = self._calls.pop(ref, None)
+            if call is not None:
+                yield from self._event(ref, *call)
+
+    def _event(self, ref: Any, actor: str, method: str) -> Iterator[Event]:
+        member = self._members[actor]
+        try:
+            value = ray.get(ref, timeout=60)
+        except RayTaskError as error:
+            if method == "ready":
+                self.release(actor)
+            yield Failed(actor, method, error.cause or error)
+        except (RayError, GetTimeoutError) as error:
+            yield self._lose(actor, error)
+        else:
+            if method == "ready":
+                member.info = value
+                self._failed_starts = 0
+                self.workers_seen += 1
+                yield Joined(actor, value)
+            elif method == "images_seen":
+                member.images_seen = value
+            else:
+                yield Finished(actor, method, value)
+
+    def _lose(self, actor: str, error: Exception) -> Lost:
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        log.warning("worker %s is lost: %s", actor, reason)
+        if self._members[actor].info is None:
+            self._failed_starts += 1
+        self.release(actor)
+        if self._failed_starts >= FAILED_STARTS and not self.up:
+            raise PcaceError(f"{FAILED_STARTS} workers in a row ended before they were up; the last one: {reason}")
+        return Lost(actor, reason)
+
+    def _start(self) -> None:
+        self._count += 1
+        actor = f"{self._prefix}{self._count:04d}"
+        actor_class: Any = Worker  # Ray's decorator makes it one
+        handle = actor_class.options(**self._shape.options()).remote(actor)
+        self._members[actor] = _Member(handle)
+        self.call(actor, "ready", self._spec)
+
+    def _poll(self) -> None:
+        """Ask how far the busy workers are; a dead idle worker shows here too."""
+        waiting = {actor for actor, method in self._calls.values() if method == "images_seen"}
+        now = time.monotonic()
+        for actor, member in self._members.items():
+            if member.info is not None and actor not in waiting and now - member.polled_at >= POLL_SECONDS:
+                member.polled_at = now
+                self.call(actor, "images_seen")

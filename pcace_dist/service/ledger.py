@@ -1,0 +1,433 @@
+"""The ledger: what a run has accepted, as dense immutable records. The only truth of a run (protocol.md, items 1 to 3).
+
+    ledger/00000017.json = {n, kind, epoch, nonce, time, body}
+
+    open       {holder}                    a driver takes the run; the epoch goes up by one
+    manifest   {plan, weights, units, ..}  once: what the run is made of
+    accept     {receipts}                  attempts that count from here on
+    set_aside  {units, reason}             units that are given up
+    retract    {attempts, reason}          accepted attempts that no longer count; their units are pending again
+    done       {..}                        every unit is accepted or set aside and the result is published
+
+`RunState` is a pure fold over the records and refuses illegal histories. `Ledger` adds a store: creating record n + 1
+is the fence, for only one driver can. Knows unit ids and opaque JSON, not what a unit is. No clock decides, no Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from pcace_dist.errors import OutputError, StoreUnavailable, TakenOver
+from pcace_dist.service.store import FIRST_PAUSE, LONGEST_PAUSE, TRIES, OutcomeUnknown, Store
+
+Json = dict[str, Any]
+UnitStatus = Literal["pending", "accepted", "set_aside"]
+
+PREFIX = "ledger/"
+KINDS = ("open", "manifest", "accept", "set_aside", "retract", "done")
+READERS = 16  # threads that load a long ledger
+
+_KEY = re.compile(r"ledger/\d{8}\.json")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+class IllegalHistory(OutputError):
+    """A ledger that this protocol cannot have written, or an append that would make it one."""
+
+
+# -- what the records hold
+
+
+@dataclass(frozen=True)
+class UnitCount:
+    """Rows of one finished unit: used in the sums, set aside as bad, left out by the filter."""
+
+    rows: int
+    bad: int = 0
+    filtered: int = 0
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file of an attempt as it was written."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a worker says of a flushed attempt: which units it holds, under which plan and weights, in which files."""
+
+    attempt: str
+    epoch: int
+    actor: str
+    plan: str
+    weights: str
+    units: Mapping[str, UnitCount]
+    files: Mapping[str, FileRef]
+
+    def to_json(self) -> Json:
+        return {
+            "attempt": self.attempt, "epoch": self.epoch, "actor": self.actor,
+            "plan": self.plan, "weights": self.weights,
+            "units": {unit: asdict(count) for unit, count in self.units.items()},
+            "files": {name: asdict(ref) for name, ref in self.files.items()},
+        }
+
+    @staticmethod
+    def from_json(value: Any) -> Receipt:
+        """Raises IllegalHistory when fields are missing or of a wrong kind, or a name could lead out of the attempt."""
+        try:
+            receipt = Receipt(
+                attempt=str(value["attempt"]), epoch=int(value["epoch"]), actor=str(value["actor"]),
+                plan=str(value["plan"]), weights=str(value["weights"]),
+                units={unit: UnitCount(int(count["rows"]), int(count["bad"]), int(count["filtered"]))
+                       for unit, count in value["units"].items()},
+                files={name: FileRef(int(ref["size"]), str(ref["sha256"])) for name, ref in value["files"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IllegalHistory(f"a receipt is malformed: {error!r}") from error
+        for name in (receipt.attempt, *receipt.files):
+            if not _NAME.fullmatch(name):
+                raise IllegalHistory(f"receipt {receipt.attempt!r}: {name!r} is no name of an attempt or a file")
+        return receipt
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the history. `nonce` tells whose put created it; `time` is for people only."""
+
+    n: int
+    kind: str
+    epoch: int
+    nonce: str
+    time: float
+    body: Json
+
+    @property
+    def key(self) -> str:
+        return f"{PREFIX}{self.n:08d}.json"
+
+    def to_bytes(self) -> bytes:
+        names = ("n", "kind", "epoch", "nonce", "time", "body")
+        value = {name: getattr(self, name) for name in names}
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+    @staticmethod
+    def from_bytes(data: bytes, n: int) -> Record:
+        """Raises IllegalHistory unless this is record n."""
+        try:
+            value = json.loads(data)
+            record = Record(int(value["n"]), str(value["kind"]), int(value["epoch"]), str(value["nonce"]),
+                            float(value["time"]), dict(value["body"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise IllegalHistory(f"{PREFIX}{n:08d}.json: is no record of a ledger") from error
+        if record.n != n:
+            raise IllegalHistory(f"{PREFIX}{n:08d}.json: says that it is record {record.n}")
+        return record
+
+
+# -- the fold
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a prefix of the ledger says. Never changed in place: `apply` gives the next one."""
+
+    length: int = 0
+    epoch: int = 0
+    holder: Json | None = None
+    opened_at: float | None = None  # wall clock of the holder, for messages only
+    manifest: Json | None = None
+    set_aside: Mapping[str, str] = field(default_factory=dict)  # unit: reason
+    done: Json | None = None
+    units: tuple[str, ...] = ()  # in the manifest's order
+    _receipts: Mapping[str, Receipt] = field(default_factory=dict)  # accepted attempts in the ledger's order
+    _attempt_of: Mapping[str, str] = field(default_factory=dict)  # accepted unit: its attempt
+    _retracted: frozenset[str] = frozenset()
+
+    # -- queries
+
+    def unit_status(self, unit: str) -> UnitStatus:
+        """pending, accepted or set_aside. Raises KeyError for a unit that is not in the manifest."""
+        if unit in self._attempt_of:
+            return "accepted"
+        if unit in self.set_aside:
+            return "set_aside"
+        if unit not in self.units:
+            raise KeyError(unit)
+        return "pending"
+
+    def is_settled(self, unit: str) -> bool:
+        """Whether a unit is accepted or set aside."""
+        return unit in self._attempt_of or unit in self.set_aside
+
+    def pending_units(self) -> list[str]:
+        """Units still to be computed, in the manifest's order."""
+        return [unit for unit in self.units if not self.is_settled(unit)]
+
+    def accepted_receipts(self) -> tuple[Receipt, ...]:
+        """Receipts that count, in the order in which the ledger took them."""
+        return tuple(self._receipts.values())
+
+    def attempt_of(self, unit: str) -> str | None:
+        """The accepted attempt that holds a unit."""
+        return self._attempt_of.get(unit)
+
+    # -- the fold itself
+
+    def apply(self, record: Record) -> RunState:
+        """The state after one more record. Raises IllegalHistory when the protocol cannot have written it here."""
+        if record.n != self.length + 1:
+            raise _illegal(record, f"comes after record {self.length}")
+        if record.kind not in KINDS:
+            raise _illegal(record, f"its kind {record.kind!r} is not known; was it written by a newer version?")
+        if self.done is not None:
+            raise _illegal(record, "comes after done")
+        if record.epoch != self.epoch + (record.kind == "open"):
+            raise _illegal(record, f"is of epoch {record.epoch} after epoch {self.epoch}")
+        if record.kind not in ("open", "manifest") and self.manifest is None:
+            raise _illegal(record, "comes before the manifest")
+        step: Callable[[Record], RunState] = getattr(self, f"_{record.kind}")
+        try:
+            return replace(step(record), length=record.n)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _illegal(record, f"its body is malformed: {error!r}") from error
+
+    def _open(self, record: Record) -> RunState:
+        return replace(self, epoch=record.epoch, holder=dict(record.body["holder"]), opened_at=record.time)
+
+    def _manifest(self, record: Record) -> RunState:
+        if self.manifest is not None:
+            raise _illegal(record, "is a second manifest")
+        units = tuple(str(unit["id"]) for unit in record.body["units"])
+        if len(set(units)) != len(units):
+            raise _illegal(record, "names a unit twice")
+        if not isinstance(record.body["plan"], str) or not isinstance(record.body["weights"], str):
+            raise _illegal(record, "plan and weights must be digests")
+        return replace(self, manifest=record.body, units=units)
+
+    def _accept(self, record: Record) -> RunState:
+        manifest = self.manifest or {}
+        receipts, attempt_of, known = dict(self._receipts), dict(self._attempt_of), set(self.units)
+        for receipt in map(Receipt.from_json, record.body["receipts"]):
+            if receipt.attempt in receipts or receipt.attempt in self._retracted:
+                raise _illegal(record, f"attempt {receipt.attempt} was accepted before")
+            if receipt.epoch != self.epoch:
+                raise _illegal(record, f"attempt {receipt.attempt} is of epoch {receipt.epoch}, not {self.epoch}")
+            if (receipt.plan, receipt.weights) != (manifest["plan"], manifest["weights"]):
+                raise _illegal(record, f"attempt {receipt.attempt} was made with another plan or other weights")
+            for unit in receipt.units:
+                if unit not in known:
+                    raise _illegal(record, f"unit {unit} of attempt {receipt.attempt} is not in the manifest")
+                if unit in attempt_of or unit in self.set_aside:
+                    raise _illegal(record, f"unit {unit} of attempt {receipt.attempt} is accepted or set aside already")
+                attempt_of[unit] = receipt.attempt
+            receipts[receipt.attempt] = receipt
+        return replace(self, _receipts=receipts, _attempt_of=attempt_of)
+
+    def _set_aside(self, record: Record) -> RunState:
+        units, reason = [str(unit) for unit in record.body["units"]], str(record.body["reason"])
+        known = set(self.units)
+        for unit in units:
+            if unit not in known:
+                raise _illegal(record, f"unit {unit} is not in the manifest")
+            if self.is_settled(unit):
+                raise _illegal(record, f"unit {unit} is accepted or set aside already")
+        return replace(self, set_aside={**self.set_aside, **dict.fromkeys(units, reason)})
+
+    def _retract(self, record: Record) -> RunState:
+        attempts = {str(attempt) for attempt in record.body["attempts"]}
+        unknown = attempts - self._receipts.keys()
+        if unknown:
+            raise _illegal(record, f"attempt {min(unknown)} is not accepted")
+        return replace(
+            self,
+            _receipts={attempt: receipt for attempt, receipt in self._receipts.items() if attempt not in attempts},
+            _attempt_of={unit: attempt for unit, attempt in self._attempt_of.items() if attempt not in attempts},
+            _retracted=self._retracted | attempts,
+        )
+
+    def _done(self, record: Record) -> RunState:
+        pending = self.pending_units()
+        if pending:
+            raise _illegal(record, f"unit {pending[0]} is neither accepted nor set aside")
+        return replace(self, done=record.body)
+
+
+def fold(records: Iterable[Record], state: RunState | None = None) -> RunState:
+    """The state after all records."""
+    state = RunState() if state is None else state
+    for record in records:
+        state = state.apply(record)
+    return state
+
+
+def _illegal(record: Record, why: str) -> IllegalHistory:
+    return IllegalHistory(f"{record.key} ({record.kind}): {why}")
+
+
+# -- the ledger on a store
+
+
+def _new_nonce() -> str:
+    return uuid.uuid4().hex
+
+
+class Ledger:
+    """One driver's hold on a run's ledger: `load`, perhaps `open`, then `append`. Not for several threads.
+
+    Once another driver has opened the run, or once the fate of a record could not be learnt, this instance writes
+    nothing more: every further `append` raises the same TakenOver or StoreUnavailable.
+    """
+
+    def __init__(
+        self, store: Store, *, nonce: Callable[[], str] = _new_nonce, now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep, tries: int = TRIES,
+    ) -> None:
+        self._store = store
+        self._nonce = nonce
+        self._now = now
+        self._sleep = sleep
+        self._tries = tries
+        self._state = RunState()
+        self._loaded = False
+        self._epoch = 0
+        self._ended: TakenOver | StoreUnavailable | None = None
+
+    @property
+    def state(self) -> RunState:
+        """What this driver knows the ledger to say."""
+        return self._state
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this driver has opened; 0 before `open`."""
+        return self._epoch
+
+    def load(self) -> RunState:
+        """Read all records that this instance has not read yet. Raises IllegalHistory, StoreUnavailable, OutputError.
+
+        List once, then n + 1, n + 2 ... until absent, for a listing may be old by the time it is read.
+        """
+        if not self._loaded:
+            listed = sum(1 for key in self._store.list(PREFIX) if _KEY.fullmatch(key))
+            for record in self._read_many(range(self._state.length + 1, listed + 1)):
+                if record is None:
+                    break
+                self._state = self._state.apply(record)
+            if self._state.length < listed:
+                raise IllegalHistory(f"{self._store.url}/{PREFIX}{self._state.length + 1:08d}.json: is missing")
+            self._loaded = True
+        while (record := self._read(self._state.length + 1)) is not None:
+            self._state = self._state.apply(record)
+        return self._state
+
+    def open(self, holder: Mapping[str, Any]) -> int:
+        """Take the run; the new epoch. `holder` (host, boot id, pid, ...) is what another driver will be told.
+
+        Raises TakenOver when another driver opened or finished the run since this one has read the ledger.
+        """
+        if not self._loaded:
+            self.load()
+        while True:
+            self._check_not_ended()
+            state = self._state
+            if state.done is not None:
+                raise self._end(TakenOver(f"{self._store.url}: the run is done; the same command gives its result"))
+            body = {"holder": dict(holder)}
+            mine = Record(state.length + 1, "open", state.epoch + 1, self._nonce(), self._now(), body)
+            after = state.apply(mine)
+            there = self._create(mine)
+            if there.nonce == mine.nonce:
+                self._state, self._epoch = after, mine.epoch
+                return self._epoch
+            self.load()  # late records of the driver before
+            if self._state.epoch != state.epoch:
+                raise self._lost_to(there)
+
+    def append(self, kind: str, body: Json) -> Record:
+        """Add one record. Raises IllegalHistory (nothing was written), TakenOver, StoreUnavailable."""
+        self._check_not_ended()
+        if not self._epoch:
+            raise RuntimeError("a ledger must be opened before it can be appended to")
+        mine = Record(self._state.length + 1, kind, self._epoch, self._nonce(), self._now(), body)
+        after = self._state.apply(mine)
+        there = self._create(mine)
+        if there.nonce != mine.nonce:
+            raise self._lost_to(there)
+        self._state = after
+        return mine
+
+    def check_held(self) -> None:
+        """Raises TakenOver if another driver has opened the run: one read, for drivers that append rarely."""
+        self._check_not_ended()
+        there = self._read(self._state.length + 1)
+        if there is not None:
+            raise self._lost_to(there)
+
+    def _create(self, mine: Record) -> Record:
+        """Put a record in its place; the record that is there afterwards, mine or another's.
+
+        After a lost answer, and when something is there already, the nonce tells: a put whose first answer was lost
+        finds itself.
+        """
+        data = mine.to_bytes()
+        pause = FIRST_PAUSE
+        self._ended = StoreUnavailable(f"{self._store.url}/{mine.key}: was interrupted while it was written")
+        for _ in range(self._tries):
+            try:
+                created = self._store.put_if_absent(mine.key, data)
+            except OutcomeUnknown:
+                created = False
+            there = mine if created else self._read_or_none(mine.n)
+            if there is not None:
+                self._ended = None
+                return there
+            self._sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        raise self._end(StoreUnavailable(
+            f"{self._store.url}/{mine.key}: could not be written in {self._tries} tries; the same command goes on"
+        ))
+
+    def _read(self, n: int) -> Record | None:
+        data = self._store.get(f"{PREFIX}{n:08d}.json")
+        return None if data is None else Record.from_bytes(data, n)
+
+    def _read_many(self, numbers: range) -> Iterator[Record | None]:
+        """Records in order; a long ledger is read by several threads."""
+        if len(numbers) <= READERS:
+            yield from map(self._read, numbers)
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            yield from pool.map(self._read, numbers)
+
+    def _read_or_none(self, n: int) -> Record | None:
+        try:
+            return self._read(n)
+        except StoreUnavailable:
+            return None
+
+    def _lost_to(self, there: Record) -> TakenOver | StoreUnavailable:
+        holder = there.body.get("holder") if there.kind == "open" else None
+        facts = holder if isinstance(holder, dict) else {"record": there.kind}
+        who = ", ".join(f"{name} {value}" for name, value in facts.items())
+        return self._end(
+            TakenOver(f"{self._store.url}: another driver has opened the run (epoch {there.epoch}: {who})")
+        )
+
+    def _end(self, error: TakenOver | StoreUnavailable) -> TakenOver | StoreUnavailable:
+        self._ended = error
+        return error
+
+    def _check_not_ended(self) -> None:
+        if self._ended is not None:
+            raise self._ended

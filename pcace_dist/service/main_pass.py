@@ -1,0 +1,200 @@
+"""The main pass: units out to the workers, receipts into the ledger, until every unit is accepted or set aside.
+
+Joins three parts that know nothing of each other: the dispatcher (who works on what), the fleet (Ray as events) and the
+ledger (what counts). A unit counts only once its attempt's receipt is in the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from pcace_dist.datasets.units import Unit
+from pcace_dist.errors import Stopped, UserError
+from pcace_dist.service.dispatch import Accepted, Dispatcher
+from pcace_dist.service.fleet import Event, Failed, Finished, Fleet, Joined, Lost
+from pcace_dist.service.ledger import Ledger, Receipt
+from pcace_dist.service.worker import WorkResult
+from pcace_dist.statistics.plan import Plan
+
+log = logging.getLogger(__name__)
+
+TICK = 0.2  # seconds to wait for an event at most
+
+
+class MainPass:
+    """Event loop of the main pass. `run` returns when nothing is left, or raises Stopped once everything is flushed."""
+
+    def __init__(
+        self, fleet: Fleet, ledger: Ledger, dispatcher: Dispatcher, units: Mapping[str, Unit], plan: Plan, *,
+        on_tick: Callable[[], None], stopping: Callable[[], bool],
+    ) -> None:
+        self._fleet = fleet
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._units = units
+        self._plan = plan.to_bytes()
+        self._on_tick = on_tick
+        self._stopping = stopping
+        self._told_to_stop = False
+        self._busy: set[str] = set()
+        self._ready: set[str] = set()
+        self._rows_by: dict[str, int] = defaultdict(int)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.bytes_read = 0
+        self.last_faults: list[str] = []
+
+    def run(self) -> None:
+        for actor in self._fleet.up:
+            self._begin(actor)
+        while not self._dispatcher.all_done():
+            for event in self._fleet.events(TICK):
+                self._handle(event)
+            if self._stopping():
+                self._stop()
+                if not self._busy:
+                    raise Stopped("stopped; finished units are flushed and recorded, the same command goes on")
+            self._feed()
+            self._on_tick()
+
+    @property
+    def finished_unrecorded(self) -> Iterable[str]:
+        """Units that are finished but held in a worker's accumulator still."""
+        return self._dispatcher.finished_unrecorded()
+
+    @property
+    def rows_in_work(self) -> int:
+        """Rows of unfinished units that have been forwarded already, for the progress bar."""
+        return sum(max(0, seen - self._rows_by[actor]) for actor, seen in self._fleet.images_seen_by().items())
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Joined(actor):
+                self._begin(actor)
+            case Finished(actor, "begin"):
+                self._busy.discard(actor)
+                self._ready.add(actor)
+                self._dispatcher.actor_joined(actor)
+            case Finished(actor, "work" | "flush", value):
+                self._busy.discard(actor)
+                self._result(actor, value)
+            case Failed(actor, method, error):
+                self._failed(actor, method, error)
+            case Lost(actor, reason):
+                self._lost(actor, reason)
+            case _:
+                pass
+
+    def _begin(self, actor: str) -> None:
+        self._busy.add(actor)
+        self._fleet.call(actor, "begin", self._plan, self._ledger.epoch)
+
+    def _feed(self) -> None:
+        """Give every idle worker a unit; one for which there is none flushes what it holds."""
+        for actor in sorted(self._ready - self._busy):
+            lend = None if self._told_to_stop else self._dispatcher.lend(actor)
+            if lend is not None:
+                following = None if lend.alone else self._dispatcher.peek_next(actor)
+                upcoming = None if following is None else self._units[following]
+                self._busy.add(actor)
+                self._fleet.call(actor, "work", self._units[lend.unit], upcoming, lend.alone)
+            elif self._dispatcher.holds_unrecorded(actor):
+                self._busy.add(actor)
+                self._fleet.call(actor, "flush")
+
+    def _result(self, actor: str, result: WorkResult) -> None:
+        if result.flushed_first is not None:
+            self._receipt(actor, result.flushed_first)
+        if result.gave_up is not None:
+            self._dispatcher.gave_up(actor, result.gave_up)
+        if result.report is not None:
+            report = result.report
+            self._dispatcher.finished(actor, report.unit)
+            self._rows_by[actor] += report.forwarded
+            self.bytes_read += report.bytes_read
+            for stage, seconds in report.seconds.items():
+                self.seconds[stage] += seconds
+            if report.last_fault is not None:
+                self.last_faults = [*self.last_faults, report.last_fault][-10:]
+        if result.flushed is not None:
+            self._receipt(actor, result.flushed)
+
+    def _receipt(self, actor: str, receipt: Receipt) -> None:
+        verdict = self._dispatcher.receipt(actor, receipt)
+        if isinstance(verdict, Accepted):
+            self._ledger.append("accept", {"receipts": [receipt.to_json()]})
+        else:
+            self._drop(actor, f"its receipt {receipt.attempt} is rejected: {verdict.reason}")
+
+    def _failed(self, actor: str, method: str, error: BaseException) -> None:
+        """An exception in a worker's code: the job's mistake, or a worker that must be replaced."""
+        if isinstance(error, UserError):
+            raise error
+        self._drop(actor, f"{method} failed: {error!r}")
+
+    def _drop(self, actor: str, reason: str) -> None:
+        """End a worker that lives but cannot be trusted."""
+        log.warning("worker %s is ended: %s", actor, reason)
+        if actor in self._fleet.up:
+            self._fleet.release(actor)
+        self._lost(actor, reason)
+
+    def _lost(self, actor: str, reason: str) -> None:
+        self.last_faults = [*self.last_faults, f"worker {actor}: {reason}"][-10:]
+        self._busy.discard(actor)
+        if actor in self._ready:
+            self._ready.discard(actor)
+            self._dispatcher.actor_lost(actor, reason)
+            self._record_set_aside()
+        if not self._told_to_stop:
+            self._fleet.replace()
+
+    def _record_set_aside(self) -> None:
+        for unit, reason in self._dispatcher.take_set_aside():
+            self._ledger.append("set_aside", {"units": [unit], "reason": reason})
+
+    def _stop(self) -> None:
+        """Once: no more units, give up those in hand; the loop then flushes every worker that holds something."""
+        if not self._told_to_stop:
+            self._told_to_stop = True
+            self._fleet.stop_work()
+
+
+def farm(
+    fleet: Fleet, method: str, tasks: Sequence[tuple[object, ...]], *, on_tick: Callable[[], None],
+    stopping: Callable[[], bool],
+) -> list[object]:
+    """Run independent calls of one method on the fleet's workers; results in the order of the tasks.
+
+    A task whose worker is lost is given to another. An exception of the task itself is raised here.
+    """
+    results: dict[int, object] = {}
+    waiting = list(range(len(tasks)))[::-1]
+    working: dict[str, int] = {}
+    while len(results) < len(tasks):
+        for actor in fleet.up:
+            if actor not in working and waiting:
+                working[actor] = waiting.pop()
+                fleet.call(actor, method, *tasks[working[actor]])
+        for event in fleet.events(TICK):
+            match event:
+                case Finished(actor, name, value) if name == method:
+                    results[working.pop(actor)] = value
+                case Failed(actor, name, error) if name == method:
+                    raise error
+                case Failed(_, _, error) if isinstance(error, UserError):
+                    raise error
+                case Lost(actor, reason):
+                    log.warning("worker %s was lost in %s: %s", actor, method, reason)
+                    if actor in working:
+                        waiting.append(working.pop(actor))
+                    fleet.replace()
+                case _:
+                    pass
+        if stopping():
+            raise Stopped("stopped; what is in the ledger stays, the same command goes on")
+        on_tick()
+    return [results[i] for i in range(len(tasks))]
+
+

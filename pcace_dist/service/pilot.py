@@ -1,0 +1,178 @@
+"""The pilot: about 2,048 rows, read evenly across all shards, from which the plan is made once and then frozen.
+
+Runs on one worker. The activation maps are kept in memory where they fit and forwarded again, pass by pass, where they do
+not. What is wrong with the job and shows only on real rows (labels beyond the outputs, images that differ in size, a filter
+that keeps nothing) is found here and ends the run with exit code 2. Knows models and data sets, not Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from pcace_dist.datasets.batches import Batch, pilot_rows
+from pcace_dist.datasets.listing import Listing
+from pcace_dist.errors import DatasetError, ModelError
+from pcace_dist.models.forward import Forward, numeric_class
+from pcace_dist.models.layers import weight_norm
+from pcace_dist.models.targets import target_values
+from pcace_dist.service.spec import WorkSpec
+from pcace_dist.statistics.plan import Plan, build_plan
+
+log = logging.getLogger(__name__)
+
+SHARE_OF_FREE_MEMORY = 0.25  # for the pilot's activation maps; other workers may share the node
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the pilot froze besides the statistic: `Plan.facts`, typed.
+
+    `image_shape` is (H, W) as the model gets it, `weights` the digest of the loaded weights, `numeric_class` what the bits
+    depend on, `weight_norms` the L2 norm of each channel's weights by layer (None for a layer without weights).
+    """
+
+    batch: int
+    precision: str
+    image_shape: tuple[int, int]
+    outputs: int
+    weights: str
+    numeric_class: dict[str, str | int]
+    weight_norms: dict[str, list[float | None]]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Facts:
+        held: dict[str, Any] = dict(plan.facts)
+        height, width = held.pop("image_shape")
+        return cls(image_shape=(height, width), **held)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"image_shape": list(self.image_shape)}
+
+
+def make_plan(model: nn.Module, spec: WorkSpec, listing: Listing, *, device: torch.device, weights: str) -> Plan:
+    """Read the pilot, choose the batch, build the plan. Deterministic for the same job, model and machine class.
+
+    Raises DatasetError or ModelError for what only real rows show.
+    """
+    batch = spec.batch or default_batch(device)
+    read = list(pilot_rows(
+        listing, spec.dataset, spec.statistics.pilot, image_spec=spec.images, storage=spec.storage, batch_size=batch,
+        threads=spec.threads, fold_bytes=lambda _: 0, fold_value=lambda _: 0,  # the pilot has no folds
+    ))
+    pilot = PilotMaps(Forward(model, device, batch, spec.mean, spec.std, spec.layers), spec)
+    pilot.look(read)
+    height, width = (int(n) for n in read[0].images.shape[-2:])
+    facts = Facts(
+        batch=batch, precision=spec.precision, image_shape=(height, width), outputs=pilot.outputs, weights=weights,
+        numeric_class=numeric_class(device, precision=spec.precision, batch_size=batch, threads=spec.threads),
+        weight_norms={name: _norms(model, name, pilot.channels[name]) for name in spec.layers},
+    )
+    settings = spec.statistics
+    names = [target.name for target in spec.targets]
+    return build_plan(
+        pilot.passes, pilot.shapes, {name: pilot.targets[:, i] for i, name in enumerate(names)},
+        components=settings.components, knots=settings.knots, folds=settings.folds, scale=settings.scale, facts=facts.to_json(),
+    )
+
+
+def default_batch(device: torch.device) -> int:
+    """Images in a forward pass where the job says auto."""
+    return 256 if device.type == "cuda" else 32
+
+
+class PilotMaps:
+    """The pilot's usable rows: their targets, and passes over their activation maps.
+
+    The maps of the first look are kept where they fit into a share of the free memory; else every pass forwards again.
+    """
+
+    def __init__(self, forward: Forward, spec: WorkSpec) -> None:
+        self._forward = forward
+        self._spec = spec
+        self._kept: list[tuple[Batch, Tensor]] = []  # batches, and the mask of their usable rows
+        self._maps: list[dict[str, Tensor]] | None = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.channels: dict[str, int] = {}
+        self.targets = np.empty((0, len(spec.targets)))
+        self.outputs = 0
+
+    def look(self, batches: Sequence[Batch]) -> None:
+        """First look at every row: outputs, targets, finite maps. Raises DatasetError or ModelError."""
+        values: list[np.ndarray] = []
+        problems: Counter[str] = Counter()
+        rows = sum(len(batch) for batch in batches)
+        for batch in batches:
+            maps, outputs = self._run(batch)
+            self.outputs = int(outputs.shape[1])
+            self._check_labels(batch)
+            if batch is batches[0] and _bytes(maps) / len(batch) * rows > _budget():
+                self._maps = None
+            target, reasons = target_values(self._spec.targets, outputs, batch.labels, batch.columns)
+            finite = torch.stack([torch.isfinite(m).flatten(1).all(1).cpu() for m in maps.values()]).all(0)
+            keep = finite & torch.from_numpy(np.isfinite(target).all(1))
+            problems.update(reasons.values())
+            problems["an activation is NaN or infinite"] += int((~finite).sum())
+            if bool(keep.any()):
+                values.append(target[keep.numpy()])
+                self._kept.append((batch, keep))
+                if self._maps is not None:
+                    self._maps.append(_rows(maps, keep))
+        if not values:
+            raise ModelError(f"no row of the pilot can be used: {problems.most_common(1)[0][0]}; see model and target")
+        self.targets = np.concatenate(values)
+        log.info("pilot: %d rows, activation maps %s", len(self.targets),
+                 "forwarded again for every pass" if self._maps is None else "kept in memory")
+
+    def passes(self) -> Iterator[Mapping[str, Tensor]]:
+        """A fresh pass over the maps (rows, channels, positions) of the usable rows, always in the same order."""
+        if self._maps is not None:
+            yield from self._maps
+            return
+        for batch, keep in self._kept:
+            yield _rows(self._run(batch)[0], keep)
+
+    def _run(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        maps: dict[str, Tensor] = {}
+
+        def receive(name: str, seen: Tensor, shape: tuple[int, ...]) -> None:
+            self.channels[name], self.shapes[name] = int(seen.shape[1]), shape
+            maps[name] = seen.clone()  # the next layer may work in place
+
+        return maps, self._forward(batch.images, receive)
+
+    def _check_labels(self, batch: Batch) -> None:
+        if batch.labels is None or not any(target.needs_label for target in self._spec.targets):
+            return
+        beyond = batch.labels[batch.labels >= self.outputs]
+        if len(beyond):
+            raise DatasetError(
+                f"dataset.label {self._spec.dataset.label}: label {int(beyond[0])} is beyond the model's {self.outputs} "
+                "outputs (classes are 0 to the number of outputs less 1); check dataset.label and model.kwargs"
+            )
+
+
+def _rows(maps: Mapping[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
+    return dict(maps) if bool(keep.all()) else {name: m[keep.to(m.device)] for name, m in maps.items()}
+
+
+def _bytes(maps: Mapping[str, Tensor]) -> int:
+    return sum(m.numel() * m.element_size() for m in maps.values())
+
+
+def _budget() -> float:
+    return SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available
+
+
+def _norms(model: nn.Module, layer: str, channels: int) -> list[float | None]:
+    """L2 norm of each channel's weights; None for a layer without weights."""
+    norms = weight_norm(model, layer)
+    return [None] * channels if norms is None else [float(n) for n in norms]

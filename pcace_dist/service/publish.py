@@ -1,0 +1,52 @@
+"""Publishing: whole objects, one put each, in the order of the protocol (item 10): rankings, bad rows, then `done`, then
+summary.json. No done, no result. No Ray.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pcace_dist.job import FORMAT_VERSION
+from pcace_dist.service.attempt import BAD_ROWS_SCHEMA, parquet_bytes, read_checked
+from pcace_dist.service.ledger import Receipt
+from pcace_dist.service.store import Store
+
+PACKAGES = ("pcace-dist", "ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
+
+OUTCOMES = {0: "done", 1: "failed", 2: "wrong_input", 4: "too_many_bad_rows", 5: "stopped"}
+
+
+def publish_rankings(store: Store, rankings: pa.Table) -> None:
+    store.put("rankings.parquet", parquet_bytes(rankings))
+
+
+def publish_bad_rows(store: Store, receipts: Sequence[Receipt], set_aside: Iterable[Mapping[str, Any]]) -> None:
+    """bad_rows.parquet from all accepted attempts and the units that were set aside, in the order of the data set."""
+    tables = [pa.Table.from_pylist(list(set_aside), schema=BAD_ROWS_SCHEMA)]
+    for receipt in receipts:
+        ref = receipt.files.get("bad_rows.parquet")
+        if ref is not None:
+            data = read_checked(store, receipt.attempt, "bad_rows.parquet", ref)
+            tables.append(pq.read_table(io.BytesIO(data)))
+    table = pa.concat_tables(tables)
+    store.put("bad_rows.parquet", parquet_bytes(
+        table.sort_by([("file", "ascending"), ("row_group", "ascending"), ("row", "ascending")])
+    ))
+
+
+def publish_summary(store: Store, facts: Mapping[str, Any]) -> None:
+    """summary.json: written while the run works (outcome `running`) and last of all when it ends."""
+    content = {"format_version": FORMAT_VERSION, **facts, "versions": versions()}
+    store.put("summary.json", (json.dumps(content, indent=2, sort_keys=False) + "\n").encode())
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}

@@ -1,0 +1,125 @@
+"""Reduce: from the accepted attempts to the rankings. A pure function of a ledger prefix (protocol, item 9).
+
+`reduce_block` is the task: it reads one block of channels from every accepted attempt, adds up, solves, and returns scores.
+`rankings_table` puts the blocks together and ranks. Memory of a task is one block over all groups, whatever the number of
+workers. Knows the store and the statistic, not Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pcace_dist.service.attempt import Block, BlockPart, read_block, read_checked, read_rows
+from pcace_dist.service.ledger import Receipt
+from pcace_dist.service.store import Store
+from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.ranks import rank_channels
+from pcace_dist.statistics.score import ChannelScores, score_channels
+from pcace_dist.statistics.segment import add_codes
+
+NUMBERS = ("score", "score_squared", "score_low", "score_high", "score_in_sample", "score_first_component", "pearson",
+           "mean_activation", "weight_norm", "clamped")
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """Scores of one block: for each group a list with a ChannelScores per target."""
+
+    block: Block
+    scores: Mapping[Any, Sequence[ChannelScores]]
+
+
+def reduce_block(
+    store: Store, plan: Plan, block: Block, receipts: Sequence[Receipt], *, penalty: float
+) -> BlockScores:
+    """Add up one block over all accepted attempts and score it, group by group.
+
+    Raises CorruptAttempt when a file is missing or not what its receipt says.
+    """
+    parts: dict[Any, list[BlockPart]] = {}
+    for receipt in receipts:
+        if block.file not in receipt.files:
+            continue
+        row_data = read_checked(store, receipt.attempt, "rows.arrow", receipt.files["rows.arrow"])
+        data = read_checked(store, receipt.attempt, block.file, receipt.files[block.file])
+        for part in read_block(block, plan.components, data, *read_rows(row_data)):
+            parts.setdefault(part.group, []).append(part)
+    layer = plan.layer(block.layer).block(block.channels)
+    return BlockScores(block, {
+        group: score_channels(_sum(parts.pop(group), plan, block), layer, plan.targets, penalty=penalty)
+        for group in sorted(parts, key=group_order)
+    })
+
+
+def _sum(parts: Sequence[BlockPart], plan: Plan, block: Block) -> Gram:
+    total = Gram(block.stop - block.start, plan.components, len(plan.targets), plan.knots, plan.folds)
+    total.merge(part.gram for part in parts if part.gram is not None)
+    for part in parts:
+        if part.codes is not None:
+            add_codes(total, part.codes, part.rows)
+    return total
+
+
+def group_order(value: Any) -> tuple[bool, Any]:
+    """Groups in the order of their values, null last."""
+    return (value is None, 0 if value is None else value)
+
+
+def rankings_table(
+    plan: Plan, blocks: Sequence[BlockScores], weight_norms: Mapping[str, Sequence[float | None]], group_type: pa.DataType
+) -> pa.Table:
+    """rankings.parquet: a row per target x group x layer x channel, sorted so (contract, Output)."""
+    ordered = sorted(blocks, key=lambda b: b.block.index)
+    groups = sorted({group for b in ordered for group in b.scores}, key=group_order)
+    layers = np.concatenate([np.repeat(b.block.layer, b.block.stop - b.block.start) for b in ordered])
+    channels = np.concatenate([np.arange(b.block.start, b.block.stop, dtype=np.int32) for b in ordered])
+    norms = np.concatenate([np.asarray(weight_norms[name], np.float64) for name in (y.name for y in plan.layers)])
+    tables = [
+        _ranking(target.name, group, group_type, layers, channels, norms,
+                 _concatenate([b.scores[group][index] for b in ordered]))
+        for index, target in enumerate(plan.targets)
+        for group in groups
+    ]
+    return pa.concat_tables(tables)
+
+
+def _concatenate(scores: Sequence[ChannelScores]) -> ChannelScores:
+    return ChannelScores(**{f.name: np.concatenate([getattr(s, f.name) for s in scores]) for f in fields(ChannelScores)})
+
+
+def _ranking(
+    target: str, group: Any, group_type: pa.DataType, layers: np.ndarray, channels: np.ndarray, norms: np.ndarray,
+    scores: ChannelScores,
+) -> pa.Table:
+    ok = scores.status == "ok"
+    ranks = rank_channels(scores.score_squared, scores.pseudo, ok)
+    count = len(channels)
+    numbers = {name: getattr(scores, name) for name in NUMBERS if name != "weight_norm"} | {"weight_norm": norms}
+    return pa.table({
+        "target": pa.array([target] * count, pa.string()),
+        "group": pa.array([group] * count, group_type),
+        "layer": pa.array(layers.tolist(), pa.string()),
+        "channel": pa.array(channels, pa.int32()),
+        "images": pa.array(scores.images, pa.int64()),
+        "rank": pa.array(ranks.rank, pa.int32(), mask=~ok),
+        "layer_rank": pa.array(_layer_ranks(layers, ranks.rank, ok), pa.int32(), mask=~ok),
+        "rank_low": pa.array(ranks.low, pa.int32(), mask=~ok),
+        "rank_high": pa.array(ranks.high, pa.int32(), mask=~ok),
+        **{name: pa.array(numbers[name], pa.float64(), mask=np.isnan(numbers[name])) for name in NUMBERS},
+        "status": pa.array(scores.status.tolist(), pa.string()),
+    })
+
+
+def _layer_ranks(layers: np.ndarray, rank: np.ndarray, ok: np.ndarray) -> np.ndarray:
+    """Rank within the layer, from the rank over all layers."""
+    result = np.zeros(len(rank), np.int32)
+    for layer in np.unique(layers):
+        rows = np.flatnonzero((layers == layer) & ok)
+        result[rows[np.argsort(rank[rows])]] = np.arange(1, len(rows) + 1)
+    return result

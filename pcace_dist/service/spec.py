@@ -1,0 +1,55 @@
+"""What a worker must know about a job: plain, frozen, picklable. No pydantic, no Ray, so that it runs on a bare GPU box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pcace_dist.datasets.images import ImageSpec
+from pcace_dist.datasets.listing import DatasetSpec
+from pcace_dist.datasets.storage import Storage
+from pcace_dist.models.targets import TargetSpec
+
+
+@dataclass(frozen=True)
+class StatisticSpec:
+    """Settings of the statistic, as in the job file's section `statistics`."""
+
+    components: int = 5
+    knots: int = 9
+    folds: int = 16
+    pilot: int = 2048
+    scale: str = "pixel"
+    penalty: float = 0.3
+
+
+@dataclass(frozen=True)
+class WorkSpec:
+    """Everything a worker needs besides the plan and its units.
+
+    `layers` are resolved names in model order; `batch` is None where the pilot is to choose it; `python_path` is put in
+    front of sys.path so that `module:function` factories import on every node; `flush_seconds` is the longest time between
+    two flushes of the accumulator.
+    """
+
+    dataset: DatasetSpec
+    images: ImageSpec
+    storage: Storage
+    factory: str
+    kwargs: Mapping[str, Any]
+    weights: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    layers: tuple[str, ...]
+    targets: tuple[TargetSpec, ...]
+    group_by: str | None
+    statistics: StatisticSpec
+    output: str
+    batch: int | None = None
+    precision: str = "float32"
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    flush_seconds: float = 600.0
+    python_path: tuple[str, ...] = field(default=())

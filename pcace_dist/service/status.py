@@ -1,0 +1,47 @@
+"""`pcace status`: what a run's ledger and summary say, from another terminal. Reads only; no Ray."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pcace_dist.datasets.storage import Storage
+from pcace_dist.errors import OutputError
+from pcace_dist.service.ledger import Ledger, RunState
+from pcace_dist.service.progress import Tally, describe
+from pcace_dist.service.store import open_store
+
+
+def describe_run(path: str, storage: Storage | None = None) -> str:
+    """A few lines: outcome or stage, progress, rate, remaining time, workers, who holds the run, last faults."""
+    store = open_store(path, storage or Storage({}))
+    state = Ledger(store).load()
+    if state.epoch == 0:
+        raise OutputError(f"{path}: holds no run")
+    data = store.get("summary.json")
+    summary: dict[str, Any] = {} if data is None else json.loads(data)
+    lines = [f"run:      {path}", f"state:    {_outcome(state, summary)}", f"progress: {_progress(state, summary)}"]
+    if state.done is None and state.holder is not None:
+        lines.append(f"held by:  {state.holder['host']} (process {state.holder['pid']}), epoch {state.epoch}")
+    lines.append(f"recorded: {len(state.accepted_receipts())} attempts, {len(state.set_aside)} units set aside, "
+                 f"{summary.get('bad_rows', 0)} bad rows")
+    lines += [f"fault:    {fault}" for fault in summary.get("last_faults", [])]
+    return "\n".join(lines)
+
+
+def _outcome(state: RunState, summary: dict[str, Any]) -> str:
+    if state.done is not None:
+        return f"{state.done['outcome']} (exit code {state.done['exit_code']})"
+    outcome = str(summary.get("outcome", "starting"))
+    return f"{outcome}, stage {summary['stage']}" if "stage" in summary else outcome
+
+
+def _progress(state: RunState, summary: dict[str, Any]) -> str:
+    if state.manifest is None:
+        return "the plan is not made yet"
+    units = state.manifest["units"]
+    total = sum(piece["rows"] for unit in units for piece in unit["pieces"])
+    settled = sum(piece["rows"] for unit in units if state.is_settled(unit["id"]) for piece in unit["pieces"])
+    rate = summary.get("images_per_second") if state.done is None else None
+    rows = max(settled, int(summary.get("rows_done", 0))) if state.done is None else settled
+    return describe(Tally("images", rows, total, int(summary.get("workers_now", 0)), 0, rate)).removeprefix("images: ")

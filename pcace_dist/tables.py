@@ -1,0 +1,79 @@
+"""What the commands print: rankings as tables, packing progress. Reads Arrow tables, knows nothing of how they came to be."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+WIDE = 160  # columns of a table that goes into a file or a pipe
+
+
+def print_ranking(ranking: pa.Table) -> None:
+    """Print ranked rows, one table for each target and group."""
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    for title, rows in _by_target_and_group(ranking):
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for name in ("rank", "95 % of ranks", "layer", "channel", "score", "95 % interval", "first component", "pearson",
+                     "images", "status"):
+            table.add_column(name, justify="left" if name in ("layer", "status") else "right")
+        for row in rows:
+            table.add_row(*_cells(row))
+        console.print(table)
+
+
+def _by_target_and_group(ranking: pa.Table) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    blocks: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in ranking.to_pylist():
+        blocks.setdefault((row["target"], "" if row["group"] is None else str(row["group"])), []).append(row)
+    for (target, group), rows in blocks.items():
+        yield f"\n{target}" + (f", group {group}" if group else ""), rows
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    def number(value: float | None, digits: int = 3) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    span = "" if row["rank_low"] is None else f"{row['rank_low']}-{row['rank_high']}"
+    interval = "" if row["score_low"] is None else f"{row['score_low']:.3f}-{row['score_high']:.3f}"
+    rank = "" if row["rank"] is None else str(row["rank"])
+    return [rank, span, row["layer"], str(row["channel"]), number(row["score"]), interval,
+            number(row["score_first_component"]), number(row["pearson"]), f"{row['images']:,}", row["status"]]
+
+
+class PackProgress:
+    """A bar of images packed in a terminal, a line every ten seconds in a log."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._progress = Progress(TextColumn("packing"), BarColumn(bar_width=30), MofNCompleteColumn(),
+                                  TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True)
+        self._task: TaskID | None = None
+        self._next = time.monotonic() + 10
+
+    def __enter__(self) -> PackProgress:
+        if self._terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if self._terminal:
+            self._progress.stop()
+
+    def show(self, done: int, total: int | None) -> None:
+        """`done` of `total` images (None where it is not known)."""
+        if self._terminal:
+            if self._task is None:
+                self._task = self._progress.add_task("packing", total=total)
+            self._progress.update(self._task, completed=done, total=total)
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + 10
+            print(f"pcace pack: {done:,}" + (f" of {total:,}" if total else "") + " images", file=sys.stderr, flush=True)
