@@ -1,0 +1,149 @@
+"""Codes and hat functions: the integers that every sum of this package is made of.
+
+Pure maths on tensors: no I/O, no Ray, no knowledge of layers or images.
+
+A value x between knots t_j and t_j+1 has the position u = j + (x - t_j) / (t_j+1 - t_j), clamped to [0, K-1].
+Its code is the integer round(S u) with S = 255 // (K-1): one uint8. A code c = j S + r puts the integer
+weight S - r on the hat function of knot j and r on that of knot j+1, so the K weights of a code always sum
+to S and a straight line in x stays in the span of the basis.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pcace_dist.errors import StatisticsError
+
+MIN_KNOTS = 3
+MAX_KNOTS = 65
+_TILE = 1 << 18  # values encoded at a time: the working set stays in the processor's cache
+_RESOLUTION = 1e-6  # knots closer than this share of the range count as equal
+
+
+def unit_scale(knots: int) -> int:
+    """S, the integer weight that one row spreads over two neighbouring hats: 255 // (knots - 1)."""
+    if not MIN_KNOTS <= knots <= MAX_KNOTS:
+        raise StatisticsError(f"statistics.knots: {knots} is not between {MIN_KNOTS} and {MAX_KNOTS}")
+    return 255 // (knots - 1)
+
+
+def top_code(knots: int) -> int:
+    """The largest code, that of the last knot: (knots - 1) * S."""
+    return (knots - 1) * unit_scale(knots)
+
+
+def hat_table(knots: int) -> Tensor:
+    """Integer weights of every code on the knots: float32 (256, knots); codes above `top_code` have no weight."""
+    scale = unit_scale(knots)
+    codes = torch.arange(256, dtype=torch.float32).unsqueeze(1)
+    centres = torch.arange(knots, dtype=torch.float32) * scale
+    table = (scale - (codes - centres).abs()).clamp_(min=0)
+    table[top_code(knots) + 1 :] = 0
+    return table
+
+
+def encode(values: Tensor, knots: Tensor) -> Tensor:
+    """Codes of `values` (n, ...) on strictly increasing `knots` (..., K), for all rows: uint8 (n, ...).
+
+    u is summed over the K-1 intervals, each clamped to [0, 1], so that no search and no branch depends on the
+    value; values outside the knots get the end codes. NaN is not allowed (rows with NaN are set aside
+    before).
+    """
+    scale = unit_scale(knots.shape[-1])
+    out = torch.empty(values.shape, dtype=torch.uint8, device=values.device)
+    if out.numel() == 0:
+        return out
+    lower, inverse = _intervals(knots, values.dtype)
+    step = max(1, _TILE * values.shape[0] // values.numel())
+    for start in range(0, values.shape[0], step):
+        out[start : start + step] = _positions(values[start : start + step], lower, inverse, scale)
+    return out
+
+
+def _intervals(knots: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Left ends (K-1, ...) and reciprocal widths (K-1, ...) of the knot intervals."""
+    moved = knots.to(dtype).movedim(-1, 0)
+    return moved[:-1].contiguous(), (1.0 / (moved[1:] - moved[:-1])).contiguous()
+
+
+def _positions(values: Tensor, lower: Tensor, inverse: Tensor, scale: int) -> Tensor:
+    total = torch.zeros(values.shape, dtype=values.dtype, device=values.device)
+    part = torch.empty_like(total)
+    for left, factor in zip(lower.unbind(0), inverse.unbind(0), strict=True):
+        torch.sub(values, left, out=part)
+        total.add_(part.mul_(factor).clamp_(0.0, 1.0))
+    return total.mul_(scale).round_()
+
+
+def choose_knots(values: Tensor, knots: int) -> Tensor:
+    """Knots of each column of `values` (n, m): (m, knots), strictly increasing, same dtype.
+
+    Uniform quantiles, from the smallest to the largest value; every knot is a value of the sample. Where
+    values tie, an atom keeps one knot and the spare knots halve the fullest intervals. With fewer distinct
+    values than knots, they are the knots, and the rest lie beyond the maximum at the mean spacing.
+    """
+    unit_scale(knots)
+    if values.shape[0] == 0:
+        raise StatisticsError("the pilot has no rows; knots need at least one")
+    ordered = torch.sort(values.T.contiguous(), dim=1).values
+    picks = torch.linspace(0, values.shape[0] - 1, knots, dtype=torch.float64).round_().long()
+    result = ordered[:, picks.to(values.device)].contiguous()
+    resolution = _resolution(ordered)
+    tied = ((result[:, 1:] - result[:, :-1]) <= resolution.unsqueeze(1)).any(dim=1)
+    for column in tied.nonzero().flatten().tolist():
+        chosen = _knots_with_ties(
+            ordered[column].double().cpu().numpy(), knots, float(resolution[column]), picks.numpy()
+        )
+        result[column] = torch.from_numpy(chosen).to(result)
+    return result
+
+
+def _resolution(ordered: Tensor) -> Tensor:
+    """Smallest distance (m,) that two knots of a sorted row (m, n) must exceed."""
+    low, high = ordered[:, 0], ordered[:, -1]
+    rounding = 4 * torch.finfo(ordered.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return torch.maximum((high - low) * _RESOLUTION, rounding).clamp_(min=1e-30)
+
+
+def _knots_with_ties(
+    ordered: npt.NDArray[np.float64], knots: int, resolution: float, picks: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """The slow path of `choose_knots` for one sorted column."""
+    distinct, level = _levels(ordered, resolution)
+    if len(distinct) <= knots:
+        return _pad(distinct, knots)
+    counts = np.bincount(level, minlength=len(distinct))
+    inner = np.concatenate([[0], np.cumsum(counts)])  # rows below each level
+    chosen = sorted(set(level[picks].tolist()))
+    while len(chosen) < knots:
+        between = [inner[b] - inner[a + 1] for a, b in pairwise(chosen)]
+        fullest = int(np.argmax(between))
+        a, b = chosen[fullest], chosen[fullest + 1]
+        middle = (inner[a + 1] + inner[b]) / 2
+        split = int(np.clip(np.searchsorted(inner, middle, side="right") - 1, a + 1, b - 1))
+        chosen.insert(fullest + 1, split)
+    return np.asarray(distinct[chosen], dtype=np.float64)
+
+
+def _levels(
+    ordered: npt.NDArray[np.float64], resolution: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Distinct values of a sorted column (first of each run closer than `resolution`), and each row's level."""
+    distinct = [ordered[0]]
+    for value in np.unique(ordered)[1:]:
+        if value - distinct[-1] > resolution:
+            distinct.append(value)
+    levels = np.asarray(distinct)
+    return levels, np.searchsorted(levels, ordered, side="right") - 1
+
+
+def _pad(distinct: npt.NDArray[np.float64], knots: int) -> npt.NDArray[np.float64]:
+    last = float(distinct[-1])
+    spacing = (last - float(distinct[0])) / (len(distinct) - 1) if len(distinct) > 1 else max(1.0, abs(last))
+    beyond = last + spacing * np.arange(1, knots - len(distinct) + 1)
+    return np.concatenate([distinct, beyond])

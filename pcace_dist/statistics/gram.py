@@ -1,0 +1,418 @@
+"""Gram: the one statistic that everything rests on. Integer sums over rows, per channel, target and fold.
+
+Pure tensors: no I/O, no Ray. Guarantee: the state is a function of the multiset of rows alone. Any order, any
+partition into updates, any grouping of merges gives the same bits, because every addend is an integer, every
+product is exact (chunks short enough for float32's 2^24, proven by a self-test on the device), and sums widen
+from int32 to int64 before they could overflow. `subtract` undoes `merge`.
+
+With z = [hats of y | hats of x_1 | ... | hats of x_p] (basis.py), the state holds the distinct entries of
+the sums of z z^T: x-x packed (the diagonal blocks are tridiagonal and symmetric), x-y, y-y; and the
+fixed-point sums behind the mean activation and Pearson's correlation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from pcace_dist.errors import StatisticsError
+from pcace_dist.statistics import basis
+from pcace_dist.statistics.plan import GRID
+
+Index: TypeAlias = "tuple[slice | int, ...]"
+
+FORMAT_VERSION: Final = 1
+MAX_ROWS: Final = (2**63 - 1) // GRID**2  # beyond this the fixed-point squares could leave int64
+_ROWS_AT_A_TIME = 1024
+_TILE_FLOATS = {"cpu": 1 << 19}  # hats of one tile of channels: small enough for the processor's cache
+_TILE_FLOATS_DEVICE = 1 << 27  # elsewhere: large products, 512 MiB
+_PRODUCTS = ("xx", "xy")  # int32 while every fold stays under `narrow_limit` rows
+
+
+def chunk_limit(knots: int, bits: int = 24) -> int:
+    """Rows whose products add up exactly in a float with `bits` bits: (2^bits - 1) // S^2."""
+    return int((2**bits - 1) // basis.unit_scale(knots) ** 2)
+
+
+def narrow_limit(knots: int) -> int:
+    """Rows of a fold up to which its sums fit in int32: (2^31 - 1) // S^2."""
+    return int((2**31 - 1) // basis.unit_scale(knots) ** 2)
+
+
+@lru_cache(maxsize=64)
+def packed_index(components: int, knots: int) -> tuple[Tensor, Tensor]:
+    """Row and column in the (pK x pK) matrix of every packed x-x entry.
+
+    Per component the diagonal and the first off-diagonal (a code touches two neighbouring hats), then the
+    full K x K block of every pair of components.
+    """
+    rows: list[int] = []
+    columns: list[int] = []
+    for block in range(0, components * knots, knots):
+        rows += list(range(block, block + knots)) + list(range(block, block + knots - 1))
+        columns += list(range(block, block + knots)) + list(range(block + 1, block + knots))
+    for first in range(components):
+        for second in range(first + 1, components):
+            rows += [first * knots + k for k in range(knots) for _ in range(knots)]
+            columns += [second * knots + k for _ in range(knots) for k in range(knots)]
+    return torch.tensor(rows), torch.tensor(columns)
+
+
+@lru_cache(maxsize=64)
+def unpack_index(components: int, knots: int) -> Tensor:
+    """Packed position of every entry of the (pK x pK) matrix, int64; the number of packed entries where it is 0."""
+    rows, columns = packed_index(components, knots)
+    size = components * knots
+    index = torch.full((size, size), len(rows), dtype=torch.int64)
+    index[rows, columns] = torch.arange(len(rows))
+    index[columns, rows] = torch.arange(len(rows))
+    return index
+
+
+def packed_size(components: int, knots: int) -> int:
+    """Distinct x-x entries of one channel and fold: 895 for p=5, K=9."""
+    return components * (2 * knots - 1) + components * (components - 1) // 2 * knots**2
+
+
+def hats(codes: Tensor, knots: int, dtype: torch.dtype) -> Tensor:
+    """Integer hat weights of codes (..., n): (..., knots, n), as floats."""
+    scale = basis.unit_scale(knots)
+    values = codes.to(dtype)
+    out = torch.empty((*codes.shape[:-1], knots, codes.shape[-1]), dtype=dtype, device=codes.device)
+    for knot in range(knots):
+        torch.sub(values, knot * scale, out=out[..., knot, :])
+    return out.abs_().neg_().add_(scale).clamp_(min=0)
+
+
+@lru_cache(maxsize=16)
+def _product_dtype(device: str, precision: str) -> torch.dtype:
+    """float32 if this device multiplies our integers exactly in it, else float64, else an error."""
+    worst = torch.full((2, 48, chunk_limit(9)), 31.0)
+    worst[1] = torch.randint(0, 32, worst.shape[1:], generator=torch.Generator().manual_seed(0)).float()
+    expected = worst[:, :8].double() @ worst.double().transpose(1, 2)
+    for dtype in (torch.float32, torch.float64):
+        held = worst.to(device=device, dtype=dtype)
+        by_batch = torch.bmm(held, held.transpose(1, 2))[:, :8].double().cpu()
+        flat = torch.stack([matrix @ matrix.T for matrix in held])[:, :8].double().cpu()
+        if torch.equal(by_batch, expected) and torch.equal(flat, expected):
+            return dtype
+    raise StatisticsError(f"device {device}: integer products are not exact in float32 nor float64")
+
+
+def exactness_self_test(device: torch.device | str) -> torch.dtype:
+    """The float type in which this device's products of our integers are exact, by trying the worst case.
+
+    float32 where nothing rounds (no TF32 or bfloat16 inside), float64 as a fallback; StatisticsError if
+    neither is.
+    """
+    return _product_dtype(str(torch.device(device)), torch.get_float32_matmul_precision())
+
+
+class Gram:
+    """Exact integer sums over rows for C channels of one layer and T targets, by fold. See the module.
+
+    rows int64 (F,) · xx (C, F, XX) and xy (T, C, F, p*K*K), int32 or int64 · yy int64 (T, F, K*K) ·
+    mean_sum, mean_square int64 (C,) · mean_target int64 (T, C) · target_sum, target_square int64 (T,) ·
+    clamped int64 (C, p): codes at the first or last knot.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        components: int,
+        targets: int,
+        knots: int,
+        folds: int,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        basis.unit_scale(knots)
+        self.channels = channels
+        self.components = components
+        self.targets = targets
+        self.knots = knots
+        self.folds = folds
+        self._state = {
+            name: torch.zeros(shape, dtype=torch.int32 if name in _PRODUCTS else torch.int64, device=device)
+            for name, shape in self._shapes().items()
+        }
+
+    # What it is
+    # ------------------------------------------------------------------------------------------------
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The constructor's arguments."""
+        return {
+            "channels": self.channels,
+            "components": self.components,
+            "targets": self.targets,
+            "knots": self.knots,
+            "folds": self.folds,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self._state["rows"].device
+
+    @property
+    def images(self) -> int:
+        """Rows in all."""
+        return int(self._state["rows"].sum())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._state.values())
+
+    def __getattr__(self, name: str) -> Tensor:
+        state = self.__dict__.get("_state", {})
+        if name in state:
+            held: Tensor = state[name]
+            return held
+        raise AttributeError(name)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        channels, components, targets = self.channels, self.components, self.targets
+        return {
+            "rows": (self.folds,),
+            "xx": (channels, self.folds, packed_size(components, self.knots)),
+            "xy": (targets, channels, self.folds, components * self.knots**2),
+            "yy": (targets, self.folds, self.knots**2),
+            "mean_sum": (channels,),
+            "mean_square": (channels,),
+            "mean_target": (targets, channels),
+            "target_sum": (targets,),
+            "target_square": (targets,),
+            "clamped": (channels, components),
+        }
+
+    @staticmethod
+    def packed_bytes(
+        channels: int, components: int, targets: int, knots: int, folds: int, dtype: torch.dtype = torch.int32
+    ) -> int:
+        """Size in bytes of such a Gram, its x-x and x-y sums held as `dtype`."""
+        wide = channels * folds * (packed_size(components, knots) + targets * components * knots**2)
+        rest = folds + targets * folds * knots**2 + channels * (2 + targets + components) + 2 * targets
+        return wide * dtype.itemsize + rest * 8
+
+    # What is done to it
+    # ----------------------------------------------------------------------------------------
+
+    def update(
+        self,
+        codes: Tensor,
+        means: Tensor,
+        target_codes: Tensor,
+        target_fixed: Tensor,
+        folds: Tensor | npt.NDArray[np.integer[Any]],
+        *,
+        repeat: int = 1,
+    ) -> Gram:
+        """Adds rows, each `repeat` times.
+
+        codes: uint8 (n, C, p); means: int16 (n, C); target_codes: uint8 (n, T); target_fixed: int16 (n, T);
+        folds: integers (n,) in [0, F).
+        """
+        fold_of_row = torch.as_tensor(folds).to(device=codes.device, dtype=torch.int64)
+        self._check_rows(codes, means, target_codes, target_fixed, fold_of_row)
+        counts = torch.bincount(fold_of_row, minlength=self.folds)
+        self._make_room(counts.to(self.device) * repeat)
+        order = torch.argsort(fold_of_row, stable=True)
+        start = 0
+        for fold, count in enumerate(counts.tolist()):
+            for first in range(start, start + count, self._chunk):
+                taken = order[first : min(first + self._chunk, start + count)]
+                parts = (codes[taken], means[taken], target_codes[taken], target_fixed[taken])
+                for name, where, values in self._addends(*parts, fold):
+                    self._add(name, where, values, repeat)
+            start += count
+        self._add("rows", (), counts, repeat)
+        return self
+
+    def merge(self, others: Iterable[Gram]) -> Gram:
+        """Adds the rows of others, which stay as they are."""
+        for other in others:
+            self._combine(other, 1)
+        return self
+
+    def subtract(self, other: Gram) -> Gram:
+        """Takes away the rows of another Gram, which must be among this one's; undoes `merge` bit for bit."""
+        if bool((self._state["rows"] < other._state["rows"].to(self.device)).any()):
+            raise StatisticsError("subtract: the other Gram holds more rows of a fold than this one")
+        return self._combine(other, -1)
+
+    def select(self, channels: slice) -> Gram:
+        """A copy of some of the channels."""
+        axis = {"xx": 0, "xy": 1, "mean_sum": 0, "mean_square": 0, "mean_target": 1, "clamped": 0}
+        count = len(range(*channels.indices(self.channels)))
+        result = Gram(**{**self.sizes, "channels": count}, device=self.device)
+        for name, tensor in self._state.items():
+            where = (slice(None),) * axis[name] + (channels,) if name in axis else ()
+            result._state[name] = tensor[where].clone()
+        return result
+
+    def copy(self) -> Gram:
+        return self.select(slice(None))
+
+    def to(self, device: torch.device | str) -> Gram:
+        """A copy on `device`."""
+        result = self.copy()
+        result._state = {name: tensor.to(device) for name, tensor in result._state.items()}
+        return result
+
+    def equal(self, other: Gram) -> bool:
+        """Same sizes and the same bits."""
+        return self.sizes == other.sizes and all(
+            tensor.dtype == other._state[name].dtype and torch.equal(tensor.cpu(), other._state[name].cpu())
+            for name, tensor in self._state.items()
+        )
+
+    # How it travels
+    # --------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of all tensors by name."""
+        return {name: tensor.clone() for name, tensor in self._state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Replaces the state; strict: StatisticsError for missing or unexpected names, shapes or dtypes."""
+        shapes = self._shapes()
+        if set(state) != set(shapes):
+            odd = ", ".join(sorted(set(state) ^ set(shapes)))
+            raise StatisticsError(f"Gram state: missing or unexpected: {odd}")
+        for name, tensor in state.items():
+            allowed = (torch.int32, torch.int64) if name in _PRODUCTS else (torch.int64,)
+            if tuple(tensor.shape) != shapes[name] or tensor.dtype not in allowed:
+                raise StatisticsError(
+                    f"Gram state {name}: {tensor.dtype} {tuple(tensor.shape)} does not fit {shapes[name]}"
+                )
+        device = self.device
+        self._state = {name: state[name].to(device, copy=True) for name in shapes}
+        self._settle()
+
+    def to_bytes(self) -> bytes:
+        """The Gram as a safetensors file; the same bytes for the same state."""
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
+        header = json.dumps({"format_version": FORMAT_VERSION, **self.sizes}, sort_keys=True)
+        return bytes(save_tensors(tensors, metadata={"gram": header}))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Gram:
+        """The Gram that `to_bytes` wrote; StatisticsError if it is not one."""
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            sizes = json.loads(header["__metadata__"]["gram"])
+            tensors = load_tensors(data)
+        except Exception as error:
+            raise StatisticsError(f"Gram: not a Gram file ({type(error).__name__})") from error
+        if sizes.pop("format_version") != FORMAT_VERSION:
+            raise StatisticsError(f"Gram: format is not {FORMAT_VERSION}; use the version that wrote it")
+        result = cls(**sizes)
+        result.load_state_dict(tensors)
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    # Where the arithmetic is
+    # -----------------------------------------------------------------------------------
+
+    def _add(self, name: str, where: Index, values: Tensor, times: int) -> None:
+        """The one place where sums grow."""
+        target = self._state[name][where]
+        addend = values.to(device=target.device, dtype=target.dtype)
+        target.add_(addend, alpha=times)
+
+    def _combine(self, other: Gram, sign: int) -> Gram:
+        if self.sizes != other.sizes:
+            raise StatisticsError(f"Grams of different sizes: {self.sizes} and {other.sizes}")
+        if sign > 0:
+            self._make_room(other._state["rows"].to(self.device))
+        for name in self._state:
+            self._add(name, (), other._state[name], sign)
+        self._settle()
+        return self
+
+    def _make_room(self, more: Tensor) -> None:
+        """Widens to int64 before `more` rows (F,) could overflow int32; refuses what would overflow int64."""
+        rows = self._state["rows"] + more
+        if int(rows.sum()) > MAX_ROWS:
+            raise StatisticsError(f"more than {MAX_ROWS} rows in one Gram; rank fewer rows")
+        self._set_width(rows)
+
+    def _settle(self) -> None:
+        self._set_width(self._state["rows"])
+
+    def _set_width(self, rows: Tensor) -> None:
+        """The dtype of the sums is a function of the rows, so that equal content has equal bits."""
+        wide = self.folds > 0 and int(rows.max()) > narrow_limit(self.knots)
+        for name in _PRODUCTS:
+            self._state[name] = self._state[name].to(torch.int64 if wide else torch.int32)
+
+    @property
+    def _chunk(self) -> int:
+        return min(chunk_limit(self.knots), _ROWS_AT_A_TIME)
+
+    def _addends(
+        self, codes: Tensor, means: Tensor, target_codes: Tensor, target_fixed: Tensor, fold: int
+    ) -> Iterator[tuple[str, Index, Tensor]]:
+        """What rows of one fold add, at most `_chunk` of them: state's name, place in it, integers."""
+        dtype = exactness_self_test(codes.device)
+        everything = slice(None)
+        y = hats(target_codes.T, self.knots, dtype)  # (T, K, n)
+        yield "yy", (everything, fold), torch.bmm(y, y.transpose(1, 2)).flatten(1)
+        flat_y = y.flatten(0, 1).T  # (n, T K)
+        rows, columns = (index.to(codes.device) for index in packed_index(self.components, self.knots))
+        packed = rows * (self.components * self.knots) + columns
+        for tile in self._tiles(codes):
+            x = hats(codes[:, tile].permute(1, 2, 0), self.knots, dtype).flatten(1, 2)  # (c, p K, n)
+            yield "xx", (tile, fold), torch.bmm(x, x.transpose(1, 2)).flatten(1).index_select(1, packed)
+            xy = (x.flatten(0, 1) @ flat_y).reshape(x.shape[0], -1, self.targets, self.knots)
+            yield "xy", (everything, tile, fold), xy.permute(2, 0, 1, 3).flatten(2)
+        edge = (codes == 0) | (codes == basis.top_code(self.knots))
+        yield "clamped", (), edge.sum(dim=0)
+        m, t = means.double(), target_fixed.double()  # products are exact: below 2^28 each, 2^53 in all
+        yield "mean_sum", (), means.sum(dim=0, dtype=torch.int64)
+        yield "mean_square", (), m.square().sum(dim=0)
+        yield "mean_target", (), t.T @ m
+        yield "target_sum", (), target_fixed.sum(dim=0, dtype=torch.int64)
+        yield "target_square", (), t.square().sum(dim=0)
+
+    def _tiles(self, codes: Tensor) -> Iterator[slice]:
+        floats = _TILE_FLOATS.get(codes.device.type, _TILE_FLOATS_DEVICE)
+        step = max(1, floats // max(1, codes.shape[0] * self.components * self.knots))
+        return (slice(first, first + step) for first in range(0, self.channels, step))
+
+    def _check_rows(
+        self, codes: Tensor, means: Tensor, target_codes: Tensor, target_fixed: Tensor, folds: Tensor
+    ) -> None:
+        n = int(codes.shape[0])
+        wanted = {
+            "codes": (codes, torch.uint8, (n, self.channels, self.components)),
+            "means": (means, torch.int16, (n, self.channels)),
+            "target_codes": (target_codes, torch.uint8, (n, self.targets)),
+            "target_fixed": (target_fixed, torch.int16, (n, self.targets)),
+            "folds": (folds, torch.int64, (n,)),
+        }
+        for name, (tensor, dtype, shape) in wanted.items():
+            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+                raise StatisticsError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {dtype} {shape} is due")
+        if n == 0:
+            return
+        if int(folds.min()) < 0 or int(folds.max()) >= self.folds:
+            raise StatisticsError(f"folds: values outside [0, {self.folds})")
+        for held in (codes, target_codes):
+            if held.numel() and int(held.max()) > basis.top_code(self.knots):
+                raise StatisticsError(f"codes: values above {basis.top_code(self.knots)}, the last knot's code")

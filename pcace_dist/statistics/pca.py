@@ -1,0 +1,278 @@
+"""Principal axes of every channel of a layer, from passes over the pilot.
+
+Pure: maps come in as tensors, batch by batch; the activations are never held. No I/O, no Ray.
+
+Pixels are centred and scaled ("pixel": sqrt(sd^2 + mean over the map of sd^2), "standard": sd, "none": 1).
+Where the D x D covariance matrices of a layer's channels are small, they are summed in one pass and the axes
+are exact. Else the axes come from streaming subspace iteration: a block of p + 5 vectors, one application of
+the covariance a pass, Rayleigh-Ritz at the end (Halko, Martinsson & Tropp 2011; Stewart 1969). Passes are
+repeated until no p-dimensional subspace moves by a degree (12 at least, unless it already moves less than a quarter).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from pcace_dist.errors import StatisticsError
+
+SCALES = ("pixel", "standard", "none")
+MAX_COMPONENTS = 20
+OVERSAMPLING = 5
+MIN_ITERATIONS = 12
+MAX_ITERATIONS = 40
+TOLERANCE = 1.0  # degrees
+COVARIANCE_BYTES = 256 << 20  # a layer's covariance matrices may take this much, all layers' together four times it
+_DIRECT_PIXELS = 128  # up to here a full eigen-decomposition is cheaper than iterating
+_COPY_BYTES = 32 << 20
+_NOISE = 1e-6  # relative size of rounding noise: what varies less is constant
+
+Axes: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class AxesFinder(Protocol):
+    """Finds the principal axes of one layer's channels over repeated passes."""
+
+    @property
+    def done(self) -> bool: ...
+
+    def update(self, maps: Tensor) -> None:
+        """Takes a batch of maps (B, C, D) of the pass in progress."""
+
+    def end_pass(self) -> None:
+        """Closes a pass."""
+
+    def axes(self) -> Axes:
+        """weights float32 (C, D, p), offsets float32 (C, p), live bool (C, p), explained float32 (C, p)."""
+
+
+class Moments:
+    """Means and variances of every pixel, float64, from one pass; sums are taken about a first guess of the mean."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._shift: Tensor | None = None
+        self._sum = self._square = torch.empty(0)
+
+    def shifted(self, maps: Tensor) -> Tensor:
+        """A copy of maps (B, C, D) minus the guess, float32; its sums are added."""
+        if self._shift is None:
+            self._shift = maps.float().mean(dim=0)
+            self._sum = torch.zeros_like(self._shift, dtype=torch.float64)
+            self._square = torch.zeros_like(self._sum)
+        centred = maps.float() - self._shift
+        self._sum += centred.sum(dim=0)
+        self._square += centred.square().sum(dim=0)
+        self.rows += int(maps.shape[0])
+        return centred
+
+    @property
+    def excess(self) -> Tensor:
+        """Mean minus the guess, float64 (C, D)."""
+        return self._sum / self.rows
+
+    def mean(self) -> Tensor:
+        """float64 (C, D)."""
+        if self._shift is None:
+            raise StatisticsError("the pilot has no rows; the principal axes need at least one")
+        return self._shift.double() + self.excess
+
+    def variance(self) -> Tensor:
+        """float64 (C, D); exactly 0 where a pixel moves by no more than rounding noise."""
+        variance = (self._square / self.rows - self.excess.square()).clamp_(min=0)
+        noise = (_NOISE * self.mean()).square()
+        return torch.where(variance > noise, variance, torch.zeros_like(variance))
+
+
+def pixel_scale(variance: Tensor, scale: str) -> Tensor:
+    """What each pixel is divided by, from the pixels' variances (C, D); never 0."""
+    if scale == "pixel":
+        result = (variance + variance.mean(dim=1, keepdim=True)).sqrt()
+    elif scale == "standard":
+        result = variance.sqrt()
+    elif scale == "none":
+        return torch.ones_like(variance)
+    else:
+        raise StatisticsError(f"statistics.scale: {scale!r} is none of {', '.join(SCALES)}")
+    return torch.where(result > 0, result, torch.ones_like(result))
+
+
+class CovarianceAxes:
+    """Exact axes from the channels' D x D covariance matrices, summed in one pass."""
+
+    def __init__(self, channels: int, pixels: int, components: int, scale: str) -> None:
+        self.done = False
+        self._components = components
+        self._scale = scale
+        self._moments = Moments()
+        self._sum = torch.zeros((channels, pixels, pixels))
+
+    def update(self, maps: Tensor) -> None:
+        for part in _row_tiles(maps):
+            centred = self._moments.shifted(part).transpose(0, 1)
+            self._sum = self._sum.to(centred.device)
+            self._sum.baddbmm_(centred.transpose(1, 2), centred)
+
+    def end_pass(self) -> None:
+        self.done = True
+
+    def axes(self) -> Axes:
+        variance = self._moments.variance()
+        scale = pixel_scale(variance, self._scale)
+        covariance = self._sum / self._moments.rows
+        excess = self._moments.excess.float()
+        covariance -= excess.unsqueeze(2) * excess.unsqueeze(1)
+        moving = (variance > 0) / scale
+        covariance *= moving.float().unsqueeze(2) * moving.float().unsqueeze(1)
+        width = min(self._components, covariance.shape[1])
+        values, vectors = _leading(covariance, width)
+        total = (variance / scale.square()).sum(dim=1)
+        return finish_axes(values, vectors, total, self._moments.mean(), scale, self._components)
+
+
+class SubspaceIteration:
+    """Axes by repeated passes: the first sums the moments, each later one applies the covariance to a block.
+
+    State is (C, D, p+5) whatever the number of rows. The start is seeded, the signs are deterministic.
+    """
+
+    def __init__(self, channels: int, pixels: int, components: int, scale: str) -> None:
+        self.done = False
+        self._components = components
+        self._scale_name = scale
+        self._moments = Moments()
+        self._iterations = 0
+        width = min(pixels, components + OVERSAMPLING)
+        start = torch.randn((1, pixels, width), generator=torch.Generator().manual_seed(0))
+        self._block = torch.linalg.qr(start).Q.expand(channels, -1, -1)
+        self._axes = self._block[:, :, :components]
+        self._values = torch.zeros((channels, width), dtype=torch.float64)
+        self._mean = self._scale = self._columns = self._offsets = self._image = self._sums = torch.empty(0)
+
+    def update(self, maps: Tensor) -> None:
+        if self._scale.numel() == 0:
+            for part in _row_tiles(maps):
+                self._moments.shifted(part)
+            return
+        by_channel = maps.float().transpose(0, 1)
+        scores = torch.bmm(by_channel, self._columns) - self._offsets
+        self._image.baddbmm_(by_channel.transpose(1, 2), scores)
+        self._sums += scores.sum(dim=1, keepdim=True)
+
+    def end_pass(self) -> None:
+        if self._scale.numel() == 0:
+            self._mean = self._moments.mean()
+            self._scale = pixel_scale(self._moments.variance(), self._scale_name)
+            self._block = self._block.to(self._mean.device).contiguous()
+        else:
+            self._iterate()
+        self._begin()
+
+    def _begin(self) -> None:
+        moving = (self._moments.variance() > 0) / self._scale
+        self._columns = self._block * moving.float().unsqueeze(2)
+        self._offsets = torch.bmm(self._mean.float().unsqueeze(1), self._columns)
+        self._image = torch.zeros_like(self._block)
+        self._sums = torch.zeros_like(self._offsets)
+
+    def _iterate(self) -> None:
+        """One application of the covariance is complete: Rayleigh-Ritz, angle to the last subspace, next block."""
+        moving = ((self._moments.variance() > 0) / self._scale).float().unsqueeze(2)
+        image = (self._image - self._mean.float().unsqueeze(2) * self._sums) * moving / self._moments.rows
+        inner = torch.bmm(self._block.transpose(1, 2), image).double()
+        values, rotation = torch.linalg.eigh((inner + inner.transpose(1, 2)) / 2)
+        rotation = rotation.flip(2).float()
+        self._values = values.flip(1).clamp(min=0)
+        axes = torch.bmm(self._block, rotation[:, :, : self._components])
+        angle = largest_angle(self._axes, axes, self._values > _NOISE * self._values[:, :1])
+        self._axes = axes
+        self._iterations += 1
+        steady = angle < TOLERANCE and self._iterations > 1
+        self.done = (steady and self._iterations >= MIN_ITERATIONS) or self._iterations >= MAX_ITERATIONS
+        self.done = self.done or angle < TOLERANCE / 4
+        self._block = torch.linalg.qr(torch.bmm(image, rotation)).Q
+
+    def axes(self) -> Axes:
+        width = self._axes.shape[2]
+        total = (self._moments.variance() / self._scale.square()).sum(dim=1)
+        return finish_axes(self._values[:, :width], self._axes, total, self._mean, self._scale, self._components)
+
+
+def largest_angle(old: Tensor, new: Tensor, live: Tensor) -> float:
+    """Largest principal angle (degrees) between orthonormal bases (C, D, p), over channels.
+
+    live: bool (C, >= p); directions without variance may turn freely and do not count.
+    """
+    cosines = torch.bmm(old.transpose(1, 2), new).double()
+    # the part of each live new axis that lies outside the old subspace
+    outside = (1 - cosines.square().sum(dim=1)).clamp(min=0)
+    outside = torch.where(live[:, : new.shape[2]], outside, torch.zeros_like(outside))
+    return math.degrees(math.asin(min(1.0, float(outside.sum(dim=1).amax()) ** 0.5)))
+
+
+def finish_axes(values: Tensor, vectors: Tensor, total: Tensor, mean: Tensor, scale: Tensor, components: int) -> Axes:
+    """Eigenvalues (C, w) and axes (C, D, w) of the scaled pixels as weights, offsets, live, explained.
+
+    Signs: the entry of largest absolute value is positive. Components without variance have zero weights.
+    """
+    channels, pixels, width = vectors.shape
+    share = values.double() / torch.where(total > 0, total, torch.ones_like(total)).unsqueeze(1)
+    live = (share > _NOISE) & (total > 0).unsqueeze(1)
+    largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
+    signs = torch.where(largest < 0, -1.0, 1.0).to(vectors.dtype)
+    columns = vectors.double() * signs / scale.unsqueeze(2) * live.unsqueeze(1)
+    weights = torch.zeros((channels, pixels, components), dtype=torch.float32, device=vectors.device)
+    weights[:, :, :width] = columns.float()
+    offsets = (mean.unsqueeze(1) @ weights.double()).squeeze(1).float()
+    padded_live = torch.zeros((channels, components), dtype=torch.bool, device=vectors.device)
+    padded_live[:, :width] = live
+    explained = torch.zeros((channels, components), dtype=torch.float32, device=vectors.device)
+    explained[:, :width] = torch.where(live, share, torch.zeros_like(share)).float()
+    return weights, offsets, padded_live, explained
+
+
+def _leading(covariance: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Largest eigenvalues (C, width) and eigenvectors (C, D, width) of symmetric matrices (C, D, D)."""
+    pixels = covariance.shape[1]
+    if pixels <= max(_DIRECT_PIXELS, 4 * width):
+        values, vectors = torch.linalg.eigh(covariance.double())
+        return values.flip(1)[:, :width].clamp(min=0), vectors.flip(2)[:, :, :width].float()
+    start = torch.randn((1, pixels, width + OVERSAMPLING), generator=torch.Generator().manual_seed(0))
+    block = torch.linalg.qr(start).Q.to(covariance.device).expand(covariance.shape[0], -1, -1)
+    axes = block[:, :, :width]
+    for _ in range(20):
+        for _ in range(10):
+            block = torch.linalg.qr(torch.bmm(covariance, block)).Q
+        inner = torch.bmm(block.transpose(1, 2), torch.bmm(covariance, block)).double()
+        values, rotation = torch.linalg.eigh((inner + inner.transpose(1, 2)) / 2)
+        values = values.flip(1).clamp(min=0)
+        block = torch.bmm(block, rotation.flip(2).float())
+        angle = largest_angle(axes, block[:, :, :width], values > _NOISE * values[:, :1])
+        axes = block[:, :, :width]
+        if angle < TOLERANCE / 20:
+            break
+    return values[:, :width], axes
+
+
+def _row_tiles(maps: Tensor) -> tuple[Tensor, ...]:
+    rows = max(1, _COPY_BYTES // max(1, 4 * maps[0].numel())) if maps.shape[0] else 1
+    return torch.split(maps, rows)
+
+
+def choose_finders(batch: Mapping[str, Tensor], components: int, scale: str) -> dict[str, AxesFinder]:
+    """One pass with covariance matrices for the layers where they are small, smallest first; iteration elsewhere."""
+    finders: dict[str, AxesFinder] = {}
+    left = 4 * COVARIANCE_BYTES
+    for name in sorted(batch, key=lambda name: (batch[name].shape[1] * batch[name].shape[2] ** 2, name)):
+        _, channels, pixels = batch[name].shape
+        size = 4 * channels * pixels * pixels
+        if size <= min(left, COVARIANCE_BYTES):
+            finders[name] = CovarianceAxes(channels, pixels, components, scale)
+            left -= size
+        else:
+            finders[name] = SubspaceIteration(channels, pixels, components, scale)
+    return finders

@@ -1,0 +1,414 @@
+"""The plan: everything that is frozen after the pilot, and what turns activation maps into integers.
+
+Pure: tensors in, tensors out. It knows no models, files or Ray. Plans travel between machines as bytes
+(`Plan.to_bytes`), and are named by `Plan.digest`, which depends on content alone.
+
+A channel's map (D pixels) becomes p components, `maps . weights - offsets`: pixels centred and scaled,
+projected on the principal axes of the pilot. Components become uint8 codes on frozen knots (basis.py); the
+mean of the map and the target become int16 on a fixed-point grid (for Pearson's correlation and the mean
+activation).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from pcace_dist.errors import StatisticsError
+from pcace_dist.statistics import basis, pca
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+
+Passes: TypeAlias = Callable[[], Iterator[Mapping[str, Tensor]]]
+
+FORMAT_VERSION = 1
+GRID = 16384  # fixed-point values lie in [-GRID, GRID]
+_LAYER_TENSORS = ("weights", "offsets", "knots", "spread", "live", "explained", "mean_centre", "mean_unit")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCodes:
+    """The integers of n rows of one layer: codes uint8 (n, C, p), means int16 (n, C) on the plan's grid."""
+
+    codes: Tensor
+    means: Tensor
+
+    @property
+    def rows(self) -> int:
+        return int(self.codes.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.numel() + 2 * self.means.numel()
+
+    def block(self, channels: slice) -> LayerCodes:
+        """The codes of some of the channels (a view)."""
+        return LayerCodes(self.codes[:, channels], self.means[:, channels])
+
+    def take(self, rows: Tensor | slice) -> LayerCodes:
+        """The codes of some of the rows."""
+        return LayerCodes(self.codes[rows], self.means[rows])
+
+    def cpu(self) -> LayerCodes:
+        return LayerCodes(self.codes.cpu(), self.means.cpu())
+
+    @staticmethod
+    def cat(parts: Iterable[LayerCodes]) -> LayerCodes:
+        """Rows of several parts, one after the other."""
+        held = list(parts)
+        return LayerCodes(torch.cat([part.codes for part in held]), torch.cat([part.means for part in held]))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlan:
+    """What is frozen for one layer of C channels with maps of D pixels.
+
+    weights: float32 (C, D, p), axes divided by the pixels' scales      offsets: float32 (C, p)
+    knots: float32 (C, p, K)        spread: float32 (C, p), robust standard deviation of each component
+    live: bool (C, p), the component has variance in the pilot
+    explained: float32 (C, p), its share of the variance of the scaled pixels
+    mean_centre, mean_unit: float64 (C), grid of the map's mean: q = round((mean - centre) / unit)
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    channels: int
+    weights: Tensor
+    offsets: Tensor
+    knots: Tensor
+    spread: Tensor
+    live: Tensor
+    explained: Tensor
+    mean_centre: Tensor
+    mean_unit: Tensor
+
+    @property
+    def components(self) -> int:
+        return int(self.offsets.shape[1])
+
+    @property
+    def pixels(self) -> int:
+        return int(self.weights.shape[1])
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """Transposed weights with 1/D as a last row: one product gives components and mean. (C, p+1, D)."""
+        mean = self.weights.new_full((self.channels, 1, self.pixels), 1.0 / self.pixels)
+        return torch.cat([self.weights.transpose(1, 2), mean], dim=1).contiguous()
+
+    def project(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Components float32 (B, C, p) and means float32 (B, C) of maps (B, C, D).
+
+        One batched product over the channels on a transposed view: the maps are not copied when they are
+        float32 and their last dimension is contiguous.
+        """
+        if maps.dim() != 3 or maps.shape[1:] != (self.channels, self.pixels):
+            raise StatisticsError(
+                f"layer {self.name}: maps of shape {tuple(maps.shape)} do not fit the plan's"
+                f" (rows, {self.channels}, {self.pixels})"
+            )
+        if maps.dtype != torch.float32:
+            maps = maps.float()
+        product = torch.bmm(self._rows, maps.permute(1, 2, 0))  # (C, p+1, B)
+        components = torch.empty(
+            (maps.shape[0], self.channels, self.components), dtype=torch.float32, device=maps.device
+        )
+        torch.sub(product[:, :-1].permute(2, 0, 1), self.offsets, out=components)
+        return components, product[:, -1].T.contiguous()
+
+    def encode(self, components: Tensor, means: Tensor) -> LayerCodes:
+        """Codes of what `project` gave."""
+        return LayerCodes(basis.encode(components, self.knots), fixed_point(means, self.mean_centre, self.mean_unit))
+
+    def block(self, channels: slice) -> LayerPlan:
+        """The plan of some of the channels (views)."""
+        parts = {name: getattr(self, name)[channels] for name in _LAYER_TENSORS}
+        return replace(self, channels=len(range(*channels.indices(self.channels))), **parts)
+
+    def to(self, device: torch.device | str) -> LayerPlan:
+        """The same plan with its tensors on `device`."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _LAYER_TENSORS})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class TargetPlan:
+    """What is frozen for one target: knots float64 (K), its robust spread, and the grid of its fixed-point value."""
+
+    name: str
+    knots: npt.NDArray[np.float64]
+    spread: float
+    centre: float
+    unit: float
+
+    def encode(self, values: npt.NDArray[np.float64] | Tensor) -> tuple[Tensor, Tensor]:
+        """Codes uint8 (n,) and fixed-point values int16 (n,) of `values` (n,); no NaN. On the values' device."""
+        held = torch.as_tensor(values).double()
+        codes = basis.encode(held, torch.from_numpy(self.knots).to(held.device))
+        centre = torch.tensor(self.centre, dtype=torch.float64, device=held.device)
+        return codes, fixed_point(held, centre, torch.full_like(centre, self.unit))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Layers and targets as frozen by the pilot. `facts` (JSON) is the caller's: batch, precision, numeric class."""
+
+    layers: tuple[LayerPlan, ...]
+    targets: tuple[TargetPlan, ...]
+    components: int
+    knots: int
+    folds: int
+    scale: str
+    pilot_rows: int
+    facts: Mapping[str, JSON]
+
+    def layer(self, name: str) -> LayerPlan:
+        """The plan of one layer; StatisticsError if the plan has none of that name."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise StatisticsError(f"layer {name}: not in the plan, which has {', '.join(x.name for x in self.layers)}")
+
+    def encode_targets(self, values: npt.NDArray[np.float64] | Tensor) -> tuple[Tensor, Tensor]:
+        """Codes uint8 (n, T) and fixed-point values int16 (n, T) of all targets' values (n, T)."""
+        pairs = [target.encode(values[:, index]) for index, target in enumerate(self.targets)]
+        return torch.stack([codes for codes, _ in pairs], 1), torch.stack([fixed for _, fixed in pairs], 1)
+
+    def to(self, device: torch.device | str) -> Plan:
+        """The same plan with the layers' tensors on `device`."""
+        return replace(self, layers=tuple(layer.to(device) for layer in self.layers))
+
+    @cached_property
+    def digest(self) -> str:
+        """Name of the plan: blake2b (128 bits, hex) over its settings and every tensor's name, shape and bytes."""
+        settings, tensors = self._content()
+        digest = blake2b(settings.encode(), digest_size=16)
+        for name in sorted(tensors):
+            tensor = tensors[name]
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The plan as a safetensors file; the same bytes for the same content."""
+        settings, tensors = self._content()
+        return bytes(save_tensors(tensors, metadata={"plan": settings}))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Plan:
+        """The plan that `to_bytes` wrote; StatisticsError if it is not one."""
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            settings = json.loads(header["__metadata__"]["plan"])
+            tensors = load_tensors(data)
+        except Exception as error:
+            raise StatisticsError(f"plan: not a plan file ({type(error).__name__})") from error
+        if settings.pop("format_version") != FORMAT_VERSION:
+            raise StatisticsError(f"plan: format is not {FORMAT_VERSION}; rank with the version that wrote it")
+        layers = tuple(_layer_from(index, entry, tensors) for index, entry in enumerate(settings.pop("layers")))
+        names = settings.pop("targets")
+        grids, knots = tensors["targets.grid"].numpy(), tensors["targets.knots"].numpy()
+        targets = tuple(
+            TargetPlan(name, knots[index].copy(), *map(float, grids[index])) for index, name in enumerate(names)
+        )
+        return cls(layers=layers, targets=targets, **settings)
+
+    def _content(self) -> tuple[str, dict[str, Tensor]]:
+        """Settings as canonical JSON, and all tensors by name."""
+        tensors = {
+            f"layers.{index}.{name}": getattr(layer, name).detach().cpu().contiguous()
+            for index, layer in enumerate(self.layers)
+            for name in _LAYER_TENSORS
+        }
+        knots = np.stack([target.knots for target in self.targets]) if self.targets else np.zeros((0, self.knots))
+        grid = [[target.spread, target.centre, target.unit] for target in self.targets]
+        tensors["targets.knots"] = torch.from_numpy(knots)
+        tensors["targets.grid"] = torch.tensor(grid, dtype=torch.float64).reshape(-1, 3)
+        settings = {
+            "format_version": FORMAT_VERSION,
+            "layers": [{"name": x.name, "shape": list(x.shape), "channels": x.channels} for x in self.layers],
+            "targets": [target.name for target in self.targets],
+            "components": self.components,
+            "knots": self.knots,
+            "folds": self.folds,
+            "scale": self.scale,
+            "pilot_rows": self.pilot_rows,
+            "facts": dict(self.facts),
+        }
+        return json.dumps(settings, sort_keys=True, separators=(",", ":")), tensors
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+def _layer_from(index: int, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerPlan:
+    parts = {name: tensors[f"layers.{index}.{name}"] for name in _LAYER_TENSORS}
+    return LayerPlan(name=entry["name"], shape=tuple(entry["shape"]), channels=entry["channels"], **parts)
+
+
+def fixed_point(values: Tensor, centre: Tensor, unit: Tensor) -> Tensor:
+    """Values on a grid, int16: round((value - centre) / unit), clamped to +-GRID; computed in float64."""
+    return ((values.double() - centre) / unit).round_().clamp_(-GRID, GRID).to(torch.int16)
+
+
+def grid_of(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and unit, float64 (m,), of the grid for values (n, m): four times the pilot's largest deviation fits."""
+    held = values.double()
+    centre = held.mean(dim=0)
+    reach = 4 * (held - centre).abs().amax(dim=0)
+    return centre, torch.where(reach > 0, reach, torch.ones_like(reach)) / GRID
+
+
+def robust_spread(values: Tensor) -> Tensor:
+    """Robust standard deviation (m,) of values (n, m): quartile distance / 1.349.
+
+    The plain standard deviation where the quartiles all but coincide (atoms), 1 where that is zero too.
+    """
+    ordered = torch.sort(values.T.contiguous(), dim=1).values.double()
+    last = ordered.shape[1] - 1
+    robust = (ordered[:, round(0.75 * last)] - ordered[:, round(0.25 * last)]) / 1.349
+    plain = ordered.std(dim=1, correction=0)
+    spread = torch.where(robust > 0.05 * plain, robust, plain)
+    return torch.where(spread > 0, spread, torch.ones_like(spread)).to(values.dtype)
+
+
+def make_target_plan(name: str, values: npt.NDArray[np.float64], knots: int) -> TargetPlan:
+    """Knots, spread and grid of one target from the pilot's values (n,), float64 and finite."""
+    column = torch.as_tensor(np.asarray(values, dtype=np.float64)).reshape(-1, 1)
+    if not bool(torch.isfinite(column).all()):
+        raise StatisticsError(f"target {name}: the pilot holds NaN or infinite values")
+    centre, unit = grid_of(column)
+    chosen = basis.choose_knots(column, knots)[0].numpy()
+    return TargetPlan(name, chosen, float(robust_spread(column)[0]), float(centre[0]), float(unit[0]))
+
+
+def make_layer_plan(
+    name: str,
+    shape: tuple[int, ...],
+    axes: pca.Axes,
+    components: Tensor,
+    means: Tensor,
+    knots: int,
+) -> LayerPlan:
+    """A layer's plan from its axes (weights, offsets, live, explained) and the projected pilot.
+
+    components: float32 (n, C, p); means: float32 (n, C), as `LayerPlan.project` gives them.
+    """
+    weights, offsets, live, explained = axes
+    channels, width = offsets.shape
+    flat = components.reshape(components.shape[0], channels * width)
+    centre, unit = grid_of(means)
+    return LayerPlan(
+        name=name,
+        shape=shape,
+        channels=channels,
+        weights=weights,
+        offsets=offsets,
+        knots=basis.choose_knots(flat, knots).reshape(channels, width, knots),
+        spread=robust_spread(flat).reshape(channels, width),
+        live=live,
+        explained=explained,
+        mean_centre=centre,
+        mean_unit=unit,
+    )
+
+
+def build_plan(
+    passes: Passes,
+    shapes: Mapping[str, tuple[int, ...]],
+    targets: Mapping[str, npt.NDArray[np.float64]],
+    *,
+    components: int,
+    knots: int,
+    folds: int,
+    scale: str,
+    facts: Mapping[str, JSON],
+    on_pass: Callable[[str], None] | None = None,
+) -> Plan:
+    """The plan of a run from its pilot.
+
+    passes: each call gives a fresh pass over the pilot, in the same order: per batch the maps (B, C, D) of
+    every layer.
+    shapes: map shape of each layer, in model order. targets: float64 (n,) of each target, in the job's order.
+    on_pass: told a short text before each pass. The same input gives the same plan.
+    """
+    if not 1 <= components <= pca.MAX_COMPONENTS:
+        raise StatisticsError(f"statistics.components: {components} is not between 1 and {pca.MAX_COMPONENTS}")
+    tell = on_pass or (lambda text: None)
+    axes = _find_axes(passes, components, scale, tell)
+    tell("knots")
+    projected, rows = _project_pilot(passes, axes)
+    layers = tuple(make_layer_plan(name, shape, axes[name], *projected[name], knots) for name, shape in shapes.items())
+    return Plan(
+        layers=tuple(layer.to("cpu") for layer in layers),
+        targets=tuple(make_target_plan(name, values, knots) for name, values in targets.items()),
+        components=components,
+        knots=knots,
+        folds=folds,
+        scale=scale,
+        pilot_rows=rows,
+        facts=facts,
+    )
+
+
+def _find_axes(passes: Passes, components: int, scale: str, tell: Callable[[str], None]) -> dict[str, pca.Axes]:
+    """Passes over the pilot until the axes of every layer are settled."""
+    finders: dict[str, pca.AxesFinder] = {}
+    number = 0
+    while not finders or not all(finder.done for finder in finders.values()):
+        number += 1
+        tell(f"principal axes, pass {number}")
+        for batch in passes():
+            finders = finders or pca.choose_finders(batch, components, scale)
+            for name, finder in finders.items():
+                if not finder.done:
+                    finder.update(_finite(name, batch[name]))
+        if not finders:
+            raise StatisticsError("the pilot has no rows; the plan needs at least one")
+        for finder in finders.values():
+            if not finder.done:
+                finder.end_pass()
+    return {name: finder.axes() for name, finder in finders.items()}
+
+
+def _finite(name: str, maps: Tensor) -> Tensor:
+    if not bool(torch.isfinite(maps).all()):
+        raise StatisticsError(f"layer {name}: the pilot's maps hold NaN or infinite values")
+    return maps
+
+
+def _project_pilot(passes: Passes, axes: Mapping[str, pca.Axes]) -> tuple[dict[str, tuple[Tensor, Tensor]], int]:
+    """Components (n, C, p) and means (n, C) of the whole pilot for every layer, and its number of rows."""
+    probes = {name: _probe(name, found) for name, found in axes.items()}
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in axes}
+    for batch in passes():
+        for name, probe in probes.items():
+            components, means = probe.project(batch[name])
+            parts[name].append((components.cpu(), means.cpu()))
+    projected = {
+        name: (torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs]))
+        for name, pairs in parts.items()
+    }
+    return projected, int(next(iter(projected.values()))[0].shape[0])
+
+
+def _probe(name: str, axes: pca.Axes) -> LayerPlan:
+    """A layer plan that can only project."""
+    weights, offsets, live, explained = axes
+    nothing = torch.empty(0)
+    return LayerPlan(
+        name, (), int(weights.shape[0]), weights, offsets, nothing, nothing, live, explained, nothing, nothing
+    )

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pcace_dist.errors import StatisticsError
+from pcace_dist.statistics import basis, gram
+from pcace_dist.statistics.gram import Gram
+from tests.statistics.conformance import AccumulatorConformance
+from tests.statistics.helpers import random_rows, reference_sums
+
+SIZES: dict[str, Any] = {"channels": 5, "components": 3, "targets": 2, "knots": 9, "folds": 4}
+
+
+def rows_of(n: int, seed: int = 0, **sizes: int) -> dict[str, Any]:
+    return random_rows(n, **{**SIZES, **sizes}, seed=seed)
+
+
+def take(rows: dict[str, Any], index: torch.Tensor | slice) -> dict[str, Any]:
+    return {name: values[index] for name, values in rows.items()}
+
+
+class TestGramConforms(AccumulatorConformance):
+    def empty(self) -> Gram:
+        return Gram(**SIZES)
+
+    def parts(self) -> list[dict[str, Any]]:
+        return [rows_of(n, seed) for seed, n in enumerate((40, 1, 7, 0, 25))]
+
+    def update(self, accumulator: Gram, part: dict[str, Any]) -> Gram:
+        return accumulator.update(**part)
+
+
+class TestWideGramConforms(TestGramConforms):
+    """The same with so many repetitions that the sums are int64."""
+
+    def update(self, accumulator: Gram, part: dict[str, Any]) -> Gram:
+        return accumulator.update(**part, repeat=10**8)
+
+
+@pytest.mark.parametrize("knots", [3, 9, 17])
+@pytest.mark.parametrize("components", [1, 3])
+def test_sums_equal_plain_integer_outer_products(knots: int, components: int) -> None:
+    rows = rows_of(300, knots=knots, components=components)
+    held = Gram(**{**SIZES, "knots": knots, "components": components}).update(**rows)
+    expected = reference_sums(rows, knots, SIZES["folds"])
+    unpacked = torch.cat([held.xx, torch.zeros_like(held.xx[..., :1])], dim=2)
+    xx = unpacked[:, :, gram.unpack_index(components, knots)]
+    assert np.array_equal(xx.numpy(), expected["xx"])
+    assert np.array_equal(held.xy.numpy().reshape(expected["xy"].shape), expected["xy"])
+    assert np.array_equal(held.yy.numpy().reshape(expected["yy"].shape), expected["yy"])
+    for name in ("rows", "mean_sum", "mean_square", "mean_target", "target_sum", "target_square"):
+        assert np.array_equal(getattr(held, name).numpy(), expected[name]), name
+
+
+def test_the_longest_exact_chunk_of_the_largest_weights_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gram, "_ROWS_AT_A_TIME", 1 << 30)
+    n = gram.chunk_limit(9)
+    rows = take(rows_of(1, channels=2), slice(0, 1))
+    rows = {name: values[:1].expand(n, *values.shape[1:]).clone() for name, values in rows.items()}
+    rows["codes"].fill_(basis.top_code(9))
+    rows["target_codes"].fill_(basis.top_code(9))
+    held = Gram(**{**SIZES, "channels": 2}).update(**rows)
+    assert int(held.xx.max()) == int(held.xy.max()) == int(held.yy.max()) == n * 31**2
+
+
+def test_partition_and_order_do_not_change_a_bit() -> None:
+    rows = rows_of(500)
+    whole = Gram(**SIZES).update(**rows)
+    rng = np.random.default_rng(0)
+    for parts in (1, 2, 7):
+        order = torch.from_numpy(rng.permutation(500))
+        held = Gram(**SIZES)
+        for index in torch.chunk(order, parts):
+            held.update(**take(rows, index))
+        merged = Gram(**SIZES).merge(Gram(**SIZES).update(**take(rows, index)) for index in torch.chunk(order, parts))
+        assert held.equal(whole) and merged.equal(whole)
+        assert held.to_bytes() == whole.to_bytes()
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    rows = rows_of(2000)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = Gram(**SIZES).update(**rows)
+        torch.set_num_threads(2)
+        assert Gram(**SIZES).update(**rows).equal(one)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_sums_widen_before_they_overflow() -> None:
+    limit = gram.narrow_limit(9)
+    rows = take(rows_of(1), slice(0, 1))
+    rows["codes"].fill_(basis.top_code(9))
+    held = Gram(**SIZES).update(**rows, repeat=limit)
+    assert held.xx.dtype == torch.int32
+    held.update(**rows, repeat=1)
+    assert held.xx.dtype == held.xy.dtype == torch.int64
+    assert int(held.xx.max()) == (limit + 1) * 31**2
+
+
+def test_merge_widens_and_subtract_narrows() -> None:
+    rows = take(rows_of(1), slice(0, 1))
+    rows["codes"].fill_(basis.top_code(9))
+    half = Gram(**SIZES).update(**rows, repeat=gram.narrow_limit(9))
+    both = Gram(**SIZES).merge([half, half])
+    assert both.xx.dtype == torch.int64 and int(both.xx.max()) == 2 * int(half.xx.max())
+    assert both.subtract(half).equal(half)
+
+
+def test_ten_billion_rows_are_exact() -> None:
+    rows = rows_of(3)
+    repeat = 10**10 // 3
+    held, once = Gram(**SIZES).update(**rows, repeat=repeat), Gram(**SIZES).update(**rows)
+    for name in ("rows", "xx", "xy", "yy", "mean_square", "mean_target", "target_square"):
+        assert torch.equal(getattr(held, name), getattr(once, name).long() * repeat), name
+
+
+def test_what_would_overflow_int64_is_refused() -> None:
+    with pytest.raises(StatisticsError, match="rows"):
+        Gram(**SIZES).update(**rows_of(4), repeat=gram.MAX_ROWS // 3)
+
+
+def test_subtracting_rows_that_are_not_there_is_refused() -> None:
+    with pytest.raises(StatisticsError, match="subtract"):
+        Gram(**SIZES).subtract(Gram(**SIZES).update(**rows_of(1)))
+
+
+def test_select_gives_the_gram_of_those_channels() -> None:
+    rows = rows_of(100)
+    part = Gram(**SIZES).update(**rows).select(slice(1, 4))
+    rows["codes"], rows["means"] = rows["codes"][:, 1:4], rows["means"][:, 1:4]
+    assert part.equal(Gram(**{**SIZES, "channels": 3}).update(**rows))
+
+
+def test_packed_bytes_is_what_a_gram_takes() -> None:
+    assert Gram.packed_bytes(**SIZES) == Gram(**SIZES).nbytes
+    assert gram.packed_size(5, 9) == 895
+    wide = Gram(**SIZES).update(**rows_of(4), repeat=10**8)
+    assert Gram.packed_bytes(**SIZES, dtype=torch.int64) == wide.nbytes
+
+
+def _without(state: dict[str, Any]) -> None:
+    del state["xx"]
+
+
+def _with_more(state: dict[str, Any]) -> None:
+    state["more"] = torch.zeros(1)
+
+
+def _as_floats(state: dict[str, Any]) -> None:
+    state["yy"] = state["yy"].double()
+
+
+def _of_other_shape(state: dict[str, Any]) -> None:
+    state["rows"] = state["rows"][:-1]
+
+
+@pytest.mark.parametrize("spoil", [_without, _with_more, _as_floats, _of_other_shape])
+def test_a_state_that_does_not_fit_is_refused(spoil: Callable[[dict[str, Any]], None]) -> None:
+    held = Gram(**SIZES).update(**rows_of(10))
+    state = held.state_dict()
+    spoil(state)
+    with pytest.raises(StatisticsError, match="state"):
+        Gram(**SIZES).load_state_dict(state)
+
+
+def test_bytes_that_are_no_gram_are_refused() -> None:
+    for data in (b"", b"nonsense" * 20, Gram(**SIZES).to_bytes()[:-9]):
+        with pytest.raises(StatisticsError, match="Gram"):
+            Gram.from_bytes(data)
+
+
+def test_loaded_state_is_a_copy() -> None:
+    held = Gram(**SIZES).update(**rows_of(10))
+    other = Gram(**SIZES)
+    other.load_state_dict(held.state_dict())
+    other.update(**rows_of(10))
+    assert held.images == 10 and other.images == 20
+
+
+def test_grams_of_other_sizes_do_not_merge() -> None:
+    with pytest.raises(StatisticsError, match="sizes"):
+        Gram(**SIZES).merge([Gram(**{**SIZES, "folds": 8})])
+
+
+@pytest.mark.parametrize("name", ["codes", "means", "target_codes", "target_fixed"])
+def test_rows_of_the_wrong_shape_are_refused(name: str) -> None:
+    rows = rows_of(10)
+    rows[name] = rows[name][:-1]
+    with pytest.raises(StatisticsError):
+        Gram(**SIZES).update(**rows)
+
+
+def test_folds_and_codes_out_of_range_are_refused() -> None:
+    for name, value in (("folds", 4), ("folds", -1), ("codes", 249), ("target_codes", 255)):
+        rows = rows_of(10)
+        rows[name].view(-1)[3] = value
+        with pytest.raises(StatisticsError, match=name.split("_")[-1]):
+            Gram(**SIZES).update(**rows)
+
+
+def test_rounding_products_are_found_out() -> None:
+    assert gram.exactness_self_test("cpu") in (torch.float32, torch.float64)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        rows = rows_of(200)
+        rough = Gram(**SIZES).update(**rows)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert rough.equal(Gram(**SIZES).update(**rows))
+
+
+def test_clamped_counts_codes_at_both_ends() -> None:
+    rows = rows_of(200)
+    held = Gram(**SIZES).update(**rows)
+    expected = ((rows["codes"] == 0) | (rows["codes"] == 248)).sum(dim=0)
+    assert torch.equal(held.clamped, expected)

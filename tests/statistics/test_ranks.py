@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pcace_dist.statistics import ranks
+from pcace_dist.statistics.ranks import rank_channels
+from tests.statistics.helpers import Array
+
+FOLDS = 16
+
+
+def pseudo_values(truth: Array, noise: float, rng: np.random.Generator, shared: float = 0.3) -> Array:
+    """Fold pseudo-values with a part that all channels share; their mean has standard deviation `noise`."""
+    own = rng.normal(size=(len(truth), FOLDS))
+    common = rng.normal(size=(1, FOLDS))
+    return np.asarray(truth[:, None] + noise * np.sqrt(FOLDS) * (np.sqrt(shared) * common + np.sqrt(1 - shared) * own))
+
+
+def ranked(pseudo: Array) -> ranks.Ranks:
+    return rank_channels(pseudo.mean(axis=1), pseudo, np.ones(len(pseudo), dtype=bool))
+
+
+def test_ranks_follow_the_score_and_ties_keep_their_order() -> None:
+    scores = np.array([0.1, 0.5, -0.2, 0.5, 0.3])
+    found = rank_channels(scores, np.repeat(scores[:, None], 4, axis=1), np.ones(5, dtype=bool))
+    assert found.rank.tolist() == [4, 1, 5, 2, 3]
+
+
+def test_without_noise_intervals_are_the_ranks_and_ties_share() -> None:
+    scores = np.array([0.1, 0.5, -0.2, 0.5, 0.3])
+    found = rank_channels(scores, np.repeat(scores[:, None], 4, axis=1), np.ones(5, dtype=bool))
+    assert found.low.tolist() == [4, 1, 5, 1, 3] and found.high.tolist() == [4, 2, 5, 2, 3]
+
+
+def test_channels_that_are_not_ok_are_not_ranked_and_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    pseudo = pseudo_values(np.linspace(0, 1, 8), 0.05, rng)
+    ok = np.array([True, False] * 4)
+    noisy, scores = pseudo.copy(), pseudo.mean(axis=1)
+    noisy[~ok], scores[~ok] = np.nan, np.nan
+    found, alone = rank_channels(scores, noisy, ok), ranked(pseudo[ok])
+    assert found.rank[~ok].tolist() == found.low[~ok].tolist() == found.high[~ok].tolist() == [0] * 4
+    assert found.rank[ok].tolist() == alone.rank.tolist()
+    assert found.low[ok].tolist() == alone.low.tolist() and found.high[ok].tolist() == alone.high.tolist()
+
+
+def test_empty_folds_are_left_out() -> None:
+    pseudo = pseudo_values(np.linspace(0, 1, 6), 0.05, np.random.default_rng(0))
+    wider = np.concatenate([pseudo, np.full((6, 3), np.nan)], axis=1)
+    found = rank_channels(pseudo.mean(axis=1), wider, np.ones(6, dtype=bool))
+    assert found.low.tolist() == ranked(pseudo).low.tolist()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_or_one_channel(count: int) -> None:
+    found = rank_channels(np.zeros(count), np.zeros((count, 4)), np.ones(count, dtype=bool))
+    assert found.rank.tolist() == found.low.tolist() == found.high.tolist() == [1] * count
+
+
+def test_intervals_are_the_same_every_time() -> None:
+    pseudo = pseudo_values(np.linspace(0, 0.2, 40), 0.03, np.random.default_rng(1))
+    one, other = ranked(pseudo), ranked(pseudo)
+    assert one.low.tolist() == other.low.tolist() and one.high.tolist() == other.high.tolist()
+    assert (one.low <= one.rank).all() and (one.rank <= one.high).all()
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [np.linspace(0, 1, 12), np.zeros(12), np.repeat([0.0, 0.1, 0.2], 4), np.linspace(0, 0.02, 12)],
+    ids=["spread", "equal", "clusters", "near"],
+)
+@pytest.mark.parametrize("flips", [True, False])
+def test_rank_intervals_cover_on_average_and_for_the_worst_channel(
+    truth: Array, flips: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not flips:
+        monkeypatch.setattr(ranks, "MAX_FLIPPED", 0)
+    rng = np.random.default_rng(2)
+    best = 1 + (truth[None, :] > truth[:, None]).sum(axis=1)
+    last = len(truth) - (truth[None, :] < truth[:, None]).sum(axis=1)
+    covered = []
+    for _ in range(120):
+        found = ranked(pseudo_values(truth, 0.02, rng))
+        covered.append((found.low <= best) & (found.high >= last))
+    assert np.mean(covered) >= 0.93
+    assert np.mean(covered, axis=0).min() >= 0.88
+
+
+def test_well_separated_channels_have_narrow_intervals() -> None:
+    found = ranked(pseudo_values(np.linspace(0, 1, 12), 0.005, np.random.default_rng(3)))
+    assert (found.high - found.low).max() == 0

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pcace_dist.errors import StatisticsError
+from pcace_dist.statistics import segment
+from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.plan import LayerCodes, Plan
+from pcace_dist.statistics.segment import RowCodes, Segment
+from tests.statistics.helpers import codes_of, plan_of
+
+N = 1500
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[Plan, LayerCodes, RowCodes]:
+    rng = np.random.default_rng(0)
+    maps, y = rng.normal(size=(N, 4, 6)), rng.normal(size=N)
+    plan = plan_of(maps, {"y": y}, components=2, folds=4)
+    return plan, *codes_of(plan, maps, {"y": y}, rng.integers(0, 4, N))
+
+
+def fill(plan: Plan, own: LayerCodes, shared: RowCodes, cuts: list[int]) -> Segment:
+    held = Segment(plan)
+    for start, stop in zip([0, *cuts], [*cuts, N], strict=True):
+        part, row = own.take(slice(start, stop)), shared.take(slice(start, stop))
+        held.append({"layer": part}, row.target_codes, row.target_fixed, row.folds)
+    return held
+
+
+def whole(plan: Plan, own: LayerCodes, shared: RowCodes) -> Gram:
+    gram = Gram(own.codes.shape[1], 2, 1, 9, 4)
+    return segment.add_codes(gram, own, shared)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [350], [0, 100, 100, 101, 1200], list(range(10, N, 10))])
+def test_total_equals_the_gram_however_rows_are_split(rows: tuple[Plan, LayerCodes, RowCodes], cuts: list[int]) -> None:
+    plan, own, shared = rows
+    held = fill(plan, own, shared, cuts)
+    assert held.images == N
+    assert held.total("layer").equal(whole(*rows))
+    assert held.settle().total("layer").equal(whole(*rows))
+
+
+def test_codes_become_a_gram_when_they_outgrow_it(rows: tuple[Plan, LayerCodes, RowCodes]) -> None:
+    plan, own, shared = rows
+    limit = segment.gram_bytes(plan) / segment.row_bytes(plan)
+    assert 50 < limit < N
+    held = Segment(plan)
+    for row in range(N):
+        part, line = own.take(slice(row, row + 1)), shared.take(slice(row, row + 1))
+        held.append({"layer": part}, line.target_codes, line.target_fixed, line.folds)
+        assert held.as_gram == (row + 1 >= limit)
+    gram = held.gram("layer")
+    assert gram is not None and gram.images + held.rows.rows == N
+    held.settle()
+    assert held.rows.rows == 0 and held.codes("layer") is None
+    assert held.nbytes == segment.gram_bytes(plan)
+
+
+def test_a_small_segment_stays_codes(rows: tuple[Plan, LayerCodes, RowCodes]) -> None:
+    plan, own, shared = rows
+    few = shared.take(slice(0, 20))
+    held = Segment(plan).append({"layer": own.take(slice(0, 20))}, few.target_codes, few.target_fixed, few.folds)
+    held.settle()
+    codes = held.codes("layer")
+    assert held.gram("layer") is None and codes is not None
+    assert torch.equal(codes.codes, own.codes[:20]) and torch.equal(held.rows.folds, shared.folds[:20])
+    assert held.nbytes == 20 * (4 * (2 + 2) + 3 + 1) == codes.nbytes + 20 * 4
+
+
+def test_layers_must_be_those_of_the_plan(rows: tuple[Plan, LayerCodes, RowCodes]) -> None:
+    plan, own, shared = rows
+    with pytest.raises(StatisticsError, match="layers"):
+        Segment(plan).append({"other": own}, shared.target_codes, shared.target_fixed, shared.folds)
+    with pytest.raises(StatisticsError, match="rows"):
+        Segment(plan).append({"layer": own.take(slice(1, N))}, shared.target_codes, shared.target_fixed, shared.folds)
+
+
+def test_an_empty_segment_has_no_rows(rows: tuple[Plan, LayerCodes, RowCodes]) -> None:
+    held = Segment(rows[0])
+    assert held.rows.rows == 0 and held.nbytes == 0 and held.total("layer").images == 0
