@@ -1,0 +1,156 @@
+"""The one place where a batch goes through the model: padding, normalising, tapping, and settings that keep the bits
+the same.
+
+Measured on CPUs: logits change in their last bits with an odd last batch, so every batch is padded to the same size;
+what else the bits depend on is written down by `numeric_class`. Knows no data sets and no Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import PIL
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from pcace_dist.errors import ModelError, PcaceError
+from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.tap import LayerTap, Receive
+from pcace_dist.models.targets import as_matrix
+
+Facts: TypeAlias = dict[str, str | int]
+
+
+class Forward:
+    """Runs `model` on batches of at most `batch_size` images and hands the maps of `layers` on.
+
+    mean, std: of model.input, one value for each image channel. The model is moved to `device`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device | str,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        layers: Sequence[str],
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch size {batch_size}: must be at least 1")
+        self.model = model.to(device)
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.layers = tuple(layers)
+        self._normalise = Normalise(mean, std, self.device)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, receive: Receive | None = None) -> Tensor:
+        """Outputs (n, O) of images uint8 (n, C, H, W), n from 1 to the batch size; on the device.
+
+        A batch that is not full is padded by its last row; what the padding gives is dropped. `receive(layer, maps
+        (n, C, D), shape)` is called during the pass, inside inference mode (see LayerTap); None runs the model bare.
+        Raises ModelError where the model cannot take such images or gives no outputs.
+        """
+        rows = len(images)
+        if not 1 <= rows <= self.batch_size:
+            raise ValueError(f"{rows} images: this pass takes 1 to {self.batch_size}")
+        padded = self._normalise(_padded(images, self.batch_size).to(self.device)).contiguous()
+        if receive is None:
+            outputs = as_matrix(self._run(padded))
+        else:
+            guarded = _Guarded(receive, rows)
+            with LayerTap(self.model, self.layers, guarded):
+                outputs = as_matrix(self._run(padded, guarded))
+        if len(outputs) != self.batch_size:
+            raise ModelError(f"model.factory: the model returns outputs of shape {tuple(outputs.shape)} for a batch of "
+                             f"{self.batch_size} images; its first axis must be the image")
+        return outputs[:rows]
+
+    def _run(self, batch: Tensor, guarded: _Guarded | None = None) -> object:
+        try:
+            return self.model(batch)
+        except (PcaceError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:
+            if guarded is not None and guarded.failed:
+                raise
+            text = next(iter(str(error).strip().splitlines()), "")
+            raise ModelError(
+                f"model.factory: the model fails on images of shape {tuple(batch.shape[1:])}: {type(error).__name__}: "
+                f"{text}; see model.input (mode, resize, crop) and model.kwargs"
+            ) from error
+
+
+class _Guarded:
+    """The receiver for the first `rows` rows; remembers whether an error was its own rather than the model's."""
+
+    def __init__(self, receive: Receive, rows: int) -> None:
+        self._receive = receive
+        self._rows = rows
+        self.failed = False
+
+    def __call__(self, name: str, maps: Tensor, shape: tuple[int, ...]) -> None:
+        try:
+            self._receive(name, maps[: self._rows], shape)
+        except BaseException:
+            self.failed = True
+            raise
+
+
+def _padded(images: Tensor, size: int) -> Tensor:
+    missing = size - len(images)
+    return images if missing == 0 else torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
+
+
+def set_deterministic(threads: int, *, strict: bool = True) -> None:
+    """Settings of this process under which the same batch gives the same bits.
+
+    `threads` for each operation, deterministic algorithms only (strict: an operation that has none is an error, else
+    a warning), no benchmark mode, no TF32 and no other reduced precision inside float32 products.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; it must not choose by itself
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    # filling fresh memory costs time, and nothing reads it before it is written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+
+
+def numeric_class(device: torch.device | str, *, precision: str, batch_size: int, threads: int) -> Facts:
+    """What the bits of activations and outputs depend on besides plan and image: equal facts, equal bits."""
+    kind = torch.device(device)
+    facts: Facts = {
+        "device": kind.type,
+        "model": torch.cuda.get_device_name(kind) if kind.type == "cuda" else cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "pillow": PIL.__version__,
+        "precision": precision,
+        "layout": "contiguous",
+        "batch": batch_size,
+        "threads": threads,
+    }
+    if kind.type == "cuda":
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        facts |= {"cuda": str(torch.version.cuda), "cudnn": int(cudnn or 0)}
+    return facts
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

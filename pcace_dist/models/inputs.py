@@ -1,0 +1,27 @@
+"""From decoded images to what a model takes in: scaled to 0..1, less the mean, by the standard deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Normalise:
+    """Batches (B, C, H, W) to float32: uint8 divided by 255, floats as they are; then (x - mean) / std.
+
+    The same bits as torchvision's v2 ToDtype(float32, scale=True) and Normalize(mean, std).
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu") -> None:
+        if len(mean) != len(std) or any(value <= 0 for value in std):
+            raise ValueError(f"mean {tuple(mean)}, std {tuple(std)}: one of each per image channel, std above 0")
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scaled = images.to(torch.float32)
+        if not images.is_floating_point():
+            scaled = scaled.mul_(1.0 / torch.iinfo(images.dtype).max)
+        return scaled.sub(self.mean).div_(self.std)

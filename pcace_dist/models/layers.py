@@ -1,0 +1,98 @@
+"""Which layers a job means, and how large their channels' weights are. Looks at modules only; runs nothing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from pcace_dist.errors import ModelError
+
+ALL = "all"
+SHOWN = 12  # layers in a message before it says how many more
+CLOSE = 0.8  # similarity from which a module that is no convolution is worth naming
+
+
+def conv_layers(model: nn.Module) -> list[str]:
+    """Names of all convolutional layers (any dimension, transposed ones too), in model order."""
+    return [name for name, module in model.named_modules() if isinstance(module, _ConvNd) and name]
+
+
+def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """The names that `patterns` mean, in model order, each once.
+
+    A name is that module, whatever its kind. A glob (`layer4.*.conv2`; * also matches dots) is the convolutional
+    layers it matches or, where it matches none, all modules it matches. "all" is every convolutional layer. A module
+    that has several names goes by the first. Raises ModelError for a pattern that matches nothing, with the layers
+    there are, closest first.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    convs = conv_layers(model)
+    aliases = _aliases(model)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = convs if pattern == ALL else _matches(pattern, names, convs, aliases)
+        if not found:
+            raise ModelError(_matches_nothing(pattern, names, convs))
+        chosen.update(found)
+    return [name for name in names if name in chosen]
+
+
+def weight_norm(model: nn.Module, layer: str) -> Tensor | None:
+    """L2 norm of the weights (without bias) that make each channel of a layer: float64 (C,) on the CPU.
+
+    For convolutions, transposed ones and linear layers; None for a layer without such weights.
+    """
+    module = model.get_submodule(layer)
+    if not isinstance(module, _ConvNd | nn.Linear):
+        return None
+    weight: Tensor = module.weight.detach().to("cpu", torch.float64)
+    if isinstance(module, _ConvTransposeNd):  # (in, out / groups, ...): the groups lie along the inputs
+        weight = weight.reshape(module.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    return norms
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Every name of every module, also of shared ones -> the first name of that module."""
+    first = {id(module): name for name, module in model.named_modules()}
+    return {name: first[id(module)] for name, module in model.named_modules(remove_duplicate=False) if name}
+
+
+def _matches(pattern: str, names: list[str], convs: list[str], aliases: dict[str, str]) -> list[str]:
+    if pattern in aliases:
+        return [aliases[pattern]]
+    found = [name for name in convs if fnmatchcase(name, pattern)]
+    return found or [name for name in names if fnmatchcase(name, pattern)]
+
+
+def _matches_nothing(pattern: str, names: list[str], convs: list[str]) -> str:
+    if pattern == ALL:
+        return "layers 'all': the model has no convolutional layer; modules there are: " + _listed(names)
+    likeness = _Likeness(pattern)
+    near = [name for name in names if likeness(name) >= CLOSE or name in set(convs)]
+    ordered = sorted(near or names, key=likeness, reverse=True)
+    what = "convolutional layers there are" if convs else "modules there are"
+    return f"layers {pattern!r}: matches no module of the model; {what}, closest first: {_listed(ordered)}"
+
+
+class _Likeness:
+    """How like a pattern a name is, 0 to 1."""
+
+    def __init__(self, pattern: str) -> None:
+        self._matcher = difflib.SequenceMatcher(autojunk=False)
+        self._matcher.set_seq2(pattern)
+
+    def __call__(self, name: str) -> float:
+        self._matcher.set_seq1(name)
+        return self._matcher.ratio()
+
+
+def _listed(names: Iterable[str]) -> str:
+    held = list(names)
+    more = f" and {len(held) - SHOWN} more" if len(held) > SHOWN else ""
+    return (", ".join(held[:SHOWN]) + more) if held else "none"

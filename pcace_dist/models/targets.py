@@ -1,0 +1,157 @@
+"""What the channels are ranked against: a logit, an output or a column of the data. Values only; no files, no
+models."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pcace_dist.errors import JobError, ModelError
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+KINDS = ("logit", "output", "column")
+LOGITS = ("label", "predicted")
+EXAMPLES = "{logit: label}, {logit: 3}, {logit: predicted}, {output: 0} or {column: NAME}"
+OUTPUT_KEYS = ("logits", "out")  # where models that return a mapping keep their outputs
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """One target: kind is logit, output or column; value is `label`, `predicted`, an index of an output, or a
+    column."""
+
+    kind: str
+    value: str | int
+
+    @property
+    def name(self) -> str:
+        """The canonical name, as in rankings.parquet: logit:label, logit:3, logit:predicted, output:0, column:no2."""
+        return f"{self.kind}:{self.value}"
+
+    @property
+    def needs_label(self) -> bool:
+        """Whether dataset.label is needed."""
+        return self.kind == "logit" and self.value == "label"
+
+
+def parse_target(mapping: Mapping[str, Any]) -> TargetSpec:
+    """A target as the job file writes it. Raises JobError, one line."""
+    if not isinstance(mapping, Mapping) or len(mapping) != 1:
+        raise JobError(f"target {mapping!r}: write one of {EXAMPLES}")
+    kind, value = next(iter(mapping.items()))
+    if kind not in KINDS:
+        raise JobError(f"target {{{kind}: {value}}}: unknown kind {kind!r}{_nearest(kind, KINDS)}; "
+                       f"write one of {EXAMPLES}")
+    shown = f"target {{{kind}: {value}}}"
+    if kind == "column":
+        if not isinstance(value, str) or not value:
+            raise JobError(f"{shown}: needs the name of a numeric column of the data set")
+        return TargetSpec(kind, value)
+    if kind == "logit" and isinstance(value, str):
+        if value not in LOGITS:
+            raise JobError(f"{shown}: needs label, predicted or the index of an output{_nearest(value, LOGITS)}")
+        return TargetSpec(kind, value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise JobError(f"{shown}: needs the index of an output, a whole number from 0")
+    return TargetSpec(kind, value)
+
+
+def as_matrix(outputs: object) -> Tensor:
+    """A model's outputs as (B, O): a tensor (B, O) or (B,), one under "logits" or "out" of a mapping, or first of a
+    tuple.
+
+    Raises ModelError for anything else.
+    """
+    found = outputs
+    if isinstance(found, Mapping):
+        keys = [key for key in OUTPUT_KEYS if key in found]
+        if not keys:
+            held = ", ".join(map(str, found)) or "nothing"
+            raise ModelError(f"model.factory: the model returns a mapping of {held}; its outputs must be under "
+                             f"{' or '.join(OUTPUT_KEYS)}")
+        found = found[keys[0]]
+    elif isinstance(found, tuple | list) and found:
+        found = found[0]
+    if not isinstance(found, Tensor):
+        raise ModelError(f"model.factory: the model returns {type(outputs).__name__}, not a tensor (images, outputs)")
+    if found.dim() not in (1, 2) or found.is_complex():
+        raise ModelError(f"model.factory: the model returns {found.dtype} of shape {tuple(found.shape)}, not real "
+                         "values of shape (images, outputs)")
+    return found if found.dim() == 2 else found.unsqueeze(1)
+
+
+def target_values(
+    specs: Sequence[TargetSpec],
+    outputs: Tensor,
+    labels: npt.NDArray[np.int64] | Tensor | None,
+    columns: Mapping[str, Floats],
+) -> tuple[Floats, dict[int, str]]:
+    """Values of all targets for one batch, and why rows must be set aside.
+
+    outputs: (B, O); labels: int64 (B,), -1 where null; columns: float64 (B,) by name, NaN where null. Returns float64
+    (B, T), NaN where a target has no value, and for each such row its first reason. Raises ModelError for a target
+    that no row can have.
+    """
+    logits: Floats = outputs.detach().to("cpu", torch.float64).numpy()
+    values: Floats = np.full((len(logits), len(specs)), np.nan)
+    reasons: dict[int, str] = {}
+    for column, spec in zip(values.T, specs, strict=True):
+        found, known = _values(spec, logits, labels, columns)
+        for row, reason in known.items():
+            reasons.setdefault(row, reason)
+        column[:] = np.where(np.isfinite(found), found, np.nan)
+        for row in np.flatnonzero(~np.isfinite(found)).tolist():
+            reasons.setdefault(row, _not_finite(spec, float(found[row])))
+    return values, reasons
+
+
+def _values(
+    spec: TargetSpec, logits: Floats, labels: npt.NDArray[np.int64] | Tensor | None, columns: Mapping[str, Floats]
+) -> tuple[Floats, dict[int, str]]:
+    """One target's values as they come, and rows that have none for a reason of their own."""
+    if spec.kind == "column":
+        if spec.value not in columns:
+            raise ModelError(f"target {spec.name}: no such column was read; there are {', '.join(columns) or 'none'}")
+        return np.asarray(columns[str(spec.value)], dtype=np.float64), {}
+    if spec.value == "predicted":
+        return logits.max(axis=1), {}
+    if spec.value == "label":
+        if labels is None:
+            raise ModelError(f"target {spec.name}: needs dataset.label, the column with the class index")
+        return _of_labels(logits, np.asarray(labels))
+    index, count = int(spec.value), logits.shape[1]
+    if index >= count:
+        raise ModelError(f"target {spec.name}: the model has {count} outputs; the index must be from 0 to {count - 1}")
+    return logits[:, index], {}
+
+
+def _of_labels(logits: Floats, labels: npt.NDArray[np.int64]) -> tuple[Floats, dict[int, str]]:
+    rows, count = logits.shape
+    has = (labels >= 0) & (labels < count)
+    values = np.where(has, logits[np.arange(rows), np.where(has, labels, 0)], np.nan)
+    return values, {row: _no_class(int(labels[row]), count) for row in np.flatnonzero(~has).tolist()}
+
+
+def _no_class(label: int, count: int) -> str:
+    if label == -1:
+        return "label is null or -1"
+    return f"label {label} is negative" if label < 0 else f"label {label} is beyond the model's {count} outputs"
+
+
+def _not_finite(spec: TargetSpec, value: float) -> str:
+    if np.isnan(value):
+        return f"target {spec.name} is null or NaN" if spec.kind == "column" else f"target {spec.name} is NaN"
+    return f"target {spec.name} is infinite"
+
+
+def _nearest(name: object, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
