@@ -27,6 +27,7 @@ test-all: test test-faults test-soak test-statistics test-apps test-browser
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: setup
 	$(BIN)/mypy

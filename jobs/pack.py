@@ -1,4 +1,5 @@
-"""`pcace pack` as a script, for `ray job submit --working-dir . -- python jobs/pack.py ...`; same arguments, same codes."""
+"""`pcace pack` as a script, for `ray job submit --working-dir . -- python jobs/pack.py ...`; same arguments, same
+codes."""
 
 from __future__ import annotations
 

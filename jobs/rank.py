@@ -1,4 +1,5 @@
-"""`pcace rank` as a script, for `ray job submit --working-dir . -- python jobs/rank.py ...`; same arguments, same codes."""
+"""`pcace rank` as a script, for `ray job submit --working-dir . -- python jobs/rank.py ...`; same arguments, same
+codes."""
 
 from __future__ import annotations
 

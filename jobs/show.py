@@ -1,4 +1,5 @@
-"""`pcace show` as a script, for `ray job submit --working-dir . -- python jobs/show.py ...`; same arguments, same codes."""
+"""`pcace show` as a script, for `ray job submit --working-dir . -- python jobs/show.py ...`; same arguments, same
+codes."""
 
 from __future__ import annotations
 

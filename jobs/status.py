@@ -1,4 +1,5 @@
-"""`pcace status` as a script, for `ray job submit --working-dir . -- python jobs/status.py ...`; same arguments, same codes."""
+"""`pcace status` as a script, for `ray job submit --working-dir . -- python jobs/status.py ...`; same arguments, same
+codes."""
 
 from __future__ import annotations
 

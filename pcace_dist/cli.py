@@ -43,8 +43,9 @@ def entry() -> NoReturn:
 def main(argv: Sequence[str]) -> int:
     """Run one command line (without the program's name); the exit code."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=os.environ.get("PCACE_LOG", "WARNING").upper(),
-                        format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=os.environ.get("PCACE_LOG", "WARNING").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # so that `module:function` factories beside the job import
     try:
@@ -65,8 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
     parser = Parser(
         prog="pcace",
-        description="Rank the channels of a vision model's layers by their maximal correlation with the model's output, "
-                    "over whole data sets.",
+        description="Rank the channels of a vision model's layers by their maximal correlation with the model's "
+        "output, over whole data sets.",
         epilog="start with:  pcace rank examples/mnist/job.yaml\n\n" + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -83,11 +84,20 @@ Verbs = argparse._SubParsersAction  # the type that add_subparsers returns has n
 
 
 def _verb(verbs: Verbs[Parser], name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".",
-                            epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    verb.add_argument("--ok", type=_codes, default=(), metavar="CODES",
-                      help="exit codes to turn into 0, for schedulers; for example --ok 3,4")
+    verb = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument(
+        "--ok",
+        type=_codes,
+        default=(),
+        metavar="CODES",
+        help="exit codes to turn into 0, for schedulers; for example --ok 3,4",
+    )
     return verb
 
 
@@ -102,11 +112,21 @@ def _codes(text: str) -> tuple[int, ...]:
 
 
 def _add_rank(verbs: Verbs[Parser]) -> None:
-    verb = _verb(verbs, "rank", "run or resume a job: stream the images, merge, rank",
-                 "pcace rank examples/mnist/job.yaml --set workers.max=4")
+    verb = _verb(
+        verbs,
+        "rank",
+        "run or resume a job: stream the images, merge, rank",
+        "pcace rank examples/mnist/job.yaml --set workers.max=4",
+    )
     verb.add_argument("job", metavar="JOB.yaml", help="the job file")
-    verb.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-                      help="override a key of the job file, the value read as YAML; may be repeated")
+    verb.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the job file, the value read as YAML; may be repeated",
+    )
     verb.add_argument("--top", type=int, default=10, help="channels to print at the end (default 10)")
     verb.set_defaults(run=_rank)
 
@@ -130,11 +150,15 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
 
     summary = run.summary
     print_ranking(run.ranking(top=top))
-    print(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s "
-          f"(main pass {summary['images_per_second']:,.0f} images/s, {summary['workers']} workers), "
-          f"{summary['bad_rows']:,} bad rows")
+    print(
+        f"\n{summary['images']:,} images in {summary['seconds']:.1f} s "
+        f"(main pass {summary['images_per_second']:,.0f} images/s, {summary['workers']} workers), "
+        f"{summary['bad_rows']:,} bad rows"
+    )
     if summary["exit_code"] == 4:
-        print(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
+        print(
+            f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet"
+        )
     print(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
 
 
@@ -161,8 +185,9 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _add_status(verbs: Verbs[Parser]) -> None:
-    verb = _verb(verbs, "status", "progress, rate, remaining time, workers and last faults of a run",
-                 "pcace status runs/mnist")
+    verb = _verb(
+        verbs, "status", "progress, rate, remaining time, workers and last faults of a run", "pcace status runs/mnist"
+    )
     verb.add_argument("path", metavar="RUN", help="the output of a run, local or s3://")
     verb.set_defaults(run=_status)
 
@@ -178,16 +203,25 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _add_pack(verbs: Verbs[Parser]) -> None:
-    verb = _verb(verbs, "pack", "write an image folder, a CSV with image paths or MNIST idx files as Parquet shards",
-                 "pcace pack photos/ shards/            # folder: one class per sub-folder\n"
-                 "  pcace pack stations.csv shards/ --image-column path --shard-rows 5000")
+    verb = _verb(
+        verbs,
+        "pack",
+        "write an image folder, a CSV with image paths or MNIST idx files as Parquet shards",
+        "pcace pack photos/ shards/            # folder: one class per sub-folder\n"
+        "  pcace pack stations.csv shards/ --image-column path --shard-rows 5000",
+    )
     verb.add_argument("source", metavar="SOURCE", help="image folder, .csv file, or folder with MNIST idx files")
     verb.add_argument("dest", metavar="DEST", help="empty folder for the shards, local or s3://")
     verb.add_argument("--kind", choices=["folder", "csv", "mnist", "webdataset"], help="what SOURCE is (default: look)")
     verb.add_argument("--image-column", default="image", help="csv: the column with the image paths (default image)")
     verb.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard")
-    verb.add_argument("--shard-bytes", type=_size, default=256 << 20, metavar="SIZE",
-                      help="bytes of a shard, where --shard-rows is not given (default 256MiB)")
+    verb.add_argument(
+        "--shard-bytes",
+        type=_size,
+        default=256 << 20,
+        metavar="SIZE",
+        help="bytes of a shard, where --shard-rows is not given (default 256MiB)",
+    )
     verb.add_argument("--row-group-rows", type=int, metavar="N", help="rows of a row group (default: about 16 MiB)")
     verb.set_defaults(run=_pack)
 
@@ -208,13 +242,16 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     with PackProgress() as progress:
         report = pack(
-            arguments.source, arguments.dest, kind=arguments.kind, image_column=arguments.image_column,
-            shard_bytes=arguments.shard_bytes, shard_rows=arguments.shard_rows,
-            row_group_rows=arguments.row_group_rows, on_progress=progress.show,
+            arguments.source,
+            arguments.dest,
+            kind=arguments.kind,
+            image_column=arguments.image_column,
+            shard_bytes=arguments.shard_bytes,
+            shard_rows=arguments.shard_rows,
+            row_group_rows=arguments.row_group_rows,
+            on_progress=progress.show,
         )
     print(f"{report.rows:,} images in {len(report.shards)} shards: {arguments.dest}")
     for bad in report.bad:
         print(f"left out {bad}", file=sys.stderr)
     return 0
-
-

@@ -1,16 +1,16 @@
 """The exceptions of pcace_dist, and the exit code that each one becomes. A leaf: every room may import it.
 
-    PcaceError                  1   anything unforeseen
-    |-- UserError               2   the job or its input is wrong; one line that names the key or file and what would do
-    |   |-- JobError                the job file or a command-line argument
-    |   |-- DatasetError            listing or reading the data set
-    |   |-- ModelError              factory, weights, layers, outputs
-    |   |-- StatisticsError         settings that the statistic cannot serve
-    |   `-- OutputError             the output directory or its store
-    |-- Stopped                 5   stopped and resumable: the same command goes on
-    |   `-- TakenOver               another driver opened the run; this one writes nothing more
-    `-- StoreUnavailable        1   storage did not answer after all retries
-    RowError                        one row must be set aside; never ends a run
+PcaceError                  1   anything unforeseen
+|-- UserError               2   the job or its input is wrong; one line that names the key or file and what would do
+|   |-- JobError                the job file or a command-line argument
+|   |-- DatasetError            listing or reading the data set
+|   |-- ModelError              factory, weights, layers, outputs
+|   |-- StatisticsError         settings that the statistic cannot serve
+|   `-- OutputError             the output directory or its store
+|-- Stopped                 5   stopped and resumable: the same command goes on
+|   `-- TakenOver               another driver opened the run; this one writes nothing more
+`-- StoreUnavailable        1   storage did not answer after all retries
+RowError                        one row must be set aside; never ends a run
 """
 
 from __future__ import annotations

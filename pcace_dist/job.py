@@ -1,7 +1,7 @@
 """The job file as typed models: parse, check, resolve, fingerprint.
 
-Knows the contract's keys and nothing else: no storage, no torch, no Ray. Every mistake becomes a one-line `JobError` that
-names the key, the value and what would do.
+Knows the contract's keys and nothing else: no storage, no torch, no Ray. Every mistake becomes a one-line `JobError`
+that names the key, the value and what would do.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Job(Section):
     @classmethod
     def _some_layer(cls, value: list[str]) -> list[str]:
         if not value:
-            raise ValueError("names no layer; use \"all\" for every convolutional layer")
+            raise ValueError('names no layer; use "all" for every convolutional layer')
         return value
 
     @field_validator("target", mode="before")
@@ -215,8 +215,16 @@ class Job(Section):
         """
         covered = self.model_dump(
             mode="json",
-            exclude={"workers": True, "storage": True, "max_bad_rows": True, "output": True, "layers": True,
-                     "model": {"weights"}, "compute": {"exact"}, "statistics": {"memory"}},
+            exclude={
+                "workers": True,
+                "storage": True,
+                "max_bad_rows": True,
+                "output": True,
+                "layers": True,
+                "model": {"weights"},
+                "compute": {"exact"},
+                "statistics": {"memory"},
+            },
         )
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
@@ -231,11 +239,21 @@ def parse_bytes(value: object) -> object:
     """'4GiB', '500 MB' or a number of bytes as an integer; anything else is left for the type check."""
     if not isinstance(value, str):
         return value
-    units = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-             "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+    units = {
+        "": 1,
+        "b": 1,
+        "kb": 10**3,
+        "mb": 10**6,
+        "gb": 10**9,
+        "tb": 10**12,
+        "kib": 2**10,
+        "mib": 2**20,
+        "gib": 2**30,
+        "tib": 2**40,
+    }
     text = value.strip().lower()
     number = text.rstrip("bikmgt ")
-    unit = text[len(number):].strip()
+    unit = text[len(number) :].strip()
     try:
         return int(float(number) * units[unit])
     except (KeyError, ValueError):
@@ -318,8 +336,17 @@ def _explain(error: ValidationError) -> str:
 
 
 def _is_union_tag(part: object) -> bool:
-    return isinstance(part, str) and part in {"int", "str", "float", "bool", "tuple[int, int]", "literal['auto']",
-                                              "constrained-int", "function-before", "list[union[str,int,float,bool]]"}
+    return isinstance(part, str) and part in {
+        "int",
+        "str",
+        "float",
+        "bool",
+        "tuple[int, int]",
+        "literal['auto']",
+        "constrained-int",
+        "function-before",
+        "list[union[str,int,float,bool]]",
+    }
 
 
 def _keys_beside(loc: tuple[int | str, ...]) -> Iterator[str]:

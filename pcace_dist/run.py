@@ -1,4 +1,5 @@
-"""A finished run, read back: its ranking as Arrow or pandas, its summary, its bad rows. Local or s3://. No torch, no Ray."""
+"""A finished run, read back: its ranking as Arrow or pandas, its summary, its bad rows. Local or s3://. No torch, no
+Ray."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ class Run:
     ) -> pa.Table:
         """Rows of rankings.parquet, best first within each target and group when `top` is given.
 
-        `layer`, `group` and `target` select; `top` keeps the best N channels of every target and group (ranks within the
-        layer if a layer is named). Raises UserError naming what there is when nothing matches.
+        `layer`, `group` and `target` select; `top` keeps the best N channels of every target and group (ranks within
+        the layer if a layer is named). Raises UserError naming what there is when nothing matches.
         """
         filesystem, path = self.storage.filesystem(f"{self.path}/rankings.parquet")
         dataset_filter = None
@@ -83,7 +84,9 @@ class Run:
             raise self._unfinished(name) from None
 
     def _unfinished(self, name: str) -> UserError:
-        return UserError(f"{self.path}: holds no {name}; is it the output of a finished run? see `pcace status {self.path}`")
+        return UserError(
+            f"{self.path}: holds no {name}; is it the output of a finished run? see `pcace status {self.path}`"
+        )
 
     def _nothing_matches(self, **asked: object) -> str:
         filesystem, path = self.storage.filesystem(f"{self.path}/rankings.parquet")

@@ -1,4 +1,5 @@
-"""What the commands print: rankings as tables, packing progress. Reads Arrow tables, knows nothing of how they came to be."""
+"""What the commands print: rankings as tables, packing progress. Reads Arrow tables, knows nothing of how they came
+to be."""
 
 from __future__ import annotations
 
@@ -21,8 +22,18 @@ def print_ranking(ranking: pa.Table) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     for title, rows in _by_target_and_group(ranking):
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for name in ("rank", "95 % of ranks", "layer", "channel", "score", "95 % interval", "first component", "pearson",
-                     "images", "status"):
+        for name in (
+            "rank",
+            "95 % of ranks",
+            "layer",
+            "channel",
+            "score",
+            "95 % interval",
+            "first component",
+            "pearson",
+            "images",
+            "status",
+        ):
             table.add_column(name, justify="left" if name in ("layer", "status") else "right")
         for row in rows:
             table.add_row(*_cells(row))
@@ -44,8 +55,18 @@ def _cells(row: dict[str, Any]) -> list[str]:
     span = "" if row["rank_low"] is None else f"{row['rank_low']}-{row['rank_high']}"
     interval = "" if row["score_low"] is None else f"{row['score_low']:.3f}-{row['score_high']:.3f}"
     rank = "" if row["rank"] is None else str(row["rank"])
-    return [rank, span, row["layer"], str(row["channel"]), number(row["score"]), interval,
-            number(row["score_first_component"]), number(row["pearson"]), f"{row['images']:,}", row["status"]]
+    return [
+        rank,
+        span,
+        row["layer"],
+        str(row["channel"]),
+        number(row["score"]),
+        interval,
+        number(row["score_first_component"]),
+        number(row["pearson"]),
+        f"{row['images']:,}",
+        row["status"],
+    ]
 
 
 class PackProgress:
@@ -53,8 +74,14 @@ class PackProgress:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._progress = Progress(TextColumn("packing"), BarColumn(bar_width=30), MofNCompleteColumn(),
-                                  TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True)
+        self._progress = Progress(
+            TextColumn("packing"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(file=sys.stderr),
+            transient=True,
+        )
         self._task: TaskID | None = None
         self._next = time.monotonic() + 10
 
@@ -63,8 +90,9 @@ class PackProgress:
             self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._terminal:
             self._progress.stop()
 
@@ -76,4 +104,6 @@ class PackProgress:
             self._progress.update(self._task, completed=done, total=total)
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + 10
-            print(f"pcace pack: {done:,}" + (f" of {total:,}" if total else "") + " images", file=sys.stderr, flush=True)
+            print(
+                f"pcace pack: {done:,}" + (f" of {total:,}" if total else "") + " images", file=sys.stderr, flush=True
+            )

@@ -1,8 +1,9 @@
 """A planted truth: images whose blocks carry latent variables, and a network whose channels read one block each.
 
-Channel c's map is the brightness u_c of block c. (u_c, v) are jointly normal with correlation rho_c, and the target is a known
-function of v, so the maximal correlation of channel c with the target is known: |rho_c| for a monotone target (Lancaster
-1957), and that of (u_c, v^2) for the square, which is rho_c^2 (the second Hermite polynomials have correlation rho_c^2).
+Channel c's map is the brightness u_c of block c. (u_c, v) are jointly normal with correlation rho_c, and the target
+is a known function of v, so the maximal correlation of channel c with the target is known: |rho_c| for a monotone
+target (Lancaster 1957), and that of (u_c, v^2) for the square, which is rho_c^2 (the second Hermite polynomials have
+correlation rho_c^2).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def planted_network() -> PlantedNetwork:
         network.read.bias.zero_()  # type: ignore[union-attr]
         network.read.weight.zero_()
         for channel in range(len(RHO)):
-            network.read.weight[channel, 0, :, channel * BLOCK:(channel + 1) * BLOCK] = 1 / BLOCK**2
+            network.read.weight[channel, 0, :, channel * BLOCK : (channel + 1) * BLOCK] = 1 / BLOCK**2
     return network
 
 
@@ -66,10 +67,14 @@ def write_planted(folder: Path, rows: int, *, seed: int = 0, shards: int = 3, ro
     u, v = latent(rows, seed)
     grey = np.clip(np.rint(128 + GREY_PER_UNIT * u), 0, 255).astype(np.uint8)
     images = [png(np.repeat(np.repeat(row[None], BLOCK, 0), BLOCK, 1)) for row in grey]
-    table = pa.table({
-        "image": pa.array(images, pa.binary()), "exponential": np.exp(v), "square": v**2,
-        "label": (v > 0).astype(np.int64),
-    })
+    table = pa.table(
+        {
+            "image": pa.array(images, pa.binary()),
+            "exponential": np.exp(v),
+            "square": v**2,
+            "label": (v > 0).astype(np.int64),
+        }
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
         start, stop = shard * rows // shards, (shard + 1) * rows // shards

@@ -48,22 +48,25 @@ def test_the_resolved_job_reads_back_as_itself() -> None:
     assert read_job(resolved.to_yaml()) == resolved
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("statistics.knot=9", "unknown key 'statistics.knot'; did you mean 'knots'?"),
-    ("datset.path=x", "unknown key 'datset'; did you mean 'dataset'?"),
-    ("storage={'s3://b/': {endpont: x}}", "did you mean 'endpoint'?"),
-    ("workers.max=0", "workers.max: input should be greater than or equal to 1 (got 0)"),
-    ("workers.min=5", "min: 5 is above workers.max 2"),
-    ("compute.batch=big", "compute.batch"),
-    ("model.input.mode=CMYK", "model.input.mode: input should be 'RGB' or 'L' (got 'CMYK')"),
-    ("model.input.std=[0, 1, 1]", "std: every value must be above 0"),
-    ("model.input.mean=[1, 2]", "mean: 2 values; mode RGB needs 3"),
-    ("target={class: 1}", "is not one of {logit: label}, {output: 0}, {column: NAME}"),
-    ("layers=[]", "layers: names no layer"),
-    ("output=null", "output: input should be a valid string"),
-    ("statistics.memory=lots", "'lots' is not a size; for example 4GiB"),
-    ("statistics.components=21", "statistics.components"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("statistics.knot=9", "unknown key 'statistics.knot'; did you mean 'knots'?"),
+        ("datset.path=x", "unknown key 'datset'; did you mean 'dataset'?"),
+        ("storage={'s3://b/': {endpont: x}}", "did you mean 'endpoint'?"),
+        ("workers.max=0", "workers.max: input should be greater than or equal to 1 (got 0)"),
+        ("workers.min=5", "min: 5 is above workers.max 2"),
+        ("compute.batch=big", "compute.batch"),
+        ("model.input.mode=CMYK", "model.input.mode: input should be 'RGB' or 'L' (got 'CMYK')"),
+        ("model.input.std=[0, 1, 1]", "std: every value must be above 0"),
+        ("model.input.mean=[1, 2]", "mean: 2 values; mode RGB needs 3"),
+        ("target={class: 1}", "is not one of {logit: label}, {output: 0}, {column: NAME}"),
+        ("layers=[]", "layers: names no layer"),
+        ("output=null", "output: input should be a valid string"),
+        ("statistics.memory=lots", "'lots' is not a size; for example 4GiB"),
+        ("statistics.components=21", "statistics.components"),
+    ],
+)
 def test_a_mistake_is_one_line_that_names_the_key(override: str, message: str) -> None:
     with pytest.raises(JobError) as caught:
         job(override)
@@ -91,14 +94,33 @@ def digest(*overrides: str, layers: tuple[str, ...] = ("a",), weights: str = "w"
     return job(*overrides).fingerprint(layers=layers, weights_digest=weights)
 
 
-@pytest.mark.parametrize("override", ["workers.max=64", "output=elsewhere", "max_bad_rows=0.5", "model.weights=copy.pt",
-                                      "storage={'s3://b/': {region: x}}", "compute.exact=off"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "workers.max=64",
+        "output=elsewhere",
+        "max_bad_rows=0.5",
+        "model.weights=copy.pt",
+        "storage={'s3://b/': {region: x}}",
+        "compute.exact=off",
+    ],
+)
 def test_the_fingerprint_does_not_cover_how_and_where(override: str) -> None:
     assert digest(override) == digest()
 
 
-@pytest.mark.parametrize("override", ["dataset.path=other", "statistics.knots=17", "group_by=label", "target={logit: 3}",
-                                      "model.input.resize=64", "compute.batch=7", "dataset.filter={label: 3}"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "dataset.path=other",
+        "statistics.knots=17",
+        "group_by=label",
+        "target={logit: 3}",
+        "model.input.resize=64",
+        "compute.batch=7",
+        "dataset.filter={label: 3}",
+    ],
+)
 def test_the_fingerprint_covers_what_the_result_depends_on(override: str) -> None:
     assert digest(override) != digest()
 

@@ -59,16 +59,24 @@ def test_rooms_below_the_service_do_without_pydantic_and_boto3_at_import(room: s
 
 def test_public_names_are_the_documented_ones() -> None:
     assert sorted(n for n in pcace_dist.__all__ if n != "__version__") == [
-        "Job", "Run", "load_job", "maximal_correlation", "open_run", "rank"]
+        "Job",
+        "Run",
+        "load_job",
+        "maximal_correlation",
+        "open_run",
+        "rank",
+    ]
     for name in pcace_dist.__all__:
         assert getattr(pcace_dist, name) is not None
         assert name == "__version__" or name in str(pcace_dist.__doc__) or name in ("Job", "Run")
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = ("import sys, pcace_dist, pcace_dist.cli\n"
-            "heavy = {'torch', 'ray', 'pyarrow', 'numpy', 'pydantic', 'rich', 'boto3'} & set(sys.modules)\n"
-            "assert not heavy, heavy")
+    code = (
+        "import sys, pcace_dist, pcace_dist.cli\n"
+        "heavy = {'torch', 'ray', 'pyarrow', 'numpy', 'pydantic', 'rich', 'boto3'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

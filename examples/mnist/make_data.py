@@ -34,8 +34,14 @@ def main() -> None:
     for number in range(SHARDS):
         path = args.out / f"part-{number:05d}.parquet"
         # PNG bytes do not shrink any further: plain pages, statistics of the label only
-        pq.write_table(chosen.slice(number * size, size), path, row_group_size=ROW_GROUP, compression="zstd",
-                       use_dictionary=["label"], write_statistics=["label"])
+        pq.write_table(
+            chosen.slice(number * size, size),
+            path,
+            row_group_size=ROW_GROUP,
+            compression="zstd",
+            use_dictionary=["label"],
+            write_statistics=["label"],
+        )
         print(f"{path}: {pq.read_metadata(path).num_rows} rows, {path.stat().st_size} bytes")
 
 

@@ -13,15 +13,17 @@ from torch import nn
 
 def mnist_cnn() -> nn.Module:
     """A small network for MNIST: images (n, 1, 28, 28), normalised as in job.yaml, to logits (n, 10)."""
-    return nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(1, 8, kernel_size=5),  # maps 24 x 24
-        relu1=nn.ReLU(),
-        pool1=nn.MaxPool2d(2),
-        conv2=nn.Conv2d(8, 16, kernel_size=3),  # maps 10 x 10
-        relu2=nn.ReLU(),
-        pool2=nn.MaxPool2d(2),
-        conv3=nn.Conv2d(16, 32, kernel_size=3),  # maps 3 x 3
-        relu3=nn.ReLU(),
-        flatten=nn.Flatten(),
-        classify=nn.Linear(32 * 3 * 3, 10),
-    ))
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 8, kernel_size=5),  # maps 24 x 24
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(8, 16, kernel_size=3),  # maps 10 x 10
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            conv3=nn.Conv2d(16, 32, kernel_size=3),  # maps 3 x 3
+            relu3=nn.ReLU(),
+            flatten=nn.Flatten(),
+            classify=nn.Linear(32 * 3 * 3, 10),
+        )
+    )

@@ -166,9 +166,7 @@ class UnitStream:
         self._reader, self._source, self._shape, self._strict = reader, source, shape, strict
         self._on_close = on_close
         self._lock = threading.Lock()
-        self._chunks: _Channel[Future[list[_Row | BadRow]] | BadRow] = _Channel(
-            reader.read_ahead * reader.batch_size
-        )
+        self._chunks: _Channel[Future[list[_Row | BadRow]] | BadRow] = _Channel(reader.read_ahead * reader.batch_size)
         self._ready: _Channel[Batch] = _Channel(reader.read_ahead)
         self._threads = [
             threading.Thread(target=target, name=f"pcace-{role}-{name}", daemon=True)
@@ -231,9 +229,7 @@ class UnitStream:
                 for rows in _runs(part, self._reader):
                     if not self._chunks.reserve(rows.stop - rows.start):
                         break
-                    self._chunks.put(
-                        self._reader._pool.submit(self._decode, part, rows), rows.stop - rows.start
-                    )
+                    self._chunks.put(self._reader._pool.submit(self._decode, part, rows), rows.stop - rows.start)
             self._chunks.finish()
         except BaseException as error:
             self._chunks.finish(error)
@@ -351,9 +347,7 @@ def pilot_rows(
             stream.close()
 
 
-def spread(
-    counts: Sequence[int], rows: int, max_groups: int
-) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:
+def spread(counts: Sequence[int], rows: int, max_groups: int) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:
     """Choose `rows` rows evenly over row groups of `counts` rows: {index of the group: positions in it}.
 
     If that touches more than `max_groups` groups, as many evenly chosen ones of these give all the rows.
@@ -464,9 +458,7 @@ def _batch(rows: Sequence[_Row], spec: DatasetSpec, channels_last: bool) -> Batc
     for i, row in enumerate(rows):
         images[i] = row.image  # by numpy: a torch copy would start a thread team of its own here
     labels = (
-        None
-        if spec.label is None
-        else np.array([-1 if r.label is None else r.label for r in rows], dtype=np.int64)
+        None if spec.label is None else np.array([-1 if r.label is None else r.label for r in rows], dtype=np.int64)
     )
     values = np.array([r.values for r in rows], dtype=np.float64).reshape(len(rows), len(spec.columns))
     return Batch(
@@ -501,9 +493,7 @@ class _Channel(Generic[T]):
     def reserve(self, weight: int) -> bool:
         """Wait until an item of this weight fits; False if the channel was closed."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or not self._weight or self._weight + weight <= self._capacity
-            )
+            self._changed.wait_for(lambda: self._closed or not self._weight or self._weight + weight <= self._capacity)
             return not self._closed
 
     def put(self, item: T, weight: int = 1) -> bool:

@@ -84,9 +84,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 def _decode_jpeg(data: bytes, spec: ImageSpec) -> torch.Tensor:
     _check_pixels(*_jpeg_size(data), spec)
-    buffer = torch.frombuffer(
-        bytearray(data), dtype=torch.uint8
-    )  # bytearray: torch wants memory it may write to
+    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # bytearray: torch wants memory it may write to
     try:
         image: torch.Tensor = torch.ops.image.decode_jpeg(buffer, TORCHVISION_MODE[spec.mode], False)
     except RuntimeError as error:
@@ -173,8 +171,7 @@ def _to_size(image: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
         if height * width > spec.max_pixels:
             raise RowError(
                 "decode",
-                f"{width}x{height} pixels after model.input.resize are beyond limits.pixels "
-                f"{spec.max_pixels}",
+                f"{width}x{height} pixels after model.input.resize are beyond limits.pixels {spec.max_pixels}",
             )
         mode = InterpolationMode(spec.interpolation)
         image = functional.resize(image, [height, width], interpolation=mode, antialias=spec.antialias)

@@ -138,9 +138,7 @@ def check_schema(spec: DatasetSpec, schema: pa.Schema, key: str) -> pa.Schema:
         if schema.names.count(column) == 0:
             near = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
             hint = (
-                f"did you mean {near[0]!r}?"
-                if near
-                else f"it has {', '.join(map(repr, schema.names)) or 'no columns'}"
+                f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, schema.names)) or 'no columns'}"
             )
             raise DatasetError(f"{role}: no column {column!r} in {key}; {hint}")
         if schema.names.count(column) > 1:
@@ -172,9 +170,7 @@ def is_image_struct(kind: pa.DataType) -> bool:
 
 def filter_scalar(column: str, value: Any, kind: pa.DataType) -> pa.Scalar:
     """A filter's value as a scalar of the column's type. Raises DatasetError if the two do not go together."""
-    problem = DatasetError(
-        f"dataset.filter.{column}: {value!r} cannot be compared with the column's type {kind}"
-    )
+    problem = DatasetError(f"dataset.filter.{column}: {value!r} cannot be compared with the column's type {kind}")
     fits = (
         (pa.types.is_boolean(kind) and isinstance(value, bool))
         or (pa.types.is_integer(kind) and isinstance(value, int) and not isinstance(value, bool))
@@ -202,9 +198,7 @@ def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, Stored
         else:
             base = _base(path)
             files = [
-                (key, f)
-                for key, f in _below(base, storage.list(path))
-                if key.endswith(SUFFIXES) and not _hidden(key)
+                (key, f) for key, f in _below(base, storage.list(path)) if key.endswith(SUFFIXES) and not _hidden(key)
             ]
             if not files:
                 return base, _no_files(path, storage)
@@ -383,9 +377,7 @@ def _read_ids(file: DataFile, column: str, storage: Storage) -> pa.ChunkedArray:
         with storage.open(file.url) as source:
             return pq.ParquetFile(source, pre_buffer=True).read(columns=[column]).column(0)
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(
-            f"dataset.id: {column} of {file.key} cannot be read ({first_line(error)})"
-        ) from None
+        raise DatasetError(f"dataset.id: {column} of {file.key} cannot be read ({first_line(error)})") from None
 
 
 def _shown(paths: Sequence[str]) -> str:

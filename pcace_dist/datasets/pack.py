@@ -126,9 +126,7 @@ def _pack(
                 on_progress(done, source.total)
         shards.finish()
     if not shards.rows:
-        raise DatasetError(
-            f"nothing could be packed; the first of {len(bad)} faults: {bad[0] if bad else 'no rows'}"
-        )
+        raise DatasetError(f"nothing could be packed; the first of {len(bad)} faults: {bad[0] if bad else 'no rows'}")
     return PackReport(source.kind, dest, tuple(shards.names), shards.rows, shards.bytes, tuple(bad))
 
 
@@ -279,9 +277,7 @@ def _as_json(report: PackReport, identity: str) -> dict[str, object]:
 def _from_json(record: dict[str, object], dest: str) -> PackReport:
     bad = tuple(Fault(*fault) for fault in record["bad"])  # type: ignore[attr-defined]
     shards: tuple[str, ...] = tuple(record["shards"])  # type: ignore[arg-type]
-    return PackReport(
-        str(record["kind"]), dest, shards, int(str(record["rows"])), int(str(record["bytes"])), bad
-    )
+    return PackReport(str(record["kind"]), dest, shards, int(str(record["rows"])), int(str(record["bytes"])), bad)
 
 
 def _digest(content: object) -> str:

@@ -63,9 +63,7 @@ def read_pieces(
             yield _read_with_retries(piece, files, retry)
 
 
-def count_kept(
-    pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, retry: Retry = RETRY
-) -> list[int]:
+def count_kept(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, retry: Retry = RETRY) -> list[int]:
     """Rows of each piece that the filter keeps, from the filter's columns alone; 0 where they cannot be
     read.
     """
@@ -143,14 +141,11 @@ class _OpenFile:
         self.file = pq.ParquetFile(self.source, pre_buffer=True, page_checksum_verification=True)
         schema = self.file.schema_arrow
         check_schema(spec, schema, piece.key)
-        self.image_leaf = (
-            f"{spec.image}.bytes" if pa.types.is_struct(schema.field(spec.image).type) else spec.image
-        )
+        self.image_leaf = f"{spec.image}.bytes" if pa.types.is_struct(schema.field(spec.image).type) else spec.image
         kinds = {name: plain_type(schema.field(name).type) for name in spec.filter}
         self.filter = {
             name: [
-                filter_scalar(name, one, kinds[name])
-                for one in (value if isinstance(value, list | tuple) else [value])
+                filter_scalar(name, one, kinds[name]) for one in (value if isinstance(value, list | tuple) else [value])
             ]
             for name, value in spec.filter.items()
         }

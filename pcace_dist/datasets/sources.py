@@ -62,17 +62,13 @@ class Source:
     classes: tuple[str, ...] = field(default=())
 
 
-def open_source(
-    source: str, storage: Storage, *, kind: str | None = None, image_column: str = "image"
-) -> Source:
+def open_source(source: str, storage: Storage, *, kind: str | None = None, image_column: str = "image") -> Source:
     """The source at a path or URL; its kind is found from what is there. Raises DatasetError, one line."""
     if kind is not None and kind not in KINDS:
         raise DatasetError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     try:
         file = storage.stat(source)
-        files = (
-            [file] if file is not None else [f for f in storage.list(source) if not _hidden(f.url, source)]
-        )
+        files = [file] if file is not None else [f for f in storage.list(source) if not _hidden(f.url, source)]
         if not files:
             raise DatasetError(f"{source}: no such file, or an empty folder")
         kind = kind or _detect(source, file, files)
@@ -126,9 +122,7 @@ def csv_source(files: list[StoredFile], source: str, storage: Storage, image_col
     if data.startswith(b"\x1f\x8b"):
         data = gzip.decompress(data)
     try:
-        table = pacsv.read_csv(
-            io.BytesIO(data), convert_options=pacsv.ConvertOptions(strings_can_be_null=True)
-        )
+        table = pacsv.read_csv(io.BytesIO(data), convert_options=pacsv.ConvertOptions(strings_can_be_null=True))
     except pa.ArrowException as error:
         raise DatasetError(f"{source}: not a readable CSV file ({first_line(error)})") from None
     names = table.column_names
@@ -174,11 +168,7 @@ def idx_source(files: list[StoredFile], source: str, storage: Storage) -> Source
     by_name = {_stem(f.url): f for f in files}
     if _is_named(files, source):  # the other file lies beside it
         beside = storage.list(split_parent(source))
-        by_name = {
-            _stem(f.url): f
-            for f in beside
-            if _stem(f.url).partition("-")[0] == _stem(source).partition("-")[0]
-        }
+        by_name = {_stem(f.url): f for f in beside if _stem(f.url).partition("-")[0] == _stem(source).partition("-")[0]}
     sets = sorted(name.removesuffix(IMAGES) for name in by_name if name.endswith(IMAGES))
     if not sets:
         raise DatasetError(f"{source}: holds no idx images (like train{IMAGES}.gz)")
@@ -210,9 +200,7 @@ def idx_source(files: list[StoredFile], source: str, storage: Storage) -> Source
                 yield {"image": {"bytes": buffer.getvalue(), "path": path}, "label": int(label), **extra}
 
     used = [by_name[name + suffix] for name in sets for suffix in (IMAGES, LABELS)]
-    return Source(
-        "mnist", pa.schema(fields), _identity(used, source), sum(len(i) for _, i, _ in loaded), rows
-    )
+    return Source("mnist", pa.schema(fields), _identity(used, source), sum(len(i) for _, i, _ in loaded), rows)
 
 
 def webdataset_source(files: list[StoredFile], source: str, storage: Storage) -> Source:
@@ -340,9 +328,7 @@ def _fit(row: Row, schema: pa.Schema) -> Row | Fault:
         try:
             pa.scalar(value, column.type)
         except (pa.ArrowException, OverflowError, TypeError, ValueError):
-            return Fault(
-                row["image"]["path"], f"{column.name} {value!r} is not {column.type} as in the first samples"
-            )
+            return Fault(row["image"]["path"], f"{column.name} {value!r} is not {column.type} as in the first samples")
         fitted[column.name] = value
     return fitted
 

@@ -103,9 +103,7 @@ class Storage:
         with self._cache.lock:
             found = self._cache.filesystems.get(key)
         if found is None:
-            found = (
-                self._s3(url, bucket) if scheme == "s3" else pafs.GcsFileSystem(anonymous=settings.anonymous)
-            )
+            found = self._s3(url, bucket) if scheme == "s3" else pafs.GcsFileSystem(anonymous=settings.anonymous)
             with self._cache.lock:
                 found = self._cache.filesystems.setdefault(key, found)
         return found, path
@@ -157,9 +155,7 @@ class Storage:
         else:
             filesystem, path = self.filesystem(url)
             with one_line(url):
-                infos = filesystem.get_file_info(
-                    pafs.FileSelector(path, recursive=True, allow_not_found=True)
-                )
+                infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
             found = (_from_info(info, scheme) for info in infos)
         return sorted((file for file in found if file is not None), key=lambda file: file.url)
 
@@ -233,11 +229,7 @@ class Storage:
         prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
         try:
             with one_line(url):
-                pages = (
-                    self.s3_client(url)
-                    .get_paginator("list_objects_v2")
-                    .paginate(Bucket=bucket, Prefix=prefix)
-                )
+                pages = self.s3_client(url).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
                 entries = [entry for page in pages for entry in page.get("Contents", [])]
         except FileNotFoundError:
             return
@@ -281,9 +273,7 @@ class one_line:
 
 
 def _restate(error: OSError, url: str) -> OSError:
-    kind = (
-        type(error) if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError) else OSError
-    )
+    kind = type(error) if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError) else OSError
     text = error.strerror if error.errno is not None and error.strerror else str(error)
     if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" in text or "HTTP status 404" in text:
         kind, text = FileNotFoundError, "no such file"
@@ -329,9 +319,7 @@ def _make_client(settings: S3Settings, attempts: int) -> BaseClient:
         response_checksum_validation="when_required",
         **({"signature_version": UNSIGNED} if settings.anonymous else {}),
     )
-    endpoint = (
-        settings.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    )
+    endpoint = settings.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint and ".amazonaws.com" not in endpoint:
         config = config.merge(Config(s3={"addressing_style": "path"}))
     session = boto3.session.Session()

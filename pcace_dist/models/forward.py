@@ -68,8 +68,10 @@ class Forward:
             with LayerTap(self.model, self.layers, guarded):
                 outputs = as_matrix(self._run(padded, guarded))
         if len(outputs) != self.batch_size:
-            raise ModelError(f"model.factory: the model returns outputs of shape {tuple(outputs.shape)} for a batch of "
-                             f"{self.batch_size} images; its first axis must be the image")
+            raise ModelError(
+                f"model.factory: the model returns outputs of shape {tuple(outputs.shape)} for a batch of "
+                f"{self.batch_size} images; its first axis must be the image"
+            )
         return outputs[:rows]
 
     def _run(self, batch: Tensor, guarded: _Guarded | None = None) -> object:

@@ -98,8 +98,9 @@ def _torchvision(function: str, name: str, own_weights: bool) -> Callable[..., o
     to."""
     known = torchvision.models.list_models()
     if function.lower() not in known:
-        raise ModelError(f"{name}: torchvision {torchvision.__version__} has no model {function!r}"
-                         f"{_nearest(function, known)}")
+        raise ModelError(
+            f"{name}: torchvision {torchvision.__version__} has no model {function!r}{_nearest(function, known)}"
+        )
     parameters = inspect.signature(torchvision.models.get_model_builder(function)).parameters
     defaults: dict[str, Any] = {"weights": "DEFAULT" if own_weights else None}
     if not own_weights and "weights_backbone" in parameters:
@@ -126,10 +127,13 @@ def _module(module: str, name: str) -> ModuleType:
         missing = error.name or ""
         if module == missing or module.startswith(f"{missing}."):
             parent, _, last = missing.rpartition(".")
-            raise ModelError(f"{name}: there is no module {missing!r} on the Python path"
-                             f"{_nearest(last, _modules_of(parent))}; run from the directory that holds it") from None
-        raise ModelError(f"{name}: importing {module} failed: it needs module {missing!r}, which is not installed"
-                         ) from error
+            raise ModelError(
+                f"{name}: there is no module {missing!r} on the Python path"
+                f"{_nearest(last, _modules_of(parent))}; run from the directory that holds it"
+            ) from None
+        raise ModelError(
+            f"{name}: importing {module} failed: it needs module {missing!r}, which is not installed"
+        ) from error
     except (Exception, SystemExit) as error:
         raise ModelError(f"{name}: importing {module} failed: {_reason(error)}") from error
 
@@ -159,8 +163,10 @@ def _state_dict(path: str, read: Callable[[str], bytes]) -> Mapping[str, Tensor]
     name = f"model.weights {path}"
     suffix = path.lower()
     if not suffix.endswith(SAFETENSORS + PYTORCH):
-        raise ModelError(f"{name}: is neither random, factory nor a file {', '.join(SAFETENSORS + PYTORCH)}"
-                         f"{_nearest(path, ['random', 'factory'])}")
+        raise ModelError(
+            f"{name}: is neither random, factory nor a file {', '.join(SAFETENSORS + PYTORCH)}"
+            f"{_nearest(path, ['random', 'factory'])}"
+        )
     try:
         data = read(path)
     except PcaceError:
@@ -216,8 +222,10 @@ def _unnested(loaded: object, name: str) -> Mapping[str, Tensor]:
         raise ModelError(f"{name}: holds {_a(loaded)}, not a state dict (names and tensors)")
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ModelError(f"{name}: is not a state dict: entry {key!r} is {_a(value)}, not a tensor; a state dict "
-                             f"may also lie under {' or '.join(map(repr, NESTED))}")
+            raise ModelError(
+                f"{name}: is not a state dict: entry {key!r} is {_a(value)}, not a tensor; a state dict "
+                f"may also lie under {' or '.join(map(repr, NESTED))}"
+            )
     return loaded
 
 
@@ -233,8 +241,10 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], path: str, name: str) -
     does_not_fit = f"model.weights {path}: does not fit {name}: "
     for key in own.keys() & state.keys():
         if own[key].shape != state[key].shape:
-            raise ModelError(f"{does_not_fit}{key} has shape {tuple(state[key].shape)}, the model's is "
-                             f"{tuple(own[key].shape)}; see model.kwargs")
+            raise ModelError(
+                f"{does_not_fit}{key} has shape {tuple(state[key].shape)}, the model's is "
+                f"{tuple(own[key].shape)}; see model.kwargs"
+            )
     given = dict(state)
     versioned = _Versioned(given)
     versioned._metadata = getattr(state, "_metadata", None) or getattr(own, "_metadata", {})

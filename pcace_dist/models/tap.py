@@ -30,8 +30,14 @@ from pcace_dist.errors import ModelError
 Receive = Callable[[str, Tensor, tuple[int, ...]], None]
 
 CHANNELS_FIRST = (
-    _ConvNd, _NormBase, nn.GroupNorm,
-    nn.MaxPool1d, nn.AvgPool1d, nn.LPPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d,
+    _ConvNd,
+    _NormBase,
+    nn.GroupNorm,
+    nn.MaxPool1d,
+    nn.AvgPool1d,
+    nn.LPPool1d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool1d,
 )
 MOST_AXES = 5
 NEEDED = "it must give real-valued maps (B, C, H, W), vectors (B, C) or tokens (B, N, C)"
@@ -89,8 +95,10 @@ class LayerTap:
     def _end(self, _: nn.Module, __: Any, ___: Any) -> None:
         for name in self._layers:
             if name not in self._seen:
-                raise ModelError(f"layers {name}: does not run in a forward pass of the model (its weights may be used "
-                                 "elsewhere); name another layer")
+                raise ModelError(
+                    f"layers {name}: does not run in a forward pass of the model (its weights may be used "
+                    "elsewhere); name another layer"
+                )
 
 
 def channels_and_positions(
@@ -109,8 +117,10 @@ def channels_and_positions(
     if tensor.dim() == 3 and getattr(module, "batch_first", True) is False:
         tensor = tensor.transpose(0, 1)
     if rows is not None and tensor.shape[0] != rows:
-        raise ModelError(f"layers {name}: gives shape {tuple(tensor.shape)} for a batch of {rows} images; its first "
-                         "axis must be the image")
+        raise ModelError(
+            f"layers {name}: gives shape {tuple(tensor.shape)} for a batch of {rows} images; its first "
+            "axis must be the image"
+        )
     maps = tensor.movedim(-1, 1) if channels_last(module, tensor.dim()) else tensor
     return maps.flatten(2) if maps.dim() > 2 else maps.unsqueeze(2), tuple(int(n) for n in maps.shape[2:])
 

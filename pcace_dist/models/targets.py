@@ -48,8 +48,9 @@ def parse_target(mapping: Mapping[str, Any]) -> TargetSpec:
         raise JobError(f"target {mapping!r}: write one of {EXAMPLES}")
     kind, value = next(iter(mapping.items()))
     if kind not in KINDS:
-        raise JobError(f"target {{{kind}: {value}}}: unknown kind {kind!r}{_nearest(kind, KINDS)}; "
-                       f"write one of {EXAMPLES}")
+        raise JobError(
+            f"target {{{kind}: {value}}}: unknown kind {kind!r}{_nearest(kind, KINDS)}; write one of {EXAMPLES}"
+        )
     shown = f"target {{{kind}: {value}}}"
     if kind == "column":
         if not isinstance(value, str) or not value:
@@ -75,16 +76,20 @@ def as_matrix(outputs: object) -> Tensor:
         keys = [key for key in OUTPUT_KEYS if key in found]
         if not keys:
             held = ", ".join(map(str, found)) or "nothing"
-            raise ModelError(f"model.factory: the model returns a mapping of {held}; its outputs must be under "
-                             f"{' or '.join(OUTPUT_KEYS)}")
+            raise ModelError(
+                f"model.factory: the model returns a mapping of {held}; its outputs must be under "
+                f"{' or '.join(OUTPUT_KEYS)}"
+            )
         found = found[keys[0]]
     elif isinstance(found, tuple | list) and found:
         found = found[0]
     if not isinstance(found, Tensor):
         raise ModelError(f"model.factory: the model returns {type(outputs).__name__}, not a tensor (images, outputs)")
     if found.dim() not in (1, 2) or found.is_complex():
-        raise ModelError(f"model.factory: the model returns {found.dtype} of shape {tuple(found.shape)}, not real "
-                         "values of shape (images, outputs)")
+        raise ModelError(
+            f"model.factory: the model returns {found.dtype} of shape {tuple(found.shape)}, not real "
+            "values of shape (images, outputs)"
+        )
     return found if found.dim() == 2 else found.unsqueeze(1)
 
 

@@ -1,4 +1,5 @@
-"""The account of a run: rows, faults, seconds by stage; shown as progress and written as summary.json. Decides nothing."""
+"""The account of a run: rows, faults, seconds by stage; shown as progress and written as summary.json. Decides
+nothing."""
 
 from __future__ import annotations
 
@@ -123,19 +124,25 @@ class Account:
             "attempts": len(state.accepted_receipts()),
             "workers": self.workers,
             "seconds": round(time.monotonic() - self._started, 3),
-            "images_per_second": round((self.rows_done - self._rows_at_start) / main_pass, 3) if main_pass > 0 else None,
+            "images_per_second": round((self.rows_done - self._rows_at_start) / main_pass, 3)
+            if main_pass > 0
+            else None,
             "stages": {name: round(value, 3) for name, value in self.seconds.items()},
-            "worker_stages": {} if self._main_pass is None else
-            {name: round(value, 3) for name, value in self._main_pass.seconds.items()},
+            "worker_stages": {}
+            if self._main_pass is None
+            else {name: round(value, 3) for name, value in self._main_pass.seconds.items()},
             "last_faults": [] if self._main_pass is None else self._main_pass.last_faults,
             **more,
         }
         if self._plan is not None:
             frozen = Facts.of(self._plan)
-            facts |= {"plan": self._plan.digest, "precision": frozen.precision, "batch": frozen.batch,
-                      "numeric_classes": [frozen.numeric_class],
-                      "explained_variance": {
-                          layer.name: round(float(layer.explained.sum(1).mean()), 4) for layer in self._plan.layers}}
+            facts |= {
+                "plan": self._plan.digest,
+                "precision": frozen.precision,
+                "batch": frozen.batch,
+                "numeric_classes": [frozen.numeric_class],
+                "explained_variance": {
+                    layer.name: round(float(layer.explained.sum(1).mean()), 4) for layer in self._plan.layers
+                },
+            }
         publish_summary(self._store, facts)
-
-

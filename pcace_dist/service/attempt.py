@@ -1,11 +1,11 @@
 """The files of one attempt: what a worker has accumulated since its last flush, written before the receipt is given.
 
-    attempts/<id>/rows.arrow             a row per group: fold, target code and fixed-point target of every row kept as codes
-    attempts/<id>/block-00012.arrow      a row per group: codes, means and Gram of at most 64 channels of one layer
-    attempts/<id>/bad_rows.parquet       rows that were set aside, if any
+    attempts/<id>/rows.arrow             a row per group: fold, target code and fixed-point target of every row kept
+    as codes attempts/<id>/block-00012.arrow      a row per group: codes, means and Gram of at most 64 channels of one
+    layer attempts/<id>/bad_rows.parquet       rows that were set aside, if any
 
-Arrow IPC files with plain binary columns; a reduce task reads only its own block. Nothing is pickled. Knows the store and
-the statistic, not Ray.
+Arrow IPC files with plain binary columns; a reduce task reads only its own block. Nothing is pickled. Knows the store
+and the statistic, not Ray.
 """
 
 from __future__ import annotations
@@ -30,15 +30,25 @@ from pcace_dist.statistics.segment import RowCodes, Segment
 
 BLOCK_CHANNELS = 64
 
-BAD_ROWS_SCHEMA = pa.schema([
-    ("file", pa.string()), ("row_group", pa.int32()), ("row", pa.int64()), ("id", pa.string()),
-    ("stage", pa.string()), ("reason", pa.string()),
-])
+BAD_ROWS_SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row_group", pa.int32()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
 
-_BLOCK_SCHEMA = pa.schema([
-    ("group_index", pa.int32()), ("codes", pa.large_binary()), ("means", pa.large_binary()),
-    ("gram", pa.large_binary()),
-])
+_BLOCK_SCHEMA = pa.schema(
+    [
+        ("group_index", pa.int32()),
+        ("codes", pa.large_binary()),
+        ("means", pa.large_binary()),
+        ("gram", pa.large_binary()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -130,11 +140,13 @@ def read_rows(data: bytes) -> tuple[list[Any], list[RowCodes]]:
     for folds, codes, fixed in zip(
         table["folds"].to_pylist(), table["target_codes"].to_pylist(), table["target_fixed"].to_pylist(), strict=True
     ):
-        rows.append(RowCodes(
-            folds=_tensor(folds, np.uint8, (-1,)),
-            target_codes=_tensor(codes, np.uint8, (-1, targets)),
-            target_fixed=_tensor(fixed, np.int16, (-1, targets)),
-        ))
+        rows.append(
+            RowCodes(
+                folds=_tensor(folds, np.uint8, (-1,)),
+                target_codes=_tensor(codes, np.uint8, (-1, targets)),
+                target_fixed=_tensor(fixed, np.int16, (-1, targets)),
+            )
+        )
     return table["group"].to_pylist(), rows
 
 
@@ -174,12 +186,14 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 def _rows_file(plan: Plan, groups: list[Any], segments: Mapping[Any, Segment]) -> bytes:
     parts = [segments[group].rows for group in groups]
-    table = pa.table({
-        "group": pa.array(groups),
-        "folds": pa.array([_bytes(rows.folds) for rows in parts], pa.large_binary()),
-        "target_codes": pa.array([_bytes(rows.target_codes) for rows in parts], pa.large_binary()),
-        "target_fixed": pa.array([_bytes(rows.target_fixed) for rows in parts], pa.large_binary()),
-    })
+    table = pa.table(
+        {
+            "group": pa.array(groups),
+            "folds": pa.array([_bytes(rows.folds) for rows in parts], pa.large_binary()),
+            "target_codes": pa.array([_bytes(rows.target_codes) for rows in parts], pa.large_binary()),
+            "target_fixed": pa.array([_bytes(rows.target_fixed) for rows in parts], pa.large_binary()),
+        }
+    )
     return _ipc_bytes(table.replace_schema_metadata({"targets": str(len(plan.targets))}))
 
 

@@ -29,8 +29,13 @@ def ray_session() -> Iterator[None]:
             ray.init(logging_level=logging.WARNING)
         else:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            ray.init("local", include_dashboard=False, object_store_memory=LOCAL_OBJECT_STORE,
-                     logging_level=logging.ERROR, log_to_driver=False)
+            ray.init(
+                "local",
+                include_dashboard=False,
+                object_store_memory=LOCAL_OBJECT_STORE,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = os.environ.get("RAY_ADDRESS", "local")
         raise PcaceError(f"Ray ({where}) cannot be reached or started: {str(error).strip().splitlines()[0]}") from error
@@ -42,8 +47,13 @@ def ray_session() -> Iterator[None]:
 
 def describe_resources() -> str:
     """What the cluster has, for messages."""
-    wanted = {name: amount for name, amount in ray.cluster_resources().items()
-              if not name.startswith(("node:", "object_store_memory"))}
-    parts = [f"{amount / 2**30:.1f} GiB memory" if name == "memory" else f"{amount:g} {name}"
-             for name, amount in sorted(wanted.items())]
+    wanted = {
+        name: amount
+        for name, amount in ray.cluster_resources().items()
+        if not name.startswith(("node:", "object_store_memory"))
+    }
+    parts = [
+        f"{amount / 2**30:.1f} GiB memory" if name == "memory" else f"{amount:g} {name}"
+        for name, amount in sorted(wanted.items())
+    ]
     return ", ".join(parts) or "no resources"

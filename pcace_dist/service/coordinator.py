@@ -19,7 +19,7 @@ from pcace_dist.service.account import Account
 from pcace_dist.service.attempt import CorruptAttempt, blocks_of
 from pcace_dist.service.cluster import describe_resources
 from pcace_dist.service.dispatch import Dispatcher
-from pcace_dist.service.fleet import Failed, Finished, Fleet, Joined, Lost, WorkerShape
+from pcace_dist.service.fleet import Failed, Finished, Fleet, Lost, WorkerShape
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.main_pass import TICK, MainPass, farm
 from pcace_dist.service.pilot import Facts
@@ -38,8 +38,9 @@ UNIT_BYTES = 64 << 20  # a unit reads about this much at most
 class Coordinator:
     """Drives one run whose ledger this driver has opened."""
 
-    def __init__(self, preparation: Preparation, store: Store, ledger: Ledger, account: Account,
-                 stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, preparation: Preparation, store: Store, ledger: Ledger, account: Account, stopping: Callable[[], bool]
+    ) -> None:
         self._preparation = preparation
         self._store = store
         self._ledger = ledger
@@ -72,23 +73,29 @@ class Coordinator:
 
     def _new_plan(self, fleet: Fleet) -> Plan:
         units = make_units(self._preparation.listing, rows_per_unit(self._preparation.listing))
-        with self._account.stage("pilot"):
-            data = self._pilot(fleet)
+        data = self._pilot(fleet)
         plan = Plan.from_bytes(data)
         self._store.put(plan_key(plan.digest), data)
-        self._ledger.append("manifest", {
-            "fingerprint": self._preparation.fingerprint, "weights": self._preparation.weights, "plan": plan.digest,
-            "units": [unit.to_json() for unit in units],
-        })
+        self._ledger.append(
+            "manifest",
+            {
+                "fingerprint": self._preparation.fingerprint,
+                "weights": self._preparation.weights,
+                "plan": plan.digest,
+                "units": [unit.to_json() for unit in units],
+            },
+        )
         return plan
 
     def _pilot(self, fleet: Fleet) -> bytes:
         """The first worker that is up makes the plan; if it is lost, the next one does."""
         maker: str | None = None
+        waiting = time.monotonic()
         while True:
             for event in fleet.events(TICK):
                 match event:
                     case Finished(_, "pilot", value):
+                        self._account.seconds["pilot"] += time.monotonic() - waiting
                         return bytes(value)
                     case Failed(_, _, error):
                         raise error
@@ -99,6 +106,8 @@ class Coordinator:
                         pass
             if maker is None and fleet.up:
                 maker = fleet.up[0]
+                self._account.seconds["start"] += time.monotonic() - waiting
+                waiting = time.monotonic()
                 fleet.call(maker, "pilot", self._preparation.listing)
             self._tick(fleet, "starting workers" if maker is None else "pilot")
 
@@ -118,10 +127,21 @@ class Coordinator:
     # -- main pass, reduce, publish
 
     def _main_pass(self, fleet: Fleet, plan: Plan) -> None:
-        dispatcher = Dispatcher(self._ledger.state.pending_units(), epoch=self._ledger.epoch, plan=plan.digest,
-                                weights=self._preparation.weights)
-        main_pass = MainPass(fleet, self._ledger, dispatcher, self._units(), plan, stopping=self._stopping,
-                             on_tick=lambda: self._tick(fleet, "ranking"))
+        dispatcher = Dispatcher(
+            self._ledger.state.pending_units(),
+            epoch=self._ledger.epoch,
+            plan=plan.digest,
+            weights=self._preparation.weights,
+        )
+        main_pass = MainPass(
+            fleet,
+            self._ledger,
+            dispatcher,
+            self._units(),
+            plan,
+            stopping=self._stopping,
+            on_tick=lambda: self._tick(fleet, "ranking"),
+        )
         self._account.main_pass_begins(main_pass)
         with self._account.stage("main_pass"):
             main_pass.run()
@@ -132,20 +152,23 @@ class Coordinator:
         receipts = tuple(self._ledger.state.accepted_receipts())
         tasks = [(plan.to_bytes(), block, receipts) for block in blocks_of(plan)]
         with self._account.stage("reduce"):
-            results = farm(fleet, "reduce", tasks, stopping=self._stopping,
-                           on_tick=lambda: self._tick(fleet, "reducing"))
+            results = farm(
+                fleet, "reduce", tasks, stopping=self._stopping, on_tick=lambda: self._tick(fleet, "reducing")
+            )
         return [result for result in results if isinstance(result, BlockScores)]
 
     def _publish(self, plan: Plan, blocks: list[BlockScores]) -> int:
         """Rankings, bad rows, then `done`, then summary.json (protocol, item 10)."""
         bad, images = self._account.bad_rows, self._account.images
         if images == 0:
-            raise DatasetError(f"dataset: none of the {bad} rows could be used; the last fault was: "
-                               f"{self._account.last_fault}")
+            raise DatasetError(
+                f"dataset: none of the {bad} rows could be used; the last fault was: {self._account.last_fault}"
+            )
         receipts = self._ledger.state.accepted_receipts()
         with self._account.stage("publish"):
-            publish_rankings(self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms,
-                                                         self._preparation.group_type))
+            publish_rankings(
+                self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, self._preparation.group_type)
+            )
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
         code = 4 if bad > self._preparation.job.max_bad_rows * (images + bad) else 0
         self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code]})
@@ -157,8 +180,14 @@ class Coordinator:
         units = self._units()
         for unit, reason in self._ledger.state.set_aside.items():
             for piece in units[unit].pieces:
-                yield {"file": piece.key, "row_group": piece.row_group, "row": None, "id": None, "stage": "model",
-                       "reason": f"{piece.rows} rows: {reason}"}
+                yield {
+                    "file": piece.key,
+                    "row_group": piece.row_group,
+                    "row": None,
+                    "id": None,
+                    "stage": "model",
+                    "reason": f"{piece.rows} rows: {reason}",
+                }
 
     def _tick(self, fleet: Fleet, stage: str) -> None:
         """Show progress; give up when no worker could be had for longer than workers.start_timeout."""

@@ -1,7 +1,7 @@
 """The body of a worker, without Ray: makes the plan, works through units, accumulates, flushes attempts.
 
-It exists once; the Ray actor only calls it, and so can a script on a bare GPU box. A unit enters the accumulator only when it
-is finished; rows that fail are written down and never end a run (protocol, items 5 to 7).
+It exists once; the Ray actor only calls it, and so can a script on a bare GPU box. A unit enters the accumulator only
+when it is finished; rows that fail are written down and never end a run (protocol, items 5 to 7).
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class _UnitRows:
 class Engine:
     """One worker's model, reader and accumulator.
 
-    Life: `Engine(spec, actor, store)`, perhaps `pilot(listing)`, `begin(plan, epoch)`, then `process(unit)` again and again
-    and `flush()` whenever `should_flush`; at the end `reduce(...)`.
+    Life: `Engine(spec, actor, store)`, perhaps `pilot(listing)`, `begin(plan, epoch)`, then `process(unit)` again and
+    again and `flush()` whenever `should_flush`; at the end `reduce(...)`.
     """
 
     def __init__(self, spec: WorkSpec, actor: str, store: Store) -> None:
@@ -108,9 +108,14 @@ class Engine:
         self._forward = Forward(self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers)
         self._layers = {layer.name: layer.to(self.device) for layer in plan.layers}
         self._reader = UnitReader(
-            self.spec.dataset, self.spec.images, self.spec.storage, batch_size=facts.batch,
-            threads=self.spec.threads, image_shape=facts.image_shape,
-            fold_bytes=lambda data: fold_of_bytes(data, folds), fold_value=lambda value: fold_of_value(value, folds),
+            self.spec.dataset,
+            self.spec.images,
+            self.spec.storage,
+            batch_size=facts.batch,
+            threads=self.spec.threads,
+            image_shape=facts.image_shape,
+            fold_bytes=lambda data: fold_of_bytes(data, folds),
+            fold_value=lambda value: fold_of_value(value, folds),
         )
         self._reset()
 
@@ -186,8 +191,11 @@ class Engine:
         good = np.isfinite(values).all(1)
         for i in np.flatnonzero(~(finite & good)):
             ref = batch.refs[i]
-            stage, reason = ("model", "an activation is NaN or infinite") if not finite[i] else \
-                ("target", reasons.get(int(i), "the target is NaN or infinite"))
+            stage, reason = (
+                ("model", "an activation is NaN or infinite")
+                if not finite[i]
+                else ("target", reasons.get(int(i), "the target is NaN or infinite"))
+            )
             rows.bad.append(BadRow.of(ref, RowError(stage, reason)))
         return np.asarray(finite & good)
 
@@ -206,8 +214,7 @@ class Engine:
             segment = self._segments.get(group)
             if segment is None:
                 segment = self._segments[group] = Segment(self.plan)
-            segment.append({name: held.take(index) for name, held in codes.items()},
-                           *(part[index] for part in shared))
+            segment.append({name: held.take(index) for name, held in codes.items()}, *(part[index] for part in shared))
         return len(rows.groups)
 
     # -- attempts
@@ -230,8 +237,15 @@ class Engine:
         self._flushes += 1
         attempt = f"e{self.epoch:05d}-{self.actor}-f{self._flushes:05d}"
         files = write_attempt(self.store, attempt, self.plan, self._segments, self._bad)
-        receipt = Receipt(attempt=attempt, epoch=self.epoch, actor=self.actor, plan=self.plan.digest,
-                          weights=self.weights, units=dict(self._counts), files=files)
+        receipt = Receipt(
+            attempt=attempt,
+            epoch=self.epoch,
+            actor=self.actor,
+            plan=self.plan.digest,
+            weights=self.weights,
+            units=dict(self._counts),
+            files=files,
+        )
         self._reset()
         return receipt
 

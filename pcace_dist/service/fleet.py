@@ -1,7 +1,7 @@
 """The fleet: worker actors as a stream of plain events. Every Ray exception becomes an event here and goes no further.
 
-Actors up to the maximum are asked for, the pending ones are the autoscaler's demand; calls go only to actors that are up.
-A lost actor is replaced by a new one with a new name, so that a name never means two processes.
+Actors up to the maximum are asked for, the pending ones are the autoscaler's demand; calls go only to actors that are
+up. A lost actor is replaced by a new one with a new name, so that a name never means two processes.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class Fleet:
             self._start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for actor in list(self._members):
             self.release(actor)
 

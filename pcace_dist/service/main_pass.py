@@ -27,8 +27,15 @@ class MainPass:
     """Event loop of the main pass. `run` returns when nothing is left, or raises Stopped once everything is flushed."""
 
     def __init__(
-        self, fleet: Fleet, ledger: Ledger, dispatcher: Dispatcher, units: Mapping[str, Unit], plan: Plan, *,
-        on_tick: Callable[[], None], stopping: Callable[[], bool],
+        self,
+        fleet: Fleet,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        units: Mapping[str, Unit],
+        plan: Plan,
+        *,
+        on_tick: Callable[[], None],
+        stopping: Callable[[], bool],
     ) -> None:
         self._fleet = fleet
         self._ledger = ledger
@@ -162,7 +169,11 @@ class MainPass:
 
 
 def farm(
-    fleet: Fleet, method: str, tasks: Sequence[tuple[object, ...]], *, on_tick: Callable[[], None],
+    fleet: Fleet,
+    method: str,
+    tasks: Sequence[tuple[object, ...]],
+    *,
+    on_tick: Callable[[], None],
     stopping: Callable[[], bool],
 ) -> list[object]:
     """Run independent calls of one method on the fleet's workers; results in the order of the tasks.
@@ -196,5 +207,3 @@ def farm(
             raise Stopped("stopped; what is in the ledger stays, the same command goes on")
         on_tick()
     return [results[i] for i in range(len(tasks))]
-
-

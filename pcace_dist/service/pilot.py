@@ -1,8 +1,9 @@
 """The pilot: about 2,048 rows, read evenly across all shards, from which the plan is made once and then frozen.
 
-Runs on one worker. The activation maps are kept in memory where they fit and forwarded again, pass by pass, where they do
-not. What is wrong with the job and shows only on real rows (labels beyond the outputs, images that differ in size, a filter
-that keeps nothing) is found here and ends the run with exit code 2. Knows models and data sets, not Ray.
+Runs on one worker. The activation maps are kept in memory where they fit and forwarded again, pass by pass, where
+they do not. What is wrong with the job and shows only on real rows (labels beyond the outputs, images that differ in
+size, a filter that keeps nothing) is found here and ends the run with exit code 2. Knows models and data sets, not
+Ray.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ SHARE_OF_FREE_MEMORY = 0.25  # for the pilot's activation maps; other workers ma
 class Facts:
     """What the pilot froze besides the statistic: `Plan.facts`, typed.
 
-    `image_shape` is (H, W) as the model gets it, `weights` the digest of the loaded weights, `numeric_class` what the bits
-    depend on, `weight_norms` the L2 norm of each channel's weights by layer (None for a layer without weights).
+    `image_shape` is (H, W) as the model gets it, `weights` the digest of the loaded weights, `numeric_class` what the
+    bits depend on, `weight_norms` the L2 norm of each channel's weights by layer (None for a layer without weights).
     """
 
     batch: int
@@ -64,23 +65,42 @@ def make_plan(model: nn.Module, spec: WorkSpec, listing: Listing, *, device: tor
     Raises DatasetError or ModelError for what only real rows show.
     """
     batch = spec.batch or default_batch(device)
-    read = list(pilot_rows(
-        listing, spec.dataset, spec.statistics.pilot, image_spec=spec.images, storage=spec.storage, batch_size=batch,
-        threads=spec.threads, fold_bytes=lambda _: 0, fold_value=lambda _: 0,  # the pilot has no folds
-    ))
+    read = list(
+        pilot_rows(
+            listing,
+            spec.dataset,
+            spec.statistics.pilot,
+            image_spec=spec.images,
+            storage=spec.storage,
+            batch_size=batch,
+            threads=spec.threads,
+            fold_bytes=lambda _: 0,
+            fold_value=lambda _: 0,  # the pilot has no folds
+        )
+    )
     pilot = PilotMaps(Forward(model, device, batch, spec.mean, spec.std, spec.layers), spec)
     pilot.look(read)
     height, width = (int(n) for n in read[0].images.shape[-2:])
     facts = Facts(
-        batch=batch, precision=spec.precision, image_shape=(height, width), outputs=pilot.outputs, weights=weights,
+        batch=batch,
+        precision=spec.precision,
+        image_shape=(height, width),
+        outputs=pilot.outputs,
+        weights=weights,
         numeric_class=numeric_class(device, precision=spec.precision, batch_size=batch, threads=spec.threads),
         weight_norms={name: _norms(model, name, pilot.channels[name]) for name in spec.layers},
     )
     settings = spec.statistics
     names = [target.name for target in spec.targets]
     return build_plan(
-        pilot.passes, pilot.shapes, {name: pilot.targets[:, i] for i, name in enumerate(names)},
-        components=settings.components, knots=settings.knots, folds=settings.folds, scale=settings.scale, facts=facts.to_json(),
+        pilot.passes,
+        pilot.shapes,
+        {name: pilot.targets[:, i] for i, name in enumerate(names)},
+        components=settings.components,
+        knots=settings.knots,
+        folds=settings.folds,
+        scale=settings.scale,
+        facts=facts.to_json(),
     )
 
 
@@ -129,8 +149,11 @@ class PilotMaps:
         if not values:
             raise ModelError(f"no row of the pilot can be used: {problems.most_common(1)[0][0]}; see model and target")
         self.targets = np.concatenate(values)
-        log.info("pilot: %d rows, activation maps %s", len(self.targets),
-                 "forwarded again for every pass" if self._maps is None else "kept in memory")
+        log.info(
+            "pilot: %d rows, activation maps %s",
+            len(self.targets),
+            "forwarded again for every pass" if self._maps is None else "kept in memory",
+        )
 
     def passes(self) -> Iterator[Mapping[str, Tensor]]:
         """A fresh pass over the maps (rows, channels, positions) of the usable rows, always in the same order."""
@@ -155,8 +178,9 @@ class PilotMaps:
         beyond = batch.labels[batch.labels >= self.outputs]
         if len(beyond):
             raise DatasetError(
-                f"dataset.label {self._spec.dataset.label}: label {int(beyond[0])} is beyond the model's {self.outputs} "
-                "outputs (classes are 0 to the number of outputs less 1); check dataset.label and model.kwargs"
+                f"dataset.label {self._spec.dataset.label}: label {int(beyond[0])} is beyond the model's "
+                f"{self.outputs} outputs (classes are 0 to the number of outputs less 1); check dataset.label and "
+                "model.kwargs"
             )
 
 

@@ -37,8 +37,9 @@ class Display(Protocol):
     """Anything that shows a tally."""
 
     def __enter__(self) -> Display: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
     def show(self, tally: Tally) -> None: ...
 
 
@@ -52,7 +53,9 @@ def describe(tally: Tally) -> str:
     """One line: stage, images, rate, remaining time, workers, bad rows."""
     parts = [tally.stage]
     if tally.total:
-        parts = [f"{tally.stage}: {tally.images:,} of {tally.total:,} images ({100 * tally.images / tally.total:.0f} %)"]
+        parts = [
+            f"{tally.stage}: {tally.images:,} of {tally.total:,} images ({100 * tally.images / tally.total:.0f} %)"
+        ]
     parts += [f"{tally.rate:,.0f} images/s"] if tally.rate else []
     parts += [f"{duration(tally.remaining)} left"] if tally.remaining else []
     parts.append(f"{tally.workers} worker{'' if tally.workers == 1 else 's'} up")
@@ -80,8 +83,9 @@ class Lines:
     def __enter__(self) -> Lines:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
     def show(self, tally: Tally) -> None:
@@ -101,8 +105,12 @@ class Bar:
 
     def __init__(self, stream: TextIO) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(), console=Console(file=stream), transient=True,
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            console=Console(file=stream),
+            transient=True,
         )
         self._task: TaskID | None = None
 
@@ -111,13 +119,15 @@ class Bar:
         self._task = self._progress.add_task("starting", total=None, text="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def show(self, tally: Tally) -> None:
         if self._task is None:
             return
         text = describe(tally).removeprefix(tally.stage).lstrip(":, ")
-        self._progress.update(self._task, description=tally.stage, total=tally.total or None,
-                              completed=tally.images, text=text)
+        self._progress.update(
+            self._task, description=tally.stage, total=tally.total or None, completed=tally.images, text=text
+        )

@@ -1,5 +1,5 @@
-"""Publishing: whole objects, one put each, in the order of the protocol (item 10): rankings, bad rows, then `done`, then
-summary.json. No done, no result. No Ray.
+"""Publishing: whole objects, one put each, in the order of the protocol (item 10): rankings, bad rows, then `done`,
+then summary.json. No done, no result. No Ray.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def publish_bad_rows(store: Store, receipts: Sequence[Receipt], set_aside: Itera
             data = read_checked(store, receipt.attempt, "bad_rows.parquet", ref)
             tables.append(pq.read_table(io.BytesIO(data)))
     table = pa.concat_tables(tables)
-    store.put("bad_rows.parquet", parquet_bytes(
-        table.sort_by([("file", "ascending"), ("row_group", "ascending"), ("row", "ascending")])
-    ))
+    store.put(
+        "bad_rows.parquet",
+        parquet_bytes(table.sort_by([("file", "ascending"), ("row_group", "ascending"), ("row", "ascending")])),
+    )
 
 
 def publish_summary(store: Store, facts: Mapping[str, Any]) -> None:

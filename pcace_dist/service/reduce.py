@@ -1,8 +1,8 @@
 """Reduce: from the accepted attempts to the rankings. A pure function of a ledger prefix (protocol, item 9).
 
-`reduce_block` is the task: it reads one block of channels from every accepted attempt, adds up, solves, and returns scores.
-`rankings_table` puts the blocks together and ranks. Memory of a task is one block over all groups, whatever the number of
-workers. Knows the store and the statistic, not Ray.
+`reduce_block` is the task: it reads one block of channels from every accepted attempt, adds up, solves, and returns
+scores. `rankings_table` puts the blocks together and ranks. Memory of a task is one block over all groups, whatever
+the number of workers. Knows the store and the statistic, not Ray.
 """
 
 from __future__ import annotations
@@ -23,8 +23,18 @@ from pcace_dist.statistics.ranks import rank_channels
 from pcace_dist.statistics.score import ChannelScores, score_channels
 from pcace_dist.statistics.segment import add_codes
 
-NUMBERS = ("score", "score_squared", "score_low", "score_high", "score_in_sample", "score_first_component", "pearson",
-           "mean_activation", "weight_norm", "clamped")
+NUMBERS = (
+    "score",
+    "score_squared",
+    "score_low",
+    "score_high",
+    "score_in_sample",
+    "score_first_component",
+    "pearson",
+    "mean_activation",
+    "weight_norm",
+    "clamped",
+)
 
 
 @dataclass(frozen=True)
@@ -35,9 +45,7 @@ class BlockScores:
     scores: Mapping[Any, Sequence[ChannelScores]]
 
 
-def reduce_block(
-    store: Store, plan: Plan, block: Block, receipts: Sequence[Receipt], *, penalty: float
-) -> BlockScores:
+def reduce_block(store: Store, plan: Plan, block: Block, receipts: Sequence[Receipt], *, penalty: float) -> BlockScores:
     """Add up one block over all accepted attempts and score it, group by group.
 
     Raises CorruptAttempt when a file is missing or not what its receipt says.
@@ -51,10 +59,13 @@ def reduce_block(
         for part in read_block(block, plan.components, data, *read_rows(row_data)):
             parts.setdefault(part.group, []).append(part)
     layer = plan.layer(block.layer).block(block.channels)
-    return BlockScores(block, {
-        group: score_channels(_sum(parts.pop(group), plan, block), layer, plan.targets, penalty=penalty)
-        for group in sorted(parts, key=group_order)
-    })
+    return BlockScores(
+        block,
+        {
+            group: score_channels(_sum(parts.pop(group), plan, block), layer, plan.targets, penalty=penalty)
+            for group in sorted(parts, key=group_order)
+        },
+    )
 
 
 def _sum(parts: Sequence[BlockPart], plan: Plan, block: Block) -> Gram:
@@ -72,7 +83,10 @@ def group_order(value: Any) -> tuple[bool, Any]:
 
 
 def rankings_table(
-    plan: Plan, blocks: Sequence[BlockScores], weight_norms: Mapping[str, Sequence[float | None]], group_type: pa.DataType
+    plan: Plan,
+    blocks: Sequence[BlockScores],
+    weight_norms: Mapping[str, Sequence[float | None]],
+    group_type: pa.DataType,
 ) -> pa.Table:
     """rankings.parquet: a row per target x group x layer x channel, sorted so (contract, Output)."""
     ordered = sorted(blocks, key=lambda b: b.block.index)
@@ -81,8 +95,15 @@ def rankings_table(
     channels = np.concatenate([np.arange(b.block.start, b.block.stop, dtype=np.int32) for b in ordered])
     norms = np.concatenate([np.asarray(weight_norms[name], np.float64) for name in (y.name for y in plan.layers)])
     tables = [
-        _ranking(target.name, group, group_type, layers, channels, norms,
-                 _concatenate([b.scores[group][index] for b in ordered]))
+        _ranking(
+            target.name,
+            group,
+            group_type,
+            layers,
+            channels,
+            norms,
+            _concatenate([b.scores[group][index] for b in ordered]),
+        )
         for index, target in enumerate(plan.targets)
         for group in groups
     ]
@@ -90,30 +111,39 @@ def rankings_table(
 
 
 def _concatenate(scores: Sequence[ChannelScores]) -> ChannelScores:
-    return ChannelScores(**{f.name: np.concatenate([getattr(s, f.name) for s in scores]) for f in fields(ChannelScores)})
+    return ChannelScores(
+        **{f.name: np.concatenate([getattr(s, f.name) for s in scores]) for f in fields(ChannelScores)}
+    )
 
 
 def _ranking(
-    target: str, group: Any, group_type: pa.DataType, layers: np.ndarray, channels: np.ndarray, norms: np.ndarray,
+    target: str,
+    group: Any,
+    group_type: pa.DataType,
+    layers: np.ndarray,
+    channels: np.ndarray,
+    norms: np.ndarray,
     scores: ChannelScores,
 ) -> pa.Table:
     ok = scores.status == "ok"
     ranks = rank_channels(scores.score_squared, scores.pseudo, ok)
     count = len(channels)
     numbers = {name: getattr(scores, name) for name in NUMBERS if name != "weight_norm"} | {"weight_norm": norms}
-    return pa.table({
-        "target": pa.array([target] * count, pa.string()),
-        "group": pa.array([group] * count, group_type),
-        "layer": pa.array(layers.tolist(), pa.string()),
-        "channel": pa.array(channels, pa.int32()),
-        "images": pa.array(scores.images, pa.int64()),
-        "rank": pa.array(ranks.rank, pa.int32(), mask=~ok),
-        "layer_rank": pa.array(_layer_ranks(layers, ranks.rank, ok), pa.int32(), mask=~ok),
-        "rank_low": pa.array(ranks.low, pa.int32(), mask=~ok),
-        "rank_high": pa.array(ranks.high, pa.int32(), mask=~ok),
-        **{name: pa.array(numbers[name], pa.float64(), mask=np.isnan(numbers[name])) for name in NUMBERS},
-        "status": pa.array(scores.status.tolist(), pa.string()),
-    })
+    return pa.table(
+        {
+            "target": pa.array([target] * count, pa.string()),
+            "group": pa.array([group] * count, group_type),
+            "layer": pa.array(layers.tolist(), pa.string()),
+            "channel": pa.array(channels, pa.int32()),
+            "images": pa.array(scores.images, pa.int64()),
+            "rank": pa.array(ranks.rank, pa.int32(), mask=~ok),
+            "layer_rank": pa.array(_layer_ranks(layers, ranks.rank, ok), pa.int32(), mask=~ok),
+            "rank_low": pa.array(ranks.low, pa.int32(), mask=~ok),
+            "rank_high": pa.array(ranks.high, pa.int32(), mask=~ok),
+            **{name: pa.array(numbers[name], pa.float64(), mask=np.isnan(numbers[name])) for name in NUMBERS},
+            "status": pa.array(scores.status.tolist(), pa.string()),
+        }
+    )
 
 
 def _layer_ranks(layers: np.ndarray, rank: np.ndarray, ok: np.ndarray) -> np.ndarray:

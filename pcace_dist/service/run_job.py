@@ -99,8 +99,10 @@ def _refuse_foreign(store: Store, job: Job, recorded: Job | None, *, empty: bool
         return
     different = [key for key in _differences(recorded, job) if key not in DIGESTED]
     if different:
-        raise OutputError(f"output {job.output}: holds another job (it differs in {different[0]}); "
-                          "use another output or go on with that job")
+        raise OutputError(
+            f"output {job.output}: holds another job (it differs in {different[0]}); "
+            "use another output or go on with that job"
+        )
 
 
 def _refuse_changed(store: Store, preparation: Preparation, manifest: dict[str, object] | None) -> None:

@@ -1,4 +1,5 @@
-"""What a worker must know about a job: plain, frozen, picklable. No pydantic, no Ray, so that it runs on a bare GPU box."""
+"""What a worker must know about a job: plain, frozen, picklable. No pydantic, no Ray, so that it runs on a bare GPU
+box."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ class WorkSpec:
     """Everything a worker needs besides the plan and its units.
 
     `layers` are resolved names in model order; `batch` is None where the pilot is to choose it; `python_path` is put in
-    front of sys.path so that `module:function` factories import on every node; `flush_seconds` is the longest time between
-    two flushes of the accumulator.
+    front of sys.path so that `module:function` factories import on every node; `flush_seconds` is the longest time
+    between two flushes of the accumulator.
     """
 
     dataset: DatasetSpec

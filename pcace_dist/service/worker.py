@@ -61,8 +61,9 @@ class Worker:
 
         self._engine = Engine(spec, self._actor, open_store(spec.output, spec.storage))
         context = ray.get_runtime_context()
-        return WorkerInfo(self._actor, socket.gethostname(), context.get_node_id(), os.getpid(), spec.device,
-                          self._engine.weights)
+        return WorkerInfo(
+            self._actor, socket.gethostname(), context.get_node_id(), os.getpid(), spec.device, self._engine.weights
+        )
 
     def pilot(self, listing: Listing) -> bytes:
         """Make the plan; its bytes."""

@@ -51,30 +51,33 @@ def refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> R
     return run
 
 
-@pytest.mark.parametrize(("override", "parts"), [
-    ("dataset.path=nowhere/shards", ["nowhere/shards"]),
-    ("dataset.image=picture", ["picture", "image"]),
-    ("dataset.label=lable", ["lable", "label"]),
-    ("dataset.image=label", ["dataset.image", "label", "int64"]),
-    ("dataset.label=exponential", ["dataset.label", "exponential", "double"]),
-    ("dataset.filter={label: three}", ["dataset.filter", "label", "three"]),
-    ("group_by=borough", ["borough"]),
-    ("target={column: no2}", ["no2"]),
-    ("target={column: image}", ["image"]),
-    ("target={logit: lable}", ["lable", "label"]),
-    ("target={output: two}", ["two"]),
-    ("target=[{column: square}, {column: square}]", ["column:square", "twice"]),
-    ("model.factory=torchvision:resnet19", ["model.factory", "resnet19", "resnet18"]),
-    ("model.factory=nomodule:build", ["model.factory", "nomodule"]),
-    ("model.factory=tests.planted:planted_netwrk", ["planted_netwrk", "planted_network"]),
-    ("model.factory=resnet18", ["model.factory", "resnet18"]),
-    ("model.weights=nowhere.safetensors", ["model.weights", "nowhere.safetensors"]),
-    ("model.kwargs={depth: 3}", ["model", "depth"]),
-    ("layers=[raed]", ["raed", "read"]),
-    ("layers=['layer9.*']", ["layer9.*", "read"]),
-    ("statistics.knot=9", ["statistics.knot", "knots"]),
-    ("stop={top: 3}", ["stop", "not available"]),
-])
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("dataset.path=nowhere/shards", ["nowhere/shards"]),
+        ("dataset.image=picture", ["picture", "image"]),
+        ("dataset.label=lable", ["lable", "label"]),
+        ("dataset.image=label", ["dataset.image", "label", "int64"]),
+        ("dataset.label=exponential", ["dataset.label", "exponential", "double"]),
+        ("dataset.filter={label: three}", ["dataset.filter", "label", "three"]),
+        ("group_by=borough", ["borough"]),
+        ("target={column: no2}", ["no2"]),
+        ("target={column: image}", ["image"]),
+        ("target={logit: lable}", ["lable", "label"]),
+        ("target={output: two}", ["two"]),
+        ("target=[{column: square}, {column: square}]", ["column:square", "twice"]),
+        ("model.factory=torchvision:resnet19", ["model.factory", "resnet19", "resnet18"]),
+        ("model.factory=nomodule:build", ["model.factory", "nomodule"]),
+        ("model.factory=tests.planted:planted_netwrk", ["planted_netwrk", "planted_network"]),
+        ("model.factory=resnet18", ["model.factory", "resnet18"]),
+        ("model.weights=nowhere.safetensors", ["model.weights", "nowhere.safetensors"]),
+        ("model.kwargs={depth: 3}", ["model", "depth"]),
+        ("layers=[raed]", ["raed", "read"]),
+        ("layers=['layer9.*']", ["layer9.*", "read"]),
+        ("statistics.knot=9", ["statistics.knot", "knots"]),
+        ("stop={top: 3}", ["stop", "not available"]),
+    ],
+)
 def test_it_is_named_in_one_line(refused: Refused, override: str, parts: list[str]) -> None:
     line = refused(override)
     for part in parts:

@@ -51,9 +51,7 @@ def shard(
     """A Parquet file with these images and columns."""
     if struct:
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        cells = [
-            None if data is None else {"bytes": data, "path": f"{i}.png"} for i, data in enumerate(images)
-        ]
+        cells = [None if data is None else {"bytes": data, "path": f"{i}.png"} for i, data in enumerate(images)]
         column = pa.array(cells, kind)
     else:
         column = pa.array(images, pa.binary())

@@ -63,9 +63,7 @@ def wait_for_no_threads() -> None:
 
 
 def test_batches_are_full_but_the_last_and_in_row_order(tmp_path: Path) -> None:
-    spec, (unit,) = units_of(
-        dataset(tmp_path), label="label", columns=("no2",), group_by="street", fold_by="street"
-    )
+    spec, (unit,) = units_of(dataset(tmp_path), label="label", columns=("no2",), group_by="street", fold_by="street")
     with reader_of(spec, batch_size=7) as reader:
         read = list(reader.batches(unit))
     assert [len(batch) for batch in read] == [7, 7, 7, 7, 2]
@@ -140,9 +138,7 @@ def test_nulls_become_minus_one_nan_none_and_their_own_fold(tmp_path: Path) -> N
         street=pa.array([1, None, 2, 3]),
         flag=[True, None, False, True],
     )
-    spec, (unit,) = units_of(
-        tmp_path, label="label", columns=("no2", "flag"), group_by="depth", fold_by="street"
-    )
+    spec, (unit,) = units_of(tmp_path, label="label", columns=("no2", "flag"), group_by="depth", fold_by="street")
     with reader_of(spec, fold_value=lambda value: 9 if value is None else value) as reader:
         (batch,) = reader.batches(unit)
     assert batch.labels is not None and batch.labels.tolist() == [1, -1, 3, 4]
@@ -245,9 +241,7 @@ def test_leaving_early_discarding_and_closing_end_all_threads(tmp_path: Path, th
     reader.close()
 
 
-def test_a_discarded_stream_that_is_being_waited_for_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_discarded_stream_that_is_being_waited_for_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
 
     def held(data: bytes | None, spec: ImageSpec) -> torch.Tensor:
@@ -338,9 +332,7 @@ def test_images_of_several_sizes_are_an_error_in_the_pilot_unless_resized(tmp_pa
     wait_for_no_threads()
 
 
-@given(
-    st.lists(st.integers(0, 50), min_size=1, max_size=40).filter(sum), st.integers(1, 300), st.integers(1, 20)
-)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40).filter(sum), st.integers(1, 300), st.integers(1, 20))
 def test_spread_chooses_distinct_rows_of_few_groups(counts: list[int], rows: int, groups: int) -> None:
     chosen = spread(counts, rows, groups)
     assert len(chosen) <= groups

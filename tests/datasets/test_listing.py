@@ -79,9 +79,7 @@ def test_keys_of_several_roots_stay_unique(tmp_path: Path) -> None:
     assert keys(tmp_path / "p/three", tmp_path / "q/three") == ["p/three/x.parquet", "q/three/x.parquet"]
 
 
-def test_relative_paths_are_below_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_are_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset(tmp_path / "data", files=1)
     monkeypatch.chdir(tmp_path)
     _, listing = listed("data")
@@ -109,9 +107,7 @@ def test_no_such_path(tmp_path: Path) -> None:
 
 
 def test_other_schemes_are_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"^ftp://x/y: ftp:// is not supported; use a local path, s3:// or gs://$"
-    ):
+    with pytest.raises(UserError, match=r"^ftp://x/y: ftp:// is not supported; use a local path, s3:// or gs://$"):
         listed("ftp://x/y")
 
 
@@ -133,9 +129,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path, damage: str) -> None:
     dataset(tmp_path, files=2)
     bad = tmp_path / "part-00001.parquet"
     data = bad.read_bytes()
-    bad.write_bytes(
-        {"text": b"not parquet at all", "truncated": data[: len(data) // 2], "nothing": b""}[damage]
-    )
+    bad.write_bytes({"text": b"not parquet at all", "truncated": data[: len(data) // 2], "nothing": b""}[damage])
     assert mistake(tmp_path).startswith(f"dataset.path: {bad} is not a readable Parquet file (")
 
 
@@ -148,8 +142,7 @@ def test_a_missing_column_is_named_with_the_nearest(tmp_path: Path) -> None:
     assert mistake(tmp_path, group_by="borough").startswith("group_by: no column 'borough'")
     assert mistake(tmp_path, columns=("no",)).startswith("target: no column 'no'")
     assert mistake(tmp_path, filter={"zzz": 1}) == (
-        "dataset.filter: no column 'zzz' in part-00000.parquet; "
-        "it has 'image', 'label', 'name', 'street', 'no2'"
+        "dataset.filter: no column 'zzz' in part-00000.parquet; it has 'image', 'label', 'name', 'street', 'no2'"
     )
 
 
@@ -164,8 +157,7 @@ def test_a_column_missing_in_a_later_file_is_found(tmp_path: Path) -> None:
     [
         (
             {"image": "label"},
-            "dataset.image: column 'label' in part-00000.parquet is int64; "
-            "it must be binary, or a struct with bytes",
+            "dataset.image: column 'label' in part-00000.parquet is int64; it must be binary, or a struct with bytes",
         ),
         (
             {"label": "name"},
@@ -199,9 +191,7 @@ def test_dictionary_encoded_columns_count_as_their_values(tmp_path: Path) -> Non
     assert listing.schema.field("street").type == pa.string()
 
 
-@pytest.mark.parametrize(
-    "value", ["3", 3.5, True, [3, "4"], 2**70, None, date(2024, 1, 1)], ids=lambda v: repr(v)[:12]
-)
+@pytest.mark.parametrize("value", ["3", 3.5, True, [3, "4"], 2**70, None, date(2024, 1, 1)], ids=lambda v: repr(v)[:12])
 def test_filter_values_must_be_of_the_columns_type(tmp_path: Path, value: object) -> None:
     dataset(tmp_path, files=1)
     assert mistake(tmp_path, filter={"label": value}).startswith("dataset.filter.label: ")
@@ -217,16 +207,12 @@ def test_filters_that_fit(tmp_path: Path) -> None:
 def test_duplicate_ids_are_named_with_both_places(tmp_path: Path) -> None:
     shard(tmp_path / "a.parquet", [png(0), png(1)], key=["p", "q"])
     shard(tmp_path / "b.parquet", [png(2), png(3), png(4)], key=["r", "s", "q"])
-    assert mistake(tmp_path, id="key") == (
-        "dataset.id: key 'q' is there twice: a.parquet row 1 and b.parquet row 2"
-    )
+    assert mistake(tmp_path, id="key") == ("dataset.id: key 'q' is there twice: a.parquet row 1 and b.parquet row 2")
 
 
 def test_duplicate_ids_within_a_file_and_of_integers(tmp_path: Path) -> None:
     shard(tmp_path / "a.parquet", [png(0), png(1), png(2)], key=[7, 8, 7], row_group=2)
-    assert mistake(tmp_path, id="key") == (
-        "dataset.id: key 7 is there twice: a.parquet row 0 and a.parquet row 2"
-    )
+    assert mistake(tmp_path, id="key") == ("dataset.id: key 7 is there twice: a.parquet row 0 and a.parquet row 2")
 
 
 def test_a_null_id_is_named(tmp_path: Path) -> None:

@@ -234,9 +234,7 @@ def test_webdataset_tars(tmp_path: Path) -> None:
     assert [bad.name for bad in report.bad] == ["b.tar.gz/y", "b.tar.gz/z"]
 
 
-def test_a_value_of_another_type_than_the_first_is_a_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_value_of_another_type_than_the_first_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pcace_dist.datasets.sources.PEEKED", 1)
     tar(
         tmp_path / "a.tar",
@@ -251,9 +249,7 @@ def test_empty_and_with_verify_broken_images_are_left_out(tmp_path: Path) -> Non
     source = folder(tmp_path / "in", 1)
     (source / "cat/empty.png").write_bytes(b"")
     (source / "cat/text.jpg").write_bytes(b"no image")
-    assert [str(bad) for bad in pack(str(source), str(tmp_path / "one")).bad] == [
-        "cat/empty.png: image is empty"
-    ]
+    assert [str(bad) for bad in pack(str(source), str(tmp_path / "one")).bad] == ["cat/empty.png: image is empty"]
     assert [str(bad) for bad in pack(str(source), str(tmp_path / "two"), verify=True).bad] == [
         "cat/empty.png: image is empty",
         "cat/text.jpg: not an image",

@@ -131,12 +131,8 @@ def test_a_file_that_changed_or_went_ends_the_run(tmp_path: Path) -> None:
     spec, pieces = pieces_of(dataset(tmp_path, files=1))
     file = tmp_path / "part-00000.parquet"
     shard(file, [png(99)] * 10)
-    with pytest.raises(
-        DatasetError, match=r"^dataset\.path: part-00000\.parquet has changed since the run began$"
-    ):
+    with pytest.raises(DatasetError, match=r"^dataset\.path: part-00000\.parquet has changed since the run began$"):
         read(pieces, spec)
     file.unlink()
-    with pytest.raises(
-        DatasetError, match=r"^dataset\.path: part-00000\.parquet is gone since the run began$"
-    ):
+    with pytest.raises(DatasetError, match=r"^dataset\.path: part-00000\.parquet is gone since the run began$"):
         read(pieces, spec)

@@ -73,18 +73,12 @@ def url(storage: Storage, request: pytest.FixtureRequest, tmp_path: Path) -> str
     return root
 
 
-def test_a_listing_on_s3_has_the_same_keys_and_rows_and_etags(
-    url: str, storage: Storage, tmp_path: Path
-) -> None:
+def test_a_listing_on_s3_has_the_same_keys_and_rows_and_etags(url: str, storage: Storage, tmp_path: Path) -> None:
     remote = list_dataset(DatasetSpec((url,)), storage)
     local = list_dataset(DatasetSpec((str(tmp_path / "data"),)), Storage())
-    assert [(f.key, f.row_groups, f.size) for f in remote.files] == [
-        (f.key, f.row_groups, f.size) for f in local.files
-    ]
+    assert [(f.key, f.row_groups, f.size) for f in remote.files] == [(f.key, f.row_groups, f.size) for f in local.files]
     assert all(len(file.version) == 32 for file in remote.files)
-    assert [f.key for f in list_dataset(DatasetSpec((f"{url}/*1.parquet",)), storage).files] == [
-        "part-00001.parquet"
-    ]
+    assert [f.key for f in list_dataset(DatasetSpec((f"{url}/*1.parquet",)), storage).files] == ["part-00001.parquet"]
     one = list_dataset(DatasetSpec((f"{url}/part-00002.parquet",)), storage)
     assert [f.key for f in one.files] == ["part-00002.parquet"]
 

@@ -40,9 +40,7 @@ def test_units_are_a_partition_of_the_row_groups_in_order(row_groups: list[list[
 
 
 @given(ROW_GROUPS, st.integers(1, 60))
-def test_a_unit_is_no_larger_than_asked_unless_it_is_one_row_group(
-    row_groups: list[list[int]], size: int
-) -> None:
+def test_a_unit_is_no_larger_than_asked_unless_it_is_one_row_group(row_groups: list[list[int]], size: int) -> None:
     for unit in make_units(listing_of(row_groups), size):
         assert unit.rows == sum(piece.rows for piece in unit.pieces)
         assert unit.rows <= size or len(unit.pieces) == 1

@@ -11,10 +11,15 @@ NUMBER = 3
 
 
 def small(classes: int = 2) -> nn.Module:
-    return nn.Sequential(OrderedDict(
-        conv=nn.Conv2d(1, 3, 3), norm=nn.BatchNorm2d(3), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(),
-        fc=nn.Linear(3, classes),
-    ))
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(1, 3, 3),
+            norm=nn.BatchNorm2d(3),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            fc=nn.Linear(3, classes),
+        )
+    )
 
 
 def double() -> nn.Module:

@@ -110,8 +110,11 @@ def test_two_passes_over_one_model_do_not_hear_each_other() -> None:
 
 def test_images_that_the_model_cannot_take_name_model_input() -> None:
     forward = Forward(resnet18(weights=None).eval(), "cpu", 2, [0], [1], ["conv1"])
-    with pytest.raises(ModelError, match=r"^model\.factory: the model fails on images of shape \(1, 16, 16\): "
-                                         r"RuntimeError: .*; see model\.input") as error:
+    with pytest.raises(
+        ModelError,
+        match=r"^model\.factory: the model fails on images of shape \(1, 16, 16\): "
+        r"RuntimeError: .*; see model\.input",
+    ) as error:
         forward(images_of(2, channels=1), lambda *_: None)
     assert "\n" not in str(error.value)
 
@@ -119,6 +122,7 @@ def test_images_that_the_model_cannot_take_name_model_input() -> None:
 def test_an_error_of_the_receiver_stays_its_own() -> None:
     forward = Forward(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), "cpu", 2, [0], [1], ["0"])
     for mine in (ZeroDivisionError("mine"), RowError("model", "mine")):
+
         def receive(*_: object, mine: Exception = mine) -> None:
             raise mine
 

@@ -29,7 +29,11 @@ def test_all_means_every_convolution_of_a_resnet18(resnet: nn.Module) -> None:
 
 def test_layers_come_in_model_order_and_once(resnet: nn.Module) -> None:
     assert resolve_layers(resnet, ["layer4.1.conv2", "layer4.*.conv2", "conv1", "fc"]) == [
-        "conv1", "layer4.0.conv2", "layer4.1.conv2", "fc"]
+        "conv1",
+        "layer4.0.conv2",
+        "layer4.1.conv2",
+        "fc",
+    ]
 
 
 def test_an_exact_name_is_any_module(resnet: nn.Module) -> None:

@@ -21,8 +21,9 @@ FACTORY = "tests.models.factories:small"
 Read = Callable[[str], bytes]
 
 
-def build(factory: str = FACTORY, weights: str = "random", *, seed: int = 0, data: bytes | None = None,
-          **kwargs: Any) -> nn.Module:
+def build(
+    factory: str = FACTORY, weights: str = "random", *, seed: int = 0, data: bytes | None = None, **kwargs: Any
+) -> nn.Module:
     """load_model, with `data` as the content of the weights file."""
 
     def read(path: str) -> bytes:
@@ -43,8 +44,9 @@ def small_state(seed: int = 7) -> dict[str, Tensor]:
     return build(seed=seed).state_dict()
 
 
-def refuses(words: str, factory: str = FACTORY, weights: str = "random", *, data: bytes | None = None,
-            **kwargs: Any) -> None:
+def refuses(
+    words: str, factory: str = FACTORY, weights: str = "random", *, data: bytes | None = None, **kwargs: Any
+) -> None:
     """Loading fails with one line in which `words` is found."""
     with pytest.raises(ModelError, match=words) as error:
         build(factory, weights, data=data, **kwargs)
@@ -110,15 +112,17 @@ def test_torchvision_default_weights_are_asked_for_by_the_word_factory(monkeypat
     assert asked == {"name": "resnet18", "weights": "DEFAULT"}
 
 
-@pytest.mark.parametrize("path, wrap", [
-    ("w.pt", saved), ("w.pth", lambda state: saved({"state_dict": state, "epoch": 3})),
-    ("w.pt", lambda state: saved({"model": state})),
-    ("w.ckpt", lambda state: saved({f"module.{name}": tensor for name, tensor in state.items()})),
-    ("s3://bucket/w.safetensors", save_safetensors),
-])
-def test_state_dicts_are_found_in_their_usual_places(
-    path: str, wrap: Callable[[Mapping[str, Tensor]], bytes]
-) -> None:
+@pytest.mark.parametrize(
+    "path, wrap",
+    [
+        ("w.pt", saved),
+        ("w.pth", lambda state: saved({"state_dict": state, "epoch": 3})),
+        ("w.pt", lambda state: saved({"model": state})),
+        ("w.ckpt", lambda state: saved({f"module.{name}": tensor for name, tensor in state.items()})),
+        ("s3://bucket/w.safetensors", save_safetensors),
+    ],
+)
+def test_state_dicts_are_found_in_their_usual_places(path: str, wrap: Callable[[Mapping[str, Tensor]], bytes]) -> None:
     model = build(weights=path, data=wrap(small_state()))
     assert weights_digest(model) == weights_digest(build(seed=7)) != weights_digest(build())
 
@@ -155,9 +159,13 @@ def test_the_digest_depends_on_every_value_name_shape_and_dtype() -> None:
     assert base == of(b=torch.ones(2), a=torch.zeros(4))
     last = torch.ones(2)
     last[1] = torch.nextafter(last[1], torch.tensor(2.0))
-    changed = [of(a=torch.zeros(4), b=last), of(a=torch.zeros(4), c=torch.ones(2)),
-               of(a=torch.zeros(2, 2), b=torch.ones(2)),
-               of(a=torch.zeros(4, dtype=torch.int32), b=torch.ones(2)), of(a=torch.zeros(4))]
+    changed = [
+        of(a=torch.zeros(4), b=last),
+        of(a=torch.zeros(4), c=torch.ones(2)),
+        of(a=torch.zeros(2, 2), b=torch.ones(2)),
+        of(a=torch.zeros(4, dtype=torch.int32), b=torch.ones(2)),
+        of(a=torch.zeros(4)),
+    ]
     assert len({base, *changed}) == 6
 
 
@@ -172,22 +180,29 @@ def test_the_digest_is_stable() -> None:
 # -- the factory
 
 
-@pytest.mark.parametrize("factory, words", [
-    ("torchvision:resnet118",
-     r"^model\.factory torchvision:resnet118: torchvision \S+ has no model 'resnet118'; nearest: .*resnet18"),
-    ("resnet18", r"^model\.factory resnet18: write torchvision:NAME or module:function"),
-    (":small", "write torchvision:NAME or module:function"),
-    ("tests.models.factories:smal", r"tests\.models\.factories has no 'smal'; nearest: small"),
-    ("tests.models.factoris:small",
-     r"there is no module 'tests\.models\.factoris' on the Python path; nearest: factories"),
-    ("torchvison.models:resnet18", r"there is no module 'torchvison' on the Python path; nearest: torchvision"),
-    ("tests.models.factories:NUMBER", "NUMBER is an int, not a function"),
-    ("tests.models.factories:nothing", r"returned None, not a torch\.nn\.Module"),
-    ("tests.models.factories:class_itself", r"returned a type, not a torch\.nn\.Module"),
-    ("tests.models.factories:raising", "raised RuntimeError: no such variant; see model.kwargs"),
-    ("tests.models.factories:lazy", "fc.weight is lazy: its shape is not known yet"),
-    ("tests.models.factories:meta", "fc.weight is on the meta device: its value is not known yet"),
-])
+@pytest.mark.parametrize(
+    "factory, words",
+    [
+        (
+            "torchvision:resnet118",
+            r"^model\.factory torchvision:resnet118: torchvision \S+ has no model 'resnet118'; nearest: .*resnet18",
+        ),
+        ("resnet18", r"^model\.factory resnet18: write torchvision:NAME or module:function"),
+        (":small", "write torchvision:NAME or module:function"),
+        ("tests.models.factories:smal", r"tests\.models\.factories has no 'smal'; nearest: small"),
+        (
+            "tests.models.factoris:small",
+            r"there is no module 'tests\.models\.factoris' on the Python path; nearest: factories",
+        ),
+        ("torchvison.models:resnet18", r"there is no module 'torchvison' on the Python path; nearest: torchvision"),
+        ("tests.models.factories:NUMBER", "NUMBER is an int, not a function"),
+        ("tests.models.factories:nothing", r"returned None, not a torch\.nn\.Module"),
+        ("tests.models.factories:class_itself", r"returned a type, not a torch\.nn\.Module"),
+        ("tests.models.factories:raising", "raised RuntimeError: no such variant; see model.kwargs"),
+        ("tests.models.factories:lazy", "fc.weight is lazy: its shape is not known yet"),
+        ("tests.models.factories:meta", "fc.weight is on the meta device: its value is not known yet"),
+    ],
+)
 def test_a_factory_that_cannot_be_used_is_named(factory: str, words: str) -> None:
     refuses(words, factory)
 
@@ -200,8 +215,10 @@ def test_a_module_that_is_missing_is_told_from_one_that_fails(module: Callable[[
     module("pcace_needs", "import no_such_library_of_ours\n")
     module("pcace_wrong", "def f(:\n")
     module("pcace_exits", "raise SystemExit(3)\n")
-    refuses("importing pcace_needs failed: it needs module 'no_such_library_of_ours', which is not installed",
-            "pcace_needs:f")
+    refuses(
+        "importing pcace_needs failed: it needs module 'no_such_library_of_ours', which is not installed",
+        "pcace_needs:f",
+    )
     refuses("importing pcace_wrong failed: SyntaxError", "pcace_wrong:f")
     refuses("importing pcace_exits failed: SystemExit: 3", "pcace_exits:f")
 
@@ -213,10 +230,13 @@ def test_a_weights_file_that_is_not_there_is_named() -> None:
     refuses(r"^model\.weights runs/w\.pt: no such file$", weights="runs/w.pt")
 
 
-@pytest.mark.parametrize("error, words", [
-    (PermissionError(13, "Permission denied"), "cannot be read: Permission denied"),
-    (OSError("w.pt: access denied (403)"), r"^model\.weights w\.pt: cannot be read: access denied \(403\)$"),
-])
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (PermissionError(13, "Permission denied"), "cannot be read: Permission denied"),
+        (OSError("w.pt: access denied (403)"), r"^model\.weights w\.pt: cannot be read: access denied \(403\)$"),
+    ],
+)
 def test_a_weights_file_that_cannot_be_read_says_why(error: OSError, words: str) -> None:
     def read(_: str) -> bytes:
         raise error
@@ -233,10 +253,13 @@ def test_an_error_of_the_storage_that_is_ours_stays_as_it_is() -> None:
         load_model(FACTORY, {}, "s3:///w.pt", seed=0, read=read)
 
 
-@pytest.mark.parametrize("weights, words", [
-    ("randm", "is neither random, factory nor a file .*nearest: random"),
-    ("w.onnx", r"is neither .*\.safetensors, \.pt"),
-])
+@pytest.mark.parametrize(
+    "weights, words",
+    [
+        ("randm", "is neither random, factory nor a file .*nearest: random"),
+        ("w.onnx", r"is neither .*\.safetensors, \.pt"),
+    ],
+)
 def test_weights_of_an_unknown_kind_say_which_there_are(weights: str, words: str) -> None:
     refuses(words, weights=weights)
 
@@ -249,19 +272,25 @@ def torchscript() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("path, data, words", [
-    ("w.safetensors", lambda: b"", "is not a safetensors file, or is cut short"),
-    ("w.safetensors", lambda: save_safetensors(small_state())[:-1], "is not a safetensors file, or is cut short"),
-    ("w.safetensors", lambda: saved(small_state()), "is not a safetensors file"),
-    ("w.pt", lambda: b"", "is not a PyTorch file, or is damaged or cut short"),
-    ("w.pt", lambda: b"hello", "is not a PyTorch file, or is damaged or cut short"),
-    ("w.pt", lambda: saved(small_state())[:600], "is not a PyTorch file, or is damaged or cut short"),
-    ("w.pt", torchscript, "is a TorchScript archive, not a state dict; save a state dict"),
-    ("w.pt", lambda: saved(build()),
-     r"holds more than tensors \(\S+\), and code from a file is never run; save a state dict"),
-    ("w.pt", lambda: saved([1, 2]), "holds a list, not a state dict"),
-    ("w.pt", lambda: saved({"epoch": 3}), "is not a state dict: entry 'epoch' is an int, not a tensor"),
-])
+@pytest.mark.parametrize(
+    "path, data, words",
+    [
+        ("w.safetensors", lambda: b"", "is not a safetensors file, or is cut short"),
+        ("w.safetensors", lambda: save_safetensors(small_state())[:-1], "is not a safetensors file, or is cut short"),
+        ("w.safetensors", lambda: saved(small_state()), "is not a safetensors file"),
+        ("w.pt", lambda: b"", "is not a PyTorch file, or is damaged or cut short"),
+        ("w.pt", lambda: b"hello", "is not a PyTorch file, or is damaged or cut short"),
+        ("w.pt", lambda: saved(small_state())[:600], "is not a PyTorch file, or is damaged or cut short"),
+        ("w.pt", torchscript, "is a TorchScript archive, not a state dict; save a state dict"),
+        (
+            "w.pt",
+            lambda: saved(build()),
+            r"holds more than tensors \(\S+\), and code from a file is never run; save a state dict",
+        ),
+        ("w.pt", lambda: saved([1, 2]), "holds a list, not a state dict"),
+        ("w.pt", lambda: saved({"epoch": 3}), "is not a state dict: entry 'epoch' is an int, not a tensor"),
+    ],
+)
 def test_files_that_hold_no_state_dict_say_what_they_are(path: str, data: Callable[[], bytes], words: str) -> None:
     refuses(rf"^model\.weights {path}: {words}", weights=path, data=data())
 
@@ -288,13 +317,23 @@ def test_missing_and_unexpected_names_are_counted_and_the_first_few_named() -> N
     state = small_state()
     for name in ("fc.weight", "fc.bias"):
         state[f"head.{name}"] = state.pop(name)
-    refuses(rf"^model\.weights w\.pt: does not fit model\.factory {re.escape(FACTORY)}: "
-            r"2 missing \(fc\.weight, fc\.bias\); 2 unexpected \(head\.fc\.weight, head\.fc\.bias\)$",
-            weights="w.pt", data=saved(state))
-    refuses(r"7 missing \(conv\.weight, conv\.bias, norm\.weight and \d more\)", weights="w.safetensors",
-            data=save_safetensors({"fc.bias": state["head.fc.bias"]}))
+    refuses(
+        rf"^model\.weights w\.pt: does not fit model\.factory {re.escape(FACTORY)}: "
+        r"2 missing \(fc\.weight, fc\.bias\); 2 unexpected \(head\.fc\.weight, head\.fc\.bias\)$",
+        weights="w.pt",
+        data=saved(state),
+    )
+    refuses(
+        r"7 missing \(conv\.weight, conv\.bias, norm\.weight and \d more\)",
+        weights="w.safetensors",
+        data=save_safetensors({"fc.bias": state["head.fc.bias"]}),
+    )
 
 
 def test_a_shape_that_differs_names_both_shapes_and_model_kwargs() -> None:
-    refuses(r"does not fit .*: fc\.\w+ has shape \(2.*\), the model's is \(9.*\); see model\.kwargs", weights="w.pt",
-            data=saved(small_state()), classes=9)
+    refuses(
+        r"does not fit .*: fc\.\w+ has shape \(2.*\), the model's is \(9.*\); see model\.kwargs",
+        weights="w.pt",
+        data=saved(small_state()),
+        classes=9,
+    )

@@ -30,7 +30,8 @@ def outputs_of(model: nn.Module, layers: list[str], images: Tensor) -> dict[str,
     handles = [
         model.get_submodule(name).register_forward_hook(
             lambda _, __, output, name=name: copies.__setitem__(
-                name, (output[0] if isinstance(output, tuple) else output).clone())
+                name, (output[0] if isinstance(output, tuple) else output).clone()
+            )
         )
         for name in layers
     ]
@@ -55,8 +56,9 @@ def transformer() -> VisionTransformer:
 
 
 def test_maps_vectors_and_positions_are_those_of_the_layers() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                          nn.Linear(5, 4))
+    model = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)
+    )
     images = torch.randn(2, 3, 8, 9)
     seen, naive = tapped(model, ["0", "1", "4"], images), outputs_of(model, ["0", "1", "4"], images)
     assert {name: shape for name, (_, shape) in seen.items()} == {"0": (6, 7), "1": (6, 7), "4": ()}
@@ -68,8 +70,13 @@ def test_maps_vectors_and_positions_are_those_of_the_layers() -> None:
 
 def test_tokens_of_a_vision_transformer_have_their_channels_last() -> None:
     model = transformer()
-    layers = ["conv_proj", "encoder.layers.encoder_layer_0.self_attention", "encoder.layers.encoder_layer_1",
-              "encoder.layers.encoder_layer_1.mlp.0", "heads.head"]
+    layers = [
+        "conv_proj",
+        "encoder.layers.encoder_layer_0.self_attention",
+        "encoder.layers.encoder_layer_1",
+        "encoder.layers.encoder_layer_1.mlp.0",
+        "heads.head",
+    ]
     images = torch.randn(2, 3, 16, 16)
     seen, naive = tapped(model, layers, images), outputs_of(model, layers, images)
     assert seen["conv_proj"][1] == (2, 2)
@@ -96,7 +103,10 @@ def test_linear_layers_and_layer_norm_have_their_channels_last_on_any_number_of_
     images = torch.randn(2, 3, 32, 32)
     seen, naive = tapped(model, layers, images), outputs_of(model, layers, images)
     assert {name: tuple(maps.shape) for name, (maps, _) in seen.items()} == {
-        "features.1.0.norm1": (2, 96, 64), "features.1.0.mlp.0": (2, 384, 64), "features.0.0": (2, 96, 64)}
+        "features.1.0.norm1": (2, 96, 64),
+        "features.1.0.mlp.0": (2, 384, 64),
+        "features.0.0": (2, 96, 64),
+    }
     expected = naive["features.1.0.norm1"].permute(0, 3, 1, 2).flatten(2)
     torch.testing.assert_close(seen["features.1.0.norm1"][0], expected, rtol=0, atol=0)
 
@@ -182,9 +192,16 @@ class Gives(nn.Module):
 
     def forward(self, images: Tensor) -> object:
         odd: dict[str, object] = {
-            "text": "maps", "mapping": {"maps": images}, "empty": (), "whole": images.flatten(1).long(),
-            "scalar": images.sum(), "row": images.sum((1, 2, 3)), "sparse": images.flatten(1).to_sparse(),
-            "complex": images.to(torch.complex64), "mixed": images.flatten(0, 1), "six": images[:, None, None],
+            "text": "maps",
+            "mapping": {"maps": images},
+            "empty": (),
+            "whole": images.flatten(1).long(),
+            "scalar": images.sum(),
+            "row": images.sum((1, 2, 3)),
+            "sparse": images.flatten(1).to_sparse(),
+            "complex": images.to(torch.complex64),
+            "mixed": images.flatten(0, 1),
+            "six": images[:, None, None],
         }
         return odd[self.kind]
 
@@ -199,12 +216,21 @@ class Around(nn.Module):
         return images.new_zeros(len(images), 2)
 
 
-@pytest.mark.parametrize("kind, words", [
-    ("text", "gives str"), ("mapping", "gives dict"), ("empty", "gives tuple"), ("whole", r"gives torch\.int64"),
-    ("scalar", r"of shape \(\)"), ("row", r"of shape \(2,\)"), ("sparse", r"gives a torch\.sparse_coo tensor"),
-    ("complex", r"gives torch\.complex64"), ("mixed", "for a batch of 2 images; its first axis must be the image"),
-    ("six", r"of shape \(2, 1, 1, 3, 4, 4\)"),
-])
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("text", "gives str"),
+        ("mapping", "gives dict"),
+        ("empty", "gives tuple"),
+        ("whole", r"gives torch\.int64"),
+        ("scalar", r"of shape \(\)"),
+        ("row", r"of shape \(2,\)"),
+        ("sparse", r"gives a torch\.sparse_coo tensor"),
+        ("complex", r"gives torch\.complex64"),
+        ("mixed", "for a batch of 2 images; its first axis must be the image"),
+        ("six", r"of shape \(2, 1, 1, 3, 4, 4\)"),
+    ],
+)
 def test_a_layer_that_gives_something_else_is_named(kind: str, words: str) -> None:
     with pytest.raises(ModelError, match=rf"^layers odd: .*{words}"):
         tapped(Around(kind), ["odd"], torch.zeros(2, 3, 4, 4))

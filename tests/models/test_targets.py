@@ -15,13 +15,16 @@ from pcace_dist.models.targets import TargetSpec, as_matrix, parse_target, targe
 LOGITS = torch.tensor([[0.5, 2.0, -1.0], [4.0, -2.0, 3.0], [0.0, 1.0, 8.0]])
 
 
-@pytest.mark.parametrize("mapping, kind, value, name", [
-    ({"logit": "label"}, "logit", "label", "logit:label"),
-    ({"logit": 3}, "logit", 3, "logit:3"),
-    ({"logit": "predicted"}, "logit", "predicted", "logit:predicted"),
-    ({"output": 0}, "output", 0, "output:0"),
-    ({"column": "no2"}, "column", "no2", "column:no2"),
-])
+@pytest.mark.parametrize(
+    "mapping, kind, value, name",
+    [
+        ({"logit": "label"}, "logit", "label", "logit:label"),
+        ({"logit": 3}, "logit", 3, "logit:3"),
+        ({"logit": "predicted"}, "logit", "predicted", "logit:predicted"),
+        ({"output": 0}, "output", 0, "output:0"),
+        ({"column": "no2"}, "column", "no2", "column:no2"),
+    ],
+)
 def test_targets_are_parsed_and_named_canonically(
     mapping: dict[str, Any], kind: str, value: str | int, name: str
 ) -> None:
@@ -31,18 +34,21 @@ def test_targets_are_parsed_and_named_canonically(
     assert spec.needs_label == (name == "logit:label")
 
 
-@pytest.mark.parametrize("mapping, words", [
-    ({"logit": "lable"}, r"target \{logit: lable\}: needs label, predicted or the index .*did you mean label\?"),
-    ({"logit": "3"}, "needs label, predicted or the index of an output"),
-    ({"logit": -1}, "a whole number from 0"),
-    ({"logit": True}, "a whole number from 0"),
-    ({"output": "label"}, "a whole number from 0"),
-    ({"column": 3}, "needs the name of a numeric column"),
-    ({"column": ""}, "needs the name of a numeric column"),
-    ({"logits": "label"}, r"unknown kind 'logits' \(did you mean logit\?\)"),
-    ({}, r"write one of \{logit: label\}"),
-    ({"logit": 1, "output": 0}, r"write one of \{logit: label\}"),
-])
+@pytest.mark.parametrize(
+    "mapping, words",
+    [
+        ({"logit": "lable"}, r"target \{logit: lable\}: needs label, predicted or the index .*did you mean label\?"),
+        ({"logit": "3"}, "needs label, predicted or the index of an output"),
+        ({"logit": -1}, "a whole number from 0"),
+        ({"logit": True}, "a whole number from 0"),
+        ({"output": "label"}, "a whole number from 0"),
+        ({"column": 3}, "needs the name of a numeric column"),
+        ({"column": ""}, "needs the name of a numeric column"),
+        ({"logits": "label"}, r"unknown kind 'logits' \(did you mean logit\?\)"),
+        ({}, r"write one of \{logit: label\}"),
+        ({"logit": 1, "output": 0}, r"write one of \{logit: label\}"),
+    ],
+)
 def test_a_target_that_is_none_says_what_would_do(mapping: dict[str, Any], words: str) -> None:
     with pytest.raises(JobError, match=words) as error:
         parse_target(mapping)
@@ -50,8 +56,10 @@ def test_a_target_that_is_none_says_what_would_do(mapping: dict[str, Any], words
 
 
 def test_values_of_every_kind_stand_in_the_order_of_the_targets() -> None:
-    specs = [parse_target(m) for m in ({"logit": "label"}, {"logit": 2}, {"logit": "predicted"}, {"output": 0},
-                                       {"column": "no2"})]
+    specs = [
+        parse_target(m)
+        for m in ({"logit": "label"}, {"logit": 2}, {"logit": "predicted"}, {"output": 0}, {"column": "no2"})
+    ]
     values, reasons = target_values(specs, LOGITS, np.array([1, 0, 2]), {"no2": np.array([7.0, 8.0, 9.0])})
     assert values.dtype == np.float64
     np.testing.assert_array_equal(values, [[2, -1, 2, 0.5, 7], [4, 3, 4, 4, 8], [8, 8, 8, 0, 9]])
@@ -67,8 +75,11 @@ def test_rows_without_a_class_are_set_aside_with_the_label() -> None:
     logits = LOGITS[:1].expand(4, 3)
     values, reasons = target_values([TargetSpec("logit", "label")], logits, np.array([3, -1, -4, 0]), {})
     np.testing.assert_array_equal(np.isnan(values[:, 0]), [True, True, True, False])
-    assert reasons == {0: "label 3 is beyond the model's 3 outputs", 1: "label is null or -1",
-                       2: "label -4 is negative"}
+    assert reasons == {
+        0: "label 3 is beyond the model's 3 outputs",
+        1: "label is null or -1",
+        2: "label -4 is negative",
+    }
 
 
 def test_rows_whose_target_is_not_finite_are_set_aside_and_named_so() -> None:
@@ -97,12 +108,15 @@ def test_the_first_reason_of_a_row_is_kept() -> None:
     assert reasons == {0: "label 9 is beyond the model's 3 outputs"}
 
 
-@pytest.mark.parametrize("spec, words", [
-    (TargetSpec("logit", 3), "target logit:3: the model has 3 outputs; the index must be from 0 to 2"),
-    (TargetSpec("output", 9), "target output:9: the model has 3 outputs"),
-    (TargetSpec("logit", "label"), "target logit:label: needs dataset.label"),
-    (TargetSpec("column", "no2"), "target column:no2: no such column was read; there are o3"),
-])
+@pytest.mark.parametrize(
+    "spec, words",
+    [
+        (TargetSpec("logit", 3), "target logit:3: the model has 3 outputs; the index must be from 0 to 2"),
+        (TargetSpec("output", 9), "target output:9: the model has 3 outputs"),
+        (TargetSpec("logit", "label"), "target logit:label: needs dataset.label"),
+        (TargetSpec("column", "no2"), "target column:no2: no such column was read; there are o3"),
+    ],
+)
 def test_a_target_that_no_row_can_have_is_an_error_of_the_job(spec: TargetSpec, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         target_values([spec], LOGITS, None, {"o3": np.zeros(3)})
@@ -114,15 +128,18 @@ def test_outputs_are_found_in_their_usual_places() -> None:
     assert as_matrix(LOGITS[:, 0]).shape == (3, 1)
 
 
-@pytest.mark.parametrize("outputs, words", [
-    ({"boxes": LOGITS}, "returns a mapping of boxes; its outputs must be under logits or out"),
-    ([{"boxes": LOGITS}], "returns list, not a tensor"),
-    (SimpleNamespace(logits=LOGITS), "returns SimpleNamespace, not a tensor"),
-    (None, "returns NoneType, not a tensor"),
-    (LOGITS.reshape(3, 3, 1), r"of shape \(3, 3, 1\), not real values of shape \(images, outputs\)"),
-    (LOGITS.sum(), r"of shape \(\)"),
-    (LOGITS.to(torch.complex64), r"returns torch\.complex64"),
-])
+@pytest.mark.parametrize(
+    "outputs, words",
+    [
+        ({"boxes": LOGITS}, "returns a mapping of boxes; its outputs must be under logits or out"),
+        ([{"boxes": LOGITS}], "returns list, not a tensor"),
+        (SimpleNamespace(logits=LOGITS), "returns SimpleNamespace, not a tensor"),
+        (None, "returns NoneType, not a tensor"),
+        (LOGITS.reshape(3, 3, 1), r"of shape \(3, 3, 1\), not real values of shape \(images, outputs\)"),
+        (LOGITS.sum(), r"of shape \(\)"),
+        (LOGITS.to(torch.complex64), r"returns torch\.complex64"),
+    ],
+)
 def test_outputs_that_are_no_matrix_say_what_they_are(outputs: object, words: str) -> None:
     with pytest.raises(ModelError, match=rf"^model\.factory: the model .*{words}"):
         as_matrix(outputs)

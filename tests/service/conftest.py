@@ -11,7 +11,13 @@ import ray
 
 @pytest.fixture(scope="package")
 def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=256 << 20, logging_level=logging.ERROR,
-             log_to_driver=False)
+    ray.init(
+        "local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=256 << 20,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
     yield
     ray.shutdown()

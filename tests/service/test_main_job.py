@@ -29,9 +29,26 @@ ROOT = Path(__file__).resolve().parents[2]
 MNIST = ROOT / "examples" / "mnist"
 
 COLUMNS = [
-    "target", "group", "layer", "channel", "images", "rank", "layer_rank", "rank_low", "rank_high", "score",
-    "score_squared", "score_low", "score_high", "score_in_sample", "score_first_component", "pearson", "mean_activation",
-    "weight_norm", "clamped", "status",
+    "target",
+    "group",
+    "layer",
+    "channel",
+    "images",
+    "rank",
+    "layer_rank",
+    "rank_low",
+    "rank_high",
+    "score",
+    "score_squared",
+    "score_low",
+    "score_high",
+    "score_in_sample",
+    "score_first_component",
+    "pearson",
+    "mean_activation",
+    "weight_norm",
+    "clamped",
+    "status",
 ]
 
 
@@ -39,10 +56,18 @@ def mnist_job(output: Path, **changes: Any) -> dict[str, Any]:
     """The embedded example with a small pilot; batch 48 leaves a last batch that is not full in every unit."""
     return {
         "dataset": {"path": str(MNIST / "data"), "label": "label"},
-        "model": {"factory": "examples.mnist.model:mnist_cnn", "weights": str(MNIST / "weights.safetensors"),
-                  "input": {"mode": "L", "mean": [0.1307], "std": [0.3081]}},
-        "layers": "all", "target": {"logit": "label"}, "group_by": "label",
-        "statistics": {"pilot": 512}, "compute": {"batch": 48}, "workers": {"max": 2}, "output": str(output),
+        "model": {
+            "factory": "examples.mnist.model:mnist_cnn",
+            "weights": str(MNIST / "weights.safetensors"),
+            "input": {"mode": "L", "mean": [0.1307], "std": [0.3081]},
+        },
+        "layers": "all",
+        "target": {"logit": "label"},
+        "group_by": "label",
+        "statistics": {"pilot": 512},
+        "compute": {"batch": 48},
+        "workers": {"max": 2},
+        "output": str(output),
     } | changes
 
 
@@ -50,8 +75,11 @@ def planted_job(data: Path, output: Path, **changes: Any) -> dict[str, Any]:
     return {
         "dataset": {"path": str(data), "label": "label"},
         "model": {"factory": "tests.planted:planted_network", "weights": "factory", "input": {"mode": "L"}},
-        "layers": "all", "target": [{"column": "exponential"}, {"column": "square"}],
-        "statistics": {"components": 1, "pilot": 1024}, "workers": {"max": 2}, "output": str(output),
+        "layers": "all",
+        "target": [{"column": "exponential"}, {"column": "square"}],
+        "statistics": {"components": 1, "pilot": 1024},
+        "workers": {"max": 2},
+        "output": str(output),
     } | changes
 
 
@@ -72,7 +100,14 @@ def planted_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_the_output_has_exactly_the_files_and_columns_of_the_contract(mnist_run: Path) -> None:
     assert {p.name for p in mnist_run.iterdir()} >= {
-        "job.yaml", "plan", "ledger", "attempts", "rankings.parquet", "bad_rows.parquet", "summary.json"}
+        "job.yaml",
+        "plan",
+        "ledger",
+        "attempts",
+        "rankings.parquet",
+        "bad_rows.parquet",
+        "summary.json",
+    }
     table = pq.read_table(mnist_run / "rankings.parquet")
     assert table.column_names == COLUMNS
     assert table.schema.field("group").type == pa.int64()
@@ -80,7 +115,13 @@ def test_the_output_has_exactly_the_files_and_columns_of_the_contract(mnist_run:
     keys = table.select(["group", "layer", "channel"]).to_pylist()
     assert keys == sorted(keys, key=lambda k: (k["group"], k["layer"], k["channel"]))
     assert pq.read_table(mnist_run / "bad_rows.parquet").column_names == [
-        "file", "row_group", "row", "id", "stage", "reason"]
+        "file",
+        "row_group",
+        "row",
+        "id",
+        "stage",
+        "reason",
+    ]
 
 
 def test_every_group_ranks_every_channel_once(mnist_run: Path) -> None:
@@ -103,8 +144,20 @@ def test_the_summary_counts_every_image_once(mnist_run: Path) -> None:
     assert (summary["outcome"], summary["exit_code"]) == ("done", 0)
     assert (summary["images"], summary["bad_rows"]) == (rows, 0)
     assert rows >= 4000
-    for key in ("format_version", "fingerprint", "units", "attempts", "workers", "seconds", "images_per_second", "stages",
-                "precision", "batch", "numeric_classes", "versions"):
+    for key in (
+        "format_version",
+        "fingerprint",
+        "units",
+        "attempts",
+        "workers",
+        "seconds",
+        "images_per_second",
+        "stages",
+        "precision",
+        "batch",
+        "numeric_classes",
+        "versions",
+    ):
         assert summary[key] is not None
 
 
@@ -188,9 +241,12 @@ def test_bad_rows_are_listed_and_the_rest_counts(local_ray: None, tmp_path: Path
     run = rank(planted_job(tmp_path / "data", tmp_path / "run"))
     bad = run.bad_rows().to_pylist()
     assert [(b["file"], b["row_group"], b["row"], b["stage"]) for b in bad] == [
-        ("part-00000.parquet", 4, 900, "decode"), ("part-00000.parquet", 4, 950, "decode"),
-        ("part-00000.parquet", 5, 1000, "decode"), ("part-00000.parquet", 5, 1100, "target"),
-        ("part-00000.parquet", 5, 1101, "target")]
+        ("part-00000.parquet", 4, 900, "decode"),
+        ("part-00000.parquet", 4, 950, "decode"),
+        ("part-00000.parquet", 5, 1000, "decode"),
+        ("part-00000.parquet", 5, 1100, "target"),
+        ("part-00000.parquet", 5, 1101, "target"),
+    ]
     assert bad[0]["id"] == "part-00000.parquet#900"
     assert all(b["reason"] for b in bad)
     assert (run.summary["images"], run.summary["bad_rows"], run.summary["exit_code"]) == (1195, 5, 0)

@@ -24,8 +24,10 @@ def test_a_log_gets_a_line_for_each_stage_and_the_end_once() -> None:
         lines.show(Tally("reducing", 100, 100, workers=1))
     written = stream.getvalue().splitlines()
     assert [line.split(",")[0] for line in written] == [
-        "pcace: ranking: 0 of 100 images (0 %)", "pcace: ranking: 100 of 100 images (100 %)",
-        "pcace: reducing: 100 of 100 images (100 %)"]
+        "pcace: ranking: 0 of 100 images (0 %)",
+        "pcace: ranking: 100 of 100 images (100 %)",
+        "pcace: reducing: 100 of 100 images (100 %)",
+    ]
 
 
 def test_a_file_gets_lines_not_a_bar() -> None:
