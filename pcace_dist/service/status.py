@@ -46,4 +46,5 @@ def _progress(state: RunState, summary: dict[str, Any]) -> str:
     settled = sum(piece["rows"] for unit in units if state.is_settled(unit["id"]) for piece in unit["pieces"])
     rate = summary.get("images_per_second") if state.done is None else None
     rows = max(settled, int(summary.get("rows_done", 0))) if state.done is None else settled
-    return describe(Tally("images", rows, total, int(summary.get("workers_now", 0)), 0, rate)).removeprefix("images: ")
+    text = describe(Tally("images", rows, total, int(summary.get("workers_now", 0)), 0, rate)).removeprefix("images: ")
+    return text if state.done is None else text.removesuffix(", 0 workers up")

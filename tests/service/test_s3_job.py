@@ -1,0 +1,66 @@
+"""A whole job on S3: data set, weights and output on a real server process; the same rankings as on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import save_file
+
+from pcace_dist.job import parse_job
+from pcace_dist.service.run_job import run_job
+from tests.planted import planted_network, write_planted
+from tests.servers import moto_server, s3_environment
+from tests.service.test_main_job import ROOT, planted_job
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with moto_server() as url:
+        yield url
+
+
+def pcace(endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pcace_dist", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=s3_environment(endpoint), capture_output=True, text=True, timeout=300)
+
+
+def test_a_job_with_data_weights_and_output_on_s3(local_ray: None, endpoint: str, tmp_path: Path) -> None:
+    write_planted(tmp_path / "data", 900)
+    save_file(planted_network().state_dict(), tmp_path / "network.safetensors")
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    for bucket in ("images", "models", "runs"):
+        client.create_bucket(Bucket=bucket)
+    for path in sorted((tmp_path / "data").iterdir()):
+        client.upload_file(str(path), "images", f"planted/{path.name}")
+    client.upload_file(str(tmp_path / "network.safetensors"), "models", "planted/network.safetensors")
+    job = planted_job(Path("unused"), Path("unused"))
+    job["dataset"]["path"] = "s3://images/planted"
+    job["model"]["weights"] = "s3://models/planted/network.safetensors"
+    job["output"] = "s3://runs/planted"
+    (tmp_path / "job.json").write_text(json.dumps(job))
+
+    done = pcace(endpoint, "rank", str(tmp_path / "job.json"))
+    assert done.returncode == 0, done.stderr
+    client.download_file("runs", "planted/rankings.parquet", str(tmp_path / "s3.parquet"))
+    assert run_job(parse_job(planted_job(tmp_path / "data", tmp_path / "run"))) == 0
+    assert pq.read_table(tmp_path / "s3.parquet").equals(pq.read_table(tmp_path / "run" / "rankings.parquet"))
+
+    again = pcace(endpoint, "rank", str(tmp_path / "job.json"))
+    assert again.returncode == 0, again.stderr
+    shown = pcace(endpoint, "show", "s3://runs/planted", "--top", "2", "--target", "column:square")
+    assert shown.returncode == 0 and "read" in shown.stdout, shown.stderr
+    status = pcace(endpoint, "status", "s3://runs/planted")
+    assert status.returncode == 0 and "done (exit code 0)" in status.stdout, status.stderr
