@@ -64,9 +64,7 @@ class Dispatcher:
     `max_deaths`: after so many actors died during a unit it runs alone; one more and it is set aside.
     """
 
-    def __init__(
-        self, unit_ids: Iterable[str], *, epoch: int, plan: str, weights: str, max_deaths: int = 2
-    ) -> None:
+    def __init__(self, unit_ids: Iterable[str], *, epoch: int, plan: str, weights: str, max_deaths: int = 2) -> None:
         self._ids = list(unit_ids)
         self._order = {unit: i for i, unit in enumerate(self._ids)}
         if len(self._order) != len(self._ids):

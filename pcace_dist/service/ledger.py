@@ -76,8 +76,11 @@ class Receipt:
 
     def to_json(self) -> Json:
         return {
-            "attempt": self.attempt, "epoch": self.epoch, "actor": self.actor,
-            "plan": self.plan, "weights": self.weights,
+            "attempt": self.attempt,
+            "epoch": self.epoch,
+            "actor": self.actor,
+            "plan": self.plan,
+            "weights": self.weights,
             "units": {unit: asdict(count) for unit, count in self.units.items()},
             "files": {name: asdict(ref) for name, ref in self.files.items()},
         }
@@ -87,10 +90,15 @@ class Receipt:
         """Raises IllegalHistory when fields are missing or of a wrong kind, or a name could lead out of the attempt."""
         try:
             receipt = Receipt(
-                attempt=str(value["attempt"]), epoch=int(value["epoch"]), actor=str(value["actor"]),
-                plan=str(value["plan"]), weights=str(value["weights"]),
-                units={unit: UnitCount(int(count["rows"]), int(count["bad"]), int(count["filtered"]))
-                       for unit, count in value["units"].items()},
+                attempt=str(value["attempt"]),
+                epoch=int(value["epoch"]),
+                actor=str(value["actor"]),
+                plan=str(value["plan"]),
+                weights=str(value["weights"]),
+                units={
+                    unit: UnitCount(int(count["rows"]), int(count["bad"]), int(count["filtered"]))
+                    for unit, count in value["units"].items()
+                },
                 files={name: FileRef(int(ref["size"]), str(ref["sha256"])) for name, ref in value["files"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -126,8 +134,14 @@ class Record:
         """Raises IllegalHistory unless this is record n."""
         try:
             value = json.loads(data)
-            record = Record(int(value["n"]), str(value["kind"]), int(value["epoch"]), str(value["nonce"]),
-                            float(value["time"]), dict(value["body"]))
+            record = Record(
+                int(value["n"]),
+                str(value["kind"]),
+                int(value["epoch"]),
+                str(value["nonce"]),
+                float(value["time"]),
+                dict(value["body"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise IllegalHistory(f"{PREFIX}{n:08d}.json: is no record of a ledger") from error
         if record.n != n:
@@ -192,6 +206,8 @@ class RunState:
             raise _illegal(record, f"its kind {record.kind!r} is not known; was it written by a newer version?")
         if self.done is not None:
             raise _illegal(record, "comes after done")
+        if not self.epoch and record.kind != "open":
+            raise _illegal(record, "comes before the first open")
         if record.epoch != self.epoch + (record.kind == "open"):
             raise _illegal(record, f"is of epoch {record.epoch} after epoch {self.epoch}")
         if record.kind not in ("open", "manifest") and self.manifest is None:
@@ -290,8 +306,13 @@ class Ledger:
     """
 
     def __init__(
-        self, store: Store, *, nonce: Callable[[], str] = _new_nonce, now: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep, tries: int = TRIES,
+        self,
+        store: Store,
+        *,
+        nonce: Callable[[], str] = _new_nonce,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        tries: int = TRIES,
     ) -> None:
         self._store = store
         self._nonce = nonce
@@ -394,9 +415,11 @@ class Ledger:
                 return there
             self._sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-        raise self._end(StoreUnavailable(
-            f"{self._store.url}/{mine.key}: could not be written in {self._tries} tries; the same command goes on"
-        ))
+        raise self._end(
+            StoreUnavailable(
+                f"{self._store.url}/{mine.key}: could not be written in {self._tries} tries; the same command goes on"
+            )
+        )
 
     def _read(self, n: int) -> Record | None:
         data = self._store.get(f"{PREFIX}{n:08d}.json")

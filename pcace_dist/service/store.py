@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar, cast
 
 from pcace_dist.errors import OutputError, StoreUnavailable
 
@@ -197,21 +197,19 @@ class LocalStore:
     def put_if_match(self, key: str, data: bytes, etag: str | None) -> bool:
         path = self._path(key)
         lock = path.with_name(f"{_LOCK}{path.name}")
-        with self._one_line(key):
-            _make_folder(path.parent)
-            with lock.open("w") as held:
-                fcntl.flock(held, fcntl.LOCK_EX)
-                found = self.read_versioned(key)
-                if (None if found is None else found.etag) != etag:
-                    return False
-                self.put(key, data)
+        with self._one_line(key), _open_in_folder(lock, "ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            found = self.read_versioned(key)
+            if (None if found is None else found.etag) != etag:
+                return False
+            self.put(key, data)
         return True
 
     def list(self, prefix: str = "") -> Keys:
         base = self._root / prefix.rpartition("/")[0]
         keys = []
         with self._one_line(prefix):
-            for folder, folders, names in os.walk(base):
+            for folder, folders, names in os.walk(base, onerror=_raise_unless_absent):
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 relative = Path(folder).relative_to(self._root)
                 keys += [(relative / name).as_posix() for name in names if not name.startswith(".")]
@@ -255,7 +253,7 @@ class LocalStore:
         """A synced temporary file beside `path` that holds `data`; gone afterwards unless it was renamed."""
         temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}")
         try:
-            with _open_new(temporary) as file:
+            with _open_in_folder(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -268,6 +266,8 @@ class LocalStore:
         """Make a new name durable. The object is in place already, so a failure here leaves its fate open."""
         try:
             _sync_folder(path.parent)
+        except FileNotFoundError:
+            return  # removed by another process already
         except OSError as error:
             raise OutcomeUnknown(f"{path}: {error.strerror or error}") from error
 
@@ -284,14 +284,15 @@ class LocalStore:
             raise StoreUnavailable(where) from error
 
 
-def _open_new(path: Path) -> BinaryIO:
-    """Open a new file; a folder that is missing, or is cleaned away just now, is made."""
-    for _ in range(3):
+def _open_in_folder(path: Path, mode: Literal["xb", "ab"]) -> BinaryIO:
+    """Open a file for writing; a folder that is missing, or is cleaned away just now, is made."""
+    for _ in range(TRIES):
         try:
-            return path.open("xb", buffering=1 << 20)
+            return path.open(mode, buffering=1 << 20)
         except FileNotFoundError:
-            _make_folder(path.parent)
-    return path.open("xb", buffering=1 << 20)
+            with contextlib.suppress(FileNotFoundError):
+                _make_folder(path.parent)
+    return path.open(mode, buffering=1 << 20)
 
 
 def _make_folder(folder: Path) -> None:
@@ -299,11 +300,18 @@ def _make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     _make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):
+    try:
         folder.mkdir()
+    except FileExistsError:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(folder)) from None
+    else:
         _sync_folder(folder.parent)
-    if not folder.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(folder))
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -490,8 +498,14 @@ def _kind(error: Exception) -> str:
         names = {code, status}
         if code == "NoSuchBucket":
             return "bucket"
-        for kind, known in (("absent", _ABSENT), ("precondition", {"412", "PreconditionFailed"}), ("conflict", {"409"}),
-                            ("unsupported", {"501", "NotImplemented"}), ("denied", _DENIED), ("transient", _TRANSIENT)):
+        for kind, known in (
+            ("absent", _ABSENT),
+            ("precondition", {"412", "PreconditionFailed"}),
+            ("conflict", {"409"}),
+            ("unsupported", {"501", "NotImplemented"}),
+            ("denied", _DENIED),
+            ("transient", _TRANSIENT),
+        ):
             if names & known:
                 return kind
         return "transient" if status.startswith("5") else "refused"
