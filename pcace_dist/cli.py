@@ -127,6 +127,7 @@ def _add_rank(verbs: Verbs[Parser]) -> None:
         metavar="KEY=VALUE",
         help="override a key of the job file, the value read as YAML; may be repeated",
     )
+    verb.add_argument("--take-over", action="store_true", help="take the run from a driver that seems to hold it still")
     verb.add_argument("--top", type=int, default=10, help="channels to print at the end (default 10)")
     verb.set_defaults(run=_rank)
 
@@ -138,7 +139,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     from pcace_dist.service.prepare import storage_of
     from pcace_dist.service.run_job import run_job
 
-    code = run_job(job)
+    code = run_job(job, take_over=arguments.take_over)
     from pcace_dist.run import open_run
 
     _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top)

@@ -140,9 +140,24 @@ class Account:
                 "plan": self._plan.digest,
                 "precision": frozen.precision,
                 "batch": frozen.batch,
-                "numeric_classes": [frozen.numeric_class],
+                "numeric_classes": self._numeric_classes(frozen.numeric_class),
+                "check_codes_differing": self._differing(),
                 "explained_variance": {
                     layer.name: round(float(layer.explained.sum(1).mean()), 4) for layer in self._plan.layers
                 },
             }
         publish_summary(self._store, facts)
+
+    def _numeric_classes(self, plans: dict[str, str | int]) -> list[dict[str, str | int]]:
+        """The plan's class first, then those of other workers that were admitted (`exact: off`)."""
+        admitted = [] if self._main_pass is None else [a.numeric_class for a in self._main_pass.admissions.values()]
+        classes = [plans]
+        for one in admitted:
+            if one not in classes:
+                classes.append(one)
+        return classes
+
+    def _differing(self) -> float:
+        """Largest share of the check rows' codes that an admitted worker computed differently from the pilot."""
+        admitted = [] if self._main_pass is None else self._main_pass.admissions.values()
+        return max((admission.differing for admission in admitted), default=0.0)

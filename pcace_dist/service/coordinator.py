@@ -7,6 +7,7 @@ The ledger is the only truth; nothing here would be missed if the driver were ki
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from pcace_dist.service.cluster import describe_resources
 from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.fleet import Failed, Finished, Fleet, Lost, WorkerShape
 from pcace_dist.service.ledger import Ledger
-from pcace_dist.service.main_pass import TICK, MainPass, farm
+from pcace_dist.service.main_pass import TICK, FrozenPlan, MainPass, farm
 from pcace_dist.service.pilot import Facts
 from pcace_dist.service.prepare import Preparation
 from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings
@@ -39,13 +40,21 @@ class Coordinator:
     """Drives one run whose ledger this driver has opened."""
 
     def __init__(
-        self, preparation: Preparation, store: Store, ledger: Ledger, account: Account, stopping: Callable[[], bool]
+        self,
+        preparation: Preparation,
+        store: Store,
+        ledger: Ledger,
+        account: Account,
+        *,
+        stopping: Callable[[], bool],
+        check: Callable[[], None],
     ) -> None:
         self._preparation = preparation
         self._store = store
         self._ledger = ledger
         self._account = account
         self._stopping = stopping
+        self._check_held = check
         self._lonely_since: float | None = time.monotonic()
 
     def run(self) -> int:
@@ -53,41 +62,43 @@ class Coordinator:
         workers = self._preparation.job.workers
         shape = WorkerShape(workers.max, workers.cpus, workers.gpus, workers.memory, dict(workers.resources))
         with Fleet(self._preparation.spec, shape, prefix="a") as fleet:
-            plan = self._planned(fleet)
+            frozen = self._planned(fleet)
             while True:
-                self._main_pass(fleet, plan)
+                self._main_pass(fleet, frozen)
                 try:
-                    return self._publish(plan, self._reduce(fleet, plan))
+                    return self._publish(frozen.plan, self._reduce(fleet, frozen.plan))
                 except CorruptAttempt as corrupt:
                     log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason)
                     self._ledger.append("retract", {"attempts": [corrupt.attempt], "reason": corrupt.reason})
 
     # -- plan and manifest
 
-    def _planned(self, fleet: Fleet) -> Plan:
+    def _planned(self, fleet: Fleet) -> FrozenPlan:
         """The recorded plan of a resumed run, or a new one made by one worker and recorded with the units."""
         manifest = self._ledger.state.manifest
-        plan = self._new_plan(fleet) if manifest is None else self._recorded_plan(manifest)
-        self._account.planned(plan, self._units())
-        return plan
+        frozen = self._new_plan(fleet) if manifest is None else self._recorded_plan(manifest)
+        self._account.planned(frozen.plan, self._units())
+        return frozen
 
-    def _new_plan(self, fleet: Fleet) -> Plan:
+    def _new_plan(self, fleet: Fleet) -> FrozenPlan:
         units = make_units(self._preparation.listing, rows_per_unit(self._preparation.listing))
-        data = self._pilot(fleet)
+        data, check = self._pilot(fleet)
         plan = Plan.from_bytes(data)
         self._store.put(plan_key(plan.digest), data)
+        self._store.put(check_key(plan.digest), check)
         self._ledger.append(
             "manifest",
             {
                 "fingerprint": self._preparation.fingerprint,
                 "weights": self._preparation.weights,
                 "plan": plan.digest,
+                "check": hashlib.sha256(check).hexdigest(),
                 "units": [unit.to_json() for unit in units],
             },
         )
-        return plan
+        return FrozenPlan(plan, data, check)
 
-    def _pilot(self, fleet: Fleet) -> bytes:
+    def _pilot(self, fleet: Fleet) -> tuple[bytes, bytes]:
         """The first worker that is up makes the plan; if it is lost, the next one does."""
         maker: str | None = None
         waiting = time.monotonic()
@@ -96,7 +107,8 @@ class Coordinator:
                 match event:
                     case Finished(_, "pilot", value):
                         self._account.seconds["pilot"] += time.monotonic() - waiting
-                        return bytes(value)
+                        plan, check = value
+                        return bytes(plan), bytes(check)
                     case Failed(_, _, error):
                         raise error
                     case Lost(actor):
@@ -111,13 +123,19 @@ class Coordinator:
                 fleet.call(maker, "pilot", self._preparation.listing)
             self._tick(fleet, "starting workers" if maker is None else "pilot")
 
-    def _recorded_plan(self, manifest: dict[str, Any]) -> Plan:
+    def _recorded_plan(self, manifest: dict[str, Any]) -> FrozenPlan:
         check_unchanged(list(self._units().values()), self._preparation.listing)
-        key = plan_key(manifest["plan"])
+        data, check = (self._recorded(key(manifest["plan"])) for key in (plan_key, check_key))
+        plan = Plan.from_bytes(data)
+        if plan.digest != manifest["plan"] or hashlib.sha256(check).hexdigest() != manifest["check"]:
+            raise OutputError(f"{self._store.url}/plan: is not the plan that this run recorded; use another output")
+        return FrozenPlan(plan, data, check)
+
+    def _recorded(self, key: str) -> bytes:
         data = self._store.get(key)
         if data is None:
-            raise OutputError(f"{self._store.url}/{key}: the plan of this run is missing; use another output")
-        return Plan.from_bytes(data)
+            raise OutputError(f"{self._store.url}/{key}: is missing; use another output")
+        return data
 
     def _units(self) -> dict[str, Unit]:
         manifest = self._ledger.state.manifest or {}
@@ -126,11 +144,11 @@ class Coordinator:
 
     # -- main pass, reduce, publish
 
-    def _main_pass(self, fleet: Fleet, plan: Plan) -> None:
+    def _main_pass(self, fleet: Fleet, frozen: FrozenPlan) -> None:
         dispatcher = Dispatcher(
             self._ledger.state.pending_units(),
             epoch=self._ledger.epoch,
-            plan=plan.digest,
+            plan=frozen.plan.digest,
             weights=self._preparation.weights,
         )
         main_pass = MainPass(
@@ -138,7 +156,7 @@ class Coordinator:
             self._ledger,
             dispatcher,
             self._units(),
-            plan,
+            frozen,
             stopping=self._stopping,
             on_tick=lambda: self._tick(fleet, "ranking"),
         )
@@ -165,6 +183,7 @@ class Coordinator:
                 f"dataset: none of the {bad} rows could be used; the last fault was: {self._account.last_fault}"
             )
         receipts = self._ledger.state.accepted_receipts()
+        self._ledger.check_held()
         with self._account.stage("publish"):
             publish_rankings(
                 self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, self._preparation.group_type)
@@ -190,7 +209,8 @@ class Coordinator:
                 }
 
     def _tick(self, fleet: Fleet, stage: str) -> None:
-        """Show progress; give up when no worker could be had for longer than workers.start_timeout."""
+        """Show progress; end when the run was taken over, or no worker could be had for workers.start_timeout."""
+        self._check_held()
         self._account.tick(stage, len(fleet.up))
         if fleet.up:
             self._lonely_since = None
@@ -207,6 +227,11 @@ class Coordinator:
 
 def plan_key(digest: str) -> str:
     return f"plan/{digest}.safetensors"
+
+
+def check_key(digest: str) -> str:
+    """The rows by which workers are admitted to the plan."""
+    return f"plan/{digest}.check.safetensors"
 
 
 def rows_per_unit(listing: Listing) -> int:

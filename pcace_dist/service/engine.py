@@ -23,9 +23,10 @@ from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import ModelError, RowError
-from pcace_dist.models.forward import Forward, set_deterministic
+from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import target_values
+from pcace_dist.service.admission import Admission, CheckRows
 from pcace_dist.service.attempt import Block, write_attempt
 from pcace_dist.service.ledger import Receipt, UnitCount
 from pcace_dist.service.pilot import Facts, make_plan
@@ -82,23 +83,27 @@ class Engine:
         self.spec = spec
         self.actor = actor
         self.store = store
-        set_deterministic(spec.threads)
+        set_deterministic(spec.threads, strict=spec.exact == "strict")
         self.device = torch.device(spec.device)
         self.model = load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
         self.weights = weights_digest(self.model)
         self.model.to(self.device)
         self._stop = threading.Event()
+        self._ahead: Unit | None = None
         self._flushes = 0
         self.images_seen = 0
 
     # -- the plan
 
-    def pilot(self, listing: Listing) -> Plan:
-        """Make the plan from the pilot; the caller stores and records it."""
+    def pilot(self, listing: Listing) -> tuple[Plan, CheckRows]:
+        """Make the plan from the pilot, and the rows by which workers are admitted; the caller records both."""
         return make_plan(self.model, self.spec, listing, device=self.device, weights=self.weights)
 
-    def begin(self, plan: Plan, epoch: int) -> None:
-        """Take the frozen plan; only from here on units can be worked on. Raises ModelError for other weights."""
+    def begin(self, plan: Plan, check: CheckRows, epoch: int) -> Admission:
+        """Take the frozen plan; only from here on units can be worked on.
+
+        Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker.
+        """
         facts = Facts.of(plan)
         if facts.weights != self.weights:
             raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
@@ -107,6 +112,10 @@ class Engine:
         folds = self.spec.statistics.folds
         self._forward = Forward(self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers)
         self._layers = {layer.name: layer.to(self.device) for layer in plan.layers}
+        mine = numeric_class(self.device, precision=facts.precision, batch_size=facts.batch, threads=self.spec.threads)
+        admission = check.admit(
+            self._forward, self._layers, mine=mine, plans=facts.numeric_class, exact=self.spec.exact
+        )
         self._reader = UnitReader(
             self.spec.dataset,
             self.spec.images,
@@ -118,16 +127,19 @@ class Engine:
             fold_value=lambda value: fold_of_value(value, folds),
         )
         self._reset()
+        return admission
 
     # -- units
 
-    def read_ahead(self, unit: Unit) -> None:
-        """Start reading and decoding a unit that will probably be asked for next."""
-        self._reader.submit(unit)
-
     def process(self, unit: Unit, upcoming: Unit | None = None) -> UnitReport:
-        """Work through one unit and add it to the accumulator. Raises Abandoned after `stop`."""
+        """Work through one unit and add it to the accumulator, reading the upcoming one ahead meanwhile.
+
+        Raises Abandoned after `stop`.
+        """
+        if self._ahead is not None and self._ahead.id != unit.id:
+            self._reader.discard(self._ahead)  # it was given to another worker meanwhile
         stream = self._reader.submit(unit)
+        self._ahead = upcoming
         if upcoming is not None:
             self._reader.submit(upcoming)
         rows = _UnitRows()

@@ -127,6 +127,11 @@ class Fleet:
         """Names of the workers that are up, oldest first."""
         return [actor for actor, member in self._members.items() if member.info is not None]
 
+    @property
+    def members(self) -> list[str]:
+        """Names of all workers asked for, up or not."""
+        return list(self._members)
+
     def images_seen_by(self) -> dict[str, int]:
         """Images forwarded so far by each worker that is up, as of the last poll."""
         return {actor: member.images_seen for actor, member in self._members.items() if member.info is not None}

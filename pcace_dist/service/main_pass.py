@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from pcace_dist.datasets.units import Unit
-from pcace_dist.errors import Stopped, UserError
+from pcace_dist.errors import JobError, Stopped, UserError
+from pcace_dist.service.admission import Admission, NotAdmitted
 from pcace_dist.service.dispatch import Accepted, Dispatcher
 from pcace_dist.service.fleet import Event, Failed, Finished, Fleet, Joined, Lost
 from pcace_dist.service.ledger import Ledger, Receipt
@@ -21,6 +23,16 @@ from pcace_dist.statistics.plan import Plan
 log = logging.getLogger(__name__)
 
 TICK = 0.2  # seconds to wait for an event at most
+REFUSALS = 8  # workers that are not admitted and still replaced
+
+
+@dataclass(frozen=True)
+class FrozenPlan:
+    """The recorded plan as it travels to the workers: its bytes and those of the check rows."""
+
+    plan: Plan
+    data: bytes
+    check: bytes
 
 
 class MainPass:
@@ -32,7 +44,7 @@ class MainPass:
         ledger: Ledger,
         dispatcher: Dispatcher,
         units: Mapping[str, Unit],
-        plan: Plan,
+        plan: FrozenPlan,
         *,
         on_tick: Callable[[], None],
         stopping: Callable[[], bool],
@@ -41,7 +53,9 @@ class MainPass:
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._units = units
-        self._plan = plan.to_bytes()
+        self._plan = plan
+        self._refused = 0
+        self.admissions: dict[str, Admission] = {}
         self._on_tick = on_tick
         self._stopping = stopping
         self._told_to_stop = False
@@ -79,7 +93,8 @@ class MainPass:
         match event:
             case Joined(actor):
                 self._begin(actor)
-            case Finished(actor, "begin"):
+            case Finished(actor, "begin", admission):
+                self.admissions[actor] = admission
                 self._busy.discard(actor)
                 self._ready.add(actor)
                 self._dispatcher.actor_joined(actor)
@@ -95,7 +110,7 @@ class MainPass:
 
     def _begin(self, actor: str) -> None:
         self._busy.add(actor)
-        self._fleet.call(actor, "begin", self._plan, self._ledger.epoch)
+        self._fleet.call(actor, "begin", self._plan.data, self._plan.check, self._ledger.epoch)
 
     def _feed(self) -> None:
         """Give every idle worker a unit; one for which there is none flushes what it holds."""
@@ -138,7 +153,19 @@ class MainPass:
         """An exception in a worker's code: the job's mistake, or a worker that must be replaced."""
         if isinstance(error, UserError):
             raise error
+        if isinstance(error, NotAdmitted):
+            self._refuse(actor, error)
+            return
         self._drop(actor, f"{method} failed: {error!r}")
+
+    def _refuse(self, actor: str, error: NotAdmitted) -> None:
+        """A worker that is not admitted is let go; others are tried in its place, but not for ever."""
+        self._refused += 1
+        log.warning("worker %s is not admitted: %s", actor, error)
+        self._fleet.release(actor)
+        self._lost(actor, str(error), replace=self._refused <= REFUSALS)
+        if not self._fleet.members:
+            raise JobError(f"no worker could be admitted; the last one: {error}")
 
     def _drop(self, actor: str, reason: str) -> None:
         """End a worker that lives but cannot be trusted."""
@@ -147,14 +174,14 @@ class MainPass:
             self._fleet.release(actor)
         self._lost(actor, reason)
 
-    def _lost(self, actor: str, reason: str) -> None:
+    def _lost(self, actor: str, reason: str, *, replace: bool = True) -> None:
         self.last_faults = [*self.last_faults, f"worker {actor}: {reason}"][-10:]
         self._busy.discard(actor)
         if actor in self._ready:
             self._ready.discard(actor)
             self._dispatcher.actor_lost(actor, reason)
             self._record_set_aside()
-        if not self._told_to_stop:
+        if replace and not self._told_to_stop:
             self._fleet.replace()
 
     def _record_set_aside(self) -> None:

@@ -25,6 +25,7 @@ from pcace_dist.errors import DatasetError, ModelError
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.layers import weight_norm
 from pcace_dist.models.targets import target_values
+from pcace_dist.service.admission import CHECK_ROWS, CheckRows
 from pcace_dist.service.spec import WorkSpec
 from pcace_dist.statistics.plan import Plan, build_plan
 
@@ -59,8 +60,12 @@ class Facts:
         return asdict(self) | {"image_shape": list(self.image_shape)}
 
 
-def make_plan(model: nn.Module, spec: WorkSpec, listing: Listing, *, device: torch.device, weights: str) -> Plan:
-    """Read the pilot, choose the batch, build the plan. Deterministic for the same job, model and machine class.
+def make_plan(
+    model: nn.Module, spec: WorkSpec, listing: Listing, *, device: torch.device, weights: str
+) -> tuple[Plan, CheckRows]:
+    """Read the pilot, choose the batch, build the plan; and the rows by which workers are admitted to it.
+
+    Deterministic for the same job, model and machine class.
 
     Raises DatasetError or ModelError for what only real rows show.
     """
@@ -78,7 +83,8 @@ def make_plan(model: nn.Module, spec: WorkSpec, listing: Listing, *, device: tor
             fold_value=lambda _: 0,  # the pilot has no folds
         )
     )
-    pilot = PilotMaps(Forward(model, device, batch, spec.mean, spec.std, spec.layers), spec)
+    forward = Forward(model, device, batch, spec.mean, spec.std, spec.layers)
+    pilot = PilotMaps(forward, spec)
     pilot.look(read)
     height, width = (int(n) for n in read[0].images.shape[-2:])
     facts = Facts(
@@ -92,7 +98,7 @@ def make_plan(model: nn.Module, spec: WorkSpec, listing: Listing, *, device: tor
     )
     settings = spec.statistics
     names = [target.name for target in spec.targets]
-    return build_plan(
+    plan = build_plan(
         pilot.passes,
         pilot.shapes,
         {name: pilot.targets[:, i] for i, name in enumerate(names)},
@@ -102,6 +108,8 @@ def make_plan(model: nn.Module, spec: WorkSpec, listing: Listing, *, device: tor
         scale=settings.scale,
         facts=facts.to_json(),
     )
+    layers = {layer.name: layer.to(device) for layer in plan.layers}
+    return plan, CheckRows.compute(pilot.first_images(CHECK_ROWS), forward, layers)
 
 
 def default_batch(device: torch.device) -> int:
@@ -162,6 +170,11 @@ class PilotMaps:
             return
         for batch, keep in self._kept:
             yield _rows(self._run(batch)[0], keep)
+
+    def first_images(self, rows: int) -> Tensor:
+        """The first usable images, uint8 (n, C, H, W), at most one batch of them."""
+        batch, keep = self._kept[0]
+        return batch.images[keep][:rows].contiguous()
 
     def _run(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         maps: dict[str, Tensor] = {}

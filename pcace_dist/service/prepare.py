@@ -108,11 +108,25 @@ def _work_spec(job: Job) -> WorkSpec:
         output=absolute(job.output),
         batch=None if job.compute.batch == "auto" else job.compute.batch,
         precision="float32",
+        exact=job.compute.exact,
         seed=job.compute.seed,
         threads=max(1, int(job.workers.cpus)),
         device="cuda" if job.workers.gpus > 0 else "cpu",
         python_path=(os.getcwd(),),
+        flush_seconds=_flush_seconds(),
     )
+
+
+def _flush_seconds() -> float:
+    """Longest time between two flushes of a worker: 600 s, or PCACE_FLUSH_SECONDS where workers die more often."""
+    text = os.environ.get("PCACE_FLUSH_SECONDS", "600")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise JobError(f"PCACE_FLUSH_SECONDS {text!r}: is not a number of seconds above 0")
+    return seconds
 
 
 def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
-from pcace_dist.errors import JobError, OutputError, Stopped
+from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
 from pcace_dist.service.account import Account
 from pcace_dist.service.cluster import ray_session
 from pcace_dist.service.coordinator import Coordinator
-from pcace_dist.service.ledger import Ledger
+from pcace_dist.service.keeper import LeaseKeeper
+from pcace_dist.service.lease import Lease, LeaseObserver, ProcessProbe
+from pcace_dist.service.ledger import Ledger, RunState
 from pcace_dist.service.prepare import Preparation, prepare, storage_of
 from pcace_dist.service.progress import Display, display_for
 from pcace_dist.service.store import Store, open_store, probe
@@ -31,10 +30,11 @@ log = logging.getLogger(__name__)
 DIGESTED = {"model.weights", "layers"}  # may be written differently and mean the same: the fingerprint decides
 
 
-def run_job(job: Job, *, display: Display | None = None) -> int:
+def run_job(job: Job, *, display: Display | None = None, take_over: bool = False) -> int:
     """Run or resume a job; the exit code (0 or 4). Raises UserError, Stopped, TakenOver.
 
-    Ray is joined (RAY_ADDRESS) or started locally and left again.
+    Ray is joined (RAY_ADDRESS) or started locally and left again. A run that another living driver holds is refused,
+    with `take_over` it is taken from it.
     """
     store = open_store(job.output, storage_of(job))
     ledger = Ledger(store)
@@ -42,22 +42,38 @@ def run_job(job: Job, *, display: Display | None = None) -> int:
     recorded = _recorded_job(store)
     if state.done is not None and recorded is not None and _same(recorded, job):
         return int(state.done["exit_code"])
-    _refuse_foreign(store, job, recorded, empty=state.epoch == 0)
+    _refuse_foreign(store, job, recorded, state)
     preparation = prepare(job)
     _refuse_changed(store, preparation, state.manifest)
     if state.done is not None:
         return int(state.done["exit_code"])
+    if not take_over:
+        _refuse_held(store, ledger)
     with _interruptible() as asked, ray_session(), display or display_for() as shown:
         probe(store)
         asked.install()
+        ledger.open(ProcessProbe().this_process().to_json())
         store.put("job.yaml", job.to_yaml().encode())
-        ledger.open({"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid()})
         account = Account(store, ledger, shown, preparation.fingerprint)
-        try:
-            return Coordinator(preparation, store, ledger, account, asked.is_set).run()
-        except Stopped:
-            account.write("stopped", Stopped.exit_code)
-            raise
+        with LeaseKeeper(Lease(store, ledger.epoch)) as keeper:
+            coordinator = Coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)
+            try:
+                return coordinator.run()
+            except TakenOver:
+                raise  # the run is another's now: not one byte more
+            except Stopped:
+                account.write("stopped", Stopped.exit_code)
+                raise
+
+
+def _refuse_held(store: Store, ledger: Ledger) -> None:
+    """Wait until it is known whether the driver that opened the run last still lives; refuse if it does."""
+    verdict = LeaseObserver(store, ledger.load()).wait()
+    if not verdict.may_take:
+        raise OutputError(
+            f"output {store.url}: is held by {verdict.who} since {verdict.since}; wait for it, stop it, or take "
+            "the run over with --take-over"
+        )
 
 
 def _recorded_job(store: Store) -> Job | None:
@@ -89,13 +105,11 @@ def _leaves(tree: object, prefix: str = "") -> dict[str, str]:
     return {prefix: repr(tree)}
 
 
-def _refuse_foreign(store: Store, job: Job, recorded: Job | None, *, empty: bool) -> None:
-    """An output directory belongs to one job."""
-    if recorded is None:
-        if empty and not store.list(""):
-            return
-        if empty:
-            raise OutputError(f"output {job.output}: is not empty and holds no run; use another output")
+def _refuse_foreign(store: Store, job: Job, recorded: Job | None, state: RunState) -> None:
+    """An output belongs to one job, from the moment that the job's manifest is recorded."""
+    if state.epoch == 0 and recorded is None and store.list(""):
+        raise OutputError(f"output {job.output}: is not empty and holds no run; use another output")
+    if state.manifest is None or recorded is None:
         return
     different = [key for key in _differences(recorded, job) if key not in DIGESTED]
     if different:
@@ -110,13 +124,6 @@ def _refuse_changed(store: Store, preparation: Preparation, manifest: dict[str, 
         return
     what = "model.weights: the weights have" if manifest["weights"] != preparation.weights else "the job has"
     raise OutputError(f"{what} changed since the run in {store.url} began; use another output")
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "unknown"
 
 
 class _Interrupt:

@@ -49,6 +49,7 @@ class WorkSpec:
     output: str
     batch: int | None = None
     precision: str = "float32"
+    exact: str = "strict"
     seed: int = 0
     threads: int = 1
     device: str = "cpu"

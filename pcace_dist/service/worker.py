@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pcace_dist.datasets.listing import Listing
     from pcace_dist.datasets.units import Unit
+    from pcace_dist.service.admission import Admission
     from pcace_dist.service.attempt import Block
     from pcace_dist.service.engine import UnitReport
     from pcace_dist.service.ledger import Receipt
@@ -65,14 +66,17 @@ class Worker:
             self._actor, socket.gethostname(), context.get_node_id(), os.getpid(), spec.device, self._engine.weights
         )
 
-    def pilot(self, listing: Listing) -> bytes:
-        """Make the plan; its bytes."""
-        return self._engine.pilot(listing).to_bytes()
+    def pilot(self, listing: Listing) -> tuple[bytes, bytes]:
+        """Make the plan; its bytes, and those of the rows by which workers are admitted."""
+        plan, check = self._engine.pilot(listing)
+        return plan.to_bytes(), check.to_bytes()
 
-    def begin(self, plan: bytes, epoch: int) -> None:
+    def begin(self, plan: bytes, check: bytes, epoch: int) -> Admission:
+        """Take the plan. Raises NotAdmitted, ModelError."""
+        from pcace_dist.service.admission import CheckRows
         from pcace_dist.statistics.plan import Plan
 
-        self._engine.begin(Plan.from_bytes(plan), epoch)
+        return self._engine.begin(Plan.from_bytes(plan), CheckRows.from_bytes(check), epoch)
 
     def work(self, unit: Unit, upcoming: Unit | None, flush_first: bool) -> WorkResult:
         """One unit; with a receipt if the accumulator was flushed before or after it. No report if it was given up."""

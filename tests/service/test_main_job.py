@@ -326,3 +326,41 @@ def test_the_run_is_read_back_by_group_layer_and_top(mnist_run: Path) -> None:
     assert set(run.ranking(layer=layer)["layer"].to_pylist()) == {layer}
     with pytest.raises(UserError, match=r"group 11 \(there are: 0, 1"):
         run.ranking(group=11)
+
+
+def test_a_job_refused_by_the_pilot_can_be_mended_and_run_in_the_same_output(local_ray: None, tmp_path: Path) -> None:
+    write_planted(tmp_path / "data", 400, shards=1)
+    broken = planted_job(tmp_path / "data", tmp_path / "run", dataset={"path": str(tmp_path / "data")})
+    broken["model"] = broken["model"] | {"input": {"mode": "L", "resize": [8, 8]}}
+    with pytest.raises(UserError, match=r"model\.input"):
+        run_job(parse_job(broken))
+    assert run_job(parse_job(planted_job(tmp_path / "data", tmp_path / "run"))) == 0
+
+
+def test_a_run_that_a_living_driver_holds_is_refused_and_can_be_taken_over(local_ray: None, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    write_planted(tmp_path / "data", 400, shards=1)
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps(planted_job(tmp_path / "data", output, workers={"max": 1, "resources": {"unicorn": 1}})))
+    command = [sys.executable, "-m", "pcace_dist", "rank", str(job)]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: (output / "lease.json").exists())
+        with pytest.raises(OutputError, match=rf"is held by process {first.pid} on .* since 20.*--take-over"):
+            run_job(parse_job(planted_job(tmp_path / "data", output)))
+        assert run_job(parse_job(planted_job(tmp_path / "data", output)), take_over=True) == 0
+        finished = {p: p.stat().st_mtime_ns for p in output.rglob("*")}
+        _, errors = first.communicate(timeout=60)
+        assert first.returncode == 5, errors
+        assert "another driver" in errors
+        assert {p: p.stat().st_mtime_ns for p in output.rglob("*")} == finished
+    finally:
+        first.kill()
+        first.wait()
+
+
+def wait_until(reached: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

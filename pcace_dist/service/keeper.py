@@ -1,0 +1,54 @@
+"""Keeps a lease alive in a thread of its own, however long the coordinator is busy with something else. No Ray."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+
+from pcace_dist.errors import PcaceError, TakenOver
+from pcace_dist.service.lease import Lease
+
+log = logging.getLogger(__name__)
+
+
+class LeaseKeeper:
+    """While entered, renews the lease when it is due; leaving releases it, unless the run was taken over."""
+
+    def __init__(self, lease: Lease, *, every: float = 1.0) -> None:
+        self._lease = lease
+        self._every = every
+        self._end = threading.Event()
+        self._taken: TakenOver | None = None
+        self._thread = threading.Thread(target=self._keep, name="pcace-lease", daemon=True)
+
+    def __enter__(self) -> LeaseKeeper:
+        self._lease.write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+        if not isinstance(error, TakenOver):
+            try:
+                self._lease.release()
+            except PcaceError as failed:  # the store is gone; the next driver waits until the lease is dead
+                log.warning("the lease could not be released: %s", failed)
+
+    def check(self) -> None:
+        """Raises TakenOver once a later epoch has the lease."""
+        if self._taken is not None:
+            raise self._taken
+
+    def _keep(self) -> None:
+        while not self._end.wait(self._every):
+            try:
+                self._lease.renew_if_due()
+            except TakenOver as taken:
+                self._taken = taken
+                return
+            except PcaceError as error:
+                log.warning("the lease could not be renewed: %s", error)
