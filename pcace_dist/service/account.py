@@ -7,11 +7,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from pcace_dist.datasets.units import Unit
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.main_pass import MainPass
+from pcace_dist.service.metrics import Metrics, Sample
 from pcace_dist.service.pilot import Facts
 from pcace_dist.service.progress import Display, Tally
 from pcace_dist.service.publish import publish_summary
@@ -29,6 +31,7 @@ class Account:
         self._ledger = ledger
         self._display = display
         self._fingerprint = fingerprint
+        self._metrics = Metrics(fingerprint[:12])
         self._started = time.monotonic()
         self._summary_at = self._started
         self._rows_of: dict[str, int] = {}
@@ -70,7 +73,23 @@ class Account:
         self._display.show(Tally(stage, rows, self.rows, workers, self.bad_rows, self._rate))
         if time.monotonic() - self._summary_at >= SUMMARY_EVERY:
             self._summary_at = time.monotonic()
+            self.report(workers)
             self.write("running", None, stage=stage, workers_now=workers, rows_done=rows, rows=self.rows)
+
+    def report(self, workers: int) -> None:
+        """Bring the metrics up to date."""
+        state, main_pass = self._ledger.state, self._main_pass
+        done = sum(state.is_settled(unit) for unit in self._rows_of)
+        sample = Sample(images=self.images, bad_rows=self.bad_rows, units_done=done, workers=workers)
+        if main_pass is not None:
+            sample = replace(
+                sample,
+                bytes=main_pass.bytes_read,
+                units_redone=main_pass.units_redone,
+                queue_depth=main_pass.queue_depth,
+                stage_seconds=main_pass.seconds,
+            )
+        self._metrics.update(sample)
 
     # -- counts
 
@@ -121,6 +140,7 @@ class Account:
             "bad_rows": self.bad_rows,
             "units": len(self._rows_of),
             "units_set_aside": len(state.set_aside),
+            "units_redone": 0 if self._main_pass is None else self._main_pass.units_redone,
             "attempts": len(state.accepted_receipts()),
             "workers": self.workers,
             "seconds": round(time.monotonic() - self._started, 3),

@@ -56,6 +56,7 @@ class Coordinator:
         self._stopping = stopping
         self._check_held = check
         self._lonely_since: float | None = time.monotonic()
+        self._enough = False  # workers.min have been up at the same time
 
     def run(self) -> int:
         """All of it; the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
@@ -159,6 +160,7 @@ class Coordinator:
             frozen,
             stopping=self._stopping,
             on_tick=lambda: self._tick(fleet, "ranking"),
+            least_workers=self._preparation.job.workers.min,
         )
         self._account.main_pass_begins(main_pass)
         with self._account.stage("main_pass"):
@@ -191,6 +193,7 @@ class Coordinator:
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
         code = 4 if bad > self._preparation.job.max_bad_rows * (images + bad) else 0
         self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code]})
+        self._account.report(0)
         self._account.write(OUTCOMES[code], code)
         return code
 
@@ -212,7 +215,9 @@ class Coordinator:
         """Show progress; end when the run was taken over, or no worker could be had for workers.start_timeout."""
         self._check_held()
         self._account.tick(stage, len(fleet.up))
-        if fleet.up:
+        least = self._preparation.job.workers.min if stage != "reducing" and not self._enough else 1
+        if len(fleet.up) >= least:
+            self._enough = True
             self._lonely_since = None
             return
         now = time.monotonic()
@@ -220,8 +225,8 @@ class Coordinator:
         workers = self._preparation.job.workers
         if now - self._lonely_since > workers.start_timeout:
             raise JobError(
-                f"workers: not one worker of {fleet.shape} could start within workers.start_timeout "
-                f"{workers.start_timeout:g} s; the cluster has {describe_resources()}"
+                f"workers: {len(fleet.up)} of at least {least} workers with {fleet.shape} each could start within "
+                f"workers.start_timeout {workers.start_timeout:g} s; the cluster has {describe_resources()}"
             )
 
 

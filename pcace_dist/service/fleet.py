@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import ray
+from ray._private.state import state  # draining nodes have no public interface in Ray 2.60
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from pcace_dist.errors import PcaceError
@@ -104,6 +105,8 @@ class Fleet:
         self._failed_starts = 0
         self._members: dict[str, _Member] = {}
         self._calls: dict[Any, tuple[str, str]] = {}
+        self._looked_at = 0.0
+        self._leaving: set[str] = set()
         self.workers_seen = 0
 
     def __enter__(self) -> Fleet:
@@ -131,6 +134,15 @@ class Fleet:
     def members(self) -> list[str]:
         """Names of all workers asked for, up or not."""
         return list(self._members)
+
+    def draining(self) -> set[str]:
+        """Workers that are up on nodes which are about to leave, as of a look every few seconds."""
+        now = time.monotonic()
+        if now - self._looked_at >= POLL_SECONDS:
+            self._looked_at = now
+            self._leaving = set(state.get_draining_nodes())
+        up = {actor: member.info for actor, member in self._members.items() if member.info is not None}
+        return {actor for actor, info in up.items() if info.node in self._leaving}
 
     def images_seen_by(self) -> dict[str, int]:
         """Images forwarded so far by each worker that is up, as of the last poll."""

@@ -7,6 +7,7 @@ ledger (what counts). A unit counts only once its attempt's receipt is in the le
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pcace_dist.statistics.plan import Plan
 log = logging.getLogger(__name__)
 
 TICK = 0.2  # seconds to wait for an event at most
+IDLE_SECONDS = 10.0  # a worker without work is kept for so long: another may be lost, and its units wait again
 REFUSALS = 8  # workers that are not admitted and still replaced
 
 
@@ -48,6 +50,7 @@ class MainPass:
         *,
         on_tick: Callable[[], None],
         stopping: Callable[[], bool],
+        least_workers: int = 1,
     ) -> None:
         self._fleet = fleet
         self._ledger = ledger
@@ -59,6 +62,9 @@ class MainPass:
         self._on_tick = on_tick
         self._stopping = stopping
         self._told_to_stop = False
+        self._started = False
+        self._least_workers = least_workers
+        self._idle_since: dict[str, float] = {}
         self._busy: set[str] = set()
         self._ready: set[str] = set()
         self._rows_by: dict[str, int] = defaultdict(int)
@@ -78,6 +84,16 @@ class MainPass:
                     raise Stopped("stopped; finished units are flushed and recorded, the same command goes on")
             self._feed()
             self._on_tick()
+
+    @property
+    def units_redone(self) -> int:
+        """Units that were lent again after a worker was lost."""
+        return self._dispatcher.counters.redone_units
+
+    @property
+    def queue_depth(self) -> int:
+        """Units that nobody works on."""
+        return self._dispatcher.waiting
 
     @property
     def finished_unrecorded(self) -> Iterable[str]:
@@ -113,10 +129,16 @@ class MainPass:
         self._fleet.call(actor, "begin", self._plan.data, self._plan.check, self._ledger.epoch)
 
     def _feed(self) -> None:
-        """Give every idle worker a unit; one for which there is none flushes what it holds."""
+        """Give every idle worker a unit; one for which there is none flushes what it holds, then may be let go."""
+        self._started = self._started or len(self._ready) >= self._least_workers
+        if not self._started and not self._told_to_stop:
+            return
+        draining = self._fleet.draining()
         for actor in sorted(self._ready - self._busy):
-            lend = None if self._told_to_stop else self._dispatcher.lend(actor)
+            leaving = self._told_to_stop or actor in draining
+            lend = None if leaving else self._dispatcher.lend(actor)
             if lend is not None:
+                self._idle_since.pop(actor, None)
                 following = None if lend.alone else self._dispatcher.peek_next(actor)
                 upcoming = None if following is None else self._units[following]
                 self._busy.add(actor)
@@ -124,6 +146,22 @@ class MainPass:
             elif self._dispatcher.holds_unrecorded(actor):
                 self._busy.add(actor)
                 self._fleet.call(actor, "flush")
+            elif not self._told_to_stop:
+                self._let_go(actor, at_once=actor in draining)
+        if not self._dispatcher.waiting and self._ready:
+            self._fleet.release_pending()  # nothing is left for workers that are not up yet
+
+    def _let_go(self, actor: str, *, at_once: bool) -> None:
+        """End a worker that has nothing to do, so that its node can leave; `workers.min` of them stay for the reduce."""
+        idle = time.monotonic() - self._idle_since.setdefault(actor, time.monotonic())
+        if not at_once and (idle < IDLE_SECONDS or len(self._fleet.up) <= self._least_workers):
+            return
+        log.info("worker %s is let go: %s", actor, "its node drains" if at_once else "nothing is left for it")
+        self._fleet.release(actor)
+        self._ready.discard(actor)
+        self._dispatcher.actor_lost(actor, "let go", blame=False)
+        if at_once and self._dispatcher.outstanding():
+            self._fleet.replace()
 
     def _result(self, actor: str, result: WorkResult) -> None:
         if result.flushed_first is not None:

@@ -364,3 +364,16 @@ def wait_until(reached: Any, seconds: float = 120) -> None:
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_workers_that_cannot_be_placed_are_a_clear_error(local_ray: None, tmp_path: Path) -> None:
+    write_planted(tmp_path / "data", 300, shards=1)
+    workers = {"max": 1, "resources": {"unicorn": 1}, "start_timeout": 3}
+    with pytest.raises(UserError, match=r"1 CPU, 1 unicorn each could start within .* 3 s; the cluster has 4 CPU"):
+        run_job(parse_job(planted_job(tmp_path / "data", tmp_path / "run", workers=workers)))
+
+
+def test_a_run_waits_for_its_least_number_of_workers(local_ray: None, tmp_path: Path) -> None:
+    write_planted(tmp_path / "data", 300, shards=1)
+    run = rank(planted_job(tmp_path / "data", tmp_path / "run", workers={"min": 2, "max": 2}))
+    assert run.summary["workers"] == 2
