@@ -152,7 +152,7 @@ class MainPass:
             self._fleet.release_pending()  # nothing is left for workers that are not up yet
 
     def _let_go(self, actor: str, *, at_once: bool) -> None:
-        """End a worker that has nothing to do, so that its node can leave; `workers.min` of them stay for the reduce."""
+        """End a worker that has nothing to do, so that its node can leave; `workers.min` stay for the reduce."""
         idle = time.monotonic() - self._idle_since.setdefault(actor, time.monotonic())
         if not at_once and (idle < IDLE_SECONDS or len(self._fleet.up) <= self._least_workers):
             return
