@@ -15,7 +15,7 @@ from typing import Any
 
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.units import Unit, check_unchanged, make_units
-from pcace_dist.errors import DatasetError, JobError, OutputError
+from pcace_dist.errors import DatasetError, JobError, OutputError, Stopped
 from pcace_dist.service.account import Account
 from pcace_dist.service.attempt import CorruptAttempt, blocks_of
 from pcace_dist.service.cluster import describe_resources
@@ -117,6 +117,8 @@ class Coordinator:
                         maker = None if actor == maker else maker
                     case _:
                         pass
+            if self._stopping():
+                raise Stopped("stopped before the plan was made; the same command goes on")
             if maker is None and fleet.up:
                 maker = fleet.up[0]
                 self._account.seconds["start"] += time.monotonic() - waiting

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pcace_dist.datasets.units import Unit
-from pcace_dist.errors import JobError, Stopped, UserError
+from pcace_dist.errors import JobError, PcaceError, Stopped, UserError
 from pcace_dist.service.admission import Admission, NotAdmitted
 from pcace_dist.service.dispatch import Accepted, Dispatcher
 from pcace_dist.service.fleet import Event, Failed, Finished, Fleet, Joined, Lost
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TICK = 0.2  # seconds to wait for an event at most
 IDLE_SECONDS = 10.0  # a worker without work is kept for so long: another may be lost, and its units wait again
+MOST_LOSSES = 12  # in a row, without one finished unit: something is wrong with more than a unit or a node
 REFUSALS = 8  # workers that are not admitted and still replaced
 
 
@@ -58,6 +59,7 @@ class MainPass:
         self._units = units
         self._plan = plan
         self._refused = 0
+        self._losses_in_a_row = 0
         self.admissions: dict[str, Admission] = {}
         self._on_tick = on_tick
         self._stopping = stopping
@@ -80,9 +82,9 @@ class MainPass:
                 self._handle(event)
             if self._stopping():
                 self._stop()
-                if not self._busy:
-                    raise Stopped("stopped; finished units are flushed and recorded, the same command goes on")
             self._feed()
+            if self._told_to_stop and not self._busy:
+                raise Stopped("stopped; finished units are flushed and recorded, the same command goes on")
             self._on_tick()
 
     @property
@@ -170,6 +172,7 @@ class MainPass:
             self._dispatcher.gave_up(actor, result.gave_up)
         if result.report is not None:
             report = result.report
+            self._losses_in_a_row = 0
             self._dispatcher.finished(actor, report.unit)
             self._rows_by[actor] += report.forwarded
             self.bytes_read += report.bytes_read
@@ -214,6 +217,11 @@ class MainPass:
 
     def _lost(self, actor: str, reason: str, *, replace: bool = True) -> None:
         self.last_faults = [*self.last_faults, f"worker {actor}: {reason}"][-10:]
+        self._losses_in_a_row += 1
+        if self._losses_in_a_row > MOST_LOSSES:
+            raise PcaceError(
+                f"{MOST_LOSSES} workers in a row were lost and no unit was finished; the last one: {reason}"
+            )
         self._busy.discard(actor)
         if actor in self._ready:
             self._ready.discard(actor)

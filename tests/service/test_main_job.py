@@ -299,7 +299,11 @@ def test_a_stopped_run_is_flushed_and_goes_on(mnist_run: Path, tmp_path: Path) -
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 5, errors
-    assert json.loads((output / "summary.json").read_text())["outcome"] == "stopped"
+    stopped = json.loads((output / "summary.json").read_text())
+    assert (stopped["outcome"], stopped["exit_code"]) == ("stopped", 5)
+    kinds = [json.loads(p.read_text())["kind"] for p in sorted((output / "ledger").iterdir())]
+    assert kinds[:2] == ["open", "manifest"]
+    assert (stopped["images"] > 0) == ("accept" in kinds)
     assert run_job(parse_job(mnist_job(output))) == 0
     assert pq.read_table(output / "rankings.parquet").equals(pq.read_table(mnist_run / "rankings.parquet"))
 

@@ -1,0 +1,136 @@
+"""The main pass on a scripted fleet: what is flushed when it is told to stop, and when it gives up."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from pcace_dist.datasets.units import Unit
+from pcace_dist.errors import PcaceError, Stopped
+from pcace_dist.service.admission import Admission
+from pcace_dist.service.dispatch import Dispatcher
+from pcace_dist.service.engine import UnitReport
+from pcace_dist.service.fleet import Event, Failed, Finished, Fleet
+from pcace_dist.service.ledger import FileRef, Ledger, Receipt, UnitCount
+from pcace_dist.service.main_pass import FrozenPlan, MainPass
+from pcace_dist.service.worker import WorkResult
+from pcace_dist.statistics.plan import Plan
+
+PLAN = Plan((), (), 1, 9, 4, "pixel", 0, {})
+
+
+class ScriptedFleet:
+    """Workers that answer at once; a unit in hand is given up once they are told to stop."""
+
+    def __init__(self, actors: list[str], *, failing: bool = False) -> None:
+        self.up = list(actors)
+        self.calls: list[tuple[str, str]] = []
+        self._events: deque[Event] = deque()
+        self._held: dict[str, list[str]] = {actor: [] for actor in actors}
+        self._stopped = False
+        self._failing = failing
+        self._flushes = 0
+
+    @property
+    def members(self) -> list[str]:
+        return list(self.up)
+
+    def call(self, actor: str, method: str, *args: Any) -> None:
+        self.calls.append((actor, method))
+        if method == "begin":
+            self._events.append(Finished(actor, "begin", Admission({}, 0.0)))
+        elif method == "work" and self._failing:
+            self._events.append(Failed(actor, "work", RuntimeError("a bug")))
+        elif method == "work":
+            unit = args[0].id
+            if self._stopped:
+                self._events.append(Finished(actor, "work", WorkResult(gave_up=unit)))
+                return
+            self._held[actor].append(unit)
+            report = UnitReport(unit, UnitCount(1), 1, {}, 1)
+            self._events.append(Finished(actor, "work", WorkResult(report=report)))
+        elif method == "flush":
+            self._flushes += 1
+            units = {unit: UnitCount(1) for unit in self._held[actor]}
+            self._held[actor] = []
+            receipt = Receipt(f"e1-{actor}-f{self._flushes}", 1, actor, PLAN.digest, "w", units, {"f": FileRef(1, "0")})
+            self._events.append(Finished(actor, "flush", WorkResult(flushed=receipt)))
+
+    def events(self, _: float) -> Iterator[Event]:
+        if self._events:
+            yield self._events.popleft()
+
+    def stop_work(self) -> None:
+        self._stopped = True
+
+    def release(self, actor: str) -> None:
+        self.up.remove(actor)
+
+    def replace(self) -> None:
+        actor = f"n{len(self.calls)}"
+        self.up.append(actor)
+        self._held[actor] = []
+        self.call(actor, "begin")
+
+    def release_pending(self) -> None:
+        return None
+
+    def draining(self) -> set[str]:
+        return set()
+
+    def images_seen_by(self) -> dict[str, int]:
+        return {}
+
+
+class ListLedger:
+    """Keeps what is appended."""
+
+    epoch = 1
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, Any]] = []
+
+    def append(self, kind: str, body: Any) -> None:
+        self.records.append((kind, body))
+
+    def accepted(self) -> set[str]:
+        return {u for kind, body in self.records if kind == "accept" for r in body["receipts"] for u in r["units"]}
+
+
+def main_pass(fleet: ScriptedFleet, ledger: ListLedger, units: int, stop_after: int) -> MainPass:
+    named = {f"u{i}": Unit(f"u{i}", (), 1) for i in range(units)}
+    dispatcher = Dispatcher(named, epoch=1, plan=PLAN.digest, weights="w")
+    return MainPass(
+        cast(Fleet, fleet),
+        cast(Ledger, ledger),
+        dispatcher,
+        named,
+        FrozenPlan(PLAN, b"", b""),
+        on_tick=lambda: None,
+        stopping=lambda: sum(method == "work" for _, method in fleet.calls) >= stop_after,
+    )
+
+
+def test_every_unit_is_recorded_once() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"]), ListLedger()
+    main_pass(fleet, ledger, 7, stop_after=99).run()
+    assert ledger.accepted() == {f"u{i}" for i in range(7)}
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
+def test_told_to_stop_it_flushes_what_is_finished_before_it_ends(stop_after: int) -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"]), ListLedger()
+    with pytest.raises(Stopped):
+        main_pass(fleet, ledger, 50, stop_after=stop_after).run()
+    finished = sum(method == "work" for _, method in fleet.calls)
+    assert 0 < len(ledger.accepted()) <= finished
+    assert not any(fleet._held.values())
+
+
+def test_workers_that_all_fail_end_the_run_with_the_reason() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"], failing=True), ListLedger()
+    with pytest.raises(PcaceError, match="no unit was finished; the last one: work failed: RuntimeError"):
+        main_pass(fleet, ledger, 50, stop_after=999).run()
