@@ -223,6 +223,7 @@ def _add_pack(verbs: Verbs[Parser]) -> None:
         metavar="SIZE",
         help="bytes of a shard, where --shard-rows is not given (default 256MiB)",
     )
+    verb.add_argument("--verify", action="store_true", help="look into every image and leave out what is none")
     verb.add_argument("--row-group-rows", type=int, metavar="N", help="rows of a row group (default: about 16 MiB)")
     verb.set_defaults(run=_pack)
 
@@ -250,9 +251,11 @@ def _pack(arguments: argparse.Namespace) -> int:
             shard_bytes=arguments.shard_bytes,
             shard_rows=arguments.shard_rows,
             row_group_rows=arguments.row_group_rows,
+            verify=arguments.verify,
             on_progress=progress.show,
         )
-    print(f"{report.rows:,} images in {len(report.shards)} shards: {arguments.dest}")
+    shards = "1 shard" if len(report.shards) == 1 else f"{len(report.shards):,} shards"
+    print(f"{report.rows:,} images in {shards}: {arguments.dest}")
     for bad in report.bad:
         print(f"left out {bad}", file=sys.stderr)
     return 0
