@@ -82,10 +82,11 @@ class Moments:
         return self._shift.double() + self.excess
 
     def variance(self) -> Tensor:
-        """float64 (C, D); exactly 0 where a pixel moves by no more than rounding noise."""
+        """float64 (C, D); exactly 0 where a pixel moves by no more than rounding noise, or its square overflows."""
         variance = (self._square / self.rows - self.excess.square()).clamp_(min=0)
         noise = (_NOISE * self.mean()).square()
-        return torch.where(variance > noise, variance, torch.zeros_like(variance))
+        sound = (variance > noise) & torch.isfinite(self._square)
+        return torch.where(sound, variance, torch.zeros_like(variance))
 
 
 def pixel_scale(variance: Tensor, scale: str) -> Tensor:
@@ -128,6 +129,8 @@ class CovarianceAxes:
         covariance -= excess.unsqueeze(2) * excess.unsqueeze(1)
         moving = (variance > 0) / scale
         covariance *= moving.float().unsqueeze(2) * moving.float().unsqueeze(1)
+        still = variance == 0
+        covariance.masked_fill_(still.unsqueeze(2) | still.unsqueeze(1), 0.0)  # also where a square overflowed
         width = min(self._components, covariance.shape[1])
         values, vectors = _leading(covariance, width)
         total = (variance / scale.square()).sum(dim=1)
