@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-faults test-soak test-statistics test-apps test-browser lint types check bench clean
+.PHONY: setup demo test test-all test-faults test-soak test-statistics test-apps test-browser lint types check stability bench clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ types: setup
 	$(BIN)/mypy
 
 check: lint types test
+
+# the stability of rankings as the number of images grows, on MNIST (see docs/method.md); --example for a quick one
+stability: setup
+	$(BIN)/python -m tests.statistics.stability
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks

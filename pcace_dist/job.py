@@ -1,6 +1,6 @@
 """The job file as typed models: parse, check, resolve, fingerprint.
 
-Knows the contract's keys and nothing else: no storage, no torch, no Ray. Every mistake becomes a one-line `JobError`
+Knows the job file's keys and nothing else: no storage, no torch, no Ray. Every mistake becomes a one-line `JobError`
 that names the key, the value and what would do.
 """
 
@@ -279,7 +279,7 @@ def read_job(text: str, *, name: str = "job", overrides: Sequence[str] = ()) -> 
 
 
 def parse_job(data: Mapping[str, Any], *, name: str = "job") -> Job:
-    """Check a mapping against the contract. Raises JobError with the first mistake, unknown keys first."""
+    """Check a mapping against the job file's keys. Raises JobError with the first mistake, unknown keys first."""
     try:
         return Job.model_validate(dict(data))
     except ValidationError as error:

@@ -20,7 +20,7 @@ def job(*overrides: str) -> Job:
     return read_job(MINIMAL, name="job.yaml", overrides=overrides)
 
 
-def test_only_six_keys_are_required_and_the_rest_has_the_contracts_defaults() -> None:
+def test_only_six_keys_are_required_and_the_rest_has_defaults() -> None:
     minimal = job()
     assert minimal.dataset.image == "image"
     assert minimal.model.input.mean == [0.0, 0.0, 0.0]

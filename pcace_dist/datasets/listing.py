@@ -1,7 +1,7 @@
 """What a data set is made of: its Parquet files, their row groups, and whether they fit the job. Reads
 footers and ids only.
 
-Everything the contract wants found before the first image is read is found here: no such path, no rows, an
+Everything a job promises to find before the first image is read is found here: no such path, no rows, an
 unreadable file, a missing column, a wrong type, duplicate ids. Errors are one-line `DatasetError`s. Knows
 nothing of units, images or Ray.
 """
@@ -92,7 +92,7 @@ class Listing:
 def list_dataset(
     spec: DatasetSpec, storage: Storage, *, threads: int = 16, on_progress: Progress | None = None
 ) -> Listing:
-    """List and check a data set. Raises DatasetError for everything that the contract wants found at
+    """List and check a data set. Raises DatasetError for everything that must be found at
     listing.
     """
     found = find_files(spec.path, storage)

@@ -1,5 +1,4 @@
-"""The account of a run: rows, faults, seconds by stage; shown as progress and written as summary.json. Decides
-nothing."""
+"""The account of a run: rows, faults, seconds by stage; shown as progress and written to summary.json."""
 
 from __future__ import annotations
 

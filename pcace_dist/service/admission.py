@@ -1,7 +1,7 @@
 """Admission: a worker shows that it computes what the pilot computed before it is given units.
 
 The pilot keeps a few of its rows with their codes and outputs. Every worker computes them again on arrival; that
-catches other weights, another factory, another instruction set (protocol.md, second part). `exact: strict` admits
+catches other weights, another factory, another instruction set (docs/protocol.md). `exact: strict` admits
 only workers of the plan's numeric class that give the same bits; `exact: off` admits any and reports the share of
 codes that differ. Pure but for the forward pass; no Ray, no store.
 """

@@ -1,8 +1,10 @@
 """The files of one attempt: what a worker has accumulated since its last flush, written before the receipt is given.
 
-    attempts/<id>/rows.arrow             a row per group: fold, target code and fixed-point target of every row kept
-    as codes attempts/<id>/block-00012.arrow      a row per group: codes, means and Gram of at most 64 channels of one
-    layer attempts/<id>/bad_rows.parquet       rows that were set aside, if any
+    attempts/<id>/rows.arrow            a row per group: fold, target code, fixed-point target of the rows kept as codes
+    attempts/<id>/block-00012.arrow     a row per group: codes, means and Gram of at most 64 channels of one layer
+    attempts/<id>/samples.arrow         estimator ace: a row per group with every row's key and target values
+    attempts/<id>/samples-00012.arrow   estimator ace: a row per group with the components of one block's channels
+    attempts/<id>/bad_rows.parquet      rows that were set aside, if any
 
 Arrow IPC files with plain binary columns; a reduce task reads only its own block. Nothing is pickled. Knows the store
 and the statistic, not Ray.
@@ -26,6 +28,7 @@ from pcace_dist.service.ledger import FileRef
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, Plan
+from pcace_dist.statistics.samples import SampleRows
 from pcace_dist.statistics.segment import RowCodes, Segment
 
 BLOCK_CHANNELS = 64
@@ -68,6 +71,10 @@ class Block:
     def file(self) -> str:
         return f"block-{self.index:05d}.arrow"
 
+    @property
+    def sample_file(self) -> str:
+        return f"samples-{self.index:05d}.arrow"
+
 
 @dataclass(frozen=True)
 class BlockPart:
@@ -94,7 +101,12 @@ def attempt_key(attempt: str, file: str) -> str:
 
 
 def write_attempt(
-    store: Store, attempt: str, plan: Plan, segments: Mapping[Any, Segment], bad: Sequence[BadRow]
+    store: Store,
+    attempt: str,
+    plan: Plan,
+    segments: Mapping[Any, Segment],
+    bad: Sequence[BadRow],
+    samples: Mapping[Any, SampleRows],
 ) -> dict[str, FileRef]:
     """Write all files of an attempt and return their sizes and digests, for the receipt."""
     files: dict[str, FileRef] = {}
@@ -108,6 +120,11 @@ def write_attempt(
         put("rows.arrow", _rows_file(plan, groups, segments))
         for block in blocks_of(plan):
             put(block.file, _block_file(block, groups, segments))
+    if samples:
+        put("samples.arrow", _samples_file(list(samples), samples))
+        for block in blocks_of(plan):
+            parts = [_bytes(held.components[block.layer][:, block.channels]) for held in samples.values()]
+            put(block.sample_file, _ipc_bytes(pa.table({"components": pa.array(parts, pa.large_binary())})))
     if bad:
         put("bad_rows.parquet", parquet_bytes(bad_rows_table(bad)))
     return files
@@ -124,7 +141,7 @@ def read_checked(store: Store, attempt: str, name: str, ref: FileRef) -> bytes:
 
 
 class CorruptAttempt(Exception):
-    """An accepted attempt can no longer be read: it must be retracted and its units redone (protocol, item 9)."""
+    """An accepted attempt can no longer be read: it must be retracted and redone (docs/protocol.md, item 9)."""
 
     def __init__(self, attempt: str, reason: str) -> None:
         super().__init__(attempt, reason)
@@ -167,6 +184,17 @@ def read_block(
         yield BlockPart(group=groups[index], codes=codes, rows=rows[index], gram=gram)
 
 
+def read_samples(block: Block, plan: Plan, rows: bytes, components: bytes) -> Iterator[tuple[Any, SampleRows]]:
+    """Groups of an attempt with the sample rows of one block."""
+    shared = pa.ipc.open_file(pa.BufferReader(rows)).read_all().to_pylist()
+    held = pa.ipc.open_file(pa.BufferReader(components)).read_all()["components"].to_pylist()
+    shape = (-1, block.stop - block.start, plan.components)
+    for record, data in zip(shared, held, strict=True):
+        keys = _tensor(record["keys"], np.int64, (-1,))
+        targets = _tensor(record["targets"], np.float64, (-1, len(plan.targets)))
+        yield record["group"], SampleRows(keys, targets, {block.layer: _tensor(data, np.float32, shape)})
+
+
 def bad_rows_table(bad: Sequence[BadRow]) -> pa.Table:
     return pa.Table.from_pylist(
         [
@@ -195,6 +223,18 @@ def _rows_file(plan: Plan, groups: list[Any], segments: Mapping[Any, Segment]) -
         }
     )
     return _ipc_bytes(table.replace_schema_metadata({"targets": str(len(plan.targets))}))
+
+
+def _samples_file(groups: list[Any], samples: Mapping[Any, SampleRows]) -> bytes:
+    return _ipc_bytes(
+        pa.table(
+            {
+                "group": pa.array(groups),
+                "keys": pa.array([_bytes(samples[group].keys) for group in groups], pa.large_binary()),
+                "targets": pa.array([_bytes(samples[group].targets) for group in groups], pa.large_binary()),
+            }
+        )
+    )
 
 
 def _block_file(block: Block, groups: list[Any], segments: Mapping[Any, Segment]) -> bytes:

@@ -2,7 +2,7 @@
 
     plan and manifest -> main pass (units out, receipts in) -> reduce -> publish -> done
 
-The ledger is the only truth; nothing here would be missed if the driver were killed (protocol.md).
+The ledger is the only truth; nothing here would be missed if the driver were killed (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.units import Unit, check_unchanged, make_units
-from pcace_dist.errors import DatasetError, JobError, OutputError, Stopped
+from pcace_dist.errors import DatasetError, JobError, OutputError, PcaceError, Stopped
 from pcace_dist.service.account import Account
 from pcace_dist.service.attempt import CorruptAttempt, blocks_of
 from pcace_dist.service.cluster import describe_resources
@@ -180,7 +180,7 @@ class Coordinator:
         return [result for result in results if isinstance(result, BlockScores)]
 
     def _publish(self, plan: Plan, blocks: list[BlockScores]) -> int:
-        """Rankings, bad rows, then `done`, then summary.json (protocol, item 10)."""
+        """Rankings, bad rows, then `done`, then summary.json (docs/protocol.md, item 10)."""
         bad, images = self._account.bad_rows, self._account.images
         if images == 0:
             raise DatasetError(
@@ -195,9 +195,21 @@ class Coordinator:
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
         code = 4 if bad > self._preparation.job.max_bad_rows * (images + bad) else 0
         self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code]})
+        self._clean_up()
         self._account.report(0)
         self._account.write(OUTCOMES[code], code)
         return code
+
+    def _clean_up(self) -> None:
+        """Remove attempts that no record refers to (docs/protocol.md, item 11); what cannot be removed does no harm."""
+        accepted = {receipt.attempt for receipt in self._ledger.state.accepted_receipts()}
+        try:
+            for key in self._store.list("attempts/"):
+                if key.split("/")[1] not in accepted:
+                    self._store.delete(key)
+            self._store.discard_unfinished()
+        except PcaceError as error:
+            log.warning("clean-up: %s", error)
 
     def _rows_of_units_set_aside(self) -> Iterable[dict[str, Any]]:
         """A unit that kept killing its workers is listed row group by row group."""

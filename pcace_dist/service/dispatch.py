@@ -1,4 +1,4 @@
-"""The dispatcher: who works on which unit. A pure state machine (protocol.md, items 6 to 8).
+"""The dispatcher: who works on which unit. A pure state machine (docs/protocol.md, items 6 to 8).
 
 A unit is lent to one live actor at a time. What an actor has finished is in its accumulator and lost with it until a
 receipt is accepted; so a lost actor is fenced (nothing it says later counts) and all its unaccepted units are lent
@@ -242,7 +242,7 @@ class Dispatcher:
     # -- inside
 
     def _objection(self, actor: str, receipt: Receipt) -> str | None:
-        """Why a receipt does not count; None if it does (protocol.md, item 7)."""
+        """Why a receipt does not count; None if it does (docs/protocol.md, item 7)."""
         if actor in self._gone:
             return f"actor {actor} is fenced"
         hands = self._actors.get(actor)

@@ -1,7 +1,7 @@
 """The body of a worker, without Ray: makes the plan, works through units, accumulates, flushes attempts.
 
 It exists once; the Ray actor only calls it, and so can a script on a bare GPU box. A unit enters the accumulator only
-when it is finished; rows that fail are written down and never end a run (protocol, items 5 to 7).
+when it is finished; rows that fail are written down and never end a run (docs/protocol.md, items 5 to 7).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pcace_dist.service.spec import WorkSpec
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.folds import fold_of_bytes, fold_of_value
 from pcace_dist.statistics.plan import LayerCodes, Plan
+from pcace_dist.statistics.samples import SampleRows, row_key
 from pcace_dist.statistics.segment import Segment
 
 FLUSH_SHARE = 0.05  # flush once the attempt is at most this share of the bytes read since the last flush,
@@ -65,6 +66,7 @@ class _UnitRows:
     target_codes: list[Tensor] = field(default_factory=list)
     target_fixed: list[Tensor] = field(default_factory=list)
     folds: list[Tensor] = field(default_factory=list)
+    samples: list[SampleRows] = field(default_factory=list)
     groups: list[Any] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
 
@@ -90,6 +92,7 @@ class Engine:
         self.model.to(self.device)
         self._stop = threading.Event()
         self._ahead: Unit | None = None
+        self._keeps_samples = spec.statistics.estimator == "ace"
         self._flushes = 0
         self.images_seen = 0
 
@@ -193,6 +196,10 @@ class Engine:
             target_codes, target_fixed = self.plan.encode_targets(values[keep])
             rows.target_codes.append(target_codes)
             rows.target_fixed.append(target_fixed)
+            if self._keeps_samples:
+                keys = [row_key(f"{batch.refs[i].file}#{batch.refs[i].row}") for i in kept.tolist()]
+                held = {name: components[kept.to(self.device)].cpu() for name, (components, _) in projected.items()}
+                rows.samples.append(SampleRows(torch.tensor(keys), torch.from_numpy(values[keep]), held))
             rows.folds.append(torch.from_numpy(np.asarray(batch.folds)[keep]))
             rows.groups.extend(batch.groups[i] if batch.groups is not None else None for i in kept.tolist())
 
@@ -218,6 +225,7 @@ class Engine:
             return 0
         codes = {name: LayerCodes.cat(parts) for name, parts in rows.codes.items()}
         shared = (torch.cat(rows.target_codes), torch.cat(rows.target_fixed), torch.cat(rows.folds))
+        samples = SampleRows.cat(rows.samples) if rows.samples else None
         members: dict[Any, list[int]] = defaultdict(list)
         for i, group in enumerate(rows.groups):
             members[group].append(i)
@@ -227,6 +235,8 @@ class Engine:
             if segment is None:
                 segment = self._segments[group] = Segment(self.plan)
             segment.append({name: held.take(index) for name, held in codes.items()}, *(part[index] for part in shared))
+            if samples is not None:
+                self._samples[group].append(samples.take(index))
         return len(rows.groups)
 
     # -- attempts
@@ -237,6 +247,7 @@ class Engine:
         if not self._counts:
             return False
         held = sum(segment.nbytes for segment in self._segments.values())
+        held += sum(part.nbytes for parts in self._samples.values() for part in parts)
         waited = time.monotonic() - self._flushed_at
         if waited >= self.spec.flush_seconds:
             return True
@@ -248,7 +259,8 @@ class Engine:
             return None
         self._flushes += 1
         attempt = f"e{self.epoch:05d}-{self.actor}-f{self._flushes:05d}"
-        files = write_attempt(self.store, attempt, self.plan, self._segments, self._bad)
+        samples = {group: SampleRows.cat(parts) for group, parts in self._samples.items()}
+        files = write_attempt(self.store, attempt, self.plan, self._segments, self._bad, samples)
         receipt = Receipt(
             attempt=attempt,
             epoch=self.epoch,
@@ -263,6 +275,7 @@ class Engine:
 
     def _reset(self) -> None:
         self._segments: dict[Any, Segment] = {}
+        self._samples: dict[Any, list[SampleRows]] = defaultdict(list)
         self._bad: list[BadRow] = []
         self._counts: dict[str, UnitCount] = {}
         self._bytes_read = 0
@@ -272,7 +285,8 @@ class Engine:
 
     def reduce(self, plan: Plan, block: Block, receipts: Sequence[Receipt]) -> BlockScores:
         """One reduce task; needs no model, but the worker is up anyway."""
-        return reduce_block(self.store, plan, block, receipts, penalty=self.spec.statistics.penalty)
+        settings = self.spec.statistics
+        return reduce_block(self.store, plan, block, receipts, penalty=settings.penalty, estimator=settings.estimator)
 
 
 class _Timer:

@@ -1,4 +1,4 @@
-"""The lease: whether the driver that holds a run still lives (protocol.md, item 4). For liveness only.
+"""The lease: whether the driver that holds a run still lives (docs/protocol.md, item 4). For liveness only.
 
     lease.json = {epoch, counter, released}
 

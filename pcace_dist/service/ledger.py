@@ -1,4 +1,5 @@
-"""The ledger: what a run has accepted, as dense immutable records. The only truth of a run (protocol.md, items 1 to 3).
+"""The ledger: what a run has accepted, as dense immutable records. The only truth of a run
+(docs/protocol.md, items 1 to 3).
 
     ledger/00000017.json = {n, kind, epoch, nonce, time, body}
 

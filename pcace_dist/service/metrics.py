@@ -1,10 +1,13 @@
 """Prometheus metrics of a run, through `ray.util.metrics`; Ray's agents serve them as `ray_pcace_...` on every node.
 
-    ray_pcace_images_total         images that count            ray_pcace_units_done_total      units accepted or set
-    aside ray_pcace_bytes_total          bytes read of the data set   ray_pcace_units_redone_total    units lent again
-    after a loss ray_pcace_bad_rows_total       rows set aside               ray_pcace_stage_seconds_total   worker
-    seconds by `stage` ray_pcace_queue_depth          units that nobody works on   ray_pcace_workers
-    workers that are up
+    ray_pcace_images_total          images that count in the result
+    ray_pcace_bytes_total           bytes read of the data set
+    ray_pcace_bad_rows_total        rows that were set aside
+    ray_pcace_units_done_total      units accepted or set aside
+    ray_pcace_units_redone_total    units lent again after a loss
+    ray_pcace_stage_seconds_total   worker seconds, by `stage`
+    ray_pcace_queue_depth           units that nobody works on
+    ray_pcace_workers               workers that are up
 
 All come from the driver, labelled with `run`, the start of the job's fingerprint. Series of a driver that has ended
 stay for a while: aggregate with `sum by (run)` or `max by (run)`.

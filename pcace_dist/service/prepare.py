@@ -20,6 +20,7 @@ from pcace_dist.models.layers import resolve_layers
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
 from pcace_dist.service.spec import StatisticSpec, WorkSpec
+from pcace_dist.statistics.ace import MAX_ROWS
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ def prepare(job: Job) -> Preparation:
     _refuse_what_is_not_built(job)
     spec = _work_spec(job)
     listing = list_dataset(spec.dataset, spec.storage)
+    if job.statistics.estimator == "ace" and not job.dataset.filter and not job.group_by and listing.rows > MAX_ROWS:
+        raise JobError(
+            f"statistics.estimator ace: takes at most {MAX_ROWS:,} images and the data set has {listing.rows:,}; use "
+            "dataset.filter, group_by or estimator: gram"
+        )
     model = load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
     layers = tuple(resolve_layers(model, job.layers))
     weights = weights_digest(model)
@@ -98,6 +104,7 @@ def _work_spec(job: Job) -> WorkSpec:
         targets=targets,
         group_by=job.group_by,
         statistics=StatisticSpec(
+            estimator=statistics.estimator,
             components=statistics.components,
             knots=statistics.knots,
             folds=statistics.folds,
@@ -141,9 +148,8 @@ def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
 
 
 def _refuse_what_is_not_built(job: Job) -> None:
-    """Keys of the contract that this version does not serve yet: refused by name, never ignored."""
+    """Keys of the job file that this version does not serve yet: refused by name, never ignored."""
     asked = {
-        "statistics.estimator: ace": job.statistics.estimator == "ace",
         "statistics.keep_codes": job.statistics.keep_codes,
         "statistics.plan": job.statistics.plan is not None,
         "stop": job.stop is not None,

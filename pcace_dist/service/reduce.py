@@ -1,4 +1,4 @@
-"""Reduce: from the accepted attempts to the rankings. A pure function of a ledger prefix (protocol, item 9).
+"""Reduce: from the accepted attempts to the rankings. A pure function of a ledger prefix (docs/protocol.md, item 9).
 
 `reduce_block` is the task: it reads one block of channels from every accepted attempt, adds up, solves, and returns
 scores. `rankings_table` puts the blocks together and ranks. Memory of a task is one block over all groups, whatever
@@ -8,19 +8,22 @@ the number of workers. Knows the store and the statistic, not Ray.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
-from pcace_dist.service.attempt import Block, BlockPart, read_block, read_checked, read_rows
+from pcace_dist.service.attempt import Block, BlockPart, read_block, read_checked, read_rows, read_samples
 from pcace_dist.service.ledger import Receipt
 from pcace_dist.service.store import Store
+from pcace_dist.statistics.ace import ace
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.ranks import rank_channels
-from pcace_dist.statistics.score import ChannelScores, score_channels
+from pcace_dist.statistics.samples import SampleRows
+from pcace_dist.statistics.score import OK, ChannelScores, score_channels
 from pcace_dist.statistics.segment import add_codes
 
 NUMBERS = (
@@ -45,26 +48,56 @@ class BlockScores:
     scores: Mapping[Any, Sequence[ChannelScores]]
 
 
-def reduce_block(store: Store, plan: Plan, block: Block, receipts: Sequence[Receipt], *, penalty: float) -> BlockScores:
+def reduce_block(
+    store: Store, plan: Plan, block: Block, receipts: Sequence[Receipt], *, penalty: float, estimator: str = "gram"
+) -> BlockScores:
     """Add up one block over all accepted attempts and score it, group by group.
 
-    Raises CorruptAttempt when a file is missing or not what its receipt says.
+    Raises CorruptAttempt when a file is missing or not what its receipt says; StatisticsError when a group has more
+    rows than the estimator takes.
     """
     parts: dict[Any, list[BlockPart]] = {}
+    samples: dict[Any, list[SampleRows]] = {}
     for receipt in receipts:
         if block.file not in receipt.files:
             continue
-        row_data = read_checked(store, receipt.attempt, "rows.arrow", receipt.files["rows.arrow"])
-        data = read_checked(store, receipt.attempt, block.file, receipt.files[block.file])
-        for part in read_block(block, plan.components, data, *read_rows(row_data)):
+
+        def read(name: str, receipt: Receipt = receipt) -> bytes:
+            return read_checked(store, receipt.attempt, name, receipt.files[name])
+
+        for part in read_block(block, plan.components, read(block.file), *read_rows(read("rows.arrow"))):
             parts.setdefault(part.group, []).append(part)
+        if estimator == "ace":
+            for group, rows in read_samples(block, plan, read("samples.arrow"), read(block.sample_file)):
+                samples.setdefault(group, []).append(rows)
     layer = plan.layer(block.layer).block(block.channels)
-    return BlockScores(
-        block,
-        {
-            group: score_channels(_sum(parts.pop(group), plan, block), layer, plan.targets, penalty=penalty)
-            for group in sorted(parts, key=group_order)
-        },
+    scores: dict[Any, Sequence[ChannelScores]] = {}
+    for group in sorted(parts, key=group_order):
+        scores[group] = score_channels(_sum(parts.pop(group), plan, block), layer, plan.targets, penalty=penalty)
+        if estimator == "ace":
+            rows = SampleRows.cat(samples.pop(group)).ordered()
+            scores[group] = [_by_ace(found, rows, block, index) for index, found in enumerate(scores[group])]
+    return BlockScores(block, scores)
+
+
+def _by_ace(scores: ChannelScores, rows: SampleRows, block: Block, target: int) -> ChannelScores:
+    """The paper's own estimate in place of ours: sample-level ACE, without interval and without bias correction."""
+    ok = scores.status == OK
+    summed, first = np.full(len(ok), np.nan), np.full(len(ok), np.nan)
+    if ok.any():
+        components = rows.components[block.layer][:, torch.from_numpy(ok)].numpy()
+        found = ace(components, rows.targets[:, target].numpy())
+        summed[ok], first[ok] = found.score, found.first_component
+    none = np.full(len(ok), np.nan)
+    return replace(
+        scores,
+        score=summed,
+        score_squared=summed**2,
+        score_low=none,
+        score_high=none,
+        score_in_sample=summed,
+        score_first_component=first,
+        pseudo=np.full_like(scores.pseudo, np.nan),
     )
 
 
@@ -88,7 +121,7 @@ def rankings_table(
     weight_norms: Mapping[str, Sequence[float | None]],
     group_type: pa.DataType,
 ) -> pa.Table:
-    """rankings.parquet: a row per target x group x layer x channel, sorted so (contract, Output)."""
+    """rankings.parquet: a row per target x group x layer x channel, sorted so (README, What comes out)."""
     ordered = sorted(blocks, key=lambda b: b.block.index)
     groups = sorted({group for b in ordered for group in b.scores}, key=group_order)
     layers = np.concatenate([np.repeat(b.block.layer, b.block.stop - b.block.start) for b in ordered])
@@ -125,8 +158,9 @@ def _ranking(
     norms: np.ndarray,
     scores: ChannelScores,
 ) -> pa.Table:
-    ok = scores.status == "ok"
+    ok = scores.status == OK
     ranks = rank_channels(scores.score_squared, scores.pseudo, ok)
+    sure = ok & np.isfinite(scores.pseudo).any(axis=1)  # sample-level ACE gives no intervals
     count = len(channels)
     numbers = {name: getattr(scores, name) for name in NUMBERS if name != "weight_norm"} | {"weight_norm": norms}
     return pa.table(
@@ -138,8 +172,8 @@ def _ranking(
             "images": pa.array(scores.images, pa.int64()),
             "rank": pa.array(ranks.rank, pa.int32(), mask=~ok),
             "layer_rank": pa.array(_layer_ranks(layers, ranks.rank, ok), pa.int32(), mask=~ok),
-            "rank_low": pa.array(ranks.low, pa.int32(), mask=~ok),
-            "rank_high": pa.array(ranks.high, pa.int32(), mask=~ok),
+            "rank_low": pa.array(ranks.low, pa.int32(), mask=~sure),
+            "rank_high": pa.array(ranks.high, pa.int32(), mask=~sure),
             **{name: pa.array(numbers[name], pa.float64(), mask=np.isnan(numbers[name])) for name in NUMBERS},
             "status": pa.array(scores.status.tolist(), pa.string()),
         }

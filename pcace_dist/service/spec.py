@@ -1,5 +1,4 @@
-"""What a worker must know about a job: plain, frozen, picklable. No pydantic, no Ray, so that it runs on a bare GPU
-box."""
+"""What a worker must know about a job: plain, frozen, picklable. No pydantic, no Ray: it runs on a bare GPU box."""
 
 from __future__ import annotations
 
@@ -17,6 +16,7 @@ from pcace_dist.models.targets import TargetSpec
 class StatisticSpec:
     """Settings of the statistic, as in the job file's section `statistics`."""
 
+    estimator: str = "gram"
     components: int = 5
     knots: int = 9
     folds: int = 16

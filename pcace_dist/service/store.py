@@ -1,8 +1,9 @@
 """Where a run keeps its files: whole objects under short keys, with one conditional operation, `put_if_absent`.
 
-Everything that is exactly-once rests on that one operation (protocol.md, item 1). Two stores: a local folder (temporary
-file, fsync, hard link) and a bucket on S3 (one PutObject with `IfNoneMatch="*"`). Failures are one-line `OutputError`s
-(settings, rights) or `StoreUnavailable`s (did not answer, disk full). Knows nothing of ledgers, attempts or Ray.
+Everything that is exactly-once rests on that one operation (docs/protocol.md, item 1). Two stores: a local folder
+(temporary file, fsync, hard link) and a bucket on S3 (one PutObject with `IfNoneMatch="*"`). Failures are one-line
+`OutputError`s (settings, rights) or `StoreUnavailable`s (did not answer, disk full). Knows nothing of ledgers,
+attempts or Ray.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ class Store(Protocol):
         """Remove an object; nothing happens if there is none."""
 
     def discard_unfinished(self) -> None:
-        """Remove what interrupted writes left behind. Only for the holder of a finished run (protocol.md, item 11)."""
+        """Remove what interrupted writes left behind. Only for the holder of a finished run (docs/protocol.md, item
+        11)."""
 
 
 class S3Clients(Protocol):

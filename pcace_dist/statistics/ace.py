@@ -82,7 +82,8 @@ def _check(x: Floats, y: Floats) -> None:
         raise StatisticsError(f"ACE: components {x.shape} and target {y.shape} where (n, C, p) and (n,) are due")
     if not MIN_ROWS <= len(y) <= MAX_ROWS:
         raise StatisticsError(
-            f"ACE: {len(y)} images; the sample-level estimator takes {MIN_ROWS} to {MAX_ROWS}, use estimator: spline"
+            f"ACE: {len(y)} images; the sample-level estimator takes {MIN_ROWS} to {MAX_ROWS}; "
+            "use dataset.filter, group_by or estimator: gram"
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise StatisticsError("ACE: components or target hold NaN or infinite values; set such rows aside before")

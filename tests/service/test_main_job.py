@@ -98,7 +98,7 @@ def planted_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder / "run"
 
 
-def test_the_output_has_exactly_the_files_and_columns_of_the_contract(mnist_run: Path) -> None:
+def test_the_output_has_exactly_the_promised_files_and_columns(mnist_run: Path) -> None:
     assert {p.name for p in mnist_run.iterdir()} >= {
         "job.yaml",
         "plan",
@@ -315,10 +315,13 @@ def test_a_lost_attempt_is_retracted_and_redone(mnist_run: Path, tmp_path: Path)
     assert json.loads(last.read_text())["kind"] == "done"
     last.unlink()
     attempt = next((output / "attempts").iterdir())
+    (output / "attempts" / "e00001-zombie-f00009").mkdir()
+    (output / "attempts" / "e00001-zombie-f00009" / "rows.arrow").write_bytes(b"written by a worker that was given up")
     block = attempt / "block-00000.arrow"
     block.write_bytes(block.read_bytes()[:-7] + b"garbage")
     assert run_job(parse_job(mnist_job(output))) == 0
     assert pq.read_table(output / "rankings.parquet").equals(pq.read_table(mnist_run / "rankings.parquet"))
+    assert not any((output / "attempts").glob("*zombie*/*")), "garbage is removed after done"
     assert "retract" in [json.loads(p.read_text())["kind"] for p in (output / "ledger").iterdir()]
 
 
@@ -381,3 +384,23 @@ def test_a_run_waits_for_its_least_number_of_workers(local_ray: None, tmp_path: 
     write_planted(tmp_path / "data", 300, shards=1)
     run = rank(planted_job(tmp_path / "data", tmp_path / "run", workers={"min": 2, "max": 2}))
     assert run.summary["workers"] == 2
+
+
+def test_the_papers_estimator_runs_through_the_same_job(local_ray: None, tmp_path: Path) -> None:
+    write_planted(tmp_path / "data", 400)
+    settings = {"components": 1, "pilot": 400, "estimator": "ace", "scale": "standard"}
+    two = rank(planted_job(tmp_path / "data", tmp_path / "two", statistics=settings))
+    one = rank(planted_job(tmp_path / "data", tmp_path / "one", statistics=settings, workers={"max": 1}))
+    table = two.ranking(target="column:exponential").to_pandas()
+    assert one.ranking().equals(two.ranking())
+    assert list(table.sort_values("rank").channel[:3]) == [0, 1, 2]
+    assert abs(table.score[0] - RHO[0]) < 0.06
+    assert np.allclose(table.score, table.score_first_component)  # one component: the sum is the first
+    assert table.score_low.isna().all() and table.rank_low.isna().all()
+
+
+def test_the_papers_estimator_refuses_more_images_than_it_takes(local_ray: None, tmp_path: Path) -> None:
+    write_planted(tmp_path / "data", 10_100, row_group=2000)
+    job = planted_job(tmp_path / "data", tmp_path / "run", statistics={"components": 1, "estimator": "ace"})
+    with pytest.raises(UserError, match="takes at most 10,000 images and the data set has 10,100"):
+        run_job(parse_job(job))
