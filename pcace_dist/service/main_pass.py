@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pcace_dist.datasets.units import Unit
-from pcace_dist.errors import JobError, PcaceError, Stopped, UserError
+from pcace_dist.errors import JobError, PcaceError, Stopped, StoreUnavailable, UserError
 from pcace_dist.service.admission import Admission, NotAdmitted
 from pcace_dist.service.dispatch import Accepted, Dispatcher
 from pcace_dist.service.fleet import Event, Failed, Finished, Fleet, Joined, Lost
@@ -197,7 +197,8 @@ class MainPass:
         if isinstance(error, NotAdmitted):
             self._refuse(actor, error)
             return
-        self._drop(actor, f"{method} failed: {error!r}")
+        # a store that does not answer says nothing against the unit in hand
+        self._drop(actor, f"{method} failed: {error!r}", blame=not isinstance(error, StoreUnavailable))
 
     def _refuse(self, actor: str, error: NotAdmitted) -> None:
         """A worker that is not admitted is let go; others are tried in its place, but not for ever."""
@@ -208,14 +209,14 @@ class MainPass:
         if not self._fleet.members:
             raise JobError(f"no worker could be admitted; the last one: {error}")
 
-    def _drop(self, actor: str, reason: str) -> None:
+    def _drop(self, actor: str, reason: str, *, blame: bool = True) -> None:
         """End a worker that lives but cannot be trusted."""
         log.warning("worker %s is ended: %s", actor, reason)
         if actor in self._fleet.up:
             self._fleet.release(actor)
-        self._lost(actor, reason)
+        self._lost(actor, reason, blame=blame)
 
-    def _lost(self, actor: str, reason: str, *, replace: bool = True) -> None:
+    def _lost(self, actor: str, reason: str, *, replace: bool = True, blame: bool = True) -> None:
         self.last_faults = [*self.last_faults, f"worker {actor}: {reason}"][-10:]
         self._losses_in_a_row += 1
         if self._losses_in_a_row > MOST_LOSSES:
@@ -225,7 +226,7 @@ class MainPass:
         self._busy.discard(actor)
         if actor in self._ready:
             self._ready.discard(actor)
-            self._dispatcher.actor_lost(actor, reason)
+            self._dispatcher.actor_lost(actor, reason, blame=blame)
             self._record_set_aside()
         if replace and not self._told_to_stop:
             self._fleet.replace()

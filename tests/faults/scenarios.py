@@ -1,0 +1,188 @@
+"""What happens inside a private namespace: clusters that lose nodes, take submitted jobs, grow and shrink.
+
+Run by `namespace.run_scenario`; each function gets a folder that holds `job.json` with output `run` beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.faults.harness import ROOT, START, Driver, accepted_units, environment, is_worker, kinds, ledger
+
+HEALTH = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+
+
+@contextlib.contextmanager
+def cluster_of(nodes: int) -> Iterator[Any]:
+    """A head without CPUs and some nodes with one, all on this machine; RAY_ADDRESS is set for drivers."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": HEALTH})
+    try:
+        for _ in range(nodes):
+            cluster.add_node(num_cpus=1)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def raylet_of(node: Any) -> psutil.Process:
+    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def workers_below(raylet: psutil.Process) -> list[psutil.Process]:
+    return [process for process in raylet.children(recursive=True) if is_worker(process)]
+
+
+def busy_node(cluster: Any) -> Any:
+    """A node that carries a worker."""
+    return next(node for node in cluster.worker_nodes if workers_below(raylet_of(node)))
+
+
+def accepts_of(output: Path) -> int:
+    return len(accepted_units(ledger(output))) if output.exists() else 0
+
+
+def node_loss(folder: Path) -> None:
+    """A node goes with all its processes while units are in its worker's hands; another node comes later."""
+    output = folder / "run"
+    with cluster_of(2) as cluster, Driver(folder / "job.json", env=environment(RAY_ADDRESS=cluster.address)) as driver:
+        assert driver.wait_until(lambda: accepts_of(output) > 0), driver.errors
+        node = busy_node(cluster)
+        for process in raylet_of(node).children(recursive=True):
+            process.kill()
+        cluster.remove_node(node, allow_graceful=False)
+        print("node lost at", accepts_of(output), flush=True)
+        time.sleep(3)
+        cluster.add_node(num_cpus=1)
+        assert driver.finish(240) == 0, driver.errors
+        print(driver.errors)
+
+
+def zombie(folder: Path) -> None:
+    """The raylet goes alone: its actor lives on for a while and may finish and write what must not count."""
+    output = folder / "run"
+    with cluster_of(2) as cluster, Driver(folder / "job.json", env=environment(RAY_ADDRESS=cluster.address)) as driver:
+        assert driver.wait_until(lambda: accepts_of(output) > 0), driver.errors
+        node = busy_node(cluster)
+        raylet = raylet_of(node)
+        (worker, *_) = workers_below(raylet)
+        raylet.kill()
+        time.sleep(0.5)
+        print("the worker lives on:", worker.is_running(), flush=True)
+        cluster.add_node(num_cpus=1)
+        assert driver.finish(240) == 0, driver.errors
+        print(driver.errors)
+
+
+# -- ray job submit
+
+
+def working_dir(folder: Path) -> Path:
+    """A small clean copy of what a job needs."""
+    clean = folder / "clean"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("jobs", "pcace_dist"):
+        shutil.copytree(ROOT / name, clean / name, ignore=ignored)
+    for name in ("__init__.py", "planted.py", "faults/__init__.py", "faults/networks.py"):
+        (clean / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "tests" / name, clean / "tests" / name)
+    size = sum(path.stat().st_size for path in clean.rglob("*"))
+    assert size < 4 << 20, f"{size} bytes to send to every node"
+    return clean
+
+
+def submit(folder: Path) -> None:
+    """A job that succeeds and one whose input is wrong, with token authentication as Ray has it by default."""
+    clean = working_dir(folder)
+    # with a token in the home folder, authentication is on wherever RAY_AUTH_MODE does not say otherwise
+    subprocess.run(["ray", "get-auth-token", "--generate"], check=True, capture_output=True, timeout=60)
+    start = ["ray", "start", "--head", "--num-cpus=2", "--object-store-memory=200000000", "--disable-usage-stats"]
+    started = subprocess.run(start, capture_output=True, text=True, timeout=120)
+    print(started.stdout[-2000:], started.stderr[-2000:], flush=True)
+    assert started.returncode == 0
+    assert "Token authentication is enabled" in started.stdout + started.stderr
+    refused = subprocess.run(
+        ["ray", "job", "list", "--address", "http://127.0.0.1:8265"],
+        env=dict(os.environ) | {"RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert refused.returncode != 0, "the cluster does not ask for the token"
+    for name, code, words in (("job", 0, "succeeded"), ("wrong", 1, "exit code 2")):
+        to = ["--address", "http://127.0.0.1:8265", "--working-dir", str(clean)]
+        done = subprocess.run(
+            ["ray", "job", "submit", *to, "--", "python", "jobs/rank.py", str(folder / f"{name}.json")],
+            env=dict(os.environ) | {"RAY_AUTH_MODE": "token"},  # the client does not look for a token by itself
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        print(done.stdout[-6000:], done.stderr[-4000:], flush=True)
+        assert done.returncode == code, name
+        assert words in done.stdout + done.stderr, name
+    subprocess.run(["ray", "stop", "--force"], capture_output=True, timeout=60)
+
+
+# -- autoscaler
+
+
+def autoscaled(folder: Path) -> None:
+    """One node, three while there is work, one again when there is none."""
+    import ray
+
+    from tests.faults.autoscaling import fake_autoscaling_cluster
+
+    output = folder / "run"
+    seen: list[int] = []
+    with fake_autoscaling_cluster(workers=2) as address:
+        ray.init(address, log_to_driver=False)
+
+        def alive() -> int:
+            return sum(node["Alive"] for node in ray.nodes())
+
+        seen.append(alive())
+        with Driver(folder / "job.json", env=dict(os.environ) | {"RAY_ADDRESS": address}) as driver:
+            deadline = time.monotonic() + 2 * START
+            while not driver.ended:
+                assert time.monotonic() < deadline, driver.errors
+                seen.append(alive())
+                time.sleep(0.5)
+            assert driver.finish(10) == 0, driver.errors
+            print(driver.errors)
+        print("nodes while the run worked:", seen, flush=True)
+        assert seen[0] == 1 and max(seen) == 3, seen
+        until(lambda: alive() == 1, 120, every=1)
+        print("nodes afterwards:", alive(), flush=True)
+        ray.shutdown()
+    assert "done" in kinds(output)
+    actors = {x["actor"] for r in ledger(output) if r["kind"] == "accept" for x in r["body"]["receipts"]}
+    print("workers that had a part:", sorted(actors), flush=True)
+    assert len(actors) == 3, actors
+
+
+def until(reached: Callable[[], bool], seconds: float, *, every: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, f"not reached within {seconds} s"
+        time.sleep(every)
+
+
+if __name__ == "__main__":
+    scenarios = {f.__name__: f for f in (node_loss, zombie, submit, autoscaled)}
+    scenarios[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,79 @@
+"""Two drivers on one output: the lease keeps the second out, the ledger fences the first when it is taken over."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.faults.harness import (
+    Driver,
+    Json,
+    each_unit_was_accepted_once,
+    kinds,
+    ledger,
+    rankings,
+    slow_job,
+    write_job,
+)
+
+pytestmark = pytest.mark.faults
+
+REPETITIONS = 20
+
+
+def accepts(records: list[Json]) -> int:
+    return sum(record["kind"] == "accept" for record in records)
+
+
+def test_a_second_driver_is_told_who_holds_the_run(data: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    job = write_job(tmp_path / "job.json", slow_job(data, output, seconds=0.5))
+    with Driver(job) as first:
+        assert first.wait_until(lambda: output.exists() and "open" in kinds(output))
+        with Driver(job) as second:
+            assert second.finish() == 2, second.errors
+            assert f"process {first.pid}" in second.errors.splitlines()[-1] or f"pid {first.pid}" in second.errors
+            assert "since" in second.errors.splitlines()[-1]
+        assert first.finish() == 0, first.errors
+    assert kinds(output).count("open") == 1
+    assert rankings(output).equals(undisturbed)
+
+
+def test_the_loser_of_a_takeover_ends_with_5_and_writes_nothing_more(
+    data: Path, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    job = write_job(tmp_path / "job.json", slow_job(data, output, seconds=1.0))
+    with Driver(job) as first:
+        assert first.wait_until(lambda: output.exists() and "manifest" in kinds(output))
+        with Driver(job, "--take-over") as second:
+            assert first.finish(120) == 5, first.errors
+            assert "another driver has opened the run" in first.errors
+            assert "Traceback" not in first.errors
+            assert second.finish() == 0, second.errors
+    records = ledger(output)
+    assert [record["epoch"] for record in records] == sorted(record["epoch"] for record in records)
+    assert records[-1]["epoch"] == 2
+    assert accepts([record for record in records if record["epoch"] == 1]) > 0
+    assert each_unit_was_accepted_once(output)
+    assert rankings(output).equals(undisturbed)
+
+
+def test_two_drivers_started_at_once_never_count_twice(data: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    """Both want the run at the same moment, again and again: one gets it, the other ends with 2 or 5."""
+    for repetition in range(REPETITIONS):
+        folder = tmp_path / str(repetition)
+        folder.mkdir()
+        job = write_job(folder / "job.json", slow_job(data, folder / "run", seconds=0.0))
+        takes = ("--take-over",) if repetition % 2 else ()
+        with Driver(job, *takes) as one, Driver(job, *takes) as other:
+            codes = sorted([one.finish(), other.finish()])
+            assert codes[0] == 0 and codes[1] in (0, 2, 5), (codes, one.errors, other.errors)
+            assert "Traceback" not in one.errors + other.errors
+        assert kinds(folder / "run").count("done") == 1
+        assert each_unit_was_accepted_once(folder / "run")
+        assert rankings(folder / "run").equals(undisturbed)
+        time.sleep(0.1)
