@@ -152,6 +152,7 @@ def _refuse_what_is_not_built(job: Job) -> None:
     asked = {
         "statistics.keep_codes": job.statistics.keep_codes,
         "statistics.plan": job.statistics.plan is not None,
+        "statistics.memory": job.statistics.memory is not None,
         "stop": job.stop is not None,
         "extend": job.extend is not None,
         "compute.precision: bfloat16": job.compute.precision == "bfloat16",

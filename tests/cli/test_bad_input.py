@@ -76,6 +76,7 @@ def refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> R
         ("layers=['layer9.*']", ["layer9.*", "read"]),
         ("statistics.knot=9", ["statistics.knot", "knots"]),
         ("stop={top: 3}", ["stop", "not available"]),
+        ("statistics.memory=4GiB", ["statistics.memory", "not available"]),
     ],
 )
 def test_it_is_named_in_one_line(refused: Refused, override: str, parts: list[str]) -> None:
