@@ -107,7 +107,6 @@ class Fleet:
         self._calls: dict[Any, tuple[str, str]] = {}
         self._looked_at = 0.0
         self._leaving: set[str] = set()
-        self.workers_seen = 0
 
     def __enter__(self) -> Fleet:
         for _ in range(self._shape.maximum):
@@ -147,10 +146,6 @@ class Fleet:
     def images_seen_by(self) -> dict[str, int]:
         """Images forwarded so far by each worker that is up, as of the last poll."""
         return {actor: member.images_seen for actor, member in self._members.items() if member.info is not None}
-
-    def info(self, actor: str) -> WorkerInfo | None:
-        member = self._members.get(actor)
-        return None if member is None else member.info
 
     def call(self, actor: str, method: str, *args: Any) -> None:
         """Call a method of a worker; its result comes back as an event."""
@@ -209,7 +204,6 @@ class Fleet:
             if method == "ready":
                 member.info = value
                 self._failed_starts = 0
-                self.workers_seen += 1
                 yield Joined(actor, value)
             elif method == "images_seen":
                 member.images_seen = value

@@ -102,7 +102,6 @@ def _work_spec(job: Job) -> WorkSpec:
         std=tuple(settings.std),
         layers=(),
         targets=targets,
-        group_by=job.group_by,
         statistics=StatisticSpec(
             estimator=statistics.estimator,
             components=statistics.components,

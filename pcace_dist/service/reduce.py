@@ -8,7 +8,7 @@ the number of workers. Knows the store and the statistic, not Ray.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -135,18 +135,12 @@ def rankings_table(
             layers,
             channels,
             norms,
-            _concatenate([b.scores[group][index] for b in ordered]),
+            ChannelScores.cat([b.scores[group][index] for b in ordered]),
         )
         for index, target in enumerate(plan.targets)
         for group in groups
     ]
     return pa.concat_tables(tables)
-
-
-def _concatenate(scores: Sequence[ChannelScores]) -> ChannelScores:
-    return ChannelScores(
-        **{f.name: np.concatenate([getattr(s, f.name) for s in scores]) for f in fields(ChannelScores)}
-    )
 
 
 def _ranking(

@@ -40,7 +40,7 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
     ledger = Ledger(store)
     state = ledger.load()
     recorded = _recorded_job(store)
-    if state.done is not None and recorded is not None and _same(recorded, job):
+    if state.done is not None and recorded is not None and not _differences(recorded, job):
         return int(state.done["exit_code"])
     _refuse_foreign(store, job, recorded, state)
     preparation = prepare(job)
@@ -82,11 +82,6 @@ def _recorded_job(store: Store) -> Job | None:
         return None if data is None else read_job(data.decode(), name=f"{store.url}/job.yaml")
     except JobError:
         return None
-
-
-def _same(one: Job, other: Job) -> bool:
-    """Whether two jobs ask for the same result, as far as their texts say."""
-    return not _differences(one, other)
 
 
 def _differences(one: Job, other: Job) -> list[str]:

@@ -44,7 +44,6 @@ class WorkSpec:
     std: tuple[float, ...]
     layers: tuple[str, ...]
     targets: tuple[TargetSpec, ...]
-    group_by: str | None
     statistics: StatisticSpec
     output: str
     batch: int | None = None

@@ -20,12 +20,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import basis
+from pcace_dist.statistics import basis, tensorfile
 from pcace_dist.statistics.plan import GRID
 
 Index: TypeAlias = "tuple[slice | int, ...]"
@@ -303,17 +301,12 @@ class Gram:
         """The Gram as a safetensors file; the same bytes for the same state."""
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
         header = json.dumps({"format_version": FORMAT_VERSION, **self.sizes}, sort_keys=True)
-        return bytes(save_tensors(tensors, metadata={"gram": header}))
+        return tensorfile.pack("Gram", header, tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Gram:
         """The Gram that `to_bytes` wrote; StatisticsError if it is not one."""
-        try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            sizes = json.loads(header["__metadata__"]["gram"])
-            tensors = load_tensors(data)
-        except Exception as error:
-            raise StatisticsError(f"Gram: not a Gram file ({type(error).__name__})") from error
+        sizes, tensors = tensorfile.unpack("Gram", data)
         if sizes.pop("format_version") != FORMAT_VERSION:
             raise StatisticsError(f"Gram: format is not {FORMAT_VERSION}; use the version that wrote it")
         result = cls(**sizes)

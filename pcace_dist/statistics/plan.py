@@ -21,12 +21,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import basis, pca
+from pcace_dist.statistics import basis, pca, tensorfile
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
@@ -205,17 +203,12 @@ class Plan:
     def to_bytes(self) -> bytes:
         """The plan as a safetensors file; the same bytes for the same content."""
         settings, tensors = self._content()
-        return bytes(save_tensors(tensors, metadata={"plan": settings}))
+        return tensorfile.pack("plan", settings, tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
         """The plan that `to_bytes` wrote; StatisticsError if it is not one."""
-        try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            settings = json.loads(header["__metadata__"]["plan"])
-            tensors = load_tensors(data)
-        except Exception as error:
-            raise StatisticsError(f"plan: not a plan file ({type(error).__name__})") from error
+        settings, tensors = tensorfile.unpack("plan", data)
         if settings.pop("format_version") != FORMAT_VERSION:
             raise StatisticsError(f"plan: format is not {FORMAT_VERSION}; rank with the version that wrote it")
         layers = tuple(_layer_from(index, entry, tensors) for index, entry in enumerate(settings.pop("layers")))

@@ -7,8 +7,6 @@ import io
 import multiprocessing
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -27,6 +25,7 @@ from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError, StoreUnavailable
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.store import LocalStore, OutcomeUnknown, S3Store, Store, check_key, open_store, probe
+from tests.servers import free_port, moto_server, serving
 from tests.service.memory_store import Fault, MemoryStore
 from tests.service.store_processes import put_for_ever, race
 
@@ -37,41 +36,16 @@ KEYS = ("key", "secret-key")
 # -- servers
 
 
-def _free_port() -> int:
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        return int(probe_socket.getsockname()[1])
-
-
-def _serve(command: list[str], port: int, log: Path) -> Iterator[str]:
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-    try:
-        for _ in range(600):
-            with socket.socket() as attempt:
-                if attempt.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if process.poll() is not None:
-                pytest.fail(log.read_text())
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 @pytest.fixture(scope="module")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = _free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    for endpoint in _serve(command, port, tmp_path_factory.mktemp("moto") / "log"):
+def moto() -> Iterator[str]:
+    with moto_server() as endpoint:
         client(endpoint).create_bucket(Bucket="bucket")
         yield endpoint
 
 
 @pytest.fixture(scope="module")
 def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port, folder = _free_port(), tmp_path_factory.mktemp("rclone")
+    port, folder = free_port(), tmp_path_factory.mktemp("rclone")
     (folder / "data" / "bucket").mkdir(parents=True)
     command = [
         str(Path(sys.executable).parent / "rclone"),
@@ -85,7 +59,8 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         f"127.0.0.1:{port}",
         str(folder / "data"),
     ]
-    yield from _serve(command, port, folder / "log")
+    with serving(command, port):
+        yield f"http://127.0.0.1:{port}"
 
 
 def client(endpoint: str, keys: tuple[str, str] = KEYS) -> Any:
@@ -469,7 +444,7 @@ def test_a_ledger_on_a_wobbly_s3_loses_and_doubles_nothing(moto: str) -> None:
 
 
 def test_an_s3_that_stays_away_is_one_line() -> None:
-    made = S3Store("bucket", "", client(f"http://127.0.0.1:{_free_port()}"), tries=3, sleep=lambda seconds: None)
+    made = S3Store("bucket", "", client(f"http://127.0.0.1:{free_port()}"), tries=3, sleep=lambda seconds: None)
     for act in (lambda: made.get("x"), lambda: made.put("x", b""), lambda: made.put_if_absent("x", b""), made.list):
         with pytest.raises(StoreUnavailable) as caught:
             act()
