@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from pcace_dist.datasets.images import ImageSpec, decode
-from pcace_dist.datasets.listing import DatasetSpec, Listing
+from pcace_dist.datasets.listing import DatasetSpec, Listing, kept_columns
 from pcace_dist.datasets.reader import RETRY, Retry, RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.storage import Storage
@@ -43,7 +43,7 @@ class Batch:
 
     images: uint8 (n, C, H, W), contiguous unless channels_last was asked for; refs: n; labels: int64 (n,),
     -1 where null, or None; groups: n values of group_by (None is a value) or None; columns: float64 (n,) by
-    name, NaN where null; folds: uint8 (n,).
+    name, NaN where null; fold_keys: uint64 (n,); kept: n mappings of the kept columns, or None.
     """
 
     images: torch.Tensor
@@ -51,7 +51,8 @@ class Batch:
     labels: np.ndarray[Any, np.dtype[np.int64]] | None
     groups: tuple[Any, ...] | None
     columns: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
-    folds: np.ndarray[Any, np.dtype[np.uint8]]
+    fold_keys: np.ndarray[Any, np.dtype[np.uint64]]
+    kept: tuple[Mapping[str, Any], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -63,16 +64,17 @@ class _Row:
 
     ref: RowRef
     image: np.ndarray[Any, np.dtype[np.uint8]]
-    fold: int
+    fold_key: int
     label: int | None
     group: Any
     values: list[float]
+    kept: Mapping[str, Any] | None
 
 
 class UnitReader:
     """Reads units ahead of the device.
 
-    `fold_bytes(image bytes)` or, with spec.fold_by, `fold_value(value)` gives a row's fold. `image_shape`
+    `fold_bytes(image bytes)` or, with spec.fold_by, `fold_value(value)` gives a row's fold key. `image_shape`
     (H, W) is the plan's: images of another size are set aside. `read_ahead` batches of each submitted unit
     are decoded at most before they are asked for.
     """
@@ -417,6 +419,7 @@ def _decode_run(group: RowGroup, rows: slice, reader: UnitReader) -> list[_Row |
     groups = [None] * count if spec.group_by is None else [_group(v) for v in _list(table, spec.group_by)]
     columns = [_floats(table.column(name)) for name in spec.columns]
     folds = None if spec.fold_by is None else _list(table, spec.fold_by)
+    kept = table.select(kept_columns(spec, table.schema)).to_pylist() if spec.keep else None
     done: list[_Row | BadRow] = []
     for i, data in enumerate(_list(table, spec.image)):
         ref = RowRef(piece.key, piece.row_group, at[i], ids[i])
@@ -428,7 +431,8 @@ def _decode_run(group: RowGroup, rows: slice, reader: UnitReader) -> list[_Row |
             done.append(BadRow.of(ref, error))
             continue
         fold = reader.fold_bytes(data) if folds is None else reader.fold_value(folds[i])
-        done.append(_Row(ref, image, fold, labels[i], groups[i], [float(column[i]) for column in columns]))
+        values = [float(column[i]) for column in columns]
+        done.append(_Row(ref, image, fold, labels[i], groups[i], values, None if kept is None else kept[i]))
     return done
 
 
@@ -467,7 +471,8 @@ def _batch(rows: Sequence[_Row], spec: DatasetSpec, channels_last: bool) -> Batc
         labels=labels,
         groups=None if spec.group_by is None else tuple(row.group for row in rows),
         columns={name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(spec.columns)},
-        folds=np.array([row.fold for row in rows], dtype=np.uint8),
+        fold_keys=np.array([row.fold_key for row in rows], dtype=np.uint64),
+        kept=tuple(row.kept or {} for row in rows) if spec.keep else None,
     )
 
 

@@ -35,7 +35,8 @@ GLOB = re.compile(r"[*?\[]")
 class DatasetSpec:
     """The job's dataset section, and the further columns that the job needs.
 
-    `columns` are target columns (numeric, handed on as float64), `group_by` a column of any plain type.
+    `columns` are target columns (numeric, handed on as float64), `group_by` a column of any plain type. With `keep`
+    every plain column of the files is handed on beside them (`kept_columns`).
     """
 
     path: tuple[str, ...]
@@ -46,6 +47,7 @@ class DatasetSpec:
     filter: Mapping[str, Any] = field(default_factory=dict)
     group_by: str | None = None
     columns: tuple[str, ...] = ()
+    keep: bool = False
 
     def roles(self) -> Iterator[tuple[str, str]]:
         """(key of the job file, column) for every column that is needed."""
@@ -151,8 +153,20 @@ def check_schema(spec: DatasetSpec, schema: pa.Schema, key: str) -> pa.Schema:
         kind = plain_type(schema.field(column).type)
         for one in value if isinstance(value, list | tuple) else [value]:
             filter_scalar(column, one, kind)
-    names = dict.fromkeys(column for _, column in spec.roles())
+    names = dict.fromkeys([*(column for _, column in spec.roles()), *(kept_columns(spec, schema) if spec.keep else ())])
     return pa.schema([pa.field(name, plain_type(schema.field(name).type)) for name in names])
+
+
+def kept_columns(spec: DatasetSpec, schema: pa.Schema) -> list[str]:
+    """Columns with plain values, as they are kept beside the codes: all but images and nested or binary columns."""
+    return [
+        field.name
+        for field in schema
+        if field.name != spec.image
+        and schema.names.count(field.name) == 1
+        and not pa.types.is_nested(plain_type(field.type))
+        and not _is_binary(plain_type(field.type))
+    ]
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
@@ -332,6 +346,12 @@ def _check_same(spec: DatasetSpec, first: tuple[str, pa.Schema], other: tuple[st
         one, two = first[1].field(column).type, other[1].field(column).type
         if _family(one) != _family(two):
             raise DatasetError(f"{role}: column {column!r} is {one} in {first[0]} but {two} in {other[0]}")
+    for column in set(first[1].names) & set(other[1].names) if spec.keep else ():
+        one, two = first[1].field(column).type, other[1].field(column).type
+        if column != spec.image and _family(one) != _family(two):
+            raise DatasetError(
+                f"statistics.keep_codes: column {column!r} is {one} in {first[0]} but {two} in {other[0]}"
+            )
 
 
 def _family(kind: pa.DataType) -> str:

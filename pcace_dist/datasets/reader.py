@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pcace_dist.datasets.listing import DatasetSpec, check_schema, filter_scalar, plain_type
+from pcace_dist.datasets.listing import DatasetSpec, check_schema, filter_scalar, kept_columns, plain_type
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.storage import Storage, first_line
 from pcace_dist.datasets.units import Piece
@@ -166,7 +166,8 @@ class _OpenFile:
 
     def read(self, piece: Piece) -> RowGroup:
         positions = self.kept(piece)
-        names = list(dict.fromkeys(column for _, column in self.spec.roles()))
+        kept = kept_columns(self.spec, self.file.schema_arrow) if self.spec.keep else []
+        names = list(dict.fromkeys([*(column for _, column in self.spec.roles()), *kept]))
         if not len(positions):
             empty = pa.table({name: pa.nulls(0) for name in names})
             return RowGroup(piece, empty, positions, piece.rows, 0)

@@ -4,6 +4,7 @@
     attempts/<id>/block-00012.arrow     a row per group: codes, means and Gram of at most 64 channels of one layer
     attempts/<id>/samples.arrow         estimator ace: a row per group with every row's key and target values
     attempts/<id>/samples-00012.arrow   estimator ace: a row per group with the components of one block's channels
+    attempts/<id>/codes.parquet         statistics.keep_codes: every row's codes (codes.py)
     attempts/<id>/bad_rows.parquet      rows that were set aside, if any
 
 Arrow IPC files with plain binary columns; a reduce task reads only its own block. Nothing is pickled. Knows the store
@@ -32,6 +33,7 @@ from pcace_dist.statistics.samples import SampleRows
 from pcace_dist.statistics.segment import RowCodes, Segment
 
 BLOCK_CHANNELS = 64
+CODES_FILE = "codes.parquet"
 
 BAD_ROWS_SCHEMA = pa.schema(
     [
@@ -107,8 +109,9 @@ def write_attempt(
     segments: Mapping[Any, Segment],
     bad: Sequence[BadRow],
     samples: Mapping[Any, SampleRows],
+    codes: bytes | None = None,
 ) -> dict[str, FileRef]:
-    """Write all files of an attempt and return their sizes and digests, for the receipt."""
+    """Write all files of an attempt and return their sizes and digests, for the receipt. `codes`: a codes file."""
     files: dict[str, FileRef] = {}
 
     def put(name: str, data: bytes) -> None:
@@ -125,6 +128,8 @@ def write_attempt(
         for block in blocks_of(plan):
             parts = [_bytes(held.components[block.layer][:, block.channels]) for held in samples.values()]
             put(block.sample_file, _ipc_bytes(pa.table({"components": pa.array(parts, pa.large_binary())})))
+    if codes is not None:
+        put(CODES_FILE, codes)
     if bad:
         put("bad_rows.parquet", parquet_bytes(bad_rows_table(bad)))
     return files

@@ -19,10 +19,12 @@ from pcace_dist.errors import DatasetError, JobError, OutputError, PcaceError, S
 from pcace_dist.service.account import Account
 from pcace_dist.service.attempt import CorruptAttempt, blocks_of
 from pcace_dist.service.cluster import describe_resources
+from pcace_dist.service.codes import CodesIndex, index_of, publish_index
 from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.fleet import Failed, Finished, Fleet, Lost, WorkerShape
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.main_pass import TICK, FrozenPlan, MainPass, farm
+from pcace_dist.service.memory import check_fits
 from pcace_dist.service.pilot import Facts
 from pcace_dist.service.prepare import Preparation
 from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings
@@ -79,6 +81,7 @@ class Coordinator:
         manifest = self._ledger.state.manifest
         frozen = self._new_plan(fleet) if manifest is None else self._recorded_plan(manifest)
         self._account.planned(frozen.plan, self._units())
+        check_fits(frozen.plan, self._units().values(), self._preparation.spec.memory)
         return frozen
 
     def _new_plan(self, fleet: Fleet) -> FrozenPlan:
@@ -193,12 +196,24 @@ class Coordinator:
                 self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, self._preparation.group_type)
             )
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
+            if self._preparation.spec.kept is not None:
+                publish_index(self._store, self._codes_index(plan))
         code = 4 if bad > self._preparation.job.max_bad_rows * (images + bad) else 0
         self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code]})
         self._clean_up()
         self._account.report(0)
         self._account.write(OUTCOMES[code], code)
         return code
+
+    def _codes_index(self, plan: Plan) -> CodesIndex:
+        preparation = self._preparation
+        return index_of(
+            plan,
+            self._ledger.state.accepted_receipts(),
+            fingerprint=preparation.fingerprint,
+            weights=preparation.weights,
+            fold_by=preparation.job.dataset.fold_by,
+        )
 
     def _clean_up(self) -> None:
         """Remove attempts that no record refers to (docs/protocol.md, item 11); what cannot be removed does no harm."""

@@ -28,15 +28,17 @@ from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import Admission, CheckRows
 from pcace_dist.service.attempt import Block, write_attempt
+from pcace_dist.service.codes import CodesWriter, KeptRows
 from pcace_dist.service.ledger import Receipt, UnitCount
+from pcace_dist.service.memory import default_memory
 from pcace_dist.service.pilot import Facts, make_plan
 from pcace_dist.service.reduce import BlockScores, reduce_block
 from pcace_dist.service.spec import WorkSpec
 from pcace_dist.service.store import Store
-from pcace_dist.statistics.folds import fold_of_bytes, fold_of_value
+from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.samples import SampleRows, row_key
-from pcace_dist.statistics.segment import Segment
+from pcace_dist.statistics.segment import Segment, row_bytes
 
 FLUSH_SHARE = 0.05  # flush once the attempt is at most this share of the bytes read since the last flush,
 FLUSH_PAUSE = 60.0  # but not more often than this, in seconds: many small attempts cost the reduce
@@ -68,6 +70,7 @@ class _UnitRows:
     folds: list[Tensor] = field(default_factory=list)
     samples: list[SampleRows] = field(default_factory=list)
     groups: list[Any] = field(default_factory=list)
+    kept: list[KeptRows] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
 
 
@@ -94,6 +97,7 @@ class Engine:
         self._ahead: Unit | None = None
         self._keeps_samples = spec.statistics.estimator == "ace"
         self._flushes = 0
+        self._largest_unit = 0  # bytes of its rows as codes
         self.images_seen = 0
 
     # -- the plan
@@ -112,7 +116,7 @@ class Engine:
             raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
         self.plan = plan
         self.epoch = epoch
-        folds = self.spec.statistics.folds
+        self._memory = self.spec.memory or default_memory(self.spec.threads)
         self._forward = Forward(self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers)
         self._layers = {layer.name: layer.to(self.device) for layer in plan.layers}
         mine = numeric_class(self.device, precision=facts.precision, batch_size=facts.batch, threads=self.spec.threads)
@@ -126,8 +130,8 @@ class Engine:
             batch_size=facts.batch,
             threads=self.spec.threads,
             image_shape=facts.image_shape,
-            fold_bytes=lambda data: fold_of_bytes(data, folds),
-            fold_value=lambda value: fold_of_value(value, folds),
+            fold_bytes=key_of_bytes,
+            fold_value=key_of_value,
         )
         self._reset()
         return admission
@@ -162,6 +166,7 @@ class Engine:
         count = UnitCount(rows=used, bad=unit.rows - stream.filtered - used, filtered=stream.filtered)
         self._counts[unit.id] = count
         self._bytes_read += stream.bytes_read
+        self._largest_unit = max(self._largest_unit, used * row_bytes(self.plan))
         last = rows.bad[-1] if rows.bad else None
         fault = None if last is None else f"{last.file} row {last.row}: {last.reason}"
         return UnitReport(unit.id, count, self.images_seen - before, dict(seconds), stream.bytes_read, fault)
@@ -200,7 +205,12 @@ class Engine:
                 keys = [row_key(f"{batch.refs[i].file}#{batch.refs[i].row}") for i in kept.tolist()]
                 held = {name: components[kept.to(self.device)].cpu() for name, (components, _) in projected.items()}
                 rows.samples.append(SampleRows(torch.tensor(keys), torch.from_numpy(values[keep]), held))
-            rows.folds.append(torch.from_numpy(np.asarray(batch.folds)[keep]))
+            keys = batch.fold_keys[keep]
+            rows.folds.append(torch.from_numpy((keys % np.uint64(self.plan.folds)).astype(np.uint8)))
+            if batch.kept is not None:
+                held_rows = [(batch.refs[i], batch.kept[i]) for i in kept.tolist()]
+                refs, columns = [ref for ref, _ in held_rows], [row for _, row in held_rows]
+                rows.kept.append(KeptRows(refs, keys, columns, values[keep]))
             rows.groups.extend(batch.groups[i] if batch.groups is not None else None for i in kept.tolist())
 
     def _sort_out(
@@ -226,6 +236,8 @@ class Engine:
         codes = {name: LayerCodes.cat(parts) for name, parts in rows.codes.items()}
         shared = (torch.cat(rows.target_codes), torch.cat(rows.target_fixed), torch.cat(rows.folds))
         samples = SampleRows.cat(rows.samples) if rows.samples else None
+        if rows.kept:
+            self._kept_codes().add(KeptRows.cat(rows.kept), codes)
         members: dict[Any, list[int]] = defaultdict(list)
         for i, group in enumerate(rows.groups):
             members[group].append(i)
@@ -243,11 +255,14 @@ class Engine:
 
     @property
     def should_flush(self) -> bool:
-        """Whether the accumulator is small against what was read for it, or has waited long enough."""
+        """Whether the accumulator is small against what was read for it, has waited long enough, or is full."""
         if not self._counts:
             return False
         held = sum(segment.nbytes for segment in self._segments.values())
         held += sum(part.nbytes for parts in self._samples.values() for part in parts)
+        held += 0 if self._codes_writer is None else self._codes_writer.nbytes
+        if held + self._largest_unit >= self._memory:
+            return True
         waited = time.monotonic() - self._flushed_at
         if waited >= self.spec.flush_seconds:
             return True
@@ -260,7 +275,8 @@ class Engine:
         self._flushes += 1
         attempt = f"e{self.epoch:05d}-{self.actor}-f{self._flushes:05d}"
         samples = {group: SampleRows.cat(parts) for group, parts in self._samples.items()}
-        files = write_attempt(self.store, attempt, self.plan, self._segments, self._bad, samples)
+        kept = None if self._codes_writer is None else self._codes_writer.finish()
+        files = write_attempt(self.store, attempt, self.plan, self._segments, self._bad, samples, kept)
         receipt = Receipt(
             attempt=attempt,
             epoch=self.epoch,
@@ -278,15 +294,32 @@ class Engine:
         self._samples: dict[Any, list[SampleRows]] = defaultdict(list)
         self._bad: list[BadRow] = []
         self._counts: dict[str, UnitCount] = {}
+        self._codes_writer: CodesWriter | None = None
         self._bytes_read = 0
+        self._largest_unit = 0
         self._flushed_at = time.monotonic()
+
+    def _kept_codes(self) -> CodesWriter:
+        """The writer of this attempt's codes; begun with its first unit."""
+        if self._codes_writer is None:
+            assert self.spec.kept is not None
+            self._codes_writer = CodesWriter(self.plan, self.spec.kept)
+        return self._codes_writer
 
     # -- reduce
 
     def reduce(self, plan: Plan, block: Block, receipts: Sequence[Receipt]) -> BlockScores:
         """One reduce task; needs no model, but the worker is up anyway."""
         settings = self.spec.statistics
-        return reduce_block(self.store, plan, block, receipts, penalty=settings.penalty, estimator=settings.estimator)
+        return reduce_block(
+            self.store,
+            plan,
+            block,
+            receipts,
+            penalty=settings.penalty,
+            estimator=settings.estimator,
+            memory=self.spec.memory or default_memory(self.spec.threads),
+        )
 
 
 class _Timer:

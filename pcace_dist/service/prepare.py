@@ -6,7 +6,7 @@ All that can be wrong with a job without looking at single rows is found here an
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
@@ -55,12 +55,19 @@ def prepare(job: Job) -> Preparation:
     del model
     return Preparation(
         job=job,
-        spec=WorkSpec(**{**spec.__dict__, "layers": layers}),
+        spec=replace(spec, layers=layers, kept=_kept_schema(spec, listing)),
         listing=listing,
         weights=weights,
         fingerprint=job.fingerprint(layers=layers, weights_digest=weights),
         group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
     )
+
+
+def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
+    """The columns that are kept beside the codes."""
+    if not spec.dataset.keep:
+        return None
+    return pa.schema([field for field in listing.schema if field.name != spec.dataset.image])
 
 
 def absolute(path: str) -> str:
@@ -84,6 +91,7 @@ def _work_spec(job: Job) -> WorkSpec:
             filter=dict(job.dataset.filter),
             group_by=job.group_by,
             columns=tuple(columns),
+            keep=statistics.keep_codes,
         ),
         images=ImageSpec(
             mode=settings.mode,
@@ -120,6 +128,7 @@ def _work_spec(job: Job) -> WorkSpec:
         device="cuda" if job.workers.gpus > 0 else "cpu",
         python_path=(os.getcwd(),),
         flush_seconds=_flush_seconds(),
+        memory=statistics.memory,
     )
 
 
@@ -149,9 +158,7 @@ def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
 def _refuse_what_is_not_built(job: Job) -> None:
     """Keys of the job file that this version does not serve yet: refused by name, never ignored."""
     asked = {
-        "statistics.keep_codes": job.statistics.keep_codes,
         "statistics.plan": job.statistics.plan is not None,
-        "statistics.memory": job.statistics.memory is not None,
         "stop": job.stop is not None,
         "extend": job.extend is not None,
         "compute.precision: bfloat16": job.compute.precision == "bfloat16",

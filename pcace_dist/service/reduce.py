@@ -7,7 +7,7 @@ the number of workers. Knows the store and the statistic, not Ray.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,13 +18,12 @@ import torch
 from pcace_dist.service.attempt import Block, BlockPart, read_block, read_checked, read_rows, read_samples
 from pcace_dist.service.ledger import Receipt
 from pcace_dist.service.store import Store
+from pcace_dist.service.sums import BlockSums, group_order
 from pcace_dist.statistics.ace import ace
-from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.ranks import rank_channels
 from pcace_dist.statistics.samples import SampleRows
-from pcace_dist.statistics.score import OK, ChannelScores, score_channels
-from pcace_dist.statistics.segment import add_codes
+from pcace_dist.statistics.score import OK, ChannelScores
 
 NUMBERS = (
     "score",
@@ -49,39 +48,64 @@ class BlockScores:
 
 
 def reduce_block(
-    store: Store, plan: Plan, block: Block, receipts: Sequence[Receipt], *, penalty: float, estimator: str = "gram"
+    store: Store,
+    plan: Plan,
+    block: Block,
+    receipts: Sequence[Receipt],
+    *,
+    penalty: float,
+    memory: int,
+    estimator: str = "gram",
 ) -> BlockScores:
-    """Add up one block over all accepted attempts and score it, group by group.
+    """Add up one block over all accepted attempts and score it, group by group, in about `memory` bytes.
 
     Raises CorruptAttempt when a file is missing or not what its receipt says; StatisticsError when a group has more
     rows than the estimator takes.
     """
-    parts: dict[Any, list[BlockPart]] = {}
+    held_by = [receipt for receipt in receipts if block.file in receipt.files]
+
+    def parts() -> Iterator[BlockPart]:
+        for receipt in held_by:
+            rows = read_rows(_read(store, receipt, "rows.arrow"))
+            yield from read_block(block, plan.components, _read(store, receipt, block.file), *rows)
+
+    found = score_block(plan, block, parts, penalty=penalty, memory=memory)
+    return found if estimator == "gram" else _by_ace(found, store, plan, held_by)
+
+
+def score_block(
+    plan: Plan, block: Block, parts: Callable[[], Iterable[BlockPart]], *, penalty: float, memory: int
+) -> BlockScores:
+    """Add up and score the parts of one block, wherever they come from; `parts()` may be called several times."""
+    layer = plan.layer(block.layer).block(block.channels)
+    sums = BlockSums(plan, block, memory=memory)
+    return BlockScores(block, {group: sums.score(held, layer, penalty=penalty) for group, held in sums.groups(parts)})
+
+
+def _read(store: Store, receipt: Receipt, name: str) -> bytes:
+    return read_checked(store, receipt.attempt, name, receipt.files[name])
+
+
+def _by_ace(found: BlockScores, store: Store, plan: Plan, receipts: Sequence[Receipt]) -> BlockScores:
+    """The paper's own estimate in place of ours, from the sample rows of the same attempts."""
+    block = found.block
     samples: dict[Any, list[SampleRows]] = {}
     for receipt in receipts:
-        if block.file not in receipt.files:
-            continue
-
-        def read(name: str, receipt: Receipt = receipt) -> bytes:
-            return read_checked(store, receipt.attempt, name, receipt.files[name])
-
-        for part in read_block(block, plan.components, read(block.file), *read_rows(read("rows.arrow"))):
-            parts.setdefault(part.group, []).append(part)
-        if estimator == "ace":
-            for group, rows in read_samples(block, plan, read("samples.arrow"), read(block.sample_file)):
-                samples.setdefault(group, []).append(rows)
-    layer = plan.layer(block.layer).block(block.channels)
-    scores: dict[Any, Sequence[ChannelScores]] = {}
-    for group in sorted(parts, key=group_order):
-        scores[group] = score_channels(_sum(parts.pop(group), plan, block), layer, plan.targets, penalty=penalty)
-        if estimator == "ace":
-            rows = SampleRows.cat(samples.pop(group)).ordered()
-            scores[group] = [_by_ace(found, rows, block, index) for index, found in enumerate(scores[group])]
-    return BlockScores(block, scores)
+        files = (_read(store, receipt, "samples.arrow"), _read(store, receipt, block.sample_file))
+        for group, rows in read_samples(block, plan, *files):
+            samples.setdefault(group, []).append(rows)
+    ordered = {group: SampleRows.cat(parts).ordered() for group, parts in samples.items()}
+    return BlockScores(
+        block,
+        {
+            group: [_ace_scores(one, ordered[group], block, index) for index, one in enumerate(scores)]
+            for group, scores in found.scores.items()
+        },
+    )
 
 
-def _by_ace(scores: ChannelScores, rows: SampleRows, block: Block, target: int) -> ChannelScores:
-    """The paper's own estimate in place of ours: sample-level ACE, without interval and without bias correction."""
+def _ace_scores(scores: ChannelScores, rows: SampleRows, block: Block, target: int) -> ChannelScores:
+    """Sample-level ACE of one group: without interval and without bias correction."""
     ok = scores.status == OK
     summed, first = np.full(len(ok), np.nan), np.full(len(ok), np.nan)
     if ok.any():
@@ -99,20 +123,6 @@ def _by_ace(scores: ChannelScores, rows: SampleRows, block: Block, target: int) 
         score_first_component=first,
         pseudo=np.full_like(scores.pseudo, np.nan),
     )
-
-
-def _sum(parts: Sequence[BlockPart], plan: Plan, block: Block) -> Gram:
-    total = Gram(block.stop - block.start, plan.components, len(plan.targets), plan.knots, plan.folds)
-    total.merge(part.gram for part in parts if part.gram is not None)
-    for part in parts:
-        if part.codes is not None:
-            add_codes(total, part.codes, part.rows)
-    return total
-
-
-def group_order(value: Any) -> tuple[bool, Any]:
-    """Groups in the order of their values, null last."""
-    return (value is None, 0 if value is None else value)
 
 
 def rankings_table(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec
 from pcace_dist.datasets.storage import Storage
@@ -31,7 +33,8 @@ class WorkSpec:
 
     `layers` are resolved names in model order; `batch` is None where the pilot is to choose it; `python_path` is put in
     front of sys.path so that `module:function` factories import on every node; `flush_seconds` is the longest time
-    between two flushes of the accumulator.
+    between two flushes of the accumulator; `memory` bytes are what it may hold (None: a share of what is free); `kept`
+    are the columns that are kept beside the codes, None where no codes are kept.
     """
 
     dataset: DatasetSpec
@@ -53,4 +56,6 @@ class WorkSpec:
     threads: int = 1
     device: str = "cpu"
     flush_seconds: float = 600.0
+    memory: int | None = None
+    kept: pa.Schema | None = None
     python_path: tuple[str, ...] = field(default=())

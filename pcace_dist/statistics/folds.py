@@ -10,17 +10,27 @@ from hashlib import blake2b
 from typing import SupportsIndex
 
 
-def fold_of_bytes(data: bytes | bytearray | memoryview, folds: int) -> int:
-    """Fold of an image from its undecoded bytes: blake2b (64 bits) modulo `folds`."""
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little") % folds
+def key_of_bytes(data: bytes | bytearray | memoryview) -> int:
+    """The fold key of an image from its undecoded bytes: blake2b, 64 bits. The fold is the key modulo their number."""
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
 
-def fold_of_value(value: object, folds: int) -> int:
-    """Fold of a row from its value in the `fold_by` column; equal values share a fold.
+def key_of_value(value: object) -> int:
+    """The fold key of a row from its value in the `fold_by` column; equal values share it.
 
     The type is part of the hash, widths are not: 3 as int8 and as int64 are one value, 3 and "3" are two.
     """
-    return fold_of_bytes(_canonical(value), folds)
+    return key_of_bytes(_canonical(value))
+
+
+def fold_of_bytes(data: bytes | bytearray | memoryview, folds: int) -> int:
+    """Fold of an image from its undecoded bytes."""
+    return key_of_bytes(data) % folds
+
+
+def fold_of_value(value: object, folds: int) -> int:
+    """Fold of a row from its value in the `fold_by` column; equal values share a fold."""
+    return key_of_value(value) % folds
 
 
 def _canonical(value: object) -> bytes:

@@ -258,6 +258,15 @@ class Gram:
             result._state[name] = tensor[where].clone()
         return result
 
+    def select_targets(self, targets: slice) -> Gram:
+        """A copy with some of the targets."""
+        axis = ("xy", "yy", "mean_target", "target_sum", "target_square")
+        count = len(range(*targets.indices(self.targets)))
+        result = Gram(**{**self.sizes, "targets": count}, device=self.device)
+        for name, tensor in self._state.items():
+            result._state[name] = (tensor[targets] if name in axis else tensor).clone()
+        return result
+
     def copy(self) -> Gram:
         return self.select(slice(None))
 

@@ -115,7 +115,6 @@ def _flip_quantile(flips: Tensor, differences: Tensor, level: float) -> float:
     norms = differences.square().sum(dim=1, keepdim=True).sqrt()
     units = torch.where(norms > 0, differences / norms.clamp(min=1e-150), 0.0).float()
     parts = torch.split(units, max(1, _TILE_FLOATS // FLIPS))
-    largest = [torch.aminmax(part @ flips.T, dim=0) for part in parts]
-    peak = torch.stack([torch.maximum(high, -low) for low, high in largest]).amax(dim=0)
+    peak = torch.stack([(part @ flips.T).abs_().amax(dim=0) for part in parts]).amax(dim=0)
     u = float(peak.sort().values[math.ceil(level * FLIPS) - 1])
     return u * math.sqrt(folds - 1) / math.sqrt(max(folds - u * u, 1e-9))

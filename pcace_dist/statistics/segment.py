@@ -42,6 +42,10 @@ class RowCodes:
         """Some of the rows."""
         return RowCodes(self.folds[rows], self.target_codes[rows], self.target_fixed[rows])
 
+    def select_targets(self, targets: slice) -> RowCodes:
+        """The same rows with some of the targets."""
+        return RowCodes(self.folds, self.target_codes[:, targets], self.target_fixed[:, targets])
+
     @staticmethod
     def cat(parts: list[RowCodes]) -> RowCodes:
         return RowCodes(

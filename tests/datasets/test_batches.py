@@ -73,12 +73,12 @@ def test_batches_are_full_but_the_last_and_in_row_order(tmp_path: Path) -> None:
     ]
     assert np.concatenate([batch.columns["no2"] for batch in read]).tolist() == [i / 2 for i in range(30)]
     assert [group for batch in read for group in batch.groups or ()] == [i // 3 for i in range(30)]
-    assert np.concatenate([batch.folds for batch in read]).tolist() == [i // 3 for i in range(30)]
+    assert np.concatenate([batch.fold_keys for batch in read]).tolist() == [i // 3 for i in range(30)]
     first = read[0]
     assert first.images.dtype == torch.uint8 and first.images.shape == (7, 3, 10, 12)
     assert first.images.is_contiguous()
     assert first.labels is not None and first.labels.dtype == np.int64
-    assert first.columns["no2"].dtype == np.float64 and first.folds.dtype == np.uint8
+    assert first.columns["no2"].dtype == np.float64 and first.fold_keys.dtype == np.uint64
     expected = torch.from_numpy(np.asarray(picture(3)).copy()).permute(2, 0, 1)
     assert torch.equal(first.images[3], expected)
 
@@ -124,7 +124,7 @@ def test_folds_are_of_the_images_bytes_unless_fold_by_says_otherwise(tmp_path: P
     spec, (unit,) = units_of(dataset(tmp_path, files=1))
     with reader_of(spec, batch_size=10, fold_bytes=lambda data: data[60] % 16) as reader:
         (batch,) = reader.batches(unit)
-    assert batch.folds.tolist() == [png(i)[60] % 16 for i in range(10)]
+    assert batch.fold_keys.tolist() == [png(i)[60] % 16 for i in range(10)]
 
 
 def test_nulls_become_minus_one_nan_none_and_their_own_fold(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_nulls_become_minus_one_nan_none_and_their_own_fold(tmp_path: Path) -> N
     assert np.array_equal(batch.columns["no2"], [0.5, np.nan, np.nan, 2.0], equal_nan=True)
     assert np.array_equal(batch.columns["flag"], [1.0, np.nan, 0.0, 1.0], equal_nan=True)
     assert batch.groups == (1.0, None, None, 2.0)
-    assert batch.folds.tolist() == [1, 9, 2, 3]
+    assert batch.fold_keys.tolist() == [1, 9, 2, 3]
 
 
 def test_the_id_column_names_rows(tmp_path: Path) -> None:

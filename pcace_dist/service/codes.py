@@ -1,0 +1,295 @@
+"""Kept codes: what one row came to in every channel, as Parquet, so that later questions need no model.
+
+    attempts/<id>/codes.parquet    a row per image, a row group per unit
+    codes/index.json               which of these files count, and what is in them
+
+Columns of a codes file, all readable by plain pyarrow:
+
+    file, row_group, row, id       where the image lies
+    fold_key                       uint64; the fold is fold_key modulo the number of folds
+    column:NAME                    every plain column of the data set, in its own type
+    target:NAME                    double, the target's value
+    codes:LAYER[0:64]              fixed-size binary, channels x components codes (uint8, channel by channel)
+    means:LAYER[0:64]              fixed-size binary, int16 (little endian) of each channel on the plan's grid
+
+Reading a block of channels reads its two columns only; pages carry checksums. Knows files and the statistic, no Ray.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pcace_dist.datasets.rows import RowRef
+from pcace_dist.datasets.storage import Storage
+from pcace_dist.errors import DatasetError, OutputError
+from pcace_dist.service.attempt import CODES_FILE, Block, attempt_key, blocks_of
+from pcace_dist.service.ledger import Receipt
+from pcace_dist.service.store import Store
+from pcace_dist.statistics.plan import LayerCodes, Plan
+
+INDEX = "codes/index.json"
+INDEX_VERSION = 1
+
+_PLACE = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row_group", pa.int32()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("fold_key", pa.uint64()),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptRows:
+    """n rows beside their codes: places, uint64 fold keys, kept columns, float64 target values (n, T)."""
+
+    refs: Sequence[RowRef]
+    fold_keys: np.ndarray[Any, np.dtype[np.uint64]]
+    columns: Sequence[Mapping[str, Any]]
+    targets: np.ndarray[Any, np.dtype[np.float64]]
+
+    @staticmethod
+    def cat(parts: Sequence[KeptRows]) -> KeptRows:
+        return KeptRows(
+            [ref for part in parts for ref in part.refs],
+            np.concatenate([part.fold_keys for part in parts]),
+            [row for part in parts for row in part.columns],
+            np.concatenate([part.targets for part in parts]),
+        )
+
+
+def codes_column(block: Block) -> str:
+    return f"codes:{block.layer}[{block.start}:{block.stop}]"
+
+
+def means_column(block: Block) -> str:
+    return f"means:{block.layer}[{block.start}:{block.stop}]"
+
+
+def codes_schema(plan: Plan, kept: pa.Schema) -> pa.Schema:
+    """Columns of a codes file for this plan and these kept columns."""
+    fields = list(_PLACE)
+    fields += [pa.field(f"column:{field.name}", field.type) for field in kept]
+    fields += [pa.field(f"target:{target.name}", pa.float64()) for target in plan.targets]
+    for block in blocks_of(plan):
+        channels = block.stop - block.start
+        fields.append(pa.field(codes_column(block), pa.binary(channels * plan.components)))
+        fields.append(pa.field(means_column(block), pa.binary(channels * 2)))
+    facts = {"format_version": INDEX_VERSION, "plan": plan.digest, "components": plan.components, "knots": plan.knots}
+    return pa.schema(fields, metadata={"pcace": json.dumps(facts)})
+
+
+class CodesWriter:
+    """The codes file of the attempt in hand, written in memory, a row group per unit."""
+
+    def __init__(self, plan: Plan, kept: pa.Schema) -> None:
+        self._plan = plan
+        self._kept = kept
+        self._schema = codes_schema(plan, kept)
+        self._blocks = blocks_of(plan)
+        self._sink = io.BytesIO()
+        self._writer: pq.ParquetWriter | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes written so far."""
+        return self._sink.tell()
+
+    def add(self, rows: KeptRows, codes: Mapping[str, LayerCodes]) -> None:
+        """The rows of one unit with the codes of every layer."""
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._sink,
+                self._schema,
+                compression="zstd",
+                use_dictionary=["file"],
+                write_statistics=["file", "row_group"],
+                write_page_checksum=True,
+            )
+        arrays: list[pa.Array] = [
+            pa.array([ref.file for ref in rows.refs], pa.string()),
+            pa.array([ref.row_group for ref in rows.refs], pa.int32()),
+            pa.array([ref.row for ref in rows.refs], pa.int64()),
+            pa.array([ref.id for ref in rows.refs], pa.string()),
+            pa.array(rows.fold_keys, pa.uint64()),
+        ]
+        arrays += [pa.array([row.get(field.name) for row in rows.columns], field.type) for field in self._kept]
+        arrays += [pa.array(rows.targets[:, index], pa.float64()) for index in range(len(self._plan.targets))]
+        for block in self._blocks:
+            held = codes[block.layer].block(block.channels)
+            arrays += [_fixed_binary(held.codes), _fixed_binary(held.means)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(rows.refs))
+
+    def finish(self) -> bytes | None:
+        """The file; None when no row was added. The writer is used up."""
+        if self._writer is None:
+            return None
+        self._writer.close()
+        return self._sink.getvalue()
+
+
+def _fixed_binary(rows: torch.Tensor) -> pa.Array:
+    """Rows of integers (n, ...) as fixed-size binary (n,)."""
+    held = rows.contiguous().cpu().numpy()
+    width = held.nbytes // max(1, len(held))
+    return pa.Array.from_buffers(pa.binary(width), len(held), [None, pa.py_buffer(held.tobytes())])
+
+
+# -- the index
+
+
+@dataclass(frozen=True)
+class CodesPart:
+    """One codes file: its key below the run's output, rows and bytes."""
+
+    file: str
+    rows: int
+    size: int
+
+
+@dataclass(frozen=True)
+class CodesIndex:
+    """What a run has kept: the plan's digest, the files, and the names and types of the kept columns."""
+
+    plan: str
+    fingerprint: str
+    weights: str
+    fold_by: str | None
+    parts: tuple[CodesPart, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    def to_bytes(self) -> bytes:
+        value = {
+            "format_version": INDEX_VERSION,
+            "plan": f"plan/{self.plan}.safetensors",
+            "fingerprint": self.fingerprint,
+            "weights": self.weights,
+            "fold_by": self.fold_by,
+            "rows": self.rows,
+            "parts": [{"file": part.file, "rows": part.rows, "size": part.size} for part in self.parts],
+        }
+        return (json.dumps(value, indent=1) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, url: str) -> CodesIndex:
+        """Raises OutputError when this is no index of a version that is known here."""
+        try:
+            value = json.loads(data)
+            version = value["format_version"]
+            digest = str(value["plan"]).removeprefix("plan/").removesuffix(".safetensors")
+            parts = tuple(CodesPart(str(p["file"]), int(p["rows"]), int(p["size"])) for p in value["parts"])
+            index = cls(digest, str(value["fingerprint"]), str(value["weights"]), value["fold_by"], parts)
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{url}/{INDEX}: is no index of kept codes") from error
+        if version != INDEX_VERSION:
+            raise OutputError(f"{url}/{INDEX}: is of format {version}; use the version that wrote it")
+        return index
+
+
+def index_of(
+    plan: Plan, receipts: Iterable[Receipt], *, fingerprint: str, weights: str, fold_by: str | None
+) -> CodesIndex:
+    """The index of accepted attempts, in the ledger's order."""
+    parts = []
+    for receipt in receipts:
+        ref = receipt.files.get(CODES_FILE)
+        if ref is not None:
+            rows = sum(count.rows for count in receipt.units.values())
+            parts.append(CodesPart(attempt_key(receipt.attempt, CODES_FILE), rows, ref.size))
+    return CodesIndex(plan.digest, fingerprint, weights, fold_by, tuple(parts))
+
+
+def publish_index(store: Store, index: CodesIndex) -> None:
+    store.put(INDEX, index.to_bytes())
+
+
+# -- reading
+
+
+@dataclass(frozen=True)
+class KeptCodes:
+    """The kept codes of a finished run. `url` is the run's output, local or s3://."""
+
+    url: str
+    storage: Storage
+    index: CodesIndex
+    plan: Plan
+    schema: pa.Schema
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """Kept columns of the data set by name."""
+        return {f.name.removeprefix("column:"): f.type for f in self.schema if f.name.startswith("column:")}
+
+    @property
+    def targets(self) -> list[str]:
+        return [f.name.removeprefix("target:") for f in self.schema if f.name.startswith("target:")]
+
+    def read_rows(self, columns: Sequence[str]) -> pa.Table:
+        """Some columns of all rows, part by part."""
+        tables = [self._open(part).read(columns=list(columns)) for part in self.index.parts]
+        return pa.concat_tables(tables) if tables else self.schema.empty_table().select(columns)
+
+    def read_block(self, block: Block) -> Iterator[LayerCodes]:
+        """The codes of one block of channels, a part of the rows after the other, in the order of `read_rows`."""
+        channels, components = block.stop - block.start, self.plan.components
+        names = [codes_column(block), means_column(block)]
+        for part in self.index.parts:
+            for batch in self._open(part).iter_batches(batch_size=BATCH_ROWS, columns=names):
+                codes = _integers(batch.column(0), np.uint8).reshape(-1, channels, components)
+                means = _integers(batch.column(1), np.int16).reshape(-1, channels)
+                yield LayerCodes(torch.from_numpy(codes), torch.from_numpy(means))
+
+    def _open(self, part: CodesPart) -> pq.ParquetFile:
+        url = f"{self.url}/{part.file}"
+        try:
+            source = self.storage.open(url)
+            if source.size() != part.size:
+                raise DatasetError(f"{url}: has {source.size()} bytes, its index says {part.size}")
+            return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"{url}: the kept codes cannot be read ({type(error).__name__})") from error
+
+
+BATCH_ROWS = 65536
+
+
+def open_codes(url: str, storage: Storage) -> KeptCodes | None:
+    """The kept codes of the run at `url`; None when there are none."""
+    index_url = f"{url.rstrip('/')}/{INDEX}"
+    try:
+        data = storage.read_bytes(index_url)
+    except (OSError, DatasetError):
+        return None
+    index = CodesIndex.from_bytes(data, url=url)
+    plan = Plan.from_bytes(storage.read_bytes(f"{url.rstrip('/')}/plan/{index.plan}.safetensors"))
+    held = KeptCodes(url.rstrip("/"), storage, index, plan, pa.schema([]))
+    if not index.parts:
+        raise DatasetError(f"{url}: its kept codes hold no rows")
+    return KeptCodes(held.url, storage, index, plan, held._open(index.parts[0]).schema_arrow)
+
+
+def _integers(column: pa.Array, kind: type) -> np.ndarray[Any, Any]:
+    """Fixed-size binary (n,) without nulls as integers, a copy."""
+    width = column.type.byte_width
+    _, data = column.buffers()
+    flat = np.frombuffer(data, np.uint8)[column.offset * width : (column.offset + len(column)) * width]
+    return flat.copy().view(kind)
