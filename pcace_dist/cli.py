@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -127,6 +128,12 @@ def _add_rank(verbs: Verbs[Parser]) -> None:
         metavar="KEY=VALUE",
         help="override a key of the job file, the value read as YAML; may be repeated",
     )
+    verb.add_argument(
+        "--from-codes",
+        metavar="RUN",
+        help="answer from the codes that RUN kept (statistics.keep_codes), without the model: another target column, "
+        "grouping, filter, other knots or folds; the same as dataset.path: RUN",
+    )
     verb.add_argument("--take-over", action="store_true", help="take the run from a driver that seems to hold it still")
     verb.add_argument("--top", type=int, default=10, help="channels to print at the end (default 10)")
     verb.set_defaults(run=_rank)
@@ -135,8 +142,11 @@ def _add_rank(verbs: Verbs[Parser]) -> None:
 def _rank(arguments: argparse.Namespace) -> int:
     from pcace_dist.job import load_job_file
 
-    job = load_job_file(arguments.job, arguments.overrides)
-    from pcace_dist.service.prepare import storage_of
+    overrides = list(arguments.overrides)
+    if arguments.from_codes:
+        overrides.append(f"dataset.path={json.dumps(arguments.from_codes)}")
+    job = load_job_file(arguments.job, overrides)
+    from pcace_dist.service.places import storage_of
     from pcace_dist.service.run_job import run_job
 
     code = run_job(job, take_over=arguments.take_over)

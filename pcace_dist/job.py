@@ -38,6 +38,7 @@ class Dataset(Section):
     id: str | None = None
     fold_by: str | None = None
     filter: dict[str, Scalar | list[Scalar]] = {}
+    join: str | None = None
 
     @field_validator("path", mode="before")
     @classmethod
@@ -103,6 +104,7 @@ class Statistics(Section):
     pilot: Annotated[int, Field(ge=32)] = 2048
     scale: Literal["pixel", "standard", "none"] = "pixel"
     penalty: Annotated[float, Field(ge=0)] = 0.3
+    knots_from: Literal["plan", "rows", "group"] = "plan"
     plan: str | None = None
     keep_codes: bool = False
     memory: int | None = None

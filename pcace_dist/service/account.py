@@ -7,17 +7,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pcace_dist.datasets.units import Unit
+from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.main_pass import MainPass
-from pcace_dist.service.metrics import Metrics, Sample
-from pcace_dist.service.pilot import Facts
 from pcace_dist.service.progress import Display, Tally
 from pcace_dist.service.publish import publish_summary
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import Plan
+
+if TYPE_CHECKING:
+    from pcace_dist.service.metrics import Metrics
 
 SUMMARY_EVERY = 5.0  # seconds between two summaries while the run works
 
@@ -25,12 +27,19 @@ SUMMARY_EVERY = 5.0  # seconds between two summaries while the run works
 class Account:
     """Counts what the ledger has accepted and what this driver has seen of the rest."""
 
-    def __init__(self, store: Store, ledger: Ledger, display: Display, fingerprint: str) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, display: Display, fingerprint: str, *, metrics: bool = True
+    ) -> None:
+        """`metrics`: tell Ray's agents too; only where Ray is there."""
         self._store = store
         self._ledger = ledger
         self._display = display
         self._fingerprint = fingerprint
-        self._metrics = Metrics(fingerprint[:12])
+        self._metrics: Metrics | None = None
+        if metrics:
+            from pcace_dist.service.metrics import Metrics
+
+            self._metrics = Metrics(fingerprint[:12])
         self._started = time.monotonic()
         self._summary_at = self._started
         self._rows_of: dict[str, int] = {}
@@ -77,6 +86,10 @@ class Account:
 
     def report(self, workers: int) -> None:
         """Bring the metrics up to date."""
+        if self._metrics is None:
+            return
+        from pcace_dist.service.metrics import Sample
+
         state, main_pass = self._ledger.state, self._main_pass
         done = sum(state.is_settled(unit) for unit in self._rows_of)
         sample = Sample(images=self.images, bad_rows=self.bad_rows, units_done=done, workers=workers)

@@ -127,7 +127,7 @@ def write_attempt(
         put("samples.arrow", _samples_file(list(samples), samples))
         for block in blocks_of(plan):
             parts = [_bytes(held.components[block.layer][:, block.channels]) for held in samples.values()]
-            put(block.sample_file, _ipc_bytes(pa.table({"components": pa.array(parts, pa.large_binary())})))
+            put(block.sample_file, ipc_bytes(pa.table({"components": pa.array(parts, pa.large_binary())})))
     if codes is not None:
         put(CODES_FILE, codes)
     if bad:
@@ -227,11 +227,11 @@ def _rows_file(plan: Plan, groups: list[Any], segments: Mapping[Any, Segment]) -
             "target_fixed": pa.array([_bytes(rows.target_fixed) for rows in parts], pa.large_binary()),
         }
     )
-    return _ipc_bytes(table.replace_schema_metadata({"targets": str(len(plan.targets))}))
+    return ipc_bytes(table.replace_schema_metadata({"targets": str(len(plan.targets))}))
 
 
 def _samples_file(groups: list[Any], samples: Mapping[Any, SampleRows]) -> bytes:
-    return _ipc_bytes(
+    return ipc_bytes(
         pa.table(
             {
                 "group": pa.array(groups),
@@ -252,10 +252,10 @@ def _block_file(block: Block, groups: list[Any], segments: Mapping[Any, Segment]
         columns["codes"].append(None if codes is None else _bytes(codes.codes))
         columns["means"].append(None if codes is None else _bytes(codes.means))
         columns["gram"].append(None if gram is None else gram.select(block.channels).to_bytes())
-    return _ipc_bytes(pa.table(columns, schema=_BLOCK_SCHEMA))
+    return ipc_bytes(pa.table(columns, schema=_BLOCK_SCHEMA))
 
 
-def _ipc_bytes(table: pa.Table) -> bytes:
+def ipc_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table)

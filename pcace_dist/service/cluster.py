@@ -1,4 +1,7 @@
-"""Starting or joining Ray, and nothing else about it: local where no cluster is named, else the one of RAY_ADDRESS."""
+"""Starting or joining Ray, and nothing else about it: local where no cluster is named, else the one of RAY_ADDRESS.
+
+Ray is imported where it is first needed: work that is done without it does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-
-import ray
 
 from pcace_dist.errors import PcaceError
 
@@ -20,6 +21,8 @@ def ray_session() -> Iterator[None]:
 
     Inside a process that has initialised Ray already, that Ray is used and left running.
     """
+    import ray
+
     if ray.is_initialized():
         yield
         return
@@ -47,6 +50,8 @@ def ray_session() -> Iterator[None]:
 
 def describe_resources() -> str:
     """What the cluster has, for messages."""
+    import ray
+
     wanted = {
         name: amount
         for name, amount in ray.cluster_resources().items()

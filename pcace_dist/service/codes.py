@@ -38,6 +38,7 @@ from pcace_dist.statistics.plan import LayerCodes, Plan
 
 INDEX = "codes/index.json"
 INDEX_VERSION = 1
+BATCH_ROWS = 65536  # read at a time
 
 _PLACE = pa.schema(
     [
@@ -128,7 +129,7 @@ class CodesWriter:
         arrays += [pa.array(rows.targets[:, index], pa.float64()) for index in range(len(self._plan.targets))]
         for block in self._blocks:
             held = codes[block.layer].block(block.channels)
-            arrays += [_fixed_binary(held.codes), _fixed_binary(held.means)]
+            arrays += [binary_rows(held.codes), binary_rows(held.means)]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(rows.refs))
 
     def finish(self) -> bytes | None:
@@ -137,13 +138,6 @@ class CodesWriter:
             return None
         self._writer.close()
         return self._sink.getvalue()
-
-
-def _fixed_binary(rows: torch.Tensor) -> pa.Array:
-    """Rows of integers (n, ...) as fixed-size binary (n,)."""
-    held = rows.contiguous().cpu().numpy()
-    width = held.nbytes // max(1, len(held))
-    return pa.Array.from_buffers(pa.binary(width), len(held), [None, pa.py_buffer(held.tobytes())])
 
 
 # -- the index
@@ -254,8 +248,8 @@ class KeptCodes:
         names = [codes_column(block), means_column(block)]
         for part in self.index.parts:
             for batch in self._open(part).iter_batches(batch_size=BATCH_ROWS, columns=names):
-                codes = _integers(batch.column(0), np.uint8).reshape(-1, channels, components)
-                means = _integers(batch.column(1), np.int16).reshape(-1, channels)
+                codes = integer_rows(batch.column(0), np.uint8).reshape(-1, channels, components)
+                means = integer_rows(batch.column(1), np.int16)
                 yield LayerCodes(torch.from_numpy(codes), torch.from_numpy(means))
 
     def _open(self, part: CodesPart) -> pq.ParquetFile:
@@ -267,9 +261,6 @@ class KeptCodes:
             return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"{url}: the kept codes cannot be read ({type(error).__name__})") from error
-
-
-BATCH_ROWS = 65536
 
 
 def open_codes(url: str, storage: Storage) -> KeptCodes | None:
@@ -287,9 +278,19 @@ def open_codes(url: str, storage: Storage) -> KeptCodes | None:
     return KeptCodes(held.url, storage, index, plan, held._open(index.parts[0]).schema_arrow)
 
 
-def _integers(column: pa.Array, kind: type) -> np.ndarray[Any, Any]:
-    """Fixed-size binary (n,) without nulls as integers, a copy."""
+# -- integers as fixed-size binary
+
+
+def binary_rows(values: torch.Tensor) -> pa.Array:
+    """Rows of integers (n, ...) as fixed-size binary (n,)."""
+    held = values.contiguous().cpu().numpy()
+    width = held.itemsize * int(np.prod(held.shape[1:]))
+    return pa.Array.from_buffers(pa.binary(width), len(held), [None, pa.py_buffer(held.tobytes())])
+
+
+def integer_rows(column: pa.Array, kind: type) -> np.ndarray[Any, Any]:
+    """Fixed-size binary (n,) without nulls as integers (n, width), a copy."""
     width = column.type.byte_width
     _, data = column.buffers()
     flat = np.frombuffer(data, np.uint8)[column.offset * width : (column.offset + len(column)) * width]
-    return flat.copy().view(kind)
+    return flat.copy().view(kind).reshape(len(column), -1)

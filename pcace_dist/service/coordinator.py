@@ -2,31 +2,32 @@
 
     plan and manifest -> main pass (units out, receipts in) -> reduce -> publish -> done
 
-The ledger is the only truth; nothing here would be missed if the driver were killed (docs/protocol.md).
+The ledger is the only truth; nothing here would be missed if the driver were killed (docs/protocol.md). Where the rows
+come from is another matter: model_run.py forwards images, codes_run.py reads kept codes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, Protocol
 
-from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.units import Unit, check_unchanged, make_units
-from pcace_dist.errors import DatasetError, JobError, OutputError, PcaceError, Stopped
+import pyarrow as pa
+
+from pcace_dist.datasets.units import Unit
+from pcace_dist.errors import DatasetError, JobError, PcaceError
+from pcace_dist.job import Job
 from pcace_dist.service.account import Account
-from pcace_dist.service.attempt import CorruptAttempt, blocks_of
-from pcace_dist.service.cluster import describe_resources
-from pcace_dist.service.codes import CodesIndex, index_of, publish_index
-from pcace_dist.service.dispatch import Dispatcher
-from pcace_dist.service.fleet import Failed, Finished, Fleet, Lost, WorkerShape
-from pcace_dist.service.ledger import Ledger
-from pcace_dist.service.main_pass import TICK, FrozenPlan, MainPass, farm
-from pcace_dist.service.memory import check_fits
-from pcace_dist.service.pilot import Facts
-from pcace_dist.service.prepare import Preparation
+from pcace_dist.service.attempt import Block, CorruptAttempt, blocks_of
+from pcace_dist.service.events import Crew, WorkerShape
+from pcace_dist.service.facts import Facts
+from pcace_dist.service.frozen import FrozenPlan
+from pcace_dist.service.ledger import Ledger, Receipt
+from pcace_dist.service.main_pass import farm
 from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings
 from pcace_dist.service.reduce import BlockScores, rankings_table
 from pcace_dist.service.store import Store
@@ -34,16 +35,29 @@ from pcace_dist.statistics.plan import Plan
 
 log = logging.getLogger(__name__)
 
-UNIT_ROWS = (128, 1024)  # least and most rows of a unit; in between, 1/64 of the data set
-UNIT_BYTES = 64 << 20  # a unit reads about this much at most
+
+class Prepared(Protocol):
+    """What the life of any run needs to know of its job."""
+
+    @property
+    def job(self) -> Job: ...
+
+    @property
+    def weights(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def group_type(self) -> pa.DataType: ...
 
 
-class Coordinator:
+class Coordinator(ABC):
     """Drives one run whose ledger this driver has opened."""
 
     def __init__(
         self,
-        preparation: Preparation,
+        prepared: Prepared,
         store: Store,
         ledger: Ledger,
         account: Account,
@@ -51,7 +65,8 @@ class Coordinator:
         stopping: Callable[[], bool],
         check: Callable[[], None],
     ) -> None:
-        self._preparation = preparation
+        self._job = prepared.job
+        self._prepared = prepared
         self._store = store
         self._ledger = ledger
         self._account = account
@@ -62,125 +77,50 @@ class Coordinator:
 
     def run(self) -> int:
         """All of it; the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
-        workers = self._preparation.job.workers
-        shape = WorkerShape(workers.max, workers.cpus, workers.gpus, workers.memory, dict(workers.resources))
-        with Fleet(self._preparation.spec, shape, prefix="a") as fleet:
-            frozen = self._planned(fleet)
+        with self._crew() as crew:
+            frozen = self._planned(crew)
             while True:
-                self._main_pass(fleet, frozen)
+                self._main_pass(crew, frozen)
                 try:
-                    return self._publish(frozen.plan, self._reduce(fleet, frozen.plan))
+                    return self._publish(frozen.plan, self._reduce(crew, frozen.plan))
                 except CorruptAttempt as corrupt:
                     log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason)
                     self._ledger.append("retract", {"attempts": [corrupt.attempt], "reason": corrupt.reason})
 
-    # -- plan and manifest
+    # -- where kinds of runs differ
 
-    def _planned(self, fleet: Fleet) -> FrozenPlan:
-        """The recorded plan of a resumed run, or a new one made by one worker and recorded with the units."""
-        manifest = self._ledger.state.manifest
-        frozen = self._new_plan(fleet) if manifest is None else self._recorded_plan(manifest)
-        self._account.planned(frozen.plan, self._units())
-        check_fits(frozen.plan, self._units().values(), self._preparation.spec.memory)
-        return frozen
+    @abstractmethod
+    def _crew(self) -> AbstractContextManager[Crew]:
+        """The workers."""
 
-    def _new_plan(self, fleet: Fleet) -> FrozenPlan:
-        units = make_units(self._preparation.listing, rows_per_unit(self._preparation.listing))
-        data, check = self._pilot(fleet)
-        plan = Plan.from_bytes(data)
-        self._store.put(plan_key(plan.digest), data)
-        self._store.put(check_key(plan.digest), check)
-        self._ledger.append(
-            "manifest",
-            {
-                "fingerprint": self._preparation.fingerprint,
-                "weights": self._preparation.weights,
-                "plan": plan.digest,
-                "check": hashlib.sha256(check).hexdigest(),
-                "units": [unit.to_json() for unit in units],
-            },
-        )
-        return FrozenPlan(plan, data, check)
+    @abstractmethod
+    def _planned(self, crew: Crew) -> FrozenPlan:
+        """The recorded plan of a resumed run, or a new one, recorded in the manifest with the units."""
 
-    def _pilot(self, fleet: Fleet) -> tuple[bytes, bytes]:
-        """The first worker that is up makes the plan; if it is lost, the next one does."""
-        maker: str | None = None
-        waiting = time.monotonic()
-        while True:
-            for event in fleet.events(TICK):
-                match event:
-                    case Finished(_, "pilot", value):
-                        self._account.seconds["pilot"] += time.monotonic() - waiting
-                        plan, check = value
-                        return bytes(plan), bytes(check)
-                    case Failed(_, _, error):
-                        raise error
-                    case Lost(actor):
-                        fleet.replace()
-                        maker = None if actor == maker else maker
-                    case _:
-                        pass
-            if self._stopping():
-                raise Stopped("stopped before the plan was made; the same command goes on")
-            if maker is None and fleet.up:
-                maker = fleet.up[0]
-                self._account.seconds["start"] += time.monotonic() - waiting
-                waiting = time.monotonic()
-                fleet.call(maker, "pilot", self._preparation.listing)
-            self._tick(fleet, "starting workers" if maker is None else "pilot")
+    @abstractmethod
+    def _main_pass(self, crew: Crew, frozen: FrozenPlan) -> None:
+        """Until every unit of the manifest is accepted or set aside."""
 
-    def _recorded_plan(self, manifest: dict[str, Any]) -> FrozenPlan:
-        check_unchanged(list(self._units().values()), self._preparation.listing)
-        data, check = (self._recorded(key(manifest["plan"])) for key in (plan_key, check_key))
-        plan = Plan.from_bytes(data)
-        if plan.digest != manifest["plan"] or hashlib.sha256(check).hexdigest() != manifest["check"]:
-            raise OutputError(f"{self._store.url}/plan: is not the plan that this run recorded; use another output")
-        return FrozenPlan(plan, data, check)
+    def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> tuple[str, tuple[object, ...]]:
+        """Method and arguments of one reduce task."""
+        return "reduce", (plan.digest, block, receipts)
 
-    def _recorded(self, key: str) -> bytes:
-        data = self._store.get(key)
-        if data is None:
-            raise OutputError(f"{self._store.url}/{key}: is missing; use another output")
-        return data
+    @abstractmethod
+    def _publish_more(self, plan: Plan) -> None:
+        """What this kind of run publishes beside rankings and bad rows, before `done`."""
 
-    def _units(self) -> dict[str, Unit]:
-        manifest = self._ledger.state.manifest or {}
-        units = (Unit.from_json(unit) for unit in manifest.get("units", ()))
-        return {unit.id: unit for unit in units}
+    # -- reduce, publish
 
-    # -- main pass, reduce, publish
-
-    def _main_pass(self, fleet: Fleet, frozen: FrozenPlan) -> None:
-        dispatcher = Dispatcher(
-            self._ledger.state.pending_units(),
-            epoch=self._ledger.epoch,
-            plan=frozen.plan.digest,
-            weights=self._preparation.weights,
-        )
-        main_pass = MainPass(
-            fleet,
-            self._ledger,
-            dispatcher,
-            self._units(),
-            frozen,
-            stopping=self._stopping,
-            on_tick=lambda: self._tick(fleet, "ranking"),
-            least_workers=self._preparation.job.workers.min,
-        )
-        self._account.main_pass_begins(main_pass)
-        with self._account.stage("main_pass"):
-            main_pass.run()
-        self._tick(fleet, "ranking")
-
-    def _reduce(self, fleet: Fleet, plan: Plan) -> list[BlockScores]:
+    def _reduce(self, crew: Crew, plan: Plan) -> list[BlockScores]:
         """One task per block of channels, on the workers that are up."""
-        receipts = tuple(self._ledger.state.accepted_receipts())
-        tasks = [(plan.to_bytes(), block, receipts) for block in blocks_of(plan)]
+        receipts = self._ledger.state.accepted_receipts()
+        tasks = [self._reduce_task(plan, block, _for_block(receipts, block)) for block in blocks_of(plan)]
         with self._account.stage("reduce"):
-            results = farm(
-                fleet, "reduce", tasks, stopping=self._stopping, on_tick=lambda: self._tick(fleet, "reducing")
-            )
+            results = self._farm(crew, tasks[0][0], [arguments for _, arguments in tasks], "reducing")
         return [result for result in results if isinstance(result, BlockScores)]
+
+    def _farm(self, crew: Crew, method: str, tasks: list[tuple[object, ...]], stage: str) -> list[object]:
+        return farm(crew, method, tasks, stopping=self._stopping, on_tick=lambda: self._tick(crew, stage))
 
     def _publish(self, plan: Plan, blocks: list[BlockScores]) -> int:
         """Rankings, bad rows, then `done`, then summary.json (docs/protocol.md, item 10)."""
@@ -193,27 +133,16 @@ class Coordinator:
         self._ledger.check_held()
         with self._account.stage("publish"):
             publish_rankings(
-                self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, self._preparation.group_type)
+                self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, self._prepared.group_type)
             )
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
-            if self._preparation.spec.kept is not None:
-                publish_index(self._store, self._codes_index(plan))
-        code = 4 if bad > self._preparation.job.max_bad_rows * (images + bad) else 0
+            self._publish_more(plan)
+        code = 4 if bad > self._job.max_bad_rows * (images + bad) else 0
         self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code]})
         self._clean_up()
         self._account.report(0)
         self._account.write(OUTCOMES[code], code)
         return code
-
-    def _codes_index(self, plan: Plan) -> CodesIndex:
-        preparation = self._preparation
-        return index_of(
-            plan,
-            self._ledger.state.accepted_receipts(),
-            fingerprint=preparation.fingerprint,
-            weights=preparation.weights,
-            fold_by=preparation.job.dataset.fold_by,
-        )
 
     def _clean_up(self) -> None:
         """Remove attempts that no record refers to (docs/protocol.md, item 11); what cannot be removed does no harm."""
@@ -240,36 +169,43 @@ class Coordinator:
                     "reason": f"{piece.rows} rows: {reason}",
                 }
 
-    def _tick(self, fleet: Fleet, stage: str) -> None:
+    def _units(self) -> dict[str, Unit]:
+        manifest = self._ledger.state.manifest or {}
+        units = (Unit.from_json(unit) for unit in manifest.get("units", ()))
+        return {unit.id: unit for unit in units}
+
+    def _tick(self, crew: Crew, stage: str) -> None:
         """Show progress; end when the run was taken over, or no worker could be had for workers.start_timeout."""
         self._check_held()
-        self._account.tick(stage, len(fleet.up))
-        least = self._preparation.job.workers.min if stage != "reducing" and not self._enough else 1
-        if len(fleet.up) >= least:
+        self._account.tick(stage, len(crew.up))
+        least = self._job.workers.min if stage != "reducing" and not self._enough else 1
+        if len(crew.up) >= least:
             self._enough = True
             self._lonely_since = None
             return
         now = time.monotonic()
         self._lonely_since = now if self._lonely_since is None else self._lonely_since
-        workers = self._preparation.job.workers
+        workers = self._job.workers
         if now - self._lonely_since > workers.start_timeout:
             raise JobError(
-                f"workers: {len(fleet.up)} of at least {least} workers with {fleet.shape} each could start within "
-                f"workers.start_timeout {workers.start_timeout:g} s; the cluster has {describe_resources()}"
+                f"workers: {len(crew.up)} of at least {least} workers with {crew.shape} each could start within "
+                f"workers.start_timeout {workers.start_timeout:g} s; the cluster has {crew.resources()}"
             )
 
 
-def plan_key(digest: str) -> str:
-    return f"plan/{digest}.safetensors"
+def worker_shape(job: Job) -> WorkerShape:
+    """What one worker asks of the cluster, and how many are wanted."""
+    workers = job.workers
+    return WorkerShape(workers.max, workers.cpus, workers.gpus, workers.memory, dict(workers.resources))
 
 
-def check_key(digest: str) -> str:
-    """The rows by which workers are admitted to the plan."""
-    return f"plan/{digest}.check.safetensors"
+def _for_block(receipts: Iterable[Receipt], block: Block) -> tuple[Receipt, ...]:
+    """The receipts as a reduce task needs them: without units, and without the files of other blocks."""
 
+    def needed(name: str) -> bool:
+        return name in (block.file, block.sample_file) or not name.startswith(("block-", "samples-"))
 
-def rows_per_unit(listing: Listing) -> int:
-    """From the data set alone, never from the cluster: a retry on more workers has the same units."""
-    bytes_per_row = max(1, sum(file.size for file in listing.files) // max(1, listing.rows))
-    least, most = UNIT_ROWS
-    return max(1, min(max(least, min(most, listing.rows // 64)), UNIT_BYTES // bytes_per_row))
+    return tuple(
+        replace(receipt, units={}, files={name: ref for name, ref in receipt.files.items() if needed(name)})
+        for receipt in receipts
+    )

@@ -29,9 +29,10 @@ from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import Admission, CheckRows
 from pcace_dist.service.attempt import Block, write_attempt
 from pcace_dist.service.codes import CodesWriter, KeptRows
+from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt, UnitCount
 from pcace_dist.service.memory import default_memory
-from pcace_dist.service.pilot import Facts, make_plan
+from pcace_dist.service.pilot import make_plan
 from pcace_dist.service.reduce import BlockScores, reduce_block
 from pcace_dist.service.spec import WorkSpec
 from pcace_dist.service.store import Store

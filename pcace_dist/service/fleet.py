@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -18,72 +18,16 @@ from ray._private.state import state  # draining nodes have no public interface 
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from pcace_dist.errors import PcaceError
-from pcace_dist.service.spec import WorkSpec
-from pcace_dist.service.worker import Worker, WorkerInfo
+from pcace_dist.service.actor import Worker
+from pcace_dist.service.cluster import describe_resources
+from pcace_dist.service.events import Event, Failed, Finished, Joined, Lost, WorkerShape
+from pcace_dist.service.spec import CodesSpec, WorkSpec
+from pcace_dist.service.worker import WorkerInfo
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 FAILED_STARTS = 3  # workers in a row that die before they are up, with none up: the job cannot run here
-
-
-@dataclass(frozen=True)
-class Joined:
-    """A worker is up and has loaded the model."""
-
-    actor: str
-    info: WorkerInfo
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A call came back."""
-
-    actor: str
-    method: str
-    value: Any
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A call raised in the worker's own code; the worker lives on."""
-
-    actor: str
-    method: str
-    error: BaseException
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker is gone or unreachable; whatever it says later must not count."""
-
-    actor: str
-    reason: str
-
-
-Event = Joined | Finished | Failed | Lost
-
-
-@dataclass(frozen=True)
-class WorkerShape:
-    """Resources of one worker and how many of them are wanted."""
-
-    maximum: int
-    cpus: float = 1.0
-    gpus: float = 0.0
-    memory: int | None = None
-    resources: dict[str, float] = field(default_factory=dict)
-
-    def options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus, "resources": self.resources}
-        return options if self.memory is None else {**options, "memory": self.memory}
-
-    def __str__(self) -> str:
-        parts = [f"{self.cpus:g} CPU"]
-        parts += [f"{self.gpus:g} GPU"] if self.gpus else []
-        parts += [f"{self.memory / 2**30:.1f} GiB memory"] if self.memory else []
-        parts += [f"{amount:g} {name}" for name, amount in self.resources.items()]
-        return ", ".join(parts)
 
 
 @dataclass
@@ -97,7 +41,7 @@ class _Member:
 class Fleet:
     """Worker actors of one driver. Use as a context manager; leaving it ends all actors."""
 
-    def __init__(self, spec: WorkSpec, shape: WorkerShape, *, prefix: str = "a") -> None:
+    def __init__(self, spec: WorkSpec | CodesSpec, shape: WorkerShape, *, prefix: str = "a") -> None:
         self._spec = spec
         self._shape = shape
         self._prefix = prefix
@@ -123,6 +67,10 @@ class Fleet:
     def shape(self) -> WorkerShape:
         """What one worker asks of the cluster."""
         return self._shape
+
+    def resources(self) -> str:
+        """What the cluster has, for messages."""
+        return describe_resources()
 
     @property
     def up(self) -> list[str]:

@@ -10,16 +10,15 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import JobError, PcaceError, Stopped, StoreUnavailable, UserError
 from pcace_dist.service.admission import Admission, NotAdmitted
 from pcace_dist.service.dispatch import Accepted, Dispatcher
-from pcace_dist.service.fleet import Event, Failed, Finished, Fleet, Joined, Lost
+from pcace_dist.service.events import Crew, Event, Failed, Finished, Joined, Lost
+from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.worker import WorkResult
-from pcace_dist.statistics.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -29,21 +28,12 @@ MOST_LOSSES = 12  # in a row, without one finished unit: something is wrong with
 REFUSALS = 8  # workers that are not admitted and still replaced
 
 
-@dataclass(frozen=True)
-class FrozenPlan:
-    """The recorded plan as it travels to the workers: its bytes and those of the check rows."""
-
-    plan: Plan
-    data: bytes
-    check: bytes
-
-
 class MainPass:
     """Event loop of the main pass. `run` returns when nothing is left, or raises Stopped once everything is flushed."""
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: Crew,
         ledger: Ledger,
         dispatcher: Dispatcher,
         units: Mapping[str, Unit],
@@ -243,7 +233,7 @@ class MainPass:
 
 
 def farm(
-    fleet: Fleet,
+    fleet: Crew,
     method: str,
     tasks: Sequence[tuple[object, ...]],
     *,

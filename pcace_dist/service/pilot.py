@@ -11,8 +11,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import psutil
@@ -26,38 +24,13 @@ from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.layers import weight_norm
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import CHECK_ROWS, CheckRows
+from pcace_dist.service.facts import Facts
 from pcace_dist.service.spec import WorkSpec
 from pcace_dist.statistics.plan import Plan, build_plan
 
 log = logging.getLogger(__name__)
 
 SHARE_OF_FREE_MEMORY = 0.25  # for the pilot's activation maps; other workers may share the node
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the pilot froze besides the statistic: `Plan.facts`, typed.
-
-    `image_shape` is (H, W) as the model gets it, `weights` the digest of the loaded weights, `numeric_class` what the
-    bits depend on, `weight_norms` the L2 norm of each channel's weights by layer (None for a layer without weights).
-    """
-
-    batch: int
-    precision: str
-    image_shape: tuple[int, int]
-    outputs: int
-    weights: str
-    numeric_class: dict[str, str | int]
-    weight_norms: dict[str, list[float | None]]
-
-    @classmethod
-    def of(cls, plan: Plan) -> Facts:
-        held: dict[str, Any] = dict(plan.facts)
-        height, width = held.pop("image_shape")
-        return cls(image_shape=(height, width), **held)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"image_shape": list(self.image_shape)}
 
 
 def make_plan(

@@ -13,12 +13,12 @@ import torch
 
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
-from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
 from pcace_dist.models.layers import resolve_layers
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
+from pcace_dist.service.places import absolute, storage_of
 from pcace_dist.service.spec import StatisticSpec, WorkSpec
 from pcace_dist.statistics.ace import MAX_ROWS
 
@@ -33,10 +33,6 @@ class Preparation:
     weights: str
     fingerprint: str
     group_type: pa.DataType
-
-
-def storage_of(job: Job) -> Storage:
-    return Storage({prefix: endpoint.model_dump() for prefix, endpoint in job.storage.items()})
 
 
 def prepare(job: Job) -> Preparation:
@@ -68,11 +64,6 @@ def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
     if not spec.dataset.keep:
         return None
     return pa.schema([field for field in listing.schema if field.name != spec.dataset.image])
-
-
-def absolute(path: str) -> str:
-    """A local path from the driver's directory, whatever directory a worker runs in; URLs as they are."""
-    return path if "://" in path else os.path.abspath(path)
 
 
 def _work_spec(job: Job) -> WorkSpec:
@@ -158,6 +149,8 @@ def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
 def _refuse_what_is_not_built(job: Job) -> None:
     """Keys of the job file that this version does not serve yet: refused by name, never ignored."""
     asked = {
+        "dataset.join (without kept codes)": job.dataset.join is not None,
+        "statistics.knots_from (without kept codes)": job.statistics.knots_from != "plan",
         "statistics.plan": job.statistics.plan is not None,
         "stop": job.stop is not None,
         "extend": job.extend is not None,

@@ -10,20 +10,25 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
 from pcace_dist.service.account import Account
 from pcace_dist.service.cluster import ray_session
+from pcace_dist.service.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.service.coordinator import Coordinator
 from pcace_dist.service.keeper import LeaseKeeper
 from pcace_dist.service.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.service.ledger import Ledger, RunState
-from pcace_dist.service.prepare import Preparation, prepare, storage_of
+from pcace_dist.service.places import storage_of
 from pcace_dist.service.progress import Display, display_for
 from pcace_dist.service.store import Store, open_store, probe
+
+if TYPE_CHECKING:
+    from pcace_dist.service.prepare import Preparation
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +48,23 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
     if state.done is not None and recorded is not None and not _differences(recorded, job):
         return int(state.done["exit_code"])
     _refuse_foreign(store, job, recorded, state)
-    preparation = prepare(job)
+    from_codes = prepare_from_codes(job)
+    preparation = from_codes or _prepare(job)
     _refuse_changed(store, preparation, state.manifest)
     if state.done is not None:
         return int(state.done["exit_code"])
     if not take_over:
         _refuse_held(store, ledger)
-    with _interruptible() as asked, ray_session(), display or display_for() as shown:
+    local = from_codes is not None and from_codes.local
+    session = contextlib.nullcontext() if local else ray_session()
+    with _interruptible() as asked, session, display or display_for() as shown:
         probe(store)
         asked.install()
         ledger.open(ProcessProbe().this_process().to_json())
         store.put("job.yaml", job.to_yaml().encode())
-        account = Account(store, ledger, shown, preparation.fingerprint)
+        account = Account(store, ledger, shown, preparation.fingerprint, metrics=not local)
         with LeaseKeeper(Lease(store, ledger.epoch)) as keeper:
-            coordinator = Coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)
+            coordinator = _coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)
             try:
                 return coordinator.run()
             except TakenOver:
@@ -64,6 +72,29 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
             except Stopped:
                 account.write("stopped", Stopped.exit_code)
                 raise
+
+
+def _prepare(job: Job) -> Preparation:
+    from pcace_dist.service.prepare import prepare  # imports the model's libraries, which kept codes do without
+
+    return prepare(job)
+
+
+def _coordinator(
+    preparation: Preparation | CodesPreparation,
+    store: Store,
+    ledger: Ledger,
+    account: Account,
+    *,
+    stopping: Callable[[], bool],
+    check: Callable[[], None],
+) -> Coordinator:
+    """The kind of run that this job is."""
+    if isinstance(preparation, CodesPreparation):
+        return CodesRun(preparation, store, ledger, account, stopping=stopping, check=check)
+    from pcace_dist.service.model_run import ModelRun
+
+    return ModelRun(preparation, store, ledger, account, stopping=stopping, check=check)
 
 
 def _refuse_held(store: Store, ledger: Ledger) -> None:
@@ -114,7 +145,9 @@ def _refuse_foreign(store: Store, job: Job, recorded: Job | None, state: RunStat
         )
 
 
-def _refuse_changed(store: Store, preparation: Preparation, manifest: dict[str, object] | None) -> None:
+def _refuse_changed(
+    store: Store, preparation: Preparation | CodesPreparation, manifest: dict[str, object] | None
+) -> None:
     if manifest is None or manifest["fingerprint"] == preparation.fingerprint:
         return
     what = "model.weights: the weights have" if manifest["weights"] != preparation.weights else "the job has"

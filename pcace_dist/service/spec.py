@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-from pcace_dist.datasets.images import ImageSpec
-from pcace_dist.datasets.listing import DatasetSpec
-from pcace_dist.datasets.storage import Storage
-from pcace_dist.models.targets import TargetSpec
+    from pcace_dist.datasets.images import ImageSpec
+    from pcace_dist.datasets.listing import DatasetSpec
+    from pcace_dist.datasets.storage import Storage
+    from pcace_dist.models.targets import TargetSpec
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,16 @@ class WorkSpec:
     memory: int | None = None
     kept: pa.Schema | None = None
     python_path: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class CodesSpec:
+    """Everything a worker needs to rank from kept codes: `codes` is the run that kept them, `output` this run's."""
+
+    codes: str
+    output: str
+    storage: Storage
+    penalty: float = 0.3
+    knots_from: str = "plan"
+    threads: int = 1
+    memory: int | None = None

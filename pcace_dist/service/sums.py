@@ -7,13 +7,13 @@ same parts: time instead of memory, the same bits. Knows the statistic only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pcace_dist.service.attempt import Block, BlockPart
 from pcace_dist.statistics.gram import Gram
-from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan
+from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, TargetPlan
 from pcace_dist.statistics.score import ChannelScores, score_channels
 from pcace_dist.statistics.segment import RowCodes, add_codes
 
@@ -42,11 +42,13 @@ class Held:
 class BlockSums:
     """Everything that is added up for one block under one plan."""
 
-    def __init__(self, plan: Plan, block: Block, *, memory: int) -> None:
+    def __init__(self, plan: Plan, block: Block, *, memory: int, as_codes: bool = False) -> None:
+        """`as_codes`: groups stay codes whatever their size, because their knots are still to be chosen."""
         self._plan = plan
         self._block = block
         self._channels = block.stop - block.start
         self._memory = memory
+        self._as_codes = as_codes
         self._gram_bytes = Gram.packed_bytes(self._channels, plan.components, len(plan.targets), plan.knots, plan.folds)
         self.passes = 0
 
@@ -87,7 +89,7 @@ class BlockSums:
         held.codes.append(part.codes)
         held.rows.append(part.rows)
         held.code_bytes += part.codes.nbytes
-        if held.code_bytes >= self._gram_bytes:
+        if held.code_bytes >= self._gram_bytes and not self._as_codes:
             held.gram = self.add_up(held, slice(0, len(self._plan.targets)))
             held.codes, held.rows, held.code_bytes = [], [], 0
 
@@ -105,13 +107,18 @@ class BlockSums:
             add_codes(total, LayerCodes.cat(held.codes), rows if every else rows.select_targets(targets))
         return total
 
-    def score(self, held: Held, layer: LayerPlan, *, penalty: float) -> list[ChannelScores]:
-        """Scores of the block's channels, one per target; `layer` is the plan of these channels. Uses `held` up."""
+    def score(
+        self, held: Held, layer: LayerPlan, *, penalty: float, targets: Sequence[TargetPlan] | None = None
+    ) -> list[ChannelScores]:
+        """Scores of the block's channels, one per target. Uses `held` up.
+
+        `layer` is the plan of these channels; `targets` are the targets' plans where they are not the plan's.
+        """
+        plans = self._plan.targets if targets is None else targets
         count = len(self._plan.targets)
         scores: list[ChannelScores] = []
         step = max(1, min(count, int(TARGET_BYTES * count // max(1, self._gram_bytes))))
         for start in range(0, count, step):
-            targets = slice(start, min(count, start + step))
-            total = self.add_up(held, targets)
-            scores += score_channels(total, layer, self._plan.targets[targets], penalty=penalty)
+            some = slice(start, min(count, start + step))
+            scores += score_channels(self.add_up(held, some), layer, plans[some], penalty=penalty)
         return scores

@@ -1,6 +1,7 @@
-"""The Ray actor around an `Engine`: one per GPU or CPU slot. All work is the engine's; here are only the calls.
+"""A worker: the calls that a crew makes, around an engine that does the work. No Ray: actor.py makes a Ray actor of it,
+local_fleet.py runs it in a thread.
 
-The control group answers `images_seen` and `stop` while `work` is busy.
+`images_seen` and `stop` may be called while `work` is busy.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import ray
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import Tensor
 
     from pcace_dist.datasets.listing import Listing
     from pcace_dist.datasets.units import Unit
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from pcace_dist.service.engine import UnitReport
     from pcace_dist.service.ledger import Receipt
     from pcace_dist.service.reduce import BlockScores
-    from pcace_dist.service.spec import WorkSpec
+    from pcace_dist.service.spec import CodesSpec, WorkSpec
+    from pcace_dist.statistics.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,35 @@ class WorkResult:
     flushed: Receipt | None = None
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
-class Worker:
-    """Holds one engine. Imports happen in `ready`, so that creating the actor is quick and its errors are values."""
+class WorkerBody:
+    """Holds one engine. Imports happen in `ready`, so that creating a worker is quick and its errors are values."""
 
     def __init__(self, actor: str) -> None:
         self._actor = actor
-        self._stopping = False
+        self._plan: Plan | None = None
 
-    def ready(self, spec: WorkSpec) -> WorkerInfo:
-        """Load the model. Raises ModelError as the job's mistake."""
-        from pcace_dist.service.engine import Engine
+    def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
+        """Load the model, or open the kept codes. Raises ModelError or DatasetError as the job's mistake."""
+        from pcace_dist.service.spec import CodesSpec
         from pcace_dist.service.store import open_store
 
-        self._engine = Engine(spec, self._actor, open_store(spec.output, spec.storage))
-        context = ray.get_runtime_context()
-        return WorkerInfo(
-            self._actor, socket.gethostname(), context.get_node_id(), os.getpid(), spec.device, self._engine.weights
-        )
+        self._store = store = open_store(spec.output, spec.storage)
+        if isinstance(spec, CodesSpec):
+            from pcace_dist.service.codes_engine import CodesEngine
+
+            self._codes = CodesEngine(spec, store)
+            return self._info("cpu", self._codes.weights)
+        from pcace_dist.service.engine import Engine
+
+        self._engine = Engine(spec, self._actor, store)
+        return self._info(spec.device, self._engine.weights)
+
+    def _info(self, device: str, weights: str) -> WorkerInfo:
+        return WorkerInfo(self._actor, socket.gethostname(), self._node(), os.getpid(), device, weights)
+
+    def _node(self) -> str:
+        """Name of the node that this worker runs on; empty where there is only one."""
+        return ""
 
     def pilot(self, listing: Listing) -> tuple[bytes, bytes]:
         """Make the plan; its bytes, and those of the rows by which workers are admitted."""
@@ -76,7 +89,8 @@ class Worker:
         from pcace_dist.service.admission import CheckRows
         from pcace_dist.statistics.plan import Plan
 
-        return self._engine.begin(Plan.from_bytes(plan), CheckRows.from_bytes(check), epoch)
+        self._plan = Plan.from_bytes(plan)
+        return self._engine.begin(self._plan, CheckRows.from_bytes(check), epoch)
 
     def work(self, unit: Unit, upcoming: Unit | None, flush_first: bool) -> WorkResult:
         """One unit; with a receipt if the accumulator was flushed before or after it. No report if it was given up."""
@@ -93,18 +107,31 @@ class Worker:
     def flush(self) -> WorkResult:
         return WorkResult(flushed=self._engine.flush())
 
-    def reduce(self, plan: bytes, block: Block, receipts: Sequence[Receipt]) -> BlockScores:
-        from pcace_dist.statistics.plan import Plan
+    def reduce(self, plan: str, block: Block, receipts: Sequence[Receipt]) -> BlockScores:
+        """One reduce task under the stored plan of this digest."""
+        return self._engine.reduce(self._stored_plan(plan), block, receipts)
 
-        return self._engine.reduce(Plan.from_bytes(plan), block, receipts)
+    def count_codes(self, block: Block, selection: Receipt) -> Tensor:
+        """How often each code occurs in the selected rows of one block of the kept codes."""
+        return self._codes.count(block, selection)
 
-    @ray.method(concurrency_group="control")
+    def reduce_codes(self, plan: str, block: Block, selection: Receipt) -> BlockScores:
+        """One reduce task of a run on kept codes."""
+        return self._codes.reduce(self._stored_plan(plan), block, selection)
+
+    def _stored_plan(self, digest: str) -> Plan:
+        """Read once per worker, not once per task: with all layers of a large network it is hundreds of megabytes."""
+        from pcace_dist.service.frozen import read_plan
+
+        if self._plan is None or self._plan.digest != digest:
+            self._plan = read_plan(self._store, digest)
+        return self._plan
+
     def images_seen(self) -> int:
         """Images forwarded so far, for the progress bar."""
         engine = getattr(self, "_engine", None)
         return 0 if engine is None else engine.images_seen
 
-    @ray.method(concurrency_group="control")
     def stop(self) -> None:
         """Give up the unit in hand at its next batch."""
         engine = getattr(self, "_engine", None)

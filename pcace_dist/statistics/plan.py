@@ -134,6 +134,13 @@ class LayerPlan:
         parts = {name: getattr(self, name)[channels] for name in _LAYER_TENSORS}
         return replace(self, channels=len(range(*channels.indices(self.channels))), **parts)
 
+    def first_components(self, components: int) -> LayerPlan:
+        """The plan of the first components only (views where there is nothing to leave out)."""
+        parts = {
+            name: getattr(self, name)[:, :components] for name in ("offsets", "knots", "spread", "live", "explained")
+        }
+        return replace(self, weights=self.weights[:, :, :components], **parts)
+
     def to(self, device: torch.device | str) -> LayerPlan:
         """The same plan with its tensors on `device`."""
         return replace(self, **{name: getattr(self, name).to(device) for name in _LAYER_TENSORS})

@@ -13,9 +13,10 @@ from pcace_dist.errors import PcaceError, Stopped
 from pcace_dist.service.admission import Admission
 from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.engine import UnitReport
-from pcace_dist.service.fleet import Event, Failed, Finished, Fleet
+from pcace_dist.service.events import Crew, Event, Failed, Finished
+from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import FileRef, Ledger, Receipt, UnitCount
-from pcace_dist.service.main_pass import FrozenPlan, MainPass
+from pcace_dist.service.main_pass import MainPass
 from pcace_dist.service.worker import WorkResult
 from pcace_dist.statistics.plan import Plan
 
@@ -104,7 +105,7 @@ def main_pass(fleet: ScriptedFleet, ledger: ListLedger, units: int, stop_after: 
     named = {f"u{i}": Unit(f"u{i}", (), 1) for i in range(units)}
     dispatcher = Dispatcher(named, epoch=1, plan=PLAN.digest, weights="w")
     return MainPass(
-        cast(Fleet, fleet),
+        cast(Crew, fleet),
         cast(Ledger, ledger),
         dispatcher,
         named,

@@ -1,0 +1,23 @@
+"""The Ray actor: a worker whose control group answers `images_seen` and `stop` while `work` is busy."""
+
+from __future__ import annotations
+
+import ray
+
+from pcace_dist.service.worker import WorkerBody
+
+
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
+class Worker(WorkerBody):
+    """One per GPU or CPU slot."""
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def images_seen(self) -> int:
+        return super().images_seen()
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def stop(self) -> None:
+        super().stop()
+
+    def _node(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())

@@ -1,0 +1,34 @@
+"""What the pilot froze besides the statistic, typed: `Plan.facts`. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pcace_dist.statistics.plan import Plan
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Frozen with the plan.
+
+    `image_shape` is (H, W) as the model gets it, `weights` the digest of the loaded weights, `numeric_class` what the
+    bits depend on, `weight_norms` the L2 norm of each channel's weights by layer (None for a layer without weights).
+    """
+
+    batch: int
+    precision: str
+    image_shape: tuple[int, int]
+    outputs: int
+    weights: str
+    numeric_class: dict[str, str | int]
+    weight_norms: dict[str, list[float | None]]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Facts:
+        held: dict[str, Any] = dict(plan.facts)
+        height, width = held.pop("image_shape")
+        return cls(image_shape=(height, width), **held)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"image_shape": list(self.image_shape)}

@@ -1,0 +1,60 @@
+"""The frozen plan as it is stored and as it travels: its bytes and the rows by which workers are admitted. No Ray."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from pcace_dist.errors import OutputError
+from pcace_dist.service.store import Store
+from pcace_dist.statistics.plan import Plan
+
+
+def plan_key(digest: str) -> str:
+    return f"plan/{digest}.safetensors"
+
+
+def check_key(digest: str) -> str:
+    """The rows by which workers are admitted to the plan."""
+    return f"plan/{digest}.check.safetensors"
+
+
+@dataclass(frozen=True)
+class FrozenPlan:
+    """A plan, its bytes, and those of its check rows (empty where no model is run)."""
+
+    plan: Plan
+    data: bytes
+    check: bytes
+
+    @classmethod
+    def of(cls, data: bytes, check: bytes) -> FrozenPlan:
+        return cls(Plan.from_bytes(data), data, check)
+
+    def store(self, store: Store) -> dict[str, Any]:
+        """Write it under its digest; what the manifest says of it."""
+        store.put(plan_key(self.plan.digest), self.data)
+        store.put(check_key(self.plan.digest), self.check)
+        return {"plan": self.plan.digest, "check": hashlib.sha256(self.check).hexdigest()}
+
+    @classmethod
+    def recorded(cls, store: Store, manifest: dict[str, Any]) -> FrozenPlan:
+        """The plan that a manifest names. Raises OutputError when it is gone or another one."""
+        data, check = (_get(store, key(manifest["plan"])) for key in (plan_key, check_key))
+        frozen = cls.of(data, check)
+        if frozen.plan.digest != manifest["plan"] or hashlib.sha256(check).hexdigest() != manifest["check"]:
+            raise OutputError(f"{store.url}/plan: is not the plan that this run recorded; use another output")
+        return frozen
+
+
+def read_plan(store: Store, digest: str) -> Plan:
+    """A stored plan. Raises OutputError when it is gone."""
+    return Plan.from_bytes(_get(store, plan_key(digest)))
+
+
+def _get(store: Store, key: str) -> bytes:
+    data = store.get(key)
+    if data is None:
+        raise OutputError(f"{store.url}/{key}: is missing; use another output")
+    return data

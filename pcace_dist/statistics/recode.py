@@ -1,0 +1,94 @@
+"""Other knots for rows that are kept as codes. Pure tensors: no I/O, no Ray.
+
+A code is a position on its knot axis in steps of 1/S, some 249 levels at 9 knots; so the knots can be chosen anew from
+the codes alone, at quantiles of the rows in question, and every old code has exactly one new code: a table lookup.
+What was beyond the ends of the old knots stays at their ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcace_dist.statistics import basis
+from pcace_dist.statistics.plan import LayerCodes, LayerPlan, TargetPlan
+from pcace_dist.statistics.segment import RowCodes
+
+LEVELS = 256
+QUANTILES = 2048  # points of a histogram that new knots are chosen from
+_ROWS = 4096  # looked up at a time: the index of a lookup takes eight bytes a code
+
+
+def positions(knots: Tensor) -> Tensor:
+    """The value that each code stands for on knots (..., K): (..., 256), same dtype; beyond the end, the end."""
+    count = knots.shape[-1]
+    scale = basis.unit_scale(count)
+    codes = torch.arange(LEVELS).clamp(max=basis.top_code(count))
+    left = torch.div(codes, scale, rounding_mode="floor").clamp(max=count - 2)
+    share = (codes - left * scale).to(knots.dtype) / scale
+    return torch.lerp(knots[..., left], knots[..., left + 1], share)
+
+
+def histograms(codes: Tensor) -> Tensor:
+    """How often each code occurs in codes (n, ...): int64 (..., 256)."""
+    shape = codes.shape[1:]
+    flat = codes.reshape(codes.shape[0], -1)
+    columns = flat.shape[1]
+    counts = torch.zeros(columns * LEVELS, dtype=torch.int64)
+    offsets = torch.arange(columns) * LEVELS
+    for start in range(0, len(flat), _ROWS):
+        part = flat[start : start + _ROWS].long() + offsets
+        counts += torch.bincount(part.flatten(), minlength=columns * LEVELS)
+    return counts.reshape(*shape, LEVELS)
+
+
+def knots_of(counts: Tensor, old: Tensor, knots: int) -> Tensor:
+    """New knots (..., knots) at uniform quantiles of rows with these code counts (..., 256) on `old` knots (..., K)."""
+    shape = counts.shape[:-1]
+    flat, values = counts.reshape(-1, LEVELS), positions(old).reshape(-1, LEVELS)
+    cumulated = flat.cumsum(1)
+    rows = cumulated[:, -1:]
+    points = min(QUANTILES, max(1, int(rows.max())))
+    # the middles of equal parts, from the smallest value to the largest
+    at = (torch.linspace(0, 1, points, dtype=torch.float64) * (rows - 1).clamp(min=0)).round_().long()
+    chosen = torch.searchsorted(cumulated, at + 1).clamp(max=LEVELS - 1)
+    sample = values.gather(1, chosen)
+    return basis.choose_knots(sample.T.contiguous(), knots).reshape(*shape, knots)
+
+
+@dataclass(frozen=True, eq=False)
+class Recoding:
+    """Tables from codes on old knots to codes on new ones: uint8 (256, ...) of columns (...,)."""
+
+    table: Tensor
+
+    @classmethod
+    def between(cls, old: Tensor, new: Tensor) -> Recoding:
+        """From knots (..., K) to knots (..., K')."""
+        values = positions(old).movedim(-1, 0).contiguous()
+        return cls(basis.encode(values, new))
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """New codes of codes (n, ...)."""
+        table = self.table.reshape(LEVELS, -1)
+        flat = codes.reshape(len(codes), -1)
+        parts = [table.gather(0, flat[start : start + _ROWS].long()) for start in range(0, len(flat), _ROWS)]
+        return torch.cat(parts).reshape(codes.shape) if parts else codes
+
+
+def refit(
+    layer: LayerPlan, targets: tuple[TargetPlan, ...], codes: LayerCodes, rows: RowCodes, knots: int
+) -> tuple[LayerPlan, tuple[TargetPlan, ...], LayerCodes, RowCodes]:
+    """Plan and rows with `knots` knots at quantiles of these rows, for channels and targets alike."""
+    new = knots_of(histograms(codes.codes), layer.knots, knots)
+    recoded = LayerCodes(Recoding.between(layer.knots, new)(codes.codes), codes.means)
+    old_targets = torch.from_numpy(np.stack([target.knots for target in targets]))
+    new_targets = knots_of(histograms(rows.target_codes), old_targets, knots)
+    plans = tuple(
+        replace(target, knots=chosen.numpy()) for target, chosen in zip(targets, new_targets.unbind(0), strict=True)
+    )
+    target_codes = Recoding.between(old_targets, new_targets)(rows.target_codes)
+    return replace(layer, knots=new), plans, recoded, RowCodes(rows.folds, target_codes, rows.target_fixed)
