@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from pcace_dist.errors import PcaceError
-from pcace_dist.models.forward import Forward
-from pcace_dist.statistics.plan import LayerPlan
+
+if TYPE_CHECKING:
+    from pcace_dist.models.forward import Forward
+    from pcace_dist.statistics.plan import LayerPlan
 
 CHECK_ROWS = 32
 
