@@ -16,7 +16,7 @@ from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import JobError, PcaceError, Stopped, StoreUnavailable, UserError
 from pcace_dist.service.admission import Admission, NotAdmitted
 from pcace_dist.service.dispatch import Accepted, Dispatcher
-from pcace_dist.service.fleet import Event, Failed, Finished, Fleet, Joined, Lost
+from pcace_dist.service.fleet import Event, Explained, Failed, Finished, Fleet, Joined, Lost
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.worker import WorkResult
 from pcace_dist.statistics.plan import Plan
@@ -69,6 +69,7 @@ class MainPass:
         self._idle_since: dict[str, float] = {}
         self._busy: set[str] = set()
         self._ready: set[str] = set()
+        self._unexplained: dict[str, str] = {}  # lost workers and why; their units wait for the fleet's explanation
         self._rows_by: dict[str, int] = defaultdict(int)
         self.seconds: dict[str, float] = defaultdict(float)
         self.bytes_read = 0
@@ -122,7 +123,10 @@ class MainPass:
             case Failed(actor, method, error):
                 self._failed(actor, method, error)
             case Lost(actor, reason):
-                self._lost(actor, reason)
+                self._unexplained[actor] = reason
+                self._fence(actor, reason)
+            case Explained(actor, with_node):
+                self._explained(actor, with_node)
             case _:
                 pass
 
@@ -150,13 +154,14 @@ class MainPass:
                 self._fleet.call(actor, "flush")
             elif not self._told_to_stop:
                 self._let_go(actor, at_once=actor in draining)
-        if not self._dispatcher.waiting and self._ready:
+        if not self._dispatcher.waiting and self._ready and not self._unexplained:
             self._fleet.release_pending()  # nothing is left for workers that are not up yet
 
     def _let_go(self, actor: str, *, at_once: bool) -> None:
         """End a worker that has nothing to do, so that its node can leave; `workers.min` stay for the reduce."""
         idle = time.monotonic() - self._idle_since.setdefault(actor, time.monotonic())
-        if not at_once and (idle < IDLE_SECONDS or len(self._fleet.up) <= self._least_workers):
+        needed = self._unexplained or len(self._fleet.up) <= self._least_workers
+        if not at_once and (idle < IDLE_SECONDS or needed):
             return
         log.info("worker %s is let go: %s", actor, "its node drains" if at_once else "nothing is left for it")
         self._fleet.release(actor)
@@ -205,7 +210,8 @@ class MainPass:
         self._refused += 1
         log.warning("worker %s is not admitted: %s", actor, error)
         self._fleet.release(actor)
-        self._lost(actor, str(error), replace=self._refused <= REFUSALS)
+        self._fence(actor, str(error), replace=self._refused <= REFUSALS)
+        self._give_back(actor, str(error))
         if not self._fleet.members:
             raise JobError(f"no worker could be admitted; the last one: {error}")
 
@@ -214,26 +220,38 @@ class MainPass:
         log.warning("worker %s is ended: %s", actor, reason)
         if actor in self._fleet.up:
             self._fleet.release(actor)
-        self._lost(actor, reason, blame=blame)
+        self._fence(actor, reason)
+        self._give_back(actor, reason, blame=blame)
 
-    def _lost(self, actor: str, reason: str, *, replace: bool = True, blame: bool = True) -> None:
+    def _fence(self, actor: str, reason: str, *, replace: bool = True) -> None:
+        """Nothing more is asked of a worker, and another one takes its place."""
         self.last_faults = [*self.last_faults, f"worker {actor}: {reason}"][-10:]
+        self._busy.discard(actor)
+        self._ready.discard(actor)
+        if replace and not self._told_to_stop:
+            self._fleet.replace()
+
+    def _explained(self, actor: str, with_node: bool) -> None:
+        """The units of a lost worker wait again. Its death speaks against the unit in hand only if its node lives."""
+        reason = self._unexplained.pop(actor, None)
+        if reason is None:
+            return
+        if with_node:
+            log.warning("worker %s went with its node; no unit is blamed", actor)
+            self._dispatcher.actor_lost(actor, reason, blame=False)
+        else:
+            self._give_back(actor, reason)
+
+    def _give_back(self, actor: str, reason: str, *, blame: bool = True) -> None:
+        """Lend a worker's unaccepted units anew; the end of too many workers in a row is the end of the run."""
         self._losses_in_a_row += 1
         if self._losses_in_a_row > MOST_LOSSES:
             raise PcaceError(
                 f"{MOST_LOSSES} workers in a row were lost and no unit was finished; the last one: {reason}"
             )
-        self._busy.discard(actor)
-        if actor in self._ready:
-            self._ready.discard(actor)
-            self._dispatcher.actor_lost(actor, reason, blame=blame)
-            self._record_set_aside()
-        if replace and not self._told_to_stop:
-            self._fleet.replace()
-
-    def _record_set_aside(self) -> None:
-        for unit, reason in self._dispatcher.take_set_aside():
-            self._ledger.append("set_aside", {"units": [unit], "reason": reason})
+        self._dispatcher.actor_lost(actor, reason, blame=blame)
+        for unit, why in self._dispatcher.take_set_aside():
+            self._ledger.append("set_aside", {"units": [unit], "reason": why})
 
     def _stop(self) -> None:
         """Once: no more units, give up those in hand; the loop then flushes every worker that holds something."""

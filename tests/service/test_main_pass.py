@@ -13,7 +13,7 @@ from pcace_dist.errors import PcaceError, Stopped
 from pcace_dist.service.admission import Admission
 from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.engine import UnitReport
-from pcace_dist.service.fleet import Event, Failed, Finished, Fleet
+from pcace_dist.service.fleet import Event, Explained, Failed, Finished, Fleet, Lost
 from pcace_dist.service.ledger import FileRef, Ledger, Receipt, UnitCount
 from pcace_dist.service.main_pass import FrozenPlan, MainPass
 from pcace_dist.service.worker import WorkResult
@@ -25,13 +25,19 @@ PLAN = Plan((), (), 1, 9, 4, "pixel", 0, {})
 class ScriptedFleet:
     """Workers that answer at once; a unit in hand is given up once they are told to stop."""
 
-    def __init__(self, actors: list[str], *, failing: bool = False) -> None:
+    def __init__(
+        self, actors: list[str], *, failing: bool = False, lethal: str = "", with_node: int = 0, silent: bool = False
+    ) -> None:
         self.up = list(actors)
         self.calls: list[tuple[str, str]] = []
         self._events: deque[Event] = deque()
         self._held: dict[str, list[str]] = {actor: [] for actor in actors}
         self._stopped = False
         self._failing = failing
+        self._lethal = lethal  # a unit whose worker ends
+        self._with_node = with_node  # so many of the workers that end go with their nodes
+        self._silent = silent  # what became of them is never known
+        self.deaths = 0
         self._flushes = 0
 
     @property
@@ -44,6 +50,12 @@ class ScriptedFleet:
             self._events.append(Finished(actor, "begin", Admission({}, 0.0)))
         elif method == "work" and self._failing:
             self._events.append(Failed(actor, "work", RuntimeError("a bug")))
+        elif method == "work" and args[0].id == self._lethal:
+            self.up.remove(actor)
+            self.deaths += 1
+            self._events.append(Lost(actor, "killed"))
+            if not self._silent:
+                self._events.append(Explained(actor, self.deaths <= self._with_node))
         elif method == "work":
             unit = args[0].id
             if self._stopped:
@@ -134,3 +146,36 @@ def test_workers_that_all_fail_end_the_run_with_the_reason() -> None:
     fleet, ledger = ScriptedFleet(["a", "b"], failing=True), ListLedger()
     with pytest.raises(PcaceError, match="no unit was finished; the last one: work failed: RuntimeError"):
         main_pass(fleet, ledger, 50, stop_after=999).run()
+
+
+def set_aside(ledger: ListLedger) -> list[str]:
+    return [body["units"][0] for kind, body in ledger.records if kind == "set_aside"]
+
+
+def test_a_unit_that_kills_is_tried_last_and_set_aside_the_third_time() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"], lethal="u2"), ListLedger()
+    main_pass(fleet, ledger, 7, stop_after=99).run()
+    assert ledger.accepted() == {f"u{i}" for i in range(7)} - {"u2"}
+    assert set_aside(ledger) == ["u2"]
+    assert fleet.deaths == 3
+    assert [body for kind, body in ledger.records][-1]["units"] == ["u2"]  # nothing waited for it
+
+
+def test_workers_that_go_with_their_nodes_blame_no_unit() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"], lethal="u2", with_node=9), ListLedger()
+    main_pass(fleet, ledger, 7, stop_after=99).run()
+    assert fleet.deaths == 9 + 3
+    assert set_aside(ledger) == ["u2"]
+
+
+def test_any_number_of_nodes_may_go_in_a_row() -> None:
+    fleet, ledger = ScriptedFleet(["a"], lethal="u0", with_node=40), ListLedger()
+    main_pass(fleet, ledger, 1, stop_after=99).run()
+    assert fleet.deaths == 40 + 3
+
+
+def test_the_units_of_a_lost_worker_wait_until_it_is_known_whether_its_node_went_too() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"], lethal="u0", silent=True), ListLedger()
+    with pytest.raises(Stopped):
+        main_pass(fleet, ledger, 3, stop_after=3).run()
+    assert ledger.accepted() == {"u1", "u2"}
