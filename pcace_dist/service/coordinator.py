@@ -71,7 +71,8 @@ class Coordinator:
                 try:
                     return self._publish(frozen.plan, self._reduce(fleet, frozen.plan))
                 except CorruptAttempt as corrupt:
-                    log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason)
+                    what = {"attempt": corrupt.attempt}
+                    log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason, extra=what)
                     self._ledger.append("retract", {"attempts": [corrupt.attempt], "reason": corrupt.reason})
 
     # -- plan and manifest

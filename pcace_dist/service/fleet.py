@@ -232,7 +232,7 @@ class Fleet:
 
     def _lose(self, actor: str, error: Exception) -> Lost:
         reason = f"{type(error).__name__}: {_cause(error)}"
-        log.warning("worker %s is lost: %s", actor, reason)
+        log.warning("worker %s is lost: %s", actor, reason, extra={"actor": actor})
         info = self._members[actor].info
         if info is None:
             self._failed_starts += 1

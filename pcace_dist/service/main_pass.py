@@ -110,7 +110,8 @@ class MainPass:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Joined(actor):
+            case Joined(actor, info):
+                log.info("worker %s is up on %s (process %d)", actor, info.host, info.pid, extra={"actor": actor})
                 self._begin(actor)
             case Finished(actor, "begin", admission):
                 self.admissions[actor] = admission
@@ -163,7 +164,8 @@ class MainPass:
         needed = self._unexplained or len(self._fleet.up) <= self._least_workers
         if not at_once and (idle < IDLE_SECONDS or needed):
             return
-        log.info("worker %s is let go: %s", actor, "its node drains" if at_once else "nothing is left for it")
+        why = "its node drains" if at_once else "nothing is left for it"
+        log.info("worker %s is let go: %s", actor, why, extra={"actor": actor})
         self._fleet.release(actor)
         self._ready.discard(actor)
         self._dispatcher.actor_lost(actor, "let go", blame=False)
@@ -192,6 +194,8 @@ class MainPass:
         verdict = self._dispatcher.receipt(actor, receipt)
         if isinstance(verdict, Accepted):
             self._ledger.append("accept", {"receipts": [receipt.to_json()]})
+            fields = {"actor": actor, "attempt": receipt.attempt}
+            log.info("attempt %s is recorded: %d units", receipt.attempt, len(receipt.units), extra=fields)
         else:
             self._drop(actor, f"its receipt {receipt.attempt} is rejected: {verdict.reason}")
 
@@ -208,7 +212,7 @@ class MainPass:
     def _refuse(self, actor: str, error: NotAdmitted) -> None:
         """A worker that is not admitted is let go; others are tried in its place, but not for ever."""
         self._refused += 1
-        log.warning("worker %s is not admitted: %s", actor, error)
+        log.warning("worker %s is not admitted: %s", actor, error, extra={"actor": actor})
         self._fleet.release(actor)
         self._fence(actor, str(error), replace=self._refused <= REFUSALS)
         self._give_back(actor, str(error))
@@ -217,7 +221,7 @@ class MainPass:
 
     def _drop(self, actor: str, reason: str, *, blame: bool = True) -> None:
         """End a worker that lives but cannot be trusted."""
-        log.warning("worker %s is ended: %s", actor, reason)
+        log.warning("worker %s is ended: %s", actor, reason, extra={"actor": actor})
         if actor in self._fleet.up:
             self._fleet.release(actor)
         self._fence(actor, reason)
@@ -237,7 +241,7 @@ class MainPass:
         if reason is None:
             return
         if with_node:
-            log.warning("worker %s went with its node; no unit is blamed", actor)
+            log.warning("worker %s went with its node; no unit is blamed", actor, extra={"actor": actor})
             self._dispatcher.actor_lost(actor, reason, blame=False)
         else:
             self._give_back(actor, reason)
@@ -251,6 +255,7 @@ class MainPass:
             )
         self._dispatcher.actor_lost(actor, reason, blame=blame)
         for unit, why in self._dispatcher.take_set_aside():
+            log.warning("unit %s is set aside: %s", unit, why, extra={"unit": unit})
             self._ledger.append("set_aside", {"units": [unit], "reason": why})
 
     def _stop(self) -> None:
@@ -289,7 +294,7 @@ def farm(
                 case Failed(_, _, error) if isinstance(error, UserError):
                     raise error
                 case Lost(actor, reason):
-                    log.warning("worker %s was lost in %s: %s", actor, method, reason)
+                    log.warning("worker %s was lost in %s: %s", actor, method, reason, extra={"actor": actor})
                     if actor in working:
                         waiting.append(working.pop(actor))
                     fleet.replace()

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from pcace_dist import logs
 from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
 from pcace_dist.service.account import Account
@@ -37,6 +38,7 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
     with `take_over` it is taken from it.
     """
     store = open_store(job.output, storage_of(job))
+    logs.set_run(store.url)
     ledger = Ledger(store)
     state = ledger.load()
     recorded = _recorded_job(store)

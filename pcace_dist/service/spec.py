@@ -11,6 +11,7 @@ import pyarrow as pa
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec
 from pcace_dist.datasets.storage import Storage
+from pcace_dist.logs import LogSettings
 from pcace_dist.models.targets import TargetSpec
 
 
@@ -34,7 +35,8 @@ class WorkSpec:
     `layers` are resolved names in model order; `batch` is None where the pilot is to choose it; `python_path` is put in
     front of sys.path so that `module:function` factories import on every node; `flush_seconds` is the longest time
     between two flushes of the accumulator; `memory` bytes are what it may hold (None: a share of what is free); `kept`
-    are the columns that are kept beside the codes, None where no codes are kept.
+    are the columns that are kept beside the codes, None where no codes are kept; `log` is how the worker's process
+    writes its log lines.
     """
 
     dataset: DatasetSpec
@@ -59,3 +61,4 @@ class WorkSpec:
     memory: int | None = None
     kept: pa.Schema | None = None
     python_path: tuple[str, ...] = field(default=())
+    log: LogSettings = field(default=LogSettings())

@@ -57,10 +57,13 @@ class Worker:
 
     def ready(self, spec: WorkSpec) -> WorkerInfo:
         """Load the model. Raises ModelError as the job's mistake."""
+        from pcace_dist import logs
         from pcace_dist.service.engine import Engine
         from pcace_dist.service.store import open_store
 
-        self._engine = Engine(spec, self._actor, open_store(spec.output, spec.storage))
+        store = open_store(spec.output, spec.storage)
+        logs.configure(spec.log, run=store.url, actor=self._actor)
+        self._engine = Engine(spec, self._actor, store)
         context = ray.get_runtime_context()
         return WorkerInfo(
             self._actor, socket.gethostname(), context.get_node_id(), os.getpid(), spec.device, self._engine.weights
