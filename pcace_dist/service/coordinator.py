@@ -27,7 +27,7 @@ from pcace_dist.service.main_pass import TICK, FrozenPlan, MainPass, farm
 from pcace_dist.service.memory import check_fits
 from pcace_dist.service.pilot import Facts
 from pcace_dist.service.prepare import Preparation
-from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings
+from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings, publish_summary
 from pcace_dist.service.reduce import BlockScores, rankings_table
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import Plan
@@ -200,10 +200,11 @@ class Coordinator:
             if self._preparation.spec.kept is not None:
                 publish_index(self._store, self._codes_index(plan))
         code = 4 if bad > self._preparation.job.max_bad_rows * (images + bad) else 0
-        self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code]})
+        summary = self._account.summary(OUTCOMES[code], code)
+        self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code], "summary": summary})
+        publish_summary(self._store, summary)
         self._clean_up()
         self._account.report(0)
-        self._account.write(OUTCOMES[code], code)
         return code
 
     def _codes_index(self, plan: Plan) -> CodesIndex:

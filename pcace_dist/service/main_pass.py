@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import JobError, PcaceError, Stopped, StoreUnavailable, UserError
@@ -18,6 +19,7 @@ from pcace_dist.service.admission import Admission, NotAdmitted
 from pcace_dist.service.dispatch import Accepted, Dispatcher
 from pcace_dist.service.fleet import Event, Explained, Failed, Finished, Fleet, Joined, Lost
 from pcace_dist.service.ledger import Ledger, Receipt
+from pcace_dist.service.pilot import Facts
 from pcace_dist.service.worker import WorkResult
 from pcace_dist.statistics.plan import Plan
 
@@ -193,11 +195,18 @@ class MainPass:
     def _receipt(self, actor: str, receipt: Receipt) -> None:
         verdict = self._dispatcher.receipt(actor, receipt)
         if isinstance(verdict, Accepted):
-            self._ledger.append("accept", {"receipts": [receipt.to_json()]})
+            self._ledger.append("accept", {"receipts": [receipt.to_json()], **self._foreign(actor)})
             fields = {"actor": actor, "attempt": receipt.attempt}
             log.info("attempt %s is recorded: %d units", receipt.attempt, len(receipt.units), extra=fields)
         else:
             self._drop(actor, f"its receipt {receipt.attempt} is rejected: {verdict.reason}")
+
+    def _foreign(self, actor: str) -> dict[str, list[dict[str, Any]]]:
+        """What the ledger must know of a worker of another numeric class: a later driver's summary names it too."""
+        admission = self.admissions[actor]
+        if not admission.differing and admission.numeric_class == Facts.of(self._plan.plan).numeric_class:
+            return {}
+        return {"foreign": [{"class": admission.numeric_class, "differing": admission.differing}]}
 
     def _failed(self, actor: str, method: str, error: BaseException) -> None:
         """An exception in a worker's code: the job's mistake, or a worker that must be replaced."""

@@ -16,10 +16,12 @@ from pcace_dist.service.engine import UnitReport
 from pcace_dist.service.fleet import Event, Explained, Failed, Finished, Fleet, Lost
 from pcace_dist.service.ledger import FileRef, Ledger, Receipt, UnitCount
 from pcace_dist.service.main_pass import FrozenPlan, MainPass
+from pcace_dist.service.pilot import Facts
 from pcace_dist.service.worker import WorkResult
 from pcace_dist.statistics.plan import Plan
 
-PLAN = Plan((), (), 1, 9, 4, "pixel", 0, {})
+FACTS = Facts(32, "float32", (8, 8), 2, "w", {"device": "cpu"}, {})
+PLAN = Plan((), (), 1, 9, 4, "pixel", 0, FACTS.to_json())
 
 
 class ScriptedFleet:
@@ -38,6 +40,7 @@ class ScriptedFleet:
         self._with_node = with_node  # so many of the workers that end go with their nodes
         self._silent = silent  # what became of them is never known
         self.deaths = 0
+        self.admissions: dict[str, Admission] = {}
         self._flushes = 0
 
     @property
@@ -47,7 +50,9 @@ class ScriptedFleet:
     def call(self, actor: str, method: str, *args: Any) -> None:
         self.calls.append((actor, method))
         if method == "begin":
-            self._events.append(Finished(actor, "begin", Admission({}, 0.0)))
+            self._events.append(
+                Finished(actor, "begin", self.admissions.get(actor, Admission(FACTS.numeric_class, 0.0)))
+            )
         elif method == "work" and self._failing:
             self._events.append(Failed(actor, "work", RuntimeError("a bug")))
         elif method == "work" and args[0].id == self._lethal:
@@ -179,3 +184,11 @@ def test_the_units_of_a_lost_worker_wait_until_it_is_known_whether_its_node_went
     with pytest.raises(Stopped):
         main_pass(fleet, ledger, 3, stop_after=3).run()
     assert ledger.accepted() == {"u1", "u2"}
+
+
+def test_the_ledger_is_told_of_workers_of_another_class() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"]), ListLedger()
+    fleet.admissions["b"] = Admission({"device": "tpu"}, 0.25)
+    main_pass(fleet, ledger, 7, stop_after=99).run()
+    foreign = {body["receipts"][0]["actor"]: body.get("foreign") for kind, body in ledger.records if kind == "accept"}
+    assert foreign == {"a": None, "b": [{"class": {"device": "tpu"}, "differing": 0.25}]}
