@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from pcace_dist import __version__
-from pcace_dist.errors import PcaceError
+from pcace_dist import __version__, logs
+from pcace_dist.errors import JobError, PcaceError
 
 if TYPE_CHECKING:
     from pcace_dist.job import Job
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with one-line errors: exit 2, no usage dump."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        logs.say(f"{message}; see {self.prog} --help", prefix=f"{self.prog}: ", level=logging.ERROR, exit_code=2)
         raise SystemExit(2)
 
 
@@ -43,20 +43,22 @@ def entry() -> NoReturn:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command line (without the program's name); the exit code."""
+    try:
+        logs.configure(logs.LogSettings.from_environment())
+    except JobError as error:
+        print(f"pcace: {error}", file=sys.stderr)
+        return error.exit_code
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=os.environ.get("PCACE_LOG", "WARNING").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # so that `module:function` factories beside the job import
     try:
         code = int(arguments.run(arguments))
     except PcaceError as error:
-        print(f"pcace {arguments.verb}: {error}", file=sys.stderr)
         code = error.exit_code
+        logs.say(str(error), prefix=f"pcace {arguments.verb}: ", level=logging.ERROR, exit_code=code)
     except KeyboardInterrupt:
-        print(f"pcace {arguments.verb}: interrupted", file=sys.stderr)
         code = 5
+        logs.say("interrupted", prefix=f"pcace {arguments.verb}: ", level=logging.ERROR, exit_code=code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -267,5 +269,5 @@ def _pack(arguments: argparse.Namespace) -> int:
     shards = "1 shard" if len(report.shards) == 1 else f"{len(report.shards):,} shards"
     print(f"{report.rows:,} images in {shards}: {arguments.dest}")
     for bad in report.bad:
-        print(f"left out {bad}", file=sys.stderr)
+        logs.say(f"left out {bad}", level=logging.WARNING)
     return 0

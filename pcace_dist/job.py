@@ -210,24 +210,26 @@ class Job(Section):
                 raise ValueError(f"{target} is not one of {{logit: label}}, {{output: 0}}, {{column: NAME}}")
         return value
 
+    def dependent(self) -> dict[str, Any]:
+        """The keys that the result depends on, as plain values. Jobs that differ in the others alone (workers, storage,
+        max_bad_rows, output, compute.exact, statistics.memory) are one job: the same command goes on with the run."""
+        free: dict[str, Any] = {
+            "workers": True,
+            "storage": True,
+            "max_bad_rows": True,
+            "output": True,
+            "compute": {"exact"},
+            "statistics": {"memory"},
+        }
+        return self.model_dump(mode="json", exclude=free)
+
     def fingerprint(self, *, layers: Sequence[str], weights_digest: str) -> str:
-        """Digest of all that the result depends on; not workers, storage, max_bad_rows or output.
+        """Digest of all that the result depends on (`dependent`).
 
         `layers` are the resolved layer names, `weights_digest` the digest of the loaded weights.
         """
-        covered = self.model_dump(
-            mode="json",
-            exclude={
-                "workers": True,
-                "storage": True,
-                "max_bad_rows": True,
-                "output": True,
-                "layers": True,
-                "model": {"weights"},
-                "compute": {"exact"},
-                "statistics": {"memory"},
-            },
-        )
+        covered = self.dependent()
+        del covered["model"]["weights"]
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pcace_dist import logs
+
 WIDE = 160  # columns of a table that goes into a file or a pipe
 
 
@@ -73,7 +75,7 @@ class PackProgress:
     """A bar of images packed in a terminal, a line every ten seconds in a log."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and not logs.is_json()
         self._progress = Progress(
             TextColumn("packing"),
             BarColumn(bar_width=30),
@@ -104,6 +106,4 @@ class PackProgress:
             self._progress.update(self._task, completed=done, total=total)
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + 10
-            print(
-                f"pcace pack: {done:,}" + (f" of {total:,}" if total else "") + " images", file=sys.stderr, flush=True
-            )
+            logs.say(f"{done:,}" + (f" of {total:,}" if total else "") + " images", prefix="pcace pack: ", images=done)

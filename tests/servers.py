@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 
 def free_port() -> int:
@@ -49,8 +50,19 @@ def moto_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def s3_environment(endpoint: str | None = None) -> dict[str, str]:
+@contextlib.contextmanager
+def rclone_server(folder: Path, key: str, secret: str) -> Iterator[str]:
+    """rclone's S3 front on a folder, whose sub-folders are buckets; its endpoint. It checks signatures, and ignores
+    conditional puts."""
+    port = free_port()
+    rclone = Path(sys.executable).with_name("rclone")
+    address = ["--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}"]
+    with serving([str(rclone), "serve", "s3", *address, "--config", os.devnull, str(folder)], port):
+        yield f"http://127.0.0.1:{port}"
+
+
+def s3_environment(endpoint: str | None = None, key: str = "test", secret: str = "test") -> dict[str, str]:
     """This process's environment with test credentials, and the endpoint where it is to come from there."""
     held = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    held |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    held |= {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_DEFAULT_REGION": "us-east-1"}
     return held if endpoint is None else held | {"AWS_ENDPOINT_URL": endpoint}

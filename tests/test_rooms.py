@@ -18,7 +18,7 @@ ALLOWED = {
     "statistics": {"statistics", "errors"},
     "models": {"models", "statistics", "errors"},
     "datasets": {"datasets", "statistics", "errors"},
-    "service": {"service", "datasets", "models", "statistics", "errors", "job"},
+    "service": {"service", "datasets", "models", "statistics", "errors", "job", "logs"},
     "analysis": {"analysis", "run", "datasets", "models", "statistics", "errors", "job"},
     "report": {"report", "analysis", "run", "datasets", "models", "statistics", "errors", "job"},
 }

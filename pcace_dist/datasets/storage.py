@@ -30,6 +30,7 @@ REQUEST_SECONDS = 60
 ATTEMPTS = 5
 CONNECTIONS = 32
 NOT_FOUND = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+CHECK = "check the AWS credentials"
 DENIED = {"401", "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
@@ -277,6 +278,10 @@ def _restate(error: OSError, url: str) -> OSError:
     text = error.strerror if error.errno is not None and error.strerror else str(error)
     if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" in text or "HTTP status 404" in text:
         kind, text = FileNotFoundError, "no such file"
+    elif any(
+        word in text for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "status 403")
+    ):
+        kind, text = PermissionError, f"access denied; {CHECK}"
     message = f"{url}: {first_line(text)}"
     if error.errno is None:
         return kind(message)
@@ -292,7 +297,7 @@ def _restate_boto(error: BaseException, url: str) -> OSError:
     if {code, status} & NOT_FOUND:
         return FileNotFoundError(f"{url}: no such {'bucket' if code == 'NoSuchBucket' else 'file'}")
     if {code, status} & DENIED:
-        return PermissionError(f"{url}: access denied ({code or status})")
+        return PermissionError(f"{url}: access denied ({code or status}); {CHECK}")
     if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         return PermissionError(f"{url}: no AWS credentials found; set them in the environment or a profile")
     return OSError(f"{url}: {first_line(str(error))}")

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist.datasets.units import Unit
+from pcace_dist.service.admission import Admission
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.main_pass import MainPass
 from pcace_dist.service.progress import Display, Tally
-from pcace_dist.service.publish import publish_summary
+from pcace_dist.service.publish import publish_summary, summary_of
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import Plan
 
@@ -141,6 +142,10 @@ class Account:
 
     def write(self, outcome: str, exit_code: int | None, **more: Any) -> None:
         """Write summary.json."""
+        publish_summary(self._store, self.summary(outcome, exit_code, **more))
+
+    def summary(self, outcome: str, exit_code: int | None, **more: Any) -> dict[str, Any]:
+        """What summary.json says now."""
         state = self._ledger.state
         images = self.images
         main_pass = self.seconds["main_pass"] or time.monotonic() - self._pass_started
@@ -178,18 +183,21 @@ class Account:
                     layer.name: round(float(layer.explained.sum(1).mean()), 4) for layer in self._plan.layers
                 },
             }
-        publish_summary(self._store, facts)
+        return summary_of(facts)
 
     def _numeric_classes(self, plans: dict[str, str | int]) -> list[dict[str, str | int]]:
         """The plan's class first, then those of other workers that were admitted (`exact: off`)."""
-        admitted = [] if self._main_pass is None else [a.numeric_class for a in self._main_pass.admissions.values()]
         classes = [plans]
-        for one in admitted:
-            if one not in classes:
-                classes.append(one)
+        for admission in self._admitted():
+            if admission.numeric_class not in classes:
+                classes.append(admission.numeric_class)
         return classes
 
     def _differing(self) -> float:
         """Largest share of the check rows' codes that an admitted worker computed differently from the pilot."""
-        admitted = [] if self._main_pass is None else self._main_pass.admissions.values()
-        return max((admission.differing for admission in admitted), default=0.0)
+        return max((admission.differing for admission in self._admitted()), default=0.0)
+
+    def _admitted(self) -> list[Admission]:
+        """Workers of other classes that the ledger knows of, of earlier drivers too, and the workers of this one."""
+        recorded = [Admission(dict(one["class"]), float(one["differing"])) for one in self._ledger.state.foreign]
+        return recorded if self._main_pass is None else [*recorded, *self._main_pass.admissions.values()]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ray
 
-from pcace_dist.service.worker import WorkerBody
+from pcace_dist import logs
+from pcace_dist.service.spec import CodesSpec, WorkSpec
+from pcace_dist.service.worker import WorkerBody, WorkerInfo
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
@@ -18,6 +20,10 @@ class Worker(WorkerBody):
     @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     def stop(self) -> None:
         super().stop()
+
+    def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
+        logs.configure(spec.log, run=spec.output, actor=self._actor)
+        return super().ready(spec)
 
     def _node(self) -> str:
         return str(ray.get_runtime_context().get_node_id())

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 
+from pcace_dist import logs
 from pcace_dist.errors import PcaceError
 
 LOCAL_OBJECT_STORE = 256 << 20  # bytes; large state never crosses the object store
@@ -29,7 +30,8 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.WARNING)
+            # workers' lines would come with a prefix: as JSON they stay in Ray's logs on their nodes
+            ray.init(logging_level=logging.WARNING, log_to_driver=not logs.is_json())
         else:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(
@@ -42,6 +44,7 @@ def ray_session() -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = os.environ.get("RAY_ADDRESS", "local")
         raise PcaceError(f"Ray ({where}) cannot be reached or started: {str(error).strip().splitlines()[0]}") from error
+    logs.adopt("ray")
     try:
         yield
     finally:

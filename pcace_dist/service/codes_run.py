@@ -19,6 +19,7 @@ from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import Piece, Unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
+from pcace_dist.logs import LogSettings
 from pcace_dist.service.account import Account
 from pcace_dist.service.attempt import (
     Block,
@@ -97,6 +98,7 @@ def prepare_from_codes(job: Job) -> CodesPreparation | None:
         knots_from=statistics.knots_from,
         threads=max(1, int(job.workers.cpus)),
         memory=statistics.memory,
+        log=LogSettings.from_environment(),
     )
     digest = f"codes:{kept.index.fingerprint}:{kept.index.plan}"
     return CodesPreparation(job, spec, kept, question, job.fingerprint(layers=question.layers, weights_digest=digest))

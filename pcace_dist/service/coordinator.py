@@ -28,7 +28,7 @@ from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.main_pass import farm
-from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings
+from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings, publish_summary
 from pcace_dist.service.reduce import BlockScores, rankings_table
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import Plan
@@ -84,7 +84,8 @@ class Coordinator(ABC):
                 try:
                     return self._publish(frozen.plan, self._reduce(crew, frozen.plan))
                 except CorruptAttempt as corrupt:
-                    log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason)
+                    what = {"attempt": corrupt.attempt}
+                    log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason, extra=what)
                     self._ledger.append("retract", {"attempts": [corrupt.attempt], "reason": corrupt.reason})
 
     # -- where kinds of runs differ
@@ -138,10 +139,11 @@ class Coordinator(ABC):
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
             self._publish_more(plan)
         code = 4 if bad > self._job.max_bad_rows * (images + bad) else 0
-        self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code]})
+        summary = self._account.summary(OUTCOMES[code], code)
+        self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code], "summary": summary})
+        publish_summary(self._store, summary)
         self._clean_up()
         self._account.report(0)
-        self._account.write(OUTCOMES[code], code)
         return code
 
     def _clean_up(self) -> None:

@@ -6,6 +6,7 @@ when it is finished; rows that fail are written down and never end a run (docs/p
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -40,6 +41,8 @@ from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.samples import SampleRows, row_key
 from pcace_dist.statistics.segment import Segment, row_bytes
+
+log = logging.getLogger(__name__)
 
 FLUSH_SHARE = 0.05  # flush once the attempt is at most this share of the bytes read since the last flush,
 FLUSH_PAUSE = 60.0  # but not more often than this, in seconds: many small attempts cost the reduce
@@ -169,6 +172,7 @@ class Engine:
         self._bytes_read += stream.bytes_read
         self._largest_unit = max(self._largest_unit, used * row_bytes(self.plan))
         last = rows.bad[-1] if rows.bad else None
+        log.info("unit %s: %d rows of %d count", unit.id, used, unit.rows, extra={"unit": unit.id, "rows": used})
         fault = None if last is None else f"{last.file} row {last.row}: {last.reason}"
         return UnitReport(unit.id, count, self.images_seen - before, dict(seconds), stream.bytes_read, fault)
 
@@ -287,6 +291,7 @@ class Engine:
             units=dict(self._counts),
             files=files,
         )
+        log.info("attempt %s is written: %d units", attempt, len(receipt.units), extra={"attempt": attempt})
         self._reset()
         return receipt
 

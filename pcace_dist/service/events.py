@@ -40,13 +40,21 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """A worker is gone or unreachable; whatever it says later must not count."""
+    """A worker is gone or unreachable; whatever it says later must not count. If it was up, `Explained` follows."""
 
     actor: str
     reason: str
 
 
-Event = Joined | Finished | Failed | Lost
+@dataclass(frozen=True)
+class Explained:
+    """What became of a lost worker: it went with its node (lost, drained, preempted), or died while that lives on."""
+
+    actor: str
+    with_node: bool
+
+
+Event = Joined | Finished | Failed | Lost | Explained
 
 
 @dataclass(frozen=True)

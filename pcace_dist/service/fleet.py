@@ -20,13 +20,14 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from pcace_dist.errors import PcaceError
 from pcace_dist.service.actor import Worker
 from pcace_dist.service.cluster import describe_resources
-from pcace_dist.service.events import Event, Failed, Finished, Joined, Lost, WorkerShape
+from pcace_dist.service.events import Event, Explained, Failed, Finished, Joined, Lost, WorkerShape
 from pcace_dist.service.spec import CodesSpec, WorkSpec
 from pcace_dist.service.worker import WorkerInfo
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+DOUBT_SECONDS = 20.0  # to wait for the news that a lost worker's node went too; Ray's health checks take 15 s
 FAILED_STARTS = 3  # workers in a row that die before they are up, with none up: the job cannot run here
 
 
@@ -36,6 +37,14 @@ class _Member:
     info: WorkerInfo | None = None
     images_seen: int = 0
     polled_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Doubt:
+    """A lost worker whose node may have gone too; after `until` it is taken to live."""
+
+    node: str
+    until: float
 
 
 class Fleet:
@@ -51,6 +60,8 @@ class Fleet:
         self._calls: dict[Any, tuple[str, str]] = {}
         self._looked_at = 0.0
         self._leaving: set[str] = set()
+        self._doubts: dict[str, _Doubt] = {}
+        self._asked_at = 0.0
 
     def __enter__(self) -> Fleet:
         for _ in range(self._shape.maximum):
@@ -126,6 +137,7 @@ class Fleet:
     def events(self, timeout: float) -> Iterator[Event]:
         """What has happened, waiting up to `timeout` seconds for the first event."""
         self._poll()
+        yield from self._explain()
         refs = list(self._calls)
         if not refs:
             time.sleep(timeout)
@@ -159,14 +171,35 @@ class Fleet:
                 yield Finished(actor, method, value)
 
     def _lose(self, actor: str, error: Exception) -> Lost:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        log.warning("worker %s is lost: %s", actor, reason)
-        if self._members[actor].info is None:
+        reason = f"{type(error).__name__}: {_cause(error)}"
+        log.warning("worker %s is lost: %s", actor, reason, extra={"actor": actor})
+        info = self._members[actor].info
+        if info is None:
             self._failed_starts += 1
+        else:
+            self._doubts[actor] = _Doubt(info.node, time.monotonic() + DOUBT_SECONDS)
         self.release(actor)
         if self._failed_starts >= FAILED_STARTS and not self.up:
             raise PcaceError(f"{FAILED_STARTS} workers in a row ended before they were up; the last one: {reason}")
         return Lost(actor, reason)
+
+    def _explain(self) -> Iterator[Explained]:
+        """Lost workers of which it is known by now whether their nodes went too.
+
+        The driver's own node lives, or the driver would not. A worker that dies a moment before its node (the order in
+        which a machine is shut down) is told from one that dies alone only by waiting.
+        """
+        now = time.monotonic()
+        if not self._doubts or now - self._asked_at < POLL_SECONDS / 4:
+            return
+        self._asked_at = now
+        staying = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - set(state.get_draining_nodes())
+        here = ray.get_runtime_context().get_node_id()
+        for actor, doubt in list(self._doubts.items()):
+            with_node = doubt.node not in staying
+            if with_node or doubt.node == here or now >= doubt.until:
+                del self._doubts[actor]
+                yield Explained(actor, with_node)
 
     def _start(self) -> None:
         self._count += 1
@@ -184,3 +217,9 @@ class Fleet:
             if member.info is not None and actor not in waiting and now - member.polled_at >= POLL_SECONDS:
                 member.polled_at = now
                 self.call(actor, "images_seen")
+
+
+def _cause(error: Exception) -> str:
+    """The line of Ray's message that says why: not the first, which is the same for all, and no indented details."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip() and not line.startswith(("\t", " "))]
+    return (lines[1] if len(lines) > 1 else lines[0] if lines else "no reason given").strip()

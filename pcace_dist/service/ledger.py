@@ -5,10 +5,11 @@
 
     open       {holder}                    a driver takes the run; the epoch goes up by one
     manifest   {plan, weights, units, ..}  once: what the run is made of
-    accept     {receipts}                  attempts that count from here on
+    accept     {receipts, foreign}         attempts that count from here on; `foreign`, if any: {class, differing} of
+                                           workers of another numeric class than the plan's
     set_aside  {units, reason}             units that are given up
     retract    {attempts, reason}          accepted attempts that no longer count; their units are pending again
-    done       {..}                        every unit is accepted or set aside and the result is published
+    done       {exit_code, summary, ..}    every unit is accepted or set aside and the result is published
 
 `RunState` is a pure fold over the records and refuses illegal histories. `Ledger` adds a store: creating record n + 1
 is the fence, for only one driver can. Knows unit ids and opaque JSON, not what a unit is. No clock decides, no Ray.
@@ -164,6 +165,7 @@ class RunState:
     manifest: Json | None = None
     set_aside: Mapping[str, str] = field(default_factory=dict)  # unit: reason
     done: Json | None = None
+    foreign: tuple[Json, ...] = ()  # workers of other numeric classes, each once, in the ledger's order
     units: tuple[str, ...] = ()  # in the manifest's order
     _receipts: Mapping[str, Receipt] = field(default_factory=dict)  # accepted attempts in the ledger's order
     _attempt_of: Mapping[str, str] = field(default_factory=dict)  # accepted unit: its attempt
@@ -249,7 +251,9 @@ class RunState:
                     raise _illegal(record, f"unit {unit} of attempt {receipt.attempt} is accepted or set aside already")
                 attempt_of[unit] = receipt.attempt
             receipts[receipt.attempt] = receipt
-        return replace(self, _receipts=receipts, _attempt_of=attempt_of)
+        foreign = tuple(dict(one) for one in record.body.get("foreign", ()))
+        more = tuple(one for one in foreign if one not in self.foreign)
+        return replace(self, _receipts=receipts, _attempt_of=attempt_of, foreign=self.foreign + more)
 
     def _set_aside(self, record: Record) -> RunState:
         units, reason = [str(unit) for unit in record.body["units"]], str(record.body["reason"])

@@ -10,12 +10,14 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import JobError, PcaceError, Stopped, StoreUnavailable, UserError
 from pcace_dist.service.admission import Admission, NotAdmitted
 from pcace_dist.service.dispatch import Accepted, Dispatcher
-from pcace_dist.service.events import Crew, Event, Failed, Finished, Joined, Lost
+from pcace_dist.service.events import Crew, Event, Explained, Failed, Finished, Joined, Lost
+from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.worker import WorkResult
@@ -59,6 +61,7 @@ class MainPass:
         self._idle_since: dict[str, float] = {}
         self._busy: set[str] = set()
         self._ready: set[str] = set()
+        self._unexplained: dict[str, str] = {}  # lost workers and why; their units wait for the fleet's explanation
         self._rows_by: dict[str, int] = defaultdict(int)
         self.seconds: dict[str, float] = defaultdict(float)
         self.bytes_read = 0
@@ -99,7 +102,8 @@ class MainPass:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case Joined(actor):
+            case Joined(actor, info):
+                log.info("worker %s is up on %s (process %d)", actor, info.host, info.pid, extra={"actor": actor})
                 self._begin(actor)
             case Finished(actor, "begin", admission):
                 self.admissions[actor] = admission
@@ -112,7 +116,10 @@ class MainPass:
             case Failed(actor, method, error):
                 self._failed(actor, method, error)
             case Lost(actor, reason):
-                self._lost(actor, reason)
+                self._unexplained[actor] = reason
+                self._fence(actor, reason)
+            case Explained(actor, with_node):
+                self._explained(actor, with_node)
             case _:
                 pass
 
@@ -140,15 +147,17 @@ class MainPass:
                 self._fleet.call(actor, "flush")
             elif not self._told_to_stop:
                 self._let_go(actor, at_once=actor in draining)
-        if not self._dispatcher.waiting and self._ready:
+        if not self._dispatcher.waiting and self._ready and not self._unexplained:
             self._fleet.release_pending()  # nothing is left for workers that are not up yet
 
     def _let_go(self, actor: str, *, at_once: bool) -> None:
         """End a worker that has nothing to do, so that its node can leave; `workers.min` stay for the reduce."""
         idle = time.monotonic() - self._idle_since.setdefault(actor, time.monotonic())
-        if not at_once and (idle < IDLE_SECONDS or len(self._fleet.up) <= self._least_workers):
+        needed = self._unexplained or len(self._fleet.up) <= self._least_workers
+        if not at_once and (idle < IDLE_SECONDS or needed):
             return
-        log.info("worker %s is let go: %s", actor, "its node drains" if at_once else "nothing is left for it")
+        why = "its node drains" if at_once else "nothing is left for it"
+        log.info("worker %s is let go: %s", actor, why, extra={"actor": actor})
         self._fleet.release(actor)
         self._ready.discard(actor)
         self._dispatcher.actor_lost(actor, "let go", blame=False)
@@ -176,9 +185,18 @@ class MainPass:
     def _receipt(self, actor: str, receipt: Receipt) -> None:
         verdict = self._dispatcher.receipt(actor, receipt)
         if isinstance(verdict, Accepted):
-            self._ledger.append("accept", {"receipts": [receipt.to_json()]})
+            self._ledger.append("accept", {"receipts": [receipt.to_json()], **self._foreign(actor)})
+            fields = {"actor": actor, "attempt": receipt.attempt}
+            log.info("attempt %s is recorded: %d units", receipt.attempt, len(receipt.units), extra=fields)
         else:
             self._drop(actor, f"its receipt {receipt.attempt} is rejected: {verdict.reason}")
+
+    def _foreign(self, actor: str) -> dict[str, list[dict[str, Any]]]:
+        """What the ledger must know of a worker of another numeric class: a later driver's summary names it too."""
+        admission = self.admissions[actor]
+        if not admission.differing and admission.numeric_class == Facts.of(self._plan.plan).numeric_class:
+            return {}
+        return {"foreign": [{"class": admission.numeric_class, "differing": admission.differing}]}
 
     def _failed(self, actor: str, method: str, error: BaseException) -> None:
         """An exception in a worker's code: the job's mistake, or a worker that must be replaced."""
@@ -193,37 +211,51 @@ class MainPass:
     def _refuse(self, actor: str, error: NotAdmitted) -> None:
         """A worker that is not admitted is let go; others are tried in its place, but not for ever."""
         self._refused += 1
-        log.warning("worker %s is not admitted: %s", actor, error)
+        log.warning("worker %s is not admitted: %s", actor, error, extra={"actor": actor})
         self._fleet.release(actor)
-        self._lost(actor, str(error), replace=self._refused <= REFUSALS)
+        self._fence(actor, str(error), replace=self._refused <= REFUSALS)
+        self._give_back(actor, str(error))
         if not self._fleet.members:
             raise JobError(f"no worker could be admitted; the last one: {error}")
 
     def _drop(self, actor: str, reason: str, *, blame: bool = True) -> None:
         """End a worker that lives but cannot be trusted."""
-        log.warning("worker %s is ended: %s", actor, reason)
+        log.warning("worker %s is ended: %s", actor, reason, extra={"actor": actor})
         if actor in self._fleet.up:
             self._fleet.release(actor)
-        self._lost(actor, reason, blame=blame)
+        self._fence(actor, reason)
+        self._give_back(actor, reason, blame=blame)
 
-    def _lost(self, actor: str, reason: str, *, replace: bool = True, blame: bool = True) -> None:
+    def _fence(self, actor: str, reason: str, *, replace: bool = True) -> None:
+        """Nothing more is asked of a worker, and another one takes its place."""
         self.last_faults = [*self.last_faults, f"worker {actor}: {reason}"][-10:]
+        self._busy.discard(actor)
+        self._ready.discard(actor)
+        if replace and not self._told_to_stop:
+            self._fleet.replace()
+
+    def _explained(self, actor: str, with_node: bool) -> None:
+        """The units of a lost worker wait again. Its death speaks against the unit in hand only if its node lives."""
+        reason = self._unexplained.pop(actor, None)
+        if reason is None:
+            return
+        if with_node:
+            log.warning("worker %s went with its node; no unit is blamed", actor, extra={"actor": actor})
+            self._dispatcher.actor_lost(actor, reason, blame=False)
+        else:
+            self._give_back(actor, reason)
+
+    def _give_back(self, actor: str, reason: str, *, blame: bool = True) -> None:
+        """Lend a worker's unaccepted units anew; the end of too many workers in a row is the end of the run."""
         self._losses_in_a_row += 1
         if self._losses_in_a_row > MOST_LOSSES:
             raise PcaceError(
                 f"{MOST_LOSSES} workers in a row were lost and no unit was finished; the last one: {reason}"
             )
-        self._busy.discard(actor)
-        if actor in self._ready:
-            self._ready.discard(actor)
-            self._dispatcher.actor_lost(actor, reason, blame=blame)
-            self._record_set_aside()
-        if replace and not self._told_to_stop:
-            self._fleet.replace()
-
-    def _record_set_aside(self) -> None:
-        for unit, reason in self._dispatcher.take_set_aside():
-            self._ledger.append("set_aside", {"units": [unit], "reason": reason})
+        self._dispatcher.actor_lost(actor, reason, blame=blame)
+        for unit, why in self._dispatcher.take_set_aside():
+            log.warning("unit %s is set aside: %s", unit, why, extra={"unit": unit})
+            self._ledger.append("set_aside", {"units": [unit], "reason": why})
 
     def _stop(self) -> None:
         """Once: no more units, give up those in hand; the loop then flushes every worker that holds something."""
@@ -261,7 +293,7 @@ def farm(
                 case Failed(_, _, error) if isinstance(error, UserError):
                     raise error
                 case Lost(actor, reason):
-                    log.warning("worker %s was lost in %s: %s", actor, method, reason)
+                    log.warning("worker %s was lost in %s: %s", actor, method, reason, extra={"actor": actor})
                     if actor in working:
                         waiting.append(working.pop(actor))
                     fleet.replace()

@@ -15,6 +15,7 @@ from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
+from pcace_dist.logs import LogSettings
 from pcace_dist.models.layers import resolve_layers
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
@@ -120,6 +121,7 @@ def _work_spec(job: Job) -> WorkSpec:
         python_path=(os.getcwd(),),
         flush_seconds=_flush_seconds(),
         memory=statistics.memory,
+        log=LogSettings.from_environment(),
     )
 
 

@@ -6,10 +6,12 @@ import sys
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from pcace_dist import logs
 
 LINE_EVERY = 10.0  # seconds between two lines of a log
 
@@ -44,9 +46,9 @@ class Display(Protocol):
 
 
 def display_for(stream: TextIO | None = None) -> Display:
-    """A live bar when the stream is a terminal, else lines."""
+    """A live bar when the stream is a terminal and log lines are text, else lines."""
     stream = sys.stderr if stream is None else stream
-    return Bar(stream) if stream.isatty() else Lines(stream)
+    return Bar(stream) if stream.isatty() and not logs.is_json() else Lines(stream)
 
 
 def describe(tally: Tally) -> str:
@@ -97,7 +99,14 @@ class Lines:
             return
         self._stage = tally.stage
         self._next = float("inf") if finished else now + LINE_EVERY
-        print(f"pcace: {describe(tally)}", file=self._stream, flush=True)
+        facts: dict[str, Any] = {
+            "stage": tally.stage,
+            "images": tally.images,
+            "rows": tally.total,
+            "workers": tally.workers,
+        }
+        facts |= {"images_per_second": round(tally.rate, 3)} if tally.rate else {}
+        logs.say(describe(tally), prefix="pcace: ", stream=self._stream, **facts)
 
 
 class Bar:

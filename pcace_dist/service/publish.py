@@ -43,10 +43,22 @@ def publish_bad_rows(store: Store, receipts: Sequence[Receipt], set_aside: Itera
     )
 
 
-def publish_summary(store: Store, facts: Mapping[str, Any]) -> None:
-    """summary.json: written while the run works (outcome `running`) and last of all when it ends."""
+def summary_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of summary.json, as plain JSON without NaN."""
     content = {"format_version": FORMAT_VERSION, **facts, "versions": versions()}
-    store.put("summary.json", (json.dumps(content, indent=2, sort_keys=False) + "\n").encode())
+    plain: dict[str, Any] = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    return plain
+
+
+def publish_summary(store: Store, summary: Mapping[str, Any]) -> None:
+    """summary.json: written while the run works (outcome `running`) and last of all when it ends."""
+    store.put("summary.json", (json.dumps(summary, indent=2, sort_keys=False) + "\n").encode())
+
+
+def read_summary(store: Store) -> dict[str, Any]:
+    """summary.json as it is; empty if there is none."""
+    content: dict[str, Any] = json.loads(store.get("summary.json") or b"{}")
+    return content
 
 
 def versions() -> dict[str, str]:

@@ -12,8 +12,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pcace_dist import logs
 from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
 from pcace_dist.service.account import Account
@@ -25,6 +26,7 @@ from pcace_dist.service.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.service.ledger import Ledger, RunState
 from pcace_dist.service.places import storage_of
 from pcace_dist.service.progress import Display, display_for
+from pcace_dist.service.publish import publish_summary, read_summary
 from pcace_dist.service.store import Store, open_store, probe
 
 if TYPE_CHECKING:
@@ -42,17 +44,18 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
     with `take_over` it is taken from it.
     """
     store = open_store(job.output, storage_of(job))
+    logs.set_run(store.url)
     ledger = Ledger(store)
     state = ledger.load()
     recorded = _recorded_job(store)
     if state.done is not None and recorded is not None and not _differences(recorded, job):
-        return int(state.done["exit_code"])
+        return _recorded_outcome(store, state.done)
     _refuse_foreign(store, job, recorded, state)
     from_codes = prepare_from_codes(job)
     preparation = from_codes or _prepare(job)
     _refuse_changed(store, preparation, state.manifest)
     if state.done is not None:
-        return int(state.done["exit_code"])
+        return _recorded_outcome(store, state.done)
     if not take_over:
         _refuse_held(store, ledger)
     local = from_codes is not None and from_codes.local
@@ -72,6 +75,15 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
             except Stopped:
                 account.write("stopped", Stopped.exit_code)
                 raise
+
+
+def _recorded_outcome(store: Store, done: dict[str, Any]) -> int:
+    """A finished run's code. Its driver may have died between `done` and summary.json: then the summary follows now."""
+    summary, code = done.get("summary"), int(done["exit_code"])
+    if summary is not None and (there := read_summary(store)).get("exit_code") != code:
+        log.info("summary.json says %s: written anew from the ledger", there.get("outcome", "nothing"))
+        publish_summary(store, summary)
+    return code
 
 
 def _prepare(job: Job) -> Preparation:
@@ -117,9 +129,8 @@ def _recorded_job(store: Store) -> Job | None:
 
 def _differences(one: Job, other: Job) -> list[str]:
     """Keys in which two jobs differ, of those that the result depends on."""
-    free = {"workers", "storage", "max_bad_rows", "output"}
-    first, second = (job.model_dump(mode="json", exclude=free) for job in (one, other))
-    return [key for key, _ in sorted(_leaves(first).items() ^ _leaves(second).items())]
+    first, second = (_leaves(job.dependent()).items() for job in (one, other))
+    return [key for key, _ in sorted(first ^ second)]
 
 
 def _leaves(tree: object, prefix: str = "") -> dict[str, str]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pcace_dist.logs import LogSettings
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -35,7 +37,8 @@ class WorkSpec:
     `layers` are resolved names in model order; `batch` is None where the pilot is to choose it; `python_path` is put in
     front of sys.path so that `module:function` factories import on every node; `flush_seconds` is the longest time
     between two flushes of the accumulator; `memory` bytes are what it may hold (None: a share of what is free); `kept`
-    are the columns that are kept beside the codes, None where no codes are kept.
+    are the columns that are kept beside the codes, None where no codes are kept; `log` is how the worker's process
+    writes its log lines.
     """
 
     dataset: DatasetSpec
@@ -60,6 +63,7 @@ class WorkSpec:
     memory: int | None = None
     kept: pa.Schema | None = None
     python_path: tuple[str, ...] = field(default=())
+    log: LogSettings = field(default=LogSettings())
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,4 @@ class CodesSpec:
     knots_from: str = "plan"
     threads: int = 1
     memory: int | None = None
+    log: LogSettings = field(default=LogSettings())

@@ -21,6 +21,7 @@ def test_a_node_that_goes_takes_nothing_along_that_counts(
     text = run_scenario(scenario, tmp_path, 400)
     if scenario == "zombie":
         assert "the worker lives on: True" in text
+    assert "went with its node; no unit is blamed" in text
     assert each_unit_was_accepted_once(tmp_path / "run")
     assert summary(tmp_path / "run")["images"] == ROWS
     assert rankings(tmp_path / "run").equals(undisturbed)

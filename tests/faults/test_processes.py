@@ -94,8 +94,7 @@ def test_workers_killed_again_and_again_change_nothing(data: Path, undisturbed: 
             done = len(accepted_units(ledger(output)))
             if busy and done >= next_at:
                 dice.choice(busy).kill()
-                # three workers that die during one unit would set it aside, and what a dead one had is lent first
-                killed, next_at = killed + 1, done + 3
+                killed, next_at = killed + 1, done + 3  # three deaths during one unit would set it aside
         assert driver.finish() == 0, driver.errors
     assert killed >= 3
     assert each_unit_was_accepted_once(output)

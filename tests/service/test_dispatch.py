@@ -80,7 +80,7 @@ def test_a_lost_actor_gives_back_what_it_held_and_what_it_worked_on() -> None:
     made.lend("a")
     made.peek_next("a")
     assert made.actor_lost("a", "gone") == ["u0", "u1"]
-    assert [compute(made, "b") for _ in range(4)] == ["u0", "u1", "u2", "u3"]
+    assert [compute(made, "b") for _ in range(4)] == ["u0", "u2", "u3", "u1"]  # the one in hand comes last
     assert made.counters.redone_units == 2
 
 
@@ -195,41 +195,61 @@ def die(made: Dispatcher, actor: str) -> Lend:
 
 
 def test_a_unit_during_which_two_actors_died_runs_alone_and_the_third_time_is_set_aside() -> None:
-    made = dispatcher(actors=())
+    made = dispatcher(units=1, actors=())
     assert die(made, "a") == Lend("u0")
     assert die(made, "b") == Lend("u0")
     assert die(made, "c") == Lend("u0", alone=True)
     assert made.take_set_aside() == [("u0", "3 workers died while they computed it; the last one: c was killed")]
     assert made.take_set_aside() == []
     made.actor_joined("d")
-    assert made.lend("d") == Lend("u1")
-    assert made.outstanding() == ["u1", "u2", "u3"]
+    assert made.lend("d") is None
+    assert made.all_done()
+
+
+def test_a_unit_that_kills_comes_back_behind_the_others() -> None:
+    made = dispatcher(units=3, actors=())
+    assert die(made, "a") == Lend("u0")
+    made.actor_joined("b")
+    assert [compute(made, "b") for _ in range(2)] == ["u1", "u2"]
+    assert made.lend("b") == Lend("u0")  # one death: with what the actor holds, but last
+    made.actor_lost("b", "killed")
+    made.actor_joined("c")
+    assert [compute(made, "c") for _ in range(2)] == ["u1", "u2"]  # held by b: no fault of theirs
+    assert made.lend("c") is None  # it should flush now, then be alone with u0
+    made.receipt("c", receipt("c", ["u1", "u2"]))
+    assert made.lend("c") == Lend("u0", alone=True)
+
+
+def test_of_two_units_that_kill_the_one_with_fewer_deaths_comes_first() -> None:
+    made = dispatcher(units=3, actors=())
+    assert [die(made, actor).unit for actor in "abc"] == ["u0", "u1", "u2"]
+    assert die(made, "d") == Lend("u0")
+    made.actor_joined("e")
+    assert made.lend("e") == Lend("u1")
 
 
 def test_a_unit_that_must_run_alone_waits_for_an_actor_that_holds_nothing() -> None:
-    made = dispatcher(units=3, actors=("x",))
+    made = dispatcher(units=2, actors=("x",))
     made.lend("x")
     die(made, "a")
     die(made, "b")
     made.finished("x", "u0")
-    assert made.lend("x") == Lend("u2")  # u1 must run alone, and x holds u0
-    made.finished("x", "u2")
-    assert made.lend("x") is None  # it should flush now
-    made.receipt("x", receipt("x", ["u0", "u2"]))
+    assert made.lend("x") is None  # u1 must run alone, and x holds u0: it should flush now
+    made.receipt("x", receipt("x", ["u0"]))
     assert made.lend("x") == Lend("u1", alone=True)
     assert made.peek_next("x") is None
 
 
-def test_an_actor_with_empty_hands_takes_a_lonely_unit_before_what_it_read_ahead() -> None:
-    made = dispatcher(units=5, actors=("x",))
+def test_what_an_actor_has_read_ahead_comes_before_a_unit_that_must_run_alone() -> None:
+    made = dispatcher(units=3, actors=("x",))
     assert made.lend("x") == Lend("u0")
     assert made.peek_next("x") == "u1"
     die(made, "a")
     die(made, "b")
     made.receipt("x", receipt("x", ["u0"]))
-    assert made.lend("x") == Lend("u2", alone=True)
-    made.receipt("x", receipt("x", ["u2"], attempt="t2"))
     assert made.lend("x") == Lend("u1")
+    made.receipt("x", receipt("x", ["u1"], attempt="t2"))
+    assert made.lend("x") == Lend("u2", alone=True)
 
 
 def test_a_unit_read_ahead_when_an_actor_died_is_not_read_ahead_again() -> None:
@@ -238,8 +258,11 @@ def test_a_unit_read_ahead_when_an_actor_died_is_not_read_ahead_again() -> None:
     assert made.peek_next("a") == "u1"
     made.actor_lost("a", "killed")
     made.actor_joined("b")
-    assert made.lend("b") == Lend("u0")
+    assert made.lend("b") == Lend("u1")
     assert made.peek_next("b") == "u2"
+    made.finished("b", "u1")
+    assert made.lend("b") == Lend("u2")
+    assert made.peek_next("b") is None  # u0 has killed
 
 
 def test_an_actor_that_was_let_go_blames_no_unit() -> None:

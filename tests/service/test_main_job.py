@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pcace_dist.api import rank
-from pcace_dist.errors import OutputError, UserError
+from pcace_dist.errors import JobError, OutputError, UserError
 from pcace_dist.job import parse_job
 from pcace_dist.run import open_run
 from pcace_dist.service.run_job import run_job
@@ -404,3 +404,80 @@ def test_the_papers_estimator_refuses_more_images_than_it_takes(local_ray: None,
     job = planted_job(tmp_path / "data", tmp_path / "run", statistics={"components": 1, "estimator": "ace"})
     with pytest.raises(UserError, match="takes at most 10,000 images and the data set has 10,100"):
         run_job(parse_job(job))
+
+
+# -- a run that is cut off and goes on: with other settings, and after its last record
+
+
+@pytest.fixture(scope="module")
+def often_flushed(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of five units, each an attempt of its own, with its data beside it."""
+    folder = tmp_path_factory.mktemp("often")
+    write_planted(folder / "data", 600, shards=1, row_group=128)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PCACE_FLUSH_SECONDS", "0.001")
+        assert run_job(parse_job(small_job(folder, folder / "run"))) == 0
+    return folder
+
+
+def small_job(folder: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    settings = {"statistics": {"components": 1, "pilot": 300}, "workers": {"max": 1}} | changes
+    return planted_job(folder / "data", output, **settings)
+
+
+def kinds_of(run: Path) -> list[str]:
+    return [json.loads(path.read_text())["kind"] for path in sorted((run / "ledger").iterdir())]
+
+
+def cut_off(run: Path, records: int) -> None:
+    """As if the driver had been killed so many records before its end."""
+    for path in sorted((run / "ledger").iterdir())[-records:]:
+        path.unlink()
+
+
+def test_a_small_flush_interval_makes_an_attempt_of_every_unit(often_flushed: Path) -> None:
+    summary = json.loads((often_flushed / "run" / "summary.json").read_text())
+    assert summary["attempts"] == summary["units"] == 5
+    assert kinds_of(often_flushed / "run").count("accept") == 5
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon", "inf", "nan", ""])
+def test_a_wrong_flush_interval_is_named(
+    often_flushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    monkeypatch.setenv("PCACE_FLUSH_SECONDS", seconds)
+    with pytest.raises(JobError, match=f"^PCACE_FLUSH_SECONDS '{seconds}': is not a number of seconds above 0$"):
+        run_job(parse_job(small_job(often_flushed, tmp_path / "run")))
+    assert JobError.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_exactness_may_change_on_resume_and_the_summary_remembers(often_flushed: Path, tmp_path: Path) -> None:
+    """Two threads are another numeric class: admitted with `off`, and named still when `strict` goes on afterwards."""
+    output = tmp_path / "run"
+    shutil.copytree(often_flushed / "run", output)
+    cut_off(output, 3)
+    off = {"compute": {"exact": "off"}, "workers": {"max": 1, "cpus": 2}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PCACE_FLUSH_SECONDS", "0.001")
+        assert run_job(parse_job(small_job(often_flushed, output, **off))) == 0
+    cut_off(output, 2)
+    assert run_job(parse_job(small_job(often_flushed, output))) == 0
+    assert kinds_of(output).count("manifest") == 1
+    classes = json.loads((output / "summary.json").read_text())["numeric_classes"]
+    assert [one["threads"] for one in classes] == [1, 2]
+    assert pq.read_table(output / "rankings.parquet").equals(pq.read_table(often_flushed / "run" / "rankings.parquet"))
+    assert run_job(parse_job(small_job(often_flushed, output, **off))) == 0, "the same job: its code at once"
+    assert kinds_of(output)[-1] == "done"
+
+
+def test_a_driver_that_died_between_done_and_the_summary_left_a_whole_run(often_flushed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(often_flushed / "run", output)
+    before = (output / "summary.json").read_text()
+    for state in (None, {"outcome": "running", "exit_code": None}):
+        (output / "summary.json").unlink()
+        if state is not None:
+            (output / "summary.json").write_text(json.dumps(state))
+        assert run_job(parse_job(small_job(often_flushed, output))) == 0
+        assert (output / "summary.json").read_text() == before

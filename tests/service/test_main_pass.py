@@ -13,26 +13,35 @@ from pcace_dist.errors import PcaceError, Stopped
 from pcace_dist.service.admission import Admission
 from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.engine import UnitReport
-from pcace_dist.service.events import Crew, Event, Failed, Finished
+from pcace_dist.service.events import Crew, Event, Explained, Failed, Finished, Lost
+from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import FileRef, Ledger, Receipt, UnitCount
 from pcace_dist.service.main_pass import MainPass
 from pcace_dist.service.worker import WorkResult
 from pcace_dist.statistics.plan import Plan
 
-PLAN = Plan((), (), 1, 9, 4, "pixel", 0, {})
+FACTS = Facts(32, "float32", (8, 8), 2, "w", {"device": "cpu"}, {})
+PLAN = Plan((), (), 1, 9, 4, "pixel", 0, FACTS.to_json())
 
 
 class ScriptedFleet:
     """Workers that answer at once; a unit in hand is given up once they are told to stop."""
 
-    def __init__(self, actors: list[str], *, failing: bool = False) -> None:
+    def __init__(
+        self, actors: list[str], *, failing: bool = False, lethal: str = "", with_node: int = 0, silent: bool = False
+    ) -> None:
         self.up = list(actors)
         self.calls: list[tuple[str, str]] = []
         self._events: deque[Event] = deque()
         self._held: dict[str, list[str]] = {actor: [] for actor in actors}
         self._stopped = False
         self._failing = failing
+        self._lethal = lethal  # a unit whose worker ends
+        self._with_node = with_node  # so many of the workers that end go with their nodes
+        self._silent = silent  # what became of them is never known
+        self.deaths = 0
+        self.admissions: dict[str, Admission] = {}
         self._flushes = 0
 
     @property
@@ -42,9 +51,17 @@ class ScriptedFleet:
     def call(self, actor: str, method: str, *args: Any) -> None:
         self.calls.append((actor, method))
         if method == "begin":
-            self._events.append(Finished(actor, "begin", Admission({}, 0.0)))
+            self._events.append(
+                Finished(actor, "begin", self.admissions.get(actor, Admission(FACTS.numeric_class, 0.0)))
+            )
         elif method == "work" and self._failing:
             self._events.append(Failed(actor, "work", RuntimeError("a bug")))
+        elif method == "work" and args[0].id == self._lethal:
+            self.up.remove(actor)
+            self.deaths += 1
+            self._events.append(Lost(actor, "killed"))
+            if not self._silent:
+                self._events.append(Explained(actor, self.deaths <= self._with_node))
         elif method == "work":
             unit = args[0].id
             if self._stopped:
@@ -135,3 +152,44 @@ def test_workers_that_all_fail_end_the_run_with_the_reason() -> None:
     fleet, ledger = ScriptedFleet(["a", "b"], failing=True), ListLedger()
     with pytest.raises(PcaceError, match="no unit was finished; the last one: work failed: RuntimeError"):
         main_pass(fleet, ledger, 50, stop_after=999).run()
+
+
+def set_aside(ledger: ListLedger) -> list[str]:
+    return [body["units"][0] for kind, body in ledger.records if kind == "set_aside"]
+
+
+def test_a_unit_that_kills_is_tried_last_and_set_aside_the_third_time() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"], lethal="u2"), ListLedger()
+    main_pass(fleet, ledger, 7, stop_after=99).run()
+    assert ledger.accepted() == {f"u{i}" for i in range(7)} - {"u2"}
+    assert set_aside(ledger) == ["u2"]
+    assert fleet.deaths == 3
+    assert [body for kind, body in ledger.records][-1]["units"] == ["u2"]  # nothing waited for it
+
+
+def test_workers_that_go_with_their_nodes_blame_no_unit() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"], lethal="u2", with_node=9), ListLedger()
+    main_pass(fleet, ledger, 7, stop_after=99).run()
+    assert fleet.deaths == 9 + 3
+    assert set_aside(ledger) == ["u2"]
+
+
+def test_any_number_of_nodes_may_go_in_a_row() -> None:
+    fleet, ledger = ScriptedFleet(["a"], lethal="u0", with_node=40), ListLedger()
+    main_pass(fleet, ledger, 1, stop_after=99).run()
+    assert fleet.deaths == 40 + 3
+
+
+def test_the_units_of_a_lost_worker_wait_until_it_is_known_whether_its_node_went_too() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"], lethal="u0", silent=True), ListLedger()
+    with pytest.raises(Stopped):
+        main_pass(fleet, ledger, 3, stop_after=3).run()
+    assert ledger.accepted() == {"u1", "u2"}
+
+
+def test_the_ledger_is_told_of_workers_of_another_class() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"]), ListLedger()
+    fleet.admissions["b"] = Admission({"device": "tpu"}, 0.25)
+    main_pass(fleet, ledger, 7, stop_after=99).run()
+    foreign = {body["receipts"][0]["actor"]: body.get("foreign") for kind, body in ledger.records if kind == "accept"}
+    assert foreign == {"a": None, "b": [{"class": {"device": "tpu"}, "differing": 0.25}]}

@@ -99,9 +99,9 @@ class Worker:
         self.held = []
         self.driver.mail.append(("flushed", self.name, receipt))
 
-    def die(self) -> None:
+    def die(self, *, with_node: bool = False) -> None:
         self.alive = False
-        self.driver.mail.append(("lost", self.name, None))
+        self.driver.mail.append(("lost", self.name, "with its node" if with_node else None))
 
 
 # -- a driver: a thread that is held before each store operation and while it waits for mail
@@ -231,7 +231,7 @@ class Driver:
             dispatcher.finished(actor, value)
         elif kind == "lost":
             self.lost.add(actor)
-            dispatcher.actor_lost(actor, "it is gone")
+            dispatcher.actor_lost(actor, "it is gone", blame=value != "with its node")
             for unit, reason in dispatcher.take_set_aside():
                 self.ledger.append("set_aside", {"units": [unit], "reason": reason})
         elif kind == "flushed":
@@ -411,15 +411,15 @@ class Protocol(RuleBasedStateMachine):
         if worker is not None and worker.held:
             worker.flush()
 
-    @rule(i=INDEX, files=st.sampled_from([None, None, 0, 1]))
-    def kill_worker(self, i: int, files: int | None) -> None:
+    @rule(i=INDEX, files=st.sampled_from([None, None, 0, 1]), with_node=st.booleans())
+    def kill_worker(self, i: int, files: int | None, with_node: bool = False) -> None:
         worker = self._worker(i)
         if worker is None:
             return
         if files is not None and worker.held:
             worker.flush(dies_after=files)
         else:
-            worker.die()
+            worker.die(with_node=with_node)
 
     @rule(i=INDEX)
     def suspect_worker(self, i: int) -> None:
@@ -462,7 +462,7 @@ class Protocol(RuleBasedStateMachine):
                 case "start_driver" if sum(driver.is_running for driver in self.drivers) < 3:
                     self.start_driver(rng.randrange(12))
                 case "kill_worker":
-                    self.kill_worker(i, rng.choice((None, 0, 1)))
+                    self.kill_worker(i, rng.choice((None, 0, 1)), rng.random() < 0.5)
                 case "land" if self.bucket.in_flight:
                     self.land(i)
                 case "corrupt" if self.reading.accepted and not self.reading.done:
