@@ -77,6 +77,17 @@ class Run:
         except FileNotFoundError:
             raise self._unfinished("bad_rows.parquet") from None
 
+    def jackknife(self) -> pa.Table:
+        """Pseudo-values of score_squared: target, group, layer, channel, pseudo_values (a double per fold).
+
+        Rows in the order of `ranking()`. Null unless the channel's status is ok; see docs/method.md, section 4.
+        """
+        filesystem, path = self.storage.filesystem(f"{self.path}/jackknife.parquet")
+        try:
+            return pq.read_table(path, filesystem=filesystem)
+        except FileNotFoundError:
+            raise self._unfinished("jackknife.parquet") from None
+
     def _read(self, name: str) -> bytes:
         try:
             return self.storage.read_bytes(f"{self.path}/{name}")

@@ -21,6 +21,7 @@ from pcace_dist.service.attempt import CorruptAttempt, blocks_of
 from pcace_dist.service.cluster import describe_resources
 from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.fleet import Failed, Finished, Fleet, Lost, WorkerShape
+from pcace_dist.service.jackknife import publish_jackknife
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.main_pass import TICK, FrozenPlan, MainPass, farm
 from pcace_dist.service.pilot import Facts
@@ -192,6 +193,7 @@ class Coordinator:
             publish_rankings(
                 self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, self._preparation.group_type)
             )
+            publish_jackknife(self._store, plan, blocks, self._preparation.group_type)
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
         code = 4 if bad > self._preparation.job.max_bad_rows * (images + bad) else 0
         self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code]})
