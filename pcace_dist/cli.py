@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from pcace_dist import __version__
+from pcace_dist import __version__, cli_runs
 from pcace_dist.errors import PcaceError
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_pack(verbs)
     _add_show(verbs)
     _add_status(verbs)
+    cli_runs.add_verbs(lambda name, summary, example: _verb(verbs, name, summary, example))
     return parser
 
 
