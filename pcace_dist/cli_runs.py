@@ -38,6 +38,11 @@ def _add_compare(add: AddVerb) -> None:
         help="compare runs whose data sets have other paths and no file in common: both are samples from one source",
     )
     verb.add_argument(
+        "--match",
+        action="store_true",
+        help="also find every channel again by its codes on the same images, and compare it where it is now",
+    )
+    verb.add_argument(
         "--output", metavar="DIR", help="folder for comparison.json and comparison.parquet (default: RUN_B)"
     )
     verb.set_defaults(run=_compare)
@@ -73,7 +78,8 @@ def thresholds_of(arguments: argparse.Namespace) -> Thresholds:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.compare import Settings, compare_runs
-    from pcace_dist.analysis.console import print_comparison
+    from pcace_dist.analysis.console import print_comparison, print_matched
+    from pcace_dist.analysis.matched import compare_matched
     from pcace_dist.analysis.publish import write_comparison
     from pcace_dist.analysis.thresholds import drift
     from pcace_dist.errors import UserError
@@ -85,8 +91,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     if found.verdict == "not comparable":
         raise UserError(f"not comparable: {'; '.join(found.reasons)}")
     print_comparison(found)
+    matched = compare_matched(one, other, found) if arguments.match else None
+    if matched is not None:
+        print_matched(matched)
     folder = (arguments.output or other.path).rstrip("/")
-    write_comparison(found, folder, other.storage)
+    write_comparison(found, folder, other.storage, matched)
     print(f"\ncomparison: {folder}/comparison.json   {folder}/comparison.parquet")
     return report_drift(arguments.verb, drift(found, thresholds_of(arguments)))
 

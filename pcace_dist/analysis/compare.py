@@ -27,6 +27,7 @@ Verdict = Literal["same", "moved", "not comparable"]
 
 LEVEL = 0.05
 KEYS = ("target", "group", "layer", "channel")
+MATCHED = "matched"  # column of a ranking whose channels were put in another network's order
 SHOWN = 6  # names in a reason before it says how many more
 
 
@@ -166,24 +167,31 @@ def compare_runs(one: Run, other: Run, settings: Settings | None = None) -> Comp
     """Compare two finished runs: what moved from `one` to `other`. Raises UserError for a path that holds no run."""
     settings = settings or Settings()
     a, b = RunFacts.of(one), RunFacts.of(other)
-    tables = [_selected(run, settings) for run in (one, other)]
+    tables = [selected(run, settings) for run in (one, other)]
     reasons = [*_jobs_differ(a, b, settings), *_rankings_differ(tables[0], tables[1])]
     noise = noise_between(a, b)
     if reasons:
         return Comparison(a, b, settings, "not comparable", tuple(reasons), tuple(_notes(a, b)), noise, (), _EMPTY)
-    notes = [*_notes(a, b), *_groups_apart(*tables)]
-    tables = _common_groups(*tables)
-    found = difference(_side(tables[0], noise.pilots[0]), _side(tables[1], noise.pilots[1]), paired=noise.paired)
-    channels = _side_by_side(tables[0], tables[1], found, settings)
+    return compare_tables(a, b, tables[0], tables[1], noise, settings)
+
+
+def compare_tables(
+    one: RunFacts, other: RunFacts, first: pa.Table, second: pa.Table, noise: Noise, settings: Settings
+) -> Comparison:
+    """Compare rankings with their pseudo-values (`selected`) that are known to be comparable."""
+    notes = [*_notes(one, other), *_groups_apart(first, second)]
+    first, second = _common_groups(first, second)
+    found = difference(_side(first, noise.pilots[0]), _side(second, noise.pilots[1]), paired=noise.paired)
+    channels = _side_by_side(first, second, found, settings)
     return Comparison(
-        one=a,
-        other=b,
+        one=one,
+        other=other,
         settings=settings,
         verdict="moved" if pc.any(channels["moved"]).as_py() else "same",
         reasons=(),
         notes=tuple(notes),
         noise=noise,
-        agreement=tuple(_agreements(tables[0], tables[1], settings)),
+        agreement=tuple(_agreements(first, second, settings)),
         channels=channels,
     )
 
@@ -278,7 +286,7 @@ def _listed(names: Sequence[str]) -> str:
 # -- rows side by side
 
 
-def _selected(run: Run, settings: Settings) -> pa.Table:
+def selected(run: Run, settings: Settings) -> pa.Table:
     """The ranking with its pseudo-values, of what is asked for."""
     table = run.ranking()
     table = table.append_column("pseudo_values", run.jackknife()["pseudo_values"])
@@ -303,7 +311,7 @@ def _group_names(table: pa.Table) -> list[str]:
     return [str(value) for value in pc.unique(table["group"]).to_pylist()]
 
 
-def _common_groups(one: pa.Table, other: pa.Table) -> list[pa.Table]:
+def _common_groups(one: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Both tables with the groups that both have. They are sorted alike, so that their rows then lie side by side."""
     common = pa.array(sorted(set(_group_names(one)) & set(_group_names(other))), pa.string())
     kept = []
@@ -314,7 +322,7 @@ def _common_groups(one: pa.Table, other: pa.Table) -> list[pa.Table]:
         left, right = (pc.cast(table[key], pa.string()) for table in kept)
         if not left.equals(right):
             raise UserError("the rankings are not in the same order: one of them was not written by this program")
-    return kept
+    return kept[0], kept[1]
 
 
 def _pseudo(table: pa.Table) -> Floats:
@@ -328,11 +336,16 @@ def _pseudo(table: pa.Table) -> Floats:
 
 
 def _side(table: pa.Table, pilot: int | None) -> Side:
+    squared = _numbers(table, "score_squared")
+    dead = np.array([status == "constant" for status in table["status"].to_pylist()])
+    if MATCHED in table.column_names:  # a channel without a counterpart is compared with none
+        lost = ~table[MATCHED].to_numpy(zero_copy_only=False)
+        squared, dead = np.where(lost, np.nan, squared), dead & ~lost
     return Side(
-        squared=_numbers(table, "score_squared"),
+        squared=squared,
         pseudo=_pseudo(table),
         images=table["images"].to_numpy(),
-        dead=np.array([status == "constant" for status in table["status"].to_pylist()]),
+        dead=dead,
         pilot=pilot,
     )
 
@@ -347,6 +360,7 @@ def _side_by_side(one: pa.Table, other: pa.Table, found: Difference, settings: S
     score = [np.nan_to_num(_numbers(table, "score")) for table in (one, other)]
     moved = (q_value <= settings.level) & (np.abs(score[1] - score[0]) >= settings.tolerance)
     columns: dict[str, Any] = {key: other[key] for key in KEYS}
+    columns |= {key: other[key] for key in ("channel_b", "likeness") if key in other.column_names}
     for name in ("status", "images", "rank", "rank_low", "rank_high", "layer_rank", "score", "score_low", "score_high"):
         columns |= {f"{name}_a": one[name], f"{name}_b": other[name]}
     columns["change"] = pa.array(score[1] - score[0])

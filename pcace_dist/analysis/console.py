@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pcace_dist.analysis.compare import AgreementRow, Comparison
+from pcace_dist.analysis.matched import Matched
 
 WIDE = 160  # columns of a table that goes into a file or a pipe
 SHOWN = 20
@@ -55,6 +56,18 @@ def print_comparison(found: Comparison) -> None:
         out.print(_agreement_table(found.agreement))
     if counts["moved"]:
         out.print(_moved_table(found.moved()))
+
+
+def print_matched(found: Matched) -> None:
+    """What the comparison says once every channel is looked for where it is now."""
+    counts, after = found.counts, found.comparison
+    console().print(
+        f"\nchannels matched on {found.images:,} images: {counts['found']:,} of {counts['channels']:,} found again, "
+        f"{counts['elsewhere']:,} of them in another place; where they are now: {after.verdict}, "
+        f"{after.counts['moved']:,} of {after.counts['judged']:,} moved, Kendall {number(after.overall['kendall'])}",
+        highlight=False,
+        markup=False,
+    )
 
 
 def _agreement_table(rows: Sequence[AgreementRow]) -> Table:

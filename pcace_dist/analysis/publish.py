@@ -11,14 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pcace_dist.analysis.compare import Comparison
+from pcace_dist.analysis.matched import Matched
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError
 
 
-def write_comparison(found: Comparison, folder: str, storage: Storage) -> None:
-    """comparison.parquet, then comparison.json. Raises OutputError."""
+def write_comparison(found: Comparison, folder: str, storage: Storage, matched: Matched | None = None) -> None:
+    """comparison.parquet, with a matching also matching.parquet, then comparison.json. Raises OutputError."""
     write_parquet(found.channels, f"{folder}/comparison.parquet", storage)
-    write_json(found.to_json(), f"{folder}/comparison.json", storage)
+    content = found.to_json()
+    if matched is not None:
+        write_parquet(matched.table(), f"{folder}/matching.parquet", storage)
+        content |= {"matching": matched.to_json()}
+    write_json(content, f"{folder}/comparison.json", storage)
 
 
 def write_parquet(table: pa.Table, url: str, storage: Storage) -> None:

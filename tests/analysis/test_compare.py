@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pcace_dist.analysis.compare import Comparison, Settings, compare_runs
+from pcace_dist.analysis.matched import compare_matched
 from pcace_dist.cli import main
 from tests.analysis.runs import noise, write_run
+from tests.analysis.test_matching import quantised
 
 SCORES = {"conv1": np.linspace(0.1, 0.4, 4), "conv2": np.linspace(0.2, 0.9, 8)}
 
@@ -187,3 +190,44 @@ def test_a_path_without_a_run_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFi
     write_run(tmp_path / "a", SCORES)
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "nothing")]) == 2
     assert "holds no summary.json" in capsys.readouterr().err
+
+
+def test_a_shuffled_network_is_the_same_once_it_is_matched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shuffle = np.random.default_rng(3).permutation(8)
+    after = {"conv1": SCORES["conv1"], "conv2": SCORES["conv2"][np.argsort(shuffle)]}
+    one, other = write_run(tmp_path / "a", SCORES), write_run(tmp_path / "b", after, weights="x")
+    codes = {
+        layer: quantised(np.random.default_rng(i).standard_normal((300, len(v), 5)))
+        for i, (layer, v) in enumerate(SCORES.items())
+    }
+    write_sample(tmp_path / "a", np.arange(300), codes)
+    codes["conv2"] = codes["conv2"][:, np.argsort(shuffle)]
+    rows = np.arange(40, 300)[::-1]  # the other run's sample holds most of the same rows, in another order
+    write_sample(tmp_path / "b", rows, {layer: held[rows] for layer, held in codes.items()})
+    plain = compare_runs(one, other)
+    assert plain.verdict == "moved"
+    matched = compare_matched(one, other, plain)
+    assert matched.layers["conv2"].permutation.tolist() == shuffle.tolist()
+    assert (matched.images, matched.comparison.verdict) == (260, "same")
+    assert matched.comparison.overall["kendall"] == pytest.approx(1)
+    assert matched.counts == {"channels": 12, "found": 12, "elsewhere": int((shuffle != np.arange(8)).sum())}
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--match"]) == 0
+    assert "12 of 12 found again" in capsys.readouterr().out
+    content = json.loads((tmp_path / "b" / "comparison.json").read_text())
+    assert content["verdict"] == "moved" and content["matching"]["after"]["verdict"] == "same"
+    assert len(pq.read_table(tmp_path / "b" / "matching.parquet")) == 12
+
+
+def test_matching_without_a_sample_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "a", SCORES)
+    write_run(tmp_path / "b", SCORES)
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--match"]) == 2
+    assert "holds no sample.parquet" in capsys.readouterr().err
+
+
+def write_sample(folder: Path, keys: np.ndarray, codes: dict[str, np.ndarray]) -> None:
+    columns = {
+        f"codes/{layer}": pa.array(held.reshape(len(held), -1).tolist(), pa.list_(pa.uint8()))
+        for layer, held in codes.items()
+    }
+    pq.write_table(pa.table({"key": pa.array(keys, pa.int64()), **columns}), folder / "sample.parquet")
