@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from pcace_dist import __version__, logs
+from pcace_dist import __version__, cli_runs, logs
 from pcace_dist.errors import JobError, PcaceError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_pack(verbs)
     _add_show(verbs)
     _add_status(verbs)
+    cli_runs.add_verbs(lambda name, summary, example: _verb(verbs, name, summary, example))
     return parser
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import DatasetError, UserError
+from pcace_dist.job import Job, read_job
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,21 @@ class Run:
         """summary.json as a dict."""
         content: dict[str, Any] = json.loads(self._read("summary.json"))
         return content
+
+    @property
+    def job(self) -> Job:
+        """The resolved job, from job.yaml."""
+        return read_job(self._read("job.yaml").decode(), name=f"{self.path}/job.yaml")
+
+    def manifest(self) -> dict[str, Any]:
+        """What the run is made of, from its ledger: fingerprint, digests of weights and plan, units."""
+        number = 0
+        while True:
+            number += 1
+            record = json.loads(self._read(f"ledger/{number:08d}.json"))
+            if record["kind"] == "manifest":
+                body: dict[str, Any] = record["body"]
+                return body
 
     def ranking(
         self, *, top: int | None = None, layer: str | None = None, group: object = None, target: str | None = None
@@ -76,6 +92,17 @@ class Run:
             return pq.read_table(path, filesystem=filesystem)
         except FileNotFoundError:
             raise self._unfinished("bad_rows.parquet") from None
+
+    def jackknife(self) -> pa.Table:
+        """Pseudo-values of score_squared: target, group, layer, channel, pseudo_values (a double per fold).
+
+        Rows in the order of `ranking()`. Null unless the channel's status is ok; see docs/method.md, section 4.
+        """
+        filesystem, path = self.storage.filesystem(f"{self.path}/jackknife.parquet")
+        try:
+            return pq.read_table(path, filesystem=filesystem)
+        except FileNotFoundError:
+            raise self._unfinished("jackknife.parquet") from None
 
     def _read(self, name: str) -> bytes:
         try:

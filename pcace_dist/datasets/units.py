@@ -64,6 +64,12 @@ def pieces_of(file: DataFile) -> Iterator[Piece]:
         first += rows
 
 
+def data_digest(pieces: Iterable[Piece]) -> str:
+    """Name of the data that some row groups hold, in any order: equal digests, the same files in the same versions."""
+    content = sorted([p.key, p.size, p.version, p.row_group, p.rows] for p in set(pieces))
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+
 def make_units(listing: Listing, rows_per_unit: int) -> tuple[Unit, ...]:
     """Split a listing into units of at most `rows_per_unit` rows.
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pcace_dist.datasets.units import Unit
+from pcace_dist.datasets.units import Unit, data_digest
 from pcace_dist.service.admission import Admission
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Ledger
@@ -44,6 +44,7 @@ class Account:
         self._started = time.monotonic()
         self._summary_at = self._started
         self._rows_of: dict[str, int] = {}
+        self._data: str | None = None
         self._main_pass: MainPass | None = None
         self._plan: Plan | None = None
         self._pass_started = self._started
@@ -66,6 +67,7 @@ class Account:
     def planned(self, plan: Plan, units: Mapping[str, Unit]) -> None:
         self._plan = plan
         self._rows_of = {unit.id: unit.rows for unit in units.values()}
+        self._data = data_digest(piece for unit in units.values() for piece in unit.pieces)
 
     def main_pass_begins(self, main_pass: MainPass) -> None:
         self._main_pass = main_pass
@@ -153,6 +155,7 @@ class Account:
             "outcome": outcome,
             "exit_code": exit_code,
             "fingerprint": self._fingerprint,
+            "data": self._data,
             "images": images,
             "bad_rows": self.bad_rows,
             "units": len(self._rows_of),

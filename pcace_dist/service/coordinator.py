@@ -26,6 +26,7 @@ from pcace_dist.service.attempt import Block, CorruptAttempt, blocks_of
 from pcace_dist.service.events import Crew, WorkerShape
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import FrozenPlan
+from pcace_dist.service.jackknife import publish_jackknife
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.main_pass import farm
 from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings, publish_summary
@@ -136,6 +137,7 @@ class Coordinator(ABC):
             publish_rankings(
                 self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, self._prepared.group_type)
             )
+            publish_jackknife(self._store, plan, blocks, self._prepared.group_type)
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
             self._publish_more(plan)
         code = 4 if bad > self._job.max_bad_rows * (images + bad) else 0

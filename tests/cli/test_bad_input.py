@@ -75,8 +75,7 @@ def refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> R
         ("layers=[raed]", ["raed", "read"]),
         ("layers=['layer9.*']", ["layer9.*", "read"]),
         ("statistics.knot=9", ["statistics.knot", "knots"]),
-        ("stop={top: 3}", ["stop", "not available"]),
-        ("statistics.memory=4GiB", ["statistics.memory", "not available"]),
+        ("dataset.join=other.parquet", ["dataset.join", "kept codes"]),
     ],
 )
 def test_it_is_named_in_one_line(refused: Refused, override: str, parts: list[str]) -> None:

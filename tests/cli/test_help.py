@@ -11,7 +11,7 @@ import pytest
 from pcace_dist.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ["pack", "rank", "show", "status"]
+VERBS = ["compare", "pack", "rank", "show", "status"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

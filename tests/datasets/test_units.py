@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcace_dist.datasets.listing import DataFile, Listing
-from pcace_dist.datasets.units import Unit, check_unchanged, make_units
+from pcace_dist.datasets.units import Unit, check_unchanged, data_digest, make_units, pieces_of
 from pcace_dist.errors import DatasetError
 
 ROW_GROUPS = st.lists(st.lists(st.integers(0, 40), max_size=6), min_size=1, max_size=8)
@@ -99,3 +99,14 @@ def test_later_files_are_ignored_and_missing_or_changed_ones_named() -> None:
     changed = replace(listing.files[0], version="other")
     with pytest.raises(DatasetError, match=r"000\.parquet has changed since the run began"):
         check_unchanged(units, Listing((changed, listing.files[1]), listing.schema))
+
+
+@given(ROW_GROUPS, st.integers(1, 60))
+def test_the_digest_of_the_data_does_not_depend_on_the_units(row_groups: list[list[int]], size: int) -> None:
+    listing = listing_of(row_groups)
+    whole = data_digest(piece for file in listing.files for piece in pieces_of(file))
+    units = reversed(make_units(listing, size))
+    assert data_digest(piece for unit in units for piece in unit.pieces) == whole
+    if listing.rows:
+        changed = Listing(tuple(replace(file, version="another") for file in listing.files), listing.schema)
+        assert data_digest(piece for file in changed.files for piece in pieces_of(file)) != whole

@@ -105,6 +105,7 @@ def test_the_output_has_exactly_the_promised_files_and_columns(mnist_run: Path) 
         "ledger",
         "attempts",
         "rankings.parquet",
+        "jackknife.parquet",
         "bad_rows.parquet",
         "summary.json",
     }
@@ -136,6 +137,19 @@ def test_every_group_ranks_every_channel_once(mnist_run: Path) -> None:
         assert (ranked.score_low <= ranked.score).all() and (ranked.score <= ranked.score_high).all()
         best = ranked.sort_values("rank").score_squared.to_numpy()
         assert (np.diff(best) <= 0).all()
+
+
+def test_the_pseudo_values_are_published_row_by_row_of_the_ranking(mnist_run: Path) -> None:
+    run = open_run(str(mnist_run))
+    ranking, jackknife = run.ranking(), run.jackknife()
+    keys = ["target", "group", "layer", "channel"]
+    assert jackknife.select(keys).equals(ranking.select(keys))
+    assert run.summary["data"]
+    for row, pseudo in zip(ranking.to_pylist(), jackknife["pseudo_values"].to_pylist(), strict=True):
+        assert (pseudo is None) == (row["status"] != "ok")
+        if pseudo is not None:
+            assert len(pseudo) == 16
+            assert np.isclose(np.mean(pseudo), row["score_squared"])
 
 
 def test_the_summary_counts_every_image_once(mnist_run: Path) -> None:
@@ -397,6 +411,7 @@ def test_the_papers_estimator_runs_through_the_same_job(local_ray: None, tmp_pat
     assert abs(table.score[0] - RHO[0]) < 0.06
     assert np.allclose(table.score, table.score_first_component)  # one component: the sum is the first
     assert table.score_low.isna().all() and table.rank_low.isna().all()
+    assert two.jackknife()["pseudo_values"].null_count == len(two.ranking())  # it has no jackknife
 
 
 def test_the_papers_estimator_refuses_more_images_than_it_takes(local_ray: None, tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""What `pcace compare`, `evaluate` and `history` print. Knows how things look, not how they came to be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pcace_dist.analysis.compare import AgreementRow, Comparison
+from pcace_dist.analysis.matched import Matched
+
+WIDE = 160  # columns of a table that goes into a file or a pipe
+SHOWN = 20
+
+
+def console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=WIDE)
+
+
+def table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> Table:
+    """An empty table in the house's look; columns are right-aligned except those in `left`."""
+    found = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        found.add_column(name, justify="left" if name in left else "right")
+    return found
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def print_comparison(found: Comparison) -> None:
+    """Verdict, agreement, and the channels that moved."""
+    out = console()
+    counts, overall = found.counts, found.overall
+    out.print(f"{found.one.path} -> {found.other.path}: {', '.join(found.notes)}", highlight=False, markup=False)
+    how = "paired by fold" if found.noise.paired else "unpaired"
+    out.print(
+        f"{found.verdict}: {counts['moved']:,} of {counts['judged']:,} channels moved "
+        f"({counts['rose']:,} rose, {counts['fell']:,} fell, {counts['appeared']:,} appeared, {counts['died']:,} died; "
+        f"{how}, false discovery rate {found.settings.level:g})",
+        highlight=False,
+        markup=False,
+    )
+    out.print(
+        f"Kendall {number(overall['kendall'])}, Spearman {number(overall['spearman'])}, "
+        f"top {found.settings.top} overlap {number(overall['overlap'])}, "
+        f"rank-biased overlap {number(overall['rbo'])} (p {found.settings.persistence:g})",
+        highlight=False,
+        markup=False,
+    )
+    if len(found.agreement) > 1:
+        out.print(_agreement_table(found.agreement))
+    if counts["moved"]:
+        out.print(_moved_table(found.moved()))
+
+
+def print_matched(found: Matched) -> None:
+    """What the comparison says once every channel is looked for where it is now."""
+    counts, after = found.counts, found.comparison
+    console().print(
+        f"\nchannels matched on {found.images:,} images: {counts['found']:,} of {counts['channels']:,} found again, "
+        f"{counts['elsewhere']:,} of them in another place; where they are now: {after.verdict}, "
+        f"{after.counts['moved']:,} of {after.counts['judged']:,} moved, Kendall {number(after.overall['kendall'])}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _agreement_table(rows: Sequence[AgreementRow]) -> Table:
+    names = ("target", "group", "layer", "channels", "Kendall", "Spearman", "overlap", "rank-biased")
+    more = f" (the first {SHOWN} of {len(rows)})" if len(rows) > SHOWN else ""
+    found = table(f"\nagreement{more}", names, left=("target", "group", "layer"))
+    for row in rows[:SHOWN]:
+        values = row.found
+        group = "" if row.group is None else str(row.group)
+        cells = (number(value) for value in (values.kendall, values.spearman, values.overlap, values.rbo))
+        found.add_row(row.target, group, row.layer or "all", str(values.channels), *cells)
+    return found
+
+
+def _moved_table(rows: Sequence[dict[str, Any]]) -> Table:
+    names = ("target", "group", "layer", "channel", "movement", "rank", "score", "interval", "q")
+    more = f" (the surest {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else ""
+    found = table(f"\nmoved{more}", names, left=("target", "group", "layer", "movement"))
+    for row in rows[:SHOWN]:
+        found.add_row(
+            row["target"],
+            "" if row["group"] is None else str(row["group"]),
+            row["layer"],
+            str(row["channel"]),
+            row["movement"],
+            f"{row['rank_a'] or '-'} -> {row['rank_b'] or '-'}",
+            f"{number(row['score_a']) or '-'} -> {number(row['score_b']) or '-'}",
+            f"{_span(row, 'a')} -> {_span(row, 'b')}",
+            f"{row['q_value']:.1g}",
+        )
+    return found
+
+
+def _span(row: dict[str, Any], side: str) -> str:
+    low, high = row[f"score_low_{side}"], row[f"score_high_{side}"]
+    return "-" if low is None else f"{low:.3f}-{high:.3f}"

@@ -1,0 +1,43 @@
+"""Writing what an analysis found beside a run or elsewhere, local or s3://: whole objects, with one-line errors."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pcace_dist.analysis.compare import Comparison
+from pcace_dist.analysis.matched import Matched
+from pcace_dist.datasets.storage import Storage
+from pcace_dist.errors import OutputError
+
+
+def write_comparison(found: Comparison, folder: str, storage: Storage, matched: Matched | None = None) -> None:
+    """comparison.parquet, with a matching also matching.parquet, then comparison.json. Raises OutputError."""
+    write_parquet(found.channels, f"{folder}/comparison.parquet", storage)
+    content = found.to_json()
+    if matched is not None:
+        write_parquet(matched.table(), f"{folder}/matching.parquet", storage)
+        content |= {"matching": matched.to_json()}
+    write_json(content, f"{folder}/comparison.json", storage)
+
+
+def write_parquet(table: pa.Table, url: str, storage: Storage) -> None:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    _write(sink.getvalue(), url, storage)
+
+
+def write_json(content: Mapping[str, Any], url: str, storage: Storage) -> None:
+    _write((json.dumps(content, indent=2) + "\n").encode(), url, storage)
+
+
+def _write(data: bytes, url: str, storage: Storage) -> None:
+    try:
+        storage.put_bytes(data, url)
+    except OSError as error:
+        raise OutputError(f"{error}; choose another folder with --output") from None

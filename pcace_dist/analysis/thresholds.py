@@ -1,0 +1,61 @@
+"""When a comparison counts as drift: the thresholds of `pcace compare` and `pcace rerank`, and their reasons. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pcace_dist.analysis.compare import Comparison
+
+
+@dataclass(frozen=True)
+class MaxMoved:
+    """Most channels that may have moved: a number of them, or a share of those that could be judged."""
+
+    value: float
+    share: bool
+
+    @staticmethod
+    def parse(text: str) -> MaxMoved:
+        """'12' is a number of channels, '5%' and '0.05' are shares. Raises ValueError."""
+        share = text.strip().endswith("%") or "." in text
+        value = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+        if value < 0 or (share and value > 1):
+            raise ValueError(text)
+        return MaxMoved(value, share)
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:g} %" if self.share else f"{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """None: not asked for."""
+
+    min_tau: float | None = None
+    min_overlap: float | None = None
+    max_moved: MaxMoved | None = None
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in (self.min_tau, self.min_overlap, self.max_moved))
+
+
+def drift(found: Comparison, thresholds: Thresholds) -> list[str]:
+    """Why a comparison lies beyond its thresholds; empty when it does not."""
+    return list(_reasons(found, thresholds))
+
+
+def _reasons(found: Comparison, thresholds: Thresholds) -> Iterator[str]:
+    if found.verdict == "not comparable":
+        return
+    overall, counts = found.overall, found.counts
+    if thresholds.min_tau is not None and not overall["kendall"] >= thresholds.min_tau:
+        yield f"Kendall's tau is {overall['kendall']:.3f}, below --min-tau {thresholds.min_tau:g}"
+    if thresholds.min_overlap is not None and not overall["overlap"] >= thresholds.min_overlap:
+        top = found.settings.top
+        yield f"the top {top} overlap by {overall['overlap']:.3f}, below --min-overlap {thresholds.min_overlap:g}"
+    most = thresholds.max_moved
+    if most is not None:
+        allowed = most.value * counts["judged"] if most.share else most.value
+        if counts["moved"] > allowed:
+            yield f"{counts['moved']:,} of {counts['judged']:,} channels moved, more than --max-moved {most}"

@@ -1,0 +1,136 @@
+"""The verbs for models in production: compare. Everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pcace_dist.analysis.thresholds import MaxMoved, Thresholds
+
+AddVerb = Callable[[str, str, str], argparse.ArgumentParser]
+"""Name, summary and example of a verb -> its parser."""
+
+
+def add_verbs(add: AddVerb) -> None:
+    """Add all verbs of this module."""
+    _add_compare(add)
+
+
+# -- compare
+
+
+def _add_compare(add: AddVerb) -> None:
+    verb = add(
+        "compare",
+        "what moved between two finished runs, what is noise, or why they cannot be compared",
+        "pcace compare runs/monday runs/sunday --top 20 --min-tau 0.9 --max-moved 5%",
+    )
+    verb.add_argument("one", metavar="RUN_A", help="the earlier run, local or s3://")
+    verb.add_argument("other", metavar="RUN_B", help="the later run")
+    _add_selection(verb)
+    add_judgement(verb)
+    verb.add_argument(
+        "--across-data",
+        action="store_true",
+        help="compare runs whose data sets have other paths and no file in common: both are samples from one source",
+    )
+    verb.add_argument(
+        "--match",
+        action="store_true",
+        help="also find every channel again by its codes on the same images, and compare it where it is now",
+    )
+    verb.add_argument(
+        "--output", metavar="DIR", help="folder for comparison.json and comparison.parquet (default: RUN_B)"
+    )
+    verb.set_defaults(run=_compare)
+
+
+def _add_selection(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--layer", help="only this layer")
+    verb.add_argument("--group", help="only this group")
+    verb.add_argument("--target", help="only this target, for example logit:label")
+
+
+def add_judgement(verb: argparse.ArgumentParser) -> None:
+    """Arguments that say what counts as movement and as drift."""
+    verb.add_argument("--top", type=_count, default=20, metavar="K", help="ranks of the top-K overlap (default 20)")
+    verb.add_argument(
+        "--level", type=_share, default=0.05, help="false discovery rate of the channels that moved (default 0.05)"
+    )
+    verb.add_argument(
+        "--tolerance", type=_share, default=0.0, help="a change of score smaller than this is no movement (default 0)"
+    )
+    verb.add_argument("--min-tau", type=float, metavar="TAU", help="exit 3 if Kendall's tau is below this")
+    verb.add_argument("--min-overlap", type=_share, metavar="SHARE", help="exit 3 if the top-K overlap is below this")
+    verb.add_argument(
+        "--max-moved", type=_max_moved, metavar="N", help="exit 3 if more channels moved: a number, or a share as 5%%"
+    )
+
+
+def thresholds_of(arguments: argparse.Namespace) -> Thresholds:
+    from pcace_dist.analysis.thresholds import Thresholds
+
+    return Thresholds(arguments.min_tau, arguments.min_overlap, arguments.max_moved)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from pcace_dist.analysis.compare import Settings, compare_runs
+    from pcace_dist.analysis.console import print_comparison, print_matched
+    from pcace_dist.analysis.matched import compare_matched
+    from pcace_dist.analysis.publish import write_comparison
+    from pcace_dist.analysis.thresholds import drift
+    from pcace_dist.errors import UserError
+    from pcace_dist.run import open_run
+
+    one, other = open_run(arguments.one), open_run(arguments.other)
+    names = ("top", "level", "tolerance", "layer", "group", "target", "across_data")
+    found = compare_runs(one, other, Settings(**{name: getattr(arguments, name) for name in names}))
+    if found.verdict == "not comparable":
+        raise UserError(f"not comparable: {'; '.join(found.reasons)}")
+    print_comparison(found)
+    matched = compare_matched(one, other, found) if arguments.match else None
+    if matched is not None:
+        print_matched(matched)
+    folder = (arguments.output or other.path).rstrip("/")
+    write_comparison(found, folder, other.storage, matched)
+    print(f"\ncomparison: {folder}/comparison.json   {folder}/comparison.parquet")
+    return report_drift(arguments.verb, drift(found, thresholds_of(arguments)))
+
+
+def report_drift(verb: str, reasons: list[str]) -> int:
+    """0, or 3 with the reasons on stderr."""
+    if not reasons:
+        return 0
+    print(f"pcace {verb}: drift: {'; '.join(reasons)}", file=sys.stderr)
+    return 3
+
+
+# -- values of arguments
+
+
+def _checked(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], wanted: str) -> Any:
+    try:
+        value = parse(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+    if not good(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return value
+
+
+def _count(text: str) -> int:
+    return int(_checked(text, int, lambda value: bool(value >= 1), "a whole number from 1"))
+
+
+def _share(text: str) -> float:
+    return float(_checked(text, float, lambda value: bool(0 <= value <= 1), "a number from 0 to 1"))
+
+
+def _max_moved(text: str) -> MaxMoved:
+    from pcace_dist.analysis.thresholds import MaxMoved
+
+    found: MaxMoved = _checked(text, MaxMoved.parse, lambda _: True, "a number of channels, or a share as 5%")
+    return found

@@ -1,0 +1,58 @@
+"""jackknife.parquet: the pseudo-values behind every score, fold by fold, for whoever compares two runs. No Ray.
+
+A row for each row of rankings.parquet, in the same order: `target`, `group`, `layer`, `channel`, and `pseudo_values`, a
+list with a double for each fold (null where the fold is empty). Their mean is `score_squared`, and the variance of that
+mean is their variance by the number of folds (docs/method.md, sections 4 and 5). Null unless the status is ok, and for
+estimators without a jackknife.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pcace_dist.service.attempt import parquet_bytes
+from pcace_dist.service.reduce import BlockScores
+from pcace_dist.service.store import Store
+from pcace_dist.service.sums import group_order
+from pcace_dist.statistics.plan import Plan
+
+
+def publish_jackknife(store: Store, plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> None:
+    """Write jackknife.parquet, before the ledger's `done` as every published file."""
+    store.put("jackknife.parquet", parquet_bytes(jackknife_table(plan, blocks, group_type)))
+
+
+def jackknife_table(plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> pa.Table:
+    """The rows of jackknife.parquet, in the order of `reduce.rankings_table`."""
+    ordered = sorted(blocks, key=lambda b: b.block.index)
+    groups = sorted({group for b in ordered for group in b.scores}, key=group_order)
+    layers = [b.block.layer for b in ordered for _ in range(b.block.start, b.block.stop)]
+    channels = [channel for b in ordered for channel in range(b.block.start, b.block.stop)]
+    tables = [
+        pa.table(
+            {
+                "target": pa.array([target.name] * len(channels), pa.string()),
+                "group": pa.array([group] * len(channels), group_type),
+                "layer": pa.array(layers, pa.string()),
+                "channel": pa.array(channels, pa.int32()),
+                "pseudo_values": _lists(np.concatenate([b.scores[group][index].pseudo for b in ordered])),
+            }
+        )
+        for index, target in enumerate(plan.targets)
+        for group in groups
+    ]
+    return pa.concat_tables(tables)
+
+
+def _lists(pseudo: npt.NDArray[np.float64]) -> pa.Array:
+    """Rows (C, F) as lists: null where every value is NaN, null elements for the NaNs of other rows."""
+    known: list[list[Any] | None] = [
+        [float(value) if np.isfinite(value) else None for value in row] if np.isfinite(row).any() else None
+        for row in pseudo
+    ]
+    return pa.array(known, pa.list_(pa.float64()))
