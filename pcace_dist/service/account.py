@@ -45,7 +45,8 @@ class Account:
         self._summary_at = self._started
         self._rows_of: dict[str, int] = {}
         self._data: str | None = None
-        self._main_pass: MainPass | None = None
+        self._passes: list[MainPass] = []
+        self._looks: list[dict[str, int]] = []
         self._plan: Plan | None = None
         self._pass_started = self._started
         self._rows_at_start = 0
@@ -70,9 +71,14 @@ class Account:
         self._data = data_digest(piece for unit in units.values() for piece in unit.pieces)
 
     def main_pass_begins(self, main_pass: MainPass) -> None:
-        self._main_pass = main_pass
-        self._pass_started = time.monotonic()
-        self._rows_at_start = self.rows_done
+        if not self._passes:
+            self._pass_started = time.monotonic()
+            self._rows_at_start = self.rows_done
+        self._passes.append(main_pass)
+
+    def looked(self, look: int, open_pairs: int) -> None:
+        """A look of `stop`: so many pairs at the border of the top were open after so many images."""
+        self._looks.append({"look": look, "images": self.images, "open_pairs": open_pairs})
 
     def tick(self, stage: str, workers: int) -> None:
         """Show where the run stands; from time to time also in summary.json."""
@@ -93,16 +99,16 @@ class Account:
             return
         from pcace_dist.service.metrics import Sample
 
-        state, main_pass = self._ledger.state, self._main_pass
+        state = self._ledger.state
         done = sum(state.is_settled(unit) for unit in self._rows_of)
         sample = Sample(images=self.images, bad_rows=self.bad_rows, units_done=done, workers=workers)
-        if main_pass is not None:
+        if self._passes:
             sample = replace(
                 sample,
-                bytes=main_pass.bytes_read,
-                units_redone=main_pass.units_redone,
-                queue_depth=main_pass.queue_depth,
-                stage_seconds=main_pass.seconds,
+                bytes=sum(one.bytes_read for one in self._passes),
+                units_redone=self._units_redone,
+                queue_depth=self._passes[-1].queue_depth,
+                stage_seconds=self._worker_seconds(),
             )
         self._metrics.update(sample)
 
@@ -118,10 +124,31 @@ class Account:
         """Rows of units that are recorded, finished, or forwarded in a unit that is being worked on."""
         state = self._ledger.state
         recorded = sum(self._rows_of[u] for u in self._rows_of if state.is_settled(u))
-        if self._main_pass is None:
+        if not self._passes:
             return recorded
-        unrecorded = sum(self._rows_of[u] for u in self._main_pass.finished_unrecorded)
-        return recorded + unrecorded + self._main_pass.rows_in_work
+        unrecorded = sum(self._rows_of[u] for u in self._passes[-1].finished_unrecorded)
+        return recorded + unrecorded + self._passes[-1].rows_in_work
+
+    @property
+    def rows_spared(self) -> int:
+        """Rows of units without which the top was settled."""
+        return sum(self._rows_of[u] for u in self._rows_of if self._ledger.state.unit_status(u) == "spared")
+
+    @property
+    def _units_redone(self) -> int:
+        return sum(one.units_redone for one in self._passes)
+
+    @property
+    def _last_faults(self) -> list[str]:
+        return [fault for one in self._passes for fault in one.last_faults][-10:]
+
+    def _worker_seconds(self) -> dict[str, float]:
+        """Seconds by stage, summed over workers."""
+        total: dict[str, float] = defaultdict(float)
+        for one in self._passes:
+            for stage, value in one.seconds.items():
+                total[stage] += value
+        return total
 
     @property
     def images(self) -> int:
@@ -137,8 +164,7 @@ class Account:
 
     @property
     def last_fault(self) -> str:
-        faults = [] if self._main_pass is None else self._main_pass.last_faults
-        return faults[-1] if faults else "none"
+        return self._last_faults[-1] if self._last_faults else "none"
 
     # -- summary.json
 
@@ -151,6 +177,7 @@ class Account:
         state = self._ledger.state
         images = self.images
         main_pass = self.seconds["main_pass"] or time.monotonic() - self._pass_started
+        forwarded = self.rows_done - self.rows_spared - self._rows_at_start
         facts: dict[str, Any] = {
             "outcome": outcome,
             "exit_code": exit_code,
@@ -160,20 +187,22 @@ class Account:
             "bad_rows": self.bad_rows,
             "units": len(self._rows_of),
             "units_set_aside": len(state.set_aside),
-            "units_redone": 0 if self._main_pass is None else self._main_pass.units_redone,
+            "units_redone": self._units_redone,
             "attempts": len(state.accepted_receipts()),
             "workers": self.workers,
             "seconds": round(time.monotonic() - self._started, 3),
-            "images_per_second": round((self.rows_done - self._rows_at_start) / main_pass, 3)
-            if main_pass > 0
-            else None,
+            "images_per_second": round(forwarded / main_pass, 3) if main_pass > 0 else None,
             "stages": {name: round(value, 3) for name, value in self.seconds.items()},
-            "worker_stages": {}
-            if self._main_pass is None
-            else {name: round(value, 3) for name, value in self._main_pass.seconds.items()},
-            "last_faults": [] if self._main_pass is None else self._main_pass.last_faults,
+            "worker_stages": {name: round(value, 3) for name, value in self._worker_seconds().items()},
+            "last_faults": self._last_faults,
             **more,
         }
+        if self._looks:
+            facts["stop"] = {
+                "settled": state.settled is not None,
+                "rows_spared": self.rows_spared,
+                "looks": self._looks,
+            }
         if self._plan is not None:
             frozen = Facts.of(self._plan)
             facts |= {
@@ -203,4 +232,4 @@ class Account:
     def _admitted(self) -> list[Admission]:
         """Workers of other classes that the ledger knows of, of earlier drivers too, and the workers of this one."""
         recorded = [Admission(dict(one["class"]), float(one["differing"])) for one in self._ledger.state.foreign]
-        return recorded if self._main_pass is None else [*recorded, *self._main_pass.admissions.values()]
+        return [*recorded, *(admission for one in self._passes for admission in one.admissions.values())]

@@ -28,11 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pcace_dist.datasets.rows import RowRef
+from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, OutputError
 from pcace_dist.service.attempt import CODES_FILE, Block, attempt_key, blocks_of
 from pcace_dist.service.ledger import Receipt
+from pcace_dist.service.spec import WorkSpec
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import LayerCodes, Plan
 
@@ -276,6 +278,79 @@ def open_codes(url: str, storage: Storage) -> KeptCodes | None:
     if not index.parts:
         raise DatasetError(f"{url}: its kept codes hold no rows")
     return KeptCodes(held.url, storage, index, plan, held._open(index.parts[0]).schema_arrow)
+
+
+# -- one unit, for a run that extends another
+
+
+@dataclass(frozen=True, eq=False)
+class KeptUnit:
+    """The rows of one unit as an earlier run kept them, and what it set aside of them."""
+
+    rows: KeptRows
+    codes: Mapping[str, LayerCodes]
+    bad: Sequence[BadRow]
+    bad_rows: int
+
+    def groups(self, column: str | None) -> list[Any]:
+        """Each row's value of group_by; NaN counts as null."""
+        if column is None:
+            return [None] * len(self.rows.refs)
+        values = [row[column] for row in self.rows.columns]
+        return [None if isinstance(value, float) and value != value else value for value in values]
+
+
+def read_unit(spec: WorkSpec, codes_file: str, unit: Unit, plan: Plan) -> KeptUnit:
+    """A unit's rows from a codes file of the run that is extended. Raises DatasetError if they cannot be read."""
+    url = f"{spec.base}/{codes_file}"
+    pieces = {(piece.key, piece.row_group): piece.rows for piece in unit.pieces}
+    try:
+        with spec.storage.open(url) as source:
+            file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+            groups = [index for index in range(file.num_row_groups) if _touches(file, index, pieces)]
+            table = file.read_row_groups(groups) if groups else file.schema_arrow.empty_table()
+        bad_url = url.removesuffix(CODES_FILE) + "bad_rows.parquet"
+        with_bad = spec.storage.stat(bad_url) is not None
+        listed = pq.read_table(io.BytesIO(spec.storage.read_bytes(bad_url))).to_pylist() if with_bad else []
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"extend: {url} cannot be read ({type(error).__name__})") from error
+    places = zip(table["file"].to_pylist(), table["row_group"].to_pylist(), strict=True)
+    table = table.take(pa.array([row for row, place in enumerate(places) if place in pieces], pa.int64()))
+    bad = [BadRow(**row) for row in listed if (row["file"], row["row_group"]) in pieces]
+    bad_rows = sum(1 if one.row is not None else pieces[one.file, one.row_group] for one in bad)
+    return KeptUnit(_kept_rows(table, plan), _kept_codes(table, plan), bad, bad_rows)
+
+
+def _touches(file: pq.ParquetFile, index: int, pieces: Mapping[tuple[str, int], int]) -> bool:
+    """Whether a row group of a codes file holds rows of these pieces."""
+    places = file.read_row_group(index, columns=["file", "row_group"])
+    return any(place in pieces for place in zip(*(column.to_pylist() for column in places.columns), strict=True))
+
+
+def _kept_rows(table: pa.Table, plan: Plan) -> KeptRows:
+    names = [name for name in table.column_names if name.startswith("column:")]
+    plain = table.select(names).rename_columns([name.removeprefix("column:") for name in names])
+    targets = [table[f"target:{target.name}"].to_numpy() for target in plan.targets]
+    places = table.select(["file", "row_group", "row", "id"]).to_pylist()
+    return KeptRows(
+        [RowRef(**place) for place in places],
+        table["fold_key"].to_numpy(),
+        plain.to_pylist() if names else [{}] * len(table),
+        np.stack(targets, 1) if targets else np.empty((len(table), 0)),
+    )
+
+
+def _kept_codes(table: pa.Table, plan: Plan) -> dict[str, LayerCodes]:
+    parts: dict[str, list[LayerCodes]] = {layer.name: [] for layer in plan.layers}
+    for block in blocks_of(plan):
+        codes = integer_rows(table[codes_column(block)].combine_chunks(), np.uint8)
+        means = integer_rows(table[means_column(block)].combine_chunks(), np.int16)
+        shape = (len(table), block.stop - block.start, plan.components)
+        parts[block.layer].append(LayerCodes(torch.from_numpy(codes.reshape(shape)), torch.from_numpy(means)))
+    return {
+        name: LayerCodes(torch.cat([one.codes for one in held], 1), torch.cat([one.means for one in held], 1))
+        for name, held in parts.items()
+    }
 
 
 # -- integers as fixed-size binary

@@ -81,8 +81,8 @@ class Coordinator(ABC):
         with self._crew() as crew:
             frozen = self._planned(crew)
             while True:
-                self._main_pass(crew, frozen)
                 try:
+                    self._main_pass(crew, frozen)
                     return self._publish(frozen.plan, self._reduce(crew, frozen.plan))
                 except CorruptAttempt as corrupt:
                     what = {"attempt": corrupt.attempt}

@@ -29,7 +29,7 @@ from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import Admission, CheckRows
 from pcace_dist.service.attempt import Block, write_attempt
-from pcace_dist.service.codes import CodesWriter, KeptRows
+from pcace_dist.service.codes import CodesWriter, KeptRows, read_unit
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt, UnitCount
 from pcace_dist.service.memory import default_memory
@@ -176,6 +176,33 @@ class Engine:
         fault = None if last is None else f"{last.file} row {last.row}: {last.reason}"
         return UnitReport(unit.id, count, self.images_seen - before, dict(seconds), stream.bytes_read, fault)
 
+    def process_kept(self, unit: Unit, codes_file: str, upcoming: Unit | None = None) -> UnitReport:
+        """A unit whose rows are in a codes file of the extended run: the same sums, without forwarding."""
+        if upcoming is not None:
+            self._ahead = upcoming
+            self._reader.submit(upcoming)
+        seconds: dict[str, float] = defaultdict(float)
+        with _Timer(seconds, "read"):
+            found = read_unit(self.spec, codes_file, unit, self.plan)
+        rows = _UnitRows(bad=list(found.bad))
+        if found.rows.refs:
+            target_codes, target_fixed = self.plan.encode_targets(found.rows.targets)
+            rows.target_codes.append(target_codes)
+            rows.target_fixed.append(target_fixed)
+            rows.folds.append(self._folds_of(found.rows.fold_keys))
+            rows.groups = found.groups(self.spec.dataset.group_by)
+            rows.kept.append(found.rows)
+            for name, codes in found.codes.items():
+                rows.codes[name].append(codes)
+        with _Timer(seconds, "statistics"):
+            used = self._accumulate(rows)
+        self._counts[unit.id] = UnitCount(rows=used, bad=found.bad_rows, filtered=unit.rows - used - found.bad_rows)
+        self._largest_unit = max(self._largest_unit, used * row_bytes(self.plan))
+        return UnitReport(unit.id, self._counts[unit.id], 0, dict(seconds), 0)
+
+    def _folds_of(self, keys: np.ndarray) -> Tensor:
+        return torch.from_numpy((keys % np.uint64(self.plan.folds)).astype(np.uint8))
+
     def stop(self) -> None:
         """Give up the unit in hand at the next batch (another thread may call this)."""
         self._stop.set()
@@ -211,7 +238,7 @@ class Engine:
                 held = {name: components[kept.to(self.device)].cpu() for name, (components, _) in projected.items()}
                 rows.samples.append(SampleRows(torch.tensor(keys), torch.from_numpy(values[keep]), held))
             keys = batch.fold_keys[keep]
-            rows.folds.append(torch.from_numpy((keys % np.uint64(self.plan.folds)).astype(np.uint8)))
+            rows.folds.append(self._folds_of(keys))
             if batch.kept is not None:
                 held_rows = [(batch.refs[i], batch.kept[i]) for i in kept.tolist()]
                 refs, columns = [ref for ref, _ in held_rows], [row for _, row in held_rows]

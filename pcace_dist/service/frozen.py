@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError
-from pcace_dist.service.store import Store
+from pcace_dist.service.ledger import Ledger
+from pcace_dist.service.store import Store, open_store
 from pcace_dist.statistics.plan import Plan
 
 
@@ -51,6 +53,15 @@ class FrozenPlan:
 def read_plan(store: Store, digest: str) -> Plan:
     """A stored plan. Raises OutputError when it is gone."""
     return Plan.from_bytes(_get(store, plan_key(digest)))
+
+
+def plan_of_run(url: str, storage: Storage) -> Plan:
+    """The plan that a run has recorded. Raises OutputError when there is none."""
+    store = open_store(url, storage)
+    manifest = Ledger(store).load().manifest
+    if manifest is None:
+        raise OutputError(f"statistics.plan {url}: is not a run that has made its plan")
+    return read_plan(store, manifest["plan"])
 
 
 def _get(store: Store, key: str) -> bytes:

@@ -5,11 +5,13 @@
 
     open       {holder}                    a driver takes the run; the epoch goes up by one
     manifest   {plan, weights, units, ..}  once: what the run is made of
+    inherit    {receipts}                  attempts of a finished run, copied, that count here too (extend)
     accept     {receipts, foreign}         attempts that count from here on; `foreign`, if any: {class, differing} of
                                            workers of another numeric class than the plan's
     set_aside  {units, reason}             units that are given up
     retract    {attempts, reason}          accepted attempts that no longer count; their units are pending again
-    done       {exit_code, summary, ..}    every unit is accepted or set aside and the result is published
+    settled    {look, units}               the answer is known without these units (stop): they are spared
+    done       {exit_code, summary, ..}    every unit is accepted, set aside or spared and the result is published
 
 `RunState` is a pure fold over the records and refuses illegal histories. `Ledger` adds a store: creating record n + 1
 is the fence, for only one driver can. Knows unit ids and opaque JSON, not what a unit is. No clock decides, no Ray.
@@ -30,10 +32,10 @@ from pcace_dist.errors import OutputError, StoreUnavailable, TakenOver
 from pcace_dist.service.store import FIRST_PAUSE, LONGEST_PAUSE, TRIES, OutcomeUnknown, Store
 
 Json = dict[str, Any]
-UnitStatus = Literal["pending", "accepted", "set_aside"]
+UnitStatus = Literal["pending", "accepted", "set_aside", "spared"]
 
 PREFIX = "ledger/"
-KINDS = ("open", "manifest", "accept", "set_aside", "retract", "done")
+KINDS = ("open", "manifest", "inherit", "accept", "set_aside", "retract", "settled", "done")
 READERS = 16  # threads that load a long ledger
 
 _KEY = re.compile(r"ledger/\d{8}\.json")
@@ -164,28 +166,33 @@ class RunState:
     opened_at: float | None = None  # wall clock of the holder, for messages only
     manifest: Json | None = None
     set_aside: Mapping[str, str] = field(default_factory=dict)  # unit: reason
+    inherited: bool = False
+    settled: Json | None = None
     done: Json | None = None
     foreign: tuple[Json, ...] = ()  # workers of other numeric classes, each once, in the ledger's order
     units: tuple[str, ...] = ()  # in the manifest's order
     _receipts: Mapping[str, Receipt] = field(default_factory=dict)  # accepted attempts in the ledger's order
     _attempt_of: Mapping[str, str] = field(default_factory=dict)  # accepted unit: its attempt
     _retracted: frozenset[str] = frozenset()
+    _spared: frozenset[str] = frozenset()
 
     # -- queries
 
     def unit_status(self, unit: str) -> UnitStatus:
-        """pending, accepted or set_aside. Raises KeyError for a unit that is not in the manifest."""
+        """pending, accepted, set_aside or spared. Raises KeyError for a unit that is not in the manifest."""
         if unit in self._attempt_of:
             return "accepted"
         if unit in self.set_aside:
             return "set_aside"
+        if unit in self._spared:
+            return "spared"
         if unit not in self.units:
             raise KeyError(unit)
         return "pending"
 
     def is_settled(self, unit: str) -> bool:
-        """Whether a unit is accepted or set aside."""
-        return unit in self._attempt_of or unit in self.set_aside
+        """Whether a unit is accepted, set aside or spared."""
+        return unit in self._attempt_of or unit in self.set_aside or unit in self._spared
 
     def pending_units(self) -> list[str]:
         """Units still to be computed, in the manifest's order."""
@@ -235,25 +242,35 @@ class RunState:
         return replace(self, manifest=record.body, units=units)
 
     def _accept(self, record: Record) -> RunState:
+        for receipt in map(Receipt.from_json, record.body["receipts"]):
+            if receipt.epoch != self.epoch:
+                raise _illegal(record, f"attempt {receipt.attempt} is of epoch {receipt.epoch}, not {self.epoch}")
+        foreign = tuple(dict(one) for one in record.body.get("foreign", ()))
+        more = tuple(one for one in foreign if one not in self.foreign)
+        return replace(self._with_receipts(record), foreign=self.foreign + more)
+
+    def _inherit(self, record: Record) -> RunState:
+        if self._receipts or self._retracted:
+            raise _illegal(record, "comes after attempts of this run")
+        return replace(self._with_receipts(record), inherited=True)
+
+    def _with_receipts(self, record: Record) -> RunState:
+        """With all receipts of a record, or none."""
         manifest = self.manifest or {}
         receipts, attempt_of, known = dict(self._receipts), dict(self._attempt_of), set(self.units)
         for receipt in map(Receipt.from_json, record.body["receipts"]):
             if receipt.attempt in receipts or receipt.attempt in self._retracted:
                 raise _illegal(record, f"attempt {receipt.attempt} was accepted before")
-            if receipt.epoch != self.epoch:
-                raise _illegal(record, f"attempt {receipt.attempt} is of epoch {receipt.epoch}, not {self.epoch}")
             if (receipt.plan, receipt.weights) != (manifest["plan"], manifest["weights"]):
                 raise _illegal(record, f"attempt {receipt.attempt} was made with another plan or other weights")
             for unit in receipt.units:
                 if unit not in known:
                     raise _illegal(record, f"unit {unit} of attempt {receipt.attempt} is not in the manifest")
-                if unit in attempt_of or unit in self.set_aside:
+                if unit in attempt_of or unit in self.set_aside or unit in self._spared:
                     raise _illegal(record, f"unit {unit} of attempt {receipt.attempt} is accepted or set aside already")
                 attempt_of[unit] = receipt.attempt
             receipts[receipt.attempt] = receipt
-        foreign = tuple(dict(one) for one in record.body.get("foreign", ()))
-        more = tuple(one for one in foreign if one not in self.foreign)
-        return replace(self, _receipts=receipts, _attempt_of=attempt_of, foreign=self.foreign + more)
+        return replace(self, _receipts=receipts, _attempt_of=attempt_of)
 
     def _set_aside(self, record: Record) -> RunState:
         units, reason = [str(unit) for unit in record.body["units"]], str(record.body["reason"])
@@ -277,10 +294,18 @@ class RunState:
             _retracted=self._retracted | attempts,
         )
 
+    def _settled(self, record: Record) -> RunState:
+        if self.settled is not None:
+            raise _illegal(record, "is a second settled")
+        units = [str(unit) for unit in record.body["units"]]
+        if set(units) != set(self.pending_units()) or not units:
+            raise _illegal(record, "spares other units than those that are pending")
+        return replace(self, settled=record.body, _spared=frozenset(units))
+
     def _done(self, record: Record) -> RunState:
         pending = self.pending_units()
         if pending:
-            raise _illegal(record, f"unit {pending[0]} is neither accepted nor set aside")
+            raise _illegal(record, f"unit {pending[0]} is neither accepted, set aside nor spared")
         return replace(self, done=record.body)
 
 

@@ -44,7 +44,9 @@ class MainPass:
         on_tick: Callable[[], None],
         stopping: Callable[[], bool],
         least_workers: int = 1,
+        kept: Mapping[str, str] | None = None,
     ) -> None:
+        """`kept`: for units whose rows are taken from kept codes of the extended run, the codes file."""
         self._fleet = fleet
         self._ledger = ledger
         self._dispatcher = dispatcher
@@ -58,6 +60,7 @@ class MainPass:
         self._told_to_stop = False
         self._started = False
         self._least_workers = least_workers
+        self._kept = kept or {}
         self._idle_since: dict[str, float] = {}
         self._busy: set[str] = set()
         self._ready: set[str] = set()
@@ -139,9 +142,9 @@ class MainPass:
             if lend is not None:
                 self._idle_since.pop(actor, None)
                 following = None if lend.alone else self._dispatcher.peek_next(actor)
-                upcoming = None if following is None else self._units[following]
+                upcoming = None if following is None or following in self._kept else self._units[following]
                 self._busy.add(actor)
-                self._fleet.call(actor, "work", self._units[lend.unit], upcoming, lend.alone)
+                self._fleet.call(actor, "work", self._units[lend.unit], upcoming, lend.alone, self._kept.get(lend.unit))
             elif self._dispatcher.holds_unrecorded(actor):
                 self._busy.add(actor)
                 self._fleet.call(actor, "flush")

@@ -1,30 +1,39 @@
-"""A run of the model over images: the pilot's plan, then units out to workers that forward them.
+"""A run of the model over images: a plan, then units out to workers that forward them.
 
-The main pass itself is main_pass.py; here is what it is given, and how a plan comes to be recorded.
+The main pass itself is main_pass.py; here is what it is given: a plan from the pilot, from another run
+(`statistics.plan`) or from the run that is extended; and how much of the data, all of it or until the top is settled.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.units import check_unchanged, make_units
+from pcace_dist.datasets.units import Unit, check_unchanged, make_units
 from pcace_dist.errors import Stopped
 from pcace_dist.service.account import Account
 from pcace_dist.service.codes import index_of, publish_index
 from pcace_dist.service.coordinator import Coordinator, worker_shape
 from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.events import Crew, Failed, Finished, Lost
+from pcace_dist.service.extend import Base, check_base_plan, copy_attempts, generation_of, inherit
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.main_pass import TICK, MainPass
 from pcace_dist.service.memory import check_fits
 from pcace_dist.service.prepare import Preparation
+from pcace_dist.service.reduce import each_ranking
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.score import OK, TOO_FEW_IMAGES
+from pcace_dist.statistics.settled import judge, prefixes, spent
+
+log = logging.getLogger(__name__)
 
 UNIT_ROWS = (128, 1024)  # least and most rows of a unit; in between, 1/64 of the data set
 UNIT_BYTES = 64 << 20  # a unit reads about this much at most
@@ -51,27 +60,59 @@ class ModelRun(Coordinator):
 
         return Fleet(self._preparation.spec, worker_shape(self._job))
 
+    # -- plan and manifest
+
     def _planned(self, crew: Crew) -> FrozenPlan:
         """The recorded plan of a resumed run, or a new one made by one worker and recorded with the units."""
         manifest = self._ledger.state.manifest
-        frozen = self._new_plan(crew) if manifest is None else self._recorded_plan(manifest)
+        if manifest is not None:
+            frozen = self._recorded_plan(manifest)
+        elif self._preparation.base is not None:
+            frozen = self._extended(self._preparation.base)
+        else:
+            frozen = self._new_plan(crew)
+        self._take_over_attempts(crew)
         self._account.planned(frozen.plan, self._units())
         check_fits(frozen.plan, self._units().values(), self._preparation.spec.memory)
         return frozen
 
     def _new_plan(self, crew: Crew) -> FrozenPlan:
         units = make_units(self._preparation.listing, rows_per_unit(self._preparation.listing))
+        if self._job.stop is not None:
+            units = seeded_order(units, self._job.compute.seed)
         frozen = FrozenPlan.of(*self._pilot(crew))
-        self._ledger.append(
-            "manifest",
-            {
-                "fingerprint": self._preparation.fingerprint,
-                "weights": self._preparation.weights,
-                **frozen.store(self._store),
-                "units": [unit.to_json() for unit in units],
-            },
-        )
+        self._record_manifest(frozen, units)
         return frozen
+
+    def _extended(self, base: Base) -> FrozenPlan:
+        """The base's plan, and a manifest that names the attempts which are taken over."""
+        listing = self._preparation.listing
+        found = inherit(base, listing, rows_per_unit(listing))
+        self._record_manifest(
+            base.frozen,
+            found.units,
+            base=base.url,
+            generation=generation_of(base),
+            inherits={"receipts": [receipt.to_json() for receipt in found.receipts], "sources": dict(found.sources)},
+            from_codes=dict(found.from_codes),
+        )
+        return base.frozen
+
+    def _record_manifest(self, frozen: FrozenPlan, units: Iterable[Unit], **more: Any) -> None:
+        facts = {"fingerprint": self._preparation.fingerprint, "weights": self._preparation.weights}
+        stored = frozen.store(self._store)
+        self._ledger.append("manifest", {**facts, **stored, "units": [unit.to_json() for unit in units], **more})
+
+    def _take_over_attempts(self, crew: Crew) -> None:
+        """Copy what the manifest inherits, unless that has been recorded already."""
+        base, state = self._preparation.base, self._ledger.state
+        manifest = state.manifest or {}
+        if base is None or state.inherited or not manifest["inherits"]["receipts"]:
+            return
+        with self._account.stage("copy"):
+            receipts = copy_attempts(base, self._store, manifest, lambda done, total: self._check_held())
+        self._ledger.append("inherit", {"receipts": [receipt.to_json() for receipt in receipts]})
+        self._tick(crew, "taking over")
 
     def _pilot(self, crew: Crew) -> tuple[bytes, bytes]:
         """The first worker that is up makes the plan; if it is lost, the next one does."""
@@ -102,11 +143,50 @@ class ModelRun(Coordinator):
 
     def _recorded_plan(self, manifest: dict[str, Any]) -> FrozenPlan:
         check_unchanged(list(self._units().values()), self._preparation.listing)
+        if self._preparation.base is not None:
+            check_base_plan(self._preparation.base, manifest)
         return FrozenPlan.recorded(self._store, manifest)
 
+    # -- main pass
+
     def _main_pass(self, crew: Crew, frozen: FrozenPlan) -> None:
+        """All units; with `stop`, prefix by prefix until the top is settled (docs/protocol.md, item 13)."""
+        if self._job.stop is None:
+            self._work_through(crew, frozen, self._ledger.state.pending_units())
+            return
+        units = list(self._ledger.state.units)
+        sizes = prefixes(len(units))
+        for look, size in enumerate(sizes, start=1):
+            state = self._ledger.state
+            self._work_through(crew, frozen, [unit for unit in units[:size] if not state.is_settled(unit)])
+            passed = any(self._ledger.state.is_settled(unit) for unit in units[size:])
+            if size < len(units) and not passed and self._settled(crew, frozen.plan, look, units[size:]):
+                return
+
+    def _settled(self, crew: Crew, plan: Plan, look: int, rest: list[str]) -> bool:
+        """Look at what has been accepted; if the top is settled everywhere, record that the rest is spared."""
+        assert self._job.stop is not None
+        rule = self._job.stop
+        level = spent(1 - rule.confidence, look)
+        blocks = self._reduce(crew, plan)
+        open_pairs = 0
+        settled = True
+        for _, _, scores in each_ranking(plan, blocks):
+            ok = scores.status == OK
+            verdict = judge(
+                scores.score_squared, scores.pseudo, ok, top=rule.top, level=level, tolerance=rule.tolerance
+            )
+            settled &= verdict.settled and not bool((scores.status == TOO_FEW_IMAGES).any())
+            open_pairs += verdict.open_pairs
+        log.info("look %d: %d pairs at the border of the top %d are open", look, open_pairs, rule.top)
+        self._account.looked(look, open_pairs)
+        if settled:
+            self._ledger.append("settled", {"look": look, "units": rest})
+        return settled
+
+    def _work_through(self, crew: Crew, frozen: FrozenPlan, units: list[str]) -> None:
         dispatcher = Dispatcher(
-            self._ledger.state.pending_units(),
+            units,
             epoch=self._ledger.epoch,
             plan=frozen.plan.digest,
             weights=self._preparation.weights,
@@ -120,6 +200,7 @@ class ModelRun(Coordinator):
             stopping=self._stopping,
             on_tick=lambda: self._tick(crew, "ranking"),
             least_workers=self._job.workers.min,
+            kept=(self._ledger.state.manifest or {}).get("from_codes"),
         )
         self._account.main_pass_begins(main_pass)
         with self._account.stage("main_pass"):
@@ -137,6 +218,15 @@ class ModelRun(Coordinator):
             fold_by=self._job.dataset.fold_by,
         )
         publish_index(self._store, index)
+
+
+def seeded_order(units: Iterable[Unit], seed: int) -> tuple[Unit, ...]:
+    """The units in an order that depends on the seed and on what they hold, not on where they lie."""
+
+    def place(unit: Unit) -> bytes:
+        return hashlib.blake2b(f"{seed}:{unit.id}".encode(), digest_size=16).digest()
+
+    return tuple(sorted(units, key=place))
 
 
 def rows_per_unit(listing: Listing) -> int:

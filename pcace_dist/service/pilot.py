@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -25,8 +26,9 @@ from pcace_dist.models.layers import weight_norm
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import CHECK_ROWS, CheckRows
 from pcace_dist.service.facts import Facts
+from pcace_dist.service.frozen import plan_of_run
 from pcace_dist.service.spec import WorkSpec
-from pcace_dist.statistics.plan import Plan, build_plan
+from pcace_dist.statistics.plan import Plan, TargetPlan, build_plan
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +40,18 @@ def make_plan(
 ) -> tuple[Plan, CheckRows]:
     """Read the pilot, choose the batch, build the plan; and the rows by which workers are admitted to it.
 
-    Deterministic for the same job, model and machine class.
+    Deterministic for the same job, model and machine class. With `spec.plan` the plan is another run's, and only the
+    rows for admission are read.
 
     Raises DatasetError or ModelError for what only real rows show.
     """
-    batch = spec.batch or default_batch(device)
+    given = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
+    batch = spec.batch or (default_batch(device) if given is None else Facts.of(given).batch)
     read = list(
         pilot_rows(
             listing,
             spec.dataset,
-            spec.statistics.pilot,
+            spec.statistics.pilot if given is None else CHECK_ROWS,
             image_spec=spec.images,
             storage=spec.storage,
             batch_size=batch,
@@ -71,18 +75,55 @@ def make_plan(
     )
     settings = spec.statistics
     names = [target.name for target in spec.targets]
-    plan = build_plan(
-        pilot.passes,
-        pilot.shapes,
-        {name: pilot.targets[:, i] for i, name in enumerate(names)},
-        components=settings.components,
-        knots=settings.knots,
-        folds=settings.folds,
-        scale=settings.scale,
-        facts=facts.to_json(),
-    )
+    if given is not None:
+        plan = _adopt(given, spec, pilot, facts)
+    else:
+        plan = build_plan(
+            pilot.passes,
+            pilot.shapes,
+            {name: pilot.targets[:, i] for i, name in enumerate(names)},
+            components=settings.components,
+            knots=settings.knots,
+            folds=settings.folds,
+            scale=settings.scale,
+            facts=facts.to_json(),
+        )
     layers = {layer.name: layer.to(device) for layer in plan.layers}
     return plan, CheckRows.compute(pilot.first_images(CHECK_ROWS), forward, layers)
+
+
+def _adopt(given: Plan, spec: WorkSpec, pilot: PilotMaps, facts: Facts) -> Plan:
+    """The part of another run's plan that this job asks for; with the same weights its facts stay what they are.
+
+    Raises ModelError where this model's maps do not fit the plan's axes.
+    """
+    for name in spec.layers:
+        layer = given.layer(name)
+        mine = (pilot.channels[name], *pilot.shapes[name])
+        if mine != (layer.channels, *layer.shape):
+            raise ModelError(
+                f"statistics.plan {spec.plan}: layer {name} has maps of {_shape(mine)} here, "
+                f"{_shape((layer.channels, *layer.shape))} in the plan; leave the key out"
+            )
+    names = {target.name for target in spec.targets}
+    known = Facts.of(given)
+    norms = {name: known.weight_norms[name] for name in spec.layers}
+    kept = known.to_json() | {"weight_norms": norms}
+    return replace(
+        given,
+        layers=tuple(layer for layer in given.layers if layer.name in spec.layers),
+        targets=tuple(sorted((t for t in given.targets if t.name in names), key=_order_of(spec))),
+        facts=kept if known.weights == facts.weights else facts.to_json(),
+    )
+
+
+def _order_of(spec: WorkSpec) -> Callable[[TargetPlan], int]:
+    names = [target.name for target in spec.targets]
+    return lambda target: names.index(target.name)
+
+
+def _shape(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def default_batch(device: torch.device) -> int:

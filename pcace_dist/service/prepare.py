@@ -19,6 +19,9 @@ from pcace_dist.logs import LogSettings
 from pcace_dist.models.layers import resolve_layers
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
+from pcace_dist.service.extend import Base, open_base
+from pcace_dist.service.facts import Facts
+from pcace_dist.service.frozen import plan_of_run
 from pcace_dist.service.places import absolute, storage_of
 from pcace_dist.service.spec import StatisticSpec, WorkSpec
 from pcace_dist.statistics.ace import MAX_ROWS
@@ -34,6 +37,7 @@ class Preparation:
     weights: str
     fingerprint: str
     group_type: pa.DataType
+    base: Base | None = None
 
 
 def prepare(job: Job) -> Preparation:
@@ -50,14 +54,46 @@ def prepare(job: Job) -> Preparation:
     layers = tuple(resolve_layers(model, job.layers))
     weights = weights_digest(model)
     del model
+    if job.statistics.plan is not None:
+        spec = _with_given_plan(job, spec, layers)
+    base = None
+    if job.extend is not None:
+        extended = job.model_copy(update={"extend": absolute(job.extend)})
+        base = open_base(extended, spec.storage, weights=weights, layers=layers)
+    spec = replace(spec, layers=layers, kept=_kept_schema(spec, listing), base=None if base is None else base.url)
     return Preparation(
         job=job,
-        spec=replace(spec, layers=layers, kept=_kept_schema(spec, listing)),
+        spec=spec,
         listing=listing,
         weights=weights,
         fingerprint=job.fingerprint(layers=layers, weights_digest=weights),
         group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
+        base=base,
     )
+
+
+def _with_given_plan(job: Job, spec: WorkSpec, layers: tuple[str, ...]) -> WorkSpec:
+    """With `statistics.plan`: the settings are the plan's. Raises JobError where the job says something else."""
+    url = absolute(str(job.statistics.plan))
+    plan = plan_of_run(url, spec.storage)
+    if job.extend is not None:
+        raise JobError("statistics.plan: a run that extends another has that run's plan; leave one of the keys out")
+    held = {"layers": [layer.name for layer in plan.layers], "target": [target.name for target in plan.targets]}
+    for key, asked in (("layers", layers), ("target", [target.name for target in spec.targets])):
+        for name in asked:
+            if name not in held[key]:
+                raise JobError(f"{key} {name}: is not in the plan of {job.statistics.plan} ({', '.join(held[key])})")
+    settings = {name: getattr(plan, name) for name in ("components", "knots", "folds", "scale")}
+    for name, value in settings.items():
+        if name in job.statistics.model_fields_set and getattr(job.statistics, name) != value:
+            raise JobError(
+                f"statistics.{name} {getattr(job.statistics, name)}: the plan of {job.statistics.plan} has {value}; "
+                "leave one of the keys out"
+            )
+    batch = Facts.of(plan).batch
+    if spec.batch not in (None, batch):
+        raise JobError(f"compute.batch {spec.batch}: the plan of {job.statistics.plan} has {batch}; use auto")
+    return replace(spec, plan=url, batch=batch, statistics=replace(spec.statistics, **settings))
 
 
 def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
@@ -153,9 +189,6 @@ def _refuse_what_is_not_built(job: Job) -> None:
     asked = {
         "dataset.join (without kept codes)": job.dataset.join is not None,
         "statistics.knots_from (without kept codes)": job.statistics.knots_from != "plan",
-        "statistics.plan": job.statistics.plan is not None,
-        "stop": job.stop is not None,
-        "extend": job.extend is not None,
         "compute.precision: bfloat16": job.compute.precision == "bfloat16",
     }
     for key, wanted in asked.items():

@@ -133,24 +133,22 @@ def rankings_table(
 ) -> pa.Table:
     """rankings.parquet: a row per target x group x layer x channel, sorted so (README, What comes out)."""
     ordered = sorted(blocks, key=lambda b: b.block.index)
-    groups = sorted({group for b in ordered for group in b.scores}, key=group_order)
     layers = np.concatenate([np.repeat(b.block.layer, b.block.stop - b.block.start) for b in ordered])
     channels = np.concatenate([np.arange(b.block.start, b.block.stop, dtype=np.int32) for b in ordered])
     norms = np.concatenate([np.asarray(weight_norms[name], np.float64) for name in (y.name for y in plan.layers)])
-    tables = [
-        _ranking(
-            target.name,
-            group,
-            group_type,
-            layers,
-            channels,
-            norms,
-            ChannelScores.cat([b.scores[group][index] for b in ordered]),
-        )
-        for index, target in enumerate(plan.targets)
-        for group in groups
-    ]
-    return pa.concat_tables(tables)
+    return pa.concat_tables(
+        _ranking(target, group, group_type, layers, channels, norms, scores)
+        for target, group, scores in each_ranking(plan, ordered)
+    )
+
+
+def each_ranking(plan: Plan, blocks: Sequence[BlockScores]) -> Iterator[tuple[str, Any, ChannelScores]]:
+    """Target, group and the scores of all channels, in the order of rankings.parquet."""
+    ordered = sorted(blocks, key=lambda b: b.block.index)
+    groups = sorted({group for b in ordered for group in b.scores}, key=group_order)
+    for index, target in enumerate(plan.targets):
+        for group in groups:
+            yield target.name, group, ChannelScores.cat([b.scores[group][index] for b in ordered])
 
 
 def _ranking(

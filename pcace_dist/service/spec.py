@@ -37,7 +37,8 @@ class WorkSpec:
     `layers` are resolved names in model order; `batch` is None where the pilot is to choose it; `python_path` is put in
     front of sys.path so that `module:function` factories import on every node; `flush_seconds` is the longest time
     between two flushes of the accumulator; `memory` bytes are what it may hold (None: a share of what is free); `kept`
-    are the columns that are kept beside the codes, None where no codes are kept; `log` is how the worker's process
+    are the columns that are kept beside the codes, None where no codes are kept; `base` is the run that is extended,
+    `plan` the run whose plan is used; `log` is how the worker's process
     writes its log lines.
     """
 
@@ -62,6 +63,8 @@ class WorkSpec:
     flush_seconds: float = 600.0
     memory: int | None = None
     kept: pa.Schema | None = None
+    base: str | None = None
+    plan: str | None = None
     python_path: tuple[str, ...] = field(default=())
     log: LogSettings = field(default=LogSettings())
 

@@ -92,13 +92,20 @@ class WorkerBody:
         self._plan = Plan.from_bytes(plan)
         return self._engine.begin(self._plan, CheckRows.from_bytes(check), epoch)
 
-    def work(self, unit: Unit, upcoming: Unit | None, flush_first: bool) -> WorkResult:
-        """One unit; with a receipt if the accumulator was flushed before or after it. No report if it was given up."""
+    def work(self, unit: Unit, upcoming: Unit | None, flush_first: bool, kept: str | None = None) -> WorkResult:
+        """One unit; with a receipt if the accumulator was flushed before or after it. No report if it was given up.
+
+        `kept`: the codes file of the extended run that holds the unit's rows; they are not forwarded then.
+        """
         from pcace_dist.service.engine import Abandoned
 
         before = self._engine.flush() if flush_first else None
         try:
-            report = self._engine.process(unit, upcoming)
+            report = (
+                self._engine.process(unit, upcoming)
+                if kept is None
+                else self._engine.process_kept(unit, kept, upcoming)
+            )
         except Abandoned:
             return WorkResult(gave_up=unit.id, flushed_first=before)
         after = self._engine.flush() if self._engine.should_flush else None
