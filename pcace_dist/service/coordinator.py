@@ -27,7 +27,7 @@ from pcace_dist.service.main_pass import TICK, FrozenPlan, MainPass, farm
 from pcace_dist.service.memory import check_fits
 from pcace_dist.service.pilot import Facts
 from pcace_dist.service.prepare import Preparation
-from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings
+from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings, publish_shown, publish_transforms
 from pcace_dist.service.reduce import BlockScores, rankings_table
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import Plan
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 UNIT_ROWS = (128, 1024)  # least and most rows of a unit; in between, 1/64 of the data set
 UNIT_BYTES = 64 << 20  # a unit reads about this much at most
+SHOWN_ATTEMPTS = 64  # attempts whose rows to show are added up by one task
 
 
 class Coordinator:
@@ -69,7 +70,9 @@ class Coordinator:
             while True:
                 self._main_pass(fleet, frozen)
                 try:
-                    return self._publish(frozen.plan, self._reduce(fleet, frozen.plan))
+                    return self._publish(
+                        frozen.plan, self._reduce(fleet, frozen.plan), self._merge_shown(fleet, frozen.plan)
+                    )
                 except CorruptAttempt as corrupt:
                     log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason)
                     self._ledger.append("retract", {"attempts": [corrupt.attempt], "reason": corrupt.reason})
@@ -182,7 +185,18 @@ class Coordinator:
             )
         return [result for result in results if isinstance(result, BlockScores)]
 
-    def _publish(self, plan: Plan, blocks: list[BlockScores]) -> int:
+    def _merge_shown(self, fleet: Fleet, plan: Plan) -> list[dict[str, bytes]]:
+        """The rows to show, a task for every SHOWN_ATTEMPTS attempts."""
+        receipts = tuple(self._ledger.state.accepted_receipts())
+        chunks = [receipts[start : start + SHOWN_ATTEMPTS] for start in range(0, len(receipts), SHOWN_ATTEMPTS)]
+        tasks = [(plan.to_bytes(), chunk) for chunk in chunks]
+        with self._account.stage("reduce"):
+            results = farm(
+                fleet, "merge_shown", tasks, stopping=self._stopping, on_tick=lambda: self._tick(fleet, "reducing")
+            )
+        return [result for result in results if isinstance(result, dict)]
+
+    def _publish(self, plan: Plan, blocks: list[BlockScores], shown: list[dict[str, bytes]]) -> int:
         """Rankings, bad rows, then `done`, then summary.json (docs/protocol.md, item 10)."""
         bad, images = self._account.bad_rows, self._account.images
         if images == 0:
@@ -192,9 +206,11 @@ class Coordinator:
         receipts = self._ledger.state.accepted_receipts()
         self._ledger.check_held()
         with self._account.stage("publish"):
-            publish_rankings(
-                self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, self._preparation.group_type)
-            )
+            group_type = self._preparation.group_type
+            rankings = rankings_table(plan, blocks, Facts.of(plan).weight_norms, group_type)
+            publish_shown(self._store, plan, shown, group_type)
+            publish_transforms(self._store, plan, [c for block in blocks for c in block.curves], group_type)
+            publish_rankings(self._store, rankings)
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
             if self._preparation.spec.kept is not None:
                 publish_index(self._store, self._codes_index(plan))

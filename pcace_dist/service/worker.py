@@ -98,6 +98,11 @@ class Worker:
 
         return self._engine.reduce(Plan.from_bytes(plan), block, receipts)
 
+    def merge_shown(self, plan: bytes, receipts: Sequence[Receipt]) -> dict[str, bytes]:
+        from pcace_dist.statistics.plan import Plan
+
+        return self._engine.merge_shown(Plan.from_bytes(plan), receipts)
+
     @ray.method(concurrency_group="control")
     def images_seen(self) -> int:
         """Images forwarded so far, for the progress bar."""
