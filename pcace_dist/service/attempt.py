@@ -7,6 +7,8 @@
     attempts/<id>/codes.parquet         statistics.keep_codes: every row's codes (codes.py)
     attempts/<id>/bad_rows.parquet      rows that were set aside, if any
 
+and the rows to show (see shown.py).
+
 Arrow IPC files with plain binary columns; a reduce task reads only its own block. Nothing is pickled. Knows the store
 and the statistic, not Ray.
 """
@@ -110,8 +112,12 @@ def write_attempt(
     bad: Sequence[BadRow],
     samples: Mapping[Any, SampleRows],
     codes: bytes | None = None,
+    shown: Mapping[str, bytes] | None = None,
 ) -> dict[str, FileRef]:
-    """Write all files of an attempt and return their sizes and digests, for the receipt. `codes`: a codes file."""
+    """Write all files of an attempt and return their sizes and digests, for the receipt.
+
+    codes: a codes file; shown: the files of shown.py.
+    """
     files: dict[str, FileRef] = {}
 
     def put(name: str, data: bytes) -> None:
@@ -130,6 +136,8 @@ def write_attempt(
             put(block.sample_file, ipc_bytes(pa.table({"components": pa.array(parts, pa.large_binary())})))
     if codes is not None:
         put(CODES_FILE, codes)
+    for name, data in (shown or {}).items():
+        put(name, data)
     if bad:
         put("bad_rows.parquet", parquet_bytes(bad_rows_table(bad)))
     return files

@@ -299,6 +299,12 @@ class KeptUnit:
         values = [row[column] for row in self.rows.columns]
         return [None if isinstance(value, float) and value != value else value for value in values]
 
+    def labels(self, column: str | None) -> list[int | None]:
+        """Each row's class index, None where there is none."""
+        if column is None:
+            return [None] * len(self.rows.refs)
+        return [None if row[column] is None or row[column] < 0 else int(row[column]) for row in self.rows.columns]
+
 
 def read_unit(spec: WorkSpec, codes_file: str, unit: Unit, plan: Plan) -> KeptUnit:
     """A unit's rows from a codes file of the run that is extended. Raises DatasetError if they cannot be read."""

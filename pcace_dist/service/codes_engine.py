@@ -70,7 +70,8 @@ class CodesEngine:
             rows = RowCodes.cat(held.rows)
             layer, targets, codes, rows = refit(base, plan.targets, LayerCodes.cat(held.codes), rows, plan.knots)
             own = Held(codes=[codes], rows=[rows])
-            scores[group] = sums.score(own, layer, penalty=self._spec.penalty, targets=targets)
+            found = sums.score(own, layer, penalty=self._spec.penalty, targets=targets)
+            scores[group] = [one.without_transforms() for one in found]  # their knots are nobody else's
         return BlockScores(block, scores)
 
     def _recoding(self, plan: Plan, block: Block) -> Callable[[Tensor], Tensor]:

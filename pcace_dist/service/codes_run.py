@@ -184,6 +184,10 @@ class CodesRun(Coordinator):
     def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> tuple[str, tuple[object, ...]]:
         return "reduce_codes", (plan.digest, block, receipts[0])
 
+    def _merge_shown(self, crew: Crew, plan: Plan) -> list[dict[str, bytes]]:
+        """Nothing: rows to show are chosen while images are read."""
+        return []
+
     def _publish_more(self, plan: Plan) -> None:
         """Nothing: the codes stay with the run that kept them."""
 

@@ -29,12 +29,22 @@ from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.jackknife import publish_jackknife
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.main_pass import farm
-from pcace_dist.service.publish import OUTCOMES, publish_bad_rows, publish_rankings, publish_summary
+from pcace_dist.service.publish import (
+    OUTCOMES,
+    publish_bad_rows,
+    publish_rankings,
+    publish_shown,
+    publish_summary,
+    publish_transforms,
+)
 from pcace_dist.service.reduce import BlockScores, rankings_table
+from pcace_dist.service.shown import EXEMPLARS, SAMPLE
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import Plan
 
 log = logging.getLogger(__name__)
+
+SHOWN_ATTEMPTS = 64  # attempts whose rows to show are added up by one task
 
 
 class Prepared(Protocol):
@@ -83,7 +93,8 @@ class Coordinator(ABC):
             while True:
                 try:
                     self._main_pass(crew, frozen)
-                    return self._publish(frozen.plan, self._reduce(crew, frozen.plan))
+                    blocks = self._reduce(crew, frozen.plan)
+                    return self._publish(frozen.plan, blocks, self._merge_shown(crew, frozen.plan))
                 except CorruptAttempt as corrupt:
                     what = {"attempt": corrupt.attempt}
                     log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason, extra=what)
@@ -124,7 +135,15 @@ class Coordinator(ABC):
     def _farm(self, crew: Crew, method: str, tasks: list[tuple[object, ...]], stage: str) -> list[object]:
         return farm(crew, method, tasks, stopping=self._stopping, on_tick=lambda: self._tick(crew, stage))
 
-    def _publish(self, plan: Plan, blocks: list[BlockScores]) -> int:
+    def _merge_shown(self, crew: Crew, plan: Plan) -> list[dict[str, bytes]]:
+        """The rows to show, a task for every SHOWN_ATTEMPTS attempts."""
+        receipts = [_only(receipt, EXEMPLARS, SAMPLE) for receipt in self._ledger.state.accepted_receipts()]
+        chunks = [receipts[start : start + SHOWN_ATTEMPTS] for start in range(0, len(receipts), SHOWN_ATTEMPTS)]
+        with self._account.stage("reduce"):
+            results = self._farm(crew, "merge_shown", [(plan.digest, tuple(chunk)) for chunk in chunks], "reducing")
+        return [result for result in results if isinstance(result, dict)]
+
+    def _publish(self, plan: Plan, blocks: list[BlockScores], shown: list[dict[str, bytes]]) -> int:
         """Rankings, bad rows, then `done`, then summary.json (docs/protocol.md, item 10)."""
         bad, images = self._account.bad_rows, self._account.images
         if images == 0:
@@ -134,10 +153,11 @@ class Coordinator(ABC):
         receipts = self._ledger.state.accepted_receipts()
         self._ledger.check_held()
         with self._account.stage("publish"):
-            publish_rankings(
-                self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, self._prepared.group_type)
-            )
-            publish_jackknife(self._store, plan, blocks, self._prepared.group_type)
+            group_type = self._prepared.group_type
+            publish_shown(self._store, plan, shown, group_type)
+            publish_transforms(self._store, plan, [c for block in blocks for c in block.curves], group_type)
+            publish_jackknife(self._store, plan, blocks, group_type)
+            publish_rankings(self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, group_type))
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
             self._publish_more(plan)
         code = 4 if bad > self._job.max_bad_rows * (images + bad) else 0
@@ -204,12 +224,10 @@ def worker_shape(job: Job) -> WorkerShape:
 
 
 def _for_block(receipts: Iterable[Receipt], block: Block) -> tuple[Receipt, ...]:
-    """The receipts as a reduce task needs them: without units, and without the files of other blocks."""
+    """The receipts as a reduce task needs them."""
+    return tuple(_only(receipt, "rows.arrow", block.file, "samples.arrow", block.sample_file) for receipt in receipts)
 
-    def needed(name: str) -> bool:
-        return name in (block.file, block.sample_file) or not name.startswith(("block-", "samples-"))
 
-    return tuple(
-        replace(receipt, units={}, files={name: ref for name, ref in receipt.files.items() if needed(name)})
-        for receipt in receipts
-    )
+def _only(receipt: Receipt, *names: str) -> Receipt:
+    """A receipt with some of its files and without its units: small enough to go with every task."""
+    return replace(receipt, units={}, files={name: ref for name, ref in receipt.files.items() if name in names})

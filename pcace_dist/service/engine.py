@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pcace_dist.datasets.batches import Batch, UnitReader
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.rows import BadRow
+from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import ModelError, RowError
 from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
@@ -35,12 +35,13 @@ from pcace_dist.service.ledger import Receipt, UnitCount
 from pcace_dist.service.memory import default_memory
 from pcace_dist.service.pilot import make_plan
 from pcace_dist.service.reduce import BlockScores, reduce_block
+from pcace_dist.service.shown import ShownRows, merge_shown
 from pcace_dist.service.spec import WorkSpec
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.samples import SampleRows, row_key
-from pcace_dist.statistics.segment import Segment, row_bytes
+from pcace_dist.statistics.segment import RowCodes, Segment, row_bytes
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class _UnitRows:
     samples: list[SampleRows] = field(default_factory=list)
     groups: list[Any] = field(default_factory=list)
     kept: list[KeptRows] = field(default_factory=list)
+    refs: list[RowRef] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
 
 
@@ -192,6 +195,8 @@ class Engine:
             rows.folds.append(self._folds_of(found.rows.fold_keys))
             rows.groups = found.groups(self.spec.dataset.group_by)
             rows.kept.append(found.rows)
+            rows.refs.extend(found.rows.refs)
+            rows.labels.extend(found.labels(self.spec.dataset.label))
             for name, codes in found.codes.items():
                 rows.codes[name].append(codes)
         with _Timer(seconds, "statistics"):
@@ -244,6 +249,8 @@ class Engine:
                 refs, columns = [ref for ref, _ in held_rows], [row for _, row in held_rows]
                 rows.kept.append(KeptRows(refs, keys, columns, values[keep]))
             rows.groups.extend(batch.groups[i] if batch.groups is not None else None for i in kept.tolist())
+            rows.refs.extend(batch.refs[i] for i in kept.tolist())
+            rows.labels.extend(_label(batch, i) for i in kept.tolist())
 
     def _sort_out(
         self, batch: Batch, finite: np.ndarray, values: np.ndarray, reasons: Mapping[int, str], rows: _UnitRows
@@ -267,6 +274,7 @@ class Engine:
             return 0
         codes = {name: LayerCodes.cat(parts) for name, parts in rows.codes.items()}
         shared = (torch.cat(rows.target_codes), torch.cat(rows.target_fixed), torch.cat(rows.folds))
+        self._show(codes, RowCodes(shared[2], shared[0], shared[1]), rows)
         samples = SampleRows.cat(rows.samples) if rows.samples else None
         if rows.kept:
             self._kept_codes().add(KeptRows.cat(rows.kept), codes)
@@ -283,6 +291,10 @@ class Engine:
                 self._samples[group].append(samples.take(index))
         return len(rows.groups)
 
+    def _show(self, codes: Mapping[str, LayerCodes], shared: RowCodes, rows: _UnitRows) -> None:
+        """Keep exemplars and the sample up to date (shown.py)."""
+        self._shown.update(codes, shared, rows.refs, rows.groups, rows.labels)
+
     # -- attempts
 
     @property
@@ -290,7 +302,7 @@ class Engine:
         """Whether the accumulator is small against what was read for it, has waited long enough, or is full."""
         if not self._counts:
             return False
-        held = sum(segment.nbytes for segment in self._segments.values())
+        held = self._shown.nbytes + sum(segment.nbytes for segment in self._segments.values())
         held += sum(part.nbytes for parts in self._samples.values() for part in parts)
         held += 0 if self._codes_writer is None else self._codes_writer.nbytes
         if held + self._largest_unit >= self._memory:
@@ -308,7 +320,8 @@ class Engine:
         attempt = f"e{self.epoch:05d}-{self.actor}-f{self._flushes:05d}"
         samples = {group: SampleRows.cat(parts) for group, parts in self._samples.items()}
         kept = None if self._codes_writer is None else self._codes_writer.finish()
-        files = write_attempt(self.store, attempt, self.plan, self._segments, self._bad, samples, kept)
+        shown = self._shown.files()
+        files = write_attempt(self.store, attempt, self.plan, self._segments, self._bad, samples, kept, shown)
         receipt = Receipt(
             attempt=attempt,
             epoch=self.epoch,
@@ -325,6 +338,7 @@ class Engine:
     def _reset(self) -> None:
         self._segments: dict[Any, Segment] = {}
         self._samples: dict[Any, list[SampleRows]] = defaultdict(list)
+        self._shown = ShownRows(self.plan)
         self._bad: list[BadRow] = []
         self._counts: dict[str, UnitCount] = {}
         self._codes_writer: CodesWriter | None = None
@@ -353,6 +367,16 @@ class Engine:
             estimator=settings.estimator,
             memory=self.spec.memory or default_memory(self.spec.threads),
         )
+
+    def merge_shown(self, plan: Plan, receipts: Sequence[Receipt]) -> dict[str, bytes]:
+        """One task of the reduce: the rows to show of some attempts."""
+        return merge_shown(self.store, plan, receipts)
+
+
+def _label(batch: Batch, row: int) -> int | None:
+    """The class index of a row; None where there is none."""
+    label = -1 if batch.labels is None else int(batch.labels[row])
+    return None if label < 0 else label
 
 
 class _Timer:

@@ -16,8 +16,11 @@ import pyarrow.parquet as pq
 
 from pcace_dist.job import FORMAT_VERSION
 from pcace_dist.service.attempt import BAD_ROWS_SCHEMA, parquet_bytes, read_checked
+from pcace_dist.service.curves import BlockCurves, transforms_table
 from pcace_dist.service.ledger import Receipt
+from pcace_dist.service.shown import ShownRows, exemplars_table, sample_table
 from pcace_dist.service.store import Store
+from pcace_dist.statistics.plan import Plan
 
 PACKAGES = ("pcace-dist", "ray", "torch", "torchvision", "numpy", "scipy", "pyarrow")
 
@@ -41,6 +44,22 @@ def publish_bad_rows(store: Store, receipts: Sequence[Receipt], set_aside: Itera
         "bad_rows.parquet",
         parquet_bytes(table.sort_by([("file", "ascending"), ("row_group", "ascending"), ("row", "ascending")])),
     )
+
+
+def publish_shown(store: Store, plan: Plan, parts: Sequence[Mapping[str, bytes]], group_type: pa.DataType) -> None:
+    """exemplars.parquet and sample.parquet, from what `merge_shown` gave; nothing where no images were read."""
+    if not parts:
+        return
+    total = ShownRows(plan).merge(ShownRows.from_files(plan, part) for part in parts)
+    store.put("exemplars.parquet", parquet_bytes(exemplars_table(total.top, plan)))
+    rows = total.sample.rows()
+    if rows is not None:
+        store.put("sample.parquet", parquet_bytes(sample_table(rows, plan, group_type)))
+
+
+def publish_transforms(store: Store, plan: Plan, curves: Sequence[BlockCurves], group_type: pa.DataType) -> None:
+    """transforms.parquet: theta and phi of the channels that are shown (curves.py says which)."""
+    store.put("transforms.parquet", parquet_bytes(transforms_table(plan, curves, group_type)))
 
 
 def summary_of(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from pcace_dist.service.attempt import Block, BlockPart, read_block, read_checked, read_rows, read_samples
+from pcace_dist.service.curves import BlockCurves, pick_curves
 from pcace_dist.service.ledger import Receipt
 from pcace_dist.service.store import Store
 from pcace_dist.service.sums import BlockSums, group_order
@@ -41,10 +42,11 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class BlockScores:
-    """Scores of one block: for each group a list with a ChannelScores per target."""
+    """Scores of one block: for each group a list with a ChannelScores per target; and the transforms to publish."""
 
     block: Block
     scores: Mapping[Any, Sequence[ChannelScores]]
+    curves: Sequence[BlockCurves] = ()
 
 
 def reduce_block(
@@ -79,7 +81,9 @@ def score_block(
     """Add up and score the parts of one block, wherever they come from; `parts()` may be called several times."""
     layer = plan.layer(block.layer).block(block.channels)
     sums = BlockSums(plan, block, memory=memory)
-    return BlockScores(block, {group: sums.score(held, layer, penalty=penalty) for group, held in sums.groups(parts)})
+    scores = {group: sums.score(held, layer, penalty=penalty) for group, held in sums.groups(parts)}
+    curves = pick_curves(plan, block.layer, block.start, scores)
+    return BlockScores(block, {group: [s.without_transforms() for s in held] for group, held in scores.items()}, curves)
 
 
 def _read(store: Store, receipt: Receipt, name: str) -> bytes:
@@ -101,6 +105,7 @@ def _by_ace(found: BlockScores, store: Store, plan: Plan, receipts: Sequence[Rec
             group: [_ace_scores(one, ordered[group], block, index) for index, one in enumerate(scores)]
             for group, scores in found.scores.items()
         },
+        found.curves,
     )
 
 

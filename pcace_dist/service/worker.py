@@ -134,6 +134,10 @@ class WorkerBody:
             self._plan = read_plan(self._store, digest)
         return self._plan
 
+    def merge_shown(self, plan: str, receipts: Sequence[Receipt]) -> dict[str, bytes]:
+        """The rows to show of some attempts."""
+        return self._engine.merge_shown(self._stored_plan(plan), receipts)
+
     def images_seen(self) -> int:
         """Images forwarded so far, for the progress bar."""
         engine = getattr(self, "_engine", None)

@@ -18,7 +18,7 @@ compared, hold it: the variance of their mean is se^2 + (BIAS_ERROR (r^2 - e))^2
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -49,7 +49,8 @@ class ChannelScores:
     """Scores of C channels for one target: arrays (C,), named as the columns of rankings.parquet.
 
     Finite wherever status is "ok"; NaN elsewhere, except images. pseudo: (C, F), jackknife pseudo-values of r^2: their
-    mean is score_squared (see the module for the standard error of that mean); NaN for empty folds.
+    mean is score_squared (see the module for the standard error of that mean); NaN for empty folds. phi float32
+    (C, p, K) and theta float32 (C, K): the transforms on the knots (see `transforms`).
     """
 
     images: npt.NDArray[np.int64]
@@ -64,6 +65,13 @@ class ChannelScores:
     clamped: Floats
     status: npt.NDArray[np.str_]
     pseudo: Floats
+    phi: npt.NDArray[np.float32]
+    theta: npt.NDArray[np.float32]
+
+    def without_transforms(self) -> ChannelScores:
+        """The same without phi and theta (both with no entries per channel), which take more room than the rest."""
+        none = np.empty((len(self.status), 0), np.float32)
+        return replace(self, phi=none, theta=none)
 
     @staticmethod
     def cat(parts: Sequence[ChannelScores]) -> ChannelScores:
@@ -144,9 +152,13 @@ def _score_target(
         for name in ("squared", "low", "high", "in_sample", "first", "pearson", "mean", "clamped")
     }
     pseudo = np.full((gram.channels, gram.folds), np.nan)
+    phi = np.full((gram.channels, gram.components, gram.knots), np.nan, np.float32)
+    theta = np.full((gram.channels, gram.knots), np.nan, np.float32)
     if ok.any():
         with solve.one_thread():
-            squared, first = _replicates(gram, layer, target, index, penalty, np.flatnonzero(ok))
+            solved = _replicates(gram, layer, target, index, penalty, np.flatnonzero(ok))
+        squared, first = solved.squared, solved.first
+        phi[ok], theta[ok] = solved.phi, solved.theta
         found = jackknife(squared[:, 0], squared[:, 1:], rows[used])
         low, high = found.interval()
         result["squared"][ok] = found.estimate
@@ -169,6 +181,8 @@ def _score_target(
         clamped=result["clamped"],
         status=status,
         pseudo=pseudo,
+        phi=phi,
+        theta=theta,
     )
 
 
@@ -229,13 +243,27 @@ def transforms(
     return phi.numpy(), theta.numpy()
 
 
+@dataclass(frozen=True, eq=False)
+class _Replicates:
+    """r^2 of all rows and without each non-empty fold (C, 1+F); of all rows the first component's r^2, phi, theta."""
+
+    squared: Floats
+    first: Floats
+    phi: Floats
+    theta: Floats
+
+
 def _replicates(
     gram: Gram, layer: LayerPlan, target: TargetPlan, index: int, penalty: float, channels: npt.NDArray[np.int64]
-) -> tuple[Floats, Floats]:
-    """r^2 of all rows and without each non-empty fold (C, 1+F), and the first component's r^2 of all rows (C,)."""
+) -> _Replicates:
     parts = list(_solutions(gram, layer, target, index, penalty, channels))
-    first = torch.cat([one.squared_first[:, 0] for one in parts])
-    return torch.cat([one.squared for one in parts]).numpy(), first.numpy()
+    columns = (
+        [one.squared for one in parts],
+        [one.squared_first[:, 0] for one in parts],
+        [one.x[:, 0] for one in parts],
+        [one.y[:, 0] for one in parts],
+    )
+    return _Replicates(*(torch.cat(column).numpy() for column in columns))
 
 
 def _solutions(

@@ -1,0 +1,335 @@
+"""Which rows to show: per channel those with the largest mean activation, and a uniform sample of all rows.
+
+Pure tensors and arrays: no I/O, no Ray, no images; a row is known by its reference. Two accumulators in the manner of
+Gram (update, merge). Guarantee of both: the state depends on the set of rows alone, not on their order, on how they
+were split into updates, attempts and workers, or on the machine, because
+
+- rows are compared by integers, the fixed-point means of the plan, and ties are decided by `RowRefs.order`;
+- the sample is the bottom-k sample of the rows' keys, a hash of file and row: the rows with the smallest keys of a
+  union are among the smallest of its parts (Cohen & Kaplan 2007, Summarizing data using bottom-k sketches).
+
+Size: TopRows holds at most k rows per channel, RowSample at most `size` rows; both keep as many again, at most, that
+wait to be sorted in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pcace_dist.errors import StatisticsError
+from pcace_dist.statistics import tensorfile
+from pcace_dist.statistics.plan import LayerCodes, Plan
+from pcace_dist.statistics.segment import RowCodes, row_bytes
+
+Integers: TypeAlias = npt.NDArray[np.int64]
+
+TOP = 16  # rows of a channel
+SAMPLE_ROWS = (512, 4096)  # least and most rows of the sample; in between, as many as fit into
+SAMPLE_BYTES = 4 << 20
+_WAITING_ROWS = 1024  # rows that wait until they are sorted in,
+_WAITING_MEANS = 1 << 22  # or fewer, where there are many channels
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's step
+_POSITION_BITS = 32  # of a priority: mean above, place in the order of ties below
+
+
+@dataclass(frozen=True, eq=False)
+class RowRefs:
+    """References to n rows: names of files, sorted; for each row the file's index, row group, row and key.
+
+    key: a hash of file name and row (`row_keys`); the arrays are int64 (n,).
+    """
+
+    files: tuple[str, ...]
+    file: Integers
+    row_group: Integers
+    row: Integers
+    key: Integers
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @staticmethod
+    def of(files: Sequence[str], row_groups: Sequence[int], rows: Sequence[int]) -> RowRefs:
+        """References from one entry per row."""
+        names = tuple(sorted(set(files)))
+        index = {name: place for place, name in enumerate(names)}
+        file, row_group, row = (
+            np.array(column, np.int64) for column in ([index[name] for name in files], row_groups, rows)
+        )
+        return RowRefs(names, file, row_group, row, row_keys(names, file, row))
+
+    @staticmethod
+    def none() -> RowRefs:
+        return RowRefs.of((), (), ())
+
+    def take(self, rows: Integers) -> RowRefs:
+        """Some of the rows, in the order asked for; files that none of them needs are dropped."""
+        file = self.file[rows]
+        used = np.unique(file)
+        return RowRefs(
+            tuple(self.files[i] for i in used),
+            np.searchsorted(used, file).astype(np.int64),
+            self.row_group[rows],
+            self.row[rows],
+            self.key[rows],
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[RowRefs]) -> RowRefs:
+        """Rows of several parts, one after the other."""
+        names = tuple(sorted({name for part in parts for name in part.files}))
+        index = {name: place for place, name in enumerate(names)}
+        moved = [np.array([index[name] for name in part.files], np.int64)[part.file] for part in parts]
+        return RowRefs(
+            names,
+            np.concatenate([*moved, np.empty(0, np.int64)]),
+            *(
+                np.concatenate([*(getattr(part, name) for part in parts), np.empty(0, np.int64)])
+                for name in ("row_group", "row", "key")
+            ),
+        )
+
+    def order(self) -> Integers:
+        """The permutation that puts rows in the order of their keys, then of file name and row."""
+        return np.lexsort((self.row, self.file, self.key)).astype(np.int64)
+
+
+def row_keys(names: Sequence[str], file: Integers, row: Integers) -> Integers:
+    """Keys int64 (n,): a row-th output of splitmix64 (Steele, Lea & Flood 2014), seeded by blake2b of the file name.
+
+    Uniform over the rows of all files, and the same wherever the row is seen.
+    """
+    seeds = [int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") for name in names]
+    with np.errstate(over="ignore"):
+        z = np.array([*seeds, 0], np.uint64)[file] + (row.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return np.asarray(z.view(np.int64))
+
+
+class TopRows:
+    """For each of the plan's channels the `top` rows with the largest mean of the map, on the plan's grid.
+
+    Of rows with the same mean those that come first in `RowRefs.order` are kept: of a dead channel, therefore, the
+    same arbitrary rows in every run.
+    """
+
+    def __init__(self, channels: Mapping[str, int], top: int = TOP) -> None:
+        self.channels = dict(channels)
+        self.top = top
+        self._width = sum(self.channels.values())
+        self._refs = RowRefs.none()
+        self._means = torch.empty((0, self._width), dtype=torch.int16)  # (m, all channels), largest first
+        self._index = torch.empty((0, self._width), dtype=torch.int64)  # of the row in _refs
+        self._waiting: list[tuple[Tensor, RowRefs]] = []
+
+    @classmethod
+    def of(cls, plan: Plan) -> TopRows:
+        """An empty accumulator for the channels of a plan."""
+        return cls({layer.name: layer.channels for layer in plan.layers})
+
+    def update(self, means: Mapping[str, Tensor], refs: RowRefs) -> TopRows:
+        """Add n rows: means int16 (n, C) of every layer, as in LayerCodes, and their references."""
+        self._add(torch.cat([means[name].cpu() for name in self.channels], dim=1), refs)
+        return self
+
+    def merge(self, others: Iterable[TopRows]) -> TopRows:
+        """Add what others hold; they are left as they are."""
+        for other in others:
+            if (other.channels, other.top) != (self.channels, self.top):
+                raise StatisticsError("exemplars: parts with other layers or another number of rows")
+            other._settle()
+            self._settle()
+            self._combine(other._means, other._index, other._refs)
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, about."""
+        waiting = sum(2 * means.numel() for means, _ in self._waiting)
+        return 6 * self._means.numel() + 32 * len(self._refs) + waiting
+
+    def layer(self, name: str) -> tuple[Tensor, Tensor]:
+        """Means int16 (m, C), largest first, and rows int64 (m, C) as places in `refs`; m is `top` or fewer."""
+        self._settle()
+        names = list(self.channels)
+        start = sum(self.channels[other] for other in names[: names.index(name)])
+        part = slice(start, start + self.channels[name])
+        return self._means[:, part], self._index[:, part]
+
+    @property
+    def refs(self) -> RowRefs:
+        """The rows that some channel holds, in their order."""
+        self._settle()
+        return self._refs
+
+    def to_bytes(self) -> bytes:
+        """The state as a safetensors file; the same bytes for the same rows."""
+        self._settle()
+        settings = {"channels": list(self.channels.items()), "top": self.top, "files": self._refs.files}
+        tensors = {"means": self._means.contiguous(), "index": self._index.to(torch.int32).contiguous()}
+        tensors |= {name: torch.from_numpy(getattr(self._refs, name)) for name in ("file", "row_group", "row", "key")}
+        return tensorfile.pack("exemplars", json.dumps(settings), tensors)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TopRows:
+        """The state that `to_bytes` wrote; StatisticsError if it is not one."""
+        settings, tensors = tensorfile.unpack("exemplars", data)
+        held = cls(dict(settings["channels"]), settings["top"])
+        held._refs = RowRefs(
+            tuple(settings["files"]), *(tensors[name].numpy().copy() for name in ("file", "row_group", "row", "key"))
+        )
+        held._means, held._index = tensors["means"].clone(), tensors["index"].long()
+        return held
+
+    def _add(self, means: Tensor, refs: RowRefs) -> None:
+        if means.shape != (len(refs), self._width):
+            raise StatisticsError(f"exemplars: means {tuple(means.shape)} for {len(refs)} rows, {self._width} channels")
+        self._waiting.append((means, refs))
+        rows = sum(len(waiting) for _, waiting in self._waiting)
+        if rows >= _WAITING_ROWS or rows * self._width >= _WAITING_MEANS:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Sort in what waits: the best of the new rows first, then those against what is held."""
+        if not self._waiting:
+            return
+        means = torch.cat([part for part, _ in self._waiting])
+        refs = RowRefs.cat([part for _, part in self._waiting])
+        self._waiting = []
+        order = refs.order()
+        taken = torch.from_numpy(order)
+        best, places = _largest(means[taken], torch.arange(len(refs)).unsqueeze(1), self.top)
+        self._combine(best, taken[places], refs)
+
+    def _combine(self, means: Tensor, index: Tensor, refs: RowRefs) -> None:
+        """The one place where what is held changes. means, index: (m, all channels), index into refs."""
+        joined = RowRefs.cat([self._refs, refs])
+        every = torch.cat([self._index, index + len(self._refs)])
+        order = joined.order()
+        place = torch.empty(len(order), dtype=torch.int64)
+        place[torch.from_numpy(order)] = torch.arange(len(order))
+        best, kept = _largest(torch.cat([self._means, means]), place[every], self.top)
+        used, numbers = torch.unique(kept, return_inverse=True)
+        self._means, self._index = best, numbers
+        self._refs = joined.take(order[used.numpy()])
+
+
+def _largest(means: Tensor, places: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Of means int16 (m, C) the largest, of equal ones those with the smallest place; both (top or m, C).
+
+    places: int64 (m, C) or (m, 1), different within a column.
+    """
+    priority = (means.to(torch.int64) << _POSITION_BITS) - places
+    best = priority.topk(min(top, len(means)), dim=0).values
+    chosen = (best + ((1 << _POSITION_BITS) - 1)) >> _POSITION_BITS
+    return chosen.to(torch.int16), (chosen << _POSITION_BITS) - best
+
+
+@dataclass(frozen=True, eq=False)
+class SampledRows:
+    """Rows with everything that is kept of them: what RowSample gives and takes.
+
+    refs: n; codes: LayerCodes of every layer (n, ...); shared: folds, target codes, fixed-point targets; groups: n
+    values of group_by (None without one); labels: n class indices or None.
+    """
+
+    refs: RowRefs
+    codes: Mapping[str, LayerCodes]
+    shared: RowCodes
+    groups: tuple[Any, ...]
+    labels: tuple[int | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.codes.values()) + 64 * len(self)
+
+    def take(self, rows: Integers) -> SampledRows:
+        """Some of the rows, in the order asked for."""
+        index = torch.from_numpy(rows)
+        return SampledRows(
+            self.refs.take(rows),
+            {name: part.take(index) for name, part in self.codes.items()},
+            self.shared.take(index),
+            tuple(self.groups[i] for i in rows),
+            tuple(self.labels[i] for i in rows),
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[SampledRows]) -> SampledRows:
+        """Rows of one or more parts, one after the other."""
+        return SampledRows(
+            RowRefs.cat([part.refs for part in parts]),
+            {name: LayerCodes.cat(part.codes[name] for part in parts) for name in parts[0].codes},
+            RowCodes.cat([part.shared for part in parts]),
+            tuple(value for part in parts for value in part.groups),
+            tuple(value for part in parts for value in part.labels),
+        )
+
+
+class RowSample:
+    """A uniform sample of the rows: the `size` rows with the smallest keys (all of them, where there are fewer)."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._held: list[SampledRows] = []
+
+    @classmethod
+    def of(cls, plan: Plan) -> RowSample:
+        """An empty sample for the rows of a plan."""
+        return cls(sample_size(plan))
+
+    def update(self, rows: SampledRows) -> RowSample:
+        """Add rows."""
+        if self._held:
+            full = self._held[0]
+            if len(full) >= self.size:  # nothing above the largest key that is held has a chance
+                rows = rows.take(np.flatnonzero(rows.refs.key <= full.refs.key.max()).astype(np.int64))
+        if len(rows):
+            self._held.append(rows)
+        if sum(len(part) for part in self._held) >= 2 * self.size:
+            self._settle()
+        return self
+
+    def merge(self, others: Iterable[RowSample]) -> RowSample:
+        """Add what others hold; they are left as they are."""
+        for other in others:
+            if other.size != self.size:
+                raise StatisticsError(f"sample: parts of {other.size} and {self.size} rows")
+            for rows in other._held:
+                self.update(rows)
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, about."""
+        return sum(part.nbytes for part in self._held)
+
+    def rows(self) -> SampledRows | None:
+        """The sampled rows in the order of their keys; None while there are none."""
+        self._settle()
+        return self._held[0] if self._held else None
+
+    def _settle(self) -> None:
+        if self._held:
+            rows = SampledRows.cat(self._held)
+            self._held = [rows.take(rows.refs.order()[: self.size])]
+
+
+def sample_size(plan: Plan) -> int:
+    """Rows of the sample: a function of the plan alone. 512; more, up to 4,096, where the channels are few."""
+    least, most = SAMPLE_ROWS
+    return max(least, min(most, SAMPLE_BYTES // row_bytes(plan)))
