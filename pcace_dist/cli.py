@@ -169,6 +169,10 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
         f"(main pass {summary['images_per_second']:,.0f} images/s, {summary['workers']} workers), "
         f"{summary['bad_rows']:,} bad rows"
     )
+    if (summary.get("drift") or {}).get("advice"):
+        print(summary["drift"]["advice"])
+    if job.stop is not None and summary.get("stop", {}).get("settled"):
+        print(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
     if summary["exit_code"] == 4:
         print(
             f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet"
@@ -186,14 +190,22 @@ def _add_show(verbs: Verbs[Parser]) -> None:
     verb.add_argument("--layer", help="only this layer")
     verb.add_argument("--group", help="only this group")
     verb.add_argument("--target", help="only this target, for example logit:label")
+    verb.add_argument(
+        "--across",
+        action="store_true",
+        help="what the groups' rankings have in common: in how many a channel is on top",
+    )
     verb.set_defaults(run=_show)
 
 
 def _show(arguments: argparse.Namespace) -> int:
     from pcace_dist.run import open_run
-    from pcace_dist.tables import print_ranking
+    from pcace_dist.tables import print_across_groups, print_ranking
 
     run = open_run(arguments.path)
+    if arguments.across:
+        print_across_groups(run.across_groups(top=arguments.top, target=arguments.target))
+        return 0
     print_ranking(run.ranking(top=arguments.top, layer=arguments.layer, group=arguments.group, target=arguments.target))
     return 0
 

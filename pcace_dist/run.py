@@ -52,21 +52,18 @@ class Run:
     ) -> pa.Table:
         """Rows of rankings.parquet, best first within each target and group when `top` is given.
 
-        `layer`, `group` and `target` select; `top` keeps the best N channels of every target and group (ranks within
-        the layer if a layer is named). Raises UserError naming what there is when nothing matches.
+        `layer`, `group` and `target` select, and only the row groups that may hold them are read; `top` keeps the best
+        N channels of every target and group (ranks within the layer if a layer is named). Raises UserError naming
+        what there is when nothing matches.
         """
         filesystem, path = self.storage.filesystem(f"{self.path}/rankings.parquet")
-        dataset_filter = None
-        for column, value in (("layer", layer), ("group", group), ("target", target)):
-            if value is None:
-                continue
-            clause = pc.equal(pc.field(column).cast(pa.string()), pa.scalar(str(value)))
-            dataset_filter = clause if dataset_filter is None else dataset_filter & clause
         try:
-            table = pq.read_table(path, filesystem=filesystem, filters=dataset_filter)
+            schema = pq.read_schema(path, filesystem=filesystem)
+            selected = _selection(schema, {"layer": layer, "group": group, "target": target})
+            table = None if selected is False else pq.read_table(path, filesystem=filesystem, filters=selected)
         except FileNotFoundError:
             raise self._unfinished("rankings.parquet") from None
-        if not len(table):
+        if table is None or not len(table):
             raise UserError(self._nothing_matches(layer=layer, group=group, target=target))
         if top is None:
             return table
@@ -84,6 +81,26 @@ class Run:
         """`ranking(...)` as a pandas DataFrame; needs the extra `pandas`."""
         frame: pd.DataFrame = self.ranking(**selection).to_pandas()
         return frame
+
+    def across_groups(self, *, top: int | None = None, target: str | None = None) -> pa.Table:
+        """Rows of rankings_across_groups.parquet: what all groups' rankings have in common (docs/outputs.md).
+
+        With `top` the N channels of every target that are most often among a group's best. Raises UserError for a run
+        without groups.
+        """
+        filesystem, path = self.storage.filesystem(f"{self.path}/rankings_across_groups.parquet")
+        try:
+            table = pq.read_table(path, filesystem=filesystem)
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: is a run without group_by, or not finished") from None
+        names = pc.unique(table["target"]).to_pylist()
+        if target is not None and target not in names:
+            raise UserError(f"{self.path}: no rows for target {target!r} (there are: {', '.join(names)})")
+        parts = [table.filter(pc.equal(table["target"], name)) for name in names if target in (None, name)]
+        often = next(name for name in table.column_names if name.startswith("groups_in_top_"))
+        if top is not None:
+            parts = [part.sort_by([(often, "descending"), ("mean_score", "descending")])[:top] for part in parts]
+        return pa.concat_tables(parts)
 
     def bad_rows(self) -> pa.Table:
         """Rows that were set aside: file, row_group, row, id, stage, reason."""
@@ -131,6 +148,21 @@ def open_run(path: str, *, storage: Storage | None = None) -> Run:
     run = Run(path.rstrip("/"), storage or Storage({}))
     run.summary  # noqa: B018  (fails here rather than later when there is no run)
     return run
+
+
+def _selection(schema: pa.Schema, asked: dict[str, object]) -> pc.Expression | bool | None:
+    """What rows are asked for, in the columns' own types; None for all, False where no row can match."""
+    selected = None
+    for column, value in asked.items():
+        if value is None:
+            continue
+        try:
+            wanted = pa.scalar(str(value)).cast(schema.field(column).type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return False
+        clause = pc.field(column) == wanted
+        selected = clause if selected is None else selected & clause
+    return selected
 
 
 def _group_key(key: dict[str, Any]) -> tuple[str, str]:

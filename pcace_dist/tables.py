@@ -42,6 +42,26 @@ def print_ranking(ranking: pa.Table) -> None:
         console.print(table)
 
 
+def print_across_groups(table: pa.Table) -> None:
+    """Print rows of rankings_across_groups.parquet, one table for each target."""
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    names = [name for name in table.column_names if name != "target"]
+    for target in dict.fromkeys(table["target"].to_pylist()):
+        shown = Table(title=f"\n{target}, over all groups", title_justify="left", box=None, pad_edge=False)
+        for name in names:
+            shown.add_column(name.replace("_", " "), justify="left" if name == "layer" else "right")
+        for row in table.to_pylist():
+            if row["target"] == target:
+                shown.add_row(*(_cell(row[name]) for name in names))
+        console.print(shown)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
 def _by_target_and_group(ranking: pa.Table) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     blocks: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in ranking.to_pylist():

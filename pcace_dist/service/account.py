@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcace_dist.datasets.units import Unit, data_digest
 from pcace_dist.service.admission import Admission
+from pcace_dist.service.drift import advice
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.main_pass import MainPass
@@ -52,6 +53,7 @@ class Account:
         self._rows_at_start = 0
         self._rate: float | None = None
         self.workers = 0
+        self.drift: dict[str, dict[str, float]] = {}
         self.seconds: dict[str, float] = defaultdict(float)
 
     # -- what happens
@@ -197,6 +199,8 @@ class Account:
             "last_faults": self._last_faults,
             **more,
         }
+        if self.drift:
+            facts["drift"] = {"layers": self.drift, "advice": advice(self.drift)}
         if self._looks:
             facts["stop"] = {
                 "settled": state.settled is not None,

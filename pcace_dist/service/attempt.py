@@ -218,10 +218,10 @@ def bad_rows_table(bad: Sequence[BadRow]) -> pa.Table:
     )
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table, *, row_group_rows: int | None = None) -> bytes:
     """A whole Parquet file in memory: it is published with one put."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_rows)
     return sink.getvalue()
 
 

@@ -22,7 +22,9 @@ from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, JobError, PcaceError
 from pcace_dist.job import Job
 from pcace_dist.service.account import Account
+from pcace_dist.service.across import across_groups_table
 from pcace_dist.service.attempt import Block, CorruptAttempt, blocks_of
+from pcace_dist.service.drift import drift_of
 from pcace_dist.service.events import Crew, WorkerShape
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import FrozenPlan
@@ -31,19 +33,22 @@ from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.main_pass import farm
 from pcace_dist.service.publish import (
     OUTCOMES,
+    publish_across_groups,
     publish_bad_rows,
     publish_rankings,
     publish_shown,
     publish_summary,
     publish_transforms,
 )
-from pcace_dist.service.reduce import BlockScores, rankings_table
+from pcace_dist.service.reduce import BlockScores, rank_batch, rank_tasks, rankings_table
 from pcace_dist.service.shown import EXEMPLARS, SAMPLE
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
+WITH_ALL_WORKERS = ("starting workers", "pilot", "ranking")  # stages that wait for workers.min
 SHOWN_ATTEMPTS = 64  # attempts whose rows to show are added up by one task
 
 
@@ -94,7 +99,8 @@ class Coordinator(ABC):
                 try:
                     self._main_pass(crew, frozen)
                     blocks = self._reduce(crew, frozen.plan)
-                    return self._publish(frozen.plan, blocks, self._merge_shown(crew, frozen.plan))
+                    ranks = self._rank(crew, frozen.plan, blocks)
+                    return self._publish(frozen.plan, blocks, ranks, self._merge_shown(crew, frozen.plan))
                 except CorruptAttempt as corrupt:
                     what = {"attempt": corrupt.attempt}
                     log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason, extra=what)
@@ -135,6 +141,15 @@ class Coordinator(ABC):
     def _farm(self, crew: Crew, method: str, tasks: list[tuple[object, ...]], stage: str) -> list[object]:
         return farm(crew, method, tasks, stopping=self._stopping, on_tick=lambda: self._tick(crew, stage))
 
+    def _rank(self, crew: Crew, plan: Plan, blocks: list[BlockScores]) -> list[Ranks]:
+        """Ranks of every target and group; on the workers where it is more than a moment's work."""
+        batches = rank_tasks(plan, blocks)
+        with self._account.stage("rank"):
+            if len(batches) == 1:
+                return rank_batch(batches[0])
+            found = self._farm(crew, "rank", [(batch,) for batch in batches], "ranking channels")
+        return [one for batch in found if isinstance(batch, list) for one in batch]
+
     def _merge_shown(self, crew: Crew, plan: Plan) -> list[dict[str, bytes]]:
         """The rows to show, a task for every SHOWN_ATTEMPTS attempts."""
         receipts = [_only(receipt, EXEMPLARS, SAMPLE) for receipt in self._ledger.state.accepted_receipts()]
@@ -143,7 +158,7 @@ class Coordinator(ABC):
             results = self._farm(crew, "merge_shown", [(plan.digest, tuple(chunk)) for chunk in chunks], "reducing")
         return [result for result in results if isinstance(result, dict)]
 
-    def _publish(self, plan: Plan, blocks: list[BlockScores], shown: list[dict[str, bytes]]) -> int:
+    def _publish(self, plan: Plan, blocks: list[BlockScores], ranks: list[Ranks], shown: list[dict[str, bytes]]) -> int:
         """Rankings, bad rows, then `done`, then summary.json (docs/protocol.md, item 10)."""
         bad, images = self._account.bad_rows, self._account.images
         if images == 0:
@@ -157,9 +172,12 @@ class Coordinator(ABC):
             publish_shown(self._store, plan, shown, group_type)
             publish_transforms(self._store, plan, [c for block in blocks for c in block.curves], group_type)
             publish_jackknife(self._store, plan, blocks, group_type)
-            publish_rankings(self._store, rankings_table(plan, blocks, Facts.of(plan).weight_norms, group_type))
+            if self._job.group_by is not None:
+                publish_across_groups(self._store, across_groups_table(plan, blocks, ranks))
+            publish_rankings(self._store, rankings_table(plan, blocks, ranks, Facts.of(plan).weight_norms, group_type))
             publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
             self._publish_more(plan)
+        self._account.drift = drift_of((block.block.layer, block.ends) for block in blocks)
         code = 4 if bad > self._job.max_bad_rows * (images + bad) else 0
         summary = self._account.summary(OUTCOMES[code], code)
         self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code], "summary": summary})
@@ -202,7 +220,7 @@ class Coordinator(ABC):
         """Show progress; end when the run was taken over, or no worker could be had for workers.start_timeout."""
         self._check_held()
         self._account.tick(stage, len(crew.up))
-        least = self._job.workers.min if stage != "reducing" and not self._enough else 1
+        least = self._job.workers.min if stage in WITH_ALL_WORKERS and not self._enough else 1
         if len(crew.up) >= least:
             self._enough = True
             self._lonely_since = None

@@ -126,9 +126,14 @@ def _today(piece: Piece, files: Mapping[str, DataFile]) -> Piece | None:
     return replace(piece, url=file.url)
 
 
+def is_inherited(attempt: str) -> bool:
+    """Whether an attempt of a run was taken over from the run that it extends."""
+    return _GENERATION.match(attempt) is not None
+
+
 def _renamed(receipt: Receipt, base: Base) -> Receipt:
     """Under a name that no attempt of the new run has: those of the base's own get the base's generation in front."""
-    if _GENERATION.match(receipt.attempt):
+    if is_inherited(receipt.attempt):
         return receipt
     generation = int((base.state.manifest or {}).get("generation", 0))
     return replace(receipt, attempt=f"g{generation:05d}-{receipt.attempt}")

@@ -8,8 +8,9 @@ the number of workers. Knows the store and the statistic, not Ray.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import reduce as reduce_pairs
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,13 @@ import torch
 
 from pcace_dist.service.attempt import Block, BlockPart, read_block, read_checked, read_rows, read_samples
 from pcace_dist.service.curves import BlockCurves, pick_curves
+from pcace_dist.service.drift import Ends
 from pcace_dist.service.ledger import Receipt
 from pcace_dist.service.store import Store
 from pcace_dist.service.sums import BlockSums, group_order
 from pcace_dist.statistics.ace import ace
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.ranks import rank_channels
+from pcace_dist.statistics.ranks import Ranks, rank_channels
 from pcace_dist.statistics.samples import SampleRows
 from pcace_dist.statistics.score import OK, ChannelScores
 
@@ -40,13 +42,20 @@ NUMBERS = (
 )
 
 
+PAIRS_AT_A_TIME = 1 << 20  # of channels, compared in one task
+
+RankInput: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray]"  # score_squared, pseudo-values, ok
+
+
 @dataclass(frozen=True)
 class BlockScores:
-    """Scores of one block: for each group a list with a ChannelScores per target; and the transforms to publish."""
+    """Scores of one block: for each group a list with a ChannelScores per target; the transforms to publish; and how
+    many codes lie at the ends of the knots."""
 
     block: Block
     scores: Mapping[Any, Sequence[ChannelScores]]
     curves: Sequence[BlockCurves] = ()
+    ends: Ends = field(default_factory=Ends)
 
 
 def reduce_block(
@@ -65,13 +74,20 @@ def reduce_block(
     rows than the estimator takes.
     """
     held_by = [receipt for receipt in receipts if block.file in receipt.files]
+    layer = plan.layer(block.layer).block(block.channels)
+    ends: dict[str, Ends] = {}
 
     def parts() -> Iterator[BlockPart]:
         for receipt in held_by:
+            own = Ends()
             rows = read_rows(_read(store, receipt, "rows.arrow"))
-            yield from read_block(block, plan.components, _read(store, receipt, block.file), *rows)
+            for part in read_block(block, plan.components, _read(store, receipt, block.file), *rows):
+                own.add(part, layer, receipt.attempt)
+                yield part
+            ends[receipt.attempt] = own  # in a further pass the same again
 
     found = score_block(plan, block, parts, penalty=penalty, memory=memory)
+    found = replace(found, ends=reduce_pairs(Ends.plus, ends.values(), Ends()))
     return found if estimator == "gram" else _by_ace(found, store, plan, held_by)
 
 
@@ -106,6 +122,7 @@ def _by_ace(found: BlockScores, store: Store, plan: Plan, receipts: Sequence[Rec
             for group, scores in found.scores.items()
         },
         found.curves,
+        found.ends,
     )
 
 
@@ -133,18 +150,40 @@ def _ace_scores(scores: ChannelScores, rows: SampleRows, block: Block, target: i
 def rankings_table(
     plan: Plan,
     blocks: Sequence[BlockScores],
+    ranks: Sequence[Ranks],
     weight_norms: Mapping[str, Sequence[float | None]],
     group_type: pa.DataType,
 ) -> pa.Table:
-    """rankings.parquet: a row per target x group x layer x channel, sorted so (README, What comes out)."""
+    """rankings.parquet: a row per target x group x layer x channel, sorted so (README, What comes out).
+
+    ranks: those of `rank_tasks`, in its order.
+    """
     ordered = sorted(blocks, key=lambda b: b.block.index)
     layers = np.concatenate([np.repeat(b.block.layer, b.block.stop - b.block.start) for b in ordered])
     channels = np.concatenate([np.arange(b.block.start, b.block.stop, dtype=np.int32) for b in ordered])
     norms = np.concatenate([np.asarray(weight_norms[name], np.float64) for name in (y.name for y in plan.layers)])
     return pa.concat_tables(
-        _ranking(target, group, group_type, layers, channels, norms, scores)
-        for target, group, scores in each_ranking(plan, ordered)
+        _ranking(target, group, group_type, layers, channels, norms, scores, own)
+        for (target, group, scores), own in zip(each_ranking(plan, ordered), ranks, strict=True)
     )
+
+
+def rank_tasks(plan: Plan, blocks: Sequence[BlockScores]) -> list[list[RankInput]]:
+    """What is ranked, in the order of rankings.parquet, in batches of about a second's work each."""
+    batches: list[list[RankInput]] = [[]]
+    cost = 0
+    for _, _, scores in each_ranking(plan, blocks):
+        if cost >= PAIRS_AT_A_TIME:
+            batches.append([])
+            cost = 0
+        batches[-1].append((scores.score_squared, scores.pseudo, scores.status == OK))
+        cost += len(scores.status) ** 2
+    return batches
+
+
+def rank_batch(inputs: Sequence[RankInput]) -> list[Ranks]:
+    """One task: ranks and their intervals of some rankings."""
+    return [rank_channels(*one) for one in inputs]
 
 
 def each_ranking(plan: Plan, blocks: Sequence[BlockScores]) -> Iterator[tuple[str, Any, ChannelScores]]:
@@ -164,9 +203,9 @@ def _ranking(
     channels: np.ndarray,
     norms: np.ndarray,
     scores: ChannelScores,
+    ranks: Ranks,
 ) -> pa.Table:
     ok = scores.status == OK
-    ranks = rank_channels(scores.score_squared, scores.pseudo, ok)
     sure = ok & np.isfinite(scores.pseudo).any(axis=1)  # sample-level ACE gives no intervals
     count = len(channels)
     numbers = {name: getattr(scores, name) for name in NUMBERS if name != "weight_norm"} | {"weight_norm": norms}

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from pcace_dist.service.attempt import Block
     from pcace_dist.service.engine import UnitReport
     from pcace_dist.service.ledger import Receipt
-    from pcace_dist.service.reduce import BlockScores
+    from pcace_dist.service.reduce import BlockScores, RankInput
     from pcace_dist.service.spec import CodesSpec, WorkSpec
     from pcace_dist.statistics.plan import Plan
+    from pcace_dist.statistics.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,12 @@ class WorkerBody:
         if self._plan is None or self._plan.digest != digest:
             self._plan = read_plan(self._store, digest)
         return self._plan
+
+    def rank(self, inputs: Sequence[RankInput]) -> list[Ranks]:
+        """Ranks of some rankings: any worker can."""
+        from pcace_dist.service.reduce import rank_batch
+
+        return rank_batch(inputs)
 
     def merge_shown(self, plan: str, receipts: Sequence[Receipt]) -> dict[str, bytes]:
         """The rows to show of some attempts."""
