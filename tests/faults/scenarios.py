@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from tests.faults.harness import ROOT, START, Driver, accepted_units, environment, is_worker, kinds, ledger, write_job
+from tests.faults.warm import WarmDriver, warm_server
 
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
@@ -106,7 +107,7 @@ def zombie(folder: Path) -> None:
 
 # -- two drivers at once
 
-REPETITIONS = 20
+REPETITIONS = int(os.environ.get("PCACE_RACES", "20"))
 AT_A_TIME = 4
 
 
@@ -115,16 +116,17 @@ def race(folder: Path) -> None:
 
     Some of the repetitions, each with an output of its own, go on side by side.
     """
-    template = json.loads((folder / "job.json").read_text())
+    template, server = json.loads((folder / "job.json").read_text()), warm_server()
     with shared_node(AT_A_TIME) as address, contextlib.ExitStack() as stack:
         env = environment(RAY_ADDRESS=address)
-        waiting, racing, codes = list(range(REPETITIONS)), list[tuple[Driver, Driver]](), Counter[int]()
+        waiting, racing, codes = list(range(REPETITIONS)), list[tuple[WarmDriver, WarmDriver]](), Counter[int]()
         while waiting or racing:
             while waiting and len(racing) < AT_A_TIME:
                 output = folder / f"run-{waiting.pop(0):02d}"
                 job = write_job(output.with_suffix(".json"), template | {"output": str(output)})
-                racing.append((stack.enter_context(Driver(job, env=env)), stack.enter_context(Driver(job, env=env))))
-            for pair in [pair for pair in racing if all(driver.ended for driver in pair)]:
+                one, other = (stack.enter_context(WarmDriver(server, job, env)) for _ in range(2))
+                racing.append((one, other))
+            for pair in [pair for pair in racing if all(driver.code is not None for driver in pair)]:
                 racing.remove(pair)
                 codes[judge(*pair)] += 1
             time.sleep(0.2)
@@ -132,20 +134,19 @@ def race(folder: Path) -> None:
         assert sum(codes.values()) == REPETITIONS and codes[2] > 0, codes
 
 
-def judge(*pair: Driver) -> int:
+def judge(*pair: WarmDriver) -> int:
     """One driver has done the run; the other's code, after a look at what it said."""
-    winner, other = sorted(pair, key=lambda driver: driver.finish())
-    assert winner.finish() == 0, winner.errors
+    winner, other = sorted(pair, key=lambda driver: driver.code or 0)
+    assert winner.code == 0, winner.errors
     assert "Traceback" not in winner.errors + other.errors, winner.errors + other.errors
-    code = other.finish()
     last = other.errors.splitlines()[-1]
-    if code == 2:
+    if other.code == 2:
         assert f"is held by process {winner.pid} on " in last and " since " in last, other.errors
-    elif code == 5:  # the holder had finished when it was looked for
+    elif other.code == 5:  # the holder had finished when it was looked for
         assert "another driver has opened the run" in last, other.errors
     else:  # it came so late that the run was done: the recorded code at once
-        assert code == 0, other.errors
-    return code
+        assert other.code == 0, other.errors
+    return other.code
 
 
 # -- ray job submit
