@@ -63,7 +63,7 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
     with _interruptible() as asked, session, display or display_for() as shown:
         probe(store)
         asked.install()
-        ledger.open(ProcessProbe().this_process().to_json())
+        _open(store, ledger, take_over=take_over)
         store.put("job.yaml", job.to_yaml().encode())
         account = Account(store, ledger, shown, preparation.fingerprint, metrics=not local)
         with LeaseKeeper(Lease(store, ledger.epoch)) as keeper:
@@ -117,6 +117,16 @@ def _refuse_held(store: Store, ledger: Ledger) -> None:
             f"output {store.url}: is held by {verdict.who} since {verdict.since}; wait for it, stop it, or take "
             "the run over with --take-over"
         )
+
+
+def _open(store: Store, ledger: Ledger, *, take_over: bool) -> None:
+    """Take the run. Where another driver was a moment quicker, it is the holder: exit code 2 and its name."""
+    try:
+        ledger.open(ProcessProbe().this_process().to_json())
+    except TakenOver:
+        if not take_over:
+            _refuse_held(store, Ledger(store))
+        raise
 
 
 def _recorded_job(store: Store) -> Job | None:

@@ -6,18 +6,21 @@ Run by `namespace.run_scenario`; each function gets a folder that holds `job.jso
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.faults.harness import ROOT, START, Driver, accepted_units, environment, is_worker, kinds, ledger
+from tests.faults.harness import ROOT, START, Driver, accepted_units, environment, is_worker, kinds, ledger, write_job
+from tests.faults.warm import WarmDriver, warm_server
 
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
@@ -37,6 +40,18 @@ def cluster_of(nodes: int) -> Iterator[Any]:
         for _ in range(nodes):
             cluster.add_node(num_cpus=1)
         yield cluster
+    finally:
+        cluster.shutdown()
+
+
+@contextlib.contextmanager
+def shared_node(cpus: int) -> Iterator[str]:
+    """One node for several drivers; its address."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+    try:
+        yield cluster.address
     finally:
         cluster.shutdown()
 
@@ -88,6 +103,50 @@ def zombie(folder: Path) -> None:
         cluster.add_node(num_cpus=1)
         assert driver.finish(240) == 0, driver.errors
         print(driver.errors)
+
+
+# -- two drivers at once
+
+REPETITIONS = int(os.environ.get("PCACE_RACES", "20"))
+AT_A_TIME = 4
+
+
+def race(folder: Path) -> None:
+    """Two drivers started at once, again and again, on one cluster: one gets the run, the other is told by whom.
+
+    Some of the repetitions, each with an output of its own, go on side by side.
+    """
+    template, server = json.loads((folder / "job.json").read_text()), warm_server()
+    with shared_node(AT_A_TIME) as address, contextlib.ExitStack() as stack:
+        env = environment(RAY_ADDRESS=address)
+        waiting, racing, codes = list(range(REPETITIONS)), list[tuple[WarmDriver, WarmDriver]](), Counter[int]()
+        while waiting or racing:
+            while waiting and len(racing) < AT_A_TIME:
+                output = folder / f"run-{waiting.pop(0):02d}"
+                job = write_job(output.with_suffix(".json"), template | {"output": str(output)})
+                one, other = (stack.enter_context(WarmDriver(server, job, env)) for _ in range(2))
+                racing.append((one, other))
+            for pair in [pair for pair in racing if all(driver.code is not None for driver in pair)]:
+                racing.remove(pair)
+                codes[judge(*pair)] += 1
+            time.sleep(0.2)
+        print("codes of the second drivers:", dict(codes), flush=True)
+        assert sum(codes.values()) == REPETITIONS and codes[2] > 0, codes
+
+
+def judge(*pair: WarmDriver) -> int:
+    """One driver has done the run; the other's code, after a look at what it said."""
+    winner, other = sorted(pair, key=lambda driver: driver.code or 0)
+    assert winner.code == 0, winner.errors
+    assert "Traceback" not in winner.errors + other.errors, winner.errors + other.errors
+    last = other.errors.splitlines()[-1]
+    if other.code == 2:
+        assert f"is held by process {winner.pid} on " in last and " since " in last, other.errors
+    elif other.code == 5:  # the holder had finished when it was looked for
+        assert "another driver has opened the run" in last, other.errors
+    else:  # it came so late that the run was done: the recorded code at once
+        assert other.code == 0, other.errors
+    return other.code
 
 
 # -- ray job submit
@@ -184,5 +243,5 @@ def until(reached: Callable[[], bool], seconds: float, *, every: float) -> None:
 
 
 if __name__ == "__main__":
-    scenarios = {f.__name__: f for f in (node_loss, zombie, submit, autoscaled)}
+    scenarios = {f.__name__: f for f in (node_loss, zombie, race, submit, autoscaled)}
     scenarios[sys.argv[1]](Path(sys.argv[2]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,5 +120,29 @@ def test_a_terminated_driver_flushes_and_goes_on_later(data: Path, undisturbed: 
     assert 0 < finished_at_stop < len(units_of(output))
     assert (summary(output)["outcome"], summary(output)["exit_code"]) == ("stopped", 5)
     run_to_end(job)
+    assert each_unit_was_accepted_once(output)
+    assert rankings(output).equals(undisturbed)
+
+
+def test_a_driver_killed_in_the_middle_of_any_ledger_write_leaves_all_of_it_or_nothing(
+    data: Path, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    """Between the temporary file and the link, and after the link before the answer, for a record of each kind."""
+    output = tmp_path / "run"
+    job = write_job(tmp_path / "job.json", slow_job(data, output, seconds=0.0, workers={"max": 1}))
+    for kind in ("open", "manifest", "accept", "done"):
+        for point, there in (("before_link", 0), ("after_link", 1)):
+            before = kinds(output).count(kind) if output.exists() else 0
+            command = (sys.executable, "-m", "tests.faults.dying_driver", kind, point)
+            with Driver(job, command=command) as driver:
+                assert driver.finish() == -signal.SIGKILL, driver.errors
+            assert kinds(output).count(kind) == before + there, (kind, point)
+            left = list((output / "ledger").glob(".tmp-*"))
+            assert left, "the temporary file of the interrupted write"
+    assert kinds(output)[-1] == "done"
+    assert not summary(output)["exit_code"]
+    run_to_end(job)
+    assert (summary(output)["outcome"], summary(output)["exit_code"]) == ("done", 0)
+    assert kinds(output).count("manifest") == kinds(output).count("done") == 1
     assert each_unit_was_accepted_once(output)
     assert rankings(output).equals(undisturbed)

@@ -1,0 +1,55 @@
+"""A driver that kills itself in the middle of one ledger write: `python -m tests.faults.dying_driver KIND POINT JOB`.
+
+KIND is the record's kind, POINT where the write is cut: `before_link` (the synced temporary file is there, its name is
+not) or `after_link` (the name is there, the caller was not told). It is `pcace rank JOB` otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pcace_dist.cli import main
+from pcace_dist.service import run_job
+from pcace_dist.service.store import LocalStore, S3Clients, Store
+
+
+class DyingStore(LocalStore):
+    """Ends its process with SIGKILL at one point of the write of the first record of a kind."""
+
+    def __init__(self, root: str, kind: str, point: str) -> None:
+        super().__init__(root)
+        self._kind = kind
+        self._point = point
+
+    @contextlib.contextmanager
+    def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
+        with super()._temporary(path, data) as temporary:
+            if self._is_due(path, temporary) and self._point == "before_link":
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield temporary
+
+    def _settle(self, path: Path) -> None:
+        if self._is_due(path, path) and self._point == "after_link":
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._settle(path)
+
+    def _is_due(self, path: Path, content: Path) -> bool:
+        return path.parent.name == "ledger" and json.loads(content.read_bytes())["kind"] == self._kind
+
+
+def _open_dying(kind: str, point: str) -> None:
+    def open_store(url: str, storage: S3Clients | None = None) -> Store:
+        return DyingStore(url, kind, point)
+
+    run_job.open_store = open_store  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    _open_dying(*sys.argv[1:3])
+    raise SystemExit(main(["rank", *sys.argv[3:]]))
