@@ -1,4 +1,4 @@
-"""The verbs for models in production: compare. Everything heavy is imported by the verb that needs it."""
+"""The verbs for models in production: compare, rerank, history. All that is heavy is imported by the verb itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pcace_dist.analysis.compare import Comparison
     from pcace_dist.analysis.thresholds import MaxMoved, Thresholds
 
 AddVerb = Callable[[str, str, str], argparse.ArgumentParser]
@@ -17,6 +18,8 @@ AddVerb = Callable[[str, str, str], argparse.ArgumentParser]
 def add_verbs(add: AddVerb) -> None:
     """Add all verbs of this module."""
     _add_compare(add)
+    _add_rerank(add)
+    _add_history(add)
 
 
 # -- compare
@@ -108,7 +111,89 @@ def report_drift(verb: str, reasons: list[str]) -> int:
     return 3
 
 
+# -- rerank, history
+
+
+def _add_rerank(add: AddVerb) -> None:
+    verb = add(
+        "rerank",
+        "one tick of a schedule: rank if weights, data or job are new, compare with the last run, publish",
+        "pcace rerank job.yaml --max-moved 5% --hook 'mail -s drift ml@example.org' --keep 8",
+    )
+    verb.add_argument("job", metavar="JOB.yaml", help="the job file; `output` is the folder of the schedule")
+    verb.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the job file, the value read as YAML; may be repeated",
+    )
+    verb.add_argument("--take-over", action="store_true", help="take the schedule from a tick that seems to hold it")
+    verb.add_argument("--keep", type=_count, default=10, metavar="N", help="published runs to keep (default 10)")
+    verb.add_argument(
+        "--hook", metavar="COMMAND", help="shell command to run on drift; gets the entry as JSON on stdin"
+    )
+    verb.add_argument("--webhook", type=_url, metavar="URL", help="http(s) address to POST the entry to on drift")
+    add_judgement(verb)
+    verb.set_defaults(run=_rerank)
+
+
+def _rerank(arguments: argparse.Namespace) -> int:
+    from pcace_dist.job import load_job_file
+
+    job = load_job_file(arguments.job, arguments.overrides)
+    from pcace_dist.analysis.compare import Settings
+    from pcace_dist.rerank import Hooks, Options, rerank
+
+    done = rerank(
+        job,
+        Options(
+            settings=Settings(top=arguments.top, level=arguments.level, tolerance=arguments.tolerance),
+            thresholds=thresholds_of(arguments),
+            hooks=Hooks(arguments.hook, arguments.webhook),
+            keep=arguments.keep,
+            take_over=arguments.take_over,
+        ),
+    )
+    if done.entry is None:
+        print(f"nothing new: {job.output}/latest.json stays as it is")
+        return 0
+    if done.comparison is not None:
+        _print_tick(done.comparison)
+    print(f"published: {job.output}/{done.entry.run} ({done.entry.why})")
+    report_drift(arguments.verb, list(done.entry.drift))
+    return done.exit_code
+
+
+def _print_tick(found: Comparison) -> None:
+    from pcace_dist.analysis.console import print_comparison
+
+    if found.verdict == "not comparable":
+        print(f"not comparable with the last run: {'; '.join(found.reasons)}")
+    else:
+        print_comparison(found)
+
+
+def _add_history(add: AddVerb) -> None:
+    verb = add("history", "the line of runs that a schedule has published", "pcace history runs/weekly")
+    verb.add_argument("path", metavar="OUTPUT", help="the output of `pcace rerank`, local or s3://")
+    verb.set_defaults(run=_history)
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from pcace_dist.analysis.console import print_history
+    from pcace_dist.analysis.history import read_history
+
+    print_history(read_history(arguments.path))
+    return 0
+
+
 # -- values of arguments
+
+
+def _url(text: str) -> str:
+    return str(_checked(text, str, lambda value: value.startswith(("http://", "https://")), "an http(s) address"))
 
 
 def _checked(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], wanted: str) -> Any:
