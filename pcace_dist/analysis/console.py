@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pcace_dist.analysis.compare import AgreementRow, Comparison
+from pcace_dist.analysis.curves import BEST, Standing
 from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
 
@@ -78,6 +79,17 @@ def print_history(found: History) -> None:
             "kept" if entry.run in found.kept else "removed",
         )
     console().print(rows)
+
+
+def print_standings(rows: Sequence[Standing], replacement: str) -> None:
+    """Every order against the ranking."""
+    names = ("order", "area", "ranking better", "ranking worse", "above random", "curves")
+    found = table(f"\nreplaced by {replacement}: area under 1 - r^2 over log k", names, left=("order",))
+    for row in rows:
+        mine = row.order == BEST
+        won, lost = ("", "") if mine else (str(row.won), str(row.lost))
+        found.add_row(row.order, number(row.area), won, lost, str(row.beyond_random), str(row.curves))
+    console().print(found)
 
 
 def print_matched(found: Matched) -> None:
