@@ -1,4 +1,4 @@
-"""The verbs for models in production: compare. Everything heavy is imported by the verb that needs it."""
+"""The verbs for models in production: compare, evaluate, rerank, history. What is heavy is imported by the verb."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pcace_dist.analysis.compare import Comparison
     from pcace_dist.analysis.thresholds import MaxMoved, Thresholds
+    from pcace_dist.models.targets import TargetSpec
 
 AddVerb = Callable[[str, str, str], argparse.ArgumentParser]
 """Name, summary and example of a verb -> its parser."""
@@ -17,6 +19,9 @@ AddVerb = Callable[[str, str, str], argparse.ArgumentParser]
 def add_verbs(add: AddVerb) -> None:
     """Add all verbs of this module."""
     _add_compare(add)
+    _add_evaluate(add)
+    _add_rerank(add)
+    _add_history(add)
 
 
 # -- compare
@@ -108,7 +113,167 @@ def report_drift(verb: str, reasons: list[str]) -> int:
     return 3
 
 
+# -- evaluate
+
+
+def _add_evaluate(add: AddVerb) -> None:
+    verb = add(
+        "evaluate",
+        "ablation curves: does the ranking find what matters to the model? on images that the ranking does not know",
+        "pcace evaluate runs/mnist --group 3 --layer conv2",
+    )
+    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    verb.add_argument(
+        "--data",
+        metavar="PATH",
+        help="measure effects on this data set (same columns); default: hold out a quarter of the run's folds, and "
+        "rank anew without them",
+    )
+    verb.add_argument("--images", type=_count, default=4000, metavar="N", help="images to read (default 4000)")
+    verb.add_argument("--draws", type=_count, default=20, metavar="N", help="random orders (default 20)")
+    verb.add_argument(
+        "--replace",
+        type=_replacements,
+        default=("mean", "zero", "bias"),
+        metavar="HOW",
+        help="what takes a channel's place: mean, zero, bias (where a batch norm follows); default all: mean,zero,bias",
+    )
+    verb.add_argument("--layer", action="append", help="only this layer; may be repeated")
+    verb.add_argument("--group", help="only this group")
+    verb.add_argument("--target", help="only this target")
+    verb.add_argument(
+        "--effect",
+        type=_effect,
+        metavar="TARGET",
+        help="output to watch where the target is a column of the data, for example output:0",
+    )
+    verb.add_argument("--output", metavar="DIR", help="folder for evaluation.json, .parquet and .svg (default: RUN)")
+    verb.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from pcace_dist.analysis.console import print_standings
+    from pcace_dist.analysis.curves import standings
+    from pcace_dist.evaluate import Settings, evaluate, write_evaluation
+    from pcace_dist.run import open_run
+
+    run = open_run(arguments.path)
+    layers = None if arguments.layer is None else tuple(arguments.layer)
+    names = ("data", "images", "draws", "target", "group", "effect")
+    chosen = {name: getattr(arguments, name) for name in names}
+    found = evaluate(run, Settings(layers=layers, replacements=arguments.replace, **chosen))
+    for name in found.replacements:
+        print_standings(list(standings(found.curves, name)), name)
+    for line in found.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    folder = (arguments.output or run.path).rstrip("/")
+    write_evaluation(found, folder, run)
+    print(f"\nevaluation: {folder}/evaluation.json   curves: {folder}/evaluation.parquet, evaluation-*.svg")
+    return 0
+
+
+# -- rerank, history
+
+
+def _add_rerank(add: AddVerb) -> None:
+    verb = add(
+        "rerank",
+        "one tick of a schedule: rank if weights, data or job are new, compare with the last run, publish",
+        "pcace rerank job.yaml --max-moved 5% --hook 'mail -s drift ml@example.org' --keep 8",
+    )
+    verb.add_argument("job", metavar="JOB.yaml", help="the job file; `output` is the folder of the schedule")
+    verb.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the job file, the value read as YAML; may be repeated",
+    )
+    verb.add_argument("--take-over", action="store_true", help="take the schedule from a tick that seems to hold it")
+    verb.add_argument("--keep", type=_count, default=10, metavar="N", help="published runs to keep (default 10)")
+    verb.add_argument(
+        "--hook", metavar="COMMAND", help="shell command to run on drift; gets the entry as JSON on stdin"
+    )
+    verb.add_argument("--webhook", type=_url, metavar="URL", help="http(s) address to POST the entry to on drift")
+    add_judgement(verb)
+    verb.set_defaults(run=_rerank)
+
+
+def _rerank(arguments: argparse.Namespace) -> int:
+    from pcace_dist.job import load_job_file
+
+    job = load_job_file(arguments.job, arguments.overrides)
+    from pcace_dist.analysis.compare import Settings
+    from pcace_dist.rerank import Hooks, Options, rerank
+
+    done = rerank(
+        job,
+        Options(
+            settings=Settings(top=arguments.top, level=arguments.level, tolerance=arguments.tolerance),
+            thresholds=thresholds_of(arguments),
+            hooks=Hooks(arguments.hook, arguments.webhook),
+            keep=arguments.keep,
+            take_over=arguments.take_over,
+        ),
+    )
+    if done.entry is None:
+        print(f"nothing new: {job.output}/latest.json stays as it is")
+        return 0
+    if done.comparison is not None:
+        _print_tick(done.comparison)
+    print(f"published: {job.output}/{done.entry.run} ({done.entry.why})")
+    report_drift(arguments.verb, list(done.entry.drift))
+    return done.exit_code
+
+
+def _print_tick(found: Comparison) -> None:
+    from pcace_dist.analysis.console import print_comparison
+
+    if found.verdict == "not comparable":
+        print(f"not comparable with the last run: {'; '.join(found.reasons)}")
+    else:
+        print_comparison(found)
+
+
+def _add_history(add: AddVerb) -> None:
+    verb = add("history", "the line of runs that a schedule has published", "pcace history runs/weekly")
+    verb.add_argument("path", metavar="OUTPUT", help="the output of `pcace rerank`, local or s3://")
+    verb.set_defaults(run=_history)
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from pcace_dist.analysis.console import print_history
+    from pcace_dist.analysis.history import read_history
+
+    print_history(read_history(arguments.path))
+    return 0
+
+
 # -- values of arguments
+
+
+def _replacements(text: str) -> tuple[str, ...]:
+    known = ("mean", "zero", "bias")
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found or any(name not in known for name in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: write one or more of {', '.join(known)}")
+    return found
+
+
+def _effect(text: str) -> TargetSpec:
+    from pcace_dist.errors import JobError
+    from pcace_dist.models.targets import parse_target
+
+    kind, _, value = text.partition(":")
+    try:
+        return parse_target({kind: int(value) if value.isdigit() else value})
+    except JobError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _url(text: str) -> str:
+    return str(_checked(text, str, lambda value: value.startswith(("http://", "https://")), "an http(s) address"))
 
 
 def _checked(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], wanted: str) -> Any:

@@ -37,6 +37,13 @@ class Run:
         """The resolved job, from job.yaml."""
         return read_job(self._read("job.yaml").decode(), name=f"{self.path}/job.yaml")
 
+    def published(self) -> str | None:
+        """The run below this path that `pcace rerank` published last; None where this is a run itself."""
+        try:
+            return str(json.loads(self.storage.read_bytes(f"{self.path}/latest.json"))["run"])
+        except (OSError, DatasetError, ValueError, KeyError):
+            return None
+
     def manifest(self) -> dict[str, Any]:
         """What the run is made of, from its ledger: fingerprint, digests of weights and plan, units."""
         number = 0
@@ -144,8 +151,13 @@ class Run:
 
 
 def open_run(path: str, *, storage: Storage | None = None) -> Run:
-    """Open a finished run by its output path, local or s3://. Raises UserError when there is no ranking."""
+    """Open a finished run by its output path, local or s3://. Raises UserError when there is no ranking.
+
+    The output of `pcace rerank` stands for the run that it published last.
+    """
     run = Run(path.rstrip("/"), storage or Storage({}))
+    latest = run.published()
+    run = run if latest is None else Run(f"{run.path}/{latest}", run.storage)
     run.summary  # noqa: B018  (fails here rather than later when there is no run)
     return run
 

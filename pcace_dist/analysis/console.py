@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pcace_dist.analysis.compare import AgreementRow, Comparison
+from pcace_dist.analysis.curves import BEST, Standing
+from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
 
 WIDE = 160  # columns of a table that goes into a file or a pipe
@@ -56,6 +58,38 @@ def print_comparison(found: Comparison) -> None:
         out.print(_agreement_table(found.agreement))
     if counts["moved"]:
         out.print(_moved_table(found.moved()))
+
+
+def print_history(found: History) -> None:
+    """The published runs, the first first; what counts now is marked."""
+    names = ("", "published", "run", "why", "images", "verdict", "Kendall", "overlap", "moved", "exit", "folder")
+    rows = table("", names, left=("", "published", "run", "why", "verdict", "folder"))
+    for entry in found.entries:
+        rows.add_row(
+            "*" if entry.run == found.latest else "",
+            entry.published,
+            entry.run,
+            entry.why,
+            f"{entry.images:,}",
+            entry.verdict or "",
+            number(entry.kendall),
+            number(entry.overlap),
+            "" if entry.moved is None else f"{entry.moved:,} of {entry.judged:,}",
+            str(entry.exit_code),
+            "kept" if entry.run in found.kept else "removed",
+        )
+    console().print(rows)
+
+
+def print_standings(rows: Sequence[Standing], replacement: str) -> None:
+    """Every order against the ranking."""
+    names = ("order", "area", "ranking better", "ranking worse", "above random", "curves")
+    found = table(f"\nreplaced by {replacement}: area under 1 - r^2 over log k", names, left=("order",))
+    for row in rows:
+        mine = row.order == BEST
+        won, lost = ("", "") if mine else (str(row.won), str(row.lost))
+        found.add_row(row.order, number(row.area), won, lost, str(row.beyond_random), str(row.curves))
+    console().print(found)
 
 
 def print_matched(found: Matched) -> None:

@@ -36,6 +36,10 @@ def write_json(content: Mapping[str, Any], url: str, storage: Storage) -> None:
     _write((json.dumps(content, indent=2) + "\n").encode(), url, storage)
 
 
+def write_text(content: str, url: str, storage: Storage) -> None:
+    _write(content.encode(), url, storage)
+
+
 def _write(data: bytes, url: str, storage: Storage) -> None:
     try:
         storage.put_bytes(data, url)

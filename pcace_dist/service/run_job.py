@@ -60,7 +60,7 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
         _refuse_held(store, ledger)
     local = from_codes is not None and from_codes.local
     session = contextlib.nullcontext() if local else ray_session()
-    with _interruptible() as asked, session, display or display_for() as shown:
+    with interruptible() as asked, session, display or display_for() as shown:
         probe(store)
         asked.install()
         _open(store, ledger, take_over=take_over)
@@ -203,7 +203,7 @@ class _Interrupt:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[_Interrupt]:
+def interruptible() -> Iterator[_Interrupt]:
     interrupt = _Interrupt()
     try:
         yield interrupt

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     from pcace_dist.datasets.listing import Listing
     from pcace_dist.datasets.units import Unit
+    from pcace_dist.models.ablation import Effect
     from pcace_dist.service.admission import Admission
     from pcace_dist.service.attempt import Block
     from pcace_dist.service.engine import UnitReport
+    from pcace_dist.service.evaluation import AblationTask, Case, Evaluator, Profiled, Question
     from pcace_dist.service.ledger import Receipt
     from pcace_dist.service.reduce import BlockScores, RankInput
     from pcace_dist.service.spec import CodesSpec, WorkSpec
@@ -56,6 +58,7 @@ class WorkerBody:
     def __init__(self, actor: str) -> None:
         self._actor = actor
         self._plan: Plan | None = None
+        self._evaluator: Evaluator | None = None
 
     def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
         """Load the model, or open the kept codes. Raises ModelError or DatasetError as the job's mistake."""
@@ -126,6 +129,37 @@ class WorkerBody:
     def reduce_codes(self, plan: str, block: Block, selection: Receipt) -> BlockScores:
         """One reduce task of a run on kept codes."""
         return self._codes.reduce(self._stored_plan(plan), block, selection)
+
+    def rank_without(self, plan: str, block: Block, receipts: Sequence[Receipt], folds: tuple[int, ...]) -> BlockScores:
+        """One reduce task of `pcace evaluate`: as `reduce`, without the images of some folds."""
+        from pcace_dist.service.evaluation import rank_without
+        from pcace_dist.service.memory import default_memory
+
+        spec = self._engine.spec
+        memory = spec.memory or default_memory(spec.threads)
+        penalty = spec.statistics.penalty
+        found = self._stored_plan(plan)
+        return rank_without(self._store, found, block, receipts, folds, penalty=penalty, memory=memory)
+
+    def profile(self, plan: str, question: Question, case: Case) -> Profiled:
+        """What the channels of all layers are like over a case's images; for `pcace evaluate`."""
+        return self._evaluating(plan, question).profile(case)
+
+    def untouched(self, plan: str, question: Question, case: Case) -> Effect:
+        """The model as it is on a case's held images."""
+        return self._evaluating(plan, question).untouched(case)
+
+    def ablate(self, plan: str, question: Question, task: AblationTask) -> list[Effect]:
+        """The effects of one task of `pcace evaluate`."""
+        return self._evaluating(plan, question).ablate(task)
+
+    def _evaluating(self, plan: str, question: Question) -> Evaluator:
+        """Reads the images at the first task."""
+        from pcace_dist.service.evaluation import Evaluator
+
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self._engine, self._stored_plan(plan), question)
+        return self._evaluator
 
     def _stored_plan(self, digest: str) -> Plan:
         """Read once per worker, not once per task: with all layers of a large network it is hundreds of megabytes."""

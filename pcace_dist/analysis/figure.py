@@ -1,0 +1,98 @@
+"""The ablation curves as an SVG picture of its own: a panel per layer, a line per order, the random orders as a band.
+
+Pure text; no drawing library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from pcace_dist.analysis.curves import BAND, BEST, RANDOM, WORST, Curves, Floats
+
+WIDTH, HEIGHT = 300, 220
+LEFT, TOP, RIGHT, BOTTOM = 42, 30, 12, 34
+COLOURS = {  # Okabe & Ito: told apart by the colour-blind as well
+    BEST: "#000000",
+    WORST: "#999999",
+    "taylor": "#D55E00",
+    "variance": "#0072B2",
+    "mean_activation": "#009E73",
+    "weight_norm": "#CC79A7",
+    "pearson": "#E69F00",
+}
+
+
+def curves_svg(found: Sequence[Curves], replacement: str) -> str:
+    """Share of the target's variance lost against the number of channels replaced; means over targets and groups."""
+    mine = [one for one in found if one.replacement == replacement]
+    layers = list(dict.fromkeys(one.layer.name for one in mine))
+    names = [name for name in dict.fromkeys(name for one in mine for name in one.names) if name != RANDOM]
+    columns = min(3, max(1, len(layers)))
+    rows = -(-len(layers) // columns)
+    height = rows * HEIGHT + 24 * (1 + (len(names) * 110) // (columns * WIDTH))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{columns * WIDTH}" height="{height}" '
+        f'viewBox="0 0 {columns * WIDTH} {height}" font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    for place, layer in enumerate(layers):
+        held = [one for one in mine if one.layer.name == layer]
+        parts.append(f'<g transform="translate({place % columns * WIDTH},{place // columns * HEIGHT})">')
+        parts += _panel(layer, held, names)
+        parts.append("</g>")
+    parts += _legend(names, columns * WIDTH, rows * HEIGHT + 16)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _panel(layer: str, held: Sequence[Curves], names: Sequence[str]) -> list[str]:
+    sizes = held[0].sizes
+    x = [LEFT + (WIDTH - LEFT - RIGHT) * place / max(1, len(sizes) - 1) for place in range(len(sizes))]
+    random = np.mean([np.percentile(one.lost(RANDOM), (BAND[0], 50, BAND[1]), axis=0) for one in held], axis=0)
+    curves = {name: np.mean([one.lost(name)[0] for one in held if name in one.names], axis=0) for name in names}
+    top = max(1e-9, float(max(random.max(), *(curve.max() for curve in curves.values()))))
+    lines = [f'<text x="{LEFT}" y="18" font-weight="bold">{escape(layer)}</text>']
+    for share in (0.0, 0.5, 1.0):
+        y = _height(np.array([share * top]), top)[0]
+        lines.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dddddd"/>')
+        lines.append(f'<text x="{LEFT - 4}" y="{y + 4:.1f}" text-anchor="end">{share * top:.2f}</text>')
+    for at, size in zip(x, sizes, strict=True):
+        lines.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{size}</text>')
+    lines.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 6}" text-anchor="middle">channels replaced</text>')
+    low, high = _height(random[0], top), _height(random[2], top)
+    outline = [*zip(x, high, strict=True), *reversed(list(zip(x, low, strict=True)))]
+    lines.append(f'<polygon points="{_points(outline)}" fill="#bbbbbb" fill-opacity="0.45"/>')
+    for name, curve in curves.items():
+        points = _points(list(zip(x, _height(curve, top), strict=True)))
+        dash = ' stroke-dasharray="4 3"' if name == WORST else ""
+        wide = 2.4 if name == BEST else 1.4
+        lines.append(
+            f'<polyline points="{points}" fill="none" stroke="{COLOURS.get(name, "#56B4E9")}" '
+            f'stroke-width="{wide}"{dash}/>'
+        )
+    return lines
+
+
+def _height(values: Floats, top: float) -> Floats:
+    return np.asarray(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * values / top)
+
+
+def _points(pairs: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
+
+
+def _legend(names: Sequence[str], width: int, top: int) -> list[str]:
+    lines, x, y = [], 10, top
+    for name in [*names, RANDOM]:
+        if x + 110 > width:
+            x, y = 10, y + 20
+        colour = "#bbbbbb" if name == RANDOM else COLOURS.get(name, "#56B4E9")
+        thick = 8 if name == RANDOM else 3
+        lines.append(
+            f'<line x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="{thick}"/>'
+        )
+        lines.append(f'<text x="{x + 22}" y="{y}">{escape(name)}</text>')
+        x += 110
+    return lines

@@ -1,0 +1,276 @@
+"""`pcace rerank`: one tick of a schedule. Nothing new: nothing is done. Else: rank, compare with the last, publish.
+
+    what is there now? -> lock -> run (or go on with it) -> compare -> history -> hooks -> move latest.json -> prune
+
+A tick that died anywhere is taken up by the next one, and latest.json always names a complete run; hooks alone may be
+called twice. Joins the service (runs, lock, pointer) with the analysis (comparison); neither knows the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pcace_dist.analysis.compare import Comparison, Settings, compare_runs
+from pcace_dist.analysis.history import Entry
+from pcace_dist.analysis.publish import write_comparison
+from pcace_dist.analysis.thresholds import Thresholds, drift
+from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.units import data_digest, pieces_of
+from pcace_dist.errors import OutputError
+from pcace_dist.job import Job
+from pcace_dist.run import Run
+from pcace_dist.service.places import storage_of
+from pcace_dist.service.prepare import Preparation, prepare
+from pcace_dist.service.schedule import RUNS, Pointer, Schedule, Tick, lock
+from pcace_dist.service.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+DRIFT = 3
+HOOK_SECONDS = 60.0
+WEBHOOK_SECONDS = 10.0
+WEBHOOK_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Told of drift: a shell command (PCACE_* in its environment, the entry as JSON on its stdin) and a URL (POST)."""
+
+    command: str | None = None
+    webhook: str | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a tick goes by besides its job. keep: published runs whose folders stay."""
+
+    settings: Settings = field(default_factory=Settings)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    hooks: Hooks = field(default_factory=Hooks)
+    keep: int = 10
+    take_over: bool = False
+
+
+@dataclass(frozen=True)
+class Now:
+    """What a run made now would be made of."""
+
+    fingerprint: str
+    weights: str
+    data: str
+
+    @property
+    def key(self) -> str:
+        """Name of job, weights and data together."""
+        return hashlib.sha256(f"{self.fingerprint} {self.data}".encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a tick did: the exit code, the published entry (None where nothing was new) and the comparison."""
+
+    exit_code: int
+    entry: Entry | None
+    comparison: Comparison | None
+
+
+def rerank(job: Job, options: Options | None = None) -> Outcome:
+    """One tick. Raises UserError, Stopped (Busy when another tick is at work), as `run_job` does."""
+    options = options or Options()
+    storage = storage_of(job)
+    store = open_store(job.output, storage)
+    _refuse_plain_run(store, job)
+    now = _now(prepare(job))
+    if _is_published(Schedule(store).latest(), now):
+        return Outcome(0, None, None)
+    with lock(store, storage, take_over=options.take_over) as tick:
+        before = tick.latest()
+        if _is_published(before, now):  # another tick was faster
+            return Outcome(0, None, None)
+        return _work(job, now, before, tick, storage, options)
+
+
+def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, options: Options) -> Outcome:
+    from pcace_dist.service.run_job import run_job  # Ray, from here on
+
+    run = f"{RUNS}{_folder(tick, now)}"
+    code = run_job(_with_base(job.model_copy(update={"output": f"{job.output}/{run}"}), before, now))
+    tick.check()
+    after = Run(f"{job.output}/{run}", storage)
+    compared = _compare(before, after, job.output, storage, options)
+    reasons = [] if compared is None else drift(compared, options.thresholds)
+    entry = _entry(run, now, before, after, compared, reasons, DRIFT if reasons else code)
+    entry = _recorded(tick, entry)
+    if reasons:
+        call_hooks(options.hooks, entry, after.path)
+    tick.publish(_pointer(entry), before)
+    _prune(tick, entry, options.keep)
+    return Outcome(entry.exit_code, entry, compared)
+
+
+# -- what is there
+
+
+def _now(preparation: Preparation) -> Now:
+    pieces = (piece for file in preparation.listing.files for piece in pieces_of(file))
+    return Now(preparation.fingerprint, preparation.weights, data_digest(pieces))
+
+
+def _is_published(latest: Pointer, now: Now) -> bool:
+    return (latest["fingerprint"], latest["data"]) == (now.fingerprint, now.data)
+
+
+def _refuse_plain_run(store: Store, job: Job) -> None:
+    if store.get("job.yaml") is not None:
+        raise OutputError(f"output {job.output}: holds a run of `pcace rank`; give the schedule an output of its own")
+
+
+def _folder(tick: Tick, now: Now) -> str:
+    """The folder of a run of the same key, finished or not, else a new one that begins with the date."""
+    same = [name for name in tick.runs() if name.endswith(f"-{now.key}")]
+    return same[-1] if same else f"{datetime.now(UTC):%Y-%m-%d}-{now.key}"
+
+
+def _with_base(job: Job, before: Pointer, now: Now) -> Job:
+    """The job of the run. Where only data came or went, the last published run is what it could extend.
+
+    The one place that decides it; this version ranks anew.
+    """
+    return job
+
+
+# -- what it says
+
+
+def _compare(before: Pointer, after: Run, output: str, storage: Storage, options: Options) -> Comparison | None:
+    """Compare with the last published run and write the comparison beside the new one; None for the first."""
+    if before.content is None:
+        return None
+    previous = Run(f"{output}/{before['run']}", storage)
+    found = compare_runs(previous, after, options.settings)
+    write_comparison(found, after.path, storage)
+    return found
+
+
+def _entry(
+    run: str, now: Now, before: Pointer, after: Run, compared: Comparison | None, reasons: list[str], code: int
+) -> Entry:
+    summary = after.summary
+    facts: dict[str, Any] = {}
+    if compared is not None:
+        facts = {"previous": before["run"], "verdict": compared.verdict, "drift": tuple(reasons)}
+        if compared.verdict != "not comparable":
+            overall, counts = compared.overall, compared.counts
+            facts |= {"kendall": overall["kendall"], "overlap": overall["overlap"]}
+            facts |= {"moved": counts["moved"], "judged": counts["judged"]}
+    return Entry(
+        n=0,
+        run=run,
+        published=datetime.now(UTC).isoformat(timespec="seconds"),
+        why=_why(before, now),
+        fingerprint=summary["fingerprint"],
+        weights=now.weights,
+        data=summary["data"],
+        images=summary["images"],
+        exit_code=code,
+        **facts,
+    )
+
+
+def _why(before: Pointer, now: Now) -> str:
+    if before.content is None:
+        return "first run"
+    news = []
+    if before["weights"] != now.weights:
+        news.append("new weights")
+    elif before["fingerprint"] != now.fingerprint:
+        news.append("another job")
+    if before["data"] != now.data:
+        news.append("other data")
+    return ", ".join(news)
+
+
+def _recorded(tick: Tick, entry: Entry) -> Entry:
+    """Record the entry, unless a tick that died before it moved the pointer has done so."""
+    known = tick.entries()
+    if known and (known[-1]["run"], known[-1]["previous"]) == (entry.run, entry.previous):
+        return Entry.from_json(known[-1])
+    number = tick.record(asdict(entry))
+    return Entry.from_json(asdict(entry) | {"n": number})
+
+
+def _pointer(entry: Entry) -> dict[str, Any]:
+    names = ("n", "run", "published", "fingerprint", "weights", "data", "exit_code")
+    return {"format_version": 1} | {name: getattr(entry, name) for name in names}
+
+
+def _prune(tick: Tick, entry: Entry, keep: int) -> None:
+    """Keep the folders of the last `keep` published runs; older ones, and unfinished ones of other keys, go."""
+    published = list(dict.fromkeys(known["run"] for known in reversed(tick.entries())))
+    kept = {entry.run, *published[: max(1, keep)]}
+    for name in tick.runs():
+        if f"{RUNS}{name}" not in kept:
+            log.info("%s is removed: the last %d published runs are kept", name, keep)
+            tick.remove(name)
+
+
+# -- hooks
+
+
+def call_hooks(hooks: Hooks, entry: Entry, path: str) -> None:
+    """Tell of drift. A hook that fails is a warning on stderr: the ranking is good all the same."""
+    content = asdict(entry) | {"path": path, "comparison": f"{path}/comparison.json"}
+    if hooks.command is not None:
+        _warn("--hook", _run_command(hooks.command, content))
+    if hooks.webhook is not None:
+        _warn(f"--webhook {hooks.webhook}", _post(hooks.webhook, content))
+
+
+def _warn(hook: str, problem: str | None) -> None:
+    if problem is not None:
+        print(f"pcace rerank: {hook}: {problem}; the run is published all the same", file=sys.stderr)
+
+
+def _run_command(command: str, content: dict[str, Any]) -> str | None:
+    """Run a shell command; what went wrong, if anything."""
+    facts = {
+        "PCACE_RUN": content["path"],
+        "PCACE_COMPARISON": content["comparison"],
+        "PCACE_DRIFT": "; ".join(content["drift"]),
+    }
+    text = json.dumps(content)
+    try:
+        done = subprocess.run(
+            command, shell=True, input=text, text=True, env=os.environ | facts, timeout=HOOK_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return None if done.returncode == 0 else f"ended with exit code {done.returncode}"
+
+
+def _post(url: str, content: dict[str, Any]) -> str | None:
+    """POST JSON; what went wrong, if anything."""
+    problem: str | None = None
+    for left in reversed(range(WEBHOOK_TRIES)):
+        request = urllib.request.Request(
+            url, data=json.dumps(content).encode(), headers={"Content-Type": "application/json"}, method="POST"
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=WEBHOOK_SECONDS):
+                return None
+        except (urllib.error.URLError, OSError) as error:
+            problem = str(error)
+        if left:
+            time.sleep(1)
+    return problem
