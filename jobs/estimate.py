@@ -1,5 +1,5 @@
-"""`pcace estimate` as a script, for `ray job submit --working-dir . -- python jobs/estimate.py ...`; same arguments, same
-codes."""
+"""`pcace estimate` as a script, for `ray job submit --working-dir . -- python jobs/estimate.py ...`; same arguments,
+same codes."""
 
 from __future__ import annotations
 

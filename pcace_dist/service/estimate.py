@@ -54,6 +54,8 @@ class Workload:
     row_bytes: int
     gram_bytes: int
     model_bytes: int
+    kept_bytes: int
+    most_held: int
     flush_seconds: float
     flush_pause: float
     flush_share: float
@@ -233,7 +235,7 @@ def predict(
         reduce=makespan(blocks, workers),
         publish=load.groups * load.targets * took.ranking,
         bytes_read=load.bytes + load.pilot_bytes + (workers + 1) * load.model_bytes + attempt_bytes,
-        bytes_written=attempt_bytes,
+        bytes_written=attempt_bytes + load.kept_bytes,
     )
     if price is None:
         return prediction
@@ -278,9 +280,9 @@ def memory(load: Workload, *, process: int, pilot_maps: int, rate: float) -> Mem
         statistic=load.statistic_bytes,
         model=load.model_bytes,
         process=process,
-        accumulator=int(accumulator),
+        accumulator=min(int(accumulator), load.most_held),
         pilot_maps=pilot_maps,
-        reduce_task=int(share * load.statistic_bytes + per_group),
+        reduce_task=min(int(share * load.statistic_bytes + per_group), max(load.most_held, int(per_group))),
     )
 
 

@@ -13,7 +13,7 @@ FORMAT_VERSION = 1
 
 def to_json(estimate: Estimate) -> dict[str, Any]:
     """Everything in plain numbers: bytes, seconds, counts."""
-    load = estimate.load
+    load, held = estimate.load, estimate.memory
     return {
         "format_version": FORMAT_VERSION,
         "images": load.images,
@@ -31,7 +31,7 @@ def to_json(estimate: Estimate) -> dict[str, Any]:
             "workers": estimate.suggested_workers,
             "cpus": estimate.suggested_cpus,
             "batch": estimate.suggested_batch,
-            "memory": estimate.memory.suggested,
+            "memory": held.suggested,
         },
         "seconds_per_image_by_batch": {str(batch): seconds for batch, seconds in estimate.batches.items()},
         "timings": asdict(estimate.took),
@@ -65,7 +65,8 @@ def describe(estimate: Estimate) -> str:
         *(_row(f"{one.workers}", one) for one in estimate.predictions),
         "",
         f"suggested:  workers: {{max: {estimate.suggested_workers}, cpus: {estimate.suggested_cpus}, "
-        f"memory: {held.suggested / 2**30:g}GiB}}   compute: {{batch: {estimate.suggested_batch}}}",
+        f"memory: {held.suggested / 2**30:g}GiB}}",
+        f"            compute: {{batch: {estimate.suggested_batch}}}",
         *(f"note:       {note}" for note in estimate.notes),
     ]
     return "\n".join(lines)

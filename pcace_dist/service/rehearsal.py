@@ -27,12 +27,12 @@ from pcace_dist.datasets.batches import PILOT_BYTES, PILOT_ROW_GROUPS, spread
 from pcace_dist.datasets.listing import Listing, filter_scalar, plain_type
 from pcace_dist.datasets.reader import count_kept
 from pcace_dist.datasets.units import Piece, Unit, make_units, pieces_of
-from pcace_dist.errors import DatasetError
+from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
 from pcace_dist.models.forward import Forward
 from pcace_dist.service.attempt import Block, BlockPart, blocks_of, read_block, read_checked, read_rows
 from pcace_dist.service.cluster import ray_session
-from pcace_dist.service.coordinator import rows_per_unit
+from pcace_dist.service.codes_run import prepare_from_codes
 from pcace_dist.service.engine import FLUSH_PAUSE, FLUSH_SHARE, Engine
 from pcace_dist.service.estimate import (
     Estimate,
@@ -46,8 +46,11 @@ from pcace_dist.service.estimate import (
     suggest_workers,
     unit_seconds,
 )
+from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt
-from pcace_dist.service.pilot import SHARE_OF_FREE_MEMORY, Facts, default_batch
+from pcace_dist.service.memory import default_memory
+from pcace_dist.service.model_run import rows_per_unit
+from pcace_dist.service.pilot import SHARE_OF_FREE_MEMORY, default_batch
 from pcace_dist.service.prepare import Preparation, prepare
 from pcace_dist.service.spec import WorkSpec
 from pcace_dist.service.store import LocalStore
@@ -104,6 +107,11 @@ def estimate(
     tell: Tell = lambda text: None,
 ) -> Estimate:
     """Rehearse a job on one unit and predict the whole of it. Raises UserError, one line, as `pcace rank` would."""
+    if prepare_from_codes(job) is not None:
+        raise JobError(
+            f"dataset.path {job.dataset.path[0]}: is a run with kept codes; to rank it again takes no model and little "
+            "time, so there is no estimate"
+        )
     job, notes = _on_this_machine(job)
     tell("listing")
     preparation, preparing = _timed(lambda: prepare(job))
@@ -403,6 +411,8 @@ class _Rehearsal:
             row_bytes=row_bytes(plan),
             gram_bytes=gram_bytes(plan),
             model_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+            kept_bytes=images * row_bytes(plan) if spec.kept is not None else 0,
+            most_held=spec.memory or default_memory(spec.threads),
             flush_seconds=spec.flush_seconds,
             flush_pause=FLUSH_PAUSE,
             flush_share=FLUSH_SHARE,
