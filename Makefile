@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-faults test-soak test-statistics test-apps test-browser lint types check stability bench clean
+.PHONY: setup demo test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster wheel lint types check stability bench clean
 
 setup: $(STAMP)
 
@@ -20,10 +20,10 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q
 
-test-faults test-soak test-statistics test-apps test-browser: test-%: setup
+test-faults test-soak test-statistics test-apps test-browser test-cluster: test-%: setup
 	$(BIN)/python -m pytest -q -m $* --timeout 1800
 
-test-all: test test-faults test-soak test-statistics test-apps test-browser
+test-all: test test-faults test-soak test-statistics test-apps test-browser test-cluster
 
 lint: setup
 	$(BIN)/ruff check .
@@ -37,6 +37,13 @@ check: lint types test
 # the stability of rankings as the number of images grows, on MNIST (see docs/method.md); --example for a quick one
 stability: setup
 	$(BIN)/python -m tests.statistics.stability
+
+# what `ray up` takes to a cluster (cluster/ray-up): the wheel, its pinned requirements, drain.py
+wheel: setup
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	cp constraints.txt dist/constraints.txt
+	cp cluster/drain.py dist/drain.py
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks

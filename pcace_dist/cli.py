@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from pcace_dist import __version__, cli_runs, logs
+from pcace_dist import __version__, cli_estimate, cli_runs, logs
 from pcace_dist.errors import JobError, PcaceError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_show(verbs)
     _add_status(verbs)
     cli_runs.add_verbs(lambda name, summary, example: _verb(verbs, name, summary, example))
-    _add_estimate(verbs)
+    cli_estimate.add_verb(lambda name, summary, example: _verb(verbs, name, summary, example))
     return parser
 
 
@@ -223,89 +223,6 @@ def _status(arguments: argparse.Namespace) -> int:
     from pcace_dist.service.status import describe_run
 
     print(describe_run(arguments.path))
-    return 0
-
-
-# -- estimate
-
-
-def _add_estimate(verbs: Verbs[Parser]) -> None:
-    verb = _verb(
-        verbs,
-        "estimate",
-        "dry run: images, bytes, memory, time and price before anything is spent",
-        "pcace estimate job.yaml --workers 1,8,64 --price 0.35",
-    )
-    verb.add_argument("job", metavar="JOB.yaml", help="the job file")
-    verb.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of the job file, the value read as YAML; may be repeated",
-    )
-    verb.add_argument(
-        "--workers",
-        type=_counts,
-        default=(1, 8, 64),
-        metavar="COUNTS",
-        help="numbers of workers to predict for, each with cores (and a GPU) of its own (default 1,8,64)",
-    )
-    verb.add_argument(
-        "--price", type=_amount, metavar="AMOUNT", help="what one worker costs for an hour, in any currency"
-    )
-    verb.add_argument(
-        "--node-start",
-        type=_amount,
-        default=0.0,
-        metavar="SECONDS",
-        help="until the nodes of the workers are up, where they are not up yet (default 0)",
-    )
-    verb.add_argument("--json", action="store_true", help="print a JSON object with all numbers")
-    verb.set_defaults(run=_estimate)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    try:
-        counts = tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        counts = ()
-    if not counts or min(counts) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: write numbers of workers as 1,8,64")
-    return counts
-
-
-def _amount(text: str) -> float:
-    try:
-        amount = float(text)
-    except ValueError:
-        amount = -1.0
-    if not 0 <= amount < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: is not a number from 0 up")
-    return amount
-
-
-def _estimate(arguments: argparse.Namespace) -> int:
-    from pcace_dist.job import load_job_file
-
-    job = load_job_file(arguments.job, arguments.overrides)
-    from pcace_dist.service.estimate_report import describe, to_json
-    from pcace_dist.service.rehearsal import estimate
-
-    found = estimate(
-        job,
-        workers=arguments.workers,
-        price=arguments.price,
-        node_start=arguments.node_start,
-        tell=lambda stage: print(f"pcace estimate: {stage}", file=sys.stderr, flush=True),
-    )
-    if arguments.json:
-        import json
-
-        print(json.dumps(to_json(found), indent=2))
-    else:
-        print(describe(found))
     return 0
 
 

@@ -72,9 +72,7 @@ def job_from(template: Json) -> Json:
 
 def at_work(jobs: list[Json]) -> list[str]:
     """Names of the RayJobs that have not ended."""
-    return [
-        job["metadata"]["name"] for job in jobs if job.get("status", {}).get("jobDeploymentStatus", "") not in OVER
-    ]
+    return [job["metadata"]["name"] for job in jobs if job.get("status", {}).get("jobDeploymentStatus", "") not in OVER]
 
 
 def main(argv: list[str], api: Api | None = None) -> int:
