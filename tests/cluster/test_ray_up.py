@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.node_provider_availability_tracker import (
-    NodeAvailabilityRecord,
-    NodeAvailabilitySummary,
-    UnavailableNodeInformation,
-)
-from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cluster" / "ray-up"
@@ -60,22 +57,29 @@ def test_the_package_is_installed_from_the_wheel_that_make_builds(name: str) -> 
     assert "dist/constraints.txt" in (ROOT / "Makefile").read_text()
 
 
-def wanted(config: Json, workers: int, unavailable: tuple[str, ...] = ()) -> Json:
-    """Nodes that Ray's autoscaler would start for so many workers with a GPU each, while some types can't be had."""
-    out = {
-        name: NodeAvailabilityRecord(
-            name, False, 0.0, UnavailableNodeInformation("InsufficientInstanceCapacity", "none to be had")
+def wanted(config: Json, workers: int, lacking: tuple[str, ...] = ()) -> Json:
+    """Nodes that Ray's autoscaler would start for so many workers with a GPU each, after some could not be had."""
+    types = {
+        name: NodeTypeConfig(
+            name=name,
+            min_worker_nodes=one.get("min_workers", 0),
+            max_worker_nodes=one.get("max_workers", 0),
+            priority=one.get("priority", 0),
+            resources=one["resources"],
         )
-        for name in unavailable
+        for name, one in prepare_config(config)["available_node_types"].items()
     }
-    summary = NodeAvailabilitySummary(out)
-
-    def score(resources: Any, demands: Any, node_type: str) -> Any:
-        return _default_utilization_scorer(resources, demands, node_type, node_availability_summary=summary)
-
-    demand = [{"CPU": 4.0, "GPU": 1.0} for _ in range(workers)]
-    nodes, _ = get_nodes_for(config["available_node_types"], {"head": 1}, "head", config["max_workers"], demand, score)
-    return dict(nodes)
+    demand = [ResourceRequestUtil.make({"CPU": 4.0, "GPU": 1.0}) for _ in range(workers)]
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=types,
+        max_num_nodes=config["max_workers"] + 1,
+        resource_requests=ResourceRequestUtil.group_by_count(demand),
+        cloud_resource_availabilities={name: 0.0 for name in lacking},
+        recoverable_resource_availabilities={name: 0.0 for name in lacking},
+    )
+    reply = ResourceDemandScheduler().schedule(request)
+    return {one.instance_type: one.count for one in reply.to_launch}
 
 
 @pytest.mark.parametrize("name", CLOUDS)
@@ -85,7 +89,13 @@ def test_spot_machines_come_first(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLOUDS)
 def test_machines_on_demand_come_where_there_is_no_spot(name: str) -> None:
-    assert wanted(load(name), 3, unavailable=("worker_spot",))["worker_on_demand"] == 2
+    assert wanted(load(name), 3, lacking=("worker_spot",))["worker_on_demand"] == 2
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_the_autoscaler_that_knows_priorities_is_switched_on(name: str) -> None:
+    (start,) = [one for one in load(name)["head_start_ray_commands"] if "--head" in one]
+    assert "RAY_enable_autoscaler_v2=1 ray start" in start
 
 
 @pytest.mark.parametrize("name", CLOUDS)
