@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 PORT = 6379
+SHAPES = Path(__file__).resolve().parents[2] / "cluster" / "ray-up" / "aws.yaml"
+STORE = 150 << 20  # bytes of an object store: many nodes share one machine here
 
 
 @contextlib.contextmanager
-def fake_autoscaling_cluster(workers: int) -> Iterator[str]:
-    """A head with one CPU and up to `workers` nodes with one each; its address."""
+def fake_autoscaling_cluster(workers: int, shapes: Path = SHAPES) -> Iterator[str]:
+    """The head and node types that a file for `ray up` declares, `workers` nodes at most in all; its address."""
+    declared = yaml.safe_load(shapes.read_text())
     from ray.cluster_utils import AutoscalingCluster
 
     class FakeCluster(AutoscalingCluster):  # type: ignore[misc]
@@ -47,13 +53,18 @@ def fake_autoscaling_cluster(workers: int) -> Iterator[str]:
                 "rsync_filter": [],
             } | overrides
 
-    node = {
-        "resources": {"CPU": 1, "object_store_memory": 150 << 20},
-        "node_config": {},
-        "min_workers": 0,
-        "max_workers": workers,
+    types = dict(declared["available_node_types"])
+    head = types.pop(declared["head_node_type"])["resources"] | {"object_store_memory": 2 * STORE}
+    nodes = {
+        name: {
+            "resources": one["resources"] | {"object_store_memory": STORE},
+            "node_config": {},
+            "min_workers": one["min_workers"],
+            "max_workers": min(workers, one["max_workers"]),
+        }
+        for name, one in types.items()
     }
-    cluster = FakeCluster({"CPU": 1, "object_store_memory": 300 << 20}, {"cpu_node": node}, idle_timeout_minutes=0.2)
+    cluster = FakeCluster(head, nodes, idle_timeout_minutes=0.2)
     cluster.start()
     try:
         yield f"127.0.0.1:{PORT}"

@@ -30,16 +30,29 @@ def test_a_node_that_goes_takes_nothing_along_that_counts(
 def test_a_submitted_job_reports_its_outcome(data: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
     write_job(tmp_path / "job.json", slow_job(data, tmp_path / "run", seconds=0.0))
     write_job(tmp_path / "wrong.json", slow_job(tmp_path / "nowhere", tmp_path / "run-wrong"))
-    text = run_scenario("submit", tmp_path, 500)
+    for name in ("killed", "stopped"):
+        write_job(tmp_path / f"{name}.json", slow_job(data, tmp_path / f"run-{name}", seconds=0.6))
+    text = run_scenario("submit", tmp_path, 900)
     assert "nowhere" in text
     assert not (tmp_path / "run-wrong").exists()
+    for name in ("run", "run-killed", "run-stopped"):
+        assert each_unit_was_accepted_once(tmp_path / name)
+        assert rankings(tmp_path / name).equals(undisturbed)
+
+
+def test_a_drained_node_takes_no_work_along(data: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    write_job(tmp_path / "job.json", slow_job(data, tmp_path / "run", seconds=0.6))
+    run_scenario("drained", tmp_path, 400)
+    assert summary(tmp_path / "run")["units_redone"] == 0
+    assert each_unit_was_accepted_once(tmp_path / "run")
     assert rankings(tmp_path / "run").equals(undisturbed)
 
 
 def test_a_cluster_that_grows_and_shrinks_counts_every_image_once(
     data: Path, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
-    write_job(tmp_path / "job.json", slow_job(data, tmp_path / "run", seconds=2.0, workers={"max": 3}))
+    workers = {"max": 2, "cpus": 4}  # one for each node that cluster/ray-up/aws.yaml declares
+    write_job(tmp_path / "job.json", slow_job(data, tmp_path / "run", seconds=1.0, workers=workers))
     run_scenario("autoscaled", tmp_path, 560)
     assert each_unit_was_accepted_once(tmp_path / "run")
     assert summary(tmp_path / "run")["images"] == ROWS
