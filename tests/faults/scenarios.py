@@ -219,8 +219,8 @@ def submit(folder: Path) -> None:
         done = submitted(clean, *rank, str(folder / f"{name}.json"))
         assert done.returncode == code, name
         assert words in done.stdout + done.stderr, name
-    ended_and_submitted_again(clean, folder, "killed", lambda name: driver_of(name).kill(), "FAILED")
-    ended_and_submitted_again(clean, folder, "stopped", lambda name: ray_job("stop", name), "STOPPED")
+    ended_and_submitted_again(clean, folder, "killed", lambda name: driver_of(name).kill(), "exit code 137")
+    ended_and_submitted_again(clean, folder, "stopped", lambda name: ray_job("stop", name), "was stopped")
     assert summary(folder / "run-stopped")["exit_code"] == 0
     subprocess.run(["ray", "stop", "--force"], capture_output=True, timeout=60)
 
@@ -242,6 +242,12 @@ def submitted(clean: Path, *command: str, options: Sequence[str] = ()) -> subpro
     return ray_job("submit", "--working-dir", str(clean), *options, "--", *command)
 
 
+def told(name: str) -> str:
+    """What `ray job status` says."""
+    done = ray_job("status", name)
+    return done.stdout + done.stderr
+
+
 def driver_of(name: str) -> psutil.Process:
     """The driver's process of a submitted job, known by its job file."""
     for process in psutil.process_iter():
@@ -253,13 +259,13 @@ def driver_of(name: str) -> psutil.Process:
 
 
 def ended_and_submitted_again(clean: Path, folder: Path, name: str, end: Callable[[str], object], status: str) -> None:
-    """Submit, end it in the middle by `end`, look at the job's status, submit again: that one finishes the run."""
+    """Submit, end it in the middle by `end`, see that the job's status says so, submit again: that finishes the run."""
     output, command = folder / f"run-{name}", ("python", "jobs/rank.py", str(folder / f"{name}.json"))
     begun = submitted(clean, *command, options=("--no-wait", "--submission-id", name))
     assert begun.returncode == 0, name
     until(lambda: accepts_of(output) > 0, START, every=0.2)
     end(name)
-    until(lambda: f"Status for job '{name}': {status}" in ray_job("status", name).stdout, 60, every=1)
+    until(lambda: status in told(name), 60, every=1)
     before = accepted_units(ledger(output))
     assert 0 < len(before) < len(units_of(output)), name
     print(name, "ended at", len(before), "units:", summary(output), flush=True)
