@@ -175,6 +175,14 @@ def _kill(process: psutil.Process) -> None:
         pass
 
 
+def until(reached: Callable[[], bool], seconds: float, *, every: float) -> None:
+    """Wait for a condition. AssertionError where it does not come to hold."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, f"not reached within {seconds} s"
+        time.sleep(every)
+
+
 def ledger(output: Path) -> list[Json]:
     """All records of a run on disk."""
     return [json.loads(path.read_text()) for path in sorted((output / "ledger").glob("*.json"))]
@@ -193,6 +201,11 @@ def accepted_units(records: Sequence[Json]) -> list[str]:
         for receipt in record["body"]["receipts"]
         for unit in receipt["units"]
     ]
+
+
+def accepts_of(output: Path) -> int:
+    """How many units are accepted by now."""
+    return len(accepted_units(ledger(output))) if output.exists() else 0
 
 
 def units_of(output: Path) -> set[str]:

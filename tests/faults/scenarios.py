@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,15 @@ from tests.faults.harness import (
     ROOT,
     START,
     Driver,
-    accepted_units,
+    accepts_of,
     environment,
     is_worker,
     kinds,
     ledger,
-    summary,
-    units_of,
+    until,
     write_job,
 )
+from tests.faults.submitting import submit
 from tests.faults.warm import WarmDriver, warm_server
 
 HEALTH = {
@@ -79,10 +78,6 @@ def workers_below(raylet: psutil.Process) -> list[psutil.Process]:
 def busy_node(cluster: Any) -> Any:
     """A node that carries a worker."""
     return next(node for node in cluster.worker_nodes if workers_below(raylet_of(node)))
-
-
-def accepts_of(output: Path) -> int:
-    return len(accepted_units(ledger(output))) if output.exists() else 0
 
 
 def node_loss(folder: Path) -> None:
@@ -180,99 +175,6 @@ def judge(*pair: WarmDriver) -> int:
     return other.code
 
 
-# -- ray job submit
-
-
-def working_dir(folder: Path) -> Path:
-    """A small clean copy of what a job needs."""
-    clean = folder / "clean"
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("jobs", "pcace_dist"):
-        shutil.copytree(ROOT / name, clean / name, ignore=ignored)
-    for name in ("__init__.py", "planted.py", "faults/__init__.py", "faults/networks.py"):
-        (clean / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "tests" / name, clean / "tests" / name)
-    size = sum(path.stat().st_size for path in clean.rglob("*"))
-    assert size < 4 << 20, f"{size} bytes to send to every node"
-    return clean
-
-
-def submit(folder: Path) -> None:
-    """A job that succeeds and one whose input is wrong, with token authentication as Ray has it by default."""
-    clean = working_dir(folder)
-    # with a token in the home folder, authentication is on wherever RAY_AUTH_MODE does not say otherwise
-    subprocess.run(["ray", "get-auth-token", "--generate"], check=True, capture_output=True, timeout=60)
-    start = ["ray", "start", "--head", "--num-cpus=2", "--object-store-memory=200000000", "--disable-usage-stats"]
-    started = subprocess.run(start, capture_output=True, text=True, timeout=120)
-    print(started.stdout[-2000:], started.stderr[-2000:], flush=True)
-    assert started.returncode == 0
-    assert "Token authentication is enabled" in started.stdout + started.stderr
-    refused = subprocess.run(
-        ["ray", "job", "list", "--address", "http://127.0.0.1:8265"],
-        env=dict(os.environ) | {"RAY_AUTH_MODE": "disabled"},
-        capture_output=True,
-        timeout=60,
-    )
-    assert refused.returncode != 0, "the cluster does not ask for the token"
-    rank = ("python", "jobs/rank.py")
-    for name, code, words in (("job", 0, "succeeded"), ("wrong", 1, "exit code 2")):
-        done = submitted(clean, *rank, str(folder / f"{name}.json"))
-        assert done.returncode == code, name
-        assert words in done.stdout + done.stderr, name
-    ended_and_submitted_again(clean, folder, "killed", lambda name: driver_of(name).kill(), "exit code 137")
-    ended_and_submitted_again(clean, folder, "stopped", lambda name: ray_job("stop", name), "was stopped")
-    assert summary(folder / "run-stopped")["exit_code"] == 0
-    subprocess.run(["ray", "stop", "--force"], capture_output=True, timeout=60)
-
-
-def ray_job(verb: str, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-    """`ray job VERB`, with the token: the client does not look for one by itself."""
-    done = subprocess.run(
-        ["ray", "job", verb, "--address", "http://127.0.0.1:8265", *arguments],
-        env=dict(os.environ) | {"RAY_AUTH_MODE": "token"},
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-    )
-    print(done.stdout[-6000:], done.stderr[-4000:], flush=True)
-    return done
-
-
-def submitted(clean: Path, *command: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    return ray_job("submit", "--working-dir", str(clean), *options, "--", *command)
-
-
-def told(name: str) -> str:
-    """What `ray job status` says."""
-    done = ray_job("status", name)
-    return done.stdout + done.stderr
-
-
-def driver_of(name: str) -> psutil.Process:
-    """The driver's process of a submitted job, known by its job file."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            line = process.cmdline()
-            if line[1:2] == ["jobs/rank.py"] and line[-1].endswith(f"/{name}.json"):
-                return process
-    raise AssertionError(f"no driver of {name}")
-
-
-def ended_and_submitted_again(clean: Path, folder: Path, name: str, end: Callable[[str], object], status: str) -> None:
-    """Submit, end it in the middle by `end`, see that the job's status says so, submit again: that finishes the run."""
-    output, command = folder / f"run-{name}", ("python", "jobs/rank.py", str(folder / f"{name}.json"))
-    begun = submitted(clean, *command, options=("--no-wait", "--submission-id", name))
-    assert begun.returncode == 0, name
-    until(lambda: accepts_of(output) > 0, START, every=0.2)
-    end(name)
-    until(lambda: status in told(name), 60, every=1)
-    before = accepted_units(ledger(output))
-    assert 0 < len(before) < len(units_of(output)), name
-    print(name, "ended at", len(before), "units:", summary(output), flush=True)
-    assert submitted(clean, *command).returncode == 0, name
-    assert accepted_units(ledger(output))[: len(before)] == before, name
-
-
 # -- autoscaler
 
 
@@ -308,13 +210,6 @@ def autoscaled(folder: Path) -> None:
     actors = {x["actor"] for r in ledger(output) if r["kind"] == "accept" for x in r["body"]["receipts"]}
     print("workers that had a part:", sorted(actors), flush=True)
     assert len(actors) == 2, actors
-
-
-def until(reached: Callable[[], bool], seconds: float, *, every: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, f"not reached within {seconds} s"
-        time.sleep(every)
 
 
 if __name__ == "__main__":

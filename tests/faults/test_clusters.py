@@ -32,6 +32,7 @@ def test_a_submitted_job_reports_its_outcome(data: Path, undisturbed: pa.Table, 
     write_job(tmp_path / "wrong.json", slow_job(tmp_path / "nowhere", tmp_path / "run-wrong"))
     for name in ("killed", "stopped"):
         write_job(tmp_path / f"{name}.json", slow_job(data, tmp_path / f"run-{name}", seconds=0.6))
+    write_job(tmp_path / "scheduled.json", slow_job(data, tmp_path / "run-scheduled", seconds=0.0))
     text = run_scenario("submit", tmp_path, 900)
     assert "nowhere" in text
     assert not (tmp_path / "run-wrong").exists()
