@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from pcace_dist.cli import main
 from pcace_dist.job import parse_job
+from pcace_dist.service import rehearsal
 from pcace_dist.service.estimate_report import to_json
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.rehearsal import estimate
@@ -23,6 +24,17 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 Json = dict[str, Any]
 ROWS = 900
+IMPORT_SECONDS = rehearsal._import_seconds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Nothing here is about how exact a measurement is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rehearsal, "LEAST_SECONDS", 0.02)
+        patch.setattr(rehearsal, "PILOT_SECONDS", 0.1)
+        patch.setattr(rehearsal, "_import_seconds", lambda: (2.0, 1.0))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +98,13 @@ def test_every_stage_takes_time_and_costs(found: Json) -> None:
     assert found["suggested"]["memory"] > found["memory"]["process"]
 
 
+def test_imports_are_timed_in_a_python_of_their_own() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rehearsal, "_import_seconds", IMPORT_SECONDS)
+        python, imports = rehearsal._import_seconds()
+    assert python > imports > 0
+
+
 def test_a_filter_is_counted(data: Path, tmp_path: Path) -> None:
     dataset = {"path": str(data), "label": "label", "filter": {"label": 1}}
     made = estimate(parse_job(job(data, tmp_path / "run", dataset=dataset, group_by="label")))
@@ -127,6 +146,7 @@ def test_kept_codes_need_no_estimate(data: Path, tmp_path: Path, capsys: pytest.
     kept = job(data, tmp_path / "run")
     kept["statistics"] |= {"keep_codes": True}
     assert run_job(parse_job(kept)) == 0
+    capsys.readouterr()
     path = tmp_path / "job.json"
     path.write_text(json.dumps(job(data, tmp_path / "again", dataset={"path": str(tmp_path / "run")})))
     assert "kept codes" in refused(path, capsys, [])
