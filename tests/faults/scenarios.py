@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from tests.faults.harness import (
     is_worker,
     kinds,
     ledger,
+    summary,
     until,
     write_job,
 )
@@ -131,7 +133,7 @@ def drained(folder: Path) -> None:
         print(driver.errors)
 
 
-# -- two drivers at once
+# -- many drivers on one node
 
 REPETITIONS = int(os.environ.get("PCACE_RACES", "20"))
 AT_A_TIME = 4
@@ -175,6 +177,23 @@ def judge(*pair: WarmDriver) -> int:
     return other.code
 
 
+def cut_writes(folder: Path) -> None:
+    """Drivers that die in the middle of a ledger write, one after the other, and a last one that does not."""
+    output, server = folder / "run", warm_server()
+    with shared_node(1) as address:
+        env = environment(RAY_ADDRESS=address)
+        for kind in ("open", "manifest", "accept", "done"):
+            for point, there in (("before_link", 0), ("after_link", 1)):
+                before = kinds(output).count(kind) if output.exists() else 0
+                with WarmDriver(server, folder / "job.json", env, (kind, point)) as driver:
+                    assert driver.finish() == -signal.SIGKILL, driver.errors
+                assert kinds(output).count(kind) == before + there, (kind, point)
+                assert list((output / "ledger").glob(".tmp-*")), "the temporary file of the interrupted write"
+        assert not summary(output)["exit_code"], "it died before it could write the summary"
+        with WarmDriver(server, folder / "job.json", env) as last:
+            assert last.finish() == 0, last.errors
+
+
 # -- autoscaler
 
 
@@ -213,5 +232,5 @@ def autoscaled(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    scenarios = {f.__name__: f for f in (node_loss, zombie, drained, race, submit, autoscaled)}
+    scenarios = {f.__name__: f for f in (autoscaled, cut_writes, drained, node_loss, race, submit, zombie)}
     scenarios[sys.argv[1]](Path(sys.argv[2]))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from tests.faults.harness import (
     units_of,
     write_job,
 )
+from tests.faults.namespace import run_scenario
 
 pytestmark = pytest.mark.faults
 
@@ -129,19 +128,8 @@ def test_a_driver_killed_in_the_middle_of_any_ledger_write_leaves_all_of_it_or_n
 ) -> None:
     """Between the temporary file and the link, and after the link before the answer, for a record of each kind."""
     output = tmp_path / "run"
-    job = write_job(tmp_path / "job.json", slow_job(data, output, seconds=0.0, workers={"max": 1}))
-    for kind in ("open", "manifest", "accept", "done"):
-        for point, there in (("before_link", 0), ("after_link", 1)):
-            before = kinds(output).count(kind) if output.exists() else 0
-            command = (sys.executable, "-m", "tests.faults.dying_driver", kind, point)
-            with Driver(job, command=command) as driver:
-                assert driver.finish() == -signal.SIGKILL, driver.errors
-            assert kinds(output).count(kind) == before + there, (kind, point)
-            left = list((output / "ledger").glob(".tmp-*"))
-            assert left, "the temporary file of the interrupted write"
-    assert kinds(output)[-1] == "done"
-    assert not summary(output)["exit_code"]
-    run_to_end(job)
+    write_job(tmp_path / "job.json", slow_job(data, output, seconds=0.0, workers={"max": 1}))
+    run_scenario("cut_writes", tmp_path, 900)
     assert (summary(output)["outcome"], summary(output)["exit_code"]) == ("done", 0)
     assert kinds(output).count("manifest") == kinds(output).count("done") == 1
     assert each_unit_was_accepted_once(output)

@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import TracebackType
 
+from tests.faults.dying_store import die_in
 from tests.faults.harness import ROOT
 
 PRELOADED = ["pcace_dist.cli", "pcace_dist.service.prepare", "pcace_dist.run", "boto3", "torchvision"]  # Ray: no forks
@@ -26,8 +27,8 @@ def warm_server() -> ForkServerContext:
     return context
 
 
-def drive(job: str, env: dict[str, str], log: str) -> None:
-    """`pcace rank JOB` in this process."""
+def drive(job: str, env: dict[str, str], log: str, dying: tuple[str, str] | None) -> None:
+    """`pcace rank JOB` in this process, which perhaps kills itself: see `dying_store`."""
     from pcace_dist.cli import main
 
     sink = os.open(log, os.O_WRONLY | os.O_CREAT)
@@ -36,15 +37,19 @@ def drive(job: str, env: dict[str, str], log: str) -> None:
     os.environ.clear()
     os.environ.update(env)
     os.chdir(ROOT)
+    if dying is not None:
+        die_in(*dying)
     raise SystemExit(main(["rank", job]))
 
 
 class WarmDriver:
-    """As `harness.Driver`, for drivers that are not disturbed: it may end or be ended, and says what it said."""
+    """As `harness.Driver`, for drivers left in peace; `dying` is kind and point of `dying_store`."""
 
-    def __init__(self, server: ForkServerContext, job: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, server: ForkServerContext, job: Path, env: Mapping[str, str], dying: tuple[str, str] | None = None
+    ) -> None:
         self._log = job.with_name(f"{job.stem}-{time.monotonic_ns()}.log")
-        self._process = server.Process(target=drive, args=(str(job), dict(env), str(self._log)))
+        self._process = server.Process(target=drive, args=(str(job), dict(env), str(self._log), dying))
 
     def __enter__(self) -> WarmDriver:
         self._process.start()
@@ -69,3 +74,9 @@ class WarmDriver:
     def code(self) -> int | None:
         """Its exit code; None while it lives."""
         return self._process.exitcode
+
+    def finish(self, seconds: float = 300) -> int:
+        """Wait for its end; the exit code, negative for a signal."""
+        self._process.join(seconds)
+        assert self.code is not None, f"the driver did not end within {seconds} s:\n{self.errors[-2000:]}"
+        return self.code

@@ -1,7 +1,7 @@
-"""A driver that kills itself in the middle of one ledger write: `python -m tests.faults.dying_driver KIND POINT JOB`.
+"""A local store that kills its process in the middle of one ledger write.
 
-KIND is the record's kind, POINT where the write is cut: `before_link` (the synced temporary file is there, its name is
-not) or `after_link` (the name is there, the caller was not told). It is `pcace rank JOB` otherwise.
+At one of two points: `before_link` (the synced temporary file is there, the record's name is not) or `after_link` (the
+name is there, the caller was not told).
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pcace_dist.cli import main
-from pcace_dist.service import run_job
 from pcace_dist.service.store import LocalStore, S3Clients, Store
 
 
@@ -43,13 +40,11 @@ class DyingStore(LocalStore):
         return path.parent.name == "ledger" and json.loads(content.read_bytes())["kind"] == self._kind
 
 
-def _open_dying(kind: str, point: str) -> None:
+def die_in(kind: str, point: str) -> None:
+    """From here on, drivers of this process open stores that die so."""
+    from pcace_dist.service import run_job
+
     def open_store(url: str, storage: S3Clients | None = None) -> Store:
         return DyingStore(url, kind, point)
 
     run_job.open_store = open_store  # type: ignore[attr-defined]
-
-
-if __name__ == "__main__":
-    _open_dying(*sys.argv[1:3])
-    raise SystemExit(main(["rank", *sys.argv[3:]]))
