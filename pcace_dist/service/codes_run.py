@@ -29,7 +29,7 @@ from pcace_dist.service.attempt import (
     parquet_bytes,
 )
 from pcace_dist.service.codes import KeptCodes, open_codes
-from pcace_dist.service.coordinator import Coordinator, worker_shape
+from pcace_dist.service.coordinator import Coordinator, only_files, worker_shape
 from pcace_dist.service.events import Crew
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import FileRef, Ledger, Receipt
@@ -182,7 +182,7 @@ class CodesRun(Coordinator):
         self._tick(crew, "selecting")
 
     def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> tuple[str, tuple[object, ...]]:
-        return "reduce_codes", (plan.digest, block, receipts[0])
+        return "reduce_codes", (plan.digest, block, only_files(receipts[0], SELECTION_FILE))
 
     def _merge_shown(self, crew: Crew, plan: Plan) -> list[dict[str, bytes]]:
         """Nothing: rows to show are chosen while images are read."""

@@ -121,8 +121,8 @@ class Coordinator(ABC):
         """Until every unit of the manifest is accepted or set aside."""
 
     def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> tuple[str, tuple[object, ...]]:
-        """Method and arguments of one reduce task."""
-        return "reduce", (plan.digest, block, receipts)
+        """Method and arguments of one reduce task; the receipts go along with what it needs of them only."""
+        return "reduce", (plan.digest, block, _for_block(receipts, block))
 
     @abstractmethod
     def _publish_more(self, plan: Plan) -> None:
@@ -133,7 +133,7 @@ class Coordinator(ABC):
     def _reduce(self, crew: Crew, plan: Plan) -> list[BlockScores]:
         """One task per block of channels, on the workers that are up."""
         receipts = self._ledger.state.accepted_receipts()
-        tasks = [self._reduce_task(plan, block, _for_block(receipts, block)) for block in blocks_of(plan)]
+        tasks = [self._reduce_task(plan, block, receipts) for block in blocks_of(plan)]
         with self._account.stage("reduce"):
             results = self._farm(crew, tasks[0][0], [arguments for _, arguments in tasks], "reducing")
         return [result for result in results if isinstance(result, BlockScores)]
@@ -152,7 +152,7 @@ class Coordinator(ABC):
 
     def _merge_shown(self, crew: Crew, plan: Plan) -> list[dict[str, bytes]]:
         """The rows to show, a task for every SHOWN_ATTEMPTS attempts."""
-        receipts = [_only(receipt, EXEMPLARS, SAMPLE) for receipt in self._ledger.state.accepted_receipts()]
+        receipts = [only_files(receipt, EXEMPLARS, SAMPLE) for receipt in self._ledger.state.accepted_receipts()]
         chunks = [receipts[start : start + SHOWN_ATTEMPTS] for start in range(0, len(receipts), SHOWN_ATTEMPTS)]
         with self._account.stage("reduce"):
             results = self._farm(crew, "merge_shown", [(plan.digest, tuple(chunk)) for chunk in chunks], "reducing")
@@ -243,9 +243,9 @@ def worker_shape(job: Job) -> WorkerShape:
 
 def _for_block(receipts: Iterable[Receipt], block: Block) -> tuple[Receipt, ...]:
     """The receipts as a reduce task needs them."""
-    return tuple(_only(receipt, "rows.arrow", block.file, "samples.arrow", block.sample_file) for receipt in receipts)
+    return tuple(only_files(receipt, "rows.arrow", block.file, "samples.arrow", block.sample_file) for receipt in receipts)
 
 
-def _only(receipt: Receipt, *names: str) -> Receipt:
+def only_files(receipt: Receipt, *names: str) -> Receipt:
     """A receipt with some of its files and without its units: small enough to go with every task."""
     return replace(receipt, units={}, files={name: ref for name, ref in receipt.files.items() if name in names})

@@ -1,12 +1,18 @@
-"""One local Ray for the tests of this folder that run whole jobs."""
+"""One local Ray for the tests of this folder that run whole jobs; and whole jobs without Ray, for the many."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 
 import pytest
 import ray
+
+from pcace_dist.service import run_job
+from pcace_dist.service.coordinator import worker_shape
+from pcace_dist.service.local_fleet import LocalFleet
+from pcace_dist.service.model_run import ModelRun
 
 
 @pytest.fixture(scope="package")
@@ -21,3 +27,13 @@ def local_ray() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def in_process() -> Iterator[None]:
+    """Whole jobs in this process: workers are threads, there is no cluster. The rest is what `pcace rank` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr(ModelRun, "_crew", lambda self: LocalFleet(self._preparation.spec, worker_shape(self._job)))
+        patch.setattr(run_job, "ray_session", contextlib.nullcontext)
+        yield
