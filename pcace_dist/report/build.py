@@ -34,6 +34,7 @@ MOST_EXTREMES = 1200  # channels x targets x groups that get such images
 CAM_IMAGES = 24
 CAM_CHANNELS = 10
 GEOGRAPHY_ROWS = 512  # that are forwarded for predictions
+SMALL_IMAGE = 64  # pixels of the longer side
 BATCH = {"cpu": 16, "cuda": 128}
 DRAWN_AT_ONCE = {"cpu": 8, "cuda": 32}
 
@@ -100,8 +101,9 @@ def _build(run: str, options: ReportOptions, shown: ReportProgress) -> ReportRes
         found.against = options.against
         found.compared = compare(source, open_source(options.against, layers=options.layers), selection.groups)
     transforms = _choose_rows(source, selection, found)
-    _grow(source, selection, found, shown)
-    with quiet_backends(), _images(source, found) as there:
+    with one_thread_for(source.image_shape):
+        _grow(source, selection, found, shown)
+    with quiet_backends(), one_thread_for(source.image_shape), _images(source, found) as there:
         if there:
             shown.stage("loading the model")
             model = prepared(source.load_model(device))
@@ -150,6 +152,18 @@ def quiet_backends() -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@contextlib.contextmanager
+def one_thread_for(shape: tuple[int, int]) -> Iterator[None]:
+    """One thread for small images: on a busy machine threads wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    if max(shape) <= SMALL_IMAGE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
@@ -259,8 +273,7 @@ def _look(source: Source, model: nn.Module, device: torch.device, found: Finding
             wanted[number][layer].add(channel)
     plain = {n: {layer: tuple(sorted(c)) for layer, c in by.items()} for n, by in wanted.items()}
     shown.stage("images and their activation maps", len(found.pool))
-    shape = tuple(dict(source.plan.facts)["image_shape"])  # type: ignore[arg-type]
-    side = pictures.thumbnail_side(len(found.pool), shape)  # type: ignore[arg-type]
+    side = pictures.thumbnail_side(len(found.pool), source.image_shape)
     batch = BATCH[device.type]
     probe = Probe(source, model, device, batch, plain)
     for fetched in fetch(source, found.pool.refs, batch):
@@ -352,8 +365,7 @@ def _draw(
 ) -> None:
     """Synthetic images, some channels of a layer at a time."""
     settings = source.job.model.input
-    shape = tuple(dict(source.plan.facts)["image_shape"])  # type: ignore[arg-type]
-    canvas = Canvas(tuple(settings.mean), tuple(settings.std), shape)  # type: ignore[arg-type]
+    canvas = Canvas(tuple(settings.mean), tuple(settings.std), source.image_shape)
     shown.stage("images that excite the channels", len(selection.channels))
     at_once = DRAWN_AT_ONCE[device.type]
     for layer, channels in selection.pages.items():

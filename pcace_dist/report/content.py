@@ -46,7 +46,7 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
         "places": _places(source, selection, found),
         "compared": _compared(source, selection, found),
         "against": found.against,
-        "imageSide": max(int(side) for side in dict(source.plan.facts)["image_shape"]),  # type: ignore[union-attr]
+        "imageSide": max(source.image_shape),
     }
     sampled = _Sampled(source)
     channels = [_channel(source, selection, found, transforms, sampled, channel) for channel in selection.channels]

@@ -61,7 +61,6 @@ def fetch(source: Source, refs: Sequence[Ref], batch: int) -> Iterator[Fetched]:
     """
     wanted = {(file, row): number for number, (file, _, row) in enumerate(refs)}
     pieces = _pieces(source, refs)
-    shape = tuple(dict(source.plan.facts)["image_shape"])  # type: ignore[arg-type]
     held: list[_Row] = []
     for part in read_pieces(pieces, source.dataset, source.storage):
         if not isinstance(part, RowGroup):
@@ -74,7 +73,7 @@ def fetch(source: Source, refs: Sequence[Ref], batch: int) -> Iterator[Fetched]:
                 image = decode(part.table[source.dataset.image][place].as_py(), source.images)
             except RowError:
                 continue
-            if tuple(image.shape[1:]) != shape:
+            if tuple(image.shape[1:]) != source.image_shape:
                 continue
             held.append(_Row(number, image, *_label_and_group(source, part, place)))
             if len(held) == batch:

@@ -134,6 +134,13 @@ class Source:
     def storage(self) -> Storage:
         return self.run.storage
 
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the images as the model gets them."""
+        facts: dict[str, Any] = dict(self.plan.facts)
+        height, width = facts["image_shape"]
+        return int(height), int(width)
+
     @cached_property
     def listing(self) -> Listing:
         """The data set as it is now. Raises DatasetError where it is gone."""

@@ -22,7 +22,7 @@ from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.tap import channels_and_positions
 
 SIDE = 128  # longest side of a synthetic image, where the model takes it
-PENALTY = 0.05  # of total variation, against a gain in units of the channel's own deviation
+PENALTY = 0.3  # of total variation, against a gain in units of the channel's own deviation
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def _frequency_scale(size: tuple[int, int]) -> Tensor:
     y = torch.fft.fftfreq(size[0])[:, None]
     x = torch.fft.rfftfreq(size[1])[None]
     frequency = torch.sqrt(x**2 + y**2).clamp_min(1.0 / max(size))
-    unit = (size[0] * size[1]) ** 0.5 / max(size)
-    return torch.reciprocal(frequency) * unit
+    unit: float = (size[0] * size[1]) ** 0.5 / max(size)
+    return Tensor(frequency.reciprocal() * unit)
 
 
 def _image(spectrum: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:

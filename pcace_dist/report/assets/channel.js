@@ -93,7 +93,7 @@ function portrait(held, name) {
     alt: `Axis ${j + 1} of ${name}`, cells: [j + 1, held.explained[j]] }));
   return h("div", { class: "portrait" },
     held.synthetic ? strip({ title: "Excites it most", name: `${name}-synthetic`, header: ["image"], tiles: [{ src: held.synthetic, alt: `Synthetic image that excites ${name}`, cells: ["synthetic"], pixels: false }],
-      caption: "A synthetic image, by gradient ascent." }) : h("div"),
+      caption: "Drawn by gradient ascent." }) : h("div"),
     axes.length ? strip({ title: "Principal axes of its map", name: `${name}-axes`, header: ["component", "explained"], tiles: axes,
       caption: "The weight of each position in a component: red adds, blue takes away. Below, the share of the map's variance." })
       : h("p", { class: "empty" }, "This layer gives one value per channel: there is no map."));
@@ -128,7 +128,7 @@ function densityTrace(knots, counts, axis) {
 function curveFigure({ title, name, x, y, counts, xTitle }) {
   return chart({
     title, name, height: 190, alt: title,
-    traces: () => [densityTrace(x, counts, "y2"), { type: "scatter", mode: "lines+markers", x, y, line: { width: 2, color: PALETTE[0] }, marker: { size: 5 }, hovertemplate: "%{x:.3g}: %{y:.3g}<extra></extra>" }],
+    traces: () => [densityTrace(x, counts, "y2"), { type: "scatter", mode: "lines+markers", x, y, line: { width: 2, color: tone(0) }, marker: { size: 5 }, hovertemplate: "%{x:.3g}: %{y:.3g}<extra></extra>" }],
     layout: { margin: { l: 36, r: 6, t: 4, b: 34 }, xaxis: { title: { text: xTitle, font: { size: 11 } } },
       yaxis2: { overlaying: "y", side: "right", visible: false, rangemode: "tozero", fixedrange: true } },
     table: () => [["knot", "value"], ...x.map((knot, i) => [knot, y[i]])],
@@ -152,7 +152,7 @@ function fitFigure(held, name) {
   return chart({
     title: "How well they agree", name: `${name}-fit`, height: 290, caption: "Sampled images: the channel's summed transform against the target's, both standardised. The score is the correlation over all images, corrected for bias.",
     alt: "Scatter of the channel's transform against the target's",
-    traces: () => [{ type: "scatter", mode: "markers", x, y, marker: { size: 5, opacity: 0.6, color: PALETTE[0] }, hovertemplate: "%{x:.2f}, %{y:.2f}<extra></extra>" }],
+    traces: () => [{ type: "scatter", mode: "markers", x, y, marker: { size: 5, opacity: 0.6, color: tone(0) }, hovertemplate: "%{x:.2f}, %{y:.2f}<extra></extra>" }],
     layout: { xaxis: { title: { text: "sum of phi(x)" } }, yaxis: { title: { text: "theta(target)" } } },
     table: () => [["sum_of_phi", "theta"], ...x.map((value, i) => [value, y[i]])],
   });
@@ -169,8 +169,8 @@ function growthFigure(held, name, place) {
   return chart({
     title: "Score against images read", name: `${name}-growth`, height: 290, alt: "Score with interval by number of images",
     caption: n.length > 1 ? "What the run would have found from the first images of its random sample, with 95 % intervals; the last point is the run itself." : "The sample holds too few images of this group for earlier points; the point is the run itself.",
-    traces: () => [{ type: "scatter", mode: "lines+markers", x: n, y: score, line: { width: 2, color: PALETTE[0] }, marker: { size: 7 },
-      error_y: { type: "data", symmetric: false, array: high.map((v, i) => v - score[i]), arrayminus: low.map((v, i) => score[i] - v), thickness: 1.2, width: 3, color: PALETTE[0] },
+    traces: () => [{ type: "scatter", mode: "lines+markers", x: n, y: score, line: { width: 2, color: tone(0) }, marker: { size: 7 },
+      error_y: { type: "data", symmetric: false, array: high.map((v, i) => v - score[i]), arrayminus: low.map((v, i) => score[i] - v), thickness: 1.2, width: 3, color: tone(0) },
       hovertemplate: "%{x:,} images: %{y:.3f}<extra></extra>" }],
     layout: { xaxis: { type: "log", title: { text: "images" }, tickvals: n, ticktext: n.map((v) => whole(v)) }, yaxis: { title: { text: "score" }, range: [0, 1.02] } },
     table: () => [["images", "score", "score_low", "score_high"], ...n.map((v, i) => [v, score[i], low[i], high[i]])],

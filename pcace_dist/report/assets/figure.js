@@ -1,7 +1,7 @@
 // Figures: a frame with a caption and two buttons (PNG, CSV) around a chart or a strip of images.
 
 const cssColour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const PALETTE = ["#1f6f8b", "#c2410c", "#4d7c0f", "#7e57c2", "#b45309", "#0f766e", "#be185d", "#475569", "#9f1239", "#1d4ed8"];
+const tone = (index) => cssColour(["--accent", "--mark"][index]);
 
 function frame({ title, caption, name, png, table, body }) {
   const tools = h("div", { class: "tools" },
@@ -17,7 +17,7 @@ function layoutOf(extra) {
   const { xaxis, yaxis, ...rest } = extra;
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: cssColour("--sans"), size: 12, color: ink },
-    margin: { l: 48, r: 12, t: 8, b: 40 }, colorway: PALETTE, hovermode: "closest", showlegend: false, dragmode: "zoom",
+    margin: { l: 48, r: 12, t: 8, b: 40 }, colorway: [tone(0), tone(1)], hovermode: "closest", showlegend: false, dragmode: "zoom",
     hoverlabel: { bgcolor: cssColour("--raised"), bordercolor: line, font: { color: ink } },
     legend: { font: { color: soft } }, ...rest,
     xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis },

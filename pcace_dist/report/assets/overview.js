@@ -22,7 +22,7 @@ function scoresByLayer() {
     alt: `Scores of ${shown.length} channels by layer`,
     traces: () => [{
       type: shown.length > 4000 ? "scattergl" : "scatter", mode: "markers", x: shown.map((p) => index[state.names[p].layer] + spread(p)), y: shown.map((p) => score[p]),
-      customdata: shown, marker: { size: shown.length > 2000 ? 4 : 7, opacity: 0.75, color: shown.map((p) => (rank[p] <= 10 ? PALETTE[1] : PALETTE[0])) },
+      customdata: shown, marker: { size: shown.length > 2000 ? 4 : 7, opacity: 0.75, color: shown.map((p) => (rank[p] <= 10 ? tone(1) : tone(0))) },
       text: shown.map((p) => `${state.names[p].name}<br>rank ${rank[p]}, score ${format(score[p])} (${format(low[p])} to ${format(high[p])})`),
       hovertemplate: "%{text}<extra></extra>",
     }],
@@ -44,8 +44,8 @@ function topChannels(count = 15) {
     alt: "The best channels with intervals",
     traces: () => [{
       type: "scatter", mode: "markers", x: top.map((p) => score[p]), y: top.map((p) => `${state.names[p].name} `), customdata: top,
-      error_x: { type: "data", symmetric: false, array: top.map((p) => high[p] - score[p]), arrayminus: top.map((p) => score[p] - low[p]), thickness: 1.5, width: 0, color: PALETTE[0] },
-      marker: { size: 9, color: top.map((p) => (settled(p) ? PALETTE[0] : cssColour("--raised"))), line: { width: 1.5, color: PALETTE[0] } },
+      error_x: { type: "data", symmetric: false, array: top.map((p) => high[p] - score[p]), arrayminus: top.map((p) => score[p] - low[p]), thickness: 1.5, width: 0, color: tone(0) },
+      marker: { size: 9, color: top.map((p) => (settled(p) ? tone(0) : cssColour("--raised"))), line: { width: 1.5, color: tone(0) } },
       text: top.map((p) => `${state.names[p].name}: rank ${rank[p]} [${short(rankLow[p])} to ${short(rankHigh[p])}], score ${format(score[p])}`),
       hovertemplate: "%{text}<extra></extra>",
     }],
@@ -62,9 +62,9 @@ function distribution() {
   const layers = state.data.layers;
   const of = (layer) => score.slice(state.starts[layer.name], state.starts[layer.name] + layer.channels).filter((v) => !Number.isNaN(v));
   return chart({
-    title: "Distribution within each layer", name: "distribution", height: 40 + 24 * Math.max(8, layers.length),
+    title: "Distribution within each layer", name: "distribution", height: Math.max(400, 40 + 24 * layers.length),
     caption: "Median, quartiles and range of the scores.", alt: "Distribution of scores by layer",
-    traces: () => layers.toReversed().map((layer) => ({ type: "box", x: of(layer), name: layer.name + " ", orientation: "h", line: { width: 1.2, color: PALETTE[0] },
+    traces: () => layers.toReversed().map((layer) => ({ type: "box", x: of(layer), name: layer.name + " ", orientation: "h", line: { width: 1.2, color: tone(0) },
       fillcolor: cssColour("--accent-soft"), boxpoints: false, hoverinfo: "x+name" })),
     layout: { margin: { l: 20, r: 12, t: 4, b: 36 }, xaxis: { title: { text: "score" }, rangemode: "tozero" }, yaxis: { showgrid: false } },
     table: () => [["layer", "score"], ...layers.flatMap((layer) => of(layer).map((value) => [layer.name, value]))],
@@ -79,7 +79,7 @@ function explainedFigure() {
     caption: "Share of the variance of a channel's map that its principal axes hold, mean over the layer's channels, by component.",
     alt: "Explained variance by layer",
     traces: () => Array.from({ length: components }, (_, j) => ({ type: "bar", orientation: "h", name: `component ${j + 1}`, x: layers.map((l) => l.explained[j]), y: layers.map((l) => l.name + " "),
-      marker: { color: PALETTE[0], opacity: 1 - 0.75 * (j / Math.max(1, components - 1)) }, hovertemplate: `component ${j + 1}: %{x:.2f}<extra>%{y}</extra>` })),
+      marker: { color: tone(0), opacity: 1 - 0.75 * (j / Math.max(1, components - 1)) }, hovertemplate: `component ${j + 1}: %{x:.2f}<extra>%{y}</extra>` })),
     layout: { barmode: "stack", margin: { l: 20, r: 12, t: 4, b: 36 }, xaxis: { range: [0, 1], tickformat: ".0%" }, yaxis: { autorange: "reversed", showgrid: false } },
     table: () => [["layer", ...Array.from({ length: components }, (_, j) => `component_${j + 1}`)], ...layers.map((l) => [l.name, ...l.explained])],
   });
@@ -90,7 +90,7 @@ function stagesFigure() {
   return chart({
     title: "Where the time went", name: "stages", height: 60 + 26 * Math.max(5, stages.length), caption: "Seconds of the run by stage, as its driver saw them.",
     alt: "Seconds by stage",
-    traces: () => [{ type: "bar", orientation: "h", x: stages.map(([, s]) => s), y: stages.map(([name]) => name.replaceAll("_", " ") + " "), marker: { color: PALETTE[0] }, hovertemplate: "%{x:.1f} s<extra>%{y}</extra>" }],
+    traces: () => [{ type: "bar", orientation: "h", x: stages.map(([, s]) => s), y: stages.map(([name]) => name.replaceAll("_", " ") + " "), marker: { color: tone(0) }, hovertemplate: "%{x:.1f} s<extra>%{y}</extra>" }],
     layout: { margin: { l: 20, r: 12, t: 4, b: 36 }, xaxis: { title: { text: "seconds" } }, yaxis: { autorange: "reversed", showgrid: false } },
     table: () => [["stage", "seconds"], ...stages],
   });

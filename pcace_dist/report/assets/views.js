@@ -13,13 +13,13 @@ function evidenceView() {
     return h("div", { class: "strip" }, tile(entry, null, rowLabel(entry.row), name), tile(entry, entry.cam, `Grad-CAM, output ${entry.output}`, `Grad-CAM of ${name}`),
       tile(entry, entry.ranked, `ranked channels · agreement ${entry.agreement === null ? "–" : format(entry.agreement, 2)}`, `Map of the ranked channels of ${name}`));
   }));
-  return [h("section", {}, h("h1", {}, "Class evidence"), h("p", { class: "quiet" }, `Do the ranked channels of ${cam.layer} look where the class evidence is? `, whereText(), "."),
+  return [h("section", {}, h("h1", {}, "Class evidence"), h("p", { class: "quiet" }, `Do the ranked channels of ${cam.layer} look where the class evidence is? For `, whereText(), "."),
     frame({ title: `Grad-CAM beside the ranked channels of ${cam.layer}`, name: "class-evidence", body: entries.length ? body : h("p", { class: "empty" }, "No images of this group were drawn; choose another."),
       caption: `Grad-CAM: the layer's maps weighted by the gradient of the output. Ranked channels: the maps of the ${weights.length} best channels, weighted by their score and the sign of their correlation. Agreement: correlation of the two maps over their positions; mean ${format(mean, 2)}.`,
       table: () => [["file", "row", "output", "agreement"], ...entries.map((e) => [state.data.rows[e.row].file, state.data.rows[e.row].row, e.output, e.agreement])],
       png: () => savePictures(entries.flatMap((e) => [{ src: pictureOf(e.row), label: rowLabel(e.row) }, { src: pictureOf(e.row), map: e.cam, label: "Grad-CAM" }, { src: pictureOf(e.row), map: e.ranked, label: "ranked channels" }]), "class-evidence") }),
     chart({ title: "Weights of the ranked channels", name: "channel-weights", height: 230, alt: "Weights of the ranked channels",
-      traces: () => [{ type: "bar", x: weights.map(([c]) => `${cam.layer}/${c} `), y: weights.map(([, w]) => w), marker: { color: weights.map(([, w]) => (w < 0 ? PALETTE[1] : PALETTE[0])) }, hovertemplate: "%{x}: %{y:.3f}<extra></extra>" }],
+      traces: () => [{ type: "bar", x: weights.map(([c]) => `${cam.layer}/${c} `), y: weights.map(([, w]) => w), marker: { color: weights.map(([, w]) => (w < 0 ? tone(1) : tone(0))) }, hovertemplate: "%{x}: %{y:.3f}<extra></extra>" }],
       layout: { yaxis: { title: { text: "score × sign" } } }, click: (point) => openChannel(`${cam.layer}/${weights[point.pointNumber][0]}`), table: () => [["channel", "weight"], ...weights] }))];
 }
 
@@ -96,7 +96,7 @@ function byGroupFigure(chosen, places) {
   });
   const names = state.data.groups.map((group) => group.name);
   return chart({ title: `${chosen.name}, by group`, name: "map-by-group", height: 260, alt: "Mean by group",
-    traces: () => [{ type: "bar", x: names.map((_, i) => i), y: means, text: names, textposition: "none", marker: { color: means.map((_, g) => (g === state.group ? PALETTE[1] : PALETTE[0])) }, hovertemplate: "%{text}: %{y:.3g}<extra></extra>" }],
+    traces: () => [{ type: "bar", x: names.map((_, i) => i), y: means, text: names, textposition: "none", marker: { color: means.map((_, g) => (g === state.group ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{y:.3g}<extra></extra>" }],
     layout: { xaxis: { tickvals: names.map((_, i) => i), ticktext: names } }, table: () => [["group", "mean"], ...names.map((name, i) => [name, means[i]])] });
 }
 
@@ -112,10 +112,10 @@ function comparisonView() {
   return [h("section", {}, title, h("p", { class: "quiet" }, `This run against ${state.data.against}; `, whereText(), `. Spearman ${seen.spearman === null ? "–" : format(seen.spearman, 3)}; ${kept} of the top ${top} are in both; ${shown.filter((p) => settled[p]).length} channels moved beyond both intervals.`),
     h("div", { class: "pair" },
       chart({ title: "Ranks", name: "comparison-ranks", height: 380, alt: "Rank here against rank in the other run", caption: "Orange: the 95 % intervals of the two ranks do not meet.",
-        traces: () => [{ type: "scatter", mode: "markers", x: shown.map((p) => other[p]), y: shown.map((p) => rank[p]), customdata: shown, text: shown.map((p) => state.names[p].name), marker: { size: 6, opacity: 0.75, color: shown.map((p) => (settled[p] ? PALETTE[1] : PALETTE[0])) }, hovertemplate: "%{text}: %{x} to %{y}<extra></extra>" }],
+        traces: () => [{ type: "scatter", mode: "markers", x: shown.map((p) => other[p]), y: shown.map((p) => rank[p]), customdata: shown, text: shown.map((p) => state.names[p].name), marker: { size: 6, opacity: 0.75, color: shown.map((p) => (settled[p] ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{x} to %{y}<extra></extra>" }],
         layout: { xaxis: { title: { text: "rank in the other run" } }, yaxis: { title: { text: "rank here" } } }, click: (point) => openChannel(state.names[point.customdata].name),
         table: () => [["channel", "rank", "other_rank", "score", "other_score", "settled"], ...shown.map((p) => [state.names[p].name, rank[p], other[p], score[p], otherScore[p], settled[p]])] }),
       chart({ title: "Largest moves", name: "comparison-moves", height: 380, alt: "Channels that moved most",
-        traces: () => movers.map((p) => ({ type: "scatter", mode: "lines+markers", x: ["the other run", "here"], y: [other[p], rank[p]], name: state.names[p].name, line: { width: 1.5, color: settled[p] ? PALETTE[1] : PALETTE[0] }, hovertemplate: `${state.names[p].name.replaceAll("<", "&lt;")}: %{y}<extra></extra>` })),
+        traces: () => movers.map((p) => ({ type: "scatter", mode: "lines+markers", x: ["the other run", "here"], y: [other[p], rank[p]], name: state.names[p].name, line: { width: 1.5, color: settled[p] ? tone(1) : tone(0) }, hovertemplate: `${state.names[p].name.replaceAll("<", "&lt;")}: %{y}<extra></extra>` })),
         layout: { yaxis: { autorange: "reversed", title: { text: "rank" } } }, table: () => [["channel", "other_rank", "rank"], ...movers.map((p) => [state.names[p].name, other[p], rank[p]])] })))];
 }
