@@ -22,4 +22,4 @@ class ReportOptions:
     against: str | None = None
     output: str | None = None
     seed: int = 0
-    steps: int = 64  # of activation maximisation
+    steps: int = 48  # of activation maximisation

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.tap import channels_and_positions
 
-SIDE = 128  # longest side of a synthetic image, where the model takes it
+SIDE = 96  # longest side of a synthetic image, where the model takes it
 PENALTY = 0.3  # of total variation, against a gain in units of the channel's own deviation
 
 
@@ -49,7 +49,7 @@ def excite(
     *,
     device: torch.device,
     seed: int = 0,
-    steps: int = 64,
+    steps: int = 48,
     units: Sequence[float] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Images (c, image channels, H, W), values 0 to 1, that excite the mean of each channel's map.
