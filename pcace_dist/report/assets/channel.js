@@ -129,7 +129,7 @@ function curveFigure({ title, name, x, y, counts, xTitle }) {
   return chart({
     title, name, height: 190, alt: title,
     traces: () => [densityTrace(x, counts, "y2"), { type: "scatter", mode: "lines+markers", x, y, line: { width: 2, color: tone(0) }, marker: { size: 5 }, hovertemplate: "%{x:.3g}: %{y:.3g}<extra></extra>" }],
-    layout: { margin: { l: 36, r: 6, t: 4, b: 34 }, xaxis: { title: { text: xTitle, font: { size: 11 } } },
+    layout: { margin: { l: 36, r: 6, t: 4, b: 34 }, xaxis: { title: { text: plain(xTitle), font: { size: 11 } } },
       yaxis2: { overlaying: "y", side: "right", visible: false, rangemode: "tozero", fixedrange: true } },
     table: () => [["knot", "value"], ...x.map((knot, i) => [knot, y[i]])],
   });

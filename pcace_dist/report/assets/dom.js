@@ -15,6 +15,9 @@ function h(tag, attributes, ...children) {
   return element;
 }
 
+// Plotly reads a little markup in its texts: what comes from the data must not be read so.
+const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
 const format = (value, digits = 3) => (value === null || value === undefined || Number.isNaN(value) ? "–" : value.toFixed(digits));
 const short = (value) => (value === null || value === undefined || Number.isNaN(value) ? "–" : Number(value.toPrecision(3)).toString());
 const whole = (value) => (value === null || Number.isNaN(value) ? "–" : value.toLocaleString("en"));

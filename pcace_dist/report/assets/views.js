@@ -19,7 +19,7 @@ function evidenceView() {
       table: () => [["file", "row", "output", "agreement"], ...entries.map((e) => [state.data.rows[e.row].file, state.data.rows[e.row].row, e.output, e.agreement])],
       png: () => savePictures(entries.flatMap((e) => [{ src: pictureOf(e.row), label: rowLabel(e.row) }, { src: pictureOf(e.row), map: e.cam, label: "Grad-CAM" }, { src: pictureOf(e.row), map: e.ranked, label: "ranked channels" }]), "class-evidence") }),
     chart({ title: "Weights of the ranked channels", name: "channel-weights", height: 230, alt: "Weights of the ranked channels",
-      traces: () => [{ type: "bar", x: weights.map(([c]) => `${cam.layer}/${c} `), y: weights.map(([, w]) => w), marker: { color: weights.map(([, w]) => (w < 0 ? tone(1) : tone(0))) }, hovertemplate: "%{x}: %{y:.3f}<extra></extra>" }],
+      traces: () => [{ type: "bar", x: weights.map(([c]) => `${plain(cam.layer)}/${c} `), y: weights.map(([, w]) => w), marker: { color: weights.map(([, w]) => (w < 0 ? tone(1) : tone(0))) }, hovertemplate: "%{x}: %{y:.3f}<extra></extra>" }],
       layout: { yaxis: { title: { text: "score × sign" } } }, click: (point) => openChannel(`${cam.layer}/${weights[point.pointNumber][0]}`), table: () => [["channel", "weight"], ...weights] }))];
 }
 
@@ -31,10 +31,10 @@ function groupsView() {
     chart({ title: "Scores by channel and group", name: "across-groups", height: 180 + 15 * channels.length, alt: `Heat map of ${channels.length} channels by ${groups.length} groups`,
       caption: "Click a cell to open the channel in that group.",
       traces: () => [{ type: "heatmap", z: score, x: groups.map((_, i) => i), y: channels.map((_, i) => i), colorscale: heatScale(), hoverongaps: false, colorbar: { thickness: 10, outlinewidth: 0, title: { text: "score", side: "right" } },
-        customdata: channels.map((c) => groups.map((g) => [c, g])), hovertemplate: "%{customdata[0]}, %{customdata[1]}: %{z:.3f}<extra></extra>" },
+        customdata: channels.map((c) => groups.map((g) => [c, g])), text: channels.map((c) => groups.map((g) => `${plain(c)}, ${plain(g)}`)), hovertemplate: "%{text}: %{z:.3f}<extra></extra>" },
         ...tree.map(([x, y]) => ({ type: "scatter", mode: "lines", x, y, xaxis: "x", yaxis: "y2", line: { width: 1, color: cssColour("--soft") }, hoverinfo: "skip" }))],
-      layout: { xaxis: { tickvals: groups.map((_, i) => i), ticktext: groups, showgrid: false, zeroline: false, side: "bottom", type: "linear", range: [-0.5, groups.length - 0.5] },
-        yaxis: { tickvals: channels.map((_, i) => i), ticktext: channels.map((c) => c + " "), showgrid: false, zeroline: false, domain: [0, 1 - top], range: [channels.length - 0.5, -0.5] },
+      layout: { xaxis: { tickvals: groups.map((_, i) => i), ticktext: groups.map(plain), showgrid: false, zeroline: false, side: "bottom", type: "linear", range: [-0.5, groups.length - 0.5] },
+        yaxis: { tickvals: channels.map((_, i) => i), ticktext: channels.map((c) => plain(c) + " "), showgrid: false, zeroline: false, domain: [0, 1 - top], range: [channels.length - 0.5, -0.5] },
         yaxis2: { domain: [1 - top, 1], visible: false, rangemode: "tozero" } },
       click: (point) => {
         if (!point.customdata) return;
@@ -66,7 +66,7 @@ function mapView() {
     chart({ title: chosen.name, name: "map", height: 520, alt: `Map of ${chosen.name}`, caption: `${whole(rows.length)} sampled images. Drawn without a base map: the page loads nothing from elsewhere.`,
       traces: () => (mapState.cells === "points" ? [{ type: "scatter", mode: "markers", x: rows.map((i) => longitude[i]), y: rows.map((i) => latitude[i]), marker: { ...colour, size: 7, color: rows.map((i) => values[i]) }, hovertemplate: "%{x:.4f}, %{y:.4f}: %{marker.color:.3g}<extra></extra>" }]
         : [{ type: "heatmap", x: cells.x, y: cells.y, z: cells.mean, ...colour, hoverongaps: false, customdata: cells.count, hovertemplate: "%{x:.4f}, %{y:.4f}: %{z:.3g} (%{customdata} images)<extra></extra>" }]),
-      layout: { xaxis: { title: { text: places.columns[1] } }, yaxis: { title: { text: places.columns[0] }, scaleanchor: "x", scaleratio: Number.isFinite(scale) ? scale : 1 } },
+      layout: { xaxis: { title: { text: plain(places.columns[1]) } }, yaxis: { title: { text: plain(places.columns[0]) }, scaleanchor: "x", scaleratio: Number.isFinite(scale) ? scale : 1 } },
       table: () => [[places.columns[0], places.columns[1], chosen.name], ...rows.map((i) => [latitude[i], longitude[i], values[i]])] }),
     grouped && byGroupFigure(chosen, places))];
 }
@@ -96,8 +96,8 @@ function byGroupFigure(chosen, places) {
   });
   const names = state.data.groups.map((group) => group.name);
   return chart({ title: `${chosen.name}, by group`, name: "map-by-group", height: 260, alt: "Mean by group",
-    traces: () => [{ type: "bar", x: names.map((_, i) => i), y: means, text: names, textposition: "none", marker: { color: means.map((_, g) => (g === state.group ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{y:.3g}<extra></extra>" }],
-    layout: { xaxis: { tickvals: names.map((_, i) => i), ticktext: names } }, table: () => [["group", "mean"], ...names.map((name, i) => [name, means[i]])] });
+    traces: () => [{ type: "bar", x: names.map((_, i) => i), y: means, text: names.map(plain), textposition: "none", marker: { color: means.map((_, g) => (g === state.group ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{y:.3g}<extra></extra>" }],
+    layout: { xaxis: { tickvals: names.map((_, i) => i), ticktext: names.map(plain) } }, table: () => [["group", "mean"], ...names.map((name, i) => [name, means[i]])] });
 }
 
 function comparisonView() {
@@ -112,10 +112,10 @@ function comparisonView() {
   return [h("section", {}, title, h("p", { class: "quiet" }, `This run against ${state.data.against}; `, whereText(), `. Spearman ${seen.spearman === null ? "–" : format(seen.spearman, 3)}; ${kept} of the top ${top} are in both; ${shown.filter((p) => settled[p]).length} channels moved beyond both intervals.`),
     h("div", { class: "pair" },
       chart({ title: "Ranks", name: "comparison-ranks", height: 380, alt: "Rank here against rank in the other run", caption: "Orange: the 95 % intervals of the two ranks do not meet.",
-        traces: () => [{ type: "scatter", mode: "markers", x: shown.map((p) => other[p]), y: shown.map((p) => rank[p]), customdata: shown, text: shown.map((p) => state.names[p].name), marker: { size: 6, opacity: 0.75, color: shown.map((p) => (settled[p] ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{x} to %{y}<extra></extra>" }],
-        layout: { xaxis: { title: { text: "rank in the other run" } }, yaxis: { title: { text: "rank here" } } }, click: (point) => openChannel(state.names[point.customdata].name),
+        traces: () => [{ type: "scatter", mode: "markers", x: shown.map((p) => other[p]), y: shown.map((p) => rank[p]), customdata: shown, text: shown.map((p) => plain(state.names[p].name)), marker: { size: 6, opacity: 0.75, color: shown.map((p) => (settled[p] ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{x} to %{y}<extra></extra>" }],
+        layout: { xaxis: { title: { text: "rank in the other run" }, autorange: "reversed" }, yaxis: { title: { text: "rank here" }, autorange: "reversed" } }, click: (point) => openChannel(state.names[point.customdata].name),
         table: () => [["channel", "rank", "other_rank", "score", "other_score", "settled"], ...shown.map((p) => [state.names[p].name, rank[p], other[p], score[p], otherScore[p], settled[p]])] }),
       chart({ title: "Largest moves", name: "comparison-moves", height: 380, alt: "Channels that moved most",
-        traces: () => movers.map((p) => ({ type: "scatter", mode: "lines+markers", x: ["the other run", "here"], y: [other[p], rank[p]], name: state.names[p].name, line: { width: 1.5, color: settled[p] ? tone(1) : tone(0) }, hovertemplate: `${state.names[p].name.replaceAll("<", "&lt;")}: %{y}<extra></extra>` })),
+        traces: () => movers.map((p) => ({ type: "scatter", mode: "lines+markers", x: ["the other run", "here"], y: [other[p], rank[p]], name: plain(state.names[p].name), line: { width: 1.5, color: settled[p] ? tone(1) : tone(0) }, text: [state.names[p].name, state.names[p].name].map(plain), hovertemplate: "%{text}: %{y}<extra></extra>" })),
         layout: { yaxis: { autorange: "reversed", title: { text: "rank" } } }, table: () => [["channel", "other_rank", "rank"], ...movers.map((p) => [state.names[p].name, other[p], rank[p]])] })))];
 }
