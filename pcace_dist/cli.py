@@ -82,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_status(verbs)
     cli_runs.add_verbs(lambda name, summary, example: _verb(verbs, name, summary, example))
     cli_estimate.add_verb(lambda name, summary, example: _verb(verbs, name, summary, example))
+    _add_report(verbs)
     return parser
 
 
@@ -223,6 +224,69 @@ def _status(arguments: argparse.Namespace) -> int:
     from pcace_dist.service.status import describe_run
 
     print(describe_run(arguments.path))
+    return 0
+
+
+# -- report
+
+
+def _add_report(verbs: Verbs[Parser]) -> None:
+    verb = _verb(
+        verbs,
+        "report",
+        "write RUN/report.html: one page with scores, exemplar images, transforms and maps; no network needed",
+        "pcace report runs/mnist\n"
+        "  pcace report runs/resnet18 --top 10 --layers 'layer4.*' --no-synthesis\n"
+        "  pcace report runs/today --against runs/yesterday --output today.html",
+    )
+    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    verb.add_argument(
+        "--top",
+        type=_positive,
+        metavar="N",
+        help="channels with pictures: the N best and N worst of each layer (default: 3 to 16, by the number of layers)",
+    )
+    verb.add_argument("--layers", type=_names, metavar="NAMES", help="only these layers; names or globs, by comma")
+    verb.add_argument("--groups", type=_names, metavar="NAMES", help="only these groups, by comma (default: as fit)")
+    verb.add_argument("--no-synthesis", action="store_true", help="draw no images that excite the channels (quicker)")
+    verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default: a GPU if there is one)")
+    verb.add_argument("--against", metavar="RUN_B", help="a second run, for a comparison view")
+    verb.add_argument("--output", metavar="FILE", help="where to write the page (default: RUN/report.html)")
+    verb.set_defaults(run=_report)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: is not a whole number from 1")
+    return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pcace_dist.report.build import build_report
+    from pcace_dist.report.options import ReportOptions
+
+    result = build_report(
+        arguments.path.rstrip("/"),
+        ReportOptions(
+            top=arguments.top,
+            layers=arguments.layers,
+            groups=arguments.groups,
+            synthesis=not arguments.no_synthesis,
+            device=arguments.device,
+            against=arguments.against,
+            output=arguments.output,
+        ),
+    )
+    for note in result.notes:
+        print(f"note: {note}")
+    print(
+        f"{result.path}: {result.size / 1e6:.1f} MB, {result.channels:,} channels and {result.images:,} images in "
+        f"{sum(result.seconds.values()):.1f} s"
+    )
     return 0
 
 

@@ -122,11 +122,37 @@ class Run:
 
         Rows in the order of `ranking()`. Null unless the channel's status is ok; see docs/method.md, section 4.
         """
-        filesystem, path = self.storage.filesystem(f"{self.path}/jackknife.parquet")
+        table = self._table("jackknife.parquet")
+        if table is None:
+            raise self._unfinished("jackknife.parquet")
+        return table
+
+    def exemplars(self) -> pa.Table | None:
+        """For every channel the rows with the largest mean activation (docs/outputs.md); None in a run without."""
+        return self._table("exemplars.parquet")
+
+    def sample(self) -> pa.Table | None:
+        """A uniform sample of the rows with their codes (docs/outputs.md); None in a run without."""
+        return self._table("sample.parquet")
+
+    def transforms(self) -> pa.Table | None:
+        """theta and phi on the knots (docs/outputs.md); None in a run without."""
+        return self._table("transforms.parquet")
+
+    def job_text(self) -> str:
+        """job.yaml: the resolved job."""
+        return self._read("job.yaml").decode()
+
+    def plan_bytes(self) -> bytes:
+        """The frozen plan, for `statistics.plan.Plan.from_bytes`."""
+        return self._read(f"plan/{self.summary['plan']}.safetensors")
+
+    def _table(self, name: str) -> pa.Table | None:
+        filesystem, path = self.storage.filesystem(f"{self.path}/{name}")
         try:
             return pq.read_table(path, filesystem=filesystem)
         except FileNotFoundError:
-            raise self._unfinished("jackknife.parquet") from None
+            return None
 
     def _read(self, name: str) -> bytes:
         try:

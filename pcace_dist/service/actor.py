@@ -13,11 +13,11 @@ from pcace_dist.service.worker import WorkerBody, WorkerInfo
 class Worker(WorkerBody):
     """One per GPU or CPU slot."""
 
-    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="control")
     def images_seen(self) -> int:
         return super().images_seen()
 
-    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="control")
     def stop(self) -> None:
         super().stop()
 

@@ -243,7 +243,9 @@ def worker_shape(job: Job) -> WorkerShape:
 
 def _for_block(receipts: Iterable[Receipt], block: Block) -> tuple[Receipt, ...]:
     """The receipts as a reduce task needs them."""
-    return tuple(only_files(receipt, "rows.arrow", block.file, "samples.arrow", block.sample_file) for receipt in receipts)
+    return tuple(
+        only_files(receipt, "rows.arrow", block.file, "samples.arrow", block.sample_file) for receipt in receipts
+    )
 
 
 def only_files(receipt: Receipt, *names: str) -> Receipt:

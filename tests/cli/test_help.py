@@ -11,7 +11,7 @@ import pytest
 from pcace_dist.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ["compare", "estimate", "evaluate", "history", "pack", "rank", "rerank", "show", "status"]
+VERBS = ["compare", "estimate", "evaluate", "history", "pack", "rank", "report", "rerank", "show", "status"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,0 +1,178 @@
+// One channel: what activates it, how its transform looks, how sure its score is.
+
+function channelView() {
+  const name = state.channel !== null && state.names.some((entry) => entry.name === state.channel) ? state.channel : bestChannel();
+  state.channel = name;
+  const place = state.names.findIndex((entry) => entry.name === name);
+  const page = state.pageOf.get(name);
+  const held = page === undefined ? null : channelData(page);
+  return [
+    h("section", { "data-overlay": state.overlay, id: "channel" }, channelHead(name, place), channelNumbers(place),
+      held === null ? h("p", { class: "empty" }, "No pictures were drawn for this channel; pcace report --top N draws more of each layer.") : [
+        portrait(held, name), exemplars(held, name), extremes(held, name)]),
+    held !== null && h("section", {}, transforms(held, name), h("div", { class: "pair" }, fitFigure(held, name), growthFigure(held, name, place))),
+  ];
+}
+
+function bestChannel() {
+  const rank = numbersOf("rank");
+  let best = 0;
+  rank.forEach((value, place) => { if (value < (rank[best] || Infinity) || Number.isNaN(rank[best])) best = place; });
+  return state.names[best].name;
+}
+
+function channelHead(name, place) {
+  const options = state.data.pages.map(([layer, channel]) => `${layer}/${channel}`);
+  const listed = options.includes(name) ? options : [name, ...options];
+  const select = h("select", { id: "channel-picker", "aria-label": "Channel", onchange: (event) => openChannel(event.target.value) },
+    listed.map((option) => h("option", { value: option, selected: option === name }, option)));
+  return h("div", { class: "title-row" },
+    h("div", {}, h("h1", {}, "Channel ", name), h("p", { class: "quiet" }, whereText())),
+    h("div", { class: "picker" },
+      h("button", { type: "button", id: "previous", onclick: () => step(-1), "aria-label": "Channel ranked above" }, "←"), select,
+      h("button", { type: "button", id: "next", onclick: () => step(1), "aria-label": "Channel ranked below" }, "→"), overlaySwitch()));
+}
+
+// to the neighbour in the ranking that has a page
+function step(by) {
+  const rank = numbersOf("rank");
+  const order = state.data.pages.map(([layer, channel]) => `${layer}/${channel}`)
+    .sort((a, b) => (rank[placeOf(...split(a))] || Infinity) - (rank[placeOf(...split(b))] || Infinity));
+  const at = order.indexOf(state.channel);
+  openChannel(order[Math.min(order.length - 1, Math.max(0, at + by))]);
+}
+
+function split(name) {
+  const cut = name.lastIndexOf("/");
+  return [name.slice(0, cut), Number(name.slice(cut + 1))];
+}
+
+function overlaySwitch() {
+  const choices = [["overlay", "Overlay"], ["image", "Image"], ["map", "Map"]];
+  return h("span", { class: "segmented", role: "group", "aria-label": "What the pictures show" }, choices.map(([value, label]) =>
+    h("button", { type: "button", "data-value": value, "aria-pressed": String(state.overlay === value), onclick: (event) => {
+      state.overlay = value;
+      for (const section of document.querySelectorAll("[data-overlay]")) section.dataset.overlay = value;
+      for (const button of event.target.parentNode.children) button.setAttribute("aria-pressed", String(button.dataset.value === value));
+    } }, label)));
+}
+
+function channelNumbers(place) {
+  const at = (name) => numbersOf(name)[place];
+  const rank = at("rank");
+  const items = statusOf(place) !== "ok" ? [["Status", statusOf(place).replaceAll("_", " ")]] : [
+    ["Rank", Number.isNaN(at("rank_low")) ? whole(rank) : `${whole(rank)}  (${at("rank_low")}–${at("rank_high")})`],
+    ["Rank in the layer", whole(at("layer_rank"))],
+    ["Score", Number.isNaN(at("score_low")) ? format(at("score")) : `${format(at("score"))}  (${format(at("score_low"))}–${format(at("score_high"))})`],
+    ["First component", format(at("score_first_component"))], ["Pearson", format(at("pearson"))], ["Mean activation", short(at("mean_activation"))]];
+  return h("dl", { class: "numbers" }, [...items, ["Weight norm", short(normOf(place))]].map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+const rowLabel = (row) => {
+  const { data } = state;
+  const entry = data.rows[row] || {};
+  const parts = [];
+  if (entry.group !== undefined && !(data.groupBy !== null && String(entry.label) === entry.group)) parts.push(entry.group);
+  if (entry.label !== undefined) parts.push(`label ${entry.label}`);
+  if (entry.predicted !== undefined && entry.predicted !== entry.label) parts.push(`predicted ${entry.predicted}`);
+  return parts.join(", ");
+};
+
+function pictureTiles(tiles, name, what) {
+  return tiles.map((tile) => {
+    const entry = state.data.rows[tile.row] || {};
+    return { src: pictureOf(tile.row), map: tile.map, pixels: state.smallImages, label: [short(tile.value), rowLabel(tile.row)].filter(Boolean).join(" · "),
+      alt: `Image ${entry.file} row ${entry.row}${rowLabel(tile.row) ? ", " + rowLabel(tile.row) : ""}; ${what} of ${name}: ${short(tile.value)}`,
+      cells: [entry.file, entry.row, entry.label, entry.group, entry.predicted, tile.value] };
+  });
+}
+const TILE_HEADER = ["file", "row", "label", "group", "predicted", "value"];
+
+function portrait(held, name) {
+  const axes = held.axes.map((src, j) => ({ src, map: null, pixels: true, label: `component ${j + 1} · ${format(100 * held.explained[j], 0)} %`,
+    alt: `Axis ${j + 1} of ${name}`, cells: [j + 1, held.explained[j]] }));
+  return h("div", { class: "portrait" },
+    held.synthetic ? strip({ title: "Excites it most", name: `${name}-synthetic`, header: ["image"], tiles: [{ src: held.synthetic, alt: `Synthetic image that excites ${name}`, cells: ["synthetic"], pixels: false }],
+      caption: "Drawn by gradient ascent." }) : h("div"),
+    axes.length ? strip({ title: "Principal axes of its map", name: `${name}-axes`, header: ["component", "explained"], tiles: axes,
+      caption: "The weight of each position in a component: red adds, blue takes away. Below, the share of the map's variance." })
+      : h("p", { class: "empty" }, "This layer gives one value per channel: there is no map."));
+}
+
+function exemplars(held, name) {
+  if (!held.exemplars.length) return h("p", { class: "empty" }, "No exemplars were kept for this channel, or their images are no longer there.");
+  return strip({ title: "Images that activate it most", name: `${name}-exemplars`, header: TILE_HEADER, tiles: pictureTiles(held.exemplars, name, "mean activation"),
+    caption: "Of all images of the run, by the mean of the activation map, which lies over each: clear where it is zero or below, bright where it is largest. Below, that mean." });
+}
+
+function extremes(held, name) {
+  const ends = held.extremes[blockKey()];
+  if (!ends) return h("p", { class: "empty" }, "Images at the ends of the transform were drawn for this channel's best group only; or its transform is not among those published.");
+  const both = [["high", "Images where its transform is largest"], ["low", "Images where its transform is smallest"]];
+  return h("div", { class: "pair" }, both.map(([end, title]) => strip({ title, name: `${name}-${end}`, header: TILE_HEADER,
+    tiles: pictureTiles(ends[end], name, "transform"), caption: end === "high" ? `Of the sampled images, ${whereText()}: the sum of phi_j(x_j), which follows theta(target).` : null })));
+}
+
+// between two knots the density has `bins` bars
+function densityTrace(knots, counts, axis) {
+  const bins = counts.length / (knots.length - 1);
+  const x = [], y = [], total = counts.reduce((a, b) => a + b, 0) || 1;
+  counts.forEach((count, i) => {
+    const k = Math.floor(i / bins), width = (knots[k + 1] - knots[k]) / bins;
+    x.push(knots[k] + (i % bins + 0.5) * width);
+    y.push(count / total / width);
+  });
+  return { type: "scatter", mode: "lines", x, y, yaxis: axis, fill: "tozeroy", line: { width: 0, shape: "hvh" }, fillcolor: cssColour("--accent") + "33", hoverinfo: "skip" };
+}
+
+function curveFigure({ title, name, x, y, counts, xTitle }) {
+  return chart({
+    title, name, height: 190, alt: title,
+    traces: () => [densityTrace(x, counts, "y2"), { type: "scatter", mode: "lines+markers", x, y, line: { width: 2, color: tone(0) }, marker: { size: 5 }, hovertemplate: "%{x:.3g}: %{y:.3g}<extra></extra>" }],
+    layout: { margin: { l: 36, r: 6, t: 4, b: 34 }, xaxis: { title: { text: plain(xTitle), font: { size: 11 } } },
+      yaxis2: { overlaying: "y", side: "right", visible: false, rangemode: "tozero", fixedrange: true } },
+    table: () => [["knot", "value"], ...x.map((knot, i) => [knot, y[i]])],
+  });
+}
+
+function transforms(held, name) {
+  const curve = held.curves[blockKey()];
+  if (!curve) return h("p", { class: "empty" }, "This channel's transforms are not published for this target and group.");
+  const target = state.data.targets[state.target];
+  return [h("h2", {}, "Transforms"), h("p", { class: "quiet small" }, `Lines: the transforms that make the target and the channel agree most. Shaded: where the ${whole(curve.rows)} sampled images lie.`),
+    h("div", { class: "small-multiples" },
+      curveFigure({ title: "theta of the target", name: `${name}-theta`, x: curve.y, y: curve.theta, counts: curve.yDensity, xTitle: target }),
+      curve.x.map((knots, j) => curveFigure({ title: `phi of component ${j + 1}`, name: `${name}-phi-${j + 1}`, x: knots, y: curve.phi[j], counts: curve.density[j], xTitle: `component ${j + 1}` })))];
+}
+
+function fitFigure(held, name) {
+  const curve = held.curves[blockKey()];
+  if (!curve || !curve.scatter) return null;
+  const [x, y] = curve.scatter;
+  return chart({
+    title: "How well they agree", name: `${name}-fit`, height: 290, caption: "Sampled images: the channel's summed transform against the target's, both standardised. The score is the correlation over all images, corrected for bias.",
+    alt: "Scatter of the channel's transform against the target's",
+    traces: () => [{ type: "scatter", mode: "markers", x, y, marker: { size: 5, opacity: 0.6, color: tone(0) }, hovertemplate: "%{x:.2f}, %{y:.2f}<extra></extra>" }],
+    layout: { xaxis: { title: { text: "sum of phi(x)" } }, yaxis: { title: { text: "theta(target)" } } },
+    table: () => [["sum_of_phi", "theta"], ...x.map((value, i) => [value, y[i]])],
+  });
+}
+
+function growthFigure(held, name, place) {
+  const steps = held.steps[blockKey()];
+  if (!steps) return null;
+  const images = [...steps.images, state.data.groups[state.group].images];
+  const series = ["score", "low", "high"].map((key) => [...steps[key], numbersOf(key === "score" ? "score" : "score_" + key)[place]]);
+  const keep = images.map((_, i) => i).filter((i) => series[0][i] !== null && !Number.isNaN(series[0][i]));
+  const [score, low, high] = series.map((values) => keep.map((i) => values[i]));
+  const n = keep.map((i) => images[i]);
+  return chart({
+    title: "Score against images read", name: `${name}-growth`, height: 290, alt: "Score with interval by number of images",
+    caption: n.length > 1 ? "What the run would have found from the first images of its random sample, with 95 % intervals; the last point is the run itself." : "The sample holds too few images of this group for earlier points; the point is the run itself.",
+    traces: () => [{ type: "scatter", mode: "lines+markers", x: n, y: score, line: { width: 2, color: tone(0) }, marker: { size: 7 },
+      error_y: { type: "data", symmetric: false, array: high.map((v, i) => v - score[i]), arrayminus: low.map((v, i) => score[i] - v), thickness: 1.2, width: 3, color: tone(0) },
+      hovertemplate: "%{x:,} images: %{y:.3f}<extra></extra>" }],
+    layout: { xaxis: { type: "log", title: { text: "images" }, tickvals: n, ticktext: n.map((v) => whole(v)) }, yaxis: { title: { text: "score" }, range: [0, 1.02] } },
+    table: () => [["images", "score", "score_low", "score_high"], ...n.map((v, i) => [v, score[i], low[i], high[i]])],
+  });
+}

@@ -1,0 +1,104 @@
+"""Do the ranked channels look where the class evidence is? Grad-CAM beside the map of the ranked channels.
+
+Grad-CAM (Selvaraju et al. 2017; captum's implementation): the layer's maps, weighted by the mean gradient of the
+output. The channel map: the maps of the layer's best ranked channels, each divided by its largest absolute value over
+these images, weighted by score times the sign of its correlation with the target; what is negative is dropped, as in
+Grad-CAM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from pcace_dist.errors import UserError
+from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.tap import channels_and_positions
+from pcace_dist.models.targets import TargetSpec, as_matrix
+
+Maps: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Maps (n, h, w) of n images, 0 and above; agreement (n,): correlation of the two over the pixels, NaN if flat."""
+
+    outputs: npt.NDArray[np.int64]
+    grad_cam: Maps
+    channel_map: Maps
+    agreement: npt.NDArray[np.float64]
+
+
+def output_of(target: TargetSpec, outputs: npt.NDArray[np.float64], label: int) -> int:
+    """The output whose evidence is asked for: the target's own; for a column, the largest (or only) one."""
+    if target.kind != "column" and isinstance(target.value, int):
+        return int(target.value)
+    if target.kind == "logit" and target.value == "label" and 0 <= label < len(outputs):
+        return label
+    return int(outputs.argmax())
+
+
+def evidence(
+    model: nn.Module,
+    layer: str,
+    images: Tensor,
+    outputs: Sequence[int],
+    weights: dict[int, float],
+    normalise: Normalise,
+) -> Evidence | None:
+    """Both maps of images (n, C, H, W) at one layer; None where the layer has no maps of two axes.
+
+    weights: of the ranked channels. Raises UserError where captum is missing.
+    """
+    layer_grad_cam = _captum()
+    module = model.get_submodule(layer)
+    inputs = normalise(images)
+    held: dict[str, Any] = {}
+
+    def hook(module: nn.Module, _: object, output: object) -> None:
+        held["maps"], held["shape"] = channels_and_positions(layer, module, output)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        handle.remove()
+    if len(held["shape"]) != 2:
+        return None
+    maps = held["maps"].float().reshape(len(images), -1, *held["shape"])
+    cam = layer_grad_cam(lambda x: as_matrix(model(x)), module)
+    chosen = torch.tensor(list(outputs), device=inputs.device)
+    found = cam.attribute(inputs.requires_grad_(True), target=chosen, relu_attributions=True)
+    grad_cam = np.asarray(found[:, 0].detach().cpu().numpy(), np.float32)
+    channel_map = ranked_map(maps, weights).cpu().numpy()
+    agreement = np.array([_correlation(a, b) for a, b in zip(grad_cam, channel_map, strict=True)])
+    return Evidence(np.asarray(outputs, np.int64), grad_cam, channel_map, agreement)
+
+
+def ranked_map(maps: Tensor, weights: dict[int, float]) -> Tensor:
+    """maps (n, C, h, w) of a layer to the map (n, h, w) of the channels that have a weight."""
+    total = torch.zeros_like(maps[:, 0])
+    for channel, weight in weights.items():
+        total += weight * maps[:, channel] / maps[:, channel].abs().max().clamp_min(1e-12)
+    return total.clamp_min(0)
+
+
+def _captum() -> Any:
+    try:
+        from captum.attr import LayerGradCam
+    except ImportError:
+        raise UserError("pcace report: needs captum; install the extra: pip install 'pcace-dist[report]'") from None
+    return LayerGradCam
+
+
+def _correlation(a: Maps, b: Maps) -> float:
+    if a.std() == 0 or b.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(a.reshape(-1), b.reshape(-1))[0, 1])

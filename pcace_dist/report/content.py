@@ -1,0 +1,346 @@
+"""What was found, in the shape that the page's scripts read. No I/O, no models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pcace_dist.report import pictures
+from pcace_dist.report.clusters import across_groups
+from pcace_dist.report.evidence import Transforms, density, scatter
+from pcace_dist.report.page import PageContent, floats, numbers
+from pcace_dist.report.selection import Selection
+from pcace_dist.report.source import NUMBERS, Ranking, Sample, Source
+
+if TYPE_CHECKING:
+    from pcace_dist.report.build import Block, Findings, Page
+
+STATUSES = ("ok", "constant", "too_few_images")
+MAP_CHANNELS = 12  # channels whose mean activation can be put on the map
+
+
+def page(source: Source, selection: Selection, found: Findings, transforms: Transforms | None) -> PageContent:
+    """All of it."""
+    title = str(source.run.path).rstrip("/").rsplit("/", 1)[-1]
+    data = {
+        "title": title,
+        "facts": _facts(source),
+        "stages": source.summary.get("stages", {}),
+        "notes": found.notes,
+        "targets": list(source.ranking.targets),
+        "groupBy": source.job.group_by,
+        "groups": [
+            {"name": text(source.ranking.groups[g]), "images": source.ranking.block(0, g)["images"][0].as_py()}
+            for g in selection.groups
+        ],
+        "layers": [_layer(source, name, count) for name, count in source.ranking.layers],
+        "statuses": list(STATUSES),
+        "ranking": [
+            [_block(source.ranking, t, g) for g in selection.groups] for t in range(len(source.ranking.targets))
+        ],
+        "pages": [list(channel) for channel in selection.channels],
+        "rows": {str(number): _row(source, found, number) for number in found.thumbnails},
+        "across": _across(source.ranking),
+        "cam": _cam(source, selection, found),
+        "places": _places(source, selection, found),
+        "compared": _compared(source, selection, found),
+        "against": found.against,
+        "imageSide": max(source.image_shape),
+    }
+    sampled = _Sampled(source)
+    channels = [_channel(source, selection, found, transforms, sampled, channel) for channel in selection.channels]
+    return PageContent(f"{title} - pcace report", data, channels, found.thumbnails)
+
+
+def text(value: Any) -> str:
+    """A group's name as the page shows it."""
+    return "all images" if value is None else str(value)
+
+
+def _facts(source: Source) -> list[list[str]]:
+    summary, job = source.summary, source.job
+    path = ", ".join(job.dataset.path)
+    explained = summary.get("explained_variance", {})
+    rate = summary.get("images_per_second")
+    return [
+        ["Model", job.model.factory],
+        ["Weights", job.model.weights],
+        ["Data", path],
+        ["Target", ", ".join(source.ranking.targets)],
+        ["Grouped by", job.group_by or "not grouped"],
+        ["Images", f"{summary['images']:,}"],
+        ["Bad rows", f"{summary['bad_rows']:,}"],
+        ["Channels", f"{source.ranking.channels:,} in {len(source.ranking.layers):,} layers"],
+        ["Components, knots", f"{source.plan.components}, {source.plan.knots}"],
+        ["Pilot", f"{source.plan.pilot_rows:,} images"],
+        [
+            "Explained variance",
+            f"{100 * float(np.mean(list(explained.values()))):.0f} % on average" if explained else "",
+        ],
+        ["Time", f"{summary['seconds']:,.1f} s" + (f", {rate:,.0f} images/s" if rate else "")],
+        ["Run", source.run.path],
+        ["Plan", str(summary["plan"])],
+    ]
+
+
+def _layer(source: Source, name: str, count: int) -> dict[str, Any]:
+    plan = source.plan.layer(name)
+    norms = [float("nan") if norm is None else norm for norm in source.weight_norms(name)]
+    return {
+        "name": name,
+        "channels": count,
+        "shape": list(plan.shape),
+        "norms": floats(norms),
+        "explained": numbers(plan.explained.double().mean(0).numpy(), 3),
+    }
+
+
+def _block(ranking: Ranking, target: int, group: int) -> dict[str, Any]:
+    held: dict[str, Any] = {name: floats(ranking.numbers(target, group, name)) for name in NUMBERS}
+    statuses = ranking.block(target, group)["status"].to_pylist()
+    held["status"] = floats([STATUSES.index(status) if status in STATUSES else 0 for status in statuses])
+    return held
+
+
+def _row(source: Source, found: Findings, number: int) -> dict[str, Any]:
+    file, _, row = found.pool.refs[number]
+    outputs, label = found.probed.outputs[number], found.probed.labels[number]
+    entry: dict[str, Any] = {"file": file, "row": row}
+    if label >= 0:
+        entry["label"] = label
+    if source.job.group_by is not None:
+        entry["group"] = text(found.probed.groups[number])
+    if len(outputs) > 1:
+        entry["predicted"] = int(outputs.argmax())
+    return entry
+
+
+def _across(ranking: Ranking) -> list[dict[str, Any]]:
+    names = [f"{layer}/{channel}" for layer, count in ranking.layers for channel in range(count)]
+    result = []
+    for target in range(len(ranking.targets)):
+        seen = across_groups(ranking, target)
+        if seen is not None:
+            result.append(
+                {
+                    "target": target,
+                    "channels": [names[channel] for channel in seen.channels],
+                    "groups": [text(ranking.groups[g]) for g in seen.groups],
+                    "score": numbers(seen.score, 4),
+                    "tree": [[numbers(x, 6), numbers(y, 6)] for x, y in seen.tree],
+                }
+            )
+    return result
+
+
+def _cam(source: Source, selection: Selection, found: Findings) -> dict[str, Any] | None:
+    if not found.cams:
+        return None
+    entries = []
+    for seen in found.cams:
+        both = seen["evidence"]
+        for i, number in enumerate(seen["rows"]):
+            entries.append(
+                {
+                    "group": selection.groups.index(seen["group"]),
+                    "row": number,
+                    "output": int(both.outputs[i]),
+                    "cam": _heat(both.grad_cam[i], 0.0),
+                    "ranked": _heat(both.channel_map[i], 0.0),
+                    "agreement": None if np.isnan(both.agreement[i]) else round(float(both.agreement[i]), 3),
+                }
+            )
+    weights = {
+        str(selection.groups.index(seen["group"])): [[c, round(w, 3)] for c, w in seen["weights"].items()]
+        for seen in found.cams
+    }
+    return {"layer": found.cam_layer, "entries": entries, "weights": weights}
+
+
+def _heat(values: np.ndarray, low: float) -> str:
+    small = pictures.shrink_map(_tensor(values), values.shape)
+    assert small is not None
+    return pictures.data_url(pictures.heat_png(small, low, float(small.max())))
+
+
+def _tensor(values: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values)).reshape(-1)
+
+
+def _places(source: Source, selection: Selection, found: Findings) -> dict[str, Any] | None:
+    sample, places = source.sample, found.places
+    if sample is None or places is None:
+        return None
+    index = {group: place for place, group in enumerate(selection.groups)}
+    values: list[dict[str, Any]] = [
+        {"name": f"target {name}", "values": floats(sample.targets[:, t])}
+        for t, name in enumerate(source.ranking.targets)
+    ]
+    if found.predictions is not None:
+        values.append({"name": "prediction (model output)", "values": floats(found.predictions)})
+    for layer, channel in _map_channels(source.ranking, selection):
+        plan = source.plan.layer(layer)
+        means = sample.means(layer)[:, channel] * float(plan.mean_unit[channel]) + float(plan.mean_centre[channel])
+        values.append({"name": f"mean activation of {layer}/{channel}", "values": floats(means)})
+    return {
+        "columns": list(places.columns),
+        "latitude": floats(places.latitude),
+        "longitude": floats(places.longitude),
+        "group": [index.get(int(group), -1) for group in sample.group],
+        "values": values,
+    }
+
+
+def _map_channels(ranking: Ranking, selection: Selection) -> list[Page]:
+    """The channels that rank highest over the shown targets and groups."""
+    ranks = np.stack([ranking.numbers(t, g, "rank") for t in range(len(ranking.targets)) for g in selection.groups])
+    best = np.argsort(np.nan_to_num(ranks, nan=np.inf).min(0), kind="stable")[:MAP_CHANNELS]
+    names = [(layer, channel) for layer, count in ranking.layers for channel in range(count)]
+    return [names[place] for place in best]
+
+
+def _compared(source: Source, selection: Selection, found: Findings) -> list[dict[str, Any]]:
+    return [
+        {
+            "target": one.target,
+            "group": selection.groups.index(one.group),
+            "rank": floats(one.rank),
+            "score": floats(one.score),
+            "settled": floats(one.settled.astype(np.float64)),
+            "spearman": None if np.isnan(one.spearman) else round(one.spearman, 4),
+        }
+        for one in found.compared
+    ]
+
+
+# -- one channel
+
+
+class _Sampled:
+    """Codes of one layer of the sample at a time."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._layer = ""
+        self._codes: Any = None
+
+    @property
+    def sample(self) -> Sample | None:
+        return self._source.sample
+
+    def codes(self, layer: str) -> Any:
+        assert self._source.sample is not None
+        if layer != self._layer:
+            self._layer, self._codes = layer, self._source.sample.codes(layer, self._source.plan.components)
+        return self._codes
+
+
+def _channel(
+    source: Source,
+    selection: Selection,
+    found: Findings,
+    transforms: Transforms | None,
+    sampled: _Sampled,
+    channel: Page,
+) -> dict[str, Any]:
+    layer, number = channel
+    plan = source.plan.layer(layer)
+    axes = plan.weights[number].T  # (p, D)
+    shown = [pictures.shrink_map(axis, plan.shape) for axis in axes]
+    drawn = found.synthetic.get(channel)
+    low, high = _range(found, channel)
+    blocks = [(t, g) for t in range(len(source.ranking.targets)) for g in selection.groups]
+
+    def tiles(rows: list[tuple[int, float]]) -> list[dict[str, Any]]:
+        return [_tile(found, channel, row, value, low, high) for row, value in rows if row in found.thumbnails]
+
+    curves, extremes, steps = {}, {}, {}
+    for block in blocks:
+        key = f"{block[0]}/{selection.groups.index(block[1])}"
+        ends = found.extremes.get((channel, block))
+        if ends is not None:
+            extremes[key] = {"high": tiles(ends[0]), "low": tiles(ends[1])}
+        curve = None if transforms is None else _curve(source, transforms, sampled, block, channel)
+        if curve is not None:
+            curves[key] = curve
+        grown = _steps(selection, found, block, channel)
+        if grown is not None:
+            steps[key] = grown
+    return {
+        "exemplars": tiles(found.exemplars.get(channel, [])),
+        "extremes": extremes,
+        "axes": [pictures.data_url(pictures.signed_png(one)) for one in shown if one is not None],
+        "explained": numbers(plan.explained[number].double().numpy(), 3),
+        "curves": curves,
+        "steps": steps,
+        "synthetic": None if drawn is None else pictures.data_url(pictures.rgb_image(drawn)),
+    }
+
+
+def _range(found: Findings, channel: Page) -> tuple[float, float]:
+    """One scale for all maps of a channel: from zero (or its least value, where all are below) to its largest."""
+    maps = [
+        found.probed.maps[row, *channel] for row in _rows_of(found, channel) if (row, *channel) in found.probed.maps
+    ]
+    if not maps:
+        return 0.0, 1.0
+    least, most = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)
+    return (max(least, 0.0), most) if most > 0 else (least, most)
+
+
+def _rows_of(found: Findings, channel: Page) -> list[int]:
+    rows = [row for row, _ in found.exemplars.get(channel, [])]
+    for (other, _), ends in found.extremes.items():
+        if other == channel:
+            rows += [row for end in ends for row, _ in end]
+    return rows
+
+
+def _tile(found: Findings, channel: Page, row: int, value: float, low: float, high: float) -> dict[str, Any]:
+    tile: dict[str, Any] = {"row": row, "value": float(f"{value:.4g}")}
+    values = found.probed.maps.get((row, *channel))
+    if values is not None:
+        tile["map"] = pictures.data_url(pictures.heat_png(values, low, high))
+    return tile
+
+
+def _curve(
+    source: Source, transforms: Transforms, sampled: _Sampled, block: Block, channel: Page
+) -> dict[str, Any] | None:
+    transform = transforms.get(*block, *channel)
+    if transform is None or sampled.sample is None:
+        return None
+    sample, knots = sampled.sample, source.plan.knots
+    rows = np.flatnonzero(sample.group == block[1]).astype(np.int64)
+    codes = sampled.codes(channel[0])[:, channel[1]]
+    target = sample.shared.target_codes.numpy()[rows, block[0]]
+    entry: dict[str, Any] = {
+        "y": numbers(transform.target_knots),
+        "theta": numbers(transform.theta),
+        "x": numbers(transform.knots),
+        "phi": numbers(transform.phi),
+        "rows": len(rows),
+        "yDensity": density(target, knots).tolist(),
+        "density": [density(codes[rows, j], knots).tolist() for j in range(codes.shape[1])],
+    }
+    if len(rows):
+        x, y = scatter(sample, codes, transform, block[0], rows)
+        entry["scatter"] = [numbers(x, 3), numbers(y, 3)]
+    return entry
+
+
+def _steps(selection: Selection, found: Findings, block: Block, channel: Page) -> dict[str, Any] | None:
+    layer, number = channel
+    grown = found.growth.get(layer, {}).get(block[1])
+    if grown is None:
+        return None
+    one, place = grown[block[0]], selection.pages[layer].index(number)
+    return {
+        "images": one.images.tolist(),
+        "score": numbers(one.score[:, place], 4),
+        "low": numbers(one.low[:, place], 4),
+        "high": numbers(one.high[:, place], 4),
+    }

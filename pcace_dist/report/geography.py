@@ -1,0 +1,70 @@
+"""Where the images come from: latitude and longitude columns, if the data have them, for the rows of the sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pcace_dist.report.source import Source
+
+LATITUDE = ("latitude", "lat")
+LONGITUDE = ("longitude", "lon", "lng", "long")
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Latitude and longitude in degrees of the sample's rows (n,), NaN where a row has none."""
+
+    columns: tuple[str, str]
+    latitude: npt.NDArray[np.float64]
+    longitude: npt.NDArray[np.float64]
+
+
+def place_columns(schema: pa.Schema) -> tuple[str, str] | None:
+    """Names of the two columns, whatever their case; None without both."""
+    names = {name.lower(): name for name in schema.names if _is_number(schema.field(name).type)}
+    latitude = next((names[name] for name in LATITUDE if name in names), None)
+    longitude = next((names[name] for name in LONGITUDE if name in names), None)
+    return None if latitude is None or longitude is None else (latitude, longitude)
+
+
+def read_places(source: Source) -> Places | None:
+    """The sample's places: only the two columns of the row groups that hold its rows are read."""
+    sample = source.sample
+    if sample is None:
+        return None
+    urls = {file.key: file.url for file in source.listing.files}
+    needed: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for place, (file, group, row) in enumerate(sample.refs(np.arange(len(sample), dtype=np.int64))):
+        needed.setdefault((file, group), []).append((place, row))
+    values = np.full((len(sample), 2), np.nan)
+    columns: tuple[str, str] | None = None
+    for file in dict.fromkeys(name for name, _ in needed):
+        with source.storage.open(urls[file]) as stream:
+            parquet = pq.ParquetFile(stream)
+            columns = place_columns(parquet.schema_arrow)
+            if columns is None:
+                return None
+            first = np.concatenate(
+                [[0], np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])]
+            )
+            for group in sorted(g for name, g in needed if name == file):
+                table = parquet.read_row_group(group, columns=list(columns))
+                held = np.stack([_floats(table[name]) for name in columns], 1)
+                for place, row in needed[file, group]:
+                    values[place] = held[row - first[group]]
+    if columns is None or not np.isfinite(values).all(1).any():
+        return None
+    return Places(columns, values[:, 0], values[:, 1])
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind))
+
+
+def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)

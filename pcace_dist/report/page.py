@@ -1,0 +1,83 @@
+"""Data, pictures and assets into one HTML file that needs no network. Text from data is escaped; no HTML is made here.
+
+The page's own numbers travel as compressed JSON; every channel and every picture is an element of its own that the
+browser decodes only when it is looked at.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pcace_dist.errors import UserError
+
+SCRIPTS = ("data.js", "dom.js", "figure.js", "state.js", "overview.js", "table.js", "channel.js", "views.js", "main.js")
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """What goes into a page: a title, JSON data, JSON by channel and pictures (data URLs) by row number."""
+
+    title: str
+    data: Mapping[str, Any]
+    channels: Sequence[Mapping[str, Any]]
+    pictures: Mapping[int, str]
+
+
+def floats(values: npt.ArrayLike) -> dict[str, str]:
+    """An array as float32 for the page's `floats` (data.js); NaN stays NaN."""
+    return {"f32": base64.b64encode(np.asarray(values, "<f4").reshape(-1).tobytes()).decode()}
+
+
+def numbers(values: npt.ArrayLike, digits: int = 5) -> list[Any]:
+    """A small array as plain JSON numbers of so many significant digits, null for NaN."""
+    flat = np.asarray(values, np.float64)
+    if flat.ndim > 1:
+        return [numbers(row, digits) for row in flat]
+    return [float(f"{v:.{digits}g}") if math.isfinite(v) else None for v in flat.tolist()]
+
+
+def render(content: PageContent) -> bytes:
+    """The page. Raises UserError where the extra `report` is not installed."""
+    try:
+        from jinja2 import Environment, StrictUndefined
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise UserError(
+            "pcace report: needs jinja2 and plotly; install the extra: pip install 'pcace-dist[report]'"
+        ) from None
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_asset("page.html.j2"))
+    text = template.render(
+        title=content.title,
+        style=_asset("report.css"),
+        scripts=[_asset(name) for name in SCRIPTS],
+        plotly=_packed(get_plotlyjs().encode()),
+        data=_packed(_json(content.data).encode()),
+        channels=[_json(channel) for channel in content.channels],
+        pictures=dict(content.pictures),
+    )
+    return text.encode()
+
+
+def _asset(name: str) -> str:
+    return (files("pcace_dist.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()
+
+
+def _json(value: Any) -> str:
+    """JSON that is safe inside a script element."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,107 @@
+"""Small pictures as data: thumbnails, activation maps that lie over them, axes. Arrays in, bytes out; no I/O."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+Bytes = npt.NDArray[np.uint8]
+
+PICTURE_BYTES = 9 << 20  # of all thumbnails of a page
+SIZES = (224, 192, 160, 128, 112, 96, 80, 64)
+BYTES_PER_PIXEL = 0.32  # of a WebP photograph at this quality, about
+QUALITY = 78
+MAP_SIDE = 32  # pixels of an activation map at most
+LEVELS = 32  # of a map's palette
+SMALL = 64  # images up to this size are kept as they are, without loss
+
+
+def thumbnail_side(count: int, shape: tuple[int, int]) -> int:
+    """The longer side at which `count` images of a shape stay within PICTURE_BYTES."""
+    for side in SIZES:
+        pixels = side * side * min(shape) / max(shape)
+        if count * pixels * BYTES_PER_PIXEL <= PICTURE_BYTES:
+            return min(side, max(shape))
+    return min(SIZES[-1], max(shape))
+
+
+def thumbnail(image: torch.Tensor, side: int) -> bytes:
+    """uint8 (C, H, W) as WebP, at most `side` pixels; small images without loss."""
+    pixels = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)).convert("RGB")
+    if max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    sink = io.BytesIO()
+    if max(picture.size) <= SMALL:
+        picture.save(sink, "WEBP", lossless=True, method=3)
+    else:
+        picture.save(sink, "WEBP", quality=QUALITY, method=3)
+    return sink.getvalue()
+
+
+def shrink_map(values: torch.Tensor, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:
+    """A map (D,) with its shape as float32 (h, w), at most MAP_SIDE pixels; None for a vector.
+
+    Tokens (one axis) become one row; of three axes the first is averaged away.
+    """
+    if not shape:
+        return None
+    held = values.float().reshape(shape)
+    if held.dim() == 1:
+        held = held.unsqueeze(0)
+    while held.dim() > 2:
+        held = held.mean(0)
+    if max(held.shape) > MAP_SIDE:
+        size = [max(1, min(side, round(side * MAP_SIDE / max(held.shape)))) for side in held.shape]
+        held = torch.nn.functional.interpolate(held[None, None], size=size, mode="area")[0, 0]
+    return np.asarray(held.cpu().numpy(), np.float32)
+
+
+def heat_png(values: npt.NDArray[np.floating], low: float, high: float) -> bytes:
+    """A map as a PNG that is clear at `low` and bright at `high`, to lie over its image."""
+    levels = _levels(values, low, high)
+    ramp = np.linspace(0, 1, LEVELS)
+    colours = np.stack([255 * np.ones(LEVELS), 70 + 160 * ramp**1.5, 40 * (1 - ramp)], 1).round().astype(np.uint8)
+    return _palette_png(levels, colours, (225 * ramp**0.8).round().astype(np.uint8))
+
+
+def signed_png(values: npt.NDArray[np.floating]) -> bytes:
+    """Signed values as a PNG: blue below zero, red above, light at zero."""
+    reach = float(np.abs(values).max()) or 1.0
+    levels = _levels(values, -reach, reach)
+    at = np.linspace(-1, 1, LEVELS)[:, None]
+    blue, red, middle = np.array([[33, 102, 172]]), np.array([[178, 24, 43]]), np.array([[247, 247, 247]])
+    colours = np.where(at < 0, middle + (blue - middle) * -at, middle + (red - middle) * at)
+    return _palette_png(levels, colours.round().astype(np.uint8), None)
+
+
+def rgb_image(pixels: npt.NDArray[np.floating]) -> bytes:
+    """Values 0 to 1, (C, H, W), as WebP."""
+    held = torch.from_numpy(np.clip(np.asarray(pixels) * 255, 0, 255).round().astype(np.uint8))
+    return thumbnail(held, max(held.shape[1:]))
+
+
+def data_url(data: bytes) -> str:
+    """Bytes of a PNG or WebP file as a data URL."""
+    kind = "png" if data.startswith(b"\x89PNG") else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _levels(values: npt.NDArray[np.floating], low: float, high: float) -> Bytes:
+    span = high - low if high > low else 1.0
+    scaled = np.clip((np.nan_to_num(values, nan=low) - low) / span, 0, 1)
+    return np.asarray((scaled * (LEVELS - 1)).round(), np.uint8)
+
+
+def _palette_png(levels: Bytes, colours: Bytes, alpha: Bytes | None) -> bytes:
+    picture = Image.fromarray(levels, mode="P")
+    picture.putpalette(colours.reshape(-1).tolist())
+    sink = io.BytesIO()
+    more = {} if alpha is None else {"transparency": alpha.tobytes()}
+    picture.save(sink, "PNG", optimize=True, bits=5 if LEVELS <= 32 else 8, **more)
+    return sink.getvalue()

@@ -1,0 +1,236 @@
+"""Everything that a report reads: the run's tables, its job, plan and model. Arrays come out; no pictures, no HTML."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from pcace_dist.datasets.images import ImageSpec
+from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
+from pcace_dist.datasets.storage import Storage
+from pcace_dist.errors import ModelError, UserError
+from pcace_dist.job import Job, read_job
+from pcace_dist.models.load import load_model, weights_digest
+from pcace_dist.models.targets import TargetSpec, parse_target
+from pcace_dist.run import Run, open_run
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.segment import RowCodes
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+NUMBERS = (
+    "score",
+    "score_low",
+    "score_high",
+    "score_squared",
+    "score_in_sample",
+    "score_first_component",
+    "pearson",
+    "mean_activation",
+    "clamped",
+    "rank",
+    "rank_low",
+    "rank_high",
+    "layer_rank",
+)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """rankings.parquet as blocks: a block per target and group holds every channel of every layer, in order."""
+
+    targets: tuple[str, ...]
+    groups: tuple[Any, ...]
+    layers: tuple[tuple[str, int], ...]
+    table: pa.Table
+
+    @property
+    def channels(self) -> int:
+        """Channels of all layers."""
+        return sum(count for _, count in self.layers)
+
+    def block(self, target: int, group: int) -> pa.Table:
+        """The rows of one target and group."""
+        return self.table.slice((target * len(self.groups) + group) * self.channels, self.channels)
+
+    def numbers(self, target: int, group: int, name: str) -> Floats:
+        """One column of a block as float64 (channels,), NaN where null."""
+        column = self.block(target, group)[name]
+        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+
+    def start(self, layer: str) -> int:
+        """Where a layer's channels begin in a block."""
+        names = [name for name, _ in self.layers]
+        return sum(count for _, count in self.layers[: names.index(layer)])
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """sample.parquet: references, group index (-1 for a group that the ranking lacks), label (-1 for none), targets."""
+
+    table: pa.Table
+    group: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    targets: Floats
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def codes(self, layer: str, components: int) -> npt.NDArray[np.uint8]:
+        """Codes of one layer, uint8 (n, C, p)."""
+        flat = self.table[f"codes/{layer}"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat, np.uint8).reshape(len(self), -1, components)
+
+    def means(self, layer: str) -> npt.NDArray[np.int16]:
+        """Fixed-point means of one layer, int16 (n, C)."""
+        flat = self.table[f"means/{layer}"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat, np.int16).reshape(len(self), -1)
+
+    @cached_property
+    def shared(self) -> RowCodes:
+        """Folds, target codes and fixed-point targets, as the statistic takes them."""
+
+        def matrix(name: str) -> torch.Tensor:
+            flat = self.table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            return torch.from_numpy(np.array(flat).reshape(len(self), -1))
+
+        folds = torch.from_numpy(np.array(self.table["fold"].to_numpy()))
+        return RowCodes(folds, matrix("target_codes"), matrix("target_fixed"))
+
+    def refs(self, rows: npt.NDArray[np.int64]) -> list[tuple[str, int, int]]:
+        """(file, row group, row) of some rows."""
+        part = self.table.select(["file", "row_group", "row"]).take(pa.array(rows))
+        return list(zip(*(part[name].to_pylist() for name in part.column_names), strict=True))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A finished run, opened for a report."""
+
+    run: Run
+    summary: Mapping[str, Any]
+    job: Job
+    plan: Plan
+    ranking: Ranking
+    exemplars: pa.Table | None
+    sample: Sample | None
+    transforms: pa.Table | None
+    dataset: DatasetSpec
+    images: ImageSpec
+    targets: tuple[TargetSpec, ...]
+
+    @property
+    def storage(self) -> Storage:
+        return self.run.storage
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the images as the model gets them."""
+        facts: dict[str, Any] = dict(self.plan.facts)
+        height, width = facts["image_shape"]
+        return int(height), int(width)
+
+    @cached_property
+    def listing(self) -> Listing:
+        """The data set as it is now. Raises DatasetError where it is gone."""
+        return list_dataset(self.dataset, self.storage)
+
+    def load_model(self, device: torch.device) -> nn.Module:
+        """The run's model. Raises ModelError where the weights are others by now."""
+        settings = self.job.model
+        weights = settings.weights if settings.weights in ("random", "factory") else absolute(settings.weights)
+        model = load_model(
+            settings.factory, settings.kwargs, weights, seed=self.job.compute.seed, read=self.storage.read_bytes
+        )
+        recorded = dict(self.plan.facts)["weights"]
+        if weights_digest(model) != recorded:
+            raise ModelError(f"model.weights {settings.weights}: are not the weights that this run ranked")
+        return model.to(device)
+
+    def weight_norms(self, layer: str) -> list[float | None]:
+        """L2 norm of each channel's weights."""
+        held: dict[str, Any] = dict(self.plan.facts)
+        norms: list[float | None] = held["weight_norms"][layer]
+        return norms
+
+
+def open_source(path: str, *, layers: tuple[str, ...] | None = None) -> Source:
+    """Open a finished run, local or s3://. `layers`: only these (names or globs). Raises UserError."""
+    plain = open_run(path)
+    job = read_job(plain.job_text(), name=f"{path}/job.yaml")
+    storage = Storage({prefix: endpoint.model_dump() for prefix, endpoint in job.storage.items()})
+    run = open_run(path, storage=storage)
+    plan = Plan.from_bytes(run.plan_bytes())
+    ranking = _ranking(run, plan, layers)
+    targets = tuple(parse_target(target) for target in job.target)
+    settings = job.model.input
+    return Source(
+        run=run,
+        summary=run.summary,
+        job=job,
+        plan=plan,
+        ranking=ranking,
+        exemplars=run.exemplars(),
+        sample=_sample(run, ranking),
+        transforms=run.transforms(),
+        dataset=DatasetSpec(
+            path=tuple(absolute(p) for p in job.dataset.path),
+            image=job.dataset.image,
+            label=job.dataset.label,
+            id=None,  # ids were checked by the run
+            filter=dict(job.dataset.filter),
+            group_by=job.group_by,
+        ),
+        images=ImageSpec(
+            mode=settings.mode,
+            resize=settings.resize,
+            crop=settings.crop,
+            interpolation=settings.interpolation,
+            antialias=settings.antialias,
+            max_pixels=job.limits.pixels,
+            max_bytes=job.limits.bytes,
+        ),
+        targets=targets,
+    )
+
+
+def absolute(path: str) -> str:
+    """A local path from this directory; URLs as they are."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _ranking(run: Run, plan: Plan, wanted: tuple[str, ...] | None) -> Ranking:
+    every = [layer.name for layer in plan.layers]
+    kept = [name for name in every if wanted is None or any(fnmatch.fnmatch(name, pattern) for pattern in wanted)]
+    if not kept:
+        raise UserError(f"--layers {','.join(wanted or ())}: no such layer in this run; there are: {', '.join(every)}")
+    filesystem, path = run.storage.filesystem(f"{run.path}/rankings.parquet")
+    table = pq.read_table(path, filesystem=filesystem, filters=None if wanted is None else [("layer", "in", kept)])
+    layers = tuple((layer.name, layer.channels) for layer in plan.layers if layer.name in kept)
+    channels = sum(count for _, count in layers)
+    firsts = table.select(["target", "group"]).take(pa.array(np.arange(0, len(table), channels)))
+    targets = tuple(dict.fromkeys(firsts["target"].to_pylist()))
+    groups = tuple(firsts["group"].to_pylist()[: len(firsts) // len(targets)])
+    return Ranking(targets, groups, layers, table)
+
+
+def _sample(run: Run, ranking: Ranking) -> Sample | None:
+    table = run.sample()
+    if table is None:
+        return None
+    index = {group: place for place, group in enumerate(ranking.groups)}
+    group = np.array([index.get(value, -1) for value in table["group"].to_pylist()], np.int64)
+    label = np.array([-1 if value is None else value for value in table["label"].to_pylist()], np.int64)
+    flat = table["targets"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return Sample(table, group, label, np.asarray(flat, np.float64).reshape(len(table), -1))

@@ -1,0 +1,145 @@
+"""Activation maximisation: the image that excites a channel most, found by gradient ascent (Erhan et al. 2009).
+
+In the way of Olah, Mordvintsev & Schubert (2017), Feature visualization: the image is parametrised by its Fourier
+coefficients, scaled by 1 / frequency, so that all scales of structure are as easy to draw; it is shifted at random in
+every step, and its total variation is held down. Several channels of a layer are drawn at once. The pass ends at the
+layer, so that early layers are cheap. Deterministic by seed, layer and channel. Knows models, nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.tap import channels_and_positions
+
+SIDE = 96  # longest side of a synthetic image, where the model takes it
+PENALTY = 0.3  # of total variation, against a gain in units of the channel's own deviation
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What is drawn on: image channels, height, width, and how the model's input is normalised."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    shape: tuple[int, int]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Sizes to try: small enough to be quick, then the one that the model was run with."""
+        scale = SIDE / max(self.shape)
+        small = (max(16, round(self.shape[0] * scale)), max(16, round(self.shape[1] * scale)))
+        return [self.shape] if scale >= 1 else [small, self.shape]
+
+
+def excite(
+    model: nn.Module,
+    layer: str,
+    channels: Sequence[int],
+    canvas: Canvas,
+    *,
+    device: torch.device,
+    seed: int = 0,
+    steps: int = 48,
+    units: Sequence[float] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Images (c, image channels, H, W), values 0 to 1, that excite the mean of each channel's map.
+
+    units: the channels' deviations over real images, by which gains are measured (default 1). The model must be in
+    eval mode; its parameters are left as they are.
+    """
+    for size in canvas.sizes:
+        try:
+            return _ascend(model, layer, channels, canvas, size, device, seed, steps, units)
+        except (RuntimeError, ValueError):
+            if size == canvas.shape:
+                raise
+    raise AssertionError("there is always one size")
+
+
+class _Reached(Exception):
+    """The layer has run: the rest of the pass is not needed."""
+
+
+def _ascend(
+    model: nn.Module,
+    layer: str,
+    channels: Sequence[int],
+    canvas: Canvas,
+    size: tuple[int, int],
+    device: torch.device,
+    seed: int,
+    steps: int,
+    units: Sequence[float] | None,
+) -> npt.NDArray[np.float32]:
+    normalise = Normalise(canvas.mean, canvas.std, device)
+    scale = _frequency_scale(size).to(device)
+    spectrum = torch.stack([_noise(seed, layer, channel, len(canvas.mean), size) for channel in channels])
+    held = spectrum.to(device).requires_grad_(True)
+    optimiser = torch.optim.Adam([held], lr=0.05)
+    gain = torch.tensor([1.0 / max(u, 1e-6) for u in (units or [1.0] * len(channels))], device=device)
+    pick = torch.tensor(list(channels), device=device)
+    rows = torch.arange(len(channels), device=device)
+    shifts = torch.Generator().manual_seed(seed)
+    reach = max(1, min(size) // 16)
+    seen: list[Tensor] = []
+
+    def hook(module: nn.Module, _: object, output: object) -> None:
+        maps, _ = channels_and_positions(layer, module, output)
+        seen.append(maps.float().mean(2))
+        raise _Reached
+
+    handle = model.get_submodule(layer).register_forward_hook(hook)
+    try:
+        for _ in range(steps):
+            image = _image(held, scale, size)
+            dy, dx = torch.randint(-reach, reach + 1, (2,), generator=shifts).tolist()
+            seen.clear()
+            with contextlib.suppress(_Reached):
+                model(normalise(torch.roll(image, (dy, dx), (2, 3))))
+            excitement = seen[0][rows, pick] * gain
+            loss = (PENALTY * _variation(image) - excitement).sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    finally:
+        handle.remove()
+    with torch.no_grad():
+        return np.asarray(_image(held, scale, size).cpu().numpy(), np.float32)
+
+
+def _noise(seed: int, layer: str, channel: int, planes: int, size: tuple[int, int]) -> Tensor:
+    """Where a channel's search begins: the same whatever is drawn beside it."""
+    digest = blake2b(f"{seed}/{layer}/{channel}".encode(), digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return 0.01 * torch.randn(planes, size[0], size[1] // 2 + 1, 2, generator=generator)
+
+
+def _frequency_scale(size: tuple[int, int]) -> Tensor:
+    """1 / frequency of every coefficient, the lowest at one over the longer side."""
+    y = torch.fft.fftfreq(size[0])[:, None]
+    x = torch.fft.rfftfreq(size[1])[None]
+    frequency = torch.sqrt(x**2 + y**2).clamp_min(1.0 / max(size))
+    unit: float = (size[0] * size[1]) ** 0.5 / max(size)
+    return Tensor(frequency.reciprocal() * unit)
+
+
+def _image(spectrum: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
+    planes = torch.fft.irfft2(torch.view_as_complex(spectrum) * scale, s=size, norm="ortho")
+    return torch.sigmoid(4 * planes)
+
+
+def _variation(image: Tensor) -> Tensor:
+    """Total variation of each image (n,): sum of absolute differences per row of pixels."""
+    down = (image[:, :, 1:] - image[:, :, :-1]).abs().sum((1, 2, 3))
+    across = (image[:, :, :, 1:] - image[:, :, :, :-1]).abs().sum((1, 2, 3))
+    return (down + across) / image.shape[2]

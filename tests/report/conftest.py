@@ -1,0 +1,60 @@
+"""One small finished run with a planted truth, and its report, for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pcace_dist.job import parse_job
+from pcace_dist.report.build import ReportResult, build_report
+from pcace_dist.report.options import ReportOptions
+from pcace_dist.report.progress import ReportProgress
+from pcace_dist.service.run_job import run_job
+from tests.report.square import write_squares
+from tests.service.conftest import local_ray
+
+__all__ = ["local_ray"]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A finished run and its report."""
+
+    run: Path
+    data: Path
+    result: ReportResult
+
+    @property
+    def page(self) -> Path:
+        return Path(self.result.path)
+
+
+def square_job(data: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "dataset": {"path": str(data), "label": "label"},
+        "model": {"factory": "tests.report.square:square_network", "weights": "factory", "input": {"mode": "L"}},
+        "layers": ["look"],
+        "target": [{"logit": "label"}, {"column": "amount"}],
+        "group_by": "region",
+        "statistics": {"components": 2, "pilot": 256},
+        "workers": {"max": 2},
+        "output": str(output),
+    } | changes
+
+
+def quietly(run: Path, **options: Any) -> ReportResult:
+    return build_report(str(run), ReportOptions(**options), progress=ReportProgress(quiet=True))
+
+
+@pytest.fixture(scope="package")
+def squares(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reported]:
+    folder = tmp_path_factory.mktemp("squares")
+    write_squares(folder / "data")
+    assert run_job(parse_job(square_job(folder / "data", folder / "run"))) == 0
+    assert run_job(parse_job(square_job(folder / "data", folder / "other", statistics={"components": 1}))) == 0
+    result = quietly(folder / "run", against=str(folder / "other"))
+    yield Reported(folder / "run", folder / "data", result)

@@ -1,0 +1,229 @@
+"""The report in a real browser (make test-browser): headless Chromium; whatever it says or asks for is written down."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.report.conftest import Reported
+from tests.report.opened import OpenedReport
+from tests.report.square import GROUPS, SQUARE
+
+pytestmark = pytest.mark.browser
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
+WAIT = 60_000  # milliseconds; charts are decoded first
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield opened
+        opened.close()
+
+
+class Tab:
+    """One page with what it said and what it asked for."""
+
+    def __init__(self, browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page.set_default_timeout(WAIT)
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text) if message.type != "log" else None)
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("html[data-ready]")
+
+    def view(self, title: str) -> None:
+        self.page.click(f"nav >> text={title}")
+        self.page.wait_for_function(
+            "title => document.querySelector('nav [aria-current]').textContent === title", arg=title
+        )
+
+    def wait_for_charts(self) -> None:
+        """Scroll through the page, until every chart is drawn."""
+        self.page.evaluate(
+            "async () => { for (const plot of document.querySelectorAll('.plot')) { plot.scrollIntoView();"
+            " while (!plot.dataset.drawn) await new Promise(done => setTimeout(done, 50)); } scrollTo(0, 0); }"
+        )
+
+    @property
+    def outside(self) -> list[str]:
+        """Requests for anything that is not in the file."""
+        return [url for url in self.asked[1:] if not url.startswith(("data:", "blob:"))]
+
+    def texts(self, selector: str) -> list[str]:
+        return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
+
+
+@pytest.fixture
+def tab(browser: Any, squares: Reported) -> Iterator[Tab]:
+    opened = Tab(browser, squares.page)
+    yield opened
+    opened.page.close()
+
+
+TITLES = ["Overview", "Ranking", "Channels", "Class evidence", "Groups", "Map", "Comparison"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_every_view_draws_without_a_word_or_a_request(browser: Any, squares: Reported, width: int, scheme: str) -> None:
+    tab = Tab(browser, squares.page, width=width, scheme=scheme)
+    assert tab.texts("nav a") == TITLES
+    for title in TITLES:
+        tab.view(title)
+        tab.wait_for_charts()
+        assert tab.page.locator("main section").count() >= 1
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width, f"{title} is wider than the screen"
+        for image in tab.page.locator("main img").all():
+            assert image.get_attribute("alt") is not None
+    assert tab.said == []
+    assert tab.outside == []
+    ground = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(int(part) for part in ground[4:-1].split(",")[:3]) / 3
+    assert (brightness < 60) == (scheme == "dark")
+    tab.page.close()
+
+
+def test_choosing_a_group_changes_the_ranking(tab: Tab) -> None:
+    tab.view("Ranking")
+    before = tab.texts("#ranking tbody tr")
+    tab.page.select_option("#group", index=1)
+    tab.page.wait_for_function(
+        "text => document.querySelector('#ranking tbody').innerText !== text", arg="\n".join(before)
+    )
+    after = tab.texts("#ranking tbody tr")
+    assert len(after) == len(before) == 4 and after != before
+
+
+def test_choosing_a_target_changes_the_ranking(tab: Tab) -> None:
+    tab.view("Ranking")
+    before = tab.texts("#ranking tbody tr")
+    tab.page.select_option("#target", index=1)
+    assert tab.texts("#ranking tbody tr") != before
+
+
+def test_the_table_sorts_and_searches(tab: Tab) -> None:
+    tab.view("Ranking")
+    assert tab.texts("#ranking tbody tr td:first-child") == ["1", "2", "3", "4"]
+    tab.page.click("th[data-key=rank] button")
+    assert tab.texts("#ranking tbody tr td:first-child") == ["4", "3", "2", "1"]
+    assert tab.page.get_attribute("th[data-key=rank]", "aria-sort") == "descending"
+    tab.page.click("th[data-key=name] button")
+    assert tab.texts("#ranking tbody tr a") == ["look/0", "look/1", "look/2", "look/3"]
+    tab.page.fill("#search", "look/2")
+    assert tab.texts("#ranking tbody tr a") == ["look/2"]
+    tab.page.fill("#search", "nothing like it")
+    assert tab.texts("#ranking tbody tr a") == []
+
+
+def test_a_channel_of_the_ranking_shows_its_pictures(tab: Tab) -> None:
+    tab.view("Ranking")
+    tab.page.click("#ranking >> text=look/0")
+    tab.page.wait_for_selector("#channel h1")
+    assert tab.texts("#channel h1") == ["Channel look/0"]
+    assert tab.page.locator("figure:has-text('Images that activate it most') img.under").count() == 8
+    loaded = "images => images.every(image => image.complete && image.naturalWidth > 0)"
+    tab.page.wait_for_function(f"({loaded})([...document.querySelectorAll('#channel img')])")
+
+
+def test_a_point_of_the_overview_opens_its_channel(tab: Tab) -> None:
+    tab.wait_for_charts()
+    points = tab.page.locator(".plot").first.locator(".scatterlayer .point")
+    assert points.count() == 4
+    points.nth(1).hover(force=True)
+    box = points.nth(1).bounding_box()
+    tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.page.wait_for_selector("#channel h1")
+    assert tab.texts("#channel h1")[0].startswith("Channel look/")
+
+
+def test_the_overlay_on_the_screen_is_bright_on_the_square(tab: Tab, squares: Reported) -> None:
+    opened = OpenedReport(squares.page)
+    tile = opened.channel("look", 0)["exemplars"][0]
+    image = opened.image(tile["row"])
+    inside = np.kron(image > 0.5, np.ones((4, 4), bool))
+    tab.page.evaluate("location.hash = '#channel/0/0/look%2F0'")
+    tab.page.wait_for_selector("#channel h1")
+
+    def glow() -> float:
+        stack = tab.page.locator("figure:has-text('Images that activate it most') .stack").first
+        shot = Image.open(io.BytesIO(stack.screenshot())).convert("RGB").resize((128, 128))
+        colour = np.asarray(shot, np.float64)
+        warmth = colour[..., 0] - colour[..., 2]  # the overlay is red to yellow, the image grey
+        return float(warmth[inside].mean() - warmth[~inside].mean())
+
+    assert inside.sum() == (4 * SQUARE) ** 2
+    assert glow() > 40
+    tab.page.click("#channel button[data-value=image]")
+    assert abs(glow()) < 1
+
+
+def test_the_keyboard_alone_is_enough(tab: Tab) -> None:
+    tab.page.keyboard.press("Tab")
+    assert tab.page.evaluate("document.activeElement.className") == "skip"
+    tab.page.keyboard.press("2")
+    tab.page.wait_for_selector("#ranking")
+    tab.page.keyboard.press("/")
+    assert tab.page.evaluate("document.activeElement.id") == "search"
+    tab.page.keyboard.type("look/3")
+    tab.page.keyboard.press("Escape")
+    tab.page.keyboard.press("3")
+    tab.page.wait_for_selector("#channel h1")
+    before = tab.texts("#channel h1")
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.wait_for_function("text => document.querySelector('#channel h1').innerText !== text", arg=before[0])
+
+
+def test_figures_are_saved_as_png_and_csv(tab: Tab) -> None:
+    tab.page.evaluate("location.hash = '#channel/0/0/look%2F0'")
+    tab.page.wait_for_selector("#channel h1")
+    tab.wait_for_charts()
+    for figure in ("Images that activate it most", "theta of the target"):
+        for kind, begins in (("PNG", b"\x89PNG"), ("CSV", b"")):
+            with tab.page.expect_download() as download:
+                tab.page.locator(f"figure:has-text('{figure}') >> text={kind}").first.click()
+            data = Path(download.value.path()).read_bytes()
+            assert data.startswith(begins) and len(data) > 100
+            assert download.value.suggested_filename.endswith("." + kind.lower())
+    assert tab.said == [] and tab.outside == []
+
+
+def test_hostile_names_are_shown_as_text(tab: Tab) -> None:
+    assert tab.texts("#group option") == sorted(GROUPS)
+    for title in TITLES:
+        tab.view(title)
+        tab.wait_for_charts()
+        if title == "Groups":  # charts read a little markup in their texts
+            assert any("<b>south</b>" in text for text in tab.page.locator(".plot text").all_text_contents())
+    assert tab.page.evaluate("window.hacked") is None
+    assert tab.page.locator("main img[src=x]").count() == 0
+
+
+def test_the_switch_turns_light_into_dark(tab: Tab) -> None:
+    tab.page.click("#scheme")
+    assert tab.page.get_attribute("html", "data-scheme") == "dark"
+    tab.page.click("#scheme")
+    assert tab.page.get_attribute("html", "data-scheme") == "light"
+
+
+def test_print_leaves_the_controls_out(tab: Tab) -> None:
+    tab.page.emulate_media(media="print")
+    assert not tab.page.is_visible(".bar") and tab.page.is_visible("main h1")

@@ -1,0 +1,246 @@
+"""The report of a run whose truth is known: what it holds, that it is escaped, what it does without data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+from pcace_dist.cli import main
+from pcace_dist.errors import UserError
+from pcace_dist.report.source import open_source
+from tests.report.conftest import Reported, quietly, square_job
+from tests.report.opened import OpenedReport, numbers, pixels
+from tests.report.square import GROUPS, RING, SQUARE
+
+LAYER, PLANTED = "look", 0
+
+
+@pytest.fixture(scope="module")
+def opened(squares: Reported) -> OpenedReport:
+    return OpenedReport(squares.page)
+
+
+def squares_of(data: Path) -> dict[tuple[str, int], tuple[int, int, int]]:
+    """Left, top and label by file and row."""
+    found = {}
+    for path in data.glob("*.parquet"):
+        table = pq.read_table(path, columns=["left", "top", "label"])
+        for row, values in enumerate(table.to_pylist()):
+            found[path.name, row] = (values["left"], values["top"], values["label"])
+    return found
+
+
+def test_the_page_is_one_file_of_modest_size_without_addresses(squares: Reported, opened: OpenedReport) -> None:
+    assert squares.page == squares.run / "report.html"
+    assert squares.result.size == squares.page.stat().st_size < 5_000_000
+    assert squares.result.notes == ()
+    outside = opened.text
+    for packed in ("packed-plotly", "packed-data"):
+        outside = outside.replace(opened.scripts[packed], "")
+    assert "http://" not in outside and "https://" not in outside
+    assert "default-src 'none'" in outside
+
+
+def test_numbers_are_those_of_the_rankings(squares: Reported, opened: OpenedReport) -> None:
+    table = pq.read_table(squares.run / "rankings.parquet").to_pandas()
+    assert [group["name"] for group in opened.data["groups"]] == sorted(GROUPS)
+    for t, target in enumerate(opened.data["targets"]):
+        for g, group in enumerate(opened.data["groups"]):
+            rows = table[(table.target == target) & (table.group == group["name"])]
+            shown = opened.data["ranking"][t][g]
+            assert np.allclose(numbers(shown["score"]), rows.score, equal_nan=True)
+            assert np.array_equal(numbers(shown["rank"]), rows["rank"].to_numpy(np.float32), equal_nan=True)
+            assert group["images"] == rows.images.iloc[0]
+
+
+def test_exemplars_of_the_planted_channel_show_the_square_and_the_overlay_marks_it(
+    squares: Reported, opened: OpenedReport
+) -> None:
+    known = squares_of(squares.data)
+    exemplars = opened.channel(LAYER, PLANTED)["exemplars"]
+    assert len(exemplars) == 8
+    for tile in exemplars:
+        row = opened.data["rows"][str(tile["row"])]
+        left, top, label = known[row["file"], row["row"]]
+        inside = np.zeros((32, 32), bool)
+        inside[top : top + SQUARE, left : left + SQUARE] = True
+        image, overlay = opened.image(tile["row"]), pixels(tile["map"], "RGBA")[..., 3]
+        assert label == row["label"] == 1
+        assert image.shape == overlay.shape == (32, 32)
+        assert image[inside].min() > 0.5 > image[~inside].max()
+        assert inside[np.unravel_index(overlay.argmax(), overlay.shape)]
+        assert overlay[inside].mean() > 5 * overlay[~inside].mean()
+
+
+def contrast(image: np.ndarray) -> np.ndarray:
+    """For every place where a ring of RING pixels fits: the mean of the square within less the mean of the ring."""
+    ring, square = sliding_window_view(image, (RING, RING)), slice((RING - SQUARE) // 2, (RING + SQUARE) // 2)
+    inside = ring[..., square, square].sum((2, 3))
+    around = (ring.sum((2, 3)) - inside) / (RING**2 - SQUARE**2)
+    return np.asarray(inside / SQUARE**2 - around)
+
+
+def test_the_synthetic_image_of_the_planted_channel_shows_bright_squares(opened: OpenedReport) -> None:
+    drawn = [pixels(opened.channel(LAYER, channel)["synthetic"]) for channel in range(4)]
+    shown = [float(contrast(image).max()) for image in drawn]
+    assert shown[PLANTED] > 0.5
+    assert shown[PLANTED] > 1.5 * max(shown[1:])
+
+
+def test_class_evidence_of_the_planted_network_lies_on_the_square(squares: Reported, opened: OpenedReport) -> None:
+    known = squares_of(squares.data)
+    seen = 0
+    for entry in opened.data["cam"]["entries"]:
+        row = opened.data["rows"][str(entry["row"])]
+        left, top, label = known[row["file"], row["row"]]
+        if label == entry["output"] == 1:
+            alpha = pixels(entry["cam"], "RGBA")[..., 3]
+            y, x = np.unravel_index(alpha.argmax(), alpha.shape)
+            assert top <= y < top + SQUARE and left <= x < left + SQUARE
+            seen += 1
+    assert seen >= 3
+
+
+def test_extremes_and_curves_are_there_for_every_group_and_target(opened: OpenedReport) -> None:
+    held = opened.channel(LAYER, PLANTED)
+    keys = {f"{t}/{g}" for t in range(2) for g in range(3)}
+    assert set(held["curves"]) == set(held["extremes"]) == set(held["steps"]) == keys
+    for ends in held["extremes"].values():
+        high, low = ([tile["value"] for tile in ends[end]] for end in ("high", "low"))
+        assert high == sorted(high, reverse=True) and low == sorted(low) and low[-1] <= high[-1]
+    curve = held["curves"]["1/0"]
+    assert np.polyfit(curve["y"], curve["theta"], 1)[0] > 0
+    assert sum(curve["yDensity"]) == curve["rows"] == sum(curve["density"][0])
+    x, y = curve["scatter"]
+    assert np.corrcoef(x, y)[0, 1] > 0.8
+
+
+def test_the_last_step_of_the_growth_is_the_runs_own_score(squares: Reported, opened: OpenedReport) -> None:
+    steps = opened.channel(LAYER, PLANTED)["steps"]["0/0"]  # the sample is the whole of this small run
+    score = numbers(opened.data["ranking"][0][0]["score"])[PLANTED]
+    assert steps["images"][-1] == opened.data["groups"][0]["images"]
+    assert steps["score"][-1] == pytest.approx(float(score), abs=1e-3)
+    assert steps["images"] == sorted(steps["images"]) and len(steps["images"]) == 2
+
+
+def test_places_targets_and_predictions_are_on_the_map(squares: Reported, opened: OpenedReport) -> None:
+    places = opened.data["places"]
+    assert places["columns"] == ["latitude", "longitude"]
+    assert numbers(places["latitude"]).min() >= 48 and numbers(places["longitude"]).max() <= 13
+    names = [entry["name"] for entry in places["values"]]
+    assert names[:3] == ["target logit:label", "target column:amount", "prediction (model output)"]
+    assert "mean activation of look/0" in names
+    target, predicted = numbers(places["values"][0]["values"]), numbers(places["values"][2]["values"])
+    known = np.isfinite(predicted)
+    assert known.sum() == 512  # the logit of the label is what the model predicts for it
+    assert np.allclose(target[known], predicted[known], atol=0.05)
+
+
+def test_the_comparison_holds_the_other_runs_ranks(squares: Reported, opened: OpenedReport) -> None:
+    assert len(opened.data["compared"]) == 6
+    other = pq.read_table(squares.run.parent / "other" / "rankings.parquet").to_pandas()
+    for one in opened.data["compared"]:
+        target = opened.data["targets"][one["target"]]
+        rows = other[(other.target == target) & (other.group == opened.data["groups"][one["group"]]["name"])]
+        assert np.array_equal(numbers(one["rank"]), rows["rank"].to_numpy(np.float32), equal_nan=True)
+
+
+def test_hostile_names_are_text_and_nothing_else(opened: OpenedReport) -> None:
+    assert "<script>window.hacked" not in opened.text and "<img src=x" not in opened.text
+    assert "onerror=hacked" not in opened.text.replace(opened.scripts["packed-data"], "")
+    assert any("<img src=x" in row["file"] for row in opened.data["rows"].values())
+
+
+def test_the_same_run_gives_the_same_page(squares: Reported, tmp_path: Path) -> None:
+    quietly(squares.run, output=str(tmp_path / "a.html"), top=1)
+    quietly(squares.run, output=str(tmp_path / "b.html"), top=1)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_options_leave_out_what_they_say(squares: Reported, tmp_path: Path) -> None:
+    quietly(squares.run, output=str(tmp_path / "a.html"), top=1, groups=(GROUPS[0],), synthesis=False)
+    page = OpenedReport(tmp_path / "a.html")
+    assert [group["name"] for group in page.data["groups"]] == [GROUPS[0]]
+    assert page.channel(LAYER, PLANTED)["synthetic"] is None
+    assert page.data["compared"] == []
+
+
+def test_unknown_groups_layers_and_devices_are_one_line_errors(
+    squares: Reported, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="--groups nowhere: no such group in this run; there are: "):
+        quietly(squares.run, groups=("nowhere",))
+    with pytest.raises(UserError, match=r"--layers conv\*: no such layer in this run; there are: look"):
+        quietly(squares.run, layers=("conv*",))
+    with pytest.raises(UserError, match="--device 'tpu': is not cpu, cuda or auto"):
+        quietly(squares.run, device="tpu")
+    assert main(["report", "/nowhere/run"]) == 2
+    assert "holds no" in capsys.readouterr().err
+
+
+def test_without_the_data_the_page_has_numbers_and_says_why_there_are_no_pictures(
+    squares: Reported, tmp_path: Path
+) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(squares.run, moved)
+    text = (moved / "job.yaml").read_text().replace(str(squares.data), str(tmp_path / "gone"))
+    (moved / "job.yaml").write_text(text)
+    result = quietly(moved)
+    assert result.images == 0 and any(note.startswith("no pictures: dataset.path") for note in result.notes)
+    page = OpenedReport(moved / "report.html")
+    assert page.data["notes"] == list(result.notes)
+    assert page.channel(LAYER, PLANTED)["curves"]
+
+
+def test_a_run_of_an_earlier_version_without_exemplars_still_has_a_page(squares: Reported, tmp_path: Path) -> None:
+    old = tmp_path / "run"
+    shutil.copytree(squares.run, old)
+    for name in ("exemplars.parquet", "sample.parquet", "transforms.parquet"):
+        (old / name).unlink()
+    result = quietly(old)
+    assert result.images == 0 and "keeps no exemplars" in result.notes[0]
+
+
+def test_the_weights_must_be_those_that_were_ranked(squares: Reported, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(squares.run, other)
+    text = (other / "job.yaml").read_text().replace("square_network", "SquareNetwork")
+    (other / "job.yaml").write_text(text)
+    with pytest.raises(UserError, match="are not the weights that this run ranked"):
+        quietly(other)
+
+
+def test_the_command_prints_where_the_page_is(squares: Reported, tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    command = [sys.executable, "-m", "pcace_dist", "report", str(squares.run), "--top", "1", "--no-synthesis"]
+    done = subprocess.run([*command, "--output", str(target)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{target}: ")
+    assert "pcace report: images and their activation maps" in done.stderr
+
+
+def test_the_report_needs_neither_ray_nor_the_service(squares: Reported, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['ray'] = None\n"
+        "from pcace_dist.report.build import build_report\n"
+        "from pcace_dist.report.options import ReportOptions\n"
+        f"options = ReportOptions(top=1, synthesis=False, output={str(tmp_path / 'p.html')!r})\n"
+        f"build_report({str(squares.run)!r}, options)\n"
+        "assert not [name for name in sys.modules if name.startswith('pcace_dist.service')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)
+
+
+def test_the_source_reads_layers_by_glob(squares: Reported) -> None:
+    source = open_source(str(squares.run), layers=("lo*",))
+    assert source.ranking.layers == (("look", 4),)
+    assert json.dumps(square_job(squares.data, squares.run))
