@@ -193,6 +193,11 @@ def _add_rerank(add: AddVerb) -> None:
     verb.add_argument("--take-over", action="store_true", help="take the schedule from a tick that seems to hold it")
     verb.add_argument("--keep", type=_count, default=10, metavar="N", help="published runs to keep (default 10)")
     verb.add_argument(
+        "--no-extend",
+        action="store_true",
+        help="rank all images anew with a plan of its own also where only data came or went (default: only those)",
+    )
+    verb.add_argument(
         "--hook", metavar="COMMAND", help="shell command to run on drift; gets the entry as JSON on stdin"
     )
     verb.add_argument("--webhook", type=_url, metavar="URL", help="http(s) address to POST the entry to on drift")
@@ -213,6 +218,7 @@ def _rerank(arguments: argparse.Namespace) -> int:
             settings=Settings(top=arguments.top, level=arguments.level, tolerance=arguments.tolerance),
             thresholds=thresholds_of(arguments),
             hooks=Hooks(arguments.hook, arguments.webhook),
+            extend=not arguments.no_extend,
             keep=arguments.keep,
             take_over=arguments.take_over,
         ),

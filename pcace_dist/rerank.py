@@ -53,12 +53,14 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Options:
-    """What a tick goes by besides its job. keep: published runs whose folders stay."""
+    """What a tick goes by besides its job. keep: published runs whose folders stay; extend: where only data came or
+    went, compute only that."""
 
     settings: Settings = field(default_factory=Settings)
     thresholds: Thresholds = field(default_factory=Thresholds)
     hooks: Hooks = field(default_factory=Hooks)
     keep: int = 10
+    extend: bool = True
     take_over: bool = False
 
 
@@ -105,7 +107,8 @@ def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, opt
     from pcace_dist.service.run_job import run_job  # Ray, from here on
 
     run = f"{RUNS}{_folder(tick, now)}"
-    code = run_job(_with_base(job.model_copy(update={"output": f"{job.output}/{run}"}), before, now))
+    extended = _with_base(job, before, now, storage, options)
+    code = run_job(extended.model_copy(update={"output": f"{job.output}/{run}"}))
     tick.check()
     after = Run(f"{job.output}/{run}", storage)
     compared = _compare(before, after, job.output, storage, options)
@@ -142,12 +145,20 @@ def _folder(tick: Tick, now: Now) -> str:
     return same[-1] if same else f"{datetime.now(UTC):%Y-%m-%d}-{now.key}"
 
 
-def _with_base(job: Job, before: Pointer, now: Now) -> Job:
-    """The job of the run. Where only data came or went, the last published run is what it could extend.
+def _with_base(job: Job, before: Pointer, now: Now, storage: Storage, options: Options) -> Job:
+    """The job of the run. Where only data came or went, it extends the last published run: only new files are computed.
 
-    The one place that decides it; this version ranks anew.
+    Not where that run said that the data leave its plan's range: then a new plan is due.
     """
-    return job
+    same = (before["fingerprint"], before["weights"]) == (now.fingerprint, now.weights)
+    if not (options.extend and same and job.extend is None and job.stop is None):
+        return job
+    base = f"{job.output}/{before['run']}"
+    advice = (Run(base, storage).summary.get("drift") or {}).get("advice")
+    if advice is not None:
+        log.warning("the last run said: %s", advice)
+        return job
+    return job.model_copy(update={"extend": base})
 
 
 # -- what it says
@@ -179,7 +190,7 @@ def _entry(
         run=run,
         published=datetime.now(UTC).isoformat(timespec="seconds"),
         why=_why(before, now),
-        fingerprint=summary["fingerprint"],
+        fingerprint=now.fingerprint,  # of the job as it is written: that of a run which extends another differs
         weights=now.weights,
         data=summary["data"],
         images=summary["images"],

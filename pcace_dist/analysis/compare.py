@@ -201,7 +201,8 @@ def noise_between(one: RunFacts, other: RunFacts) -> Noise:
     first, second = one.job, other.job
     same_folds = (first.statistics.folds, first.dataset.fold_by) == (second.statistics.folds, second.dataset.fold_by)
     paired = same_folds and bool(one.files & other.files)
-    same_pilot = one.files == other.files and first.statistics.pilot == second.statistics.pilot
+    own_pilots = all(job.extend is None and job.statistics.plan is None for job in (first, second))
+    same_pilot = own_pilots and one.files == other.files and first.statistics.pilot == second.statistics.pilot
     if one.plan == other.plan or same_pilot:
         return Noise(paired, (None, None))
     pilots = [min(facts.job.statistics.pilot, max(1, facts.images)) for facts in (one, other)]

@@ -111,6 +111,8 @@ def test_five_ticks(local_ray: None, folder: Path, monkeypatch: pytest.MonkeyPat
     assert grown.exit_code == 0 and grown.entry is not None and grown.comparison is not None
     assert (grown.entry.why, grown.entry.previous, grown.entry.verdict) == ("other data", one, "same")
     assert two != one and open_run(str(folder / "weekly")).summary["images"] == ROWS + 200
+    kinds = [json.loads(path.read_text())["kind"] for path in records(folder / "weekly" / two)]
+    assert "inherit" in kinds, "only the new file was computed"
 
     write_weights(folder, without=0)  # 3: new weights, and channel 0 is another one
     changed = rerank(parsed(folder), strict)
