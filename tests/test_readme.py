@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -37,4 +38,4 @@ def test_the_job_file_is_one() -> None:
 
 @pytest.mark.parametrize("line", re.findall(r"^ *(pcace (?!status|show).*?)(?:\s+#.*)?$", README, re.M))
 def test_the_commands_have_the_arguments_they_are_given(line: str) -> None:
-    build_parser().parse_args(line.split()[1:])
+    build_parser().parse_args(shlex.split(line)[1:])
