@@ -126,7 +126,8 @@ def estimate(
     shape = job.workers
     alone = Machine(max(shape.cpus, 1.0), max(1, int(shape.cpus)))
     cores = float(os.cpu_count() or 1)
-    side_by_side = max(1, min(shape.max, int(cores // shape.cpus)))
+    fitting = [cores / shape.cpus] + ([torch.cuda.device_count() / shape.gpus] if shape.gpus else [])
+    side_by_side = max(1, min(job.workers.max, int(min(fitting))))
     here = replace(alone, cores=cores / side_by_side)
     rate = 1 / max(1e-9, unit_seconds(load.batch, load, took, alone) / load.batch)
     return Estimate(
