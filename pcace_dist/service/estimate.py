@@ -10,7 +10,7 @@ traffic, memory and price for any number of workers. Pure: no I/O, no torch, no 
                               decode  rows * decode / decoding threads
     reduce  = blocks of at most 64 channels, given to workers in the same way;
               a block = channels * (groups * solve + code rows * add) + groups * attempts * part
-    publish = groups * targets * ranking of all channels, in the driver alone
+    publish = groups * targets * ranking of all channels, given to workers in batches of about a second's work
     and `ROUND` for each of the five: calls to workers and back, records in the ledger, the driver's clock of 0.2 s
 
 Segments (group x attempt) hold rows as codes while these are smaller than the Gram; codes are added up by the reduce,
@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 
 GIB = 2**30
 BLOCK_CHANNELS = 64
+RANKED_TOGETHER = 1 << 20  # pairs of channels in one batch of rankings (reduce.PAIRS_AT_A_TIME)
 EFFICIENT = 2 / 3  # suggested workers: at least this share of what is paid is not spent on waiting
 ROUND = 0.25  # seconds of a stage besides its work: the one figure that is not measured in the rehearsal
 HEADROOM = 1.25  # of the memory that is suggested over the memory that is expected
@@ -235,13 +236,21 @@ def predict(
         pilot=ROUND + took.pilot_fixed + math.ceil(load.pilot_rows / load.batch) * took.pilot_batch,
         main_pass=ROUND + took.begin + units + attempts_each * took.flush,
         reduce=ROUND + makespan(blocks, workers),
-        publish=ROUND + load.groups * load.targets * took.ranking,
+        publish=ROUND + ranking_seconds(load, took, workers),
         bytes_read=load.bytes + load.pilot_bytes + (workers + 1) * load.model_bytes + attempt_bytes,
         bytes_written=attempt_bytes + load.kept_bytes,
     )
     if price is None:
         return prediction
     return Prediction(**{**prediction.__dict__, "price": price * workers * prediction.seconds / 3600})
+
+
+def ranking_seconds(load: Workload, took: Timings, workers: int) -> float:
+    """All rankings: a single batch is done by the driver, several are given to the workers."""
+    rankings = load.groups * load.targets
+    together = max(1, math.ceil(RANKED_TOGETHER / load.channels**2))
+    batches = [min(together, rankings - first) * took.ranking for first in range(0, rankings, together)]
+    return makespan(batches, workers if len(batches) > 1 else 1)
 
 
 def suggest_workers(load: Workload, took: Timings, machine: Machine, *, most: int = 1024) -> int:

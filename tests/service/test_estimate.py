@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pcace_dist.service.estimate import (
+    RANKED_TOGETHER,
     ROUND,
     Machine,
     Timings,
@@ -15,11 +16,13 @@ from pcace_dist.service.estimate import (
     makespan,
     memory,
     predict,
+    ranking_seconds,
     suggest_batch,
     suggest_cpus,
     suggest_workers,
     unit_seconds,
 )
+from pcace_dist.service.reduce import PAIRS_AT_A_TIME
 
 FREE = Timings(
     driver=0.0,
@@ -104,9 +107,15 @@ def test_the_stages_add_up_to_the_whole() -> None:
     assert one.pilot == ROUND + 6.0  # ten batches
     assert one.main_pass == ROUND + 2.0 + 64 / 8 * 4.0 + 0.25
     assert one.reduce == ROUND + 64 * 2 * 0.01  # the larger of two blocks
-    assert one.publish == ROUND + 2 * 3 * 0.5
+    assert one.publish == ROUND + 2 * 3 * 0.5  # one batch, in the driver
     assert one.seconds == one.start + one.pilot + one.main_pass + one.reduce + one.publish
     assert one.price == pytest.approx(8 * one.seconds / 1000)
+
+
+def test_many_rankings_are_shared_out_among_the_workers() -> None:
+    load = replace(LOAD, groups=100, targets=1, channels=1024)  # every ranking is a batch of its own
+    assert ranking_seconds(load, replace(FREE, ranking=2.0), 10) == pytest.approx(20.0)
+    assert RANKED_TOGETHER == PAIRS_AT_A_TIME
 
 
 def test_workers_that_share_a_core_start_one_after_the_other() -> None:
