@@ -45,7 +45,8 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
         "cam": _cam(source, selection, found),
         "places": _places(source, selection, found),
         "compared": _compared(source, selection, found),
-        "against": found.against,
+        "against": None if found.against is None else found.against.path,
+        "judged": None if found.against is None else found.against.judged,
         "imageSide": max(source.image_shape),
     }
     sampled = _Sampled(source)
@@ -203,16 +204,17 @@ def _map_channels(ranking: Ranking, selection: Selection) -> list[Page]:
 
 
 def _compared(source: Source, selection: Selection, found: Findings) -> list[dict[str, Any]]:
+    blocks = () if found.against is None else found.against.blocks
     return [
         {
             "target": one.target,
             "group": selection.groups.index(one.group),
             "rank": floats(one.rank),
             "score": floats(one.score),
-            "settled": floats(one.settled.astype(np.float64)),
+            "moved": floats(one.moved.astype(np.float64)),
             "spearman": None if np.isnan(one.spearman) else round(one.spearman, 4),
         }
-        for one in found.compared
+        for one in blocks
     ]
 
 

@@ -55,6 +55,9 @@ def squares(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("squares")
     write_squares(folder / "data")
     assert run_job(parse_job(square_job(folder / "data", folder / "run"))) == 0
-    assert run_job(parse_job(square_job(folder / "data", folder / "other", statistics={"components": 1}))) == 0
+    assert (
+        run_job(parse_job(square_job(folder / "data", folder / "other", statistics={"components": 2, "pilot": 200})))
+        == 0
+    )
     result = quietly(folder / "run", against=str(folder / "other"))
     yield Reported(folder / "run", folder / "data", result)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
-WAIT = 60_000  # milliseconds; charts are decoded first
+WAIT = 180_000  # milliseconds; charts are decoded first
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,8 @@ def test_places_targets_and_predictions_are_on_the_map(squares: Reported, opened
 
 def test_the_comparison_holds_the_other_runs_ranks(squares: Reported, opened: OpenedReport) -> None:
     assert len(opened.data["compared"]) == 6
+    assert opened.data["judged"].startswith("the score moved, at a false discovery rate of 5 %")
+    assert not any(numbers(one["moved"]).any() for one in opened.data["compared"])  # only the pilot differs
     other = pq.read_table(squares.run.parent / "other" / "rankings.parquet").to_pandas()
     for one in opened.data["compared"]:
         target = opened.data["targets"][one["target"]]
