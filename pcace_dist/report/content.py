@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pcace_dist.report.build import Block, Findings, Page
 
 STATUSES = ("ok", "constant", "too_few_images")
+NEARLY_NONE = 0.05  # share of a channel's values above zero at which its maps are drawn from their least value
 MAP_CHANNELS = 12  # channels whose mean activation can be put on the map
 
 
@@ -283,14 +284,15 @@ def _channel(
 
 
 def _range(found: Findings, channel: Page) -> tuple[float, float]:
-    """One scale for all maps of a channel: from zero (or its least value, where all are below) to its largest."""
+    """One scale for all maps of a channel: from zero, or its least value where nearly all are below, to its largest."""
     maps = [
         found.probed.maps[row, *channel] for row in _rows_of(found, channel) if (row, *channel) in found.probed.maps
     ]
     if not maps:
         return 0.0, 1.0
     least, most = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)
-    return (max(least, 0.0), most) if most > 0 else (least, most)
+    above = sum(int((m > 0).sum()) for m in maps) / sum(m.size for m in maps)
+    return (max(least, 0.0), most) if above > NEARLY_NONE else (least, most)
 
 
 def _rows_of(found: Findings, channel: Page) -> list[int]:

@@ -102,7 +102,7 @@ function portrait(held, name) {
 function exemplars(held, name) {
   if (!held.exemplars.length) return h("p", { class: "empty" }, "No exemplars were kept for this channel, or their images are no longer there.");
   return strip({ title: "Images that activate it most", name: `${name}-exemplars`, header: TILE_HEADER, tiles: pictureTiles(held.exemplars, name, "mean activation"),
-    caption: "Of all images of the run, by the mean of the activation map, which lies over each: clear where it is zero or below, bright where it is largest. Below, that mean." });
+    caption: "Of all images of the run, by the mean of the activation map, which lies over each: clear where it is zero or below (where nearly all of it is below: at its least), bright where it is largest. Below, that mean." });
 }
 
 function extremes(held, name) {
