@@ -16,7 +16,7 @@ from torch import nn
 from pcace_dist.errors import DatasetError, JobError, PcaceError
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.report import cam, content, pictures
-from pcace_dist.report.comparison import Compared, compare
+from pcace_dist.report.comparison import AgainstRun, compare
 from pcace_dist.report.evidence import Growth, Transforms, extreme_rows, growth, summed
 from pcace_dist.report.geography import Places, read_places
 from pcace_dist.report.options import ReportOptions
@@ -72,8 +72,7 @@ class Findings:
     synthetic: dict[Page, np.ndarray] = field(default_factory=dict)
     places: Places | None = None
     predictions: np.ndarray | None = None
-    compared: list[Compared] = field(default_factory=list)
-    against: str | None = None
+    against: AgainstRun | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -98,8 +97,7 @@ def _build(run: str, options: ReportOptions, shown: ReportProgress) -> ReportRes
             "shown; --groups chooses others"
         )
     if options.against is not None:
-        found.against = options.against
-        found.compared = compare(source, open_source(options.against, layers=options.layers), selection.groups)
+        found.against = compare(source, open_source(options.against, layers=options.layers), selection.groups)
     transforms = _choose_rows(source, selection, found)
     with one_thread_for(source.image_shape):
         _grow(source, selection, found, shown)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pcace_dist.report.build import Block, Findings, Page
 
 STATUSES = ("ok", "constant", "too_few_images")
+NEARLY_NONE = 0.05  # share of a channel's values above zero at which its maps are drawn from their least value
 MAP_CHANNELS = 12  # channels whose mean activation can be put on the map
 
 
@@ -45,7 +46,8 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
         "cam": _cam(source, selection, found),
         "places": _places(source, selection, found),
         "compared": _compared(source, selection, found),
-        "against": found.against,
+        "against": None if found.against is None else found.against.path,
+        "judged": None if found.against is None else found.against.judged,
         "imageSide": max(source.image_shape),
     }
     sampled = _Sampled(source)
@@ -203,16 +205,17 @@ def _map_channels(ranking: Ranking, selection: Selection) -> list[Page]:
 
 
 def _compared(source: Source, selection: Selection, found: Findings) -> list[dict[str, Any]]:
+    blocks = () if found.against is None else found.against.blocks
     return [
         {
             "target": one.target,
             "group": selection.groups.index(one.group),
             "rank": floats(one.rank),
             "score": floats(one.score),
-            "settled": floats(one.settled.astype(np.float64)),
+            "moved": floats(one.moved.astype(np.float64)),
             "spearman": None if np.isnan(one.spearman) else round(one.spearman, 4),
         }
-        for one in found.compared
+        for one in blocks
     ]
 
 
@@ -281,14 +284,15 @@ def _channel(
 
 
 def _range(found: Findings, channel: Page) -> tuple[float, float]:
-    """One scale for all maps of a channel: from zero (or its least value, where all are below) to its largest."""
+    """One scale for all maps of a channel: from zero, or its least value where nearly all are below, to its largest."""
     maps = [
         found.probed.maps[row, *channel] for row in _rows_of(found, channel) if (row, *channel) in found.probed.maps
     ]
     if not maps:
         return 0.0, 1.0
     least, most = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)
-    return (max(least, 0.0), most) if most > 0 else (least, most)
+    above = sum(int((m > 0).sum()) for m in maps) / sum(m.size for m in maps)
+    return (max(least, 0.0), most) if above > NEARLY_NONE else (least, most)
 
 
 def _rows_of(found: Findings, channel: Page) -> list[int]:

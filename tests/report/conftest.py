@@ -15,9 +15,7 @@ from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.progress import ReportProgress
 from pcace_dist.service.run_job import run_job
 from tests.report.square import write_squares
-from tests.service.conftest import local_ray
-
-__all__ = ["local_ray"]
+from tests.service.conftest import jobs_without_ray
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,12 @@ def quietly(run: Path, **options: Any) -> ReportResult:
 
 
 @pytest.fixture(scope="package")
-def squares(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reported]:
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reported]:
     folder = tmp_path_factory.mktemp("squares")
     write_squares(folder / "data")
-    assert run_job(parse_job(square_job(folder / "data", folder / "run"))) == 0
-    assert run_job(parse_job(square_job(folder / "data", folder / "other", statistics={"components": 1}))) == 0
+    smaller = {"components": 2, "pilot": 200}
+    with jobs_without_ray():
+        assert run_job(parse_job(square_job(folder / "data", folder / "run"))) == 0
+        assert run_job(parse_job(square_job(folder / "data", folder / "other", statistics=smaller))) == 0
     result = quietly(folder / "run", against=str(folder / "other"))
     yield Reported(folder / "run", folder / "data", result)

@@ -17,8 +17,9 @@ from pcace_dist.errors import JobError, UserError
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.targets import TargetSpec
 from pcace_dist.report import cam, pictures
-from pcace_dist.report.build import choose_device
+from pcace_dist.report.build import Findings, choose_device
 from pcace_dist.report.clusters import across_groups
+from pcace_dist.report.content import _range
 from pcace_dist.report.evidence import Transform, density, extreme_rows, interpolate
 from pcace_dist.report.geography import place_columns
 from pcace_dist.report.options import ReportOptions
@@ -245,3 +246,11 @@ def test_a_device_that_is_not_there_is_a_one_line_error() -> None:
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(JobError, match="--device 'tpu': is not cpu, cuda or auto"):
         choose_device("tpu")
+
+
+def test_maps_are_drawn_from_zero_unless_nearly_all_of_them_lie_below() -> None:
+    found = Findings(exemplars={("a", 0): [(0, 1.0)], ("a", 1): [(0, 1.0)]})
+    found.probed.maps[0, "a", 0] = np.array([[-5.0, 3.0]], np.float32)
+    found.probed.maps[0, "a", 1] = np.array([[-5.0, -3.0]], np.float32)
+    assert _range(found, ("a", 0)) == (0.0, 3.0)
+    assert _range(found, ("a", 1)) == (-5.0, -3.0)

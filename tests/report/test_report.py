@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from pcace_dist.report.source import open_source
 from tests.report.conftest import Reported, quietly, square_job
 from tests.report.opened import OpenedReport, numbers, pixels
 from tests.report.square import GROUPS, RING, SQUARE
+from tests.servers import moto_server, s3_environment
 
 LAYER, PLANTED = "look", 0
 
@@ -146,6 +148,8 @@ def test_places_targets_and_predictions_are_on_the_map(squares: Reported, opened
 
 def test_the_comparison_holds_the_other_runs_ranks(squares: Reported, opened: OpenedReport) -> None:
     assert len(opened.data["compared"]) == 6
+    assert opened.data["judged"].startswith("the score moved, at a false discovery rate of 5 %")
+    assert not any(numbers(one["moved"]).any() for one in opened.data["compared"])  # only the pilot differs
     other = pq.read_table(squares.run.parent / "other" / "rankings.parquet").to_pandas()
     for one in opened.data["compared"]:
         target = opened.data["targets"][one["target"]]
@@ -244,3 +248,28 @@ def test_the_source_reads_layers_by_glob(squares: Reported) -> None:
     source = open_source(str(squares.run), layers=("lo*",))
     assert source.ranking.layers == (("look", 4),)
     assert json.dumps(square_job(squares.data, squares.run))
+
+
+def test_a_run_and_its_data_on_s3_give_a_page_on_s3(squares: Reported, tmp_path: Path) -> None:
+    with moto_server() as endpoint:
+        client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+        client.create_bucket(Bucket="bucket")
+        for folder, prefix in ((squares.data, "images"), (squares.run, "run")):
+            for path in folder.rglob("*"):
+                if path.is_file() and "attempts" not in path.parts:
+                    client.upload_file(str(path), "bucket", f"{prefix}/{path.relative_to(folder)}")
+        job = (squares.run / "job.yaml").read_text().replace(str(squares.data), "s3://bucket/images")
+        client.put_object(Bucket="bucket", Key="run/job.yaml", Body=job.encode())
+        command = [sys.executable, "-m", "pcace_dist", "report", "s3://bucket/run", "--top", "1", "--no-synthesis"]
+        environment = s3_environment(endpoint)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("s3://bucket/run/report.html: "), done.stdout
+        client.download_file("bucket", "run/report.html", str(tmp_path / "page.html"))
+    assert len(OpenedReport(tmp_path / "page.html").channel(LAYER, PLANTED)["exemplars"]) == 8

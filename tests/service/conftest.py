@@ -31,6 +31,13 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def in_process() -> Iterator[None]:
+    """Whole jobs in this process (`jobs_without_ray`)."""
+    with jobs_without_ray():
+        yield
+
+
+@contextlib.contextmanager
+def jobs_without_ray() -> Iterator[None]:
     """Whole jobs in this process: workers are threads, there is no cluster. The rest is what `pcace rank` does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)

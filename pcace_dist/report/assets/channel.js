@@ -92,8 +92,8 @@ function portrait(held, name) {
   const axes = held.axes.map((src, j) => ({ src, map: null, pixels: true, label: `component ${j + 1} · ${format(100 * held.explained[j], 0)} %`,
     alt: `Axis ${j + 1} of ${name}`, cells: [j + 1, held.explained[j]] }));
   return h("div", { class: "portrait" },
-    held.synthetic ? strip({ title: "Excites it most", name: `${name}-synthetic`, header: ["image"], tiles: [{ src: held.synthetic, alt: `Synthetic image that excites ${name}`, cells: ["synthetic"], pixels: false }],
-      caption: "Drawn by gradient ascent." }) : h("div"),
+    held.synthetic ? strip({ title: "Synthetic image", name: `${name}-synthetic`, header: ["image"], tiles: [{ src: held.synthetic, alt: `Synthetic image that excites ${name}`, cells: ["synthetic"], pixels: false }],
+      caption: "What excites it most, drawn by gradient ascent." }) : h("div"),
     axes.length ? strip({ title: "Principal axes of its map", name: `${name}-axes`, header: ["component", "explained"], tiles: axes,
       caption: "The weight of each position in a component: red adds, blue takes away. Below, the share of the map's variance." })
       : h("p", { class: "empty" }, "This layer gives one value per channel: there is no map."));
@@ -102,7 +102,7 @@ function portrait(held, name) {
 function exemplars(held, name) {
   if (!held.exemplars.length) return h("p", { class: "empty" }, "No exemplars were kept for this channel, or their images are no longer there.");
   return strip({ title: "Images that activate it most", name: `${name}-exemplars`, header: TILE_HEADER, tiles: pictureTiles(held.exemplars, name, "mean activation"),
-    caption: "Of all images of the run, by the mean of the activation map, which lies over each: clear where it is zero or below, bright where it is largest. Below, that mean." });
+    caption: "Of all images of the run, by the mean of the activation map, which lies over each: clear where it is zero or below (where nearly all of it is below: at its least), bright where it is largest. Below, that mean." });
 }
 
 function extremes(held, name) {
