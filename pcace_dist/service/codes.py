@@ -20,6 +20,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pcace_dist.datasets.rows import BadRow, RowRef
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.storage import Storage, first_line
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, OutputError
 from pcace_dist.service.attempt import CODES_FILE, Block, attempt_key, blocks_of
@@ -241,7 +242,10 @@ class KeptCodes:
 
     def read_rows(self, columns: Sequence[str]) -> pa.Table:
         """Some columns of all rows, part by part."""
-        tables = [self._open(part).read(columns=list(columns)) for part in self.index.parts]
+        tables = []
+        for part in self.index.parts:
+            with self._readable(part):
+                tables.append(self._open(part).read(columns=list(columns)))
         return pa.concat_tables(tables) if tables else self.schema.empty_table().select(columns)
 
     def read_block(self, block: Block) -> Iterator[LayerCodes]:
@@ -249,20 +253,32 @@ class KeptCodes:
         channels, components = block.stop - block.start, self.plan.components
         names = [codes_column(block), means_column(block)]
         for part in self.index.parts:
-            for batch in self._open(part).iter_batches(batch_size=BATCH_ROWS, columns=names):
+            batches = self._open(part).iter_batches(batch_size=BATCH_ROWS, columns=names)
+            while True:
+                with self._readable(part):
+                    batch = next(batches, None)
+                if batch is None:
+                    break
                 codes = integer_rows(batch.column(0), np.uint8).reshape(-1, channels, components)
                 means = integer_rows(batch.column(1), np.int16)
                 yield LayerCodes(torch.from_numpy(codes), torch.from_numpy(means))
 
     def _open(self, part: CodesPart) -> pq.ParquetFile:
         url = f"{self.url}/{part.file}"
-        try:
+        with self._readable(part):
             source = self.storage.open(url)
             if source.size() != part.size:
                 raise DatasetError(f"{url}: has {source.size()} bytes, its index says {part.size}")
             return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+
+    @contextmanager
+    def _readable(self, part: CodesPart) -> Iterator[None]:
+        """What goes wrong while a part is read is named by its file."""
+        try:
+            yield
         except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"{url}: the kept codes cannot be read ({type(error).__name__})") from error
+            url = f"{self.url}/{part.file}"
+            raise DatasetError(f"{url}: the kept codes cannot be read ({first_line(error)})") from error
 
 
 def open_codes(url: str, storage: Storage) -> KeptCodes | None:

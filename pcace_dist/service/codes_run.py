@@ -128,6 +128,7 @@ class CodesRun(Coordinator):
         self._preparation = preparation
         self._kept = preparation.kept
         self._rows: Rows | None = None
+        self._selections = 0
 
     def _crew(self) -> AbstractContextManager[Crew]:
         shape = worker_shape(self._job)
@@ -202,9 +203,10 @@ class CodesRun(Coordinator):
         return self._rows
 
     def _write_selection(self, plan: Plan, name: str) -> Receipt:
-        """The selection as the attempt of this epoch."""
+        """The selection as an attempt; each has its own name, so that one that was retracted stays so."""
         rows = self._read_rows()
-        attempt = f"e{self._ledger.epoch:05d}-{name}"
+        self._selections += 1
+        attempt = f"e{self._ledger.epoch:05d}-{name}-f{self._selections:05d}"
         contents = {SELECTION_FILE: rows.select(plan).to_bytes()}
         if rows.bad:
             contents["bad_rows.parquet"] = parquet_bytes(bad_rows_table(rows.bad))

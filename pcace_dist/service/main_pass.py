@@ -45,8 +45,10 @@ class MainPass:
         stopping: Callable[[], bool],
         least_workers: int = 1,
         kept: Mapping[str, str] | None = None,
+        last: bool = True,
     ) -> None:
-        """`kept`: for units whose rows are taken from kept codes of the extended run, the codes file."""
+        """`kept`: for units whose rows are taken from kept codes of the extended run, the codes file. `last`: no other
+        pass follows, so that workers without work may go."""
         self._fleet = fleet
         self._ledger = ledger
         self._dispatcher = dispatcher
@@ -61,9 +63,11 @@ class MainPass:
         self._started = False
         self._least_workers = least_workers
         self._kept = kept or {}
+        self._last = last
         self._idle_since: dict[str, float] = {}
         self._busy: set[str] = set()
         self._ready: set[str] = set()
+        self._beginning: set[str] = set()
         self._unexplained: dict[str, str] = {}  # lost workers and why; their units wait for the fleet's explanation
         self._rows_by: dict[str, int] = defaultdict(int)
         self.seconds: dict[str, float] = defaultdict(float)
@@ -71,9 +75,12 @@ class MainPass:
         self.last_faults: list[str] = []
 
     def run(self) -> None:
+        self._rows_by.update(self._fleet.images_seen_by())  # in earlier passes
+        if self._dispatcher.all_done():
+            return
         for actor in self._fleet.up:
             self._begin(actor)
-        while not self._dispatcher.all_done():
+        while self._beginning or not self._dispatcher.all_done():  # leaves no call behind for what comes next
             for event in self._fleet.events(TICK):
                 self._handle(event)
             if self._stopping():
@@ -110,6 +117,7 @@ class MainPass:
                 self._begin(actor)
             case Finished(actor, "begin", admission):
                 self.admissions[actor] = admission
+                self._beginning.discard(actor)
                 self._busy.discard(actor)
                 self._ready.add(actor)
                 self._dispatcher.actor_joined(actor)
@@ -128,6 +136,7 @@ class MainPass:
 
     def _begin(self, actor: str) -> None:
         self._busy.add(actor)
+        self._beginning.add(actor)
         self._fleet.call(actor, "begin", self._plan.data, self._plan.check, self._ledger.epoch)
 
     def _feed(self) -> None:
@@ -150,13 +159,13 @@ class MainPass:
                 self._fleet.call(actor, "flush")
             elif not self._told_to_stop:
                 self._let_go(actor, at_once=actor in draining)
-        if not self._dispatcher.waiting and self._ready and not self._unexplained:
+        if self._last and not self._dispatcher.waiting and self._ready and not self._unexplained:
             self._fleet.release_pending()  # nothing is left for workers that are not up yet
 
     def _let_go(self, actor: str, *, at_once: bool) -> None:
         """End a worker that has nothing to do, so that its node can leave; `workers.min` stay for the reduce."""
         idle = time.monotonic() - self._idle_since.setdefault(actor, time.monotonic())
-        needed = self._unexplained or len(self._fleet.up) <= self._least_workers
+        needed = not self._last or self._unexplained or len(self._fleet.up) <= self._least_workers
         if not at_once and (idle < IDLE_SECONDS or needed):
             return
         why = "its node drains" if at_once else "nothing is left for it"
@@ -233,6 +242,7 @@ class MainPass:
         """Nothing more is asked of a worker, and another one takes its place."""
         self.last_faults = [*self.last_faults, f"worker {actor}: {reason}"][-10:]
         self._busy.discard(actor)
+        self._beginning.discard(actor)
         self._ready.discard(actor)
         if replace and not self._told_to_stop:
             self._fleet.replace()
@@ -277,22 +287,25 @@ def farm(
 ) -> list[object]:
     """Run independent calls of one method on the fleet's workers; results in the order of the tasks.
 
-    A task whose worker is lost is given to another. An exception of the task itself is raised here.
+    A task whose worker is lost is given to another. An exception of the task itself is raised here, once the other
+    workers have ended theirs: what they still say must not be taken for the answer to a later call.
     """
     results: dict[int, object] = {}
     waiting = list(range(len(tasks)))[::-1]
     working: dict[str, int] = {}
-    while len(results) < len(tasks):
+    failed: BaseException | None = None
+    while working or (len(results) < len(tasks) and failed is None):
         for actor in fleet.up:
-            if actor not in working and waiting:
+            if actor not in working and waiting and failed is None:
                 working[actor] = waiting.pop()
                 fleet.call(actor, method, *tasks[working[actor]])
         for event in fleet.events(TICK):
             match event:
-                case Finished(actor, name, value) if name == method:
+                case Finished(actor, name, value) if name == method and actor in working:
                     results[working.pop(actor)] = value
-                case Failed(actor, name, error) if name == method:
-                    raise error
+                case Failed(actor, name, error) if name == method and actor in working:
+                    failed = failed or error
+                    del working[actor]
                 case Failed(_, _, error) if isinstance(error, UserError):
                     raise error
                 case Lost(actor, reason):
@@ -305,4 +318,6 @@ def farm(
         if stopping():
             raise Stopped("stopped; what is in the ledger stays, the same command goes on")
         on_tick()
+    if failed is not None:
+        raise failed
     return [results[i] for i in range(len(tasks))]

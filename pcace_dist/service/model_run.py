@@ -158,7 +158,8 @@ class ModelRun(Coordinator):
         sizes = prefixes(len(units))
         for look, size in enumerate(sizes, start=1):
             state = self._ledger.state
-            self._work_through(crew, frozen, [unit for unit in units[:size] if not state.is_settled(unit)])
+            todo = [unit for unit in units[:size] if not state.is_settled(unit)]
+            self._work_through(crew, frozen, todo, last=size == len(units))
             passed = any(self._ledger.state.is_settled(unit) for unit in units[size:])
             if size < len(units) and not passed and self._settled(crew, frozen.plan, look, units[size:]):
                 return
@@ -184,7 +185,7 @@ class ModelRun(Coordinator):
             self._ledger.append("settled", {"look": look, "units": rest})
         return settled
 
-    def _work_through(self, crew: Crew, frozen: FrozenPlan, units: list[str]) -> None:
+    def _work_through(self, crew: Crew, frozen: FrozenPlan, units: list[str], *, last: bool = True) -> None:
         dispatcher = Dispatcher(
             units,
             epoch=self._ledger.epoch,
@@ -201,6 +202,7 @@ class ModelRun(Coordinator):
             on_tick=lambda: self._tick(crew, "ranking"),
             least_workers=self._job.workers.min,
             kept=(self._ledger.state.manifest or {}).get("from_codes"),
+            last=last,
         )
         self._account.main_pass_begins(main_pass)
         with self._account.stage("main_pass"):

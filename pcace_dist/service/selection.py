@@ -122,6 +122,10 @@ def check_question(job: Job, kept: KeptCodes) -> Answerable:
         raise JobError("statistics.keep_codes: the codes are kept already; leave the key out")
     layers = _layers(job.layers, [layer.name for layer in kept.plan.layers])
     targets = tuple(parse_target(target) for target in job.target)
+    names = [target.name for target in targets]
+    for name in names:
+        if names.count(name) > 1:
+            raise JobError(f"target {name} is named twice")
     columns = kept.columns | ({} if job.dataset.join is None else _join_schema(job, kept.storage))
     for target in targets:
         if target.name not in kept.targets and target.kind != "column":
@@ -147,14 +151,15 @@ def check_question(job: Job, kept: KeptCodes) -> Answerable:
 def question_plan(job: Job, kept: KeptCodes, question: Answerable, values: Mapping[str, np.ndarray[Any, Any]]) -> Plan:
     """The kept plan for this question: fewer layers, other targets (knots at the quantiles of `values`), other folds.
 
-    The layers' knots are still the kept ones; see `chooses_knots` and `with_knots`.
+    The layers' knots are still the kept ones; see `chooses_knots` and `with_knots`. A kept target's plan stays too,
+    unless the knots are to be chosen from the rows.
     """
     settings = job.statistics
     base = {target.name: target for target in kept.plan.targets}
     same = settings.knots == kept.plan.knots
     targets = []
     for target in question.targets:
-        known = base.get(target.name) if same else None
+        known = base.get(target.name) if same and settings.knots_from == "plan" else None
         targets.append(known or make_target_plan(target.name, values[target.name], settings.knots))
     layers = tuple(layer for layer in kept.plan.layers if layer.name in question.layers)
     return replace(

@@ -17,7 +17,7 @@ from pcace_dist.service.events import Crew, Event, Explained, Failed, Finished, 
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import FileRef, Ledger, Receipt, UnitCount
-from pcace_dist.service.main_pass import MainPass
+from pcace_dist.service.main_pass import MainPass, farm
 from pcace_dist.service.worker import WorkResult
 from pcace_dist.statistics.plan import Plan
 
@@ -193,3 +193,41 @@ def test_the_ledger_is_told_of_workers_of_another_class() -> None:
     main_pass(fleet, ledger, 7, stop_after=99).run()
     foreign = {body["receipts"][0]["actor"]: body.get("foreign") for kind, body in ledger.records if kind == "accept"}
     assert foreign == {"a": None, "b": [{"class": {"device": "tpu"}, "differing": 0.25}]}
+
+
+class FarmedFleet:
+    """Two workers whose calls end one at a time, the last first; the task `bad` fails."""
+
+    def __init__(self) -> None:
+        self.up = ["a", "b"]
+        self._calls: list[tuple[str, str, Any]] = []
+
+    def call(self, actor: str, method: str, task: Any) -> None:
+        self._calls.append((actor, method, task))
+
+    def events(self, _: float) -> Iterator[Event]:
+        if self._calls:
+            actor, method, task = self._calls.pop()
+            yield Failed(actor, method, KeyError(task)) if task == "bad" else Finished(actor, method, f"did {task}")
+
+
+def test_what_other_workers_did_when_a_task_failed_is_no_answer_to_later_tasks() -> None:
+    fleet = FarmedFleet()
+
+    def work(tasks: list[str]) -> list[object]:
+        crew = cast(Crew, fleet)
+        return farm(crew, "reduce", [(t,) for t in tasks], on_tick=lambda: None, stopping=lambda: False)
+
+    with pytest.raises(KeyError, match="bad"):
+        work(["one", "bad", "two", "three"])
+    assert work(["four", "five", "six"]) == ["did four", "did five", "did six"]
+
+
+def test_workers_stay_while_another_pass_follows() -> None:
+    released: list[str] = []
+    fleet = ScriptedFleet(["a", "b"])
+    fleet.release_pending = lambda: released.append("pending")  # type: ignore[method-assign]
+    work = main_pass(fleet, ListLedger(), 3, stop_after=99)
+    work._last = False
+    work.run()
+    assert not released and fleet.up == ["a", "b"]
