@@ -47,7 +47,7 @@ class Account:
         self._rows_of: dict[str, int] = {}
         self._data: str | None = None
         self._passes: list[MainPass] = []
-        self._looks: list[dict[str, int]] = []
+        self.looks: list[dict[str, int]] = []  # of this driver
         self._plan: Plan | None = None
         self._pass_started = self._started
         self._rows_at_start = 0
@@ -80,7 +80,7 @@ class Account:
 
     def looked(self, look: int, open_pairs: int) -> None:
         """A look of `stop`: so many pairs at the border of the top were open after so many images."""
-        self._looks.append({"look": look, "images": self.images, "open_pairs": open_pairs})
+        self.looks.append({"look": look, "images": self.images, "open_pairs": open_pairs})
 
     def tick(self, stage: str, workers: int) -> None:
         """Show where the run stands; from time to time also in summary.json."""
@@ -201,11 +201,11 @@ class Account:
         }
         if self.drift:
             facts["drift"] = {"layers": self.drift, "advice": advice(self.drift)}
-        if self._looks:
+        if self.looks or state.settled is not None:
             facts["stop"] = {
                 "settled": state.settled is not None,
                 "rows_spared": self.rows_spared,
-                "looks": self._looks,
+                "looks": (state.settled or {}).get("looks", self.looks),
             }
         if self._plan is not None:
             frozen = Facts.of(self._plan)

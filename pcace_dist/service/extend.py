@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,12 @@ from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import Piece, Unit, make_units
 from pcace_dist.errors import JobError, OutputError
 from pcace_dist.job import Job, read_job
-from pcace_dist.service.attempt import CODES_FILE, attempt_key, read_checked
+from pcace_dist.service.attempt import CODES_FILE, CorruptAttempt, attempt_key, read_checked
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import Ledger, Receipt, RunState
 from pcace_dist.service.store import Store, open_store
+
+log = logging.getLogger(__name__)
 
 COPIES = 8  # files copied at the same time
 _GENERATION = re.compile(r"g(\d+)-")
@@ -153,13 +156,24 @@ def _codes_of(base: Base, redo: Mapping[str, str]) -> dict[str, str]:
 def copy_attempts(
     base: Base, store: Store, manifest: Mapping[str, Any], on_copied: Callable[[int, int], None]
 ) -> tuple[Receipt, ...]:
-    """Copy the attempts that a manifest inherits, each file checked; the receipts for the ledger. May be repeated."""
+    """Copy the attempts that a manifest inherits, each file checked; the receipts for the ledger. May be repeated.
+
+    An attempt that the base can no longer give is left out: its units are done again.
+    """
     receipts = tuple(Receipt.from_json(one) for one in manifest["inherits"]["receipts"])
     sources = manifest["inherits"]["sources"]
     files = [(receipt, name) for receipt in receipts for name in receipt.files]
+    broken: set[str] = set()
 
     def copy(item: tuple[Receipt, str]) -> None:
         receipt, name = item
+        try:
+            copy_file(receipt, name)
+        except CorruptAttempt as corrupt:
+            broken.add(receipt.attempt)
+            log.warning("extend: attempt %s is not taken over: %s", corrupt.attempt, corrupt.reason)
+
+    def copy_file(receipt: Receipt, name: str) -> None:
         ref = receipt.files[name]
         there = store.get(attempt_key(receipt.attempt, name))
         if there is None or hashlib.sha256(there).hexdigest() != ref.sha256:
@@ -168,7 +182,7 @@ def copy_attempts(
     with ThreadPoolExecutor(COPIES, thread_name_prefix="pcace-copy") as pool:
         for done, _ in enumerate(pool.map(copy, files), start=1):
             on_copied(done, len(files))
-    return receipts
+    return tuple(receipt for receipt in receipts if receipt.attempt not in broken)
 
 
 def generation_of(base: Base) -> int:

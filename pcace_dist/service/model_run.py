@@ -182,7 +182,7 @@ class ModelRun(Coordinator):
         log.info("look %d: %d pairs at the border of the top %d are open", look, open_pairs, rule.top)
         self._account.looked(look, open_pairs)
         if settled:
-            self._ledger.append("settled", {"look": look, "units": rest})
+            self._ledger.append("settled", {"look": look, "units": rest, "looks": self._account.looks})
         return settled
 
     def _work_through(self, crew: Crew, frozen: FrozenPlan, units: list[str], *, last: bool = True) -> None:

@@ -18,7 +18,7 @@ MNIST = Path(__file__).resolve().parents[2] / "examples" / "mnist"
 
 
 def digits_table(start: int, rows: int) -> pa.Table:
-    """Images with label, name (unique id), writer (some share one), place (text, some null), weight (some NaN, some
+    """Images with label, name (unique id), writer (some share one), place (text, some null), weight (some NaN and
     null), ink and half (numbers), odd (bool)."""
     parts = [pq.read_table(path) for path in sorted((MNIST / "data").glob("*.parquet"))]
     table = pa.concat_tables(parts).slice(start, rows)
