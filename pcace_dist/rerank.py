@@ -28,7 +28,7 @@ from pcace_dist.analysis.thresholds import Thresholds, drift
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import data_digest, pieces_of
 from pcace_dist.errors import OutputError
-from pcace_dist.job import Job
+from pcace_dist.job import Job, read_job
 from pcace_dist.run import Run
 from pcace_dist.service.places import storage_of
 from pcace_dist.service.prepare import Preparation, prepare
@@ -107,8 +107,9 @@ def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, opt
     from pcace_dist.service.run_job import run_job  # Ray, from here on
 
     run = f"{RUNS}{_folder(tick, now)}"
-    extended = _with_base(job, before, now, storage, options)
-    code = run_job(extended.model_copy(update={"output": f"{job.output}/{run}"}))
+    wanted = _with_base(job, before, now, storage, options).model_copy(update={"output": f"{job.output}/{run}"})
+    _clear_if_other(tick, run, wanted)
+    code = run_job(wanted)
     tick.check()
     after = Run(f"{job.output}/{run}", storage)
     compared = _compare(before, after, job.output, storage, options)
@@ -150,8 +151,9 @@ def _with_base(job: Job, before: Pointer, now: Now, storage: Storage, options: O
 
     Not where that run said that the data leave its plan's range: then a new plan is due.
     """
+    chosen = job.extend is not None or job.statistics.plan is not None or job.stop is not None
     same = (before["fingerprint"], before["weights"]) == (now.fingerprint, now.weights)
-    if not (options.extend and same and job.extend is None and job.stop is None):
+    if not (options.extend and same and not chosen):
         return job
     base = f"{job.output}/{before['run']}"
     advice = (Run(base, storage).summary.get("drift") or {}).get("advice")
@@ -159,6 +161,15 @@ def _with_base(job: Job, before: Pointer, now: Now, storage: Storage, options: O
         log.warning("the last run said: %s", advice)
         return job
     return job.model_copy(update={"extend": base})
+
+
+def _clear_if_other(tick: Tick, run: str, wanted: Job) -> None:
+    """An unfinished run that began as the extension of another one cannot be gone on with: it starts anew."""
+    data = tick.store.get(f"{run}/job.yaml")
+    if data is None or tick.store.get(f"{run}/rankings.parquet") is not None:
+        return
+    if read_job(data.decode(), name=f"{run}/job.yaml").extend != wanted.extend:
+        tick.remove(run.removeprefix(RUNS))
 
 
 # -- what it says
@@ -177,7 +188,7 @@ def _compare(before: Pointer, after: Run, output: str, storage: Storage, options
 def _entry(
     run: str, now: Now, before: Pointer, after: Run, compared: Comparison | None, reasons: list[str], code: int
 ) -> Entry:
-    summary = after.summary
+    summary, weights = after.summary, after.manifest()["weights"]
     facts: dict[str, Any] = {}
     if compared is not None:
         facts = {"previous": before["run"], "verdict": compared.verdict, "drift": tuple(reasons)}
@@ -190,8 +201,9 @@ def _entry(
         run=run,
         published=datetime.now(UTC).isoformat(timespec="seconds"),
         why=_why(before, now),
-        fingerprint=now.fingerprint,  # of the job as it is written: that of a run which extends another differs
-        weights=now.weights,
+        # of the job as written, not of the run, which may extend another; unless the weights changed meanwhile
+        fingerprint=now.fingerprint if weights == now.weights else summary["fingerprint"],
+        weights=weights,
         data=summary["data"],
         images=summary["images"],
         exit_code=code,

@@ -201,8 +201,8 @@ def noise_between(one: RunFacts, other: RunFacts) -> Noise:
     first, second = one.job, other.job
     same_folds = (first.statistics.folds, first.dataset.fold_by) == (second.statistics.folds, second.dataset.fold_by)
     paired = same_folds and bool(one.files & other.files)
-    own_pilots = all(job.extend is None and job.statistics.plan is None for job in (first, second))
-    same_pilot = own_pilots and one.files == other.files and first.statistics.pilot == second.statistics.pilot
+    own_plans = all(job.extend is None and job.statistics.plan is None for job in (first, second))
+    same_pilot = own_plans and one.files == other.files and first.statistics.pilot == second.statistics.pilot
     if one.plan == other.plan or same_pilot:
         return Noise(paired, (None, None))
     pilots = [min(facts.job.statistics.pilot, max(1, facts.images)) for facts in (one, other)]
@@ -220,7 +220,7 @@ def _jobs_differ(one: RunFacts, other: RunFacts, settings: Settings) -> Iterator
         "data: dataset.image": (first.dataset.image, second.dataset.image),
         "data: group_by": (first.group_by, second.group_by),
     }
-    for name in ("estimator", "components", "knots", "scale", "penalty"):
+    for name in ("estimator", "components", "knots", "knots_from", "scale", "penalty"):
         asked[f"statistics.{name}"] = (getattr(first.statistics, name), getattr(second.statistics, name))
     for key, (left, right) in asked.items():
         if left != right:
