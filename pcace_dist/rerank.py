@@ -1,6 +1,6 @@
 """`pcace rerank`: one tick of a schedule. Nothing new: nothing is done. Else: rank, compare with the last, publish.
 
-    what is there now? -> lock -> run (or go on with it) -> compare -> history -> hooks -> move latest.json -> prune
+    what is there? -> lock -> run (or go on with it) -> compare -> report -> history -> hooks -> latest.json -> prune
 
 A tick that died anywhere is taken up by the next one, and latest.json always names a complete run; hooks alone may be
 called twice. Joins the service (runs, lock, pointer) with the analysis (comparison); neither knows the other.
@@ -27,7 +27,7 @@ from pcace_dist.analysis.publish import write_comparison
 from pcace_dist.analysis.thresholds import Thresholds, drift
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import data_digest, pieces_of
-from pcace_dist.errors import OutputError
+from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.job import Job, read_job
 from pcace_dist.run import Run
 from pcace_dist.service.places import storage_of
@@ -54,13 +54,14 @@ class Hooks:
 @dataclass(frozen=True)
 class Options:
     """What a tick goes by besides its job. keep: published runs whose folders stay; extend: where only data came or
-    went, compute only that."""
+    went, compute only that; report: write report.html."""
 
     settings: Settings = field(default_factory=Settings)
     thresholds: Thresholds = field(default_factory=Thresholds)
     hooks: Hooks = field(default_factory=Hooks)
     keep: int = 10
     extend: bool = True
+    report: bool = False
     take_over: bool = False
 
 
@@ -113,6 +114,8 @@ def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, opt
     tick.check()
     after = Run(f"{job.output}/{run}", storage)
     compared = _compare(before, after, job.output, storage, options)
+    if options.report:
+        _write_report(after, compared)
     reasons = [] if compared is None else drift(compared, options.thresholds)
     entry = _entry(run, now, before, after, compared, reasons, DRIFT if reasons else code)
     entry = _recorded(tick, entry)
@@ -183,6 +186,18 @@ def _compare(before: Pointer, after: Run, output: str, storage: Storage, options
     found = compare_runs(previous, after, options.settings)
     write_comparison(found, after.path, storage)
     return found
+
+
+def _write_report(after: Run, compared: Comparison | None) -> None:
+    """report.html of the new run, against the last one. A report that fails is a warning: the ranking is good."""
+    from pcace_dist.report.build import build_report
+    from pcace_dist.report.options import ReportOptions
+
+    against = None if compared is None or compared.verdict == "not comparable" else compared.one.path
+    try:
+        build_report(after.path, ReportOptions(synthesis=False, against=against))
+    except (PcaceError, OSError) as error:
+        print(f"pcace rerank: report: {error}; the run is published all the same", file=sys.stderr)
 
 
 def _entry(

@@ -295,7 +295,8 @@ def test_history_shows_every_published_run(local_ray: None, folder: Path, capsys
     assert main(["history", str(folder / "weekly")]) == 2
     rerank(parsed(folder))
     add_shard(folder, "part-00020.parquet", seed=9)
-    rerank(parsed(folder))
+    rerank(parsed(folder), Options(report=True))
+    assert (folder / "weekly" / pointer(folder) / "report.html").stat().st_size > 10_000
     assert main(["history", str(folder / "weekly")]) == 0
     printed = capsys.readouterr().out
     assert "first run" in printed and "other data" in printed and "same" in printed
