@@ -109,8 +109,7 @@ def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, opt
 
     run = f"{RUNS}{_folder(tick, now)}"
     wanted = _with_base(job, before, now, storage, options).model_copy(update={"output": f"{job.output}/{run}"})
-    _clear_if_other(tick, run, wanted)
-    code = run_job(wanted)
+    code = run_job(_as_begun(tick, run, wanted))
     tick.check()
     after = Run(f"{job.output}/{run}", storage)
     compared = _compare(before, after, job.output, storage, options)
@@ -166,13 +165,18 @@ def _with_base(job: Job, before: Pointer, now: Now, storage: Storage, options: O
     return job.model_copy(update={"extend": base})
 
 
-def _clear_if_other(tick: Tick, run: str, wanted: Job) -> None:
-    """An unfinished run that began as the extension of another one cannot be gone on with: it starts anew."""
+def _as_begun(tick: Tick, run: str, wanted: Job) -> Job:
+    """The job of a folder that is there already: a complete run stays the extension that it was, when data or weights
+    go back to what they were; an unfinished one that began as another extension is removed and starts anew."""
     data = tick.store.get(f"{run}/job.yaml")
-    if data is None or tick.store.get(f"{run}/rankings.parquet") is not None:
-        return
-    if read_job(data.decode(), name=f"{run}/job.yaml").extend != wanted.extend:
+    if data is None:
+        return wanted
+    begun = read_job(data.decode(), name=f"{run}/job.yaml")
+    if tick.store.get(f"{run}/rankings.parquet") is not None:
+        return wanted.model_copy(update={"extend": begun.extend})
+    if begun.extend != wanted.extend:
         tick.remove(run.removeprefix(RUNS))
+    return wanted
 
 
 # -- what it says
