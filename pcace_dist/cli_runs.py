@@ -191,6 +191,7 @@ def _add_rerank(add: AddVerb) -> None:
         help="override a key of the job file, the value read as YAML; may be repeated",
     )
     verb.add_argument("--take-over", action="store_true", help="take the schedule from a tick that seems to hold it")
+    verb.add_argument("--no-report", action="store_true", help="do not write report.html of the new run")
     verb.add_argument("--keep", type=_count, default=10, metavar="N", help="published runs to keep (default 10)")
     verb.add_argument(
         "--no-extend",
@@ -220,6 +221,7 @@ def _rerank(arguments: argparse.Namespace) -> int:
             hooks=Hooks(arguments.hook, arguments.webhook),
             extend=not arguments.no_extend,
             keep=arguments.keep,
+            report=not arguments.no_report,
             take_over=arguments.take_over,
         ),
     )

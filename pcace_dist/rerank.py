@@ -1,6 +1,6 @@
 """`pcace rerank`: one tick of a schedule. Nothing new: nothing is done. Else: rank, compare with the last, publish.
 
-    what is there now? -> lock -> run (or go on with it) -> compare -> history -> hooks -> move latest.json -> prune
+    what is there? -> lock -> run (or go on with it) -> compare -> report -> history -> hooks -> latest.json -> prune
 
 A tick that died anywhere is taken up by the next one, and latest.json always names a complete run; hooks alone may be
 called twice. Joins the service (runs, lock, pointer) with the analysis (comparison); neither knows the other.
@@ -27,8 +27,8 @@ from pcace_dist.analysis.publish import write_comparison
 from pcace_dist.analysis.thresholds import Thresholds, drift
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import data_digest, pieces_of
-from pcace_dist.errors import OutputError
-from pcace_dist.job import Job
+from pcace_dist.errors import OutputError, PcaceError
+from pcace_dist.job import Job, read_job
 from pcace_dist.run import Run
 from pcace_dist.service.places import storage_of
 from pcace_dist.service.prepare import Preparation, prepare
@@ -54,13 +54,14 @@ class Hooks:
 @dataclass(frozen=True)
 class Options:
     """What a tick goes by besides its job. keep: published runs whose folders stay; extend: where only data came or
-    went, compute only that."""
+    went, compute only that; report: write report.html."""
 
     settings: Settings = field(default_factory=Settings)
     thresholds: Thresholds = field(default_factory=Thresholds)
     hooks: Hooks = field(default_factory=Hooks)
     keep: int = 10
     extend: bool = True
+    report: bool = False
     take_over: bool = False
 
 
@@ -107,11 +108,13 @@ def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, opt
     from pcace_dist.service.run_job import run_job  # Ray, from here on
 
     run = f"{RUNS}{_folder(tick, now)}"
-    extended = _with_base(job, before, now, storage, options)
-    code = run_job(extended.model_copy(update={"output": f"{job.output}/{run}"}))
+    wanted = _with_base(job, before, now, storage, options).model_copy(update={"output": f"{job.output}/{run}"})
+    code = run_job(_as_begun(tick, run, wanted))
     tick.check()
     after = Run(f"{job.output}/{run}", storage)
     compared = _compare(before, after, job.output, storage, options)
+    if options.report:
+        _write_report(after, compared)
     reasons = [] if compared is None else drift(compared, options.thresholds)
     entry = _entry(run, now, before, after, compared, reasons, DRIFT if reasons else code)
     entry = _recorded(tick, entry)
@@ -150,8 +153,9 @@ def _with_base(job: Job, before: Pointer, now: Now, storage: Storage, options: O
 
     Not where that run said that the data leave its plan's range: then a new plan is due.
     """
+    chosen = job.extend is not None or job.statistics.plan is not None or job.stop is not None
     same = (before["fingerprint"], before["weights"]) == (now.fingerprint, now.weights)
-    if not (options.extend and same and job.extend is None and job.stop is None):
+    if not (options.extend and same and not chosen):
         return job
     base = f"{job.output}/{before['run']}"
     advice = (Run(base, storage).summary.get("drift") or {}).get("advice")
@@ -159,6 +163,20 @@ def _with_base(job: Job, before: Pointer, now: Now, storage: Storage, options: O
         log.warning("the last run said: %s", advice)
         return job
     return job.model_copy(update={"extend": base})
+
+
+def _as_begun(tick: Tick, run: str, wanted: Job) -> Job:
+    """The job of a folder that is there already: a complete run stays the extension that it was, when data or weights
+    go back to what they were; an unfinished one that began as another extension is removed and starts anew."""
+    data = tick.store.get(f"{run}/job.yaml")
+    if data is None:
+        return wanted
+    begun = read_job(data.decode(), name=f"{run}/job.yaml")
+    if tick.store.get(f"{run}/rankings.parquet") is not None:
+        return wanted.model_copy(update={"extend": begun.extend})
+    if begun.extend != wanted.extend:
+        tick.remove(run.removeprefix(RUNS))
+    return wanted
 
 
 # -- what it says
@@ -174,10 +192,22 @@ def _compare(before: Pointer, after: Run, output: str, storage: Storage, options
     return found
 
 
+def _write_report(after: Run, compared: Comparison | None) -> None:
+    """report.html of the new run, against the last one. A report that fails is a warning: the ranking is good."""
+    from pcace_dist.report.build import build_report
+    from pcace_dist.report.options import ReportOptions
+
+    against = None if compared is None or compared.verdict == "not comparable" else compared.one.path
+    try:
+        build_report(after.path, ReportOptions(synthesis=False, against=against))
+    except (PcaceError, OSError) as error:
+        print(f"pcace rerank: report: {error}; the run is published all the same", file=sys.stderr)
+
+
 def _entry(
     run: str, now: Now, before: Pointer, after: Run, compared: Comparison | None, reasons: list[str], code: int
 ) -> Entry:
-    summary = after.summary
+    summary, weights = after.summary, after.manifest()["weights"]
     facts: dict[str, Any] = {}
     if compared is not None:
         facts = {"previous": before["run"], "verdict": compared.verdict, "drift": tuple(reasons)}
@@ -190,8 +220,9 @@ def _entry(
         run=run,
         published=datetime.now(UTC).isoformat(timespec="seconds"),
         why=_why(before, now),
-        fingerprint=now.fingerprint,  # of the job as it is written: that of a run which extends another differs
-        weights=now.weights,
+        # of the job as written, not of the run, which may extend another; unless the weights changed meanwhile
+        fingerprint=now.fingerprint if weights == now.weights else summary["fingerprint"],
+        weights=weights,
         data=summary["data"],
         images=summary["images"],
         exit_code=code,

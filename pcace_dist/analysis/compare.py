@@ -197,13 +197,11 @@ def compare_tables(
 
 
 def noise_between(one: RunFacts, other: RunFacts) -> Noise:
-    """Paired where the runs share a data file and deal folds alike; plans add noise where their pilots differ."""
+    """Paired where the runs share a data file and deal folds alike; other plans add noise, also of the same images."""
     first, second = one.job, other.job
     same_folds = (first.statistics.folds, first.dataset.fold_by) == (second.statistics.folds, second.dataset.fold_by)
     paired = same_folds and bool(one.files & other.files)
-    own_pilots = all(job.extend is None and job.statistics.plan is None for job in (first, second))
-    same_pilot = own_pilots and one.files == other.files and first.statistics.pilot == second.statistics.pilot
-    if one.plan == other.plan or same_pilot:
+    if one.plan == other.plan:
         return Noise(paired, (None, None))
     pilots = [min(facts.job.statistics.pilot, max(1, facts.images)) for facts in (one, other)]
     return Noise(paired, (pilots[0], pilots[1]))
@@ -220,7 +218,7 @@ def _jobs_differ(one: RunFacts, other: RunFacts, settings: Settings) -> Iterator
         "data: dataset.image": (first.dataset.image, second.dataset.image),
         "data: group_by": (first.group_by, second.group_by),
     }
-    for name in ("estimator", "components", "knots", "scale", "penalty"):
+    for name in ("estimator", "components", "knots", "knots_from", "scale", "penalty"):
         asked[f"statistics.{name}"] = (getattr(first.statistics, name), getattr(second.statistics, name))
     for key, (left, right) in asked.items():
         if left != right:

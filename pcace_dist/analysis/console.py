@@ -97,11 +97,17 @@ def print_matched(found: Matched) -> None:
     counts, after = found.counts, found.comparison
     console().print(
         f"\nchannels matched on {found.images:,} images: {counts['found']:,} of {counts['channels']:,} found again, "
-        f"{counts['elsewhere']:,} of them in another place; where they are now: {after.verdict}, "
+        f"{counts['elsewhere']:,} of them in another place{_lost(found)}; where they are now: {after.verdict}, "
         f"{after.counts['moved']:,} of {after.counts['judged']:,} moved, Kendall {number(after.overall['kendall'])}",
         highlight=False,
         markup=False,
     )
+
+
+def _lost(found: Matched) -> str:
+    lost = [f"{layer} {channel}" for layer, channel in found.lost]
+    more = f" and {len(lost) - SHOWN:,} more" if len(lost) > SHOWN else ""
+    return f"; not found again: {', '.join(lost[:SHOWN])}{more}" if lost else ""
 
 
 def _agreement_table(rows: Sequence[AgreementRow]) -> Table:

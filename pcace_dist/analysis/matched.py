@@ -44,6 +44,15 @@ class Matched:
             "elsewhere": sum(one.moved for one in held),
         }
 
+    @property
+    def lost(self) -> list[tuple[str, int]]:
+        """Layer and channel of those without a counterpart: what they see, no channel of the other network sees."""
+        return [
+            (name, int(channel))
+            for name, found in self.layers.items()
+            for channel in np.flatnonzero(found.likeness < LIKE)
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """The section `matching` of comparison.json."""
         after = self.comparison.to_json()
@@ -52,6 +61,7 @@ class Matched:
             "images": self.images,
             "least_likeness": LIKE,
             **self.counts,
+            "lost": [list(one) for one in self.lost],
             "after": {name: after[name] for name in kept},
         }
 

@@ -148,7 +148,8 @@ class Evaluating:
         def tick() -> None:
             self._check_crew()
             seen = sum(self._crew.images_seen_by().values()) - before
-            self._display.show(Tally(stage, min(seen, images), images, len(self._crew.up)))
+            now = stage if self._crew.up else "starting workers"
+            self._display.show(Tally(now, min(seen, images), images, len(self._crew.up)))
 
         return farm(self._crew, method, tasks, stopping=self._stopping, on_tick=tick)
 

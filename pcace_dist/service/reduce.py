@@ -37,6 +37,7 @@ NUMBERS = (
     "score_first_component",
     "pearson",
     "mean_activation",
+    "activation_variance",
     "weight_norm",
     "clamped",
 )

@@ -62,6 +62,7 @@ class ChannelScores:
     score_first_component: Floats
     pearson: Floats
     mean_activation: Floats
+    activation_variance: Floats
     clamped: Floats
     status: npt.NDArray[np.str_]
     pseudo: Floats
@@ -149,7 +150,7 @@ def _score_target(
     ok = status == OK
     result = {
         name: np.full(gram.channels, np.nan)
-        for name in ("squared", "low", "high", "in_sample", "first", "pearson", "mean", "clamped")
+        for name in ("squared", "low", "high", "in_sample", "first", "pearson", "mean", "variance", "clamped")
     }
     pseudo = np.full((gram.channels, gram.folds), np.nan)
     phi = np.full((gram.channels, gram.components, gram.knots), np.nan, np.float32)
@@ -167,6 +168,7 @@ def _score_target(
         pseudo[np.ix_(ok, used)] = found.pseudo
         result["pearson"][ok] = _pearson(gram, index)[ok]
         result["mean"][ok] = _mean_activation(gram, layer)[ok]
+        result["variance"][ok] = _activation_variance(gram, layer)[ok]
         result["clamped"][ok] = _clamped(gram, layer)[ok]
     return ChannelScores(
         images=np.full(gram.channels, gram.images, dtype=np.int64),
@@ -178,6 +180,7 @@ def _score_target(
         score_first_component=result["first"],
         pearson=result["pearson"],
         mean_activation=result["mean"],
+        activation_variance=result["variance"],
         clamped=result["clamped"],
         status=status,
         pseudo=pseudo,
@@ -392,6 +395,14 @@ def _pearson(gram: Gram, target: int) -> Floats:
 def _mean_activation(gram: Gram, layer: LayerPlan) -> Floats:
     centre, unit = layer.mean_centre.cpu().numpy(), layer.mean_unit.cpu().numpy()
     return np.asarray(centre + unit * gram.mean_sum.numpy() / gram.images, dtype=np.float64)
+
+
+def _activation_variance(gram: Gram, layer: LayerPlan) -> Floats:
+    """Variance (C,) of the map's mean over the images, from exact integers."""
+    n = gram.images
+    pairs = zip(gram.mean_sum.tolist(), gram.mean_square.tolist(), strict=True)
+    spread = np.array([float(n * square - total * total) for total, square in pairs])
+    return np.asarray(np.square(layer.mean_unit.cpu().numpy() / n) * spread, dtype=np.float64)
 
 
 def _clamped(gram: Gram, layer: LayerPlan) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcace_dist.analysis.agreement import agreement, rank_biased_overlap
@@ -25,6 +25,7 @@ def test_a_reversed_ranking_disagrees_wholly() -> None:
     assert (found.kendall, found.spearman, found.overlap) == pytest.approx((-1.0, -1.0, 0.0))
 
 
+@settings(deadline=None)  # time is not what is tested
 @given(PERMUTATIONS)
 def test_kendall_is_concordant_less_discordant_pairs(order: list[int]) -> None:
     one, other = np.arange(len(order), dtype=float), np.array(order, dtype=float)
@@ -33,6 +34,7 @@ def test_kendall_is_concordant_less_discordant_pairs(order: list[int]) -> None:
     assert agreement(one, other).kendall == pytest.approx(np.mean(signs))
 
 
+@settings(deadline=None)  # time is not what is tested
 @given(PERMUTATIONS, st.floats(0.1, 0.95))
 def test_rank_biased_overlap_is_the_weighted_mean_of_the_overlaps(order: list[int], p: float) -> None:
     plain = list(range(len(order)))

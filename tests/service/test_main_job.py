@@ -46,6 +46,7 @@ COLUMNS = [
     "score_first_component",
     "pearson",
     "mean_activation",
+    "activation_variance",
     "weight_norm",
     "clamped",
     "status",

@@ -240,6 +240,18 @@ def test_the_last_runs_are_kept_and_older_and_abandoned_ones_go(local_ray: None,
     assert [entry.run for entry in read_history(str(folder / "weekly")).entries] == names
 
 
+def test_data_that_go_back_bring_back_the_run_that_knew_them(local_ray: None, folder: Path) -> None:
+    rerank(parsed(folder))
+    one = pointer(folder)
+    add_shard(folder, "part-00030.parquet", seed=30)
+    rerank(parsed(folder))
+    assert pointer(folder) != one
+    (folder / "data" / "part-00030.parquet").unlink()
+    back = rerank(parsed(folder))
+    assert (back.exit_code, pointer(folder), len(runs(folder))) == (0, one, 2)
+    assert [entry.run for entry in read_history(str(folder / "weekly")).entries][::2] == [one, one]
+
+
 def test_hooks_are_told_of_drift_and_may_fail(
     local_ray: None, folder: Path, webhook: tuple[str, list[bytes]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,7 +307,8 @@ def test_history_shows_every_published_run(local_ray: None, folder: Path, capsys
     assert main(["history", str(folder / "weekly")]) == 2
     rerank(parsed(folder))
     add_shard(folder, "part-00020.parquet", seed=9)
-    rerank(parsed(folder))
+    rerank(parsed(folder), Options(report=True))
+    assert (folder / "weekly" / pointer(folder) / "report.html").stat().st_size > 10_000
     assert main(["history", str(folder / "weekly")]) == 0
     printed = capsys.readouterr().out
     assert "first run" in printed and "other data" in printed and "same" in printed

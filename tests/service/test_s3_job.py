@@ -64,3 +64,27 @@ def test_a_job_with_data_weights_and_output_on_s3(local_ray: None, endpoint: str
     assert shown.returncode == 0 and "read" in shown.stdout, shown.stderr
     status = pcace(endpoint, "status", "s3://runs/planted")
     assert status.returncode == 0 and "done (exit code 0)" in status.stdout, status.stderr
+
+
+def test_a_schedule_with_everything_on_s3(endpoint: str, tmp_path: Path) -> None:
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
+    )
+    client.create_bucket(Bucket="weekly")
+    write_planted(tmp_path / "data", 600, shards=2)
+    shards = sorted((tmp_path / "data").iterdir())
+    client.upload_file(str(shards[0]), "weekly", "data/a.parquet")
+    job = planted_job(Path("unused"), Path("unused"), target={"column": "exponential"})
+    job["dataset"]["path"], job["output"] = "s3://weekly/data", "s3://weekly/runs"
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    first = pcace(endpoint, "rerank", str(tmp_path / "job.json"))
+    assert first.returncode == 0 and "first run" in first.stdout, first.stderr
+    nothing = pcace(endpoint, "rerank", str(tmp_path / "job.json"))
+    assert nothing.returncode == 0 and "nothing new" in nothing.stdout, nothing.stderr
+    client.upload_file(str(shards[1]), "weekly", "data/b.parquet")
+    grown = pcace(endpoint, "rerank", str(tmp_path / "job.json"))
+    assert grown.returncode == 0 and "other data: 1 files came" in grown.stdout, grown.stderr
+    history = pcace(endpoint, "history", "s3://weekly/runs")
+    assert history.returncode == 0 and history.stdout.count("kept") == 2, history.stderr
+    shown = pcace(endpoint, "show", "s3://weekly/runs", "--top", "2")
+    assert shown.returncode == 0 and "600" in shown.stdout, "of the run that was published last"

@@ -98,8 +98,8 @@ def noisy_copies(layers: Layers, size: int, pairs: int, *, pilot: int = 2048) ->
             own = {name: held.rows(index) for name, held in layers.items()}
             one, other = ({name: _noisy(held, 10 * seed + copy) for name, held in own.items()} for copy in range(2))
             yield (
-                _side(one, folds, None, pilot, by_digit=False, counted=False),
-                _side(other, folds, None, pilot, by_digit=False, counted=False),
+                _side(one, folds, None, pilot, by_digit=False, counted=True),
+                _side(other, folds, None, pilot, by_digit=False, counted=True),
             )
 
     return judge(sides(), paired=True)

@@ -30,6 +30,7 @@ FIELDS = (
     "score_first_component",
     "pearson",
     "mean_activation",
+    "activation_variance",
     "clamped",
 )
 
@@ -326,6 +327,7 @@ def test_pearson_is_exact_for_any_number_of_rows() -> None:
     assert np.allclose(many.score_in_sample, expected.score_in_sample, atol=1e-9)
     assert expected.pearson[0] == pytest.approx(np.corrcoef(maps[:, 0].mean(axis=1), y)[0, 1], abs=1e-3)
     assert np.allclose(expected.mean_activation, maps.mean(axis=(0, 2)), atol=1e-3)
+    assert np.allclose(expected.activation_variance, maps.mean(axis=2).var(axis=0), rtol=0.01)
 
 
 def test_targets_are_scored_one_by_one() -> None:
