@@ -17,6 +17,7 @@ import torch
 from pcace_dist.errors import UserError
 from pcace_dist.run import Run
 from pcace_dist.service import extend
+from pcace_dist.service.attempt import read_checked
 from pcace_dist.service.engine import Engine
 from pcace_dist.service.ledger import Ledger
 from tests.planted import PlantedNetwork, planted_network, write_planted
@@ -202,7 +203,7 @@ def test_any_chain_of_additions_and_withdrawals_is_a_full_run(
     first = last = folder.run()
     withdrawn: list[tuple[Path, bytes, int]] = []
     for _ in range(4):
-        for file in random.permutation(files)[: random.integers(0, 3)]:
+        for file in [files[i] for i in random.permutation(len(files))[: random.integers(0, 3)]]:
             withdrawn.append((file, file.read_bytes(), file.stat().st_mtime_ns))
             folder.withdraw(file)
             files.remove(file)
@@ -228,7 +229,7 @@ def test_interrupted_while_taking_over_and_resumed(folder: Folder, monkeypatch: 
     folder.add(LARGE)
     with monkeypatch.context() as patch:
         if keep == "copied":
-            patch.setattr(extend, "read_checked", dying_at_the_third(extend.read_checked))
+            patch.setattr(extend, "read_checked", dying_at_the_third(read_checked))
         else:
             patch.setattr(Ledger, "append", dying_after(keep))
         with pytest.raises(RuntimeError, match="died"):

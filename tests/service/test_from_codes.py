@@ -100,7 +100,7 @@ def test_a_new_target_column_is_ranked_as_by_the_model(base: Path, tmp_path: Pat
 
 def test_rows_whose_new_target_is_missing_are_set_aside(base: Path, tmp_path: Path) -> None:
     """weight is null in twelve rows and NaN in as many."""
-    question = {"target": {"column": "weight"}, "max_bad_rows": 1.0}
+    question: dict[str, Any] = {"target": {"column": "weight"}, "max_bad_rows": 1.0}
     answer = asked(base, tmp_path, **question)
     assert answer.summary["bad_rows"] == 24 and answer.summary["images"] == ROWS - 24
     same = direct(base, tmp_path, plan=Path(answer.path), **question)
