@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from pcace_dist import __version__, cli_estimate, cli_runs, logs
+from pcace_dist.cli_arguments import add_job
 from pcace_dist.errors import JobError, PcaceError
 
 if TYPE_CHECKING:
@@ -124,15 +125,7 @@ def _add_rank(verbs: Verbs[Parser]) -> None:
         "run or resume a job: stream the images, merge, rank",
         "pcace rank examples/mnist/job.yaml --set workers.max=4",
     )
-    verb.add_argument("job", metavar="JOB.yaml", help="the job file")
-    verb.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of the job file, the value read as YAML; may be repeated",
-    )
+    add_job(verb)
     verb.add_argument(
         "--from-codes",
         metavar="RUN",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from pcace_dist.cli_arguments import add_job
 from pcace_dist.cli_runs import AddVerb
 
 
@@ -15,15 +16,7 @@ def add_verb(add: AddVerb) -> None:
         "dry run: images, bytes, memory, time and price before anything is spent",
         "pcace estimate job.yaml --workers 1,8,64 --price 0.35",
     )
-    verb.add_argument("job", metavar="JOB.yaml", help="the job file")
-    verb.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of the job file, the value read as YAML; may be repeated",
-    )
+    add_job(verb)
     verb.add_argument(
         "--workers",
         type=_counts,

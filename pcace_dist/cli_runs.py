@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pcace_dist.cli_arguments import add_job
+
 if TYPE_CHECKING:
     from pcace_dist.analysis.compare import Comparison
     from pcace_dist.analysis.thresholds import MaxMoved, Thresholds
@@ -181,15 +183,7 @@ def _add_rerank(add: AddVerb) -> None:
         "one tick of a schedule: rank if weights, data or job are new, compare with the last run, publish",
         "pcace rerank job.yaml --max-moved 5% --hook 'mail -s drift ml@example.org' --keep 8",
     )
-    verb.add_argument("job", metavar="JOB.yaml", help="the job file; `output` is the folder of the schedule")
-    verb.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of the job file, the value read as YAML; may be repeated",
-    )
+    add_job(verb, "the job file; `output` is the folder of the schedule")
     verb.add_argument("--take-over", action="store_true", help="take the schedule from a tick that seems to hold it")
     verb.add_argument("--no-report", action="store_true", help="do not write report.html of the new run")
     verb.add_argument("--keep", type=_count, default=10, metavar="N", help="published runs to keep (default 10)")
