@@ -159,11 +159,12 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
 
     summary = run.summary
     print_ranking(run.ranking(top=top))
-    print(
-        f"\n{summary['images']:,} images in {summary['seconds']:.1f} s "
-        f"(main pass {summary['images_per_second']:,.0f} images/s, {summary['workers']} workers), "
-        f"{summary['bad_rows']:,} bad rows"
+    how = (
+        f"main pass {summary['images_per_second']:,.0f} images/s, {summary['workers']} workers"
+        if summary.get("from_codes") is None
+        else f"from the codes of {summary['from_codes']}"
     )
+    print(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({how}), {summary['bad_rows']:,} bad rows")
     if (summary.get("drift") or {}).get("advice"):
         print(summary["drift"]["advice"])
     if job.stop is not None and summary.get("stop", {}).get("settled"):

@@ -102,6 +102,9 @@ def evaluate(run: Run, settings: Settings | None = None) -> Evaluation:
     """Evaluate a finished run on workers. Raises UserError, Stopped."""
     settings = settings or Settings()
     job = run.job
+    source = run.summary.get("from_codes")
+    if source is not None:
+        raise JobError(f"{run.path}: was ranked from kept codes, without images; evaluate {source}, which kept them")
     held = tuple(range(job.statistics.folds - job.statistics.folds // HELD_SHARE, job.statistics.folds))
     if settings.data is None and job.statistics.estimator != "gram":
         raise JobError(

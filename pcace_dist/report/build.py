@@ -168,7 +168,10 @@ def one_thread_for(shape: tuple[int, int]) -> Iterator[None]:
 def _images(source: Source, found: Findings) -> Iterator[bool]:
     """Whether images can be had; what goes wrong with them becomes a note, not the end of the report."""
     if not len(found.pool):
-        found.notes.append("this run keeps no exemplars (it was made by an earlier version): there are no pictures")
+        found.notes.append(
+            "this run keeps no exemplars (it was ranked from kept codes, or made by an earlier version): there are no "
+            "pictures"
+        )
         yield False
         return
     try:

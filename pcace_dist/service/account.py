@@ -54,6 +54,7 @@ class Account:
         self._rate: float | None = None
         self.workers = 0
         self.drift: dict[str, dict[str, float]] = {}
+        self.from_codes: str | None = None  # the run whose kept codes are ranked
         self.seconds: dict[str, float] = defaultdict(float)
 
     # -- what happens
@@ -199,6 +200,8 @@ class Account:
             "last_faults": self._last_faults,
             **more,
         }
+        if self.from_codes is not None:
+            facts["from_codes"] = self.from_codes
         if self.drift:
             facts["drift"] = {"layers": self.drift, "advice": advice(self.drift)}
         if self.looks or state.settled is not None:

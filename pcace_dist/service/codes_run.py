@@ -128,6 +128,7 @@ class CodesRun(Coordinator):
         self._preparation = preparation
         self._kept = preparation.kept
         self._rows: Rows | None = None
+        account.from_codes = self._kept.url
         self._selections = 0
 
     def _crew(self) -> AbstractContextManager[Crew]:

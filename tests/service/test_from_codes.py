@@ -93,7 +93,10 @@ def test_other_settings_are_the_plan_of_a_direct_run(base: Path, tmp_path: Path,
 
 
 def test_a_new_target_column_is_ranked_as_by_the_model(base: Path, tmp_path: Path) -> None:
-    question: dict[str, Any] = {"target": [{"column": "half"}, {"column": "ink"}, {"column": "odd"}], "group_by": "place"}
+    question: dict[str, Any] = {
+        "target": [{"column": "half"}, {"column": "ink"}, {"column": "odd"}],
+        "group_by": "place",
+    }
     answer = asked(base, tmp_path, **question)
     assert bytes_of(answer) == bytes_of(direct(base, tmp_path, plan=Path(answer.path), **question))
 
