@@ -44,7 +44,7 @@ PART = 65536  # rows of a codes file
 
 @dataclass(frozen=True)
 class Result:
-    """One ranking: seconds of the whole job and by stage, peak memory of the process, load of the machine."""
+    """One ranking: seconds of the whole job and by stage, peak memory of the process, the machine's load at its end."""
 
     groups: int
     rows: int
