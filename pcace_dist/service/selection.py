@@ -179,12 +179,13 @@ def chooses_knots(job: Job, kept: KeptCodes) -> bool:
 
 
 def with_knots(plan: Plan, knots: int, counts: Mapping[str, torch.Tensor]) -> Plan:
-    """The plan with knots at quantiles of the rows; counts: by layer, how often each code occurs (C, p, 256)."""
-    layers = tuple(
-        replace(layer, knots=knots_of(counts[layer.name][:, : plan.components], layer.knots, knots))
-        for layer in plan.layers
-    )
-    return replace(plan, layers=layers, knots=knots)
+    """The plan with knots at quantiles of the rows, and their spread; counts: by layer, how often each code occurs
+    (C, p, 256)."""
+    layers = []
+    for layer in plan.layers:
+        chosen, spread = knots_of(counts[layer.name][:, : plan.components], layer.knots, knots)
+        layers.append(replace(layer, knots=chosen, spread=spread))
+    return replace(plan, layers=tuple(layers), knots=knots)
 
 
 class Rows:

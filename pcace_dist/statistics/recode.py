@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pcace_dist.statistics import basis
-from pcace_dist.statistics.plan import LayerCodes, LayerPlan, TargetPlan
+from pcace_dist.statistics.plan import LayerCodes, LayerPlan, TargetPlan, robust_spread
 from pcace_dist.statistics.segment import RowCodes
 
 LEVELS = 256
@@ -45,8 +45,13 @@ def histograms(codes: Tensor) -> Tensor:
     return counts.reshape(*shape, LEVELS)
 
 
-def knots_of(counts: Tensor, old: Tensor, knots: int) -> Tensor:
-    """New knots (..., knots) at uniform quantiles of rows with these code counts (..., 256) on `old` knots (..., K)."""
+def knots_of(counts: Tensor, old: Tensor, knots: int) -> tuple[Tensor, Tensor]:
+    """New knots (..., knots) at uniform quantiles of rows with these code counts (..., 256) on `old` knots (..., K),
+    and the rows' robust spread (...,).
+
+    The spread is what the penalty counts in: on a small part of the old axis, where the old spread is large against the
+    new knots, it would not let a transform bend.
+    """
     shape = counts.shape[:-1]
     flat, values = counts.reshape(-1, LEVELS), positions(old).reshape(-1, LEVELS)
     cumulated = flat.cumsum(1)
@@ -55,8 +60,8 @@ def knots_of(counts: Tensor, old: Tensor, knots: int) -> Tensor:
     # the middles of equal parts, from the smallest value to the largest
     at = (torch.linspace(0, 1, points, dtype=torch.float64) * (rows - 1).clamp(min=0)).round_().long()
     chosen = torch.searchsorted(cumulated, at + 1).clamp(max=LEVELS - 1)
-    sample = values.gather(1, chosen)
-    return basis.choose_knots(sample.T.contiguous(), knots).reshape(*shape, knots)
+    sample = values.gather(1, chosen).T.contiguous()
+    return basis.choose_knots(sample, knots).reshape(*shape, knots), robust_spread(sample).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +87,19 @@ class Recoding:
 def refit(
     layer: LayerPlan, targets: tuple[TargetPlan, ...], codes: LayerCodes, rows: RowCodes, knots: int
 ) -> tuple[LayerPlan, tuple[TargetPlan, ...], LayerCodes, RowCodes]:
-    """Plan and rows with `knots` knots at quantiles of these rows, for channels and targets alike."""
-    new = knots_of(histograms(codes.codes), layer.knots, knots)
+    """Plan and rows with `knots` knots at quantiles of these rows, and their spread, for channels and targets alike."""
+    new, spread = knots_of(histograms(codes.codes), layer.knots, knots)
     recoded = LayerCodes(Recoding.between(layer.knots, new)(codes.codes), codes.means)
     old_targets = torch.from_numpy(np.stack([target.knots for target in targets]))
-    new_targets = knots_of(histograms(rows.target_codes), old_targets, knots)
+    new_targets, target_spread = knots_of(histograms(rows.target_codes), old_targets, knots)
     plans = tuple(
-        replace(target, knots=chosen.numpy()) for target, chosen in zip(targets, new_targets.unbind(0), strict=True)
+        replace(target, knots=chosen.numpy(), spread=float(own))
+        for target, chosen, own in zip(targets, new_targets.unbind(0), target_spread, strict=True)
     )
     target_codes = Recoding.between(old_targets, new_targets)(rows.target_codes)
-    return replace(layer, knots=new), plans, recoded, RowCodes(rows.folds, target_codes, rows.target_fixed)
+    return (
+        replace(layer, knots=new, spread=spread),
+        plans,
+        recoded,
+        RowCodes(rows.folds, target_codes, rows.target_fixed),
+    )

@@ -203,10 +203,10 @@ def test_any_chain_of_additions_and_withdrawals_is_a_full_run(
     first = last = folder.run()
     withdrawn: list[tuple[Path, bytes, int]] = []
     for _ in range(4):
-        for file in [files[i] for i in random.permutation(len(files))[: random.integers(0, 3)]]:
+        for place in sorted(random.permutation(len(files))[: random.integers(0, 3)], reverse=True):
+            file = files.pop(place)
             withdrawn.append((file, file.read_bytes(), file.stat().st_mtime_ns))
             folder.withdraw(file)
-            files.remove(file)
         files += [folder.add(int(rows)) for rows in random.choice([SMALL, LARGE], random.integers(0, 3))]
         if withdrawn and random.random() < 0.5:  # what was withdrawn comes back as it was
             file, data, when = withdrawn.pop()

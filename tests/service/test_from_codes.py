@@ -24,7 +24,7 @@ from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.run_job import run_job
 from pcace_dist.statistics.basis import choose_knots
 from pcace_dist.statistics.gram import Gram
-from pcace_dist.statistics.plan import Plan, make_target_plan
+from pcace_dist.statistics.plan import Plan, make_target_plan, robust_spread
 from pcace_dist.statistics.score import score_channels
 from tests.service.digits import bytes_of, digits_job, digits_table, ranked, records, write_digits
 from tests.statistics.mnist import activations
@@ -316,8 +316,7 @@ def test_other_knots_are_those_of_the_components_themselves(base: Path, tmp_path
     """
     settings = {"knots": 17, "knots_from": knots_from}
     answer = asked(base, tmp_path, target={"column": "ink"}, group_by="odd", layers=["conv2"], statistics=settings)
-    kept = plan_of_run(str(base / CODES), Storage({}))
-    plan = kept.layer("conv2")
+    plan = plan_of_run(str(base / CODES), Storage({})).layer("conv2")
     maps = activations(base / "data", "conv2").maps
     components, means = plan.project(maps)
     table = pa.concat_tables(
@@ -331,10 +330,8 @@ def test_other_knots_are_those_of_the_components_themselves(base: Path, tmp_path
         seen = rows if knots_from == "group" else np.ones_like(rows)
         held = components[torch.from_numpy(seen)]
         knots = choose_knots(held.flatten(1), 17).reshape(plan.channels, 2, 17)
-        layer = replace(plan, knots=knots)
+        layer = replace(plan, knots=knots, spread=robust_spread(held.flatten(1)).reshape(plan.channels, 2))
         target = make_target_plan("column:ink", ink[seen], 17)
-        if knots_from == "group":  # the penalty goes on counting in the pilot's units
-            target = replace(target, spread=kept.targets[2].spread)
         whole = Plan((layer,), (target,), 2, 17, 16, "pixel", 0, {})
         codes = layer.encode(components, means).take(torch.from_numpy(rows))
         gram = Gram(plan.channels, 2, 1, 17, 16)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pcace_dist.statistics import basis
-from pcace_dist.statistics.plan import LayerCodes
+from pcace_dist.statistics.plan import LayerCodes, robust_spread
 from pcace_dist.statistics.recode import Recoding, histograms, knots_of, positions, refit
 from pcace_dist.statistics.segment import RowCodes
 from tests.statistics.helpers import identity_plan
@@ -46,10 +46,11 @@ def test_histograms_are_numpys(values: torch.Tensor) -> None:
 def test_new_knots_lie_at_the_quantiles_of_the_rows(values: torch.Tensor) -> None:
     old = basis.choose_knots(values, 9)
     some = values[values[:, 0] > 0]
-    new = knots_of(histograms(basis.encode(some, old)), old, 17)
+    new, spread = knots_of(histograms(basis.encode(some, old)), old, 17)
     wanted = np.quantile(some.numpy(), np.linspace(0, 1, 17), axis=0).T
     step = float((old[:, 1:] - old[:, :-1]).amax()) / basis.unit_scale(9)
     assert np.abs(new.numpy() - wanted)[:, 1:-1].max() < step
+    assert torch.allclose(spread, robust_spread(some), rtol=0.05)
 
 
 def test_recoding_onto_the_same_knots_changes_nothing(values: torch.Tensor) -> None:
