@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,8 @@ from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import Stopped, UserError
 from pcace_dist.job import parse_job
 from pcace_dist.run import Run
+from pcace_dist.service.attempt import blocks_of
+from pcace_dist.service.codes import open_codes
 from pcace_dist.service.codes_run import CodesRun
 from pcace_dist.service.frozen import plan_of_run
 from pcace_dist.service.ledger import Ledger
@@ -362,3 +365,25 @@ def test_knots_from_the_rows_are_the_targets_too(base: Path, tmp_path: Path) -> 
     )["column:ink"].to_numpy()
     target = plan_of_run(answer.path, Storage({})).targets[0]
     assert np.allclose(target.knots, make_target_plan("column:ink", ink, 9).knots)
+
+
+# -- without this package
+
+
+def test_plain_pyarrow_reads_the_codes_as_the_documentation_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digits(tmp_path / "data", 300, files=1)
+    run = tmp_path / "runs" / "mnist"
+    ranked(digits_job(tmp_path / "data", run, layers=["conv3"], statistics={"keep_codes": True}))
+    text = (Path(__file__).resolve().parents[2] / "docs" / "codes.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(snippet, found)
+    assert found["codes"].shape == (300, 32, 2)
+    kept = open_codes(str(run), Storage({}))
+    assert kept is not None
+    block = blocks_of(kept.plan)[0]
+    assert np.array_equal(found["codes"], torch.cat([part.codes for part in kept.read_block(block)]).numpy())
+    assert found["table"]["id"][0].as_py().startswith("part-00000.parquet#")
