@@ -42,6 +42,7 @@ MIN_IMAGES = 50
 MIN_FOLDS = 4
 BIAS_ERROR = 0.25  # standard error of the bias correction relative to it: 0.2 to 0.35 at independence
 _BATCH_BYTES = 4 << 20  # of x-x matrices solved at a time
+_SHARED_BYTES = 128 << 20  # of x-x matrices and factors that are kept from one target to the next
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +139,12 @@ def score_channels(
     if len(target_plans) != gram.targets:
         raise StatisticsError(f"{len(target_plans)} target plans for a Gram of {gram.targets} targets")
     held = gram if gram.device.type == "cpu" else gram.to("cpu")
-    return [_score_target(held, layer, plan, index, penalty, min_images) for index, plan in enumerate(target_plans)]
+    sides = _Sides(held, layer, penalty, share=len(target_plans) > 1)
+    return [_score_target(sides, plan, index, min_images) for index, plan in enumerate(target_plans)]
 
 
-def _score_target(
-    gram: Gram, layer: LayerPlan, target: TargetPlan, index: int, penalty: float, min_images: int | None
-) -> ChannelScores:
+def _score_target(sides: _Sides, target: TargetPlan, index: int, min_images: int | None) -> ChannelScores:
+    gram, layer = sides.gram, sides.layer
     rows = gram.rows.numpy()
     used = np.flatnonzero(rows)
     status = _status(gram, layer, index, min_images)
@@ -157,7 +158,7 @@ def _score_target(
     theta = np.full((gram.channels, gram.knots), np.nan, np.float32)
     if ok.any():
         with solve.one_thread():
-            solved = _replicates(gram, layer, target, index, penalty, np.flatnonzero(ok))
+            solved = _replicates(sides, target, index, np.flatnonzero(ok))
         squared, first = solved.squared, solved.first
         phi[ok], theta[ok] = solved.phi, solved.theta
         found = jackknife(squared[:, 0], squared[:, 1:], rows[used])
@@ -241,7 +242,7 @@ def transforms(
     knots and constant beyond the ends.
     """
     with solve.one_thread():
-        parts = list(_solutions(gram, layer, target, index, penalty, np.arange(gram.channels)))
+        parts = list(_solutions(_Sides(gram, layer, penalty), target, index, np.arange(gram.channels)))
     phi, theta = torch.cat([one.x[:, 0] for one in parts]), torch.cat([one.y[:, 0] for one in parts])
     return phi.numpy(), theta.numpy()
 
@@ -256,10 +257,8 @@ class _Replicates:
     theta: Floats
 
 
-def _replicates(
-    gram: Gram, layer: LayerPlan, target: TargetPlan, index: int, penalty: float, channels: npt.NDArray[np.int64]
-) -> _Replicates:
-    parts = list(_solutions(gram, layer, target, index, penalty, channels))
+def _replicates(sides: _Sides, target: TargetPlan, index: int, channels: npt.NDArray[np.int64]) -> _Replicates:
+    parts = list(_solutions(sides, target, index, channels))
     columns = (
         [one.squared for one in parts],
         [one.squared_first[:, 0] for one in parts],
@@ -270,30 +269,23 @@ def _replicates(
 
 
 def _solutions(
-    gram: Gram, layer: LayerPlan, target: TargetPlan, index: int, penalty: float, channels: npt.NDArray[np.int64]
+    sides: _Sides, target: TargetPlan, index: int, channels: npt.NDArray[np.int64]
 ) -> Iterator[solve.Solution]:
     """Solutions of a few channels at a time, (c, 1+F, ...): all rows, then without each non-empty fold."""
-    rows = gram.rows
-    used = rows.nonzero().flatten()
-    n = rows.sum() - torch.cat([torch.zeros(1, dtype=torch.int64), rows[used]])
-    weight = penalty / gram.images
+    gram, used, n = sides.gram, sides.used, sides.n
     syy, mean_y = _target_covariance(gram, index, used, n)
-    penalty_y = weight * solve.penalty_matrix(
+    penalty_y = sides.weight * solve.penalty_matrix(
         torch.from_numpy(target.knots), torch.tensor(target.spread, dtype=torch.float64)
     )
     white = solve.whiten_target(syy, penalty_y)
-    size = solve.padded(gram.components * gram.knots)
-    step = max(1, _BATCH_BYTES // (8 * size * size * len(n)))
-    for start in range(0, len(channels), step):
-        taken = torch.from_numpy(channels[start : start + step])
-        sxx, sxy = _channel_covariance(gram, taken, index, used, n, mean_y)
-        stiffness = _penalties(layer, taken, gram.knots, weight, size)
-        count = len(taken)
+    for side in sides.of(channels):
+        sxy = _cross_covariance(gram, side, index, used, n, mean_y)
+        count = len(side.channels)
         found = solve.canonical(
-            sxx.flatten(0, 1),
+            side.sxx.flatten(0, 1),
             sxy.flatten(0, 1),
             syy.repeat(count, 1, 1),
-            stiffness.repeat_interleave(len(n), dim=0),
+            side.white,
             white.repeat(count, 1, 1),
             gram.components,
         )
@@ -304,6 +296,53 @@ def _solutions(
             squared=found.squared.reshape(shape),
             squared_first=found.squared_first.reshape(shape),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A few channels in every replicate, whatever the target: covariance (c, R, M, M), means and whether a hat moves
+    (c, R, M), and the covariance's factor."""
+
+    channels: Tensor
+    sxx: Tensor
+    mean: Tensor
+    moving: Tensor
+    white: solve.Whitener
+
+
+class _Sides:
+    """The channels' side of all solutions of one Gram; with `share` it is worked out once for all targets."""
+
+    def __init__(self, gram: Gram, layer: LayerPlan, penalty: float, *, share: bool = False) -> None:
+        rows = gram.rows
+        self.gram = gram
+        self.layer = layer
+        self.used = rows.nonzero().flatten()
+        self.n = rows.sum() - torch.cat([torch.zeros(1, dtype=torch.int64), rows[self.used]])
+        self.weight = penalty / gram.images if gram.images else 0.0
+        self._size = solve.padded(gram.components * gram.knots)
+        self._room = _SHARED_BYTES if share else 0
+        self._held: dict[bytes, _Side] = {}
+
+    def of(self, channels: npt.NDArray[np.int64]) -> Iterator[_Side]:
+        """The sides of these channels, a few at a time."""
+        matrix = 8 * self._size * self._size * len(self.n)
+        step = max(1, _BATCH_BYTES // matrix)
+        for start in range(0, len(channels), step):
+            taken = channels[start : start + step]
+            side = self._held.get(taken.tobytes())
+            if side is None:
+                side = self._work_out(torch.from_numpy(taken))
+                if self._room >= 2 * matrix * len(taken):
+                    self._room -= 2 * matrix * len(taken)
+                    self._held[taken.tobytes()] = side
+            yield side
+
+    def _work_out(self, taken: Tensor) -> _Side:
+        sxx, mean, moving = _channel_covariance(self.gram, taken, self.used, self.n)
+        stiffness = _penalties(self.layer, taken, self.gram.knots, self.weight, self._size)
+        white = solve.whitener(sxx.flatten(0, 1), stiffness.repeat_interleave(len(self.n), dim=0))
+        return _Side(taken, sxx, mean, moving, white)
 
 
 def _leave_out(sums: Tensor, axis: int, used: Tensor) -> Tensor:
@@ -324,30 +363,38 @@ def _target_covariance(gram: Gram, index: int, used: Tensor, n: Tensor) -> tuple
     return covariance * moving.unsqueeze(2) * moving.unsqueeze(1), mean
 
 
-def _channel_covariance(
-    gram: Gram, channels: Tensor, index: int, used: Tensor, n: Tensor, mean_y: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Covariances of hats in every replicate: x-x (C, R, M, M) and x-y (C, R, M, K), padded with zeros."""
+def _channel_covariance(gram: Gram, channels: Tensor, used: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Covariance of hats in every replicate (C, R, M, M), their means, whether they move (C, R, M); zero beyond p K."""
     knots, components = gram.knots, gram.components
     scale = basis.unit_scale(knots)
     size = components * knots
     extra = solve.padded(size) - size
     count, width = len(channels), 2 * knots - 1
-    inverse = (1.0 / (scale**2 * n.double())).unsqueeze(1)
     packed = _leave_out(gram.xx[channels], 1, used)
     diagonals = packed[..., : components * width].reshape(count, len(n), components, width)
     mean = _hat_sums(diagonals, knots).flatten(2) / (scale * n.unsqueeze(1))
     mean = torch.nn.functional.pad(mean, (0, extra))
-    sxx = _unpack(packed * inverse, components, knots)
+    sxx = _unpack(packed * _per_row(scale, n), components, knots)
     second = sxx.diagonal(dim1=2, dim2=3).clone()
     sxx.addcmul_(mean.unsqueeze(3), mean.unsqueeze(2), value=-1)
     moving = _moving(sxx.diagonal(dim1=2, dim2=3), second)
     if not bool(moving.all()):
         sxx.mul_(moving.unsqueeze(3)).mul_(moving.unsqueeze(2))
-    cross = _leave_out(gram.xy[index, channels], 1, used).reshape(count, len(n), size, knots)
-    cross = torch.nn.functional.pad(cross * inverse.unsqueeze(2), (0, 0, 0, extra))
-    sxy = (cross - mean.unsqueeze(3) * mean_y.unsqueeze(1)).mul_(moving.unsqueeze(3))
-    return sxx, sxy
+    return sxx, mean, moving
+
+
+def _cross_covariance(gram: Gram, side: _Side, index: int, used: Tensor, n: Tensor, mean_y: Tensor) -> Tensor:
+    """Covariance of a target's hats with those of channels in every replicate: (C, R, M, K), zeros beyond p K."""
+    knots, size = gram.knots, gram.components * gram.knots
+    inverse = _per_row(basis.unit_scale(knots), n)
+    cross = _leave_out(gram.xy[index, side.channels], 1, used).reshape(len(side.channels), len(n), size, knots)
+    cross = torch.nn.functional.pad(cross * inverse.unsqueeze(2), (0, 0, 0, solve.padded(size) - size))
+    return (cross - side.mean.unsqueeze(3) * mean_y.unsqueeze(1)).mul_(side.moving.unsqueeze(3))
+
+
+def _per_row(scale: int, n: Tensor) -> Tensor:
+    """1 / (S^2 n) in every replicate: (R, 1)."""
+    return (1.0 / (scale**2 * n.double())).unsqueeze(1)
 
 
 def _unpack(packed: Tensor, components: int, knots: int) -> Tensor:

@@ -86,16 +86,30 @@ def whiten_target(syy: Tensor, penalty: Tensor) -> Tensor:
     return torch.nn.functional.pad(kept, (0, width - kept.shape[-1]))
 
 
-def canonical(sxx: Tensor, sxy: Tensor, syy: Tensor, penalty_x: Tensor, white_y: Tensor, components: int) -> Solution:
+@dataclass(frozen=True, eq=False)
+class Whitener:
+    """The channels' side of a batch, the same for every target: Cholesky factor (N, M, M) of the normalised covariance
+    with its penalty, and the factors (N, M) that normalised it."""
+
+    factor: Tensor
+    inverse: Tensor
+
+
+def whitener(sxx: Tensor, penalty_x: Tensor) -> Whitener:
+    """Of covariances sxx (N, M, M) of hats and their penalty (N, M, M), block diagonal, times lambda; float64."""
+    normalised, inverse = _normalise(sxx + penalty_x)
+    return Whitener(torch.linalg.cholesky_ex(normalised).L, inverse)
+
+
+def canonical(sxx: Tensor, sxy: Tensor, syy: Tensor, white_x: Whitener, white_y: Tensor, components: int) -> Solution:
     """Solves a batch. All float64, covariances (centred, divided by n) of hats with values in [0, 1].
 
     sxx: (N, M, M), M = padded(p K), zero beyond p K      sxy: (N, M, K)      syy: (N, K, K)
-    penalty_x: (N, M, M), block diagonal, times lambda      white_y: (N, K, K') as `whiten_target` gives it
+    white_x: `whitener` of sxx      white_y: (N, K, K') as `whiten_target` gives it
     """
     knots = syy.shape[-1]
     size = components * knots
-    normalised, inverse = _normalise(sxx + penalty_x)
-    factor = torch.linalg.cholesky_ex(normalised).L
+    factor, inverse = white_x.factor, white_x.inverse
     half = torch.linalg.solve_triangular(factor, inverse.unsqueeze(-1) * torch.bmm(sxy, white_y), upper=False)
     _, vectors = torch.linalg.eigh(torch.bmm(half.transpose(1, 2), half))
     best = vectors[..., -1:].contiguous()
