@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster wheel lint types check stability bench clean
+.PHONY: setup demo test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench clean
 
 setup: $(STAMP)
 
@@ -20,10 +20,10 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q
 
-test-faults test-soak test-statistics test-apps test-browser test-cluster: test-%: setup
+test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs: test-%: setup
 	$(BIN)/python -m pytest -q -m $* --timeout 1800
 
-test-all: test test-faults test-soak test-statistics test-apps test-browser test-cluster
+test-all: test test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs
 
 lint: setup
 	$(BIN)/ruff check .

@@ -36,6 +36,7 @@ def first(local_ray: None, folder: Path) -> Run:
     return ranked(folder, "first")
 
 
+@pytest.mark.jobs
 def test_the_same_weights_twice_are_the_same(first: Run, folder: Path) -> None:
     found = compare_runs(first, ranked(folder, "again"))
     assert found.verdict == "same" and found.overall["kendall"] == pytest.approx(1)
@@ -43,6 +44,7 @@ def test_the_same_weights_twice_are_the_same(first: Run, folder: Path) -> None:
     assert (found.channels["p_value"].to_numpy() == 1).all()
 
 
+@pytest.mark.jobs
 def test_shuffled_channels_are_recognised_by_matching(first: Run, folder: Path) -> None:
     state = load_file(str(MNIST / "weights.safetensors"))
     state["conv3.weight"], state["conv3.bias"] = state["conv3.weight"][SHUFFLE], state["conv3.bias"][SHUFFLE]
@@ -62,6 +64,7 @@ def test_shuffled_channels_are_recognised_by_matching(first: Run, folder: Path) 
     assert matched.counts["found"] == 56
 
 
+@pytest.mark.jobs
 def test_a_changed_channel_is_the_one_that_is_not_found_again(first: Run, folder: Path) -> None:
     state = load_file(str(MNIST / "weights.safetensors"))
     other = torch.randn(16, 3, 3, generator=torch.Generator().manual_seed(0))

@@ -86,6 +86,7 @@ def test_no_image_is_on_both_sides(evaluation: Evaluation) -> None:
     assert 0.15 * ROWS < measured < 0.35 * ROWS
 
 
+@pytest.mark.jobs
 def test_another_number_of_workers_gives_the_same_curves(run: Run, evaluation: Evaluation, tmp_path: Path) -> None:
     job = run.job.model_copy(update={"workers": run.job.workers.model_copy(update={"max": 1})})
     (Path(run.path) / "job.yaml").write_text(job.to_yaml())
@@ -116,6 +117,7 @@ def test_files_and_figure(run: Run, evaluation: Evaluation, tmp_path: Path) -> N
         assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 7
 
 
+@pytest.mark.jobs
 def test_effects_on_another_data_set(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_images(tmp_path / "other", 1500, seed=9)
     arguments = ["--data", str(tmp_path / "other"), "--replace", "mean", "--draws", "3", "--output", str(tmp_path)]
@@ -140,6 +142,7 @@ def test_a_target_that_is_no_output_wants_to_know_what_to_watch(local_ray: None,
         evaluate(found, Settings(effect=TargetSpec("output", 2)))
 
 
+@pytest.mark.jobs
 def test_groups_are_measured_on_their_own_images(local_ray: None, tmp_path: Path) -> None:
     write_images(tmp_path / "data", 1600)
     found = rank(job_of(tmp_path, group_by="label", target={"logit": "label"}))

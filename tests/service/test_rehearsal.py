@@ -76,6 +76,7 @@ def test_it_counts_what_there_is(found: Json, data: Path) -> None:
     assert stored <= found["bytes"] <= 1.2 * stored  # footers of small files are read too
 
 
+@pytest.mark.jobs
 def test_its_units_and_traffic_are_those_of_the_run(found: Json, data: Path, tmp_path: Path) -> None:
     made = parse_job(job(data, tmp_path / "run", group_by="label"))
     assert run_job(made) == 0
@@ -105,6 +106,7 @@ def test_imports_are_timed_in_a_python_of_their_own() -> None:
     assert python > imports > 0
 
 
+@pytest.mark.jobs
 def test_a_filter_is_counted(data: Path, tmp_path: Path) -> None:
     dataset = {"path": str(data), "label": "label", "filter": {"label": 1}}
     made = estimate(parse_job(job(data, tmp_path / "run", dataset=dataset, group_by="label")))
@@ -113,6 +115,7 @@ def test_a_filter_is_counted(data: Path, tmp_path: Path) -> None:
     assert made.load.groups == 1
 
 
+@pytest.mark.jobs
 def test_a_job_for_gpus_is_timed_on_the_processor_and_says_so(data: Path, tmp_path: Path) -> None:
     import torch
 

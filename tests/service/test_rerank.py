@@ -171,6 +171,7 @@ def unfinished(folder: Path) -> list[Path]:
     return [run for run in found if not any('"kind":"done"' in path.read_text() for path in records(run))]
 
 
+@pytest.mark.jobs
 def test_nothing_new_needs_no_ray(local_ray: None, folder: Path) -> None:
     assert rerank(parsed(folder)).exit_code == 0
     (folder / "job.json").write_text(json.dumps(job_of(folder)))
@@ -185,6 +186,7 @@ def test_nothing_new_needs_no_ray(local_ray: None, folder: Path) -> None:
     assert "nothing new" in done.stdout
 
 
+@pytest.mark.jobs
 def test_a_tick_that_died_before_the_pointer_moved_is_taken_up(
     local_ray: None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +203,7 @@ def test_a_tick_that_died_before_the_pointer_moved_is_taken_up(
     assert len(read_history(str(folder / "weekly")).entries) == 1
 
 
+@pytest.mark.jobs
 def test_a_tick_while_another_is_at_work_does_nothing(
     local_ray: None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +215,7 @@ def test_a_tick_while_another_is_at_work_does_nothing(
     assert not (folder / "weekly" / "runs").exists()
 
 
+@pytest.mark.jobs
 def test_only_the_holder_moves_the_pointer_and_only_from_what_it_saw(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     with schedule.lock(store, Storage({})) as tick:
@@ -226,6 +230,7 @@ def test_only_the_holder_moves_the_pointer_and_only_from_what_it_saw(tmp_path: P
     assert schedule.Schedule(store).latest()["run"] == "runs/c"
 
 
+@pytest.mark.jobs
 def test_the_last_runs_are_kept_and_older_and_abandoned_ones_go(local_ray: None, folder: Path) -> None:
     options = Options(keep=2)
     names = []
@@ -240,6 +245,7 @@ def test_the_last_runs_are_kept_and_older_and_abandoned_ones_go(local_ray: None,
     assert [entry.run for entry in read_history(str(folder / "weekly")).entries] == names
 
 
+@pytest.mark.jobs
 def test_data_that_go_back_bring_back_the_run_that_knew_them(local_ray: None, folder: Path) -> None:
     rerank(parsed(folder))
     one = pointer(folder)
@@ -252,6 +258,7 @@ def test_data_that_go_back_bring_back_the_run_that_knew_them(local_ray: None, fo
     assert [entry.run for entry in read_history(str(folder / "weekly")).entries][::2] == [one, one]
 
 
+@pytest.mark.jobs
 def test_hooks_are_told_of_drift_and_may_fail(
     local_ray: None, folder: Path, webhook: tuple[str, list[bytes]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -297,12 +304,14 @@ def webhook() -> Iterator[tuple[str, list[bytes]]]:
     server.server_close()
 
 
+@pytest.mark.jobs
 def test_a_schedule_wants_an_output_of_its_own(local_ray: None, folder: Path) -> None:
     assert run_job(parsed(folder)) == 0
     with pytest.raises(OutputError, match="holds a run of `pcace rank`"):
         rerank(parsed(folder))
 
 
+@pytest.mark.jobs
 def test_history_shows_every_published_run(local_ray: None, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["history", str(folder / "weekly")]) == 2
     rerank(parsed(folder))

@@ -66,6 +66,7 @@ def test_a_job_with_data_weights_and_output_on_s3(local_ray: None, endpoint: str
     assert status.returncode == 0 and "done (exit code 0)" in status.stdout, status.stderr
 
 
+@pytest.mark.jobs
 def test_a_schedule_with_everything_on_s3(endpoint: str, tmp_path: Path) -> None:
     client = boto3.client(
         "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
