@@ -15,7 +15,7 @@ from pcace_dist.errors import OutputError
 from pcace_dist.service.attempt import Block, BlockPart, read_checked
 from pcace_dist.service.codes import open_codes
 from pcace_dist.service.ledger import Receipt
-from pcace_dist.service.memory import default_memory
+from pcace_dist.service.memory import memory_of
 from pcace_dist.service.reduce import BlockScores, score_block
 from pcace_dist.service.selection import SELECTION_FILE, Selection
 from pcace_dist.service.spec import CodesSpec
@@ -36,7 +36,7 @@ class CodesEngine:
         self._kept = kept
         self._spec = spec
         self._store = store
-        self._memory = spec.memory or default_memory(spec.threads)
+        self._memory = memory_of(spec)
         self._selections: dict[str, Selection] = {}
         self.weights = kept.index.weights
 

@@ -32,7 +32,7 @@ from pcace_dist.service.attempt import Block, write_attempt
 from pcace_dist.service.codes import CodesWriter, KeptRows, read_unit
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt, UnitCount
-from pcace_dist.service.memory import default_memory
+from pcace_dist.service.memory import memory_of
 from pcace_dist.service.pilot import make_plan
 from pcace_dist.service.reduce import BlockScores, reduce_block
 from pcace_dist.service.shown import ShownRows, merge_shown
@@ -123,7 +123,7 @@ class Engine:
             raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
         self.plan = plan
         self.epoch = epoch
-        self._memory = self.spec.memory or default_memory(self.spec.threads)
+        self._memory = memory_of(self.spec)
         self._forward = Forward(self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers)
         self._layers = {layer.name: layer.to(self.device) for layer in plan.layers}
         mine = numeric_class(self.device, precision=facts.precision, batch_size=facts.batch, threads=self.spec.threads)
@@ -365,7 +365,7 @@ class Engine:
             receipts,
             penalty=settings.penalty,
             estimator=settings.estimator,
-            memory=self.spec.memory or default_memory(self.spec.threads),
+            memory=memory_of(self.spec),
         )
 
     def merge_shown(self, plan: Plan, receipts: Sequence[Receipt]) -> dict[str, bytes]:

@@ -12,8 +12,14 @@ import psutil
 
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import JobError
+from pcace_dist.service.spec import CodesSpec, WorkSpec
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.segment import row_bytes
+
+
+def memory_of(spec: WorkSpec | CodesSpec) -> int:
+    """Bytes that a worker's accumulator, or one of its reduce tasks, may hold."""
+    return spec.memory or default_memory(spec.threads)
 
 
 def default_memory(threads: int) -> int:

@@ -48,7 +48,7 @@ from pcace_dist.service.estimate import (
 )
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt
-from pcace_dist.service.memory import default_memory
+from pcace_dist.service.memory import memory_of
 from pcace_dist.service.model_run import rows_per_unit
 from pcace_dist.service.pilot import SHARE_OF_FREE_MEMORY, default_batch
 from pcace_dist.service.prepare import Preparation, prepare
@@ -413,7 +413,7 @@ class _Rehearsal:
             gram_bytes=gram_bytes(plan),
             model_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
             kept_bytes=images * row_bytes(plan) if spec.kept is not None else 0,
-            most_held=spec.memory or default_memory(spec.threads),
+            most_held=memory_of(spec),
             flush_seconds=spec.flush_seconds,
             flush_pause=FLUSH_PAUSE,
             flush_share=FLUSH_SHARE,

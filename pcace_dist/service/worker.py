@@ -133,10 +133,10 @@ class WorkerBody:
     def rank_without(self, plan: str, block: Block, receipts: Sequence[Receipt], folds: tuple[int, ...]) -> BlockScores:
         """One reduce task of `pcace evaluate`: as `reduce`, without the images of some folds."""
         from pcace_dist.service.evaluation import rank_without
-        from pcace_dist.service.memory import default_memory
+        from pcace_dist.service.memory import memory_of
 
         spec = self._engine.spec
-        memory = spec.memory or default_memory(spec.threads)
+        memory = memory_of(spec)
         penalty = spec.statistics.penalty
         found = self._stored_plan(plan)
         return rank_without(self._store, found, block, receipts, folds, penalty=penalty, memory=memory)
