@@ -19,8 +19,8 @@ from pcace_dist.datasets.shards import Layout, Task, Written, write_task
 from pcace_dist.datasets.storage import Storage, first_line
 from pcace_dist.errors import OutputError, PcaceError, Stopped
 from pcace_dist.service.cluster import ray_session
+from pcace_dist.service.interrupt import interruptible
 from pcace_dist.service.places import absolute
-from pcace_dist.service.run_job import interruptible
 
 log = logging.getLogger(__name__)
 
