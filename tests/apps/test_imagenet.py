@@ -11,13 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision
-from torchvision.io import decode_image
-from torchvision.transforms.v2.functional import resize
 
 from examples.imagenet.efficientnet import efficientnet_lite0
 from examples.imagenet.photographs import write_crops
 from examples.imagenet.random_weights import write_weights
 from pcace_dist.cli import main
+from pcace_dist.datasets.images import ImageSpec, decode
 from pcace_dist.job import load_job_file
 from pcace_dist.models.layers import resolve_layers
 from pcace_dist.run import open_run
@@ -54,7 +53,8 @@ def test_the_example_has_four_jobs() -> None:
 def test_the_weights_are_real(tmp_path: Path) -> None:
     """On crops of a flower it is surer of a class, and of fewer classes, than with weights drawn at random."""
     write_crops(tmp_path, 6)
-    images = torch.stack([resize(decode_image(str(file)), [224, 224]) for file in (tmp_path / "flower").iterdir()])
+    spec = ImageSpec(resize=224, crop=224)
+    images = torch.stack([decode(file.read_bytes(), spec) for file in sorted((tmp_path / "flower").iterdir())])
     with torch.inference_mode():
         largest = [
             network.eval()(images / 127.5 - 1).softmax(1).amax(1).mean()
