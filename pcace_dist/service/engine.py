@@ -28,6 +28,7 @@ from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import Admission, CheckRows
+from pcace_dist.service.allocator import keep_memory
 from pcace_dist.service.attempt import Block, write_attempt
 from pcace_dist.service.codes import CodesWriter, KeptRows, read_unit
 from pcace_dist.service.facts import Facts
@@ -92,6 +93,7 @@ class Engine:
         for path in reversed(spec.python_path):
             if path not in sys.path:
                 sys.path.insert(0, path)
+        keep_memory()
         self.spec = spec
         self.actor = actor
         self.store = store
