@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -28,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     facts = alone(machine)
     console.print(
-        f"{facts['processor']}, {facts['cores']} cores, {facts['instructions']}, AMX {'yes' if facts['amx'] else 'no'}, "
-        f"{number(facts['memory_bytes'] / 2**30)} GiB, GPUs: {', '.join(facts['gpus']) or 'none'}\n",
+        f"{facts['processor']}, {facts['cores']} cores, {facts['instructions']}, "
+        f"AMX {'yes' if facts['amx'] else 'no'}, {number(facts['memory_bytes'] / 2**30)} GiB, GPUs: {', '.join(facts['gpus']) or 'none'}\n",
         highlight=False,
     )
     answers = []
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             photos=asked_for.photos,
             full_size=asked_for.full_size,
         )
-        for name in asked_for.only or names():
+        for name in asked_for.only or names(quick=asked_for.quick):
             answers.append(_ask(name, settings))
             print_answer(answers[-1], console)
             write_json(asked_for.json, to_json(answers, settings, facts))
@@ -53,8 +54,10 @@ def _ask(name: str, settings: Settings) -> Asked:
     """One question in a process of its own; what goes wrong in it is its answer."""
     before, start = os.getloadavg()[0], time.monotonic()
     answer = error = None
+    own = settings.scratch / name
+    own.mkdir()
     try:
-        answer = alone(ask, name, settings)
+        answer = alone(ask, name, replace(settings, scratch=own))
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"
     seconds = time.monotonic() - start

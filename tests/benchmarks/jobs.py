@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -45,8 +47,8 @@ def digits(output: Path, *, data: Path | None = None, **changes: Any) -> Job:
 
 
 def network(output: Path, photos: Path, name: str = "resnet18", layers: Any = None, **changes: Any) -> Job:
-    """A torchvision network with random weights on photographs, as ImageNet's are given to it; one layer of 512 channels
-    unless told otherwise."""
+    """A torchvision network with random weights on photographs, as ImageNet's are given to it; one layer of 512
+    channels unless told otherwise."""
     job = {
         "dataset": {"path": str(photos)},
         "model": {
@@ -102,7 +104,8 @@ def whole(job: Job) -> float:
     `jobs_without_ray`."""
     shutil.rmtree(job["output"], ignore_errors=True)
     start = time.perf_counter()
-    code = run_job(parse_job(job))
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # its progress
+        code = run_job(parse_job(job))
     if code != 0:
         raise RuntimeError(f"{job['output']}: the job ended with exit code {code}")
     return time.perf_counter() - start

@@ -46,14 +46,16 @@ def ask(settings: Settings) -> Answer:
                 seen.add((name, used))
                 lines[f"{name}, {used}, {device}"] = measure(found, images, settings.repeats)
                 del found
-    return Answer(lines, notes=("decode and forward: written without the engine; of forward: the bare pass / main pass",))
+    return Answer(
+        lines, notes=("decode and forward: written without the engine; of forward: the bare pass / main pass",)
+    )
 
 
 def _cases(settings: Settings, device: str) -> list[tuple[str, list[bytes], Callable[[Path, str], Job]]]:
     """Name, images, and the job for an output and a precision."""
     many = 1 if device == "cpu" else 16
     gpus = {"max": 1, "gpus": int(device == "cuda")}
-    photos = write_photos(settings.scratch / f"photos-{device}", many * settings.pick(32, 96), source=settings.photos)
+    photos = write_photos(settings.scratch / f"photos-{device}", many * settings.pick(16, 96), source=settings.photos)
     fewer = write_photos(settings.scratch / f"fewer-{device}", many * settings.pick(16, 32), source=settings.photos)
     example = digits(Path("unused"))["dataset"]["path"]
 
@@ -118,6 +120,7 @@ def measure(found: Ready, images: Sequence[bytes], repeats: int) -> dict[str, Va
             "main pass": main_then_flush,
         },
         repeats,
+        warm=1,
     )
     count = len(images)
     line: dict[str, Value] = {"images": count}
@@ -160,12 +163,12 @@ def in_precision(model: nn.Module, precision: str) -> nn.Module:
 
 
 @torch.inference_mode()
-def bare_forward(model: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float], precision: str) -> Tensor:
+def bare_forward(
+    model: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float], precision: str
+) -> Tensor:
     """Outputs of uint8 images (n, C, H, W), normalised and forwarded, nothing else."""
     inputs = functional.normalize(images.float().div_(255), list(mean), list(std), inplace=True)
     if precision == "bfloat16":
         inputs = inputs.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
     outputs: Tensor = model(inputs)
     return outputs
-
-

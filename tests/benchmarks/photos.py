@@ -1,6 +1,7 @@
 """Photographs to measure with: generated ones that compress as photographs do, or real ones from Parquet files.
 
-Generated: 1/f noise, the spectrum of natural images (Field 1987), as JPEGs of 500 x 375 of about 108 KB, as large as those of ImageNet (110 KB on average).
+Generated: 1/f noise, the spectrum of natural images (Field 1987), as JPEGs of 500 x 375. At 108 KB on average they
+are as large as those of ImageNet (110 KB).
 """
 
 from __future__ import annotations

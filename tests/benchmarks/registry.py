@@ -54,9 +54,13 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
-def names() -> list[str]:
+NOT_QUICK = ("rates", "groups")  # left out of a quick run unless they are named
+
+
+def names(*, quick: bool = False) -> list[str]:
     """Questions that can be asked here."""
-    return [name for name in (*MODULES, *COMMANDS) if importlib.util.find_spec(f"{PACKAGE}.{name}") is not None]
+    there = [name for name in (*MODULES, *COMMANDS) if importlib.util.find_spec(f"{PACKAGE}.{name}") is not None]
+    return [name for name in there if not (quick and name in NOT_QUICK)]
 
 
 def title_of(name: str) -> str:
@@ -75,7 +79,7 @@ def ask(name: str, settings: Settings) -> Answer:
 
 def _run(name: str, arguments: Sequence[str], file: Path) -> Answer:
     command = [sys.executable, "-m", f"{PACKAGE}.{name}", *arguments, "--json", str(file)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise RuntimeError(f"{' '.join(command[1:])} ended with {done.returncode}: {last[0]}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Axes:
-    """Of C channels with maps of D pixels: weights (C, D, p) and offsets (C, p); components = maps . weights - offsets."""
+    """Of C channels with maps of D pixels: components = maps . weights (C, D, p) - offsets (C, p)."""
 
     weights: Tensor
     offsets: Tensor

@@ -1,6 +1,6 @@
 """A script with a DataLoader, a forward hook and ACE channel by channel.
 
-    python -m tests.benchmarks.instead.dataloader FOLDER [--layer layer4.1.conv2] [--pooled] [--ace package | vectorised]
+    python -m tests.benchmarks.instead.dataloader FOLDER [--layer LAYER] [--pooled] [--ace package | vectorised]
 
 Images come from Parquet files, are decoded by Pillow in worker processes and brought to size by torchvision's
 transforms. A hook keeps a layer's maps: pooled to their mean (one number for each channel), or projected on the
@@ -78,7 +78,9 @@ def activations(
 
     handle = model.get_submodule(layer).register_forward_hook(hook)
     try:
-        for inputs in DataLoader(photos, batch_size=batch, num_workers=processes, prefetch_factor=4 if processes else None):
+        for inputs in DataLoader(
+            photos, batch_size=batch, num_workers=processes, prefetch_factor=4 if processes else None
+        ):
             if bfloat16:
                 inputs = inputs.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
             outputs.append(model(inputs).float())
