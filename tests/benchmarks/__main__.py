@@ -18,8 +18,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks.harness import Asked, Settings, alone, machine, number, print_answer, to_json, write_json
-from tests.benchmarks.registry import ask, names, title_of
+from tests.benchmarks.harness import Asked, Settings, alone, described, machine, print_answer, to_json, write_json
+from tests.benchmarks.registry import all_names, ask, names, title_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,11 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.pop("RAY_ADDRESS", None)
     console = Console(width=None if sys.stdout.isatty() else 160)
     facts = alone(machine)
-    console.print(
-        f"{facts['processor']}, {facts['cores']} cores, {facts['instructions']}, "
-        f"AMX {'yes' if facts['amx'] else 'no'}, {number(facts['memory_bytes'] / 2**30)} GiB, GPUs: {', '.join(facts['gpus']) or 'none'}\n",
-        highlight=False,
-    )
+    console.print(f"{described(facts)}\n", highlight=False)
     answers = []
     with tempfile.TemporaryDirectory(prefix="pcace-bench-") as folder:
         settings = Settings(
@@ -67,7 +63,7 @@ def _ask(name: str, settings: Settings) -> Asked:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: about two minutes")
-    parser.add_argument("--only", nargs="+", choices=names(), metavar="NAME", help=", ".join(names()))
+    parser.add_argument("--only", nargs="+", choices=all_names(), metavar="NAME", help=", ".join(all_names()))
     parser.add_argument("--repeats", type=int, help="rounds (3; quick: 1)")
     parser.add_argument("--photos", type=Path, help="a folder of Parquet files with JPEGs (else they are generated)")
     parser.add_argument("--full-size", action="store_true", help="codes_scale with the rows of ImageNet: an hour")

@@ -171,6 +171,19 @@ def machine() -> dict[str, Any]:
     }
 
 
+def described(facts: Mapping[str, Any]) -> str:
+    """The machine in one line."""
+    parts = (
+        str(facts["processor"]),
+        f"{facts['cores']} cores",
+        str(facts["instructions"]),
+        f"AMX {'yes' if facts['amx'] else 'no'}",
+        f"{facts['memory_bytes'] / 2**30:.0f} GiB",
+        f"GPUs: {', '.join(facts['gpus']) or 'none'}",
+    )
+    return ", ".join(parts)
+
+
 def _cpu_info(key: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -231,10 +244,10 @@ def _plain(one: Asked) -> dict[str, Any]:
     held: dict[str, Any] = {"title": one.title, "seconds": round(one.seconds, 1), "load": list(one.load)}
     if one.answer is None:
         return held | {"error": one.error}
-    lines = [
-        {"case": case} | {name: asdict(value) if isinstance(value, Spread) else value for name, value in line.items()}
-        for case, line in one.answer.lines.items()
-    ]
+    lines: list[dict[str, Any]] = []
+    for case, line in one.answer.lines.items():
+        plain = {name: asdict(value) if isinstance(value, Spread) else value for name, value in line.items()}
+        lines.append({"case": case} | plain)
     return held | {"lines": lines, "notes": list(one.answer.notes), "details": one.answer.details}
 
 

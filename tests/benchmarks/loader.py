@@ -59,7 +59,8 @@ def ask(settings: Settings) -> Answer:
         receipts.append(found.engine.flush())
         return seconds
 
-    samples = take_turns({"ours": ours} | {name: timed(work) for name, (work, _) in scripts.items()}, settings.repeats)
+    works = {"ours": ours} | {name: timed(work) for name, (work, _) in scripts.items()}
+    samples = take_turns(works, settings.repeats, warm=settings.pick(0, 1))
     kept, outputs = dataloader.activations(data, plain(), LAYER, axes)
     x, y = kept.double().numpy(), outputs.max(1).values.double().numpy()
     pooled = x[:, :, :1]

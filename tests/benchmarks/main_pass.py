@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional
 
 from tests.benchmarks.harness import Answer, Settings, Value, take_turns, timed
@@ -145,8 +144,9 @@ def stored(folder: Path) -> list[bytes]:
 def bare_decode(data: bytes, mode: str, sized: bool) -> Tensor:
     """uint8 (C, H, W); `sized`: the shorter side to 256, then the middle 224 x 224, as ImageNet's are given."""
     if data.startswith(b"\xff\xd8"):
-        kind = ImageReadMode.RGB if mode == "RGB" else ImageReadMode.GRAY
-        image: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=kind)
+        # torchvision.io.decode_jpeg is this with a warning for every image
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        image: Tensor = torch.ops.image.decode_jpeg(buffer, 3 if mode == "RGB" else 1, False)
     else:
         pixels = np.array(Image.open(io.BytesIO(data)).convert(mode))
         image = torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
@@ -159,7 +159,7 @@ def in_precision(model: nn.Module, precision: str) -> nn.Module:
     """The model as one would run it bare: in bfloat16 with channels last, in float32 as it is."""
     if precision != "bfloat16":
         return model
-    return copy.deepcopy(model).to(dtype=torch.bfloat16, memory_format=torch.channels_last)
+    return copy.deepcopy(model).to(torch.bfloat16).to(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()

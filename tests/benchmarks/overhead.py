@@ -1,8 +1,8 @@
 """What the service costs for each image: a model that does nothing on small images, against a plain loop.
 
 The loop reads the same Parquet files, decodes with the same decoder and calls the model, nothing else. The engine is
-the body of a worker in this process; the service is the whole of it on Ray with one worker. A model that does nothing makes
-this the worst case: what is left is reading ahead, hashing, codes of three channels, progress, receipts and the ledger.
+the body of a worker in this process; the service is the whole of it on Ray with one worker. A model that does nothing
+makes this the worst case: what is left is reading ahead, hashing, codes, progress, receipts and the ledger.
 """
 
 from __future__ import annotations

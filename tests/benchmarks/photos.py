@@ -72,4 +72,4 @@ def _natural(random: np.random.Generator, width: int, height: int) -> npt.NDArra
     planes = np.fft.irfft2(noise / frequency, s=(height, width))
     grey = planes[:1] + 0.2 * planes
     levels = 128 + 45 * (grey - grey.mean()) / grey.std()
-    return np.clip(levels, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return np.asarray(np.clip(levels, 0, 255).astype(np.uint8).transpose(1, 2, 0))

@@ -1,8 +1,9 @@
 """The paper's job (300 images, one layer of 512 channels) against the published procedure (instead/published.py).
 
-The procedure is timed on a few channels and scaled to 512; it takes the same time for each. It has all cores: torch may
-use as many threads. Ours is the whole job on two workers from listing to ranking, on a Ray that has started, and the
-whole command from the shell with Ray's start and all imports. `estimator: ace` is the same sample-level ACE as the procedure's, all channels at once.
+The procedure is timed on a few channels and scaled to 512; it takes the same time for each. It has all cores: torch
+may use as many threads. Ours is the whole job on two workers from listing to ranking, on a Ray that has started, and
+the whole command from the shell with Ray's start and all imports. `estimator: ace` is the same sample-level ACE as the
+procedure's, all channels at once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,9 +54,11 @@ def ask(settings: Settings) -> Answer:
         for channel in range(timed_channels):
             score_of_channel(images, model, LAYER, channel)
 
-    works = {"procedure": timed(procedure)} | {name: (lambda job=job: whole(job)) for name, job in ours.items()}
+    works: dict[str, Callable[[], float]] = {"procedure": timed(procedure)} | {
+        name: partial(whole, job) for name, job in ours.items()
+    }
     if not settings.quick:
-        works["command"] = lambda: command_seconds(command, settings.scratch / "job.json")
+        works["command"] = partial(command_seconds, command, settings.scratch / "job.json")
     with ray_for(2):
         samples = take_turns(works, max(1, settings.repeats - 1), warm=0)
     scale = CHANNELS / timed_channels

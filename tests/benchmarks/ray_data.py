@@ -1,7 +1,7 @@
 """Against Ray Data's `map_batches` (instead/ray_data.py), on one local Ray with the same number of model actors.
 
-Ray Data is asked for the components of one layer of ResNet-18 alone, on axes it is given; our job makes its plan, reads,
-decodes, forwards, keeps its statistic safe, reduces and publishes a ranking with intervals.
+Ray Data is asked for the components of one layer of ResNet-18 alone, on axes it is given; our job makes its plan,
+reads, decodes, forwards, keeps its statistic safe, reduces and publishes a ranking with intervals.
 """
 
 from __future__ import annotations

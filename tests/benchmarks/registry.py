@@ -54,13 +54,19 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
-NOT_QUICK = ("rates", "groups")  # left out of a quick run unless they are named
+NOT_QUICK = ("groups",)  # left out of a quick run unless they are named
+BY_NAME = ("rates",)  # asked only where they are named: for docs/scale.md, not a comparison
 
 
 def names(*, quick: bool = False) -> list[str]:
+    """Questions that are asked here where none is named."""
+    left_out = BY_NAME + (NOT_QUICK if quick else ())
+    return [name for name in all_names() if name not in left_out]
+
+
+def all_names() -> list[str]:
     """Questions that can be asked here."""
-    there = [name for name in (*MODULES, *COMMANDS) if importlib.util.find_spec(f"{PACKAGE}.{name}") is not None]
-    return [name for name in there if not (quick and name in NOT_QUICK)]
+    return [name for name in (*MODULES, *COMMANDS) if importlib.util.find_spec(f"{PACKAGE}.{name}") is not None]
 
 
 def title_of(name: str) -> str:

@@ -5,6 +5,9 @@ Each worker has one thread. The ideal is 2 on two cores; driver and Ray's own pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from tests.benchmarks.harness import Answer, Settings, Value, take_turns
 from tests.benchmarks.jobs import MEAN, STD, Job, digits, network, summary, whole
 from tests.benchmarks.memory import _digits
@@ -17,7 +20,8 @@ TITLE = "from one worker to two (main pass, images a second)"
 def ask(settings: Settings) -> Answer:
     """The example network; in full also ResNet-18 on small photographs."""
     many = _digits(settings.scratch / "digits", settings.pick(10_000, 50_000))
-    cases = {"MNIST CNN": lambda workers: digits(settings.scratch / "a", data=many, workers={"max": workers})}
+    cases: dict[str, Callable[[int], Job]] = {}
+    cases["MNIST CNN"] = lambda workers: digits(settings.scratch / "a", data=many, workers={"max": workers})
     if not settings.quick:
         photos = write_photos(settings.scratch / "photos", 4096, size=(96, 96), file_rows=1024)
         cases["ResNet-18 on 96 x 96, 1 layer"] = lambda workers: network(
@@ -30,15 +34,14 @@ def ask(settings: Settings) -> Answer:
     lines: dict[str, dict[str, Value]] = {}
     with ray_for(2):
         for name, make in cases.items():
-            jobs = {f"{workers} workers": make(workers) for workers in (1, 2)}
-            samples = take_turns(
-                {workers: (lambda job=job: main_pass(job)) for workers, job in jobs.items()}, settings.repeats, warm=0
-            )
+            jobs = {"1 worker": make(1), "2 workers": make(2)}
+            works = {workers: partial(main_pass, job) for workers, job in jobs.items()}
+            samples = take_turns(works, settings.repeats, warm=0)
             images = int(summary(jobs["2 workers"])["images"])
             lines[name] = {
                 "images": images,
                 **{workers: images / samples.each(workers).median for workers in jobs},
-                "2 / 1": samples.ratio("1 workers", "2 workers"),
+                "2 / 1": samples.ratio("1 worker", "2 workers"),
             }
     return Answer(lines)
 

@@ -45,7 +45,7 @@ class Project:
         torch.set_num_threads(1)
         self.axes, self.type = axes, torch.bfloat16 if bfloat16 else torch.float32
         self.format = torch.channels_last if bfloat16 else torch.contiguous_format
-        self.model = make().eval().to(dtype=self.type, memory_format=self.format)
+        self.model = make().eval().to(self.type).to(memory_format=self.format)
         self.model.get_submodule(layer).register_forward_hook(self._keep)
 
     def _keep(self, _: nn.Module, __: object, maps: torch.Tensor) -> None:
@@ -90,7 +90,8 @@ def components(
 def random_resnet18() -> nn.Module:
     """Random weights serve here."""
     torch.manual_seed(0)
-    return models.resnet18(weights=None)
+    model: nn.Module = models.resnet18(weights=None)
+    return model
 
 
 def main() -> None:
