@@ -26,6 +26,7 @@ from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import ModelError, RowError
 from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
 from pcace_dist.models.load import load_model, weights_digest
+from pcace_dist.models.precision import CHANNELS_LAST
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import Admission, CheckRows
 from pcace_dist.service.allocator import keep_memory
@@ -141,6 +142,8 @@ class Engine:
             batch_size=facts.batch,
             threads=self.spec.threads,
             image_shape=facts.image_shape,
+            channels_last=facts.layout == CHANNELS_LAST,
+            pinned=self.device.type == "cuda",
             fold_bytes=key_of_bytes,
             fold_value=key_of_value,
         )
