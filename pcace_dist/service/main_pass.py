@@ -132,7 +132,7 @@ class MainPass:
                 self._begin(actor)
             case Finished(actor, "begin", admission):
                 self.admissions[actor] = admission
-                self.seconds["begin"] += time.monotonic() - self._since[actor]
+                self.seconds["begin"] += time.monotonic() - self._since.get(actor, time.monotonic())
                 self._beginning.discard(actor)
                 self._busy.discard(actor)
                 self._ready.add(actor)
