@@ -20,8 +20,9 @@ ALLOWED = {
     "datasets": {"datasets", "statistics", "errors"},
     "service": {"service", "datasets", "models", "statistics", "errors", "job", "logs", "places"},
     "analysis": {"analysis", "run", "datasets", "models", "statistics", "errors", "job"},
-    "report": {"report", "analysis", "run", "datasets", "models", "statistics", "errors", "job", "places"},
+    "report": {"report", "analysis", "run", "datasets", "models", "statistics", "errors", "job", "places", "bar"},
     "places.py": {"datasets", "job"},
+    "bar.py": {"logs"},
 }
 
 
