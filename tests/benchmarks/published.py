@@ -42,12 +42,11 @@ def ask(settings: Settings) -> Answer:
     model = plain()
     decoded = torch.stack([bare_decode(data, "RGB", True) for data in stored(photos)])
     images = functional.normalize(decoded.float().div_(255), MEAN, STD, inplace=True)
-    ours = {
-        "job": network(settings.scratch / "gram", photos, workers={"max": 2}),
-        "job, estimator: ace": network(
+    ours = {"job": network(settings.scratch / "gram", photos, workers={"max": 2})}
+    if not settings.quick:
+        ours["job, estimator: ace"] = network(
             settings.scratch / "ace", photos, workers={"max": 2}, statistics={"estimator": "ace"}
-        ),
-    }
+        )
     command = network(settings.scratch / "command", photos, workers={"max": 2})
 
     def procedure() -> None:
