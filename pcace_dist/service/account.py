@@ -215,6 +215,7 @@ class Account:
             facts |= {
                 "plan": self._plan.digest,
                 "precision": frozen.precision,
+                "layout": frozen.layout,
                 "batch": frozen.batch,
                 "numeric_classes": self._numeric_classes(frozen.numeric_class),
                 "check_codes_differing": self._differing(),

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist import logs
@@ -21,6 +18,7 @@ from pcace_dist.service.account import Account
 from pcace_dist.service.cluster import ray_session
 from pcace_dist.service.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.service.coordinator import Coordinator
+from pcace_dist.service.interrupt import interruptible
 from pcace_dist.service.keeper import LeaseKeeper
 from pcace_dist.service.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.service.ledger import Ledger, RunState
@@ -173,39 +171,3 @@ def _refuse_changed(
         return
     what = "model.weights: the weights have" if manifest["weights"] != preparation.weights else "the job has"
     raise OutputError(f"{what} changed since the run in {store.url} began; use another output")
-
-
-class _Interrupt:
-    """SIGTERM and SIGINT as a flag. The second signal ends the process at once."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._before: dict[int, object] = {}
-
-    def is_set(self) -> bool:
-        return self._event.is_set()
-
-    def install(self) -> None:
-        """After Ray has started: it puts in a SIGTERM handler of its own."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._on_signal)
-
-    def restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self._event.is_set():
-            raise KeyboardInterrupt
-        self._event.set()
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[_Interrupt]:
-    interrupt = _Interrupt()
-    try:
-        yield interrupt
-    finally:
-        interrupt.restore()
