@@ -198,6 +198,7 @@ def open_source(path: str, *, layers: tuple[str, ...] | None = None) -> Source:
             crop=settings.crop,
             interpolation=settings.interpolation,
             antialias=settings.antialias,
+            scaled_decode=settings.scaled_decode,
             max_pixels=job.limits.pixels,
             max_bytes=job.limits.bytes,
         ),

@@ -132,6 +132,7 @@ def _work_spec(job: Job) -> WorkSpec:
             crop=settings.crop,
             interpolation=settings.interpolation,
             antialias=settings.antialias,
+            scaled_decode=settings.scaled_decode,
             max_pixels=job.limits.pixels,
             max_bytes=job.limits.bytes,
         ),

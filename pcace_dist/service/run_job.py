@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,10 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
     if state.done is not None and recorded is not None and not _differences(recorded, job):
         return _recorded_outcome(store, state.done)
     _refuse_foreign(store, job, recorded, state)
+    began = time.monotonic()
     from_codes = prepare_from_codes(job)
     preparation = from_codes or _prepare(job)
+    before = {"prepare": time.monotonic() - began}
     _refuse_changed(store, preparation, state.manifest)
     if state.done is not None:
         return _recorded_outcome(store, state.done)
@@ -58,12 +61,15 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
         _refuse_held(store, ledger)
     local = from_codes is not None and from_codes.local
     session = contextlib.nullcontext() if local else ray_session()
+    began = time.monotonic()
     with interruptible() as asked, session, display or display_for() as shown:
+        before |= {} if local else {"ray": time.monotonic() - began}
         probe(store)
         asked.install()
         _open(store, ledger, take_over=take_over)
         store.put("job.yaml", job.to_yaml().encode())
         account = Account(store, ledger, shown, preparation.fingerprint, metrics=not local)
+        account.seconds.update(before)
         with LeaseKeeper(Lease(store, ledger.epoch)) as keeper:
             coordinator = _coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)
             try:
