@@ -1,8 +1,8 @@
 """All questions that `make bench` asks, in the order of the table.
 
 A question of our own is a module with `TITLE` and `ask(settings) -> Answer`. A command is a module that can be run by
-itself (`python -m tests.benchmarks.NAME ... --json FILE`): its JSON becomes the lines, or what it prints the notes. One that is not there is left
-out.
+itself (`python -m tests.benchmarks.NAME ... --json FILE`): its JSON becomes the lines, or what it prints the
+notes. One that is not there is left out.
 """
 
 from __future__ import annotations
