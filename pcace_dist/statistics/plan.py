@@ -56,7 +56,9 @@ class LayerCodes:
 
     def take(self, rows: Tensor | slice) -> LayerCodes:
         """The codes of some of the rows."""
-        return LayerCodes(self.codes[rows], self.means[rows])
+        if isinstance(rows, slice):
+            return LayerCodes(self.codes[rows], self.means[rows])
+        return LayerCodes(self.codes.index_select(0, rows), self.means.index_select(0, rows))  # faster than an index
 
     def cpu(self) -> LayerCodes:
         return LayerCodes(self.codes.cpu(), self.means.cpu())

@@ -29,8 +29,9 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import basis, solve
-from pcace_dist.statistics.gram import Gram, unpack_index
+from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerPlan, TargetPlan
+from pcace_dist.statistics.products import unpack_index
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
