@@ -37,6 +37,17 @@ def narrow_limit(knots: int) -> int:
     return int((2**31 - 1) // basis.unit_scale(knots) ** 2)
 
 
+def _ends(codes: Tensor, top: int) -> Tensor:
+    """Number of rows (...,) whose code (n, ...) is 0 or `top`; exact for n * 255 < 2^24.
+
+    Sums of bytes that are clamped to the last step at either end: several times faster than comparisons.
+    """
+    every = torch.ones(len(codes), device=codes.device)
+    above = every @ codes.clamp(max=1).flatten(1).float()
+    below = every @ codes.clamp(min=top - 1).flatten(1).float()
+    return (below - above - len(codes) * (top - 2)).reshape(codes.shape[1:])
+
+
 class Gram:
     """Exact integer sums over rows for C channels of one layer and T targets, by fold. See the module.
 
@@ -287,10 +298,9 @@ class Gram:
 
     def _moments(self, codes: Tensor, means: Tensor, target_fixed: Tensor) -> Iterator[tuple[str, Tensor]]:
         """What rows add to the sums that know no folds: state's name, integers."""
-        edge = (codes == 0) | (codes == basis.top_code(self.knots))
-        yield "clamped", edge.sum(dim=0)
+        yield "clamped", _ends(codes, basis.top_code(self.knots))
         m, t = means.double(), target_fixed.double()  # products are exact: below 2^28 each, 2^53 in all
-        yield "mean_sum", means.sum(dim=0, dtype=torch.int64)
+        yield "mean_sum", m.sum(dim=0)
         yield "mean_square", m.square().sum(dim=0)
         yield "mean_target", t.T @ m
         yield "target_sum", target_fixed.sum(dim=0, dtype=torch.int64)

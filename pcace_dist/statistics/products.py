@@ -77,10 +77,9 @@ def hats(codes: Tensor, knots: int) -> Tensor:
     out = torch.empty((*codes.shape[:-1], knots, codes.shape[-1]), dtype=torch.uint8, device=codes.device)
     out[..., 0, :] = scale
     for knot in range(knots - 1):
-        torch.clamp(codes, knot * scale, (knot + 1) * scale, out=out[..., knot + 1, :])
-        out[..., knot + 1, :] -= knot * scale
+        torch.clamp(codes, knot * scale, (knot + 1) * scale, out=out[..., knot + 1, :]).sub_(knot * scale)
     for knot in range(knots - 1):
-        out[..., knot, :] -= out[..., knot + 1, :]
+        out[..., knot, :].sub_(out[..., knot + 1, :])
     return out
 
 
