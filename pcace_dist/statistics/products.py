@@ -244,9 +244,10 @@ class _Floats(_Products):
         return rows.flatten()
 
     def _hats(self, codes: Tensor) -> Tensor:
-        weights = hats(codes, self._knots).flatten(0, 1).unflatten(1, self._real.shape).mul_(self._real)
+        weights = hats(codes, self._knots).reshape(-1, *self._real.shape).mul_(self._real)
         dtype = exactness_self_test(codes.device)
-        return weights.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format)
+        held: Tensor = weights.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format)
+        return held
 
     def _y_y(self) -> Tensor:
         y = self._y.reshape(-1, self._knots, self._y.shape[2])
@@ -254,7 +255,7 @@ class _Floats(_Products):
 
     def _x_x(self, x: Tensor, channels: int) -> Tensor:
         each = x.reshape(len(x) * channels, -1, x.shape[2])
-        return torch.bmm(each, each.mT).unflatten(0, (len(x), channels)).transpose(0, 1)
+        return torch.bmm(each, each.mT).reshape(len(x), channels, each.shape[1], -1).transpose(0, 1)
 
     def _x_y(self, x: Tensor) -> Tensor:
         return torch.bmm(x, self._y.mT)
@@ -282,7 +283,7 @@ class _Bytes(_Products):
 
     def _by_matrix(self, weights: Tensor, matrices: int) -> Tensor:
         """Sums (m, f, k, k) of each of m matrices (k, n) with itself."""
-        each = weights.unflatten(0, (matrices, -1))
+        each = weights.reshape(matrices, -1, weights.shape[1])
         out = torch.empty((matrices, len(self._parts), each.shape[1], each.shape[1]), dtype=torch.int32)
         for matrix, sums in zip(each, out, strict=True):
             for part, place in zip(self._parts, sums, strict=True):
