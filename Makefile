@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo mnist test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench clean
+.PHONY: setup demo mnist test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench imagenet clean
 
 setup: $(STAMP)
 
@@ -71,6 +71,22 @@ wheel: setup
 # every figure in ratios of one run; `make bench BENCH=--quick` for two minutes, `BENCH="--only loader ray_data"` for some of it
 bench: setup
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+# examples/imagenet on a folder of images (IMAGES=...; default: crops of two photographs): pack, rank, report, and torchvision's
+# architectures with weights given by path
+IMAGENET ?= runs/imagenet
+IMAGES ?= $(IMAGENET)/images
+imagenet: setup
+	test -d $(IMAGES) || $(BIN)/python -m examples.imagenet.photographs $(IMAGES)
+	$(BIN)/pcace pack $(IMAGES) $(IMAGENET)/shards --verify decode
+	$(BIN)/pcace rank examples/imagenet/efficientnet.yaml --set dataset.path=$(IMAGENET)/shards --set output=$(IMAGENET)/efficientnet
+	$(BIN)/pcace report $(IMAGENET)/efficientnet --no-synthesis
+	for net in resnet18 vgg16; do \
+	  $(BIN)/python -m examples.imagenet.random_weights $$net $(IMAGENET)/$$net.safetensors && \
+	  $(BIN)/pcace rank examples/imagenet/$$net.yaml --set dataset.path=$(IMAGENET)/shards --set dataset.label=null \
+	    --set "target={logit: predicted}" --set group_by=null --set model.weights=$(IMAGENET)/$$net.safetensors \
+	    --set workers.max=2 --set output=$(IMAGENET)/$$net --top 5 || exit 1; \
+	done
 
 clean:
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
