@@ -68,9 +68,9 @@ wheel: setup
 	cp constraints.txt dist/constraints.txt
 	cp cluster/drain.py dist/drain.py
 
+# every figure in ratios of one run; `make bench BENCH=--quick` for two minutes, `BENCH="--only loader ray_data"` for some of it
 bench: setup
-	$(BIN)/python -m tests.benchmarks
-	$(BIN)/python -m tests.benchmarks.groups
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 clean:
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

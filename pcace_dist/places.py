@@ -45,6 +45,7 @@ def images_of(job: Job) -> ImageSpec:
         crop=settings.crop,
         interpolation=settings.interpolation,
         antialias=settings.antialias,
+        scaled_decode=settings.scaled_decode,
         max_pixels=job.limits.pixels,
         max_bytes=job.limits.bytes,
     )

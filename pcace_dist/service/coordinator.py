@@ -136,7 +136,9 @@ class Coordinator(ABC):
         tasks = [self._reduce_task(plan, block, receipts) for block in blocks_of(plan)]
         with self._account.stage("reduce"):
             results = self._farm(crew, tasks[0][0], [arguments for _, arguments in tasks], "reducing")
-        return [result for result in results if isinstance(result, BlockScores)]
+        blocks = [result for result in results if isinstance(result, BlockScores)]
+        self._account.reduced(block.seconds for block in blocks)
+        return blocks
 
     def _farm(self, crew: Crew, method: str, tasks: list[tuple[object, ...]], stage: str) -> list[object]:
         return farm(crew, method, tasks, stopping=self._stopping, on_tick=lambda: self._tick(crew, stage))

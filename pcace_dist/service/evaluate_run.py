@@ -26,12 +26,12 @@ from pcace_dist.service.evaluation import AblationTask, Case, Profiled, Question
 from pcace_dist.service.events import Crew
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import read_plan
+from pcace_dist.service.interrupt import interruptible
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.main_pass import farm
 from pcace_dist.service.prepare import Preparation, prepare
 from pcace_dist.service.progress import Display, Tally, display_for
 from pcace_dist.service.reduce import BlockScores
-from pcace_dist.service.run_job import interruptible
 from pcace_dist.service.store import open_store
 from pcace_dist.statistics.plan import Plan
 

@@ -92,6 +92,11 @@ def _with_given_plan(job: Job, spec: WorkSpec, layers: tuple[str, ...]) -> WorkS
     batch = Facts.of(plan).batch
     if spec.batch not in (None, batch):
         raise JobError(f"compute.batch {spec.batch}: the plan of {job.statistics.plan} has {batch}; use auto")
+    precision = Facts.of(plan).precision
+    if spec.precision not in ("auto", precision):
+        raise JobError(
+            f"compute.precision {spec.precision}: the plan of {job.statistics.plan} has {precision}; use auto"
+        )
     return replace(spec, plan=url, batch=batch, statistics=replace(spec.statistics, **settings))
 
 
@@ -139,7 +144,7 @@ def _work_spec(job: Job) -> WorkSpec:
         ),
         output=absolute(job.output),
         batch=None if job.compute.batch == "auto" else job.compute.batch,
-        precision="float32",
+        precision=job.compute.precision,
         exact=job.compute.exact,
         seed=job.compute.seed,
         threads=max(1, int(job.workers.cpus)),
@@ -179,7 +184,6 @@ def _refuse_what_is_not_built(job: Job) -> None:
     asked = {
         "dataset.join (without kept codes)": job.dataset.join is not None,
         "statistics.knots_from (without kept codes)": job.statistics.knots_from != "plan",
-        "compute.precision: bfloat16": job.compute.precision == "bfloat16",
     }
     for key, wanted in asked.items():
         if wanted:
