@@ -104,9 +104,10 @@ def _coordinator(
     *,
     stopping: Callable[[], bool],
     check: Callable[[], None],
-) -> Coordinator:
+) -> Coordinator[Any]:
     """The kind of run that this job is."""
     if isinstance(preparation, CodesPreparation):
+        account.from_codes = preparation.kept.url
         return CodesRun(preparation, store, ledger, account, stopping=stopping, check=check)
     from pcace_dist.service.model_run import ModelRun
 
