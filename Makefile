@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench clean
+.PHONY: setup demo street street-full test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench clean
 
 setup: $(STAMP)
 
@@ -16,6 +16,16 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	rm -rf runs/mnist
 	$(BIN)/pcace rank examples/mnist/job.yaml --top 5
+
+# examples/street: the sample that lies there; a city drawn, packed, learnt and checked from nothing
+street: setup
+	rm -rf runs/street
+	$(BIN)/pcace rank examples/street/job.yaml --top 3
+	$(BIN)/pcace report runs/street
+	$(BIN)/python -m examples.street.truth runs/street
+
+street-full: setup
+	bash examples/street/full.sh $(BIN) runs/street-full
 
 test: setup
 	$(BIN)/python -m pytest -q
