@@ -4,11 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-<<<<<<< HEAD
 .PHONY: setup demo mnist test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench imagenet clean
-=======
+
 .PHONY: setup demo street street-full test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench clean
->>>>>>> city
 
 setup: $(STAMP)
 
@@ -21,7 +19,6 @@ demo: setup
 	rm -rf runs/mnist
 	$(BIN)/pcace rank examples/mnist/job.yaml --top 5
 
-<<<<<<< HEAD
 # MNIST from the raw files to the figures (examples/mnist/README.md), into runs/mnist-walk:
 #   make mnist                                   the 5,000 images that the example holds
 #   make mnist MNIST_DIR=DIR                     DIR: a folder with the four idx files
@@ -44,7 +41,7 @@ mnist: setup
 	$(BIN)/python -m examples.mnist.questions $(MNIST_RUNS)/kept $(MNIST_RUNS)/questions
 	$(BIN)/python -m examples.mnist.figures $(MNIST_RUNS)/questions $(MNIST_RUNS)/figures
 	@echo "make mnist: $$(( $$(date +%s) - $$(cat $(MNIST_RUNS)/begun) )) s; figures and numbers in $(MNIST_RUNS)/figures, the report is $(MNIST_RUNS)/run/report.html"
-=======
+
 # examples/street: the sample that lies there; a city drawn, packed, learnt and checked from nothing
 street: setup
 	rm -rf runs/street
@@ -54,7 +51,6 @@ street: setup
 
 street-full: setup
 	bash examples/street/full.sh $(BIN) runs/street-full
->>>>>>> city
 
 test: setup
 	$(BIN)/python -m pytest -q
