@@ -144,7 +144,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     if arguments.from_codes:
         overrides.append(f"dataset.path={json.dumps(arguments.from_codes)}")
     job = load_job_file(arguments.job, overrides)
-    from pcace_dist.service.places import storage_of
+    from pcace_dist.places import storage_of
     from pcace_dist.service.run_job import run_job
 
     code = run_job(job, take_over=arguments.take_over)

@@ -20,6 +20,7 @@ from pcace_dist.datasets.units import Piece, Unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
 from pcace_dist.logs import LogSettings
+from pcace_dist.places import absolute, storage_of
 from pcace_dist.service.account import Account
 from pcace_dist.service.attempt import (
     Block,
@@ -34,7 +35,6 @@ from pcace_dist.service.events import Crew
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import FileRef, Ledger, Receipt
 from pcace_dist.service.local_fleet import LocalFleet
-from pcace_dist.service.places import absolute, storage_of
 from pcace_dist.service.selection import (
     SELECTION_FILE,
     Answerable,

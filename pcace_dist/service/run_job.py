@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pcace_dist import logs
 from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
+from pcace_dist.places import storage_of
 from pcace_dist.service.account import Account
 from pcace_dist.service.cluster import ray_session
 from pcace_dist.service.codes_run import CodesPreparation, CodesRun, prepare_from_codes
@@ -23,7 +24,6 @@ from pcace_dist.service.interrupt import interruptible
 from pcace_dist.service.keeper import LeaseKeeper
 from pcace_dist.service.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.service.ledger import Ledger, RunState
-from pcace_dist.service.places import storage_of
 from pcace_dist.service.progress import Display, display_for
 from pcace_dist.service.publish import publish_summary, read_summary
 from pcace_dist.service.store import Store, open_store, probe

@@ -80,6 +80,9 @@ class Stated:
     def read(cls, path: Path) -> Stated:
         held = json.loads(path.read_text())
         one, all_ = (Timings(**held[name]) for name in ("one", "all"))
+        # the same work in both: on one core the reading thread waits for the model, more or less long
+        read = min(one.read_row, all_.read_row)
+        one, all_ = replace(one, read_row=read), replace(all_, read_row=read)
         return cls(held["machine"], one, all_, held["batch"], held["street_decode"])
 
 
@@ -252,14 +255,15 @@ def arithmetic(stated: Stated, gpu: Gpu) -> str:
     batches = -(-rows // load.batch)
     model = batches * took.forward + rows * took.tap_row
     cores = rows * took.processor_row / machine.cores
-    turns = -(-len(load.units) // 64)
+    reading = rows * max(took.decode_row / machine.threads, took.read_row)
+    turns, longest = -(-len(load.units) // 64), max(model, cores, reading)
     lines = (
         f"a unit     {rows:,} images = {batches} batches of {load.batch}, the last one padded",
         f"  model    {batches} x {load.batch} / {gpu.rate:,.0f} + {rows:,} x {1e3 * took.tap_row:.3f} ms"
         f" = {model:.3f} s",
         f"  cores    {rows:,} x {1e3 * took.processor_row:.2f} ms / {machine.cores:g} cores = {cores:.3f} s",
-        f"units      {len(load.units):,} over 64 GPUs: {turns} turns x {max(model, cores):.3f} s"
-        f" = {turns * max(model, cores):.1f} s",
+        f"  reading  {rows:,} x {1e3 * took.read_row:.3f} ms in one thread = {reading:.3f} s",
+        f"units      {len(load.units):,} over 64 GPUs: {turns} turns x {longest:.3f} s = {turns * longest:.1f} s",
         f"main pass  + first use {took.begin:.1f} s + a flush {took.flush:.2f} s + calls 0.25 s"
         f" = {one.main_pass:.1f} s",
         f"reduce     {len(load.blocks)} blocks of 64 channels side by side, each: 64 x {1e3 * took.solve:.2f} ms"

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional
 
 from tests.benchmarks.harness import Answer, Settings, Value, take_turns, timed
 from tests.benchmarks.instead.published import score_of_channel
-from tests.benchmarks.jobs import LAST, MEAN, ROOT, STD, Job, network, whole
+from tests.benchmarks.jobs import LAST, MEAN, ROOT, STD, Job, network, summary, whole
 from tests.benchmarks.loader import plain
 from tests.benchmarks.main_pass import bare_decode, stored
 from tests.benchmarks.photos import write_photos
@@ -42,12 +42,11 @@ def ask(settings: Settings) -> Answer:
     model = plain()
     decoded = torch.stack([bare_decode(data, "RGB", True) for data in stored(photos)])
     images = functional.normalize(decoded.float().div_(255), MEAN, STD, inplace=True)
-    ours = {
-        "job": network(settings.scratch / "gram", photos, workers={"max": 2}),
-        "job, estimator: ace": network(
+    ours = {"job": network(settings.scratch / "gram", photos, workers={"max": 2})}
+    if not settings.quick:
+        ours["job, estimator: ace"] = network(
             settings.scratch / "ace", photos, workers={"max": 2}, statistics={"estimator": "ace"}
-        ),
-    }
+        )
     command = network(settings.scratch / "command", photos, workers={"max": 2})
 
     def procedure() -> None:
@@ -77,7 +76,12 @@ def ask(settings: Settings) -> Answer:
                 "seconds": samples.each(name),
                 "times faster": samples.ratio("procedure", name, scale),
             }
-    return Answer(lines)
+    stages = {name: summary(job)["stages"] for name, job in ours.items()}
+    return Answer(lines, notes=[f"{name}: {_stages(stages[name])}" for name in stages], details={"stages": stages})
+
+
+def _stages(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
 
 
 def command_seconds(job: Job, file: Path) -> float:

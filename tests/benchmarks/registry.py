@@ -1,8 +1,8 @@
 """All questions that `make bench` asks, in the order of the table.
 
 A question of our own is a module with `TITLE` and `ask(settings) -> Answer`. A command is a module that can be run by
-itself (`python -m tests.benchmarks.NAME ... --json FILE`): its JSON becomes the lines. One that is not there is left
-out.
+itself (`python -m tests.benchmarks.NAME ... --json FILE`): its JSON becomes the lines, or what it prints the
+notes. One that is not there is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Command:
     quick: tuple[str, ...]
     full: tuple[str, ...]
     full_size: tuple[str, ...] | None = None
+    json: bool = True
 
     def arguments(self, settings: Settings) -> tuple[str, ...]:
         if settings.full_size and self.full_size is not None:
@@ -40,6 +41,7 @@ class Command:
 
 MODULES = ("main_pass", "published", "loader", "ray_data", "memory", "scaling", "overhead", "rates")
 COMMANDS: Mapping[str, Command] = {
+    "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "3"), json=False),
     "groups": Command(
         "a hundred rankings in one pass, and from kept codes",
         ("--example", "--repeats", "1"),
@@ -54,7 +56,7 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
-NOT_QUICK = ("groups",)  # left out of a quick run unless they are named
+NOT_QUICK = ("groups", "start")  # left out of a quick run unless they are named
 BY_NAME = ("rates",)  # asked only where they are named: for docs/scale.md, not a comparison
 
 
@@ -78,17 +80,21 @@ def title_of(name: str) -> str:
 def ask(name: str, settings: Settings) -> Answer:
     """One question, in this process (a command in its own)."""
     if name in COMMANDS:
-        return _run(name, COMMANDS[name].arguments(settings), settings.scratch / f"{name}.json")
+        return _run(name, COMMANDS[name], settings)
     question: Callable[[Settings], Answer] = importlib.import_module(f"{PACKAGE}.{name}").ask
     return question(settings)
 
 
-def _run(name: str, arguments: Sequence[str], file: Path) -> Answer:
-    command = [sys.executable, "-m", f"{PACKAGE}.{name}", *arguments, "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def _run(name: str, command: Command, settings: Settings) -> Answer:
+    file = settings.scratch / f"{name}.json"
+    asked = [*command.arguments(settings), *(("--json", str(file)) if command.json else ())]
+    line = [sys.executable, "-m", f"{PACKAGE}.{name}", *asked]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise RuntimeError(f"{' '.join(command[1:])} ended with {done.returncode}: {last[0]}")
+        raise RuntimeError(f"{' '.join(line[1:])} ended with {done.returncode}: {last[0]}")
+    if not command.json:
+        return Answer({}, notes=done.stdout.strip().splitlines())
     found = json.loads(file.read_text())
     return Answer(lines_of(found), details=found)
 

@@ -78,15 +78,22 @@ def activations(
 
     handle = model.get_submodule(layer).register_forward_hook(hook)
     try:
-        for inputs in DataLoader(
-            photos, batch_size=batch, num_workers=processes, prefetch_factor=4 if processes else None
-        ):
+        for inputs in _loader(photos, batch, processes):
             if bfloat16:
                 inputs = inputs.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
             outputs.append(model(inputs).float())
     finally:
         handle.remove()
     return torch.cat(kept), torch.cat(outputs)
+
+
+def _loader(photos: Dataset[Tensor], batch: int, processes: int) -> DataLoader[Tensor]:
+    """Forked processes, as a script on Linux has them by itself: ones that begin anew import torch for seconds."""
+    if not processes:
+        return DataLoader(photos, batch_size=batch)
+    return DataLoader(
+        photos, batch_size=batch, num_workers=processes, prefetch_factor=4, multiprocessing_context="fork"
+    )
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import ray
 import torch
 from PIL import Image
@@ -74,7 +75,9 @@ def components(
     bfloat16: bool = False,
 ) -> Batch:
     """`id`, `components` (n, C, p) and `target` (the largest logit) of every image, by id."""
-    data = ray.data.read_parquet(str(folder), columns=["image", "id"])
+    rows = sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
+    blocks = max(2 * actors, rows // batch)  # by itself it makes one block of small files: one actor would do it all
+    data = ray.data.read_parquet(str(folder), columns=["image", "id"]).repartition(blocks)
     data = data.map_batches(decode, batch_size=batch)
     data = data.map_batches(
         Project,
