@@ -144,7 +144,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     if arguments.from_codes:
         overrides.append(f"dataset.path={json.dumps(arguments.from_codes)}")
     job = load_job_file(arguments.job, overrides)
-    from pcace_dist.service.places import storage_of
+    from pcace_dist.places import storage_of
     from pcace_dist.service.run_job import run_job
 
     code = run_job(job, take_over=arguments.take_over)
@@ -155,6 +155,7 @@ def _rank(arguments: argparse.Namespace) -> int:
 
 
 def _print_outcome(run: Run, job: Job, top: int) -> None:
+    from pcace_dist.service.bottleneck import told
     from pcace_dist.tables import print_ranking
 
     summary = run.summary
@@ -165,6 +166,8 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
         else f"from the codes of {summary['from_codes']}"
     )
     print(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({how}), {summary['bad_rows']:,} bad rows")
+    for prefix, line in zip(("time: ", "      "), told(summary), strict=False):
+        print(prefix + line)
     if (summary.get("drift") or {}).get("advice"):
         print(summary["drift"]["advice"])
     if job.stop is not None and summary.get("stop", {}).get("settled"):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pcace_dist.errors import ModelError, PcaceError
 from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.precision import Numerics, prepared
 from pcace_dist.models.tap import LayerTap, Receive
 from pcace_dist.models.targets import as_matrix
 
@@ -29,7 +30,8 @@ Facts: TypeAlias = dict[str, str | int]
 class Forward:
     """Runs `model` on batches of at most `batch_size` images and hands the maps of `layers` on.
 
-    mean, std: of model.input, one value for each image channel. The model is moved to `device`.
+    mean, std: of model.input, one value for each image channel. `self.model` is the model as it runs: `model` itself,
+    moved to `device`, or a copy of it in bfloat16.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class Forward:
         mean: Sequence[float],
         std: Sequence[float],
         layers: Sequence[str],
+        numerics: Numerics = Numerics(),  # noqa: B008 (frozen)
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}: must be at least 1")
-        self.model = model.to(device)
         self.device = torch.device(device)
+        self.numerics = numerics
+        self.model = prepared(model, self.device, numerics)
         self.batch_size = batch_size
         self.layers = tuple(layers)
         self._normalise = Normalise(mean, std, self.device)
@@ -53,18 +57,20 @@ class Forward:
     def __call__(self, images: Tensor, receive: Receive | None = None) -> Tensor:
         """Outputs (n, O) of images uint8 (n, C, H, W), n from 1 to the batch size; on the device.
 
-        A batch that is not full is padded by its last row; what the padding gives is dropped. `receive(layer, maps
-        (n, C, D), shape)` is called during the pass, inside inference mode (see LayerTap); None runs the model bare.
+        A batch that is not full is padded by its last row; what the padding gives is dropped from the outputs.
+        `receive(layer, maps (batch size, C, D), shape)` is called during the pass, inside inference mode (see
+        LayerTap), and gets the padding too: what is computed of a row must not depend on how many there are. None runs
+        the model bare.
         Raises ModelError where the model cannot take such images or gives no outputs.
         """
         rows = len(images)
         if not 1 <= rows <= self.batch_size:
             raise ValueError(f"{rows} images: this pass takes 1 to {self.batch_size}")
-        padded = self._normalise(_padded(images, self.batch_size).to(self.device)).contiguous()
+        padded = self._input(_padded(images, self.batch_size))
         if receive is None:
             outputs = as_matrix(self._run(padded))
         else:
-            guarded = _Guarded(receive, rows)
+            guarded = _Guarded(receive)
             with LayerTap(self.model, self.layers, guarded):
                 outputs = as_matrix(self._run(padded, guarded))
         if len(outputs) != self.batch_size:
@@ -73,6 +79,12 @@ class Forward:
                 f"{self.batch_size} images; its first axis must be the image"
             )
         return outputs[:rows]
+
+    def _input(self, images: Tensor) -> Tensor:
+        """What the model takes in: normalised in float32, then in its precision and layout."""
+        batch = self._normalise(images.to(self.device))
+        layout = self.numerics.memory_format if batch.dim() == 4 else torch.contiguous_format
+        return batch.to(self.numerics.dtype).contiguous(memory_format=layout)
 
     def _run(self, batch: Tensor, guarded: _Guarded | None = None) -> object:
         try:
@@ -90,16 +102,15 @@ class Forward:
 
 
 class _Guarded:
-    """The receiver for the first `rows` rows; remembers whether an error was its own rather than the model's."""
+    """The receiver; remembers whether an error was its own rather than the model's."""
 
-    def __init__(self, receive: Receive, rows: int) -> None:
+    def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._rows = rows
         self.failed = False
 
     def __call__(self, name: str, maps: Tensor, shape: tuple[int, ...]) -> None:
         try:
-            self._receive(name, maps[: self._rows], shape)
+            self._receive(name, maps, shape)
         except BaseException:
             self.failed = True
             raise
@@ -127,7 +138,7 @@ def set_deterministic(threads: int, *, strict: bool = True) -> None:
     torch.set_float32_matmul_precision("highest")
 
 
-def numeric_class(device: torch.device | str, *, precision: str, batch_size: int, threads: int) -> Facts:
+def numeric_class(device: torch.device | str, *, numerics: Numerics, batch_size: int, threads: int) -> Facts:
     """What the bits of activations and outputs depend on besides plan and image: equal facts, equal bits."""
     kind = torch.device(device)
     facts: Facts = {
@@ -137,8 +148,8 @@ def numeric_class(device: torch.device | str, *, precision: str, batch_size: int
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "pillow": PIL.__version__,
-        "precision": precision,
-        "layout": "contiguous",
+        "precision": numerics.precision,
+        "layout": numerics.layout,
         "batch": batch_size,
         "threads": threads,
     }

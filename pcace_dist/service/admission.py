@@ -54,7 +54,7 @@ class CheckRows:
         codes: dict[str, Tensor] = {}
 
         def receive(name: str, maps: Tensor, _: tuple[int, ...]) -> None:
-            codes[name] = layers[name].encode(*layers[name].project(maps)).codes.cpu()
+            codes[name] = layers[name].encode(*layers[name].project(maps)).codes[: len(images)].cpu()
 
         outputs = forward(images, receive)
         return cls(images, outputs.cpu().clone(), codes)

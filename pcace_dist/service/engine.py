@@ -26,8 +26,10 @@ from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import ModelError, RowError
 from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
 from pcace_dist.models.load import load_model, weights_digest
+from pcace_dist.models.precision import CHANNELS_LAST
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import Admission, CheckRows
+from pcace_dist.service.allocator import keep_memory
 from pcace_dist.service.attempt import Block, write_attempt
 from pcace_dist.service.codes import CodesWriter, KeptRows, read_unit
 from pcace_dist.service.facts import Facts
@@ -92,6 +94,7 @@ class Engine:
         for path in reversed(spec.python_path):
             if path not in sys.path:
                 sys.path.insert(0, path)
+        keep_memory()
         self.spec = spec
         self.actor = actor
         self.store = store
@@ -124,9 +127,11 @@ class Engine:
         self.plan = plan
         self.epoch = epoch
         self._memory = memory_of(self.spec)
-        self._forward = Forward(self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers)
+        self._forward = Forward(
+            self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers, facts.numerics
+        )
         self._layers = {layer.name: layer.to(self.device) for layer in plan.layers}
-        mine = numeric_class(self.device, precision=facts.precision, batch_size=facts.batch, threads=self.spec.threads)
+        mine = numeric_class(self.device, numerics=facts.numerics, batch_size=facts.batch, threads=self.spec.threads)
         admission = check.admit(
             self._forward, self._layers, mine=mine, plans=facts.numeric_class, exact=self.spec.exact
         )
@@ -137,6 +142,8 @@ class Engine:
             batch_size=facts.batch,
             threads=self.spec.threads,
             image_shape=facts.image_shape,
+            channels_last=facts.layout == CHANNELS_LAST,
+            pinned=self.device.type == "cuda",
             fold_bytes=key_of_bytes,
             fold_value=key_of_value,
         )
@@ -215,11 +222,13 @@ class Engine:
     def _encode(self, batch: Batch, rows: _UnitRows, seconds: dict[str, float]) -> None:
         """Forward one batch; keep codes of the good rows and the reasons of the bad ones."""
         projected: dict[str, tuple[Tensor, Tensor]] = {}
-        finite = torch.ones(len(batch.images), dtype=torch.bool, device=self.device)
+        rows_here = len(batch.images)
+        finite = torch.ones(rows_here, dtype=torch.bool, device=self.device)
 
         def receive(name: str, maps: Tensor, _: tuple[int, ...]) -> None:
             start = time.perf_counter()
-            components, means = projected[name] = self._layers[name].project(maps)
+            whole = self._layers[name].project(maps)
+            components, means = projected[name] = whole[0][:rows_here], whole[1][:rows_here]
             torch.logical_and(finite, torch.isfinite(components).flatten(1).all(1), out=finite)
             torch.logical_and(finite, torch.isfinite(means).all(1), out=finite)
             seconds["tap"] += time.perf_counter() - start

@@ -120,7 +120,9 @@ class Evaluator:
         self.question = question
         facts = Facts.of(plan)
         spec = engine.spec
-        self._forward = Forward(engine.model, engine.device, facts.batch, spec.mean, spec.std, spec.layers)
+        self._forward = Forward(
+            engine.model, engine.device, facts.batch, spec.mean, spec.std, spec.layers, facts.numerics
+        )
         self._normalise = Normalise(spec.mean, spec.std, engine.device)
         self._shape = facts.image_shape
         rows = self._read(question.listing)
@@ -162,7 +164,7 @@ class Evaluator:
         rows, before = self._of(task.case, held=True)
         effects = []
         for channels in task.sets:
-            with Ablation(self._engine.model, task.layer, channels, task.values):
+            with Ablation(self._forward.model, task.layer, channels, task.values):
                 outputs = self._outputs(rows)
             effects.append(effect(before, self._target(task.case, rows, outputs), _correct(rows.labels, outputs)))
         return effects
@@ -231,7 +233,7 @@ class Evaluator:
         maps: dict[str, Tensor] = {}
 
         def receive(name: str, seen: Tensor, _: tuple[int, ...]) -> None:
-            maps[name] = seen.clone()  # the next layer may work in place
+            maps[name] = seen[: len(images)].clone()  # the next layer may work in place
 
         self._forward(images, receive)
         return maps

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pcace_dist.models.precision import CONTIGUOUS, Numerics
 from pcace_dist.statistics.plan import Plan
 
 
@@ -23,6 +24,12 @@ class Facts:
     weights: str
     numeric_class: dict[str, str | int]
     weight_norms: dict[str, list[float | None]]
+    layout: str = CONTIGUOUS  # of plans that do not say
+
+    @property
+    def numerics(self) -> Numerics:
+        """The arithmetic of every forward pass under this plan."""
+        return Numerics(self.precision, self.layout)
 
     @classmethod
     def of(cls, plan: Plan) -> Facts:

@@ -18,9 +18,9 @@ from pcace_dist.datasets.pieces import Portion
 from pcace_dist.datasets.shards import Layout, Task, Written, write_task
 from pcace_dist.datasets.storage import Storage, first_line
 from pcace_dist.errors import OutputError, PcaceError, Stopped
+from pcace_dist.places import absolute
 from pcace_dist.service.cluster import ray_session
 from pcace_dist.service.interrupt import interruptible
-from pcace_dist.service.places import absolute
 
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from pcace_dist.datasets.listing import Listing
 from pcace_dist.errors import DatasetError, ModelError
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.layers import weight_norm
+from pcace_dist.models.precision import choose_numerics
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import CHECK_ROWS, CheckRows
 from pcace_dist.service.facts import Facts
@@ -60,17 +61,19 @@ def make_plan(
             fold_value=lambda _: 0,  # the pilot has no folds
         )
     )
-    forward = Forward(model, device, batch, spec.mean, spec.std, spec.layers)
+    numerics = choose_numerics(spec.precision, device, model) if given is None else Facts.of(given).numerics
+    forward = Forward(model, device, batch, spec.mean, spec.std, spec.layers, numerics)
     pilot = PilotMaps(forward, spec)
     pilot.look(read)
     height, width = (int(n) for n in read[0].images.shape[-2:])
     facts = Facts(
         batch=batch,
-        precision=spec.precision,
+        precision=numerics.precision,
+        layout=numerics.layout,
         image_shape=(height, width),
         outputs=pilot.outputs,
         weights=weights,
-        numeric_class=numeric_class(device, precision=spec.precision, batch_size=batch, threads=spec.threads),
+        numeric_class=numeric_class(device, numerics=numerics, batch_size=batch, threads=spec.threads),
         weight_norms={name: _norms(model, name, pilot.channels[name]) for name in spec.layers},
     )
     settings = spec.statistics
@@ -192,10 +195,11 @@ class PilotMaps:
 
     def _run(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         maps: dict[str, Tensor] = {}
+        rows = len(batch)
 
         def receive(name: str, seen: Tensor, shape: tuple[int, ...]) -> None:
             self.channels[name], self.shapes[name] = int(seen.shape[1]), shape
-            maps[name] = seen.clone()  # the next layer may work in place
+            maps[name] = seen[:rows].clone(memory_format=torch.contiguous_format)  # the next layer may work in place
 
         return maps, self._forward(batch.images, receive)
 

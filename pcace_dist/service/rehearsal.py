@@ -472,7 +472,9 @@ class _Rehearsal:
                 break
             images = torch.zeros((batch, channels, *facts.image_shape), dtype=torch.uint8)
             try:
-                forward = Forward(self._engine.model, self.device, batch, spec.mean, spec.std, spec.layers)
+                forward = Forward(
+                    self._engine.model, self.device, batch, spec.mean, spec.std, spec.layers, facts.numerics
+                )
 
                 def once(forward: Forward = forward, images: torch.Tensor = images) -> None:
                     forward(images, lambda name, maps, shape: None)

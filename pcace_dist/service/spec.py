@@ -55,7 +55,7 @@ class WorkSpec:
     statistics: StatisticSpec
     output: str
     batch: int | None = None
-    precision: str = "float32"
+    precision: str = "auto"
     exact: str = "strict"
     seed: int = 0
     threads: int = 1

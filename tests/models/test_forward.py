@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from pcace_dist.errors import ModelError, RowError
 from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
 from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.precision import Numerics
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -87,7 +88,7 @@ def test_a_row_gives_the_same_bits_in_a_batch_that_is_not_full(rows: int) -> Non
     assert outputs.shape == (rows, 1000)
     assert torch.equal(outputs, all_outputs[:rows])
     for name, maps in full.items():
-        assert torch.equal(part[name], maps[:rows])
+        assert torch.equal(part[name][:rows], maps[:rows])
 
 
 def test_a_batch_has_one_row_at_least_and_the_batch_size_at_most() -> None:
@@ -163,12 +164,12 @@ def test_deterministic_settings_hold() -> None:
 
 
 def test_the_numeric_class_is_plain_and_tells_settings_apart() -> None:
-    facts = numeric_class("cpu", precision="float32", batch_size=32, threads=1)
+    facts = numeric_class("cpu", numerics=Numerics(), batch_size=32, threads=1)
     assert json.loads(json.dumps(facts)) == facts
     assert facts["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     assert facts["torch"] == torch.__version__
     assert facts["model"]
-    assert facts == numeric_class(torch.device("cpu"), precision="float32", batch_size=32, threads=1)
-    assert facts != numeric_class("cpu", precision="float32", batch_size=64, threads=1)
-    assert facts != numeric_class("cpu", precision="float32", batch_size=32, threads=2)
-    assert facts != numeric_class("cpu", precision="bfloat16", batch_size=32, threads=1)
+    assert facts == numeric_class(torch.device("cpu"), numerics=Numerics(), batch_size=32, threads=1)
+    assert facts != numeric_class("cpu", numerics=Numerics(), batch_size=64, threads=1)
+    assert facts != numeric_class("cpu", numerics=Numerics(), batch_size=32, threads=2)
+    assert facts != numeric_class("cpu", numerics=Numerics("bfloat16"), batch_size=32, threads=1)

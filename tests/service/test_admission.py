@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from pcace_dist.models.forward import Forward, numeric_class
+from pcace_dist.models.precision import Numerics
 from pcace_dist.service.admission import CheckRows, NotAdmitted
 from pcace_dist.statistics.plan import LayerPlan, build_plan
 from tests.planted import BLOCK, RHO, PlantedNetwork, planted_network
 
 BATCH = 16
-CLASS = numeric_class("cpu", precision="float32", batch_size=BATCH, threads=1)
+CLASS = numeric_class("cpu", numerics=Numerics(), batch_size=BATCH, threads=1)
 
 
 def images(rows: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from pcace_dist.statistics import basis
 from pcace_dist.statistics.gram import Gram
-from pcace_dist.statistics.plan import LayerCodes, Plan, build_plan, make_layer_plan, make_target_plan
+from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, build_plan, make_layer_plan, make_target_plan
 from pcace_dist.statistics.score import ChannelScores, score_channels
 from pcace_dist.statistics.segment import RowCodes
 
@@ -106,3 +106,14 @@ def reference_sums(rows: dict[str, Any], knots: int, folds: int) -> dict[str, np
         "target_sum": t.sum(0),
         "target_square": (t**2).sum(0),
     }
+
+
+def projecting(channels: int, pixels: int, components: int = 5) -> LayerPlan:
+    """A layer's plan with random axes of length 1 that can only project."""
+    draw = torch.Generator().manual_seed(channels + pixels)
+    weights = torch.nn.functional.normalize(torch.randn((channels, pixels, components), generator=draw), dim=1)
+    offsets = torch.randn((channels, components), generator=draw)
+    nothing = torch.empty(0)
+    return LayerPlan(
+        "layer", (pixels,), channels, weights, offsets, nothing, nothing, nothing, nothing, nothing, nothing
+    )

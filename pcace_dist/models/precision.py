@@ -1,0 +1,94 @@
+"""In which precision and memory layout a model runs: chosen by what the machine has, never by timing.
+
+A timed choice could fall differently in two runs of one job, and with it the bits of the ranking. So `auto` looks at
+facts only: the device, its instructions, the number of the model's parameters. Knows no data sets and no Ray.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pcace_dist.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "bfloat16"
+CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels-last"
+FEW_PARAMETERS = 250_000  # below, calls and memory take the time: products that are faster gain nothing (measured)
+DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """The arithmetic of a forward pass; part of the numeric class. precision: float32 or bfloat16."""
+
+    precision: str = FLOAT32
+    layout: str = CONTIGUOUS
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.precision]
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.layout == CHANNELS_LAST else torch.contiguous_format
+
+
+def choose_numerics(asked: str, device: torch.device, model: nn.Module) -> Numerics:
+    """What `compute.precision` (auto, float32 or bfloat16) means on this machine for this model.
+
+    auto: bfloat16 where the device multiplies it in hardware (AMX, CUDA) and the model has more than a few parameters.
+    The layout is always channels-last: no convolution measured was slower in it.
+    """
+    fast = has_fast_bfloat16(device)
+    if asked == AUTO:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        asked = BFLOAT16 if fast and parameters >= FEW_PARAMETERS else FLOAT32
+    elif asked == BFLOAT16 and not fast:
+        log.warning(
+            "compute.precision bfloat16: this %s has no instructions for it and will be slow; float32 or auto would do",
+            "processor" if device.type == "cpu" else "device",
+        )
+    return Numerics(asked, CHANNELS_LAST)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware: AMX on processors, tensor cores on GPUs."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and _has_amx()
+
+
+def _has_amx() -> bool:
+    known = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    if known is not None:
+        return bool(known())
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return {"amx_tile", "amx_bf16"} <= set(flags.split())
+
+
+def prepared(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.Module:
+    """The model as it runs: on the device, in the precision and layout. bfloat16 is a copy; the weights stay as loaded.
+
+    Raises ModelError for a model that cannot be copied.
+    """
+    if numerics.precision == FLOAT32:
+        return model.to(device).to(memory_format=numerics.memory_format)
+    try:
+        rounded = copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"compute.precision {numerics.precision}: the model cannot be copied ({type(error).__name__}); "
+            "use compute.precision: float32"
+        ) from error
+    return rounded.to(device, numerics.dtype).to(memory_format=numerics.memory_format)
