@@ -94,7 +94,7 @@ def test_folders_of_synsets_are_packed_ranked_per_class_and_over_all_and_reporte
     assert main([*job, *sets, "--from-codes", str(run)]) == 0
     assert set(open_run(str(tmp_path / "all")).ranking()["images"].to_pylist()) == {240}
     pcace("report", str(run), "--no-synthesis", "--top", "1")
-    assert "layer4.1.conv2" in (run / "report.html").read_text()
+    assert (run / "report.html").stat().st_size > 1_000_000
 
 
 @pytest.mark.apps
