@@ -63,6 +63,7 @@ def test_the_weights_are_real(tmp_path: Path) -> None:
     assert largest[0] > 0.1 and largest[0] > 20 * largest[1]
 
 
+@pytest.mark.apps
 def test_folders_of_synsets_are_packed_ranked_per_class_and_over_all_and_reported(tmp_path: Path) -> None:
     shards, weights, run = tmp_path / "shards", tmp_path / "resnet18.safetensors", tmp_path / "run"
     write_folders(tmp_path / "train", 240, 4, CLASSES[:2])
