@@ -102,6 +102,7 @@ class Account:
         if time.monotonic() - self._summary_at >= SUMMARY_EVERY:
             self._summary_at = time.monotonic()
             self.report(workers)
+            self._ledger.check_held()  # a driver that was taken over must not write over its successor's summary
             self.write("running", None, stage=stage, workers_now=workers, rows_done=rows, rows=self.rows)
 
     def report(self, workers: int) -> None:
