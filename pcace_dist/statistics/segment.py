@@ -148,6 +148,18 @@ class Segment:
             self._fold()
         return self
 
+    def cpu(self) -> Segment:
+        """The same rows on the CPU: itself where they are there already."""
+        if self._device.type == "cpu":
+            return self
+        copy = Segment(self._plan)
+        held = self.rows
+        copy._rows = [RowCodes(held.folds.cpu(), held.target_codes.cpu(), held.target_fixed.cpu())]
+        copy._codes = {name: [part.cpu() for part in parts] for name, parts in self._codes.items()}
+        copy._grams = {name: gram.to("cpu") for name, gram in self._grams.items()}
+        copy._waiting, copy.images = self._waiting, self.images
+        return copy
+
     def total(self, layer: str) -> Gram:
         """The Gram of all rows of a layer, a copy."""
         gram = self._grams[layer].copy() if layer in self._grams else self._empty(layer)
