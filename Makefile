@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench clean
+.PHONY: setup demo mnist imagenet street street-full test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench clean
 
 setup: $(STAMP)
 
@@ -16,6 +16,39 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	rm -rf runs/mnist
 	$(BIN)/pcace rank examples/mnist/job.yaml --top 5
+
+# MNIST from the raw files to the figures (examples/mnist/README.md), into runs/mnist-walk:
+#   make mnist                                   the 5,000 images that the example holds
+#   make mnist MNIST_DIR=DIR                     DIR: a folder with the four idx files
+#   make mnist MNIST_DIR=DIR TRAIN=1             and a network that is trained on them first
+MNIST_RUNS := runs/mnist-walk
+MNIST_DATA := $(if $(MNIST_DIR),$(MNIST_RUNS)/shards,examples/mnist/data)
+MNIST_WEIGHTS := $(if $(TRAIN),$(MNIST_RUNS),examples/mnist)/weights.safetensors
+MNIST_JOB := examples/mnist/job.yaml --set dataset.path=$(MNIST_DATA) --set model.weights=$(MNIST_WEIGHTS)
+
+mnist: setup
+	@test -z "$(TRAIN)" -o -n "$(MNIST_DIR)" || { echo "make mnist TRAIN=1: needs MNIST_DIR, a folder with the four idx files" >&2; exit 2; }
+	rm -rf $(MNIST_RUNS)
+	@mkdir -p $(MNIST_RUNS) && date +%s > $(MNIST_RUNS)/begun
+	$(if $(MNIST_DIR),$(BIN)/pcace pack "$(MNIST_DIR)" $(MNIST_DATA) --shard-rows 10000)
+	$(if $(TRAIN),$(BIN)/python -m examples.mnist.train "$(MNIST_DIR)" "$(MNIST_DIR)" --out $(MNIST_WEIGHTS))
+	$(BIN)/pcace rank $(MNIST_JOB) --set output=$(MNIST_RUNS)/run --top 3
+	$(BIN)/pcace report $(MNIST_RUNS)/run
+	$(BIN)/pcace evaluate $(MNIST_RUNS)/run
+	$(BIN)/pcace rank $(MNIST_JOB) --set output=$(MNIST_RUNS)/kept --set statistics.keep_codes=true --set statistics.components=10 --top 1
+	$(BIN)/python -m examples.mnist.questions $(MNIST_RUNS)/kept $(MNIST_RUNS)/questions
+	$(BIN)/python -m examples.mnist.figures $(MNIST_RUNS)/questions $(MNIST_RUNS)/figures
+	@echo "make mnist: $$(( $$(date +%s) - $$(cat $(MNIST_RUNS)/begun) )) s; figures and numbers in $(MNIST_RUNS)/figures, the report is $(MNIST_RUNS)/run/report.html"
+
+# examples/street: the sample that lies there; a city drawn, packed, learnt and checked from nothing
+street: setup
+	rm -rf runs/street
+	$(BIN)/pcace rank examples/street/job.yaml --top 3
+	$(BIN)/pcace report runs/street
+	$(BIN)/python -m examples.street.truth runs/street
+
+street-full: setup
+	bash examples/street/full.sh $(BIN) runs/street-full
 
 test: setup
 	$(BIN)/python -m pytest -q
@@ -45,9 +78,25 @@ wheel: setup
 	cp constraints.txt dist/constraints.txt
 	cp cluster/drain.py dist/drain.py
 
+# every figure in ratios of one run; `make bench BENCH=--quick` for two minutes, `BENCH="--only loader ray_data"` for some of it
 bench: setup
-	$(BIN)/python -m tests.benchmarks
-	$(BIN)/python -m tests.benchmarks.groups
+	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+# examples/imagenet on a folder of images (IMAGES=...; default: crops of two photographs): pack, rank, report, and torchvision's
+# architectures with weights given by path
+IMAGENET ?= runs/imagenet
+IMAGES ?= $(IMAGENET)/images
+imagenet: setup
+	test -d $(IMAGES) || $(BIN)/python -m examples.imagenet.photographs $(IMAGES)
+	$(BIN)/pcace pack $(IMAGES) $(IMAGENET)/shards --verify decode
+	$(BIN)/pcace rank examples/imagenet/efficientnet.yaml --set dataset.path=$(IMAGENET)/shards --set output=$(IMAGENET)/efficientnet
+	$(BIN)/pcace report $(IMAGENET)/efficientnet --no-synthesis
+	for net in resnet18 vgg16; do \
+	  $(BIN)/python -m examples.imagenet.random_weights $$net $(IMAGENET)/$$net.safetensors && \
+	  $(BIN)/pcace rank examples/imagenet/$$net.yaml --set dataset.path=$(IMAGENET)/shards --set dataset.label=null \
+	    --set "target={logit: predicted}" --set group_by=null --set model.weights=$(IMAGENET)/$$net.safetensors \
+	    --set workers.max=2 --set output=$(IMAGENET)/$$net --top 5 || exit 1; \
+	done
 
 clean:
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -23,7 +23,7 @@ def rank(job: str | Path | Mapping[str, Any] | Job, *, overrides: Sequence[str] 
     max_bad_rows is finished all the same: its `summary["exit_code"]` is 4. Raises UserError for a wrong job or input,
     Stopped when interrupted (call again to go on).
     """
-    from pcace_dist.service.places import storage_of
+    from pcace_dist.places import storage_of
     from pcace_dist.service.run_job import run_job
 
     if isinstance(job, str | Path):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from pcace_dist import __version__, cli_estimate, cli_runs, logs
+from pcace_dist import __version__, cli_estimate, cli_pack, cli_runs, logs
 from pcace_dist.cli_arguments import add_job
 from pcace_dist.errors import JobError, PcaceError
 
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pcace {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_rank(verbs)
-    _add_pack(verbs)
+    cli_pack.add_verb(lambda name, summary, example: _verb(verbs, name, summary, example))
     _add_show(verbs)
     _add_status(verbs)
     cli_runs.add_verbs(lambda name, summary, example: _verb(verbs, name, summary, example))
@@ -144,7 +144,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     if arguments.from_codes:
         overrides.append(f"dataset.path={json.dumps(arguments.from_codes)}")
     job = load_job_file(arguments.job, overrides)
-    from pcace_dist.service.places import storage_of
+    from pcace_dist.places import storage_of
     from pcace_dist.service.run_job import run_job
 
     code = run_job(job, take_over=arguments.take_over)
@@ -155,6 +155,7 @@ def _rank(arguments: argparse.Namespace) -> int:
 
 
 def _print_outcome(run: Run, job: Job, top: int) -> None:
+    from pcace_dist.service.bottleneck import told
     from pcace_dist.tables import print_ranking
 
     summary = run.summary
@@ -165,6 +166,8 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
         else f"from the codes of {summary['from_codes']}"
     )
     print(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({how}), {summary['bad_rows']:,} bad rows")
+    for prefix, line in zip(("time: ", "      "), told(summary), strict=False):
+        print(prefix + line)
     if (summary.get("drift") or {}).get("advice"):
         print(summary["drift"]["advice"])
     if job.stop is not None and summary.get("stop", {}).get("settled"):
@@ -281,65 +284,4 @@ def _report(arguments: argparse.Namespace) -> int:
         f"{result.path}: {result.size / 1e6:.1f} MB, {result.channels:,} channels and {result.images:,} images in "
         f"{sum(result.seconds.values()):.1f} s"
     )
-    return 0
-
-
-# -- pack
-
-
-def _add_pack(verbs: Verbs[Parser]) -> None:
-    verb = _verb(
-        verbs,
-        "pack",
-        "write an image folder, a CSV with image paths or MNIST idx files as Parquet shards",
-        "pcace pack photos/ shards/            # folder: one class per sub-folder\n"
-        "  pcace pack stations.csv shards/ --image-column path --shard-rows 5000",
-    )
-    verb.add_argument("source", metavar="SOURCE", help="image folder, .csv file, or folder with MNIST idx files")
-    verb.add_argument("dest", metavar="DEST", help="empty folder for the shards, local or s3://")
-    verb.add_argument("--kind", choices=["folder", "csv", "mnist", "webdataset"], help="what SOURCE is (default: look)")
-    verb.add_argument("--image-column", default="image", help="csv: the column with the image paths (default image)")
-    verb.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard")
-    verb.add_argument(
-        "--shard-bytes",
-        type=_size,
-        default=256 << 20,
-        metavar="SIZE",
-        help="bytes of a shard, where --shard-rows is not given (default 256MiB)",
-    )
-    verb.add_argument("--verify", action="store_true", help="look into every image and leave out what is none")
-    verb.add_argument("--row-group-rows", type=int, metavar="N", help="rows of a row group (default: about 16 MiB)")
-    verb.set_defaults(run=_pack)
-
-
-def _size(text: str) -> int:
-    from pcace_dist.job import parse_bytes
-
-    try:
-        value = parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return int(str(value))
-
-
-def _pack(arguments: argparse.Namespace) -> int:
-    from pcace_dist.datasets.pack import pack
-    from pcace_dist.tables import PackProgress
-
-    with PackProgress() as progress:
-        report = pack(
-            arguments.source,
-            arguments.dest,
-            kind=arguments.kind,
-            image_column=arguments.image_column,
-            shard_bytes=arguments.shard_bytes,
-            shard_rows=arguments.shard_rows,
-            row_group_rows=arguments.row_group_rows,
-            verify=arguments.verify,
-            on_progress=progress.show,
-        )
-    shards = "1 shard" if len(report.shards) == 1 else f"{len(report.shards):,} shards"
-    print(f"{report.rows:,} images in {shards}: {arguments.dest}")
-    for bad in report.bad:
-        logs.say(f"left out {bad}", level=logging.WARNING)
     return 0

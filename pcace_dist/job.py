@@ -61,6 +61,7 @@ class Input(Section):
     std: list[float] = []
     interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
+    scaled_decode: bool = True
 
     @property
     def image_channels(self) -> int:

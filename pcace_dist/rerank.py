@@ -29,8 +29,8 @@ from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import data_digest, pieces_of
 from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.job import Job, read_job
+from pcace_dist.places import storage_of
 from pcace_dist.run import Run
-from pcace_dist.service.places import storage_of
 from pcace_dist.service.prepare import Preparation, prepare
 from pcace_dist.service.schedule import RUNS, Pointer, Schedule, Tick, lock
 from pcace_dist.service.store import Store, open_store

@@ -4,17 +4,16 @@ to be."""
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 from rich.table import Table
 
-from pcace_dist import logs
+from pcace_dist.bar import StageBar
 
 WIDE = 160  # columns of a table that goes into a file or a pipe
 
@@ -95,35 +94,18 @@ class PackProgress:
     """A bar of images packed in a terminal, a line every ten seconds in a log."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty() and not logs.is_json()
-        self._progress = Progress(
-            TextColumn("packing"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(file=sys.stderr),
-            transient=True,
-        )
-        self._task: TaskID | None = None
-        self._next = time.monotonic() + 10
+        self._bar = StageBar("pack", TimeRemainingColumn())
 
     def __enter__(self) -> PackProgress:
-        if self._terminal:
-            self._progress.start()
+        self._bar.__enter__()
+        self._bar.begin("packing", None)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._terminal:
-            self._progress.stop()
+        self._bar.__exit__(kind, error, trace)
 
     def show(self, done: int, total: int | None) -> None:
         """`done` of `total` images (None where it is not known)."""
-        if self._terminal:
-            if self._task is None:
-                self._task = self._progress.add_task("packing", total=total)
-            self._progress.update(self._task, completed=done, total=total)
-        elif time.monotonic() >= self._next:
-            self._next = time.monotonic() + 10
-            logs.say(f"{done:,}" + (f" of {total:,}" if total else "") + " images", prefix="pcace pack: ", images=done)
+        self._bar.show(done, total, f"{done:,}" + (f" of {total:,}" if total else "") + " images", images=done)

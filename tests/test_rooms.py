@@ -18,9 +18,11 @@ ALLOWED = {
     "statistics": {"statistics", "errors"},
     "models": {"models", "statistics", "errors"},
     "datasets": {"datasets", "statistics", "errors"},
-    "service": {"service", "datasets", "models", "statistics", "errors", "job", "logs"},
+    "service": {"service", "datasets", "models", "statistics", "errors", "job", "logs", "places"},
     "analysis": {"analysis", "run", "datasets", "models", "statistics", "errors", "job"},
-    "report": {"report", "analysis", "run", "datasets", "models", "statistics", "errors", "job"},
+    "report": {"report", "analysis", "run", "datasets", "models", "statistics", "errors", "job", "places", "bar"},
+    "places.py": {"datasets", "job"},
+    "bar.py": {"logs"},
 }
 
 

@@ -8,32 +8,32 @@ Ray, no models, no statistics.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from pcace_dist.datasets.images import ImageSpec, decode
-from pcace_dist.datasets.listing import DatasetSpec, Listing, kept_columns
+from pcace_dist.datasets.channel import Channel
+from pcace_dist.datasets.images import TORCHVISION_MODE, ImageSpec
+from pcace_dist.datasets.listing import DatasetSpec, Listing
 from pcace_dist.datasets.reader import RETRY, Retry, RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow, RowRef
+from pcace_dist.datasets.runs import Folds, Run, Slab, cut, decode_run, first_shape, images_of
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import Piece, Unit, pieces_of
-from pcace_dist.errors import DatasetError, RowError
+from pcace_dist.errors import DatasetError
 
-CHUNK_BYTES = 256 * 1024  # of encoded images in one decoding task: some milliseconds of work
-CHUNK_ROWS = 64
+AHEAD_BYTES = 64 << 20  # a row group of more bytes is not followed by the next one while it is decoded
+READERS = 4  # reads at the same time: those of the unit in hand and of the one that follows
 PILOT_ROW_GROUPS = 256
 PILOT_BYTES = 2**30
 
-T = TypeVar("T")
 Source = Callable[[], Iterator["RowGroup | BadRow"]]
 
 
@@ -58,25 +58,13 @@ class Batch:
         return len(self.refs)
 
 
-@dataclass(slots=True)
-class _Row:
-    """One decoded row."""
-
-    ref: RowRef
-    image: np.ndarray[Any, np.dtype[np.uint8]]
-    fold_key: int
-    label: int | None
-    group: Any
-    values: list[float]
-    kept: Mapping[str, Any] | None
-
-
 class UnitReader:
     """Reads units ahead of the device.
 
     `fold_bytes(image bytes)` or, with spec.fold_by, `fold_value(value)` gives a row's fold key. `image_shape`
     (H, W) is the plan's: images of another size are set aside. `read_ahead` batches of each submitted unit
-    are decoded at most before they are asked for.
+    are decoded at most before they are asked for, and one row group is read while another is decoded. `pinned`: into
+    memory from which a GPU copies by itself.
     """
 
     def __init__(
@@ -92,13 +80,16 @@ class UnitReader:
         threads: int = 1,
         read_ahead: int = 2,
         channels_last: bool = False,
+        pinned: bool = False,
         retry: Retry = RETRY,
     ) -> None:
         self.spec, self.image_spec, self.storage = spec, image_spec, storage
         self.batch_size, self.read_ahead, self.retry = batch_size, read_ahead, retry
-        self.fold_bytes, self.fold_value, self.image_shape = fold_bytes, fold_value, image_shape
-        self.channels_last = channels_last
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pcace-decode")
+        self.folds = Folds(fold_bytes, fold_value)
+        self.image_shape = image_shape
+        self.channels_last, self.pinned = channels_last, pinned
+        self.decoders = ThreadPoolExecutor(threads, thread_name_prefix="pcace-decode")
+        self.readers = ThreadPoolExecutor(READERS, thread_name_prefix="pcace-read")
         self._streams: dict[str, UnitStream] = {}
 
     def submit(self, unit: Unit) -> UnitStream:
@@ -133,9 +124,10 @@ class UnitReader:
         streams = list(self._streams.values())
         for stream in streams:
             stream.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.decoders.shutdown(wait=True, cancel_futures=True)
         for stream in streams:
             stream.join()
+        self.readers.shutdown(wait=True)
 
     def __enter__(self) -> UnitReader:
         return self
@@ -165,14 +157,15 @@ class UnitStream:
         self.filtered = 0
         self.bytes_read = 0
         self.seconds = {"read": 0.0, "decode": 0.0, "wait": 0.0}
-        self._reader, self._source, self._shape, self._strict = reader, source, shape, strict
+        self._reader, self._source, self._strict = reader, source, strict
+        self._shape = None if shape is None else (TORCHVISION_MODE[reader.image_spec.mode], *shape)
         self._on_close = on_close
         self._lock = threading.Lock()
-        self._chunks: _Channel[Future[list[_Row | BadRow]] | BadRow] = _Channel(reader.read_ahead * reader.batch_size)
-        self._ready: _Channel[Batch] = _Channel(reader.read_ahead)
+        self._runs: Channel[Future[Run] | BadRow] = Channel(reader.read_ahead * reader.batch_size)
+        self._ready: Channel[Batch] = Channel(reader.read_ahead)
         self._threads = [
             threading.Thread(target=target, name=f"pcace-{role}-{name}", daemon=True)
-            for role, target in (("read", self._read), ("batch", self._assemble))
+            for role, target in (("feed", self._feed), ("batch", self._assemble))
         ]
         for thread in self._threads:
             thread.start()
@@ -204,7 +197,7 @@ class UnitStream:
 
     def close(self) -> None:
         """Stop reading and decoding; does not wait for the threads to notice."""
-        self._chunks.close()
+        self._runs.close()
         self._ready.close()
         self._on_close()
 
@@ -213,79 +206,131 @@ class UnitStream:
         for thread in self._threads:
             thread.join(timeout)
 
-    def _read(self) -> None:
+    def _feed(self) -> None:
         """Thread: row groups into the decoding pool, no more rows at a time than read_ahead allows."""
         try:
-            parts = self._source()
-            while True:
-                start = time.perf_counter()
-                part = next(parts, None)
-                self.seconds["read"] += time.perf_counter() - start
-                if part is None or self._chunks.closed:
-                    break
+            at = 0
+            slab: Slab | None = None
+            for part in self._row_groups():
                 if isinstance(part, BadRow):
-                    self._chunks.put(part)
+                    self._runs.put(part)
                     continue
                 self.filtered += part.filtered
                 self.bytes_read += part.bytes_read
-                for rows in _runs(part, self._reader):
-                    if not self._chunks.reserve(rows.stop - rows.start):
-                        break
-                    self._chunks.put(self._reader._pool.submit(self._decode, part, rows), rows.stop - rows.start)
-            self._chunks.finish()
+                if self._shape is None:
+                    self._shape = first_shape(part, self._reader.spec, self._reader.image_spec)
+                for rows in cut(part, self._reader.spec.image, self._reader.batch_size, at):
+                    count = rows.stop - rows.start
+                    if not self._runs.reserve(count):
+                        return
+                    start = at % self._reader.batch_size
+                    if (start == 0 or slab is None) and self._shape is not None:
+                        slab = self._slab()
+                    self._runs.put(self._reader.decoders.submit(self._decode, part, rows, slab, start), count)
+                    at += count
+            self._runs.finish()
         except BaseException as error:
-            self._chunks.finish(error)
+            self._runs.finish(error)
 
-    def _decode(self, group: RowGroup, rows: slice) -> list[_Row | BadRow]:
+    def _row_groups(self) -> Iterator[RowGroup | BadRow]:
+        """The source's parts, each asked for while the one before is decoded, unless that is very large."""
+        parts = self._source()
+
+        def following() -> RowGroup | BadRow | None:
+            start = time.perf_counter()
+            try:
+                return next(parts, None)
+            finally:
+                self.seconds["read"] += time.perf_counter() - start
+
+        ahead = self._reader.readers.submit(following)
+        try:
+            while (part := ahead.result()) is not None and not self._runs.closed:
+                large = isinstance(part, RowGroup) and part.bytes_read > AHEAD_BYTES
+                if not large:
+                    ahead = self._reader.readers.submit(following)
+                yield part
+                if large:
+                    ahead = self._reader.readers.submit(following)
+        finally:
+            with contextlib.suppress(BaseException):
+                ahead.result()  # it holds an open file
+
+    def _slab(self) -> Slab:
+        assert self._shape is not None
+        reader = self._reader
+        return Slab(reader.batch_size, self._shape, channels_last=reader.channels_last, pinned=reader.pinned)
+
+    def _decode(self, group: RowGroup, rows: slice, slab: Slab | None, start: int) -> Run:
         """Pool: one run of rows."""
         if self._ready.closed:
-            return []
-        start = time.perf_counter()
-        decoded = _decode_run(group, rows, self._reader)
+            return Run(slab, start, [], [])
+        before = time.perf_counter()
+        reader = self._reader
+        run = decode_run(group, rows, reader.spec, reader.image_spec, reader.folds, slab, start)
         with self._lock:
-            self.seconds["decode"] += time.perf_counter() - start
-        return decoded
+            self.seconds["decode"] += time.perf_counter() - before
+        return run
 
     def _assemble(self) -> None:
         """Thread: decoded runs, in order, into batches."""
-        held: list[_Row] = []
+        size = self._reader.batch_size
+        held: list[tuple[Run, int, int]] = []
+        count = 0
         try:
-            while (item := self._chunks.get()) is not None:
-                for row in [item] if isinstance(item, BadRow) else item.result():
-                    good = self._checked(row)
-                    if good is not None:
-                        held.append(good)
-                    if len(held) == self._reader.batch_size:
-                        self._ready.put(_batch(held, self._reader.spec, self._reader.channels_last))
-                        held = []
+            while (item := self._runs.get()) is not None:
+                if isinstance(item, BadRow):
+                    self.bad.append(item)
+                    continue
+                run = self._checked(item.result())
+                start = 0
+                while start < len(run):
+                    stop = min(len(run), start + size - count)
+                    held.append((run, start, stop))
+                    count += stop - start
+                    start = stop
+                    if count == size:
+                        self._ready.put(self._batch(held))
+                        held, count = [], 0
             if held:
-                self._ready.put(_batch(held, self._reader.spec, self._reader.channels_last))
+                self._ready.put(self._batch(held))
             self._ready.finish()
         except CancelledError:
             self._ready.close()
         except BaseException as error:
             self._ready.finish(error)
-            self._chunks.close()
+            self._runs.close()
 
-    def _checked(self, row: _Row | BadRow) -> _Row | None:
-        if isinstance(row, BadRow):
-            self.bad.append(row)
-            return None
-        height, width = row.image.shape[1:]
-        if self._shape is None:
-            self._shape = (height, width)
-        if self._shape == (height, width):
-            return row
-        sizes = f"{width}x{height}", f"{self._shape[1]}x{self._shape[0]}"
-        if self._strict:
+    def _checked(self, run: Run) -> Run:
+        if self._strict and run.misfit is not None:
+            (height, width), ref = run.misfit.size, run.misfit.ref
+            assert self._shape is not None
             raise DatasetError(
-                f"model.input: images differ in size ({sizes[0]} in {row.ref.file} row {row.ref.row},"
-                f" {sizes[1]} before);"
-                " set model.input.resize or model.input.crop"
+                f"model.input: images differ in size ({width}x{height} in {ref.file} row {ref.row},"
+                f" {self._shape[2]}x{self._shape[1]} before); set model.input.resize or model.input.crop"
             )
-        reason = f"size {sizes[0]} is not the plan's {sizes[1]}; set model.input.resize or model.input.crop"
-        self.bad.append(BadRow.of(row.ref, RowError("decode", reason)))
-        return None
+        self.bad.extend(run.bad)
+        return run
+
+    def _batch(self, parts: Sequence[tuple[Run, int, int]]) -> Batch:
+        spec = self._reader.spec
+
+        def joined(column: Callable[[Run], Sequence[Any]]) -> list[Any]:
+            return [value for run, start, stop in parts for value in column(run)[start:stop]]
+
+        columns = {
+            name: np.concatenate([run.values[i][start:stop] for run, start, stop in parts])
+            for i, name in enumerate(spec.columns)
+        }
+        return Batch(
+            images=images_of(parts, self._slab),
+            refs=tuple(joined(lambda run: run.refs)),
+            labels=None if spec.label is None else np.array(joined(lambda run: run.labels), dtype=np.int64),
+            groups=None if spec.group_by is None else tuple(joined(lambda run: run.groups)),
+            columns=columns,
+            fold_keys=np.array(joined(lambda run: run.fold_keys), dtype=np.uint64),
+            kept=tuple(joined(lambda run: run.kept)) if spec.keep else None,
+        )
 
 
 def pilot_rows(
@@ -396,154 +441,3 @@ def _told(bad: Sequence[BadRow]) -> str:
     first = bad[0]
     where = f"row group {first.row_group}" if first.row is None else f"row {first.row}"
     return f"{first.file} {where}: {first.reason}"
-
-
-def _runs(group: RowGroup, reader: UnitReader) -> Iterator[slice]:
-    """Cut a row group into runs of rows that take some milliseconds to decode."""
-    count = len(group.rows)
-    if not count:
-        return
-    mean = group.table.column(reader.spec.image).nbytes / count
-    step = int(min(CHUNK_ROWS, reader.batch_size, max(1, CHUNK_BYTES // (mean + 1))))
-    for start in range(0, count, step):
-        yield slice(start, min(count, start + step))
-
-
-def _decode_run(group: RowGroup, rows: slice, reader: UnitReader) -> list[_Row | BadRow]:
-    spec, piece = reader.spec, group.piece
-    table = group.table.slice(rows.start, rows.stop - rows.start)
-    count = table.num_rows
-    at = group.rows[rows].tolist()
-    ids = [f"{piece.key}#{row}" for row in at] if spec.id is None else [str(v) for v in _list(table, spec.id)]
-    labels = [None] * count if spec.label is None else _list(table, spec.label)
-    groups = [None] * count if spec.group_by is None else [_group(v) for v in _list(table, spec.group_by)]
-    columns = [_floats(table.column(name)) for name in spec.columns]
-    folds = None if spec.fold_by is None else _list(table, spec.fold_by)
-    kept = table.select(kept_columns(spec, table.schema)).to_pylist() if spec.keep else None
-    done: list[_Row | BadRow] = []
-    for i, data in enumerate(_list(table, spec.image)):
-        ref = RowRef(piece.key, piece.row_group, at[i], ids[i])
-        try:
-            image = decode(data, reader.image_spec).numpy()
-            if not reader.channels_last:  # here, in the pool, while the pixels are in the cache
-                image = np.ascontiguousarray(image)
-        except RowError as error:
-            done.append(BadRow.of(ref, error))
-            continue
-        fold = reader.fold_bytes(data) if folds is None else reader.fold_value(folds[i])
-        values = [float(column[i]) for column in columns]
-        done.append(_Row(ref, image, fold, labels[i], groups[i], values, None if kept is None else kept[i]))
-    return done
-
-
-def _list(table: pa.Table, name: str) -> list[Any]:
-    values: list[Any] = table.column(name).to_pylist()
-    return values
-
-
-def _group(value: Any) -> Any:
-    """A NaN equals nothing, so as a group it counts as null."""
-    return None if isinstance(value, float) and value != value else value
-
-
-def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    values = column.cast(pa.float64(), safe=False).to_pylist()
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _batch(rows: Sequence[_Row], spec: DatasetSpec, channels_last: bool) -> Batch:
-    channels, height, width = rows[0].image.shape
-    if channels_last:
-        images = np.empty((len(rows), height, width, channels), dtype=np.uint8).transpose(0, 3, 1, 2)
-    else:
-        images = np.empty((len(rows), channels, height, width), dtype=np.uint8)
-    for i, row in enumerate(rows):
-        images[i] = row.image  # by numpy: a torch copy would start a thread team of its own here
-    labels = (
-        None if spec.label is None else np.array([-1 if r.label is None else r.label for r in rows], dtype=np.int64)
-    )
-    values = np.array([r.values for r in rows], dtype=np.float64).reshape(len(rows), len(spec.columns))
-    return Batch(
-        images=torch.from_numpy(images),
-        refs=tuple(row.ref for row in rows),
-        labels=labels,
-        groups=None if spec.group_by is None else tuple(row.group for row in rows),
-        columns={name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(spec.columns)},
-        fold_keys=np.array([row.fold_key for row in rows], dtype=np.uint64),
-        kept=tuple(row.kept or {} for row in rows) if spec.keep else None,
-    )
-
-
-class _Channel(Generic[T]):
-    """A bounded queue that can be finished by the sender (with an error, if need be) and closed by the
-    receiver.
-
-    Items have weights; the sender waits while more than `capacity` are held. get() returns None at the end.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._items: deque[tuple[T, int]] = deque()
-        self._weight = 0
-        self._finished = self._closed = False
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    def reserve(self, weight: int) -> bool:
-        """Wait until an item of this weight fits; False if the channel was closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self._weight or self._weight + weight <= self._capacity)
-            return not self._closed
-
-    def put(self, item: T, weight: int = 1) -> bool:
-        """Add an item when it fits; False if the channel was closed."""
-        fits = self.reserve(weight)
-        with self._changed:
-            if fits and not self._closed:
-                self._items.append((item, weight))
-                self._weight += weight
-                self._changed.notify_all()
-                return True
-        if isinstance(item, Future):
-            item.cancel()
-        return False
-
-    def get(self) -> T | None:
-        """The next item; None at the end or when closed. Raises the sender's error after the items before
-        it.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._finished or self._items)
-            if self._closed:
-                return None
-            if self._items:
-                item, weight = self._items.popleft()
-                self._weight -= weight
-                self._changed.notify_all()
-                return item
-            if self._error is not None:
-                raise self._error
-            return None
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """No more items; receivers get `error` after the last."""
-        with self._changed:
-            self._finished, self._error = True, self._error or error
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Drop all items and wake everybody."""
-        with self._changed:
-            self._closed = True
-            for item, _ in self._items:
-                if isinstance(item, Future):
-                    item.cancel()
-            self._items.clear()
-            self._weight = 0
-            self._changed.notify_all()

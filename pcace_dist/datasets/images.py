@@ -6,6 +6,11 @@ truncated file for an error), the others to Pillow's class for that very format.
 not used: a single flipped bit ends the whole process there. All limits are checked before a pixel is
 decoded.
 
+Two short cuts, both a function of the file alone. A plain PNG (8 bits, no palette, no alpha, nothing but
+pixels) goes straight to Pillow's inflater: the same pixels without the format's class around them. A JPEG
+that stays at least four times as large as `resize` asks for is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled
+inverse DCT), unless `scaled_decode` is off; docs/pipeline.md says how far that is from the whole image.
+
 Conventions: the first frame of an animation; alpha is dropped; 16-bit grey keeps the high byte, as 16-bit
 colour does; EXIF orientation is not applied; grey of a colour JPEG is its luma channel. These are
 torchvision's.
@@ -15,8 +20,11 @@ from __future__ import annotations
 
 import io
 import re
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +34,7 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
+    JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
     TiffImagePlugin,
@@ -36,10 +45,22 @@ from torchvision.transforms.v2 import functional
 
 from pcace_dist.errors import RowError
 
-TORCHVISION_MODE = {"L": 1, "RGB": 3}
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (C, H, W)
+
+TORCHVISION_MODE = {"L": 1, "RGB": 3}  # also the channels that it gives
 PNG_END = b"IEND\xaeB`\x82"
+PNG_BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
+PNG_HEADER = struct.Struct(">IIBBBBB")  # width, height, bits, colour type, compression, filtering, interlacing
+PLAIN_PNG = {(8, 0, 0, 0, 0): "L", (8, 2, 0, 0, 0): "RGB"}
+PNG_START = 8  # the first chunk begins after the signature
+PNG_DATA = 33  # and the second after the header
+UINT32 = struct.Struct(">I")
 # Start-of-frame markers hold the size; C4, C8 and CC are tables and reserved.
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# torchvision's own condition for resizing bytes as bytes, on every processor on which nothing else is different
+BYTES_RESIZE = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512", "AMX")
+SCALES = (8, 4, 2)  # what libjpeg divides sides by
+SPARE = 4  # a scaled image is at least so many times the size that is asked for: the resize filters what is left
 
 
 @dataclass(frozen=True)
@@ -47,7 +68,7 @@ class ImageSpec:
     """What the model takes in: the job's model.input (geometry part) and limits.
 
     `resize` int: the shorter side, aspect kept; (h, w): exact. `crop`: centre crop, int or (h, w).
-    torchvision's meaning.
+    torchvision's meaning. `scaled_decode`: whether much larger JPEGs are decoded at 1/2, 1/4 or 1/8.
     """
 
     mode: str = "RGB"
@@ -55,6 +76,7 @@ class ImageSpec:
     crop: int | tuple[int, int] | None = None
     interpolation: str = "bilinear"
     antialias: bool = True
+    scaled_decode: bool = True
     max_pixels: int = 178_956_970
     max_bytes: int = 67_108_864
 
@@ -65,14 +87,26 @@ def decode(data: bytes | None, spec: ImageSpec) -> torch.Tensor:
     Raises RowError("decode", reason) for a null, empty, oversized, truncated or broken image and for what is
     none.
     """
+    return torch.from_numpy(pixels(data, spec))
+
+
+def pixels(data: bytes | None, spec: ImageSpec) -> Pixels:
+    """As `decode`, as an array: for many small images the tensor around it would cost more than the pixels."""
     if data is None:
         raise RowError("decode", "image is null")
     if not data:
         raise RowError("decode", "image is empty")
     if len(data) > spec.max_bytes:
         raise RowError("decode", f"{len(data)} bytes are beyond limits.bytes {spec.max_bytes}")
-    image = _decode_jpeg(data, spec) if data.startswith(b"\xff\xd8\xff") else _decode_pillow(data, spec)
-    return _to_size(image, spec)
+    if data.startswith(b"\xff\xd8\xff"):
+        image = _decode_jpeg(data, spec)
+    else:
+        plain = _plain_png(data, spec) if data.startswith(PNG_BEGIN) else None
+        array = _decode_pillow(data, spec) if plain is None else _as_array(plain, spec.mode)
+        if spec.resize is None and spec.crop is None:
+            return array
+        image = torch.from_numpy(array)
+    return _to_size(image, spec).numpy()
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -83,7 +117,12 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def _decode_jpeg(data: bytes, spec: ImageSpec) -> torch.Tensor:
-    _check_pixels(*_jpeg_size(data), spec)
+    width, height = _jpeg_size(data)
+    _check_pixels(width, height, spec)
+    scale = scale_of(height, width, spec)
+    scaled = _scaled_jpeg(data, spec.mode, scale) if scale > 1 else None
+    if scaled is not None:
+        return torch.from_numpy(scaled)
     buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # bytearray: torch wants memory it may write to
     try:
         image: torch.Tensor = torch.ops.image.decode_jpeg(buffer, TORCHVISION_MODE[spec.mode], False)
@@ -91,6 +130,36 @@ def _decode_jpeg(data: bytes, spec: ImageSpec) -> torch.Tensor:
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])
         raise _broken("JPEG", reason) from None
     return image
+
+
+def scale_of(height: int, width: int, spec: ImageSpec) -> int:
+    """By what a JPEG of this size is divided while it is decoded: 1, 2, 4 or 8.
+
+    Only where a resize with antialiasing follows, which averages over the pixels that are missing then.
+    """
+    smooth = spec.antialias and spec.interpolation in ("bilinear", "bicubic")
+    if spec.resize is None or not (spec.scaled_decode and smooth):
+        return 1
+    wanted = resized(height, width, spec.resize)
+    fits = (s for s in SCALES if height >= SPARE * s * wanted[0] and width >= SPARE * s * wanted[1])
+    return next(fits, 1)
+
+
+def _scaled_jpeg(data: bytes, mode: str, scale: int) -> Pixels | None:
+    """Decode at 1/scale; None for colour spaces other than grey and YCbCr, which the usual decoder takes.
+
+    By Pillow, whose libjpeg-turbo is torchvision's; torchvision does not offer the scale.
+    """
+    try:
+        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        width, height = image.size
+        image.draft("L" if mode == "L" else None, (width // scale, height // scale))
+        if image.mode not in TORCHVISION_MODE or image.size != (-(-width // scale), -(-height // scale)):
+            return None
+        image.load()
+    except Exception as error:  # Pillow raises a dozen kinds for broken files
+        raise _broken("JPEG", str(error)) from None
+    return _as_array(image, mode)
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -112,12 +181,47 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     raise RowError("decode", "truncated JPEG")
 
 
-def _decode_pillow(data: bytes, spec: ImageSpec) -> torch.Tensor:
+def _plain_png(data: bytes, spec: ImageSpec) -> Image.Image | None:
+    """A PNG of one header, pixels and the end, all whole; None for any other: its class decodes it or says why not."""
+    width, height, *kind = PNG_HEADER.unpack_from(data.ljust(PNG_DATA), len(PNG_BEGIN))
+    mode = PLAIN_PNG.get(tuple(kind))
+    packed = None if mode is None else _png_data(data)
+    if mode is None or packed is None or width * height == 0:
+        return None
+    _check_pixels(width, height, spec)
+    try:
+        return Image.frombytes(mode, (width, height), packed, "zip", mode)
+    except Exception:  # too few pixels, or not what zlib packs
+        return None
+
+
+def _png_data(data: bytes) -> bytes | None:
+    """The packed pixels; None where a chunk is damaged or anything but header, pixels and end is there."""
+    parts: list[bytes] = []
+    at = PNG_START
+    try:
+        while True:
+            end = at + 8 + UINT32.unpack_from(data, at)[0]
+            if zlib.crc32(data[at + 4 : end]) != UINT32.unpack_from(data, end)[0]:
+                return None
+            kind = data[at + 4 : at + 8]
+            if kind == b"IEND":
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            if kind == b"IDAT":
+                parts.append(data[at + 8 : end])
+            elif at != PNG_START or kind != b"IHDR":
+                return None
+            at = end + 4
+    except struct.error:  # it ends before its end
+        return None
+
+
+def _decode_pillow(data: bytes, spec: ImageSpec) -> Pixels:
     kind, image = _open_pillow(data)
     _check_pixels(*image.size, spec)
     try:
         image.load()
-        return _as_tensor(image, spec.mode)
+        return _as_array(image, spec.mode)
     except RowError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for broken files
@@ -152,17 +256,22 @@ PILLOW: dict[str, tuple[Callable[[bytes], bool], Callable[[io.BytesIO], ImageFil
 }
 
 
-def _as_tensor(image: Image.Image, mode: str) -> torch.Tensor:
+def _as_array(image: Image.Image, mode: str) -> Pixels:
+    """(C, H, W), writable: torch takes no other memory without a warning."""
+    if image.mode != mode:
+        image = _converted(image, mode)
+    flat = np.frombuffer(bytearray(image.tobytes()), dtype=np.uint8)
+    return flat.reshape(image.height, image.width, TORCHVISION_MODE[mode]).transpose(2, 0, 1)
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise RowError("decode", "32-bit pixels are not supported")
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # the palette's transparency becomes alpha, which is dropped next
-    if image.mode != mode:
-        image = image.convert(mode)
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return flat.view(image.height, image.width, len(image.getbands())).permute(2, 0, 1)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _to_size(image: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
@@ -173,12 +282,29 @@ def _to_size(image: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
                 "decode",
                 f"{width}x{height} pixels after model.input.resize are beyond limits.pixels {spec.max_pixels}",
             )
-        mode = InterpolationMode(spec.interpolation)
-        image = functional.resize(image, [height, width], interpolation=mode, antialias=spec.antialias)
+        image = _resized(image, height, width, spec)
     if spec.crop is not None:
         crop = [spec.crop, spec.crop] if isinstance(spec.crop, int) else list(spec.crop)
-        image = functional.center_crop(image, crop)
+        image = functional.center_crop_image(image, crop)
     return image
+
+
+def _resized(image: torch.Tensor, height: int, width: int, spec: ImageSpec) -> torch.Tensor:
+    """torchvision's resize. What it asks torch for on a processor whose kernels take bytes, is asked for directly: its
+    own bookkeeping takes as long as 6 % of the resize of a photograph (the tests hold the two to the same bits).
+    """
+    channels, *before = image.shape
+    if before == [height, width]:
+        return image
+    if not (BYTES_RESIZE and spec.interpolation == "bilinear" and channels == 3 and image.stride(0) == 1):
+        mode = InterpolationMode(spec.interpolation)
+        by_name: torch.Tensor = functional.resize_image(
+            image, [height, width], interpolation=mode, antialias=spec.antialias
+        )
+        return by_name
+    strides = (image.numel(), *image.stride())  # a batch of one that torch sees to be channels-last
+    one = image.as_strided((1, *image.shape), strides)
+    return torch.nn.functional.interpolate(one, [height, width], mode="bilinear", antialias=spec.antialias)[0]
 
 
 def resized(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:

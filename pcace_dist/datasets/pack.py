@@ -1,8 +1,9 @@
-"""Pack images into Parquet shards that stream well: `pcace pack`.
+"""Pack images into Parquet shards that stream well: what `pcace pack` does, and how it goes on after a kill.
 
-A shard is written beside its final name and moved there whole, so that a reader never sees half of one.
-`_pack.json` in the destination says what was packed: the same pack again is a no-op when it is complete and
-starts over when it is not; anything else in the destination is refused. Knows nothing of models or Ray.
+`begin` opens the source and finds what is to be done: `_pack.json` in the destination says what is packed there and how
+it is cut into tasks, `_pack/` has a record for each task that is done. A task is one or a few shards (shards.py);
+whoever runs them, `pack` in this process or the service on Ray, hands what they wrote to `finish`. The same pack again
+does what is not done yet; anything else in the destination is refused. Knows nothing of models or Ray.
 """
 
 from __future__ import annotations
@@ -10,25 +11,33 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pcace_dist.datasets.sources import Fault, Row, Source, open_source
-from pcace_dist.datasets.storage import Storage, first_line, split
-from pcace_dist.errors import DatasetError, OutputError, RowError
+from pcace_dist.datasets.class_names import read_class_names
+from pcace_dist.datasets.pieces import READERS, Fault, Portion, Source
+from pcace_dist.datasets.shards import (
+    RECORDS,
+    SHARD_BYTES,
+    VERIFY,
+    Layout,
+    Limits,
+    Task,
+    Written,
+    layout_of,
+    plan_tasks,
+    read_record,
+    record_url,
+    write_task,
+)
+from pcace_dist.datasets.sources import open_source
+from pcace_dist.datasets.storage import Storage, StoredFile, first_line, split
+from pcace_dist.errors import DatasetError, OutputError
 
 RECORD = "_pack.json"
-SCRATCH = ".pack-"
-SHARD_BYTES = 256 * 10**6
-ROW_GROUP_BYTES = 16 * 2**20
-ROW_GROUP_ROWS = 1000
+BAD_FILES = "_bad_files.json"
 
 Progress = Callable[[int, int | None], object]
 """Called with (images done, images in all or None)."""
@@ -36,7 +45,7 @@ Progress = Callable[[int, int | None], object]
 
 @dataclass(frozen=True)
 class PackReport:
-    """What a pack wrote: shard names in order, rows, bytes of the shards, and what was left out."""
+    """What a pack wrote: shard names in order, rows, bytes of the shards, what was left out, and remarks."""
 
     kind: str
     dest: str
@@ -44,6 +53,33 @@ class PackReport:
     rows: int
     bytes: int
     bad: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A pack under way: the plan, and what of it was done before."""
+
+    source: Source
+    dest: str
+    layout: Layout
+    identity: str
+    tasks: tuple[Task, ...]
+    done: Mapping[str, Written]
+    storage: Storage
+
+    @property
+    def todo(self) -> tuple[Task, ...]:
+        """Tasks without a valid record, in order."""
+        return tuple(task for task in self.tasks if task.name not in self.done)
+
+    @property
+    def seen(self) -> int:
+        """Images gone through by the tasks that are done."""
+        return sum(written.seen for written in self.done.values())
+
+    def portion(self, task: Task) -> Portion:
+        return self.source.portion(task.start, task.stop)
 
 
 def pack(
@@ -52,233 +88,206 @@ def pack(
     *,
     kind: str | None = None,
     image_column: str = "image",
+    classes: str | None = None,
     shard_bytes: int | None = None,
     shard_rows: int | None = None,
     row_group_rows: int | None = None,
-    verify: bool = False,
+    verify: bool | str = False,
     storage: Storage | None = None,
     on_progress: Progress | None = None,
 ) -> PackReport:
-    """Write `source` (image folder, CSV, idx files, WebDataset tars) as part-00000.parquet ... into `dest`.
+    """Write `source` (image folder, CSV, idx files, WebDataset tars, Parquet) as part-00000.parquet ... into `dest`.
 
-    A shard ends at `shard_bytes` of images (256 MB) or `shard_rows`; a row group at `row_group_rows`, else at
-    1,000 rows or 16 MiB. `verify` leaves out images without a readable header. Raises DatasetError or
-    OutputError, one line.
+    A shard ends at `shard_bytes` of images (256 MB) or `shard_rows`; a row group at `row_group_rows`, else at 1,000
+    rows or 16 MiB. `classes`: a list of class names, by index. `verify` leaves out images without a readable header,
+    or with "decode" those that cannot be decoded. Works in this process; `begin` and `finish` are for others. Raises
+    DatasetError or OutputError, one line.
     """
-    for name, value in (
-        ("shard_bytes", shard_bytes),
-        ("shard_rows", shard_rows),
-        ("row_group_rows", row_group_rows),
-    ):
+    packing = begin(
+        source,
+        dest,
+        kind=kind,
+        image_column=image_column,
+        classes=classes,
+        limits=limits_of(shard_bytes, shard_rows, row_group_rows),
+        verify=verify,
+        storage=storage,
+    )
+    return run_here(packing, on_progress)
+
+
+def run_here(packing: Packing, on_progress: Progress | None = None) -> PackReport:
+    """Do what is to be done one task after another, in this process."""
+    seen = packing.seen
+    written: list[Written] = []
+
+    def count() -> None:
+        nonlocal seen
+        seen += 1
+        if on_progress is not None:
+            on_progress(seen, packing.source.total)
+
+    try:
+        for task in packing.todo:
+            portion = packing.portion(task)
+            written.append(write_task(task, portion, packing.layout, packing.dest, packing.storage, count))
+    except OSError as error:
+        raise OutputError(first_line(error)) from None
+    return finish(packing, written)
+
+
+def limits_of(shard_bytes: int | None, shard_rows: int | None, row_group_rows: int | None) -> Limits:
+    """Limits as a user gives them. Raises OutputError."""
+    for name, value in (("shard_bytes", shard_bytes), ("shard_rows", shard_rows), ("row_group_rows", row_group_rows)):
         if value is not None and value < 1:
             raise OutputError(f"{name} {value}: must be at least 1")
+    return Limits(shard_bytes or SHARD_BYTES, shard_rows, row_group_rows)
+
+
+def begin(
+    source: str,
+    dest: str,
+    *,
+    kind: str | None = None,
+    image_column: str = "image",
+    classes: str | None = None,
+    limits: Limits | None = None,
+    verify: bool | str = False,
+    storage: Storage | None = None,
+) -> Packing:
+    """Open the source, and begin in `dest` or go on there. Raises DatasetError or OutputError, one line."""
     storage = storage or Storage()
-    opened = open_source(source, storage, kind=kind, image_column=image_column)
-    settings = [
-        shard_bytes,
-        shard_rows,
-        row_group_rows,
-        verify,
-        image_column if opened.kind == "csv" else None,
-    ]
-    identity = _digest([opened.kind, settings, opened.schema.to_string(), opened.identity])
+    limits = limits or Limits()
+    checked = "headers" if verify is True else verify or None
+    if checked is not None and checked not in VERIFY:
+        raise OutputError(f"verify {checked!r}: is not one of {', '.join(VERIFY)}")
+    names = read_class_names(classes, storage) if classes is not None else None
+    opened = open_source(source, storage, kind=kind, image_column=image_column, classes=names)
+    if opened.kind in ("parquet", "webdataset") and _inside(dest, source):
+        raise OutputError(f"{dest}: lies inside {source}; name another folder for the shards")
+    layout = layout_of(opened, limits, checked)
+    identity = _identity(opened, layout, image_column)
     try:
-        report = _finished(dest, identity, storage)
-        if report is None:
-            _record(dest, {"identity": identity, "complete": False}, storage)
-            limits = _Limits(shard_bytes or SHARD_BYTES, shard_rows, row_group_rows)
-            report = _pack(opened, dest, limits, verify, storage, on_progress)
-            _record(dest, _as_json(report, identity), storage)
+        tasks, done = _found(dest, identity, storage) or (None, {})
+        if tasks is None:
+            tasks = plan_tasks(opened.sizes, opened.counted, limits)
+            _record(dest, {"identity": identity, "complete": False, "tasks": [_as_list(t) for t in tasks]}, storage)
     except OSError as error:
-        raise OutputError(f"{first_line(error)}") from None
+        raise OutputError(first_line(error)) from None
+    return Packing(opened, dest, layout, identity, tasks, done, storage)
+
+
+def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
+    """All tasks are done: list what was left out, and say that the pack is complete. Raises OutputError or, where no
+    image at all could be packed, DatasetError."""
+    by_task = {**packing.done, **{one.task: one for one in written}}
+    ordered = [by_task[task.name] for task in packing.tasks]
+    shards = [shard for one in ordered for shard in one.shards]
+    bad = tuple(fault for one in ordered for fault in one.bad)
+    if not shards:
+        raise DatasetError(f"nothing could be packed; the first of {len(bad)} faults: {bad[0] if bad else 'no rows'}")
+    report = PackReport(
+        packing.source.kind,
+        packing.dest,
+        tuple(shard.name for shard in shards),
+        sum(shard.rows for shard in shards),
+        sum(shard.bytes for shard in shards),
+        bad,
+        packing.source.notes,
+    )
+    try:
+        if packing.todo:
+            listed = [{"file": fault.name, "reason": fault.reason} for fault in bad]
+            packing.storage.put_bytes(json.dumps(listed, indent=1).encode(), f"{packing.dest.rstrip('/')}/{BAD_FILES}")
+            _record(packing.dest, _complete(report, packing), packing.storage)
+    except OSError as error:
+        raise OutputError(first_line(error)) from None
     return report
 
 
-@dataclass(frozen=True)
-class _Limits:
-    shard_bytes: int
-    shard_rows: int | None
-    row_group_rows: int | None
-
-    def ends_row_group(self, rows: int, size: int) -> bool:
-        return rows >= (self.row_group_rows or ROW_GROUP_ROWS) or (
-            self.row_group_rows is None and size >= ROW_GROUP_BYTES
-        )
-
-    def ends_shard(self, rows: int, size: int) -> bool:
-        return size >= self.shard_bytes or (self.shard_rows is not None and rows >= self.shard_rows)
+# -- what the destination says
 
 
-def _pack(
-    source: Source, dest: str, limits: _Limits, verify: bool, storage: Storage, on_progress: Progress | None
-) -> PackReport:
-    bad: list[Fault] = []
-    done = 0
-    with _Shards(source, dest, limits, storage) as shards:
-        for row in source.rows():
-            fault = row if isinstance(row, Fault) else _check(row, verify)
-            if fault is not None:
-                bad.append(fault)
-            elif not isinstance(row, Fault):
-                shards.add(row)
-            done += 1
-            if on_progress is not None:
-                on_progress(done, source.total)
-        shards.finish()
-    if not shards.rows:
-        raise DatasetError(f"nothing could be packed; the first of {len(bad)} faults: {bad[0] if bad else 'no rows'}")
-    return PackReport(source.kind, dest, tuple(shards.names), shards.rows, shards.bytes, tuple(bad))
-
-
-def _check(row: Row, verify: bool) -> Fault | None:
-    data, path = row["image"]["bytes"], row["image"]["path"]
-    if not data:
-        return Fault(path, "image is empty")
-    if verify:
-        from pcace_dist.datasets.images import image_size  # with torch: only for who asks for it
-
-        try:
-            image_size(data)
-        except RowError as error:
-            return Fault(path, error.reason)
-    return None
-
-
-class _Shards:
-    """Rows into row groups into shards; each shard is published whole."""
-
-    def __init__(self, source: Source, dest: str, limits: _Limits, storage: Storage) -> None:
-        self.names: list[str] = []
-        self.rows = self.bytes = 0
-        self._schema = source.schema.with_metadata(_features(source))
-        self._dest, self._limits, self._storage = dest.rstrip("/"), limits, storage
-        self._scratch: str | None = None
-        self._held: list[Row] = []
-        self._held_bytes = self._shard_rows = self._shard_bytes = 0
-        self._writer: pq.ParquetWriter | None = None
-        self._temporary = ""
-
-    def __enter__(self) -> _Shards:
-        # a hidden folder beside local shards, so that the move is a rename; the system's own for remote ones
-        local = split(self._dest)[0] == "file"
-        folder = split(self._dest)[1] if local else None
-        for left in Path(folder).glob(f"{SCRATCH}*") if folder else ():  # by a pack that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        self._scratch = tempfile.mkdtemp(prefix=SCRATCH, dir=folder)
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def add(self, row: Row) -> None:
-        self._held.append(row)
-        size = len(row["image"]["bytes"])
-        self._held_bytes += size
-        self._shard_bytes += size
-        self._shard_rows += 1
-        full = self._limits.ends_shard(self._shard_rows, self._shard_bytes)
-        if full or self._limits.ends_row_group(len(self._held), self._held_bytes):
-            self._write_row_group()
-        if full:
-            self._publish()
-
-    def finish(self) -> None:
-        self._write_row_group()
-        self._publish()
-
-    def _write_row_group(self) -> None:
-        if not self._held:
-            return
-        if self._writer is None:
-            self._temporary = os.path.join(self._scratch or "", f"part-{len(self.names):05d}.parquet")
-            self._writer = _writer(self._temporary, self._schema)
-        table = pa.Table.from_pylist(self._held, schema=self._schema)
-        self._writer.write_table(table, row_group_size=len(self._held))
-        self.rows += len(self._held)
-        self._held, self._held_bytes = [], 0
-
-    def _publish(self) -> None:
-        if self._writer is None:
-            return
-        self._writer.close()
-        self._writer = None
-        name = os.path.basename(self._temporary)
-        self.bytes += os.path.getsize(self._temporary)
-        self._storage.put_file(self._temporary, f"{self._dest}/{name}")
-        self.names.append(name)
-        self._shard_rows = self._shard_bytes = 0
-
-
-def _writer(path: str, schema: pa.Schema) -> pq.ParquetWriter:
-    """Images are compressed already, and their statistics would put whole images into the footer."""
-    images = ("image.bytes", "image.path")
-    others = [name for name in schema.names if name != "image"]
-    return pq.ParquetWriter(
-        path,
-        schema,
-        compression={images[0]: "NONE", images[1]: "ZSTD", **dict.fromkeys(others, "ZSTD")},
-        use_dictionary=others,
-        write_statistics=others,
-        write_page_checksum=True,
-    )
-
-
-def _features(source: Source) -> dict[bytes, bytes]:
-    """Metadata by which Hugging Face's `datasets` knows the images and the class names."""
-    features: dict[str, object] = {"image": {"_type": "Image"}}
-    for field in source.schema:
-        if field.name == "label" and source.classes:
-            features["label"] = {"_type": "ClassLabel", "names": list(source.classes)}
-        elif field.name != "image":
-            features[field.name] = {"_type": "Value", "dtype": str(field.type).replace("double", "float64")}
-    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
-
-
-def _finished(dest: str, identity: str, storage: Storage) -> PackReport | None:
-    """The report of the same pack if it is complete, None if it is to be done. Raises OutputError for anything else."""
+def _found(dest: str, identity: str, storage: Storage) -> tuple[tuple[Task, ...], dict[str, Written]] | None:
+    """Plan and finished tasks of the same pack, None if there is nothing yet. Raises OutputError for anything else."""
     scheme, path = split(dest)
     if scheme == "file":
         if os.path.exists(path) and not os.path.isdir(path):
             raise OutputError(f"{dest}: is a file; name a folder for the shards")
         os.makedirs(path, exist_ok=True)
-    files = [file.url.rpartition("/")[2] for file in storage.list(dest)]
+    base = dest.rstrip("/")
+    files = {file.url[len(_url(base)) :].lstrip("/"): file for file in storage.list(dest)}
     if not files:
         return None
     if RECORD not in files:
-        raise OutputError(f"{dest}: is not empty (holds {files[0]}); name an empty folder")
+        raise OutputError(f"{dest}: is not empty (holds {next(iter(files))}); name an empty folder")
     try:
-        record = json.loads(storage.read_bytes(f"{dest.rstrip('/')}/{RECORD}"))
+        record = json.loads(storage.read_bytes(f"{base}/{RECORD}"))
         if record["identity"] != identity:
+            if not record["complete"] and not any(name.endswith(".parquet") for name in files):
+                return None  # begun in vain: nothing lies here that could be lost
             raise OutputError(f"{dest}: holds another pack; name an empty folder")
-        return _from_json(record, dest) if record["complete"] else None
+        tasks = tuple(Task(*task) for task in record["tasks"])
     except (ValueError, KeyError, TypeError):
         raise OutputError(f"{dest}: {RECORD} is not readable; name an empty folder") from None
+    return tasks, _done(base, tasks, files, storage)
+
+
+def _done(base: str, tasks: tuple[Task, ...], files: Mapping[str, StoredFile], storage: Storage) -> dict[str, Written]:
+    """Tasks whose record is there and whose shards are as it says."""
+    begun = [task.name for task in tasks if f"{RECORDS}/{task.name}.json" in files]
+    with ThreadPoolExecutor(READERS, thread_name_prefix="pcace-pack") as pool:
+        records = pool.map(lambda name: read_record(storage.read_bytes(record_url(base, name))), begun)
+        found = {name: record for name, record in zip(begun, records, strict=True) if record is not None}
+    return {
+        name: record
+        for name, record in found.items()
+        if all(shard.name in files and files[shard.name].size == shard.bytes for shard in record.shards)
+    }
 
 
 def _record(dest: str, content: dict[str, object], storage: Storage) -> None:
     storage.put_bytes(json.dumps(content, indent=1).encode(), f"{dest.rstrip('/')}/{RECORD}")
 
 
-def _as_json(report: PackReport, identity: str) -> dict[str, object]:
+def _complete(report: PackReport, packing: Packing) -> dict[str, object]:
     return {
-        "identity": identity,
+        "identity": packing.identity,
         "complete": True,
         "kind": report.kind,
         "shards": list(report.shards),
         "rows": report.rows,
         "bytes": report.bytes,
-        "bad": [[fault.name, fault.reason] for fault in report.bad],
+        "bad": len(report.bad),
+        "tasks": [_as_list(task) for task in packing.tasks],
     }
 
 
-def _from_json(record: dict[str, object], dest: str) -> PackReport:
-    bad = tuple(Fault(*fault) for fault in record["bad"])  # type: ignore[attr-defined]
-    shards: tuple[str, ...] = tuple(record["shards"])  # type: ignore[arg-type]
-    return PackReport(str(record["kind"]), dest, shards, int(str(record["rows"])), int(str(record["bytes"])), bad)
+def _as_list(task: Task) -> list[Any]:
+    return [task.name, task.start, task.stop, task.divide_bytes, task.divide_rows]
 
 
-def _digest(content: object) -> str:
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+def _identity(source: Source, layout: Layout, image_column: str) -> str:
+    """Names the content and all that shards depend on."""
+    limits = layout.limits
+    settings = [
+        source.kind,
+        [limits.shard_bytes, limits.shard_rows, limits.row_group_rows, layout.verify],
+        image_column if source.kind in ("csv", "parquet") else None,
+        source.schema.to_string(),
+        list(source.classes.columns().items()) if source.classes else None,
+    ]
+    digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=16)
+    for file in source.identity:
+        digest.update(json.dumps(file).encode())
+    return digest.hexdigest()
+
+
+def _inside(dest: str, source: str) -> bool:
+    return split(dest) == split(source) or _url(dest).startswith(_url(source).rstrip("/") + "/")
+
+
+def _url(path: str) -> str:
+    """As a listing begins the URLs of files below `path`."""
+    scheme, rest = split(path)
+    return (rest if scheme == "file" else f"{scheme}://{rest}").rstrip("/")

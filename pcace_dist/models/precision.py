@@ -44,7 +44,7 @@ def choose_numerics(asked: str, device: torch.device, model: nn.Module) -> Numer
     """What `compute.precision` (auto, float32 or bfloat16) means on this machine for this model.
 
     auto: bfloat16 where the device multiplies it in hardware (AMX, CUDA) and the model has more than a few parameters.
-    The layout is always channels-last: no convolution measured is slower in it (docs/precision.md).
+    The layout is always channels-last: no convolution measured was slower in it.
     """
     fast = has_fast_bfloat16(device)
     if asked == AUTO:

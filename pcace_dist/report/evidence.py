@@ -135,7 +135,7 @@ def growth(source: Source, layer: LayerPlan, channels: npt.NDArray[np.int64], gr
         Growth(
             np.array(sizes, np.int64),
             *(
-                np.array([getattr(step[target], name) for step in found]).reshape(len(sizes), -1)
+                np.array([getattr(step[target], name) for step in found]).reshape(len(sizes), len(channels))
                 for name in ("score", "score_low", "score_high")
             ),
         )

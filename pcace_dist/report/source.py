@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from pcace_dist.errors import ModelError, UserError
 from pcace_dist.job import Job, read_job
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
+from pcace_dist.places import absolute, images_of, storage_of, weights_of
 from pcace_dist.run import Run, open_run
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.segment import RowCodes
@@ -149,9 +149,12 @@ class Source:
     def load_model(self, device: torch.device) -> nn.Module:
         """The run's model. Raises ModelError where the weights are others by now."""
         settings = self.job.model
-        weights = settings.weights if settings.weights in ("random", "factory") else absolute(settings.weights)
         model = load_model(
-            settings.factory, settings.kwargs, weights, seed=self.job.compute.seed, read=self.storage.read_bytes
+            settings.factory,
+            settings.kwargs,
+            weights_of(self.job),
+            seed=self.job.compute.seed,
+            read=self.storage.read_bytes,
         )
         recorded = dict(self.plan.facts)["weights"]
         if weights_digest(model) != recorded:
@@ -169,12 +172,11 @@ def open_source(path: str, *, layers: tuple[str, ...] | None = None) -> Source:
     """Open a finished run, local or s3://. `layers`: only these (names or globs). Raises UserError."""
     plain = open_run(path)
     job = read_job(plain.job_text(), name=f"{path}/job.yaml")
-    storage = Storage({prefix: endpoint.model_dump() for prefix, endpoint in job.storage.items()})
+    storage = storage_of(job)
     run = open_run(path, storage=storage)
     plan = Plan.from_bytes(run.plan_bytes())
     ranking = _ranking(run, plan, layers)
     targets = tuple(parse_target(target) for target in job.target)
-    settings = job.model.input
     return Source(
         run=run,
         summary=run.summary,
@@ -192,22 +194,9 @@ def open_source(path: str, *, layers: tuple[str, ...] | None = None) -> Source:
             filter=dict(job.dataset.filter),
             group_by=job.group_by,
         ),
-        images=ImageSpec(
-            mode=settings.mode,
-            resize=settings.resize,
-            crop=settings.crop,
-            interpolation=settings.interpolation,
-            antialias=settings.antialias,
-            max_pixels=job.limits.pixels,
-            max_bytes=job.limits.bytes,
-        ),
+        images=images_of(job),
         targets=targets,
     )
-
-
-def absolute(path: str) -> str:
-    """A local path from this directory; URLs as they are."""
-    return path if "://" in path else os.path.abspath(path)
 
 
 def _ranking(run: Run, plan: Plan, wanted: tuple[str, ...] | None) -> Ranking:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist.datasets.units import Unit, data_digest
 from pcace_dist.service.admission import Admission
+from pcace_dist.service.bottleneck import Machine, judge, on_worker, shares
 from pcace_dist.service.drift import advice
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Ledger
@@ -56,6 +57,7 @@ class Account:
         self.drift: dict[str, dict[str, float]] = {}
         self.from_codes: str | None = None  # the run whose kept codes are ranked
         self.seconds: dict[str, float] = defaultdict(float)
+        self._reduce_seconds: dict[str, float] = defaultdict(float)  # of its tasks
 
     # -- what happens
 
@@ -78,6 +80,12 @@ class Account:
             self._pass_started = time.monotonic()
             self._rows_at_start = self.rows_done
         self._passes.append(main_pass)
+
+    def reduced(self, seconds: Iterable[Mapping[str, float]]) -> None:
+        """Seconds by stage of the tasks of a reduce."""
+        for one in seconds:
+            for stage, value in one.items():
+                self._reduce_seconds[stage] += value
 
     def looked(self, look: int, open_pairs: int) -> None:
         """A look of `stop`: so many pairs at the border of the top were open after so many images."""
@@ -151,7 +159,31 @@ class Account:
         for one in self._passes:
             for stage, value in one.seconds.items():
                 total[stage] += value
-        return total
+        in_pass = on_worker(total, self._in_pass) if self._passes else {}
+        return {**total, **in_pass, **self._reduce_seconds}
+
+    @property
+    def _in_pass(self) -> float:
+        """Seconds of all workers in the main pass."""
+        return sum(one.worker_seconds for one in self._passes)
+
+    def _time(self) -> dict[str, Any]:
+        """Where the time went: seconds and shares by stage, and what would help (docs/pipeline.md)."""
+        driver, workers = dict(self.seconds), self._worker_seconds()
+        machine = Machine()
+        if self._plan is not None:
+            frozen = Facts.of(self._plan)
+            machine = Machine(frozen.numeric_class["device"] == "cpu", frozen.precision, frozen.batch)
+        verdict = judge(driver, workers, machine)
+        return {
+            "stages": {name: round(value, 3) for name, value in driver.items()},
+            "worker_stages": {name: round(value, 3) for name, value in workers.items()},
+            "worker_seconds": round(self._in_pass, 3),
+            "shares": {name: round(value, 4) for name, value in shares(driver, workers).items()},
+            "bottleneck": None
+            if verdict is None
+            else {"stage": verdict.stage, "share": round(verdict.share, 4), "advice": verdict.advice},
+        }
 
     @property
     def images(self) -> int:
@@ -195,8 +227,7 @@ class Account:
             "workers": self.workers,
             "seconds": round(time.monotonic() - self._started, 3),
             "images_per_second": round(forwarded / main_pass, 3) if main_pass > 0 else None,
-            "stages": {name: round(value, 3) for name, value in self.seconds.items()},
-            "worker_stages": {name: round(value, 3) for name, value in self._worker_seconds().items()},
+            **self._time(),
             "last_faults": self._last_faults,
             **more,
         }

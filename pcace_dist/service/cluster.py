@@ -34,6 +34,8 @@ def ray_session() -> Iterator[None]:
             ray.init(logging_level=logging.WARNING, log_to_driver=not logs.is_json())
         else:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            # Ray starts workers at nice 15: beside any other work on the machine they would hardly run
+            os.environ.setdefault("RAY_worker_niceness", "0")
             ray.init(
                 "local",
                 include_dashboard=False,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -20,7 +19,7 @@ from pcace_dist.datasets.units import Piece, Unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
 from pcace_dist.logs import LogSettings
-from pcace_dist.service.account import Account
+from pcace_dist.places import absolute, storage_of
 from pcace_dist.service.attempt import (
     Block,
     attempt_key,
@@ -32,9 +31,8 @@ from pcace_dist.service.codes import KeptCodes, open_codes
 from pcace_dist.service.coordinator import Coordinator, only_files, worker_shape
 from pcace_dist.service.events import Crew
 from pcace_dist.service.frozen import FrozenPlan
-from pcace_dist.service.ledger import FileRef, Ledger, Receipt
+from pcace_dist.service.ledger import FileRef, Receipt
 from pcace_dist.service.local_fleet import LocalFleet
-from pcace_dist.service.places import absolute, storage_of
 from pcace_dist.service.selection import (
     SELECTION_FILE,
     Answerable,
@@ -45,7 +43,6 @@ from pcace_dist.service.selection import (
     with_knots,
 )
 from pcace_dist.service.spec import CodesSpec
-from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import Plan
 
 LOCAL_BYTES = 4 << 30  # of codes files; more are worth a cluster
@@ -111,25 +108,15 @@ def _is_run(url: str, storage: Storage) -> bool:
         return False
 
 
-class CodesRun(Coordinator):
+class CodesRun(Coordinator[CodesPreparation]):
     """Selects rows, then reduces the codes as they are."""
 
-    def __init__(
-        self,
-        preparation: CodesPreparation,
-        store: Store,
-        ledger: Ledger,
-        account: Account,
-        *,
-        stopping: Callable[[], bool],
-        check: Callable[[], None],
-    ) -> None:
-        super().__init__(preparation, store, ledger, account, stopping=stopping, check=check)
-        self._preparation = preparation
-        self._kept = preparation.kept
-        self._rows: Rows | None = None
-        account.from_codes = self._kept.url
-        self._selections = 0
+    _rows: Rows | None = None
+    _selections = 0
+
+    @property
+    def _kept(self) -> KeptCodes:
+        return self._preparation.kept
 
     def _crew(self) -> AbstractContextManager[Crew]:
         shape = worker_shape(self._job)

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -68,12 +68,15 @@ class Prepared(Protocol):
     def group_type(self) -> pa.DataType: ...
 
 
-class Coordinator(ABC):
-    """Drives one run whose ledger this driver has opened."""
+P = TypeVar("P", bound=Prepared)
+
+
+class Coordinator(ABC, Generic[P]):
+    """Drives one run, prepared as a P, whose ledger this driver has opened."""
 
     def __init__(
         self,
-        prepared: Prepared,
+        preparation: P,
         store: Store,
         ledger: Ledger,
         account: Account,
@@ -81,8 +84,8 @@ class Coordinator(ABC):
         stopping: Callable[[], bool],
         check: Callable[[], None],
     ) -> None:
-        self._job = prepared.job
-        self._prepared = prepared
+        self._job = preparation.job
+        self._preparation = preparation
         self._store = store
         self._ledger = ledger
         self._account = account
@@ -136,7 +139,9 @@ class Coordinator(ABC):
         tasks = [self._reduce_task(plan, block, receipts) for block in blocks_of(plan)]
         with self._account.stage("reduce"):
             results = self._farm(crew, tasks[0][0], [arguments for _, arguments in tasks], "reducing")
-        return [result for result in results if isinstance(result, BlockScores)]
+        blocks = [result for result in results if isinstance(result, BlockScores)]
+        self._account.reduced(block.seconds for block in blocks)
+        return blocks
 
     def _farm(self, crew: Crew, method: str, tasks: list[tuple[object, ...]], stage: str) -> list[object]:
         return farm(crew, method, tasks, stopping=self._stopping, on_tick=lambda: self._tick(crew, stage))
@@ -168,7 +173,7 @@ class Coordinator(ABC):
         receipts = self._ledger.state.accepted_receipts()
         self._ledger.check_held()
         with self._account.stage("publish"):
-            group_type = self._prepared.group_type
+            group_type = self._preparation.group_type
             publish_shown(self._store, plan, shown, group_type)
             publish_transforms(self._store, plan, [c for block in blocks for c in block.curves], group_type)
             publish_jackknife(self._store, plan, blocks, group_type)

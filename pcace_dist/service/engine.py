@@ -27,8 +27,10 @@ from pcace_dist.errors import ModelError, RowError
 from pcace_dist.models.device import free_memory, keep_freed_memory, once_more, to_host
 from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
 from pcace_dist.models.load import load_model, weights_digest
+from pcace_dist.models.precision import CHANNELS_LAST
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import Admission, CheckRows
+from pcace_dist.service.allocator import keep_memory
 from pcace_dist.service.attempt import Block, write_attempt
 from pcace_dist.service.codes import CodesWriter, KeptRows, read_unit
 from pcace_dist.service.facts import Facts
@@ -103,6 +105,7 @@ class Engine:
         for path in reversed(spec.python_path):
             if path not in sys.path:
                 sys.path.insert(0, path)
+        keep_memory()
         self.spec = spec
         self.actor = actor
         self.store = store
@@ -157,6 +160,8 @@ class Engine:
             batch_size=facts.batch,
             threads=self.spec.threads,
             image_shape=facts.image_shape,
+            channels_last=facts.layout == CHANNELS_LAST,
+            pinned=self.device.type == "cuda",
             fold_bytes=key_of_bytes,
             fold_value=key_of_value,
         )

@@ -18,6 +18,7 @@ from pcace_dist.errors import JobError, OutputError
 from pcace_dist.job import Job
 from pcace_dist.models.ablation import Effect
 from pcace_dist.models.targets import TargetSpec
+from pcace_dist.places import absolute, storage_of
 from pcace_dist.service.attempt import CorruptAttempt, blocks_of
 from pcace_dist.service.cluster import ray_session
 from pcace_dist.service.coordinator import worker_shape
@@ -25,13 +26,12 @@ from pcace_dist.service.evaluation import AblationTask, Case, Profiled, Question
 from pcace_dist.service.events import Crew
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import read_plan
+from pcace_dist.service.interrupt import interruptible
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.main_pass import farm
-from pcace_dist.service.places import absolute, storage_of
 from pcace_dist.service.prepare import Preparation, prepare
 from pcace_dist.service.progress import Display, Tally, display_for
 from pcace_dist.service.reduce import BlockScores
-from pcace_dist.service.run_job import interruptible
 from pcace_dist.service.store import open_store
 from pcace_dist.statistics.plan import Plan
 

@@ -70,12 +70,21 @@ class MainPass:
         self._beginning: set[str] = set()
         self._unexplained: dict[str, str] = {}  # lost workers and why; their units wait for the fleet's explanation
         self._rows_by: dict[str, int] = defaultdict(int)
+        self._since: dict[str, float] = {}  # workers of this pass, and when their time in it began
+        self._past_seconds = 0.0  # of workers that are gone
+        self._ended: float | None = None
         self.seconds: dict[str, float] = defaultdict(float)
         self.bytes_read = 0
         self.last_faults: list[str] = []
 
     def run(self) -> None:
         self._rows_by.update(self._fleet.images_seen_by())  # in earlier passes
+        try:
+            self._run()
+        finally:
+            self._ended = time.monotonic()
+
+    def _run(self) -> None:
         if self._dispatcher.all_done():
             return
         for actor in self._fleet.up:
@@ -89,6 +98,12 @@ class MainPass:
             if self._told_to_stop and not self._busy:
                 raise Stopped("stopped; finished units are flushed and recorded, the same command goes on")
             self._on_tick()
+
+    @property
+    def worker_seconds(self) -> float:
+        """Seconds of all workers in this pass, from when they were given the plan until it ended or they were gone."""
+        now = time.monotonic() if self._ended is None else self._ended
+        return self._past_seconds + sum(now - since for since in self._since.values())
 
     @property
     def units_redone(self) -> int:
@@ -117,6 +132,7 @@ class MainPass:
                 self._begin(actor)
             case Finished(actor, "begin", admission):
                 self.admissions[actor] = admission
+                self.seconds["begin"] += time.monotonic() - self._since.get(actor, time.monotonic())
                 self._beginning.discard(actor)
                 self._busy.discard(actor)
                 self._ready.add(actor)
@@ -137,6 +153,7 @@ class MainPass:
     def _begin(self, actor: str) -> None:
         self._busy.add(actor)
         self._beginning.add(actor)
+        self._since[actor] = time.monotonic()
         self._fleet.call(actor, "begin", self._plan.data, self._plan.check, self._ledger.epoch)
 
     def _feed(self) -> None:
@@ -172,11 +189,14 @@ class MainPass:
         log.info("worker %s is let go: %s", actor, why, extra={"actor": actor})
         self._fleet.release(actor)
         self._ready.discard(actor)
+        self._gone(actor)
         self._dispatcher.actor_lost(actor, "let go", blame=False)
         if at_once and self._dispatcher.outstanding():
             self._fleet.replace()
 
     def _result(self, actor: str, result: WorkResult) -> None:
+        for stage, seconds in result.seconds.items():
+            self.seconds[stage] += seconds
         if result.flushed_first is not None:
             self._receipt(actor, result.flushed_first)
         if result.gave_up is not None:
@@ -244,8 +264,14 @@ class MainPass:
         self._busy.discard(actor)
         self._beginning.discard(actor)
         self._ready.discard(actor)
+        self._gone(actor)
         if replace and not self._told_to_stop:
             self._fleet.replace()
+
+    def _gone(self, actor: str) -> None:
+        """A worker's time in this pass is over."""
+        since = self._since.pop(actor, None)
+        self._past_seconds += 0.0 if since is None else time.monotonic() - since
 
     def _explained(self, actor: str, with_node: bool) -> None:
         """The units of a lost worker wait again. Its death speaks against the unit in hand only if its node lives."""

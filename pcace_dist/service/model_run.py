@@ -9,26 +9,23 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.units import Unit, check_unchanged, make_units
 from pcace_dist.errors import Stopped
-from pcace_dist.service.account import Account
 from pcace_dist.service.codes import index_of, publish_index
 from pcace_dist.service.coordinator import Coordinator, worker_shape
 from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.events import Crew, Failed, Finished, Lost
 from pcace_dist.service.extend import Base, check_base_plan, copy_attempts, generation_of, inherit
 from pcace_dist.service.frozen import FrozenPlan
-from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.main_pass import TICK, MainPass
 from pcace_dist.service.memory import check_fits
 from pcace_dist.service.prepare import Preparation
 from pcace_dist.service.reduce import each_ranking
-from pcace_dist.service.store import Store
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import OK, TOO_FEW_IMAGES
 from pcace_dist.statistics.settled import judge, prefixes, spent
@@ -39,21 +36,8 @@ UNIT_ROWS = (128, 1024)  # least and most rows of a unit; in between, 1/64 of th
 UNIT_BYTES = 64 << 20  # a unit reads about this much at most
 
 
-class ModelRun(Coordinator):
+class ModelRun(Coordinator[Preparation]):
     """The usual run: images through the model."""
-
-    def __init__(
-        self,
-        preparation: Preparation,
-        store: Store,
-        ledger: Ledger,
-        account: Account,
-        *,
-        stopping: Callable[[], bool],
-        check: Callable[[], None],
-    ) -> None:
-        super().__init__(preparation, store, ledger, account, stopping=stopping, check=check)
-        self._preparation = preparation
 
     def _crew(self) -> AbstractContextManager[Crew]:
         from pcace_dist.service.fleet import Fleet

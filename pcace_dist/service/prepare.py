@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import torch
 
-from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
@@ -19,10 +18,10 @@ from pcace_dist.logs import LogSettings
 from pcace_dist.models.layers import resolve_layers
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
+from pcace_dist.places import absolute, images_of, storage_of, weights_of
 from pcace_dist.service.extend import Base, open_base
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import plan_of_run
-from pcace_dist.service.places import absolute, storage_of
 from pcace_dist.service.spec import StatisticSpec, WorkSpec
 from pcace_dist.statistics.ace import MAX_ROWS
 
@@ -111,7 +110,6 @@ def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
 def _work_spec(job: Job) -> WorkSpec:
     targets = tuple(parse_target(target) for target in job.target)
     _check_targets(job, targets)
-    settings = job.model.input
     columns = [str(target.value) for target in targets if target.kind == "column"]
     statistics = job.statistics
     return WorkSpec(
@@ -126,21 +124,13 @@ def _work_spec(job: Job) -> WorkSpec:
             columns=tuple(columns),
             keep=statistics.keep_codes,
         ),
-        images=ImageSpec(
-            mode=settings.mode,
-            resize=settings.resize,
-            crop=settings.crop,
-            interpolation=settings.interpolation,
-            antialias=settings.antialias,
-            max_pixels=job.limits.pixels,
-            max_bytes=job.limits.bytes,
-        ),
+        images=images_of(job),
         storage=storage_of(job),
         factory=job.model.factory,
         kwargs=dict(job.model.kwargs),
-        weights=job.model.weights if job.model.weights in ("random", "factory") else absolute(job.model.weights),
-        mean=tuple(settings.mean),
-        std=tuple(settings.std),
+        weights=weights_of(job),
+        mean=tuple(job.model.input.mean),
+        std=tuple(job.model.input.std),
         layers=(),
         targets=targets,
         statistics=StatisticSpec(

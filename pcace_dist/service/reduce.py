@@ -7,6 +7,7 @@ the number of workers. Knows the store and the statistic, not Ray.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce as reduce_pairs
@@ -57,6 +58,7 @@ class BlockScores:
     scores: Mapping[Any, Sequence[ChannelScores]]
     curves: Sequence[BlockCurves] = ()
     ends: Ends = field(default_factory=Ends)
+    seconds: Mapping[str, float] = field(default_factory=dict)  # reading and adding up sums; solving
 
 
 def reduce_block(
@@ -97,10 +99,18 @@ def score_block(
 ) -> BlockScores:
     """Add up and score the parts of one block, wherever they come from; `parts()` may be called several times."""
     layer = plan.layer(block.layer).block(block.channels)
+    began = time.perf_counter()
+    solving = 0.0
     sums = BlockSums(plan, block, memory=memory)
-    scores = {group: sums.score(held, layer, penalty=penalty) for group, held in sums.groups(parts)}
+    scores = {}
+    for group, held in sums.groups(parts):
+        start = time.perf_counter()
+        scores[group] = sums.score(held, layer, penalty=penalty)
+        solving += time.perf_counter() - start
+    seconds = {"sums": time.perf_counter() - began - solving, "solve": solving}
     curves = pick_curves(plan, block.layer, block.start, scores)
-    return BlockScores(block, {group: [s.without_transforms() for s in held] for group, held in scores.items()}, curves)
+    plain = {group: [s.without_transforms() for s in held] for group, held in scores.items()}
+    return BlockScores(block, plain, curves, seconds=seconds)
 
 
 def _read(store: Store, receipt: Receipt, name: str) -> bytes:
@@ -124,6 +134,7 @@ def _by_ace(found: BlockScores, store: Store, plan: Plan, receipts: Sequence[Rec
         },
         found.curves,
         found.ends,
+        found.seconds,
     )
 
 

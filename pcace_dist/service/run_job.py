@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist import logs
 from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
+from pcace_dist.places import storage_of
 from pcace_dist.service.account import Account
 from pcace_dist.service.cluster import ray_session
 from pcace_dist.service.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.service.coordinator import Coordinator
+from pcace_dist.service.interrupt import interruptible
 from pcace_dist.service.keeper import LeaseKeeper
 from pcace_dist.service.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.service.ledger import Ledger, RunState
-from pcace_dist.service.places import storage_of
 from pcace_dist.service.progress import Display, display_for
 from pcace_dist.service.publish import publish_summary, read_summary
 from pcace_dist.service.store import Store, open_store, probe
@@ -51,8 +50,10 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
     if state.done is not None and recorded is not None and not _differences(recorded, job):
         return _recorded_outcome(store, state.done)
     _refuse_foreign(store, job, recorded, state)
+    began = time.monotonic()
     from_codes = prepare_from_codes(job)
     preparation = from_codes or _prepare(job)
+    before = {"prepare": time.monotonic() - began}
     _refuse_changed(store, preparation, state.manifest)
     if state.done is not None:
         return _recorded_outcome(store, state.done)
@@ -60,12 +61,15 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
         _refuse_held(store, ledger)
     local = from_codes is not None and from_codes.local
     session = contextlib.nullcontext() if local else ray_session()
+    began = time.monotonic()
     with interruptible() as asked, session, display or display_for() as shown:
+        before |= {} if local else {"ray": time.monotonic() - began}
         probe(store)
         asked.install()
         _open(store, ledger, take_over=take_over)
         store.put("job.yaml", job.to_yaml().encode())
         account = Account(store, ledger, shown, preparation.fingerprint, metrics=not local)
+        account.seconds.update(before)
         with LeaseKeeper(Lease(store, ledger.epoch)) as keeper:
             coordinator = _coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)
             try:
@@ -100,9 +104,10 @@ def _coordinator(
     *,
     stopping: Callable[[], bool],
     check: Callable[[], None],
-) -> Coordinator:
+) -> Coordinator[Any]:
     """The kind of run that this job is."""
     if isinstance(preparation, CodesPreparation):
+        account.from_codes = preparation.kept.url
         return CodesRun(preparation, store, ledger, account, stopping=stopping, check=check)
     from pcace_dist.service.model_run import ModelRun
 
@@ -173,39 +178,3 @@ def _refuse_changed(
         return
     what = "model.weights: the weights have" if manifest["weights"] != preparation.weights else "the job has"
     raise OutputError(f"{what} changed since the run in {store.url} began; use another output")
-
-
-class _Interrupt:
-    """SIGTERM and SIGINT as a flag. The second signal ends the process at once."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._before: dict[int, object] = {}
-
-    def is_set(self) -> bool:
-        return self._event.is_set()
-
-    def install(self) -> None:
-        """After Ray has started: it puts in a SIGTERM handler of its own."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._on_signal)
-
-    def restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self._event.is_set():
-            raise KeyboardInterrupt
-        self._event.set()
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[_Interrupt]:
-    interrupt = _Interrupt()
-    try:
-        yield interrupt
-    finally:
-        interrupt.restore()

@@ -79,14 +79,19 @@ class Selection:
         """The selected rows of a block, a part per group and piece of the codes."""
         first = 0
         for codes in block_codes:
-            low, high = np.searchsorted(self.positions, [first, first + codes.rows])
+            rows = codes.rows
+            low, high = np.searchsorted(self.positions, [first, first + rows])
             if high > low:
-                local = torch.from_numpy(self.positions[low:high] - first)
-                yield from self._by_group(codes.take(local), int(low), int(high))
-            first += codes.rows
+                if high - low < codes.rows:
+                    codes = codes.take(torch.from_numpy(self.positions[low:high] - first))
+                yield from self._by_group(codes, int(low), int(high))
+            first += rows
 
     def _by_group(self, codes: LayerCodes, low: int, high: int) -> Iterator[BlockPart]:
         members = self.group_of[low:high]
+        if (members == members[0]).all():
+            yield BlockPart(self._values[int(members[0])], codes, self.rows.take(slice(low, high)), None)
+            return
         order = np.argsort(members, kind="stable")
         ends = np.flatnonzero(np.diff(members[order])) + 1
         for part in np.split(order, ends):

@@ -7,6 +7,7 @@ from typing import Any
 
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError
+from pcace_dist.service.bottleneck import told
 from pcace_dist.service.ledger import Ledger, RunState
 from pcace_dist.service.progress import Tally, describe
 from pcace_dist.service.store import open_store
@@ -27,6 +28,7 @@ def describe_run(path: str, storage: Storage | None = None) -> str:
         f"recorded: {len(state.accepted_receipts())} attempts, {len(state.set_aside)} units set aside, "
         f"{summary.get('bad_rows', 0)} bad rows"
     )
+    lines += [f"time:     {line}" for line in told(summary)]
     lines += [f"fault:    {fault}" for fault in summary.get("last_faults", [])]
     return "\n".join(lines)
 

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pcace_dist.service.attempt import Block, BlockPart
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, TargetPlan
-from pcace_dist.statistics.score import ChannelScores, score_channels
+from pcace_dist.statistics.score import ChannelScores, score_channels, unranked
 from pcace_dist.statistics.segment import RowCodes, add_codes
 
 TARGET_BYTES = 256 << 20  # of one Gram's x-y sums: so many targets are solved together
@@ -37,6 +40,15 @@ class Held:
     @property
     def nbytes(self) -> int:
         return self.code_bytes + (0 if self.gram is None else self.gram.nbytes)
+
+    def fold_rows(self, folds: int) -> npt.NDArray[np.int64]:
+        """Rows in each fold."""
+        total = np.zeros(folds, np.int64)
+        if self.gram is not None:
+            total += self.gram.rows.cpu().numpy()
+        for part in self.rows:
+            total += np.bincount(part.folds.numpy(), minlength=folds)
+        return total
 
 
 class BlockSums:
@@ -115,6 +127,9 @@ class BlockSums:
         `layer` is the plan of these channels; `targets` are the targets' plans where they are not the plan's.
         """
         plans = self._plan.targets if targets is None else targets
+        few = unranked(held.fold_rows(self._plan.folds), layer, len(plans), knots=self._plan.knots)
+        if few is not None:
+            return few
         count = len(self._plan.targets)
         scores: list[ChannelScores] = []
         step = max(1, min(count, int(TARGET_BYTES * count // max(1, self._gram_bytes))))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -44,12 +45,14 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class WorkResult:
-    """What a call of `work` or `flush` gives back: small, whatever the unit's size."""
+    """What a call of `work` or `flush` gives back: small, whatever the unit's size. `seconds`: what of the call is not
+    in the unit's report."""
 
     report: UnitReport | None = None
     gave_up: str | None = None
     flushed_first: Receipt | None = None
     flushed: Receipt | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class WorkerBody:
@@ -103,7 +106,7 @@ class WorkerBody:
         """
         from pcace_dist.service.engine import Abandoned
 
-        before = self._engine.flush() if flush_first else None
+        before, flushing = self._flushed() if flush_first else (None, 0.0)
         try:
             report = (
                 self._engine.process(unit, upcoming)
@@ -111,12 +114,18 @@ class WorkerBody:
                 else self._engine.process_kept(unit, kept, upcoming)
             )
         except Abandoned:
-            return WorkResult(gave_up=unit.id, flushed_first=before)
-        after = self._engine.flush() if self._engine.should_flush else None
-        return WorkResult(report=report, flushed_first=before, flushed=after)
+            return WorkResult(gave_up=unit.id, flushed_first=before, seconds={"flush": flushing})
+        after, seconds = self._flushed() if self._engine.should_flush else (None, 0.0)
+        return WorkResult(report=report, flushed_first=before, flushed=after, seconds={"flush": flushing + seconds})
 
     def flush(self) -> WorkResult:
-        return WorkResult(flushed=self._engine.flush())
+        receipt, seconds = self._flushed()
+        return WorkResult(flushed=receipt, seconds={"flush": seconds})
+
+    def _flushed(self) -> tuple[Receipt | None, float]:
+        """The receipt of a flush, and its seconds."""
+        start = time.perf_counter()
+        return self._engine.flush(), time.perf_counter() - start
 
     def reduce(self, plan: str, block: Block, receipts: Sequence[Receipt]) -> BlockScores:
         """One reduce task under the stored plan of this digest."""

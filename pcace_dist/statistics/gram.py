@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,20 +24,12 @@ from torch import Tensor
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import basis, tensorfile
 from pcace_dist.statistics.plan import GRID
-
-Index: TypeAlias = "tuple[slice | int, ...]"
+from pcace_dist.statistics.products import Index, packed_size, products
 
 FORMAT_VERSION: Final = 1
 MAX_ROWS: Final = (2**63 - 1) // GRID**2  # beyond this the fixed-point squares could leave int64
-_ROWS_AT_A_TIME = 1024
-_TILE_FLOATS = {"cpu": 1 << 19}  # hats of one tile of channels: small enough for the processor's cache
-_TILE_FLOATS_DEVICE = 1 << 27  # elsewhere: large products, 512 MiB
+_ROWS_AT_A_TIME = 1 << 14  # of what is added up besides products
 _PRODUCTS = ("xx", "xy")  # int32 while every fold stays under `narrow_limit` rows
-
-
-def chunk_limit(knots: int, bits: int = 24) -> int:
-    """Rows whose products add up exactly in a float with `bits` bits: (2^bits - 1) // S^2."""
-    return int((2**bits - 1) // basis.unit_scale(knots) ** 2)
 
 
 def narrow_limit(knots: int) -> int:
@@ -46,73 +37,15 @@ def narrow_limit(knots: int) -> int:
     return int((2**31 - 1) // basis.unit_scale(knots) ** 2)
 
 
-@lru_cache(maxsize=64)
-def packed_index(components: int, knots: int) -> tuple[Tensor, Tensor]:
-    """Row and column in the (pK x pK) matrix of every packed x-x entry.
+def _ends(codes: Tensor, top: int) -> Tensor:
+    """Number of rows (...,) whose code (n, ...) is 0 or `top`; exact for n * 255 < 2^24.
 
-    Per component the diagonal and the first off-diagonal (a code touches two neighbouring hats), then the
-    full K x K block of every pair of components.
+    Sums of bytes that are clamped to the last step at either end: several times faster than comparisons.
     """
-    rows: list[int] = []
-    columns: list[int] = []
-    for block in range(0, components * knots, knots):
-        rows += list(range(block, block + knots)) + list(range(block, block + knots - 1))
-        columns += list(range(block, block + knots)) + list(range(block + 1, block + knots))
-    for first in range(components):
-        for second in range(first + 1, components):
-            rows += [first * knots + k for k in range(knots) for _ in range(knots)]
-            columns += [second * knots + k for _ in range(knots) for k in range(knots)]
-    return torch.tensor(rows), torch.tensor(columns)
-
-
-@lru_cache(maxsize=64)
-def unpack_index(components: int, knots: int) -> Tensor:
-    """Packed position of every entry of the (pK x pK) matrix, int64; the number of packed entries where it is 0."""
-    rows, columns = packed_index(components, knots)
-    size = components * knots
-    index = torch.full((size, size), len(rows), dtype=torch.int64)
-    index[rows, columns] = torch.arange(len(rows))
-    index[columns, rows] = torch.arange(len(rows))
-    return index
-
-
-def packed_size(components: int, knots: int) -> int:
-    """Distinct x-x entries of one channel and fold: 895 for p=5, K=9."""
-    return components * (2 * knots - 1) + components * (components - 1) // 2 * knots**2
-
-
-def hats(codes: Tensor, knots: int, dtype: torch.dtype) -> Tensor:
-    """Integer hat weights of codes (..., n): (..., knots, n), as floats."""
-    scale = basis.unit_scale(knots)
-    values = codes.to(dtype)
-    out = torch.empty((*codes.shape[:-1], knots, codes.shape[-1]), dtype=dtype, device=codes.device)
-    for knot in range(knots):
-        torch.sub(values, knot * scale, out=out[..., knot, :])
-    return out.abs_().neg_().add_(scale).clamp_(min=0)
-
-
-@lru_cache(maxsize=16)
-def _product_dtype(device: str, precision: str) -> torch.dtype:
-    """float32 if this device multiplies our integers exactly in it, else float64, else an error."""
-    worst = torch.full((2, 48, chunk_limit(9)), 31.0)
-    worst[1] = torch.randint(0, 32, worst.shape[1:], generator=torch.Generator().manual_seed(0)).float()
-    expected = worst[:, :8].double() @ worst.double().transpose(1, 2)
-    for dtype in (torch.float32, torch.float64):
-        held = worst.to(device=device, dtype=dtype)
-        by_batch = torch.bmm(held, held.transpose(1, 2))[:, :8].double().cpu()
-        flat = torch.stack([matrix @ matrix.T for matrix in held])[:, :8].double().cpu()
-        if torch.equal(by_batch, expected) and torch.equal(flat, expected):
-            return dtype
-    raise StatisticsError(f"device {device}: integer products are not exact in float32 nor float64")
-
-
-def exactness_self_test(device: torch.device | str) -> torch.dtype:
-    """The float type in which this device's products of our integers are exact, by trying the worst case.
-
-    float32 where nothing rounds (no TF32 or bfloat16 inside), float64 as a fallback; StatisticsError if
-    neither is.
-    """
-    return _product_dtype(str(torch.device(device)), torch.get_float32_matmul_precision())
+    every = torch.ones(len(codes), device=codes.device)
+    above = every @ codes.clamp(max=1).flatten(1).float()
+    below = every @ codes.clamp(min=top - 1).flatten(1).float()
+    return (below - above - len(codes) * (top - 2)).reshape(codes.shape[1:])
 
 
 class Gram:
@@ -224,15 +157,12 @@ class Gram:
         self._check_rows(codes, means, target_codes, target_fixed, fold_of_row)
         counts = torch.bincount(fold_of_row, minlength=self.folds)
         self._make_room(counts.to(self.device) * repeat)
-        order = torch.argsort(fold_of_row, stable=True)
-        start = 0
-        for fold, count in enumerate(counts.tolist()):
-            for first in range(start, start + count, self._chunk):
-                taken = order[first : min(first + self._chunk, start + count)]
-                parts = (codes[taken], means[taken], target_codes[taken], target_fixed[taken])
-                for name, where, values in self._addends(*parts, fold):
-                    self._add(name, where, values, repeat)
-            start += count
+        for one in products(codes, target_codes, fold_of_row, counts.tolist(), self.knots):
+            self._add(one.name, one.where, one.values, repeat, one.folds)
+        for first in range(0, len(codes), _ROWS_AT_A_TIME):
+            rows = slice(first, first + _ROWS_AT_A_TIME)
+            for name, values in self._moments(codes[rows], means[rows], target_fixed[rows]):
+                self._add(name, (), values, repeat)
         self._add("rows", (), counts, repeat)
         return self
 
@@ -331,11 +261,14 @@ class Gram:
     # Where the arithmetic is
     # -----------------------------------------------------------------------------------
 
-    def _add(self, name: str, where: Index, values: Tensor, times: int) -> None:
-        """The one place where sums grow."""
+    def _add(self, name: str, where: Index, values: Tensor, times: int, folds: Tensor | None = None) -> None:
+        """The one place where sums grow; with `folds`, those of some folds (the last axis but one)."""
         target = self._state[name][where]
         addend = values.to(device=target.device, dtype=target.dtype)
-        target.add_(addend, alpha=times)
+        if folds is None:
+            target.add_(addend, alpha=times)
+        else:
+            target.index_add_(-2, folds.to(target.device), addend, alpha=times)
 
     def _combine(self, other: Gram, sign: int) -> Gram:
         if self.sizes != other.sizes:
@@ -363,39 +296,15 @@ class Gram:
         for name in _PRODUCTS:
             self._state[name] = self._state[name].to(torch.int64 if wide else torch.int32)
 
-    @property
-    def _chunk(self) -> int:
-        return min(chunk_limit(self.knots), _ROWS_AT_A_TIME)
-
-    def _addends(
-        self, codes: Tensor, means: Tensor, target_codes: Tensor, target_fixed: Tensor, fold: int
-    ) -> Iterator[tuple[str, Index, Tensor]]:
-        """What rows of one fold add, at most `_chunk` of them: state's name, place in it, integers."""
-        dtype = exactness_self_test(codes.device)
-        everything = slice(None)
-        y = hats(target_codes.T, self.knots, dtype)  # (T, K, n)
-        yield "yy", (everything, fold), torch.bmm(y, y.transpose(1, 2)).flatten(1)
-        flat_y = y.flatten(0, 1).T  # (n, T K)
-        rows, columns = (index.to(codes.device) for index in packed_index(self.components, self.knots))
-        packed = rows * (self.components * self.knots) + columns
-        for tile in self._tiles(codes):
-            x = hats(codes[:, tile].permute(1, 2, 0), self.knots, dtype).flatten(1, 2)  # (c, p K, n)
-            yield "xx", (tile, fold), torch.bmm(x, x.transpose(1, 2)).flatten(1).index_select(1, packed)
-            xy = (x.flatten(0, 1) @ flat_y).reshape(x.shape[0], -1, self.targets, self.knots)
-            yield "xy", (everything, tile, fold), xy.permute(2, 0, 1, 3).flatten(2)
-        edge = (codes == 0) | (codes == basis.top_code(self.knots))
-        yield "clamped", (), edge.sum(dim=0)
+    def _moments(self, codes: Tensor, means: Tensor, target_fixed: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """What rows add to the sums that know no folds: state's name, integers."""
+        yield "clamped", _ends(codes, basis.top_code(self.knots))
         m, t = means.double(), target_fixed.double()  # products are exact: below 2^28 each, 2^53 in all
-        yield "mean_sum", (), means.sum(dim=0, dtype=torch.int64)
-        yield "mean_square", (), m.square().sum(dim=0)
-        yield "mean_target", (), t.T @ m
-        yield "target_sum", (), target_fixed.sum(dim=0, dtype=torch.int64)
-        yield "target_square", (), t.square().sum(dim=0)
-
-    def _tiles(self, codes: Tensor) -> Iterator[slice]:
-        floats = _TILE_FLOATS.get(codes.device.type, _TILE_FLOATS_DEVICE)
-        step = max(1, floats // max(1, codes.shape[0] * self.components * self.knots))
-        return (slice(first, first + step) for first in range(0, self.channels, step))
+        yield "mean_sum", m.sum(dim=0)
+        yield "mean_square", m.square().sum(dim=0)
+        yield "mean_target", t.T @ m
+        yield "target_sum", target_fixed.sum(dim=0, dtype=torch.int64)
+        yield "target_square", t.square().sum(dim=0)
 
     def _check_rows(
         self, codes: Tensor, means: Tensor, target_codes: Tensor, target_fixed: Tensor, folds: Tensor

@@ -58,7 +58,9 @@ class LayerCodes:
 
     def take(self, rows: Tensor | slice) -> LayerCodes:
         """The codes of some of the rows."""
-        return LayerCodes(self.codes[rows], self.means[rows])
+        if isinstance(rows, slice) or rows.dtype == torch.bool:
+            return LayerCodes(self.codes[rows], self.means[rows])
+        return LayerCodes(self.codes.index_select(0, rows), self.means.index_select(0, rows))  # faster than an index
 
     def cpu(self) -> LayerCodes:
         return LayerCodes(self.codes.cpu(), self.means.cpu())
@@ -67,6 +69,8 @@ class LayerCodes:
     def cat(parts: Iterable[LayerCodes]) -> LayerCodes:
         """Rows of several parts, one after the other."""
         held = list(parts)
+        if len(held) == 1:
+            return held[0]
         return LayerCodes(torch.cat([part.codes for part in held]), torch.cat([part.means for part in held]))
 
 

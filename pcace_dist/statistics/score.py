@@ -17,9 +17,11 @@ compared, hold it: the variance of their mean is se^2 + (BIAS_ERROR (r^2 - e))^2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +31,9 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import basis, solve
-from pcace_dist.statistics.gram import Gram, unpack_index
-from pcace_dist.statistics.plan import LayerPlan, TargetPlan
+from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.plan import GRID, LayerPlan, TargetPlan
+from pcace_dist.statistics.products import packed_size, unpack_index
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -41,8 +44,9 @@ LEVEL = 0.95
 MIN_IMAGES = 50
 MIN_FOLDS = 4
 BIAS_ERROR = 0.25  # standard error of the bias correction relative to it: 0.2 to 0.35 at independence
-_BATCH_BYTES = 4 << 20  # of x-x matrices solved at a time
-_SHARED_BYTES = 128 << 20  # of x-x matrices and factors that are kept from one target to the next
+_BATCH_BYTES = 1 << 20  # of x-x matrices solved at a time: they stay in the processor's cache
+_PROBLEMS = 1024  # channels x replicates x targets solved at a time
+_INT64_IMAGES = (2**31 - 1) // GRID  # up to here n^2 GRID^2 stays below 2^62
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,54 +143,101 @@ def score_channels(
     if len(target_plans) != gram.targets:
         raise StatisticsError(f"{len(target_plans)} target plans for a Gram of {gram.targets} targets")
     held = gram if gram.device.type == "cpu" else gram.to("cpu")
-    sides = _Sides(held, layer, penalty, share=len(target_plans) > 1)
-    return [_score_target(sides, plan, index, min_images) for index, plan in enumerate(target_plans)]
+    moving = [_target_moves(held, index) for index in range(gram.targets)]
+    status = _status(held, layer, min_images)
+    ok = np.flatnonzero(status == OK)
+    solved = _solve(held, layer, target_plans, np.flatnonzero(moving), ok, penalty) if len(ok) and any(moving) else {}
+    constant = np.where(status == OK, CONSTANT, status)
+    facts = _Facts.of(held, layer) if solved else None
+    return [
+        _scores(held, facts, index, status if moves else constant, solved.get(index))
+        for index, moves in enumerate(moving)
+    ]
 
 
-def _score_target(sides: _Sides, target: TargetPlan, index: int, min_images: int | None) -> ChannelScores:
-    gram, layer = sides.gram, sides.layer
+def unranked(
+    rows: npt.NDArray[np.int64], layer: LayerPlan, targets: int, *, knots: int, min_images: int | None = None
+) -> list[ChannelScores] | None:
+    """What `score_channels` says of a Gram with rows[f] rows in fold f if they are too few for a score of any channel,
+    else None: so that such a group need not be added up."""
+    status = _status_by_rows(rows, layer, knots, min_images)
+    if (status == OK).any():
+        return None
+    images = np.full(layer.channels, rows.sum(), dtype=np.int64)
+    shape = (layer.channels, layer.components, knots)
+    return [_empty(images, status, len(rows), shape) for _ in range(targets)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Facts:
+    """What is said of the channels of a Gram whatever the target: (C,) each."""
+
+    mean: Floats
+    variance: Floats
+    clamped: Floats
+
+    @classmethod
+    def of(cls, gram: Gram, layer: LayerPlan) -> _Facts:
+        return cls(_mean_activation(gram, layer), _activation_variance(gram, layer), _clamped(gram, layer))
+
+
+def _scores(
+    gram: Gram, facts: _Facts | None, index: int, status: npt.NDArray[np.str_], solved: _Replicates | None
+) -> ChannelScores:
+    """Scores for one target; solved: of the channels that are ok."""
+    images = np.full(gram.channels, gram.images, dtype=np.int64)
+    result = _empty(images, status, gram.folds, (gram.channels, gram.components, gram.knots))
+    ok = status == OK
+    if solved is None or facts is None or not ok.any():
+        return result
     rows = gram.rows.numpy()
     used = np.flatnonzero(rows)
-    status = _status(gram, layer, index, min_images)
-    ok = status == OK
-    result = {
-        name: np.full(gram.channels, np.nan)
-        for name in ("squared", "low", "high", "in_sample", "first", "pearson", "mean", "variance", "clamped")
-    }
-    pseudo = np.full((gram.channels, gram.folds), np.nan)
-    phi = np.full((gram.channels, gram.components, gram.knots), np.nan, np.float32)
-    theta = np.full((gram.channels, gram.knots), np.nan, np.float32)
-    if ok.any():
-        with solve.one_thread():
-            solved = _replicates(sides, target, index, np.flatnonzero(ok))
-        squared, first = solved.squared, solved.first
-        phi[ok], theta[ok] = solved.phi, solved.theta
-        found = jackknife(squared[:, 0], squared[:, 1:], rows[used])
-        low, high = found.interval()
-        result["squared"][ok] = found.estimate
-        result["low"][ok], result["high"][ok] = _root(low), _root(high)
-        result["in_sample"][ok], result["first"][ok] = np.sqrt(squared[:, 0]), np.sqrt(first)
-        pseudo[np.ix_(ok, used)] = found.pseudo
-        result["pearson"][ok] = _pearson(gram, index)[ok]
-        result["mean"][ok] = _mean_activation(gram, layer)[ok]
-        result["variance"][ok] = _activation_variance(gram, layer)[ok]
-        result["clamped"][ok] = _clamped(gram, layer)[ok]
+    found = jackknife(solved.squared[:, 0], solved.squared[:, 1:], rows[used])
+    low, high = found.interval()
+    result.pseudo[np.ix_(ok, used)] = found.pseudo
+    for column, values in (
+        (result.score, _root(found.estimate)),
+        (result.score_squared, found.estimate),
+        (result.score_low, _root(low)),
+        (result.score_high, _root(high)),
+        (result.score_in_sample, np.sqrt(solved.squared[:, 0])),
+        (result.score_first_component, np.sqrt(solved.first)),
+        (result.pearson, _pearson(gram, index)[ok]),
+        (result.mean_activation, facts.mean[ok]),
+        (result.activation_variance, facts.variance[ok]),
+        (result.clamped, facts.clamped[ok]),
+        (result.phi, solved.phi),
+        (result.theta, solved.theta),
+    ):
+        column[ok] = values
+    return result
+
+
+def _empty(
+    images: npt.NDArray[np.int64], status: npt.NDArray[np.str_], folds: int, shape: tuple[int, int, int]
+) -> ChannelScores:
+    """No scores yet; shape: channels, components, knots."""
+    channels, components, knots = shape
+
+    def column() -> Floats:
+        return np.full(channels, np.nan)
+
     return ChannelScores(
-        images=np.full(gram.channels, gram.images, dtype=np.int64),
-        score=_root(result["squared"]),
-        score_squared=result["squared"],
-        score_low=result["low"],
-        score_high=result["high"],
-        score_in_sample=result["in_sample"],
-        score_first_component=result["first"],
-        pearson=result["pearson"],
-        mean_activation=result["mean"],
-        activation_variance=result["variance"],
-        clamped=result["clamped"],
+        images=images,
+        score=column(),
+        score_squared=column(),
+        score_low=column(),
+        score_high=column(),
+        score_in_sample=column(),
+        score_first_component=column(),
+        pearson=column(),
+        mean_activation=column(),
+        activation_variance=column(),
+        clamped=column(),
         status=status,
-        pseudo=pseudo,
-        phi=phi,
-        theta=theta,
+        pseudo=np.full((channels, folds), np.nan),
+        phi=np.full((channels, components, knots), np.nan, np.float32),
+        theta=np.full((channels, knots), np.nan, np.float32),
     )
 
 
@@ -194,16 +245,25 @@ def _root(squared: Floats) -> Floats:
     return np.sqrt(np.clip(squared, 0.0, 1.0))
 
 
-def _status(gram: Gram, layer: LayerPlan, target: int, min_images: int | None) -> npt.NDArray[np.str_]:
-    """ok, constant (in the pilot or in these rows; or the target is) or too_few_images, for every channel."""
+def _status(gram: Gram, layer: LayerPlan, min_images: int | None) -> npt.NDArray[np.str_]:
+    """ok, constant (in the pilot or in these rows) or too_few_images, for every channel and any target that moves."""
+    status = _status_by_rows(gram.rows.numpy(), layer, gram.knots, min_images)
+    if (status == OK).any():
+        status[(status == OK) & ~_channels_move(gram)] = CONSTANT
+    return status
+
+
+def _status_by_rows(
+    rows: npt.NDArray[np.int64], layer: LayerPlan, knots: int, min_images: int | None
+) -> npt.NDArray[np.str_]:
+    """The same as far as the numbers of rows in each fold tell."""
     live = layer.live.cpu().numpy().sum(axis=1)
-    needed = np.array([required_images(int(count), gram.knots) for count in live])
+    needed = np.array([required_images(int(count), knots) for count in live])
     if min_images is not None:
         needed = np.maximum(1, np.full_like(needed, min_images))
-    few = (gram.images < needed) | (int((gram.rows > 0).sum()) < MIN_FOLDS)
-    still = ~_channels_move(gram) | (not _target_moves(gram, target))
-    status = np.where(live == 0, CONSTANT, np.where(few, TOO_FEW_IMAGES, np.where(still, CONSTANT, OK)))
-    return status.astype(np.str_)
+    few = (rows.sum() < needed) | ((rows > 0).sum() < MIN_FOLDS)
+    status = np.where(live == 0, CONSTANT, np.where(few, TOO_FEW_IMAGES, OK))
+    return status.astype(f"U{len(TOO_FEW_IMAGES)}")
 
 
 def _channels_move(gram: Gram) -> npt.NDArray[np.bool_]:
@@ -228,9 +288,11 @@ def _target_moves(gram: Gram, target: int) -> bool:
 def _hat_sums(blocks: Tensor, knots: int) -> Tensor:
     """Sums of hats (..., K) from packed diagonal blocks (..., 2K-1): all hats of a row sum to S. Exact integers."""
     sums = blocks[..., :knots].clone()
-    sums[..., :-1] += blocks[..., knots:]
-    sums[..., 1:] += blocks[..., knots:]
-    return torch.div(sums, basis.unit_scale(knots), rounding_mode="floor")
+    sums[..., :-1].add_(blocks[..., knots:])
+    sums[..., 1:].add_(blocks[..., knots:])
+    return (
+        sums.div_(basis.unit_scale(knots)) if sums.is_floating_point() else sums.floor_divide_(basis.unit_scale(knots))
+    )
 
 
 def transforms(
@@ -241,10 +303,8 @@ def transforms(
     The correlation of theta(y) with the sum of the phi is positive; scales are arbitrary. They are straight between
     knots and constant beyond the ends.
     """
-    with solve.one_thread():
-        parts = list(_solutions(_Sides(gram, layer, penalty), target, index, np.arange(gram.channels)))
-    phi, theta = torch.cat([one.x[:, 0] for one in parts]), torch.cat([one.y[:, 0] for one in parts])
-    return phi.numpy(), theta.numpy()
+    found = _solve(gram, layer, {index: target}, np.array([index]), np.arange(gram.channels), penalty)[index]
+    return found.phi, found.theta
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,154 +317,158 @@ class _Replicates:
     theta: Floats
 
 
-def _replicates(sides: _Sides, target: TargetPlan, index: int, channels: npt.NDArray[np.int64]) -> _Replicates:
-    parts = list(_solutions(sides, target, index, channels))
-    columns = (
-        [one.squared for one in parts],
-        [one.squared_first[:, 0] for one in parts],
-        [one.x[:, 0] for one in parts],
-        [one.y[:, 0] for one in parts],
-    )
-    return _Replicates(*(torch.cat(column).numpy() for column in columns))
+def _solve(
+    gram: Gram,
+    layer: LayerPlan,
+    plans: Sequence[TargetPlan] | Mapping[int, TargetPlan],
+    targets: npt.NDArray[np.int64],
+    channels: npt.NDArray[np.int64],
+    penalty: float,
+) -> dict[int, _Replicates]:
+    """Some channels against some targets (numbers in the Gram); plans: those of the targets, by number.
+
+    A few channels at a time, so that their matrices stay in the processor's cache while one target after the other is
+    solved. Moments are in units of S^2 times the rows of their replicate.
+    """
+    with solve.one_thread():
+        replicates = _Leave.one_out(gram.rows)
+        unit = basis.unit_scale(gram.knots) ** 2
+        lamda = penalty / gram.images * unit * replicates.n if gram.images else torch.zeros_like(replicates.n)
+        sides = [_target_side(gram, index, plans[index], replicates, lamda) for index in targets.tolist()]
+        size = solve.padded(gram.components * gram.knots)
+        step = max(1, _BATCH_BYTES // (8 * size * size * len(replicates.n)))
+        parts = [
+            _solve_some(gram, layer, torch.from_numpy(targets), sides, torch.from_numpy(some), replicates, lamda)
+            for some in np.split(channels, range(step, len(channels), step))
+        ]
+    length = math.sqrt(unit * gram.images)  # of transforms for moments in other units
+    result = {}
+    for place, index in enumerate(targets.tolist()):
+        mine = [[one[place] for one in part] for part in parts]
+        squared, first, phi, theta = (torch.cat(column).numpy() for column in zip(*mine, strict=True))
+        result[index] = _Replicates(squared, first, length * phi, length * theta)
+    return result
 
 
-def _solutions(
-    sides: _Sides, target: TargetPlan, index: int, channels: npt.NDArray[np.int64]
-) -> Iterator[solve.Solution]:
-    """Solutions of a few channels at a time, (c, 1+F, ...): all rows, then without each non-empty fold."""
-    gram, used, n = sides.gram, sides.used, sides.n
-    syy, mean_y = _target_covariance(gram, index, used, n)
-    penalty_y = sides.weight * solve.penalty_matrix(
-        torch.from_numpy(target.knots), torch.tensor(target.spread, dtype=torch.float64)
-    )
-    white = solve.whiten_target(syy, penalty_y)
-    for side in sides.of(channels):
-        sxy = _cross_covariance(gram, side, index, used, n, mean_y)
-        count = len(side.channels)
-        found = solve.canonical(
-            side.sxx.flatten(0, 1),
-            sxy.flatten(0, 1),
-            syy.repeat(count, 1, 1),
-            side.white,
-            white.repeat(count, 1, 1),
-            gram.components,
+def _solve_some(
+    gram: Gram,
+    layer: LayerPlan,
+    targets: Tensor,
+    sides: Sequence[tuple[solve.Target, Tensor]],
+    channels: Tensor,
+    replicates: _Leave,
+    lamda: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """squared (t, c, R), first (t, c), phi (t, c, p, K) and theta (t, c, K)."""
+    moments, sums, moving = _channel_moments(gram, channels, replicates)
+    curvature = solve.Curvature.of(layer.knots[channels].double().cpu(), layer.spread[channels].double().cpu())
+    held = solve.Channels.of(moments, curvature, lamda)
+    step = max(1, _PROBLEMS // (len(channels) * len(replicates.n)))
+    parts = []
+    for start in range(0, len(targets), step):
+        some = sides[start : start + step]
+        sxy = _cross_moments(
+            gram, targets[start : start + step], channels, replicates, sums, [side[1] for side in some]
         )
-        shape = (count, len(n))
-        yield solve.Solution(
-            x=found.x.reshape(*shape, gram.components, gram.knots),
-            y=found.y.reshape(*shape, gram.knots),
-            squared=found.squared.reshape(shape),
-            squared_first=found.squared_first.reshape(shape),
-        )
+        if moving is not None:
+            sxy.mul_(moving.unsqueeze(3))
+        found = solve.canonical(held, [side[0] for side in some], sxy)
+        parts.append((found.squared, found.squared_first, found.x[:, :, 0], found.y[:, :, 0]))
+    squared, first, phi, theta = (torch.cat(column) for column in zip(*parts, strict=True))
+    return squared, first, phi, theta
 
 
 @dataclass(frozen=True, eq=False)
-class _Side:
-    """A few channels in every replicate, whatever the target: covariance (c, R, M, M), means and whether a hat moves
-    (c, R, M), and the covariance's factor."""
+class _Leave:
+    """All rows, then without each non-empty fold: the folds that hold rows, and rows of each replicate (R,)."""
 
-    channels: Tensor
-    sxx: Tensor
-    mean: Tensor
-    moving: Tensor
-    white: solve.Whitener
+    used: Tensor
+    n: Tensor
 
+    @classmethod
+    def one_out(cls, rows: Tensor) -> _Leave:
+        used = rows.nonzero().flatten()
+        n = rows.sum() - torch.cat([torch.zeros(1, dtype=torch.int64), rows[used]])
+        return cls(used, n.double())
 
-class _Sides:
-    """The channels' side of all solutions of one Gram; with `share` it is worked out once for all targets."""
-
-    def __init__(self, gram: Gram, layer: LayerPlan, penalty: float, *, share: bool = False) -> None:
-        rows = gram.rows
-        self.gram = gram
-        self.layer = layer
-        self.used = rows.nonzero().flatten()
-        self.n = rows.sum() - torch.cat([torch.zeros(1, dtype=torch.int64), rows[self.used]])
-        self.weight = penalty / gram.images if gram.images else 0.0
-        self._size = solve.padded(gram.components * gram.knots)
-        self._room = _SHARED_BYTES if share else 0
-        self._held: dict[bytes, _Side] = {}
-
-    def of(self, channels: npt.NDArray[np.int64]) -> Iterator[_Side]:
-        """The sides of these channels, a few at a time."""
-        matrix = 8 * self._size * self._size * len(self.n)
-        step = max(1, _BATCH_BYTES // matrix)
-        for start in range(0, len(channels), step):
-            taken = channels[start : start + step]
-            side = self._held.get(taken.tobytes())
-            if side is None:
-                side = self._work_out(torch.from_numpy(taken))
-                if self._room >= 2 * matrix * len(taken):
-                    self._room -= 2 * matrix * len(taken)
-                    self._held[taken.tobytes()] = side
-            yield side
-
-    def _work_out(self, taken: Tensor) -> _Side:
-        sxx, mean, moving = _channel_covariance(self.gram, taken, self.used, self.n)
-        stiffness = _penalties(self.layer, taken, self.gram.knots, self.weight, self._size)
-        white = solve.whitener(sxx.flatten(0, 1), stiffness.repeat_interleave(len(self.n), dim=0))
-        return _Side(taken, sxx, mean, moving, white)
+    def of(self, sums: Tensor, out: Tensor | None = None) -> Tensor:
+        """Sums (..., F, k) by fold as those of the replicates (..., R, k): integers, exact in float64."""
+        held = sums if len(self.used) == sums.shape[-2] else sums.index_select(-2, self.used)
+        held = held.double()
+        shape = (*held.shape[:-2], len(self.n), held.shape[-1])
+        out = torch.empty(shape, dtype=torch.float64) if out is None else out
+        total = held.sum(dim=-2, keepdim=True)
+        out[..., :1, :] = total
+        torch.sub(total, held, out=out[..., 1:, :])
+        return out
 
 
-def _leave_out(sums: Tensor, axis: int, used: Tensor) -> Tensor:
-    """All rows, then without each non-empty fold: integers in float64; `axis` is the folds'."""
-    held = sums.index_select(axis, used).to(torch.int64)
-    total = held.sum(dim=axis, keepdim=True)
-    return torch.cat([total, total - held], dim=axis).double()
+def _target_side(
+    gram: Gram, index: int, plan: TargetPlan, replicates: _Leave, lamda: Tensor
+) -> tuple[solve.Target, Tensor]:
+    """A target in every replicate, and the means of its hats (R, K)."""
+    n = replicates.n
+    second = replicates.of(gram.yy[index]).reshape(len(n), gram.knots, gram.knots)
+    sums = second.sum(dim=2) / basis.unit_scale(gram.knots)
+    means = sums / n.unsqueeze(1)
+    moments = second - sums.unsqueeze(2) * means.unsqueeze(1)
+    moving = _moving(moments.diagonal(dim1=1, dim2=2), second.diagonal(dim1=1, dim2=2))
+    moments *= moving.unsqueeze(2) * moving.unsqueeze(1)
+    spread = torch.tensor(plan.spread, dtype=torch.float64)
+    penalty = lamda.reshape(-1, 1, 1) * solve.penalty_matrix(torch.from_numpy(plan.knots), spread)
+    return solve.Target.of(moments, penalty), means
 
 
-def _target_covariance(gram: Gram, index: int, used: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-    """Covariance (R, K, K) and mean (R, K) of the target's hats in every replicate."""
-    scale = basis.unit_scale(gram.knots)
-    moments = _leave_out(gram.yy[index], 0, used).reshape(len(n), gram.knots, gram.knots)
-    mean = moments.sum(dim=2) / scale / (scale * n.unsqueeze(1))
-    second = moments / (scale**2 * n.reshape(-1, 1, 1))
-    covariance = second - mean.unsqueeze(2) * mean.unsqueeze(1)
-    moving = _moving(covariance.diagonal(dim1=1, dim2=2), second.diagonal(dim1=1, dim2=2))
-    return covariance * moving.unsqueeze(2) * moving.unsqueeze(1), mean
+def _channel_moments(gram: Gram, channels: Tensor, replicates: _Leave) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Centred moments of hats in every replicate (c, R, M, M), their sums (c, R, M), zero beyond p K; and 1 for hats
+    that move, 0 for others (c, R, M), where any does not."""
+    knots, components, n = gram.knots, gram.components, replicates.n
+    count, size = len(channels), components * knots
+    full = solve.padded(size)
+    packed = gram.xx.index_select(0, channels)
+    diagonals = replicates.of(packed[..., : components * (2 * knots - 1)])
+    diagonals = diagonals.reshape(count, len(n), components, 2 * knots - 1)
+    sums = torch.nn.functional.pad(_hat_sums(diagonals, knots).flatten(2), (0, full - size))
+    moments = torch.empty((count, len(n), full * full), dtype=torch.float64)
+    replicates.of(_unpack(packed, components, knots), moments)
+    moments = moments.reshape(count, len(n), full, full)
+    diagonal = moments.diagonal(dim1=2, dim2=3)
+    second = diagonal.clone()
+    moments.addcmul_(sums.unsqueeze(3), (sums / n.unsqueeze(1)).unsqueeze(2), value=-1)
+    moving = _moving(diagonal, second)
+    if bool(moving[..., :size].all()):
+        return moments, sums, None
+    moments.mul_(moving.unsqueeze(3)).mul_(moving.unsqueeze(2))
+    return moments, sums, moving
 
 
-def _channel_covariance(gram: Gram, channels: Tensor, used: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Covariance of hats in every replicate (C, R, M, M), their means, whether they move (C, R, M); zero beyond p K."""
-    knots, components = gram.knots, gram.components
-    scale = basis.unit_scale(knots)
-    size = components * knots
-    extra = solve.padded(size) - size
-    count, width = len(channels), 2 * knots - 1
-    packed = _leave_out(gram.xx[channels], 1, used)
-    diagonals = packed[..., : components * width].reshape(count, len(n), components, width)
-    mean = _hat_sums(diagonals, knots).flatten(2) / (scale * n.unsqueeze(1))
-    mean = torch.nn.functional.pad(mean, (0, extra))
-    sxx = _unpack(packed * _per_row(scale, n), components, knots)
-    second = sxx.diagonal(dim1=2, dim2=3).clone()
-    sxx.addcmul_(mean.unsqueeze(3), mean.unsqueeze(2), value=-1)
-    moving = _moving(sxx.diagonal(dim1=2, dim2=3), second)
-    if not bool(moving.all()):
-        sxx.mul_(moving.unsqueeze(3)).mul_(moving.unsqueeze(2))
-    return sxx, mean, moving
-
-
-def _cross_covariance(gram: Gram, side: _Side, index: int, used: Tensor, n: Tensor, mean_y: Tensor) -> Tensor:
-    """Covariance of a target's hats with those of channels in every replicate: (C, R, M, K), zeros beyond p K."""
+def _cross_moments(
+    gram: Gram, targets: Tensor, channels: Tensor, replicates: _Leave, sums: Tensor, means_y: Sequence[Tensor]
+) -> Tensor:
+    """Centred moments of channels' hats with targets' in every replicate: (t, c, R, M, K), zeros beyond p K."""
     knots, size = gram.knots, gram.components * gram.knots
-    inverse = _per_row(basis.unit_scale(knots), n)
-    cross = _leave_out(gram.xy[index, side.channels], 1, used).reshape(len(side.channels), len(n), size, knots)
-    cross = torch.nn.functional.pad(cross * inverse.unsqueeze(2), (0, 0, 0, solve.padded(size) - size))
-    return (cross - side.mean.unsqueeze(3) * mean_y.unsqueeze(1)).mul_(side.moving.unsqueeze(3))
+    held = gram.xy.index_select(0, targets).index_select(1, channels)
+    result = torch.zeros((*held.shape[:2], *sums.shape[1:], knots), dtype=torch.float64)
+    replicates.of(held, result.flatten(3)[..., : size * knots])
+    means = torch.stack(list(means_y)).unsqueeze(1).unsqueeze(3)  # (t, 1, R, 1, K)
+    return result.addcmul_(sums.unsqueeze(3), means, value=-1)
 
 
-def _per_row(scale: int, n: Tensor) -> Tensor:
-    """1 / (S^2 n) in every replicate: (R, 1)."""
-    return (1.0 / (scale**2 * n.double())).unsqueeze(1)
+@lru_cache(maxsize=16)
+def _places(components: int, knots: int) -> npt.NDArray[np.int64]:
+    """Packed position of every entry of the symmetric matrix (M M,); beyond p K the number of packed entries."""
+    size = components * knots
+    full = solve.padded(size)
+    places = torch.full((full, full), packed_size(components, knots), dtype=torch.int64)
+    places[:size, :size] = unpack_index(components, knots)
+    return places.flatten().numpy()
 
 
 def _unpack(packed: Tensor, components: int, knots: int) -> Tensor:
-    """Packed x-x entries (C, R, XX) as symmetric matrices (C, R, M, M), zero beyond p K."""
-    size = components * knots
-    full = solve.padded(size)
-    places = torch.full((full, full), packed.shape[2], dtype=torch.int64)
-    places[:size, :size] = unpack_index(components, knots)
-    filled = torch.nn.functional.pad(packed, (0, 1))
-    return filled.index_select(2, places.flatten()).reshape(*packed.shape[:2], full, full)
+    """Packed x-x entries (c, F, XX) as symmetric matrices (c, F, M M), zero beyond p K."""
+    padded = torch.nn.functional.pad(packed, (0, 1)).numpy()
+    # numpy's take is faster than any of torch's, most of all where it need not check the places
+    return torch.from_numpy(np.take(padded, _places(components, knots), axis=2, mode="clip"))
 
 
 def _moving(variance: Tensor, second: Tensor) -> Tensor:
@@ -412,31 +476,23 @@ def _moving(variance: Tensor, second: Tensor) -> Tensor:
     return (variance > solve.NOISE * second).double()
 
 
-def _penalties(layer: LayerPlan, channels: Tensor, knots: int, weight: float, size: int) -> Tensor:
-    """Block-diagonal penalties (C, M, M) of some channels."""
-    blocks = solve.penalty_matrix(layer.knots[channels].double().cpu(), layer.spread[channels].double().cpu())
-    result = torch.zeros((len(channels), size, size), dtype=torch.float64)
-    for component in range(layer.components):
-        place = slice(component * knots, (component + 1) * knots)
-        result[:, place, place] = weight * blocks[:, component]
-    return result
-
-
 def _pearson(gram: Gram, target: int) -> Floats:
     """Correlation (C,) of the map's mean with the target, from exact integers; 0 where either does not vary."""
     n = gram.images
-    sums = [int(value) for value in gram.mean_sum]
-    squares = [int(value) for value in gram.mean_square]
-    products = [int(value) for value in gram.mean_target[target]]
+    sums, squares, products = (_exact(held, n) for held in (gram.mean_sum, gram.mean_square, gram.mean_target[target]))
     y_sum, y_square = int(gram.target_sum[target]), int(gram.target_square[target])
-    y_variance = n * y_square - y_sum**2
-    result = np.zeros(gram.channels)
-    for channel, (total, square, product) in enumerate(zip(sums, squares, products, strict=True)):
-        variance = n * square - total**2
-        if variance > 0 and y_variance > 0:
-            ratio = float(n * product - total * y_sum) / (float(variance) ** 0.5 * float(y_variance) ** 0.5)
-            result[channel] = min(1.0, max(-1.0, ratio))
-    return result
+    y_variance = float(n * y_square - y_sum**2)
+    variance = (n * squares - sums**2).astype(np.float64)
+    covariance = (n * products - y_sum * sums).astype(np.float64)
+    moves = (variance > 0) & (y_variance > 0)
+    length = np.where(moves, np.sqrt(np.maximum(variance, 0)) * math.sqrt(max(0.0, y_variance)), 1.0)
+    return np.where(moves, np.clip(covariance / length, -1.0, 1.0), 0.0)
+
+
+def _exact(sums: Tensor, images: int) -> npt.NDArray[Any]:
+    """Sums of fixed-point values as integers whose products stay exact: Python's where int64 is short."""
+    short = images >= _INT64_IMAGES
+    return sums.numpy().astype(object) if short else sums.numpy()
 
 
 def _mean_activation(gram: Gram, layer: LayerPlan) -> Floats:
@@ -447,8 +503,8 @@ def _mean_activation(gram: Gram, layer: LayerPlan) -> Floats:
 def _activation_variance(gram: Gram, layer: LayerPlan) -> Floats:
     """Variance (C,) of the map's mean over the images, from exact integers."""
     n = gram.images
-    pairs = zip(gram.mean_sum.tolist(), gram.mean_square.tolist(), strict=True)
-    spread = np.array([float(n * square - total * total) for total, square in pairs])
+    sums, squares = _exact(gram.mean_sum, n), _exact(gram.mean_square, n)
+    spread = (n * squares - sums**2).astype(np.float64)
     return np.asarray(np.square(layer.mean_unit.cpu().numpy() / n) * spread, dtype=np.float64)
 
 

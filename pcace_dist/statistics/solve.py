@@ -1,4 +1,4 @@
-"""Penalised maximal correlation from second moments of hat functions, batched over channels and replicates.
+"""Penalised maximal correlation from second moments of hat functions, batched over channels, replicates and targets.
 
 Pure float64 maths: no I/O, no Ray, no folds. The transforms theta(y) and phi_1(x_1) ... phi_p(x_p) are
 piecewise linear on frozen knots; with coefficients b and a they maximise
@@ -6,8 +6,10 @@ piecewise linear on frozen knots; with coefficients b and a they maximise
     a' Sxy b   subject to   a' (Sxx + lambda Px) a = 1,   b' (Syy + lambda Py) b = 1
 
 (ACE over a fixed basis is a canonical correlation: Breiman & Friedman 1985; Buja 1990). P is the integrated
-squared second derivative in x. The r^2 reported is that of the transforms found, from the moments without
-penalty.
+squared second derivative in x. The r^2 reported is that of the transforms found, without penalty.
+
+S may be a covariance times any number, as long as Sxx, Sxy, Syy and lambda share it: r^2 is the same, the transforms
+are longer or shorter.
 
 The answer for one problem does not depend on what else is in the batch, nor on the number of threads:
 matrices are padded so that each starts on a 64-byte boundary, and the work is done on one thread.
@@ -15,7 +17,7 @@ matrices are padded so that each starts on a 64-byte boundary, and the work is d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,7 +31,8 @@ _STIFFEST = 1e6  # largest weight of a squared second difference: two knots in o
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """x: (..., p, K) and y: (..., K), values of the transforms on the knots; r^2 (...,); and the r^2 of phi_1 alone."""
+    """x: (t, c, R, p, K) and y: (t, c, R, K), values of the transforms on the knots; squared: r^2 (t, c, R);
+    squared_first: that of phi_1 alone in the first replicate (t, c)."""
 
     x: Tensor
     y: Tensor
@@ -48,29 +51,52 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def penalty_matrix(knots: Tensor, spread: Tensor) -> Tensor:
-    """P (..., K, K) with f' P f = integral of f''^2 for f given on the knots (..., K), x in
-    units of spread (...,).
+@dataclass(frozen=True, eq=False)
+class Curvature:
+    """Bends of functions given on knots (..., K): how far each inner knot lies off the line through its neighbours,
+    f_k + left_k f_k-1 + right_k f_k+1, and what its square costs. left, right, weight: float64 (..., K - 2)."""
 
-    The second derivative at a knot is the change of slope over the mean of the two spacings; its square
-    counts for that length: 2 e^2 (g + h) / (g h)^2, where e is how far f lies off the straight line through
-    its neighbours. A straight line in x costs nothing, whatever the spacing.
-    """
-    gaps = ((knots[..., 1:] - knots[..., :-1]) / spread.unsqueeze(-1)).double()
-    left, right = gaps[..., :-1], gaps[..., 1:]
-    weight = (2 * (left + right) / (left * right).square()).clamp(max=_STIFFEST)
-    count = knots.shape[-1] - 2
-    difference = torch.zeros((*gaps.shape[:-1], count, count + 2), dtype=torch.float64, device=knots.device)
-    inner = torch.arange(count, device=knots.device)
-    difference[..., inner, inner] = -right / (left + right)
-    difference[..., inner, inner + 1] = 1.0
-    difference[..., inner, inner + 2] = -left / (left + right)
-    return difference.transpose(-1, -2) @ (weight.unsqueeze(-1) * difference)
+    left: Tensor
+    right: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, knots: Tensor, spread: Tensor) -> Curvature:
+        """The integral of f''^2 for f on the knots (..., K), x in units of spread (...,).
+
+        The second derivative at a knot is the change of slope over the mean of the two spacings; its square
+        counts for that length: 2 e^2 (g + h) / (g h)^2, where e is how far f lies off the straight line through
+        its neighbours. A straight line in x costs nothing, whatever the spacing.
+        """
+        gaps = ((knots[..., 1:] - knots[..., :-1]) / spread.unsqueeze(-1)).double()
+        left, right = gaps[..., :-1], gaps[..., 1:]
+        weight = (2 * (left + right) / (left * right).square()).clamp(max=_STIFFEST)
+        return cls(-right / (left + right), -left / (left + right), weight)
+
+    def matrix(self) -> Tensor:
+        """P (..., K, K) with f' P f = the integral."""
+        count = self.weight.shape[-1]
+        difference = torch.zeros((*self.weight.shape, count + 2), dtype=torch.float64, device=self.weight.device)
+        inner = torch.arange(count, device=self.weight.device)
+        difference[..., inner, inner] = self.left
+        difference[..., inner, inner + 1] = 1.0
+        difference[..., inner, inner + 2] = self.right
+        return difference.transpose(-1, -2) @ (self.weight.unsqueeze(-1) * difference)
+
+    def cost(self, values: Tensor) -> Tensor:
+        """The integral (...,) of functions (..., K)."""
+        bends = values[..., :-2] * self.left + values[..., 1:-1] + values[..., 2:] * self.right
+        return (bends.square_() * self.weight).sum(dim=-1)
+
+
+def penalty_matrix(knots: Tensor, spread: Tensor) -> Tensor:
+    """P (..., K, K) with f' P f = integral of f''^2 for f given on the knots (..., K), x in units of spread (...,)."""
+    return Curvature.of(knots, spread).matrix()
 
 
 def padded(size: int) -> int:
-    """The next multiple of 4: then a square float64 matrix fills whole 64-byte lines."""
-    return -(-size // 4) * 4
+    """The next multiple of 8: then a float64 matrix with so many rows or columns fills whole 64-byte lines."""
+    return -(-size // 8) * 8
 
 
 def whiten_target(syy: Tensor, penalty: Tensor) -> Tensor:
@@ -87,45 +113,103 @@ def whiten_target(syy: Tensor, penalty: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Whitener:
-    """The channels' side of a batch, the same for every target: Cholesky factor (N, M, M) of the normalised covariance
-    with its penalty, and the factors (N, M) that normalised it."""
+class Target:
+    """One target in every replicate: white (R, K, K') as `whiten_target` gives it; variance (R, K', K'), what is left
+    of it without penalty."""
+
+    white: Tensor
+    variance: Tensor
+
+    @classmethod
+    def of(cls, syy: Tensor, penalty: Tensor) -> Target:
+        """syy, penalty: float64 (R, K, K)."""
+        white = whiten_target(syy, penalty)
+        return cls(white, torch.bmm(white.mT, torch.bmm(syy, white)))
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """c channels in R replicates, whatever the target.
+
+    factor: (c R, M, M), Cholesky factor (upper) of the moments with penalty and ridge      ridge: (c R, M)
+    curvature: of the knots (c, 1, p, K - 2), its weight times lambda (c, R, p, K - 2)
+    first: (c, K, K), the first component's moments over all rows, without penalty
+    """
 
     factor: Tensor
-    inverse: Tensor
+    ridge: Tensor
+    curvature: Curvature
+    first: Tensor
+
+    @classmethod
+    def of(cls, moments: Tensor, curvature: Curvature, lamda: Tensor) -> Channels:
+        """Factorises moments (c, R, M, M) of hats, M = padded(p K), zero beyond p K; writes into them.
+
+        curvature: of knots (c, p, K); lamda: the weight of the penalty in every replicate (R,).
+        """
+        channels, replicates, size, _ = moments.shape
+        _, components, knots = curvature.left.shape
+        knots += 2
+        first = moments[:, 0, :knots, :knots].clone()
+        place = (components, knots, knots)
+        steps = (moments.stride(0), moments.stride(1), knots * (size + 1), size, 1)
+        blocks = moments.as_strided((channels, replicates, *place), steps)
+        blocks.addcmul_(curvature.matrix().unsqueeze(1), lamda.reshape(1, -1, 1, 1, 1))
+        diagonal = moments.diagonal(dim1=2, dim2=3)
+        ridge = diagonal * RIDGE
+        diagonal.copy_(torch.where(diagonal > 0, diagonal + ridge, 1.0))
+        factor = torch.linalg.cholesky_ex(moments.flatten(0, 1), upper=True).L
+        weighted = Curvature(
+            curvature.left.unsqueeze(1),
+            curvature.right.unsqueeze(1),
+            curvature.weight.unsqueeze(1) * lamda.reshape(1, -1, 1, 1),
+        )
+        return cls(factor, ridge.flatten(0, 1), weighted, first)
 
 
-def whitener(sxx: Tensor, penalty_x: Tensor) -> Whitener:
-    """Of covariances sxx (N, M, M) of hats and their penalty (N, M, M), block diagonal, times lambda; float64."""
-    normalised, inverse = _normalise(sxx + penalty_x)
-    return Whitener(torch.linalg.cholesky_ex(normalised).L, inverse)
+def canonical(channels: Channels, targets: Sequence[Target], sxy: Tensor) -> Solution:
+    """Solves channels x replicates for each of t targets: results (t, c, R, ...).
 
-
-def canonical(sxx: Tensor, sxy: Tensor, syy: Tensor, white_x: Whitener, white_y: Tensor, components: int) -> Solution:
-    """Solves a batch. All float64, covariances (centred, divided by n) of hats with values in [0, 1].
-
-    sxx: (N, M, M), M = padded(p K), zero beyond p K      sxy: (N, M, K)      syy: (N, K, K)
-    white_x: `whitener` of sxx      white_y: (N, K, K') as `whiten_target` gives it
+    sxy: (t, c, R, M, K), zero beyond p K.
     """
-    knots = syy.shape[-1]
-    size = components * knots
-    factor, inverse = white_x.factor, white_x.inverse
-    half = torch.linalg.solve_triangular(factor, inverse.unsqueeze(-1) * torch.bmm(sxy, white_y), upper=False)
-    _, vectors = torch.linalg.eigh(torch.bmm(half.transpose(1, 2), half))
-    best = vectors[..., -1:].contiguous()
-    y = torch.bmm(white_y, best)
-    x = torch.linalg.solve_triangular(factor.transpose(1, 2), torch.bmm(half, best), upper=True)
-    x = x * inverse.unsqueeze(-1)
-    y_variance = _quadratic(syy, y)
-    first = x.clone()
-    first[:, knots:] = 0
-    along = torch.bmm(sxy, y)
+    count, some, replicates, _, knots = sxy.shape
+    components = channels.curvature.left.shape[2]
+    batch = (count, some, replicates)
+    white = _each([target.white for target in targets], some)
+    # written column by column, as LAPACK wants it
+    half = torch.bmm(white.mT, sxy.flatten(0, 2).mT).reshape(count, some * replicates, white.shape[2], -1).mT
+    lower = channels.factor.mT
+    half = torch.stack([torch.linalg.solve_triangular(lower, one, upper=False).mT for one in half]).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(torch.bmm(half, half.mT))
+    top, best = values[:, -1].clamp(min=0), vectors[:, :, -1:].contiguous()
+    along = torch.bmm(half.mT, best).reshape(count, some * replicates, -1, 1)
+    x = torch.cat([torch.linalg.solve_triangular(channels.factor, one, upper=True) for one in along])
+    variance = _each([target.variance for target in targets], some)
+    y_variance = _dot(best, torch.bmm(variance, best))
+    phi = x[:, : components * knots, 0].reshape(*batch, components, knots)
+    bent = channels.curvature.cost(phi).sum(dim=-1).flatten()
+    ridged = torch.bmm(x.square().mT, channels.ridge.repeat(count, 1).unsqueeze(2))[:, 0, 0]
+    y = torch.bmm(white, best)[..., 0].reshape(*batch, knots)
     return Solution(
-        x=x[:, :size, 0].reshape(-1, components, knots),
-        y=y[..., 0],
-        squared=_squared(_dot(x, along), _quadratic(sxx, x), y_variance),
-        squared_first=_squared(_dot(first, along), _quadratic(sxx, first), y_variance),
+        x=phi,
+        y=y,
+        squared=_squared(top, top - bent - ridged, y_variance).reshape(batch),
+        squared_first=_first(channels, sxy[:, :, 0, :knots], phi[:, :, 0, 0], y[:, :, 0], y_variance.reshape(batch)),
     )
+
+
+def _each(matrices: Sequence[Tensor], channels: int) -> Tensor:
+    """Matrices (R, m, n) of each target for every channel: (t c R, m, n)."""
+    held = torch.stack(list(matrices))
+    return held.unsqueeze(1).expand(-1, channels, -1, -1, -1).flatten(0, 2)
+
+
+def _first(channels: Channels, sxy: Tensor, phi: Tensor, y: Tensor, y_variance: Tensor) -> Tensor:
+    """r^2 (t, c) of the first component alone over all rows; sxy: (t, c, K, K), phi and y: (t, c, K)."""
+    x, count = phi.flatten(0, 1).unsqueeze(2), len(sxy)
+    own = channels.first.repeat(count, 1, 1)
+    covariance = _dot(x, torch.bmm(sxy.flatten(0, 1), y.flatten(0, 1).unsqueeze(2)))
+    return _squared(covariance, _dot(x, torch.bmm(own, x)), y_variance[:, :, 0].flatten()).reshape(phi.shape[:2])
 
 
 def _normalise(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,10 +224,6 @@ def _normalise(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left.transpose(1, 2), right)[:, 0, 0]
-
-
-def _quadratic(matrix: Tensor, vector: Tensor) -> Tensor:
-    return _dot(vector, torch.bmm(matrix, vector))
 
 
 def _squared(covariance: Tensor, x_variance: Tensor, y_variance: Tensor) -> Tensor:

@@ -1,2 +1,1 @@
-"""Benchmarks: ratios taken side by side in one run, never absolute claims. `make bench` prints a table and writes
-JSON."""
+"""`make bench`: how fast it is, in ratios of the same run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcace_dist.datasets import batches as batches_module
+from pcace_dist.datasets import runs as runs_module
 from pcace_dist.datasets.batches import Batch, pilot_rows, spread
-from pcace_dist.datasets.images import ImageSpec, decode
+from pcace_dist.datasets.images import ImageSpec, Pixels, decode, pixels
 from pcace_dist.datasets.listing import DatasetSpec, Listing
+from pcace_dist.datasets.reader import RowGroup, read_pieces
 from pcace_dist.datasets.rows import BadRow
+from pcace_dist.datasets.runs import Slab
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import Unit, make_units
 from pcace_dist.errors import DatasetError
@@ -212,11 +216,11 @@ def test_units_may_be_read_ahead_and_in_any_order(tmp_path: Path) -> None:
 def test_no_more_is_decoded_ahead_than_was_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
-    def counted(data: bytes | None, spec: ImageSpec) -> torch.Tensor:
+    def counted(data: bytes | None, spec: ImageSpec) -> Pixels:
         seen.append(1)
-        return decode(data, spec)
+        return pixels(data, spec)
 
-    monkeypatch.setattr(batches_module, "decode", counted)
+    monkeypatch.setattr(runs_module, "pixels", counted)
     shard(tmp_path / "a.parquet", [png(i) for i in range(200)], row_group=50)
     spec, (unit,) = units_of(tmp_path)
     with reader_of(spec, batch_size=4, read_ahead=2, threads=4) as reader:
@@ -225,6 +229,64 @@ def test_no_more_is_decoded_ahead_than_was_allowed(tmp_path: Path, monkeypatch: 
         # two batches ready, one in the hand of the thread that forms them, two batches of rows in the pool
         assert len(seen) <= 4 * (2 + 1 + 2 + 1)
         assert sum(len(batch) for batch in stream.batches()) == 200
+
+
+def test_batches_are_the_memory_that_was_decoded_into_until_a_row_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slabs: list[Slab] = []
+
+    def counted(*arguments: Any, **options: Any) -> Slab:
+        slabs.append(Slab(*arguments, **options))
+        return slabs[-1]
+
+    monkeypatch.setattr(batches_module, "Slab", counted)
+    images: list[bytes | None] = [png(i) for i in range(20)]
+    shard(tmp_path / "whole/a.parquet", images, row_group=7)
+    images[9] = b"junk"
+    shard(tmp_path / "torn/a.parquet", images, row_group=7)
+    for name, copied in (("whole", []), ("torn", [2, 3, 4])):
+        slabs.clear()
+        spec, (unit,) = units_of(tmp_path / name)
+        with reader_of(spec, image_shape=(10, 12)) as reader:
+            read = list(reader.batches(unit))
+        decoded = {slab.images.data_ptr() for slab in slabs[:5]} if name == "whole" else set()
+        assert len(slabs) == 5 + len(copied)
+        assert name == "torn" or {batch.images.data_ptr() for batch in read} == decoded
+        rows = [i for i in range(20) if name == "whole" or i != 9]
+        assert torch.equal(
+            torch.cat([b.images for b in read]), torch.stack([decode(png(i), ImageSpec()) for i in rows])
+        )
+
+
+def test_a_row_group_is_read_while_the_one_before_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, enough_read = threading.Event(), threading.Event()
+    read: list[int] = []
+
+    def held(data: bytes | None, spec: ImageSpec) -> Pixels:
+        go.wait(5)
+        return pixels(data, spec)
+
+    def counted(*arguments: Any) -> Iterator[RowGroup | BadRow]:
+        for part in read_pieces(*arguments):
+            read.append(1)
+            if len(read) == 2:
+                enough_read.set()
+            yield part
+
+    monkeypatch.setattr(runs_module, "pixels", held)
+    monkeypatch.setattr(batches_module, "read_pieces", counted)
+    shard(tmp_path / "a.parquet", [png(i) for i in range(80)], row_group=10)
+    spec, (unit,) = units_of(tmp_path)
+    with reader_of(spec, batch_size=10, read_ahead=1, image_shape=(10, 12)) as reader:
+        stream = reader.submit(unit)
+        enough = enough_read.wait(4)
+        time.sleep(0.1)
+        ahead = len(read)
+        go.set()
+        assert enough and ahead == 4  # being decoded, waiting for the decoder, being cut, ahead; no more
+        assert sum(len(batch) for batch in stream.batches()) == 80
+    assert len(read) == 8
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -244,11 +306,11 @@ def test_leaving_early_discarding_and_closing_end_all_threads(tmp_path: Path, th
 def test_a_discarded_stream_that_is_being_waited_for_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
 
-    def held(data: bytes | None, spec: ImageSpec) -> torch.Tensor:
+    def held(data: bytes | None, spec: ImageSpec) -> Pixels:
         go.wait(20)
-        return decode(data, spec)
+        return pixels(data, spec)
 
-    monkeypatch.setattr(batches_module, "decode", held)
+    monkeypatch.setattr(runs_module, "pixels", held)
     spec, (unit,) = units_of(dataset(tmp_path, files=1))
     read: list[Batch] = []
     with reader_of(spec) as reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from pcace_dist.datasets.images import ImageSpec, decode, image_size, resized
+from pcace_dist.datasets import images
+from pcace_dist.datasets.images import ImageSpec, decode, image_size, pixels, resized, scale_of
 from pcace_dist.errors import RowError
 from tests.datasets.helpers import encoded, picture
 
@@ -179,6 +181,110 @@ def test_geometry_is_torchvisions(
         image = step(image)
     ours = decode(data, ImageSpec(resize=resize, crop=crop, interpolation=interpolation))
     assert torch.equal(ours, image)
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (64, 64), (31, 700)])
+@pytest.mark.parametrize("resize", [16, 33, (40, 20), (64, 64), 1000])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_resizing_photographs_gives_torchvisions_bits(
+    size: tuple[int, int], resize: int | tuple[int, int], mode: str
+) -> None:
+    data = encoded(picture(12, *size), "JPEG")
+    for antialias in (True, False):
+        reference = v2.Resize(resize, antialias=antialias)(decode(data, ImageSpec(mode=mode)))
+        spec = ImageSpec(mode=mode, resize=resize, antialias=antialias, scaled_decode=False)
+        assert torch.equal(decode(data, spec), reference)
+
+
+# -- plain PNGs
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("wanted", ["L", "RGB"])
+@pytest.mark.parametrize("size", [(28, 28), (1, 1), (1, 40), (300, 200)])
+def test_the_short_cut_for_plain_pngs_gives_pillows_pixels(mode: str, wanted: str, size: tuple[int, int]) -> None:
+    data = encoded(picture(3, *size, mode))
+    assert images._plain_png(data, PLAIN) is not None
+    assert np.array_equal(pixels(data, ImageSpec(mode=wanted)), by_pillow(data, wanted))
+
+
+def test_only_plain_pngs_take_the_short_cut() -> None:
+    others = [encoded(picture(2, mode=mode)) for mode in ("P", "LA", "RGBA", "1")]
+    others.append(encoded(Image.fromarray(np.zeros((4, 4), np.uint16))))
+    others.append(encoded(picture(2), save_all=True, append_images=[picture(3)]))
+    others.append(encoded(picture(2), transparency=(1, 2, 3)))
+    others += [encoded(picture(2))[:at] for at in (17, 30, 40, 100, -1)]
+    assert [images._plain_png(data, PLAIN) for data in others] == [None] * len(others)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["L", "RGB"]), st.data())
+def test_a_damaged_png_gets_the_same_verdict_with_and_without_the_short_cut(mode: str, draw: st.DataObject) -> None:
+    data = bytearray(encoded(picture(8, 20, 20, mode)))
+    for _ in range(draw.draw(st.integers(1, 4))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    if data.startswith(images.PNG_BEGIN) and (plain := images._plain_png(bytes(data), PLAIN)) is not None:
+        assert np.array_equal(np.asarray(plain), np.asarray(Image.open(io.BytesIO(data))))
+
+
+# -- scaled decoding
+
+
+def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Detail at all scales, as photographs have it (amplitudes fall as 1/f), and edges."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1
+    planes = []
+    for _ in range(3):
+        noise = np.fft.rfft2(rng.standard_normal((height, width))) / frequency
+        noise[0, 0] = 0
+        plane = np.fft.irfft2(noise, (height, width))
+        planes.append(np.clip(127 + 50 * plane / plane.std(), 0, 255))
+    values = np.stack(planes, -1).astype(np.uint8)
+    values[height // 3 : height // 2, width // 4 : width // 2] = (
+        255 - values[height // 3 : height // 2, : width // 4][:, : width // 2 - width // 4]
+    )
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_scaled_decoding_stays_within_its_tolerance(mode: str, scale: int) -> None:
+    height, width = 4 * scale * 40, 4 * scale * 60
+    data = encoded(photograph(width, height), "JPEG", quality=92)
+    spec = ImageSpec(mode=mode, resize=40)
+    assert scale_of(height, width, spec) == scale
+    scaled, whole = (decode(data, s).int() for s in (spec, replace(spec, scaled_decode=False)))
+    assert scaled.shape == whole.shape
+    difference = (scaled - whole).abs()
+    assert difference.float().mean() <= 0.5 and difference.max() <= 8  # of 255; docs/pipeline.md
+
+
+def test_the_scale_depends_on_sizes_and_settings_alone() -> None:
+    spec = ImageSpec(resize=256, crop=224)
+    assert [scale_of(h, w, spec) for h, w in [(375, 500), (2047, 4000), (2048, 4000), (4096, 4100), (8192, 8192)]] == [
+        1, 1, 2, 4, 8,
+    ]  # fmt: skip
+    assert scale_of(4096, 4096, replace(spec, resize=(513, 64))) == 1
+    for change in ({"scaled_decode": False}, {"antialias": False}, {"interpolation": "nearest"}, {"resize": None}):
+        assert scale_of(4096, 4096, replace(spec, **change)) == 1
+
+
+def test_colour_spaces_that_are_not_scaled_decode_whole() -> None:
+    data = encoded(picture(3, 80, 64, mode="CMYK"), "JPEG")
+    spec = ImageSpec(resize=4)
+    assert scale_of(64, 80, spec) == 4
+    assert torch.equal(decode(data, spec), decode(data, replace(spec, scaled_decode=False)))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9])
+def test_a_truncated_jpeg_is_found_when_it_is_scaled(share: float) -> None:
+    data = encoded(picture(6, 640, 480), "JPEG")
+    assert reason(data[: int(len(data) * share)], ImageSpec(resize=32)) in (
+        "truncated JPEG",
+        "broken JPEG (no frame header)",
+    )
 
 
 def test_antialias_can_be_turned_off() -> None:

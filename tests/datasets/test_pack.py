@@ -5,7 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import socket
 import struct
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from pcace_dist.datasets.batches import Batch
 from pcace_dist.datasets.idx import read_idx
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.pack import PackReport, pack
+from pcace_dist.datasets.shards import remove_left_scratch
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import DatasetError, OutputError
 from tests.datasets.helpers import encoded, listed, picture, png, reader_of
@@ -284,7 +289,7 @@ def test_another_pack_or_other_files_in_the_destination_are_refused(tmp_path: Pa
         pack(str(source), str(tmp_path / "used/thesis.txt"))
 
 
-def test_an_interrupted_pack_starts_over_and_ends_the_same(tmp_path: Path) -> None:
+def test_an_interrupted_pack_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     source, dest, other = folder(tmp_path / "in"), tmp_path / "out", tmp_path / "other"
 
     class Stop(BaseException):
@@ -297,26 +302,89 @@ def test_an_interrupted_pack_starts_over_and_ends_the_same(tmp_path: Path) -> No
     with pytest.raises(Stop):
         pack(str(source), str(dest), shard_rows=3, on_progress=stop)
     assert sorted(p.name for p in dest.iterdir()) == [
+        "_pack",
         "_pack.json",
         "part-00000.parquet",
         "part-00001.parquet",
     ]
     (dest / ".pack-left-behind").mkdir()
-    report: PackReport = pack(str(source), str(dest), shard_rows=3)
+    stamps = {file: file.stat().st_mtime_ns for file in dest.glob("*.parquet")}
+    told: list[int] = []
+    report: PackReport = pack(str(source), str(dest), shard_rows=3, on_progress=lambda done, total: told.append(done))
+    assert told == [7, 8, 9, 10]
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
     assert report.shards == pack(str(source), str(other), shard_rows=3).shards
-    assert table(dest).equals(table(other))
+    assert contents(dest) == contents(other)
     assert not list(dest.glob(".pack-*"))
+
+
+def contents(dest: Path) -> dict[str, bytes]:
+    """Names and bytes of the shards."""
+    return {file.name: file.read_bytes() for file in sorted(dest.glob("*.parquet"))}
+
+
+def test_a_shard_that_is_gone_cut_short_or_without_its_record_is_written_again(tmp_path: Path) -> None:
+    source, dest = folder(tmp_path / "in"), tmp_path / "out"
+    first = pack(str(source), str(dest), shard_rows=2)
+    whole = contents(dest)
+    (dest / "part-00001.parquet").unlink()
+    (dest / "part-00002.parquet").write_bytes(whole["part-00002.parquet"][:50])
+    (dest / "_pack/part-00003.json").write_text("{")
+    stamp = (dest / "part-00000.parquet").stat().st_mtime_ns
+    assert pack(str(source), str(dest), shard_rows=2) == first
+    assert contents(dest) == whole and (dest / "part-00000.parquet").stat().st_mtime_ns == stamp
+
+
+def test_scratch_of_a_living_process_stays(tmp_path: Path) -> None:
+    host = socket.gethostname()
+    alive, elsewhere = tmp_path / f".pack-{host}-{os.getpid()}-x", tmp_path / ".pack-another-host-1-x"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".pack-{host}-{dead.pid}-x"
+    for scratch in (alive, elsewhere, left):
+        scratch.mkdir()
+    remove_left_scratch(str(tmp_path))
+    assert alive.exists() and elsewhere.exists() and not left.exists()
+
+
+def test_what_was_left_out_is_listed_beside_the_shards_and_hidden_from_ranking(tmp_path: Path) -> None:
+    source = folder(tmp_path / "in", 2)
+    (source / "cat/empty.png").write_bytes(b"")
+    pack(str(source), str(tmp_path / "out"))
+    listed_bad = json.loads((tmp_path / "out/_bad_files.json").read_text())
+    assert listed_bad == [{"file": "cat/empty.png", "reason": "image is empty"}]
+    assert [file.key for file in listed(tmp_path / "out")[1].files] == ["part-00000.parquet"]
+
+
+def test_verify_decode_finds_what_a_header_does_not_show(tmp_path: Path) -> None:
+    source = folder(tmp_path / "in", 1)
+    (source / "cat/cut.jpg").write_bytes(encoded(picture(1, 90, 90), "JPEG")[:-400])
+    assert pack(str(source), str(tmp_path / "one"), verify="headers").bad == ()
+    assert [str(bad) for bad in pack(str(source), str(tmp_path / "two"), verify="decode").bad] == [
+        "cat/cut.jpg: truncated JPEG"
+    ]
+    with pytest.raises(OutputError, match=r"^verify 'all': is not one of headers, decode$"):
+        pack(str(source), str(tmp_path / "three"), verify="all")
+
+
+def test_a_pack_begun_in_vain_does_not_block_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match="nothing could be packed"):
+        pack(str(tmp_path / "in"), str(tmp_path / "out"))
+    picture(1).save(tmp_path / "in/a.png")
+    assert pack(str(tmp_path / "in"), str(tmp_path / "out")).rows == 1
 
 
 @pytest.mark.parametrize(
     ("source", "changes", "message"),
     [
         ("none", {}, "none: no such file, or an empty folder$"),
-        ("notes.txt", {}, "not a folder, CSV, idx or tar file; say which kind it is$"),
+        ("notes.txt", {}, "not a folder, CSV, idx, tar or Parquet file; say which kind it is$"),
         ("empty", {}, "holds no image "),
         ("empty", {"kind": "csv"}, "is a folder; name the CSV file$"),
         ("empty", {"kind": "webdataset"}, "holds no tar file "),
-        ("empty", {"kind": "zip"}, "kind 'zip' is not one of folder, csv, mnist, webdataset$"),
+        ("empty", {"kind": "zip"}, "kind 'zip' is not one of folder, csv, mnist, webdataset, parquet$"),
     ],
 )
 def test_sources_that_will_not_do(tmp_path: Path, source: str, changes: dict[str, Any], message: str) -> None:

@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from pcace_dist.cli import main
 from pcace_dist.errors import UserError
+from pcace_dist.report.evidence import growth
 from pcace_dist.report.source import open_source
 from tests.report.conftest import Reported, quietly, square_job
 from tests.report.opened import OpenedReport, numbers, pixels
@@ -123,6 +124,14 @@ def test_extremes_and_curves_are_there_for_every_group_and_target(opened: Opened
     assert sum(curve["yDensity"]) == curve["rows"] == sum(curve["density"][0])
     x, y = curve["scatter"]
     assert np.corrcoef(x, y)[0, 1] > 0.8
+
+
+def test_a_group_of_which_the_sample_holds_few_images_has_no_steps(squares: Reported) -> None:
+    source = open_source(str(squares.run))
+    assert source.sample is not None
+    source.sample.group[100:] = -1
+    steps = growth(source, source.plan.layers[0], np.array([0, 1]), 0)
+    assert [one.score.shape for one in steps] == [(0, 2)] * 2
 
 
 def test_the_last_step_of_the_growth_is_the_runs_own_score(squares: Reported, opened: OpenedReport) -> None:

@@ -22,6 +22,7 @@ from pcace_dist.api import rank
 from pcace_dist.errors import JobError, OutputError, UserError
 from pcace_dist.job import parse_job
 from pcace_dist.run import open_run
+from pcace_dist.service.bottleneck import IN_REDUCE, ON_WORKER
 from pcace_dist.service.run_job import run_job
 from tests.planted import RHO, planted_network, write_planted
 
@@ -174,6 +175,22 @@ def test_the_summary_counts_every_image_once(mnist_run: Path) -> None:
         "versions",
     ):
         assert summary[key] is not None
+
+
+def test_the_summary_says_where_the_time_went(mnist_run: Path) -> None:
+    summary = json.loads((mnist_run / "summary.json").read_text())
+    stages, workers = summary["stages"], summary["worker_stages"]
+    assert {"prepare", "ray", "start", "pilot", "main_pass", "reduce", "rank", "publish"} <= set(stages)
+    assert {"read", "decode", *ON_WORKER, *IN_REDUCE} == set(workers)
+    assert all(value >= 0 for value in [*stages.values(), *workers.values()])
+    assert workers["forward"] > 0 and workers["decode"] > 0 and workers["flush"] > 0 and workers["solve"] > 0
+    # a worker is always in one stage: together they are its time, and that is no more than the pass took
+    assert abs(sum(workers[stage] for stage in ON_WORKER) - summary["worker_seconds"]) < 0.01
+    assert summary["worker_seconds"] <= summary["workers"] * stages["main_pass"] + 0.01
+    assert workers["sums"] + workers["solve"] <= summary["workers"] * stages["reduce"] + 0.01
+    assert abs(sum(summary["shares"].values()) - 1) < 0.01
+    assert summary["bottleneck"]["stage"] in summary["shares"] | {"read": 0, "decode": 0}
+    assert len(summary["bottleneck"]["advice"]) > 5
 
 
 def test_one_worker_gives_the_same_rankings_as_two(mnist_run: Path, tmp_path: Path) -> None:

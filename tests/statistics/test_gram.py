@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import basis, gram
+from pcace_dist.statistics import basis, gram, products
 from pcace_dist.statistics.gram import Gram
 from tests.statistics.conformance import AccumulatorConformance
 from tests.statistics.helpers import random_rows, reference_sums
@@ -49,7 +49,7 @@ def test_sums_equal_plain_integer_outer_products(knots: int, components: int) ->
     held = Gram(**{**SIZES, "knots": knots, "components": components}).update(**rows)
     expected = reference_sums(rows, knots, SIZES["folds"])
     unpacked = torch.cat([held.xx, torch.zeros_like(held.xx[..., :1])], dim=2)
-    xx = unpacked[:, :, gram.unpack_index(components, knots)]
+    xx = unpacked[:, :, products.unpack_index(components, knots)]
     assert np.array_equal(xx.numpy(), expected["xx"])
     assert np.array_equal(held.xy.numpy().reshape(expected["xy"].shape), expected["xy"])
     assert np.array_equal(held.yy.numpy().reshape(expected["yy"].shape), expected["yy"])
@@ -58,8 +58,9 @@ def test_sums_equal_plain_integer_outer_products(knots: int, components: int) ->
 
 
 def test_the_longest_exact_chunk_of_the_largest_weights_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gram, "_ROWS_AT_A_TIME", 1 << 30)
-    n = gram.chunk_limit(9)
+    monkeypatch.setattr(products, "FLOAT_ROWS", 1 << 30)
+    monkeypatch.setattr(products, "byte_products", lambda: False)
+    n = products.chunk_limit(9)
     rows = take(rows_of(1, channels=2), slice(0, 1))
     rows = {name: values[:1].expand(n, *values.shape[1:]).clone() for name, values in rows.items()}
     rows["codes"].fill_(basis.top_code(9))
@@ -141,7 +142,7 @@ def test_select_gives_the_gram_of_those_channels() -> None:
 
 def test_packed_bytes_is_what_a_gram_takes() -> None:
     assert Gram.packed_bytes(**SIZES) == Gram(**SIZES).nbytes
-    assert gram.packed_size(5, 9) == 895
+    assert products.packed_size(5, 9) == 895
     wide = Gram(**SIZES).update(**rows_of(4), repeat=10**8)
     assert Gram.packed_bytes(**SIZES, dtype=torch.int64) == wide.nbytes
 
@@ -207,7 +208,7 @@ def test_folds_and_codes_out_of_range_are_refused() -> None:
 
 
 def test_rounding_products_are_found_out() -> None:
-    assert gram.exactness_self_test("cpu") in (torch.float32, torch.float64)
+    assert products.exactness_self_test("cpu") in (torch.float32, torch.float64)
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")

@@ -1,0 +1,57 @@
+"""What a run on the made-up city is made of: its city, its network, and mean scores with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import scipy.stats
+from torch import nn
+
+from examples.street.city import City, city_of
+from pcace_dist.models.load import load_model
+from pcace_dist.run import Run
+
+PREDICTION, MEASURED = "output:0", "column:no2"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of what there was before, with a 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def city_of_run(run: Run) -> City:
+    """The city whose pictures a run has ranked, from the columns of its shards."""
+    files = [file for place in run.job.dataset.path for file in sorted(Path(place).glob("*.parquet"))]
+    columns = [name for name in pq.read_schema(files[0]).names if name != "image"]
+    return city_of(pa.concat_tables([pq.read_table(file, columns=columns) for file in files]))
+
+
+def model_of(run: Run) -> nn.Module:
+    """The network that a run has ranked."""
+    held = run.job.model
+    return load_model(held.factory, held.kwargs, held.weights, seed=0, read=lambda path: Path(path).read_bytes())
+
+
+def mean_score(run: Run, target: str, group: str | None, layer: str, channels: Sequence[int]) -> Share:
+    """Mean of score_squared over channels, with the jackknife's interval: their pseudo-values are averaged first."""
+    table = run.jackknife()
+    chosen = (table["target"].to_numpy() == target) & (table["layer"].to_numpy() == layer)
+    chosen &= np.isin(table["channel"].to_numpy(), list(channels))
+    if group is not None:
+        chosen &= table["group"].to_numpy() == group
+    held = [values for values in table.filter(chosen)["pseudo_values"].to_pylist() if values is not None]
+    folds = np.mean(np.array(held, np.float64), axis=0)
+    half = scipy.stats.t.ppf(0.975, len(folds) - 1) * folds.std(ddof=1) / np.sqrt(len(folds))
+    return Share(float(folds.mean()), float(folds.mean() - half), float(folds.mean() + half))

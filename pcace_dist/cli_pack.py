@@ -1,0 +1,152 @@
+"""The verb pack: images into Parquet shards, here or on Ray. Everything heavy is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pcace_dist import logs
+from pcace_dist.cli_runs import AddVerb
+
+if TYPE_CHECKING:
+    from pcace_dist.datasets.pack import PackReport
+
+LISTED = 20  # files left out that are named on the screen
+
+
+def add_verb(add: AddVerb) -> None:
+    """Add the verb."""
+    verb = add(
+        "pack",
+        "write an image folder, a CSV with image paths, MNIST idx files, WebDataset tars or Parquet as Parquet shards",
+        "pcace pack photos/ shards/            # folder: one class per sub-folder\n"
+        "  pcace pack stations.csv shards/ --image-column path --shard-rows 5000\n"
+        "  pcace pack ILSVRC/train s3://bucket/imagenet/train --workers 16 --verify decode\n"
+        "  pcace pack 'hf/data/train-*.parquet' shards/",
+    )
+    verb.add_argument(
+        "source", metavar="SOURCE", help="image folder, .csv file, folder or glob of .tar or .parquet files, idx files"
+    )
+    verb.add_argument(
+        "dest", metavar="DEST", help="folder for the shards, local or s3://; empty, or of the same pack to go on with"
+    )
+    verb.add_argument(
+        "--kind", choices=["folder", "csv", "mnist", "webdataset", "parquet"], help="what SOURCE is (default: look)"
+    )
+    verb.add_argument(
+        "--image-column",
+        default="image",
+        help="csv: the column with the image paths; parquet: with the images (default image)",
+    )
+    verb.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="class names by index (LOC_synset_mapping.txt, synset_words.txt, a name per line, imagenet_class_index"
+        ".json): columns synset and class, and the labels of folders (default: ImageNet's list if it lies beside)",
+    )
+    verb.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard")
+    verb.add_argument(
+        "--shard-bytes", type=_size, default=256 << 20, metavar="SIZE", help="bytes of a shard (default 256MiB)"
+    )
+    verb.add_argument(
+        "--verify",
+        nargs="?",
+        const="headers",
+        choices=["headers", "decode"],
+        help="leave out what is no image, by its header or by decoding it whole (default: headers; without: only "
+        "empty files)",
+    )
+    verb.add_argument("--row-group-rows", type=int, metavar="N", help="rows of a row group (default: about 16 MiB)")
+    verb.add_argument(
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help="shards written at the same time, on Ray from 2 on (default: 1, in this process; with RAY_ADDRESS, as "
+        "in `ray job submit`, as many as the cluster has cores)",
+    )
+    verb.set_defaults(run=_pack)
+
+
+def _size(text: str) -> int:
+    from pcace_dist.job import parse_bytes
+
+    try:
+        value = parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return int(str(value))
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: is not a whole number from 1")
+    return int(text)
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from pcace_dist.datasets.pack import begin, limits_of, run_here
+    from pcace_dist.tables import PackProgress
+
+    with _terminable():
+        packing = begin(
+            arguments.source,
+            arguments.dest,
+            kind=arguments.kind,
+            image_column=arguments.image_column,
+            classes=arguments.classes,
+            limits=limits_of(arguments.shard_bytes, arguments.shard_rows, arguments.row_group_rows),
+            verify=arguments.verify or False,
+        )
+        for note in packing.source.notes:
+            logs.say(note, prefix="pcace pack: ")
+        if packing.done:
+            logs.say(f"{len(packing.done):,} of {len(packing.tasks):,} parts are there already", prefix="pcace pack: ")
+        with PackProgress() as progress:
+            if packing.todo and _on_ray(arguments.workers):
+                from pcace_dist.service.pack_run import run_on_ray
+
+                report = run_on_ray(packing, workers=arguments.workers, on_progress=progress.show)
+            else:
+                report = run_here(packing, progress.show)
+    _print_report(report, arguments.dest)
+    return 0
+
+
+def _on_ray(workers: int | None) -> bool:
+    return bool(os.environ.get("RAY_ADDRESS")) if workers is None else workers > 1
+
+
+def _print_report(report: PackReport, dest: str) -> None:
+    from pcace_dist.datasets.pack import BAD_FILES
+
+    shards = "1 shard" if len(report.shards) == 1 else f"{len(report.shards):,} shards"
+    print(f"{report.rows:,} images in {shards}: {dest}")
+    for bad in report.bad[:LISTED]:
+        logs.say(f"left out {bad}", level=logging.WARNING)
+    if report.bad:
+        more = len(report.bad) - LISTED
+        others = f"and {more:,} more; " if more > 0 else ""
+        logs.say(f"{others}{len(report.bad):,} left out in all: {dest.rstrip('/')}/{BAD_FILES}", level=logging.WARNING)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM as Ctrl-C: exit code 5, and the same command goes on."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

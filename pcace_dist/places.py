@@ -1,0 +1,51 @@
+"""Where a job's data, weights and images are to be had: storage settings, absolute paths, how images are decoded.
+
+A leaf beside job.py, for all that start from a job: the service's drivers, the report. No Ray; torch only for who asks
+for the images.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pcace_dist.datasets.storage import Storage
+from pcace_dist.job import Job
+
+if TYPE_CHECKING:
+    from pcace_dist.datasets.images import ImageSpec
+
+NOT_PATHS = ("random", "factory")  # what model.weights may say besides a path
+
+
+def storage_of(job: Job) -> Storage:
+    """The job's storage settings."""
+    return Storage({prefix: endpoint.model_dump() for prefix, endpoint in job.storage.items()})
+
+
+def absolute(path: str) -> str:
+    """A local path from the driver's directory, whatever directory a worker runs in; URLs as they are."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def weights_of(job: Job) -> str:
+    """model.weights, absolute where it is a path."""
+    weights = job.model.weights
+    return weights if weights in NOT_PATHS else absolute(weights)
+
+
+def images_of(job: Job) -> ImageSpec:
+    """How the job's images are decoded."""
+    from pcace_dist.datasets.images import ImageSpec
+
+    settings = job.model.input
+    return ImageSpec(
+        mode=settings.mode,
+        resize=settings.resize,
+        crop=settings.crop,
+        interpolation=settings.interpolation,
+        antialias=settings.antialias,
+        scaled_decode=settings.scaled_decode,
+        max_pixels=job.limits.pixels,
+        max_bytes=job.limits.bytes,
+    )

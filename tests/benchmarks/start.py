@@ -1,0 +1,93 @@
+"""What `pcace rank` on a hundred images takes: Ray's own start, imports, the rest. Prints, asserts nothing.
+
+    python -m tests.benchmarks.start [--repeats 3]
+
+"imports" and "Ray" are measured by processes that do nothing else; "the rest" is the whole command less these two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+MNIST = ROOT / "examples" / "mnist"
+IMAGES = 100
+NOTHING = "pass"
+HELP = "from pcace_dist.cli import build_parser; build_parser().format_help()"
+IMPORTS = "import torch, torchvision, ray, pyarrow, boto3, pydantic, scipy, pcace_dist.service.prepare"
+RAY = """
+import sys, time, ray
+from pcace_dist.service.cluster import ray_session
+start = time.perf_counter()
+with ray_session():
+    ray.get(ray.remote(lambda: 1).remote())
+    print(time.perf_counter() - start)
+"""
+
+
+def run(*arguments: str) -> tuple[float, str]:
+    """Wall seconds of a Python process, and what it printed."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+    return time.perf_counter() - start, done.stdout
+
+
+def job(folder: Path, number: int) -> Path:
+    table = pq.read_table(MNIST / "data" / "part-00000.parquet").slice(0, IMAGES)
+    pq.write_table(pa.table(table), folder / "images.parquet")
+    path = folder / f"job-{number}.json"
+    content = {
+        "dataset": {"path": str(folder / "images.parquet"), "label": "label"},
+        "model": {
+            "factory": "examples.mnist.model:mnist_cnn",
+            "weights": str(MNIST / "weights.safetensors"),
+            "input": {"mode": "L", "mean": [0.1307], "std": [0.3081]},
+        },
+        "layers": "all",
+        "target": [{"logit": "label"}],
+        "workers": {"max": 1},
+        "output": str(folder / f"run-{number}"),
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.start", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    rows = []
+    stages: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for repeat in range(repeats):
+            python, _ = run("-c", NOTHING)
+            shown, _ = run("-c", HELP)
+            imports, _ = run("-c", IMPORTS)
+            ray = float(run("-c", RAY)[1])
+            whole, _ = run("-m", "pcace_dist", "rank", str(job(Path(name), repeat)))
+            summary = json.loads((Path(name) / f"run-{repeat}" / "summary.json").read_text())
+            stages = summary["stages"]
+            rows.append((python, shown, imports, ray, whole, whole - imports - ray))
+    table = Table(title=f"pcace rank on {IMAGES} images, seconds (median of {repeats})", title_justify="left", box=None)
+    names = ("Python", "pcace --help", "imports", "Ray's start", "pcace rank", "of that neither imports nor Ray")
+    for label, values in zip(names, zip(*rows, strict=True), strict=True):
+        table.add_row(label, f"{median(values):.2f}")
+    console = Console()
+    console.print(table)
+    console.print("stages of the last run: " + ", ".join(f"{stage} {value:.2f}" for stage, value in stages.items()))
+
+
+if __name__ == "__main__":
+    main()
