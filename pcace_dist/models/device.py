@@ -5,7 +5,6 @@ Knows no data sets and no Ray. The pilot chooses the batch once; the plan freeze
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import sys
@@ -31,7 +30,6 @@ ACTIVATIONS_AT_ONCE = 6  # input and output of a layer, a shortcut, and the tap'
 SHARE_OF_MEMORY = 0.5  # of what is free, for activations and the plan
 
 _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 
 
 @dataclass(frozen=True)
@@ -118,20 +116,6 @@ def once_more(
             f"compute.batch {batch}: memory of {kind} runs out, on an empty device too; {smaller}, fewer workers on a "
             "machine, or machines with more memory (another batch is another job: give it an output of its own)"
         ) from None
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory of up to 1 GiB a piece for the next layer instead of giving it back each time.
-
-    Fresh pages are filled with zeros by the system first: with large activations that takes up to a third of a forward
-    pass on a processor. Other C libraries are left as they are.
-    """
-    try:
-        tune = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    tune(_M_MMAP_THRESHOLD, 1 << 30)
-    tune(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:

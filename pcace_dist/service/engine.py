@@ -24,7 +24,7 @@ from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import ModelError, RowError
-from pcace_dist.models.device import free_memory, keep_freed_memory, once_more, to_host
+from pcace_dist.models.device import free_memory, once_more, to_host
 from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
@@ -110,7 +110,6 @@ class Engine:
         self.actor = actor
         self.store = store
         set_deterministic(spec.threads, strict=spec.exact == "strict")
-        keep_freed_memory()
         self.device = torch.device(spec.device)
         self.model = load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
         self.weights = weights_digest(self.model)
