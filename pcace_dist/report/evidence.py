@@ -45,7 +45,7 @@ class Transforms:
         self._components = components
         self._flat = {
             name: np.asarray(table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False), np.float64).reshape(
-                len(table), -1
+                len(table), -1 if len(table) else 0
             )
             for name in ("target_knots", "theta", "knots", "phi")
         }

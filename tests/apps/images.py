@@ -27,12 +27,12 @@ def damaged(seed: int) -> bytes:
     return (b"", b"<html>404</html>", whole[: len(whole) // 2], whole[:20])[seed % DAMAGES]
 
 
-def write_folders(root: Path, images: int, bad: int) -> list[str]:
-    """`images` good JPEGs over five classes and `bad` damaged ones between them; the damaged ones' keys, sorted."""
+def write_folders(root: Path, images: int, bad: int, classes: tuple[str, ...] = CLASSES) -> list[str]:
+    """`images` good JPEGs over the classes and `bad` damaged ones between them; the damaged ones' keys, sorted."""
     every = images // max(1, bad)
     names: list[str] = []
     for i in range(images):
-        folder = root / CLASSES[i % len(CLASSES)]
+        folder = root / classes[i % len(classes)]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{folder.name}_{i}.JPEG").write_bytes(jpeg(i))
         if bad and i % every == 0 and len(names) < bad:

@@ -63,14 +63,15 @@ def test_the_weights_are_real(tmp_path: Path) -> None:
     assert largest[0] > 0.1 and largest[0] > 20 * largest[1]
 
 
+@pytest.mark.apps
 def test_folders_of_synsets_are_packed_ranked_per_class_and_over_all_and_reported(tmp_path: Path) -> None:
     shards, weights, run = tmp_path / "shards", tmp_path / "resnet18.safetensors", tmp_path / "run"
-    write_folders(tmp_path / "train", 200, 4)
+    write_folders(tmp_path / "train", 240, 4, CLASSES[:2])
     (tmp_path / "LOC_synset_mapping.txt").write_text(
         "n00000001 not here\n" + "".join(f"{c} fish {c}\n" for c in CLASSES)
     )
     assert main(["pack", str(tmp_path / "train"), str(shards), "--verify", "decode", "--shard-rows", "60"]) == 0
-    assert sorted(set(pq.read_table(shards)["label"].to_pylist())) == [1, 2, 3, 4, 5]
+    assert sorted(set(pq.read_table(shards)["label"].to_pylist())) == [1, 2]
     write_weights("resnet18", weights)
     job = ["rank", "examples/imagenet/resnet18.yaml"]
     changed = [
@@ -80,20 +81,21 @@ def test_folders_of_synsets_are_packed_ranked_per_class_and_over_all_and_reporte
         "model.input.crop=64",
         "layers=[layer4.1.conv2]",
         "statistics.components=2",
+        "statistics.knots=5",
         "workers.max=1",
     ]
     sets = [part for change in changed for part in ("--set", change)]
     pcace(*job, *sets, "--set", f"output={run}")
     ranking = open_run(str(run)).ranking()
-    assert sorted(set(ranking["group"].to_pylist())) == [1, 2, 3, 4, 5] and ranking.num_rows == 5 * 512
-    assert set(ranking["images"].to_pylist()) == {40}
+    assert sorted(set(ranking["group"].to_pylist())) == [1, 2] and ranking.num_rows == 2 * 512
+    assert set(ranking["images"].to_pylist()) == {120} and "ok" in ranking["status"].to_pylist()
 
     over_all = ["group_by=null", "statistics.keep_codes=false", f"output={tmp_path / 'all'}"]
     sets += [part for change in over_all for part in ("--set", change)]
     assert main([*job, *sets, "--from-codes", str(run)]) == 0
-    assert set(open_run(str(tmp_path / "all")).ranking()["images"].to_pylist()) == {200}
-    assert main(["report", str(run), "--no-synthesis", "--top", "1"]) == 0
-    assert "layer4.1.conv2" in (run / "report.html").read_text()
+    assert set(open_run(str(tmp_path / "all")).ranking()["images"].to_pylist()) == {240}
+    pcace("report", str(run), "--no-synthesis", "--top", "1")
+    assert (run / "report.html").stat().st_size > 1_000_000
 
 
 @pytest.mark.apps
