@@ -118,7 +118,7 @@ def write_codes(folder: Path, rows: int, channels: int, groups: int) -> None:
     publish_index(store, CodesIndex(plan.digest, "synthetic", "synthetic", None, tuple(parts)))
 
 
-def rank(folder: Path, output: Path, groups: int, workers: int) -> Result:
+def rank(folder: Path, output: Path, groups: int, workers: int, memory: str | None) -> Result:
     """The real job, in this process."""
     job: dict[str, Any] = {
         "dataset": {"path": str(folder)},
@@ -127,6 +127,7 @@ def rank(folder: Path, output: Path, groups: int, workers: int) -> Result:
         "target": {"logit": "label"},
         "group_by": None if groups == 1 else "label",
         "workers": {"max": workers},
+        "statistics": {"memory": memory},
         "output": str(output),
     }
     start, cpu = time.monotonic(), time.process_time()
@@ -149,7 +150,7 @@ def rank(folder: Path, output: Path, groups: int, workers: int) -> Result:
 class PeakMemory:
     """Looks again and again how much a process and all that it started hold together (proportional set sizes)."""
 
-    def __init__(self, pid: int, *, every: float = 0.25) -> None:
+    def __init__(self, pid: int, *, every: float = 1.0) -> None:
         self._pid, self._every = pid, every
         self._peak = 0
         self._over = threading.Event()
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=512)
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 1000])
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--memory", help="statistics.memory of a worker, like 512MiB; without it the service's choice")
     parser.add_argument("--codes", type=Path, help="a folder that holds the codes of an earlier call, or will")
     parser.add_argument("--json", type=Path, default=Path("codes_scale.json"))
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
@@ -204,12 +206,13 @@ def main() -> None:
         if not (codes / "codes" / "index.json").exists():
             write_codes(codes, arguments.rows, arguments.channels, max(arguments.groups))
         if arguments.output is not None:
-            found = rank(codes, arguments.output, arguments.groups[0], arguments.workers)
+            found = rank(codes, arguments.output, arguments.groups[0], arguments.workers, arguments.memory)
             print(json.dumps(asdict(found)))
             return
         results = []
         for groups in arguments.groups:  # each in a process of its own: peak memory never goes down again
             own = ["--codes", str(codes), "--groups", str(groups), "--workers", str(arguments.workers)]
+            own += ["--memory", arguments.memory] if arguments.memory else []
             command = [sys.executable, "-m", "tests.benchmarks.codes_scale", *own, "--output", f"{scratch}/{groups}"]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
                 assert running.stdout is not None
