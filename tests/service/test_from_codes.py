@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pcace_dist.cli import main
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import Stopped, UserError
 from pcace_dist.job import parse_job
@@ -213,6 +215,14 @@ def test_what_the_codes_cannot_answer_is_one_line(
         asked(base, tmp_path, **question)
     assert refused.value.exit_code == 2 and "\n" not in str(refused.value)
     assert not (tmp_path / "codes-answer" / "rankings.parquet").exists()
+
+
+def test_the_job_file_that_kept_the_codes_asks_again(base: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(json.dumps(kept_job(base)))  # with keep_codes: true
+    command = ["rank", str(job), "--from-codes", str(base / CODES), "--set", f"output={tmp_path / 'again'}"]
+    assert main(command) == 0
+    assert (tmp_path / "again" / "rankings.parquet").read_bytes() == (base / CODES / "rankings.parquet").read_bytes()
 
 
 def test_few_rankings_need_no_cluster_and_many_are_worth_one(
