@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pcace_dist.analysis.compare import compare_runs
 from pcace_dist.cli import main
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import Stopped, UserError
 from pcace_dist.job import parse_job
-from pcace_dist.run import Run
+from pcace_dist.run import Run, open_run
 from pcace_dist.service import codes_run
 from pcace_dist.service.attempt import blocks_of
 from pcace_dist.service.codes import open_codes
@@ -223,6 +224,8 @@ def test_the_job_file_that_kept_the_codes_asks_again(base: Path, tmp_path: Path)
     command = ["rank", str(job), "--from-codes", str(base / CODES), "--set", f"output={tmp_path / 'again'}"]
     assert main(command) == 0
     assert (tmp_path / "again" / "rankings.parquet").read_bytes() == (base / CODES / "rankings.parquet").read_bytes()
+    compared = compare_runs(open_run(str(base / CODES)), open_run(str(tmp_path / "again")))
+    assert compared.verdict == "same" and "the same data" in compared.notes
 
 
 def test_few_rankings_need_no_cluster_and_many_are_worth_one(
