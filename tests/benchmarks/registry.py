@@ -39,7 +39,7 @@ class Command:
         return settings.pick(self.quick, self.full)
 
 
-MODULES = ("main_pass", "published", "loader", "ray_data", "memory", "scaling", "overhead", "rates")
+MODULES = ("main_pass", "decode", "published", "loader", "ray_data", "memory", "scaling", "overhead", "rates")
 COMMANDS: Mapping[str, Command] = {
     "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "3"), json=False),
     "groups": Command(
