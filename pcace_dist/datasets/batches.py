@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pcace_dist.datasets.channel import Channel
-from pcace_dist.datasets.images import TORCHVISION_MODE, ImageSpec
+from pcace_dist.datasets.images import TORCHVISION_MODE, Encoded, ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing
 from pcace_dist.datasets.reader import RETRY, Retry, RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow, RowRef
@@ -74,7 +74,7 @@ class UnitReader:
         storage: Storage,
         *,
         batch_size: int,
-        fold_bytes: Callable[[bytes], int],
+        fold_bytes: Callable[[Encoded], int],
         fold_value: Callable[[Any], int],
         image_shape: tuple[int, int] | None = None,
         threads: int = 1,
@@ -341,7 +341,7 @@ def pilot_rows(
     image_spec: ImageSpec,
     storage: Storage,
     batch_size: int,
-    fold_bytes: Callable[[bytes], int],
+    fold_bytes: Callable[[Encoded], int],
     fold_value: Callable[[Any], int],
     threads: int = 1,
     max_row_groups: int = PILOT_ROW_GROUPS,
