@@ -85,6 +85,7 @@ class UnitReader:
     ) -> None:
         self.spec, self.image_spec, self.storage = spec, image_spec, storage
         self.batch_size, self.read_ahead, self.retry = batch_size, read_ahead, retry
+        self.threads = threads
         self.folds = Folds(fold_bytes, fold_value)
         self.image_shape = image_shape
         self.channels_last, self.pinned = channels_last, pinned
@@ -219,7 +220,7 @@ class UnitStream:
                 self.bytes_read += part.bytes_read
                 if self._shape is None:
                     self._shape = first_shape(part, self._reader.spec, self._reader.image_spec)
-                for rows in cut(part, self._reader.spec.image, self._reader.batch_size, at):
+                for rows in cut(part, self._reader.spec.image, self._reader.batch_size, at, self._reader.threads):
                     count = rows.stop - rows.start
                     if not self._runs.reserve(count):
                         return

@@ -21,7 +21,7 @@ from pcace_dist.datasets.reader import RowGroup
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.errors import RowError
 
-RUN_BYTES = 256 * 1024  # of encoded images in one run: some milliseconds of work
+RUN_BYTES = 1 << 20  # of encoded images in one run: with 256 KiB, its own cost was 5 % of decoding photographs
 RUN_ROWS = 64
 VIEWED = 4096  # bytes from which an image is seen where it lies
 
@@ -79,15 +79,15 @@ class Run:
         return len(self.refs)
 
 
-def cut(group: RowGroup, image: str, batch_size: int, at: int) -> Iterator[slice]:
+def cut(group: RowGroup, image: str, batch_size: int, at: int, threads: int = 1) -> Iterator[slice]:
     """Runs of a row group whose first row has place `at` in its unit: some milliseconds of work each, none across two
-    batches.
+    batches, and at least one in a full batch for each of the threads. Their length changes no result.
     """
     count = len(group.rows)
     if not count:
         return
     mean = group.table.column(image).nbytes / count
-    step = int(min(RUN_ROWS, batch_size, max(1, RUN_BYTES // (mean + 1))))
+    step = int(max(1, min(RUN_ROWS, batch_size // threads, RUN_BYTES // (mean + 1))))
     start = 0
     while start < count:
         room = batch_size - (at + start) % batch_size
