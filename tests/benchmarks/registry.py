@@ -39,7 +39,19 @@ class Command:
         return settings.pick(self.quick, self.full)
 
 
-MODULES = ("main_pass", "published", "loader", "ray_data", "memory", "scaling", "overhead", "solve", "rates")
+MODULES = (
+    "main_pass",
+    "decode",
+    "published",
+    "loader",
+    "ray_data",
+    "memory",
+    "scaling",
+    "overhead",
+    "solve",
+    "rates",
+    "all_layers",
+)
 COMMANDS: Mapping[str, Command] = {
     "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "3"), json=False),
     "groups": Command(
@@ -57,7 +69,7 @@ COMMANDS: Mapping[str, Command] = {
 
 
 NOT_QUICK = ("groups", "start")  # left out of a quick run unless they are named
-BY_NAME = ("rates",)  # asked only where they are named: for docs/scale.md, not a comparison
+BY_NAME = ("rates", "all_layers")  # asked only where they are named: for docs/scale.md, no comparisons
 
 
 def names(*, quick: bool = False) -> list[str]:
