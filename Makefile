@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo mnist imagenet street street-full test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench clean
+.PHONY: setup demo mnist imagenet street street-full street-scale test test-all test-faults test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,11 @@ street: setup
 
 street-full: setup
 	bash examples/street/full.sh $(BIN) runs/street-full
+
+# a million rows of metadata with re-used pictures; `make street-scale ROWS=20000` for a quick one
+ROWS ?= 1000000
+street-scale: setup
+	bash examples/street/scale.sh $(BIN) runs/street-scale $(ROWS)
 
 test: setup
 	$(BIN)/python -m pytest -q
