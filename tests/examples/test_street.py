@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,11 @@ from examples.street.city import (
     FROM_TRAFFIC,
     NOISE,
     TRAFFIC_COUNTS,
-    City,
     city_of,
     expected_no2,
     make_city,
     pictures,
     saturating,
-    write_city,
 )
 from examples.street.cuts import Ablated, ablate
 from examples.street.planted import SKY, TRAFFIC
@@ -35,39 +33,11 @@ from examples.street.scene import draw, jpeg
 from examples.street.sight import redrawn
 from examples.street.train import explained, load, predict
 from examples.street.truth import SEES, best_from_one_picture, boroughs
-from pcace_dist.cli import main
 from pcace_dist.job import parse_job
 from pcace_dist.run import Run, open_run
 from pcace_dist.service.run_job import run_job
-from tests.report.opened import OpenedReport
+from tests.examples.street_files import EXAMPLE, JOB, Ranked, rank_city
 from tests.service.conftest import jobs_without_ray
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "street"
-JOB = EXAMPLE / "job.yaml"
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """A small city's pictures and CSV, its shards, its run and the run's report."""
-
-    city: City
-    csv: Path
-    run: Run
-
-    @property
-    def report(self) -> OpenedReport:
-        return OpenedReport(Path(self.run.path) / "report.html")
-
-
-def rank_city(city: City, folder: Path) -> Ranked:
-    """Raw pictures to the report, by the commands of the README, with job.yaml as it is."""
-    csv = write_city(city, folder / "raw")
-    shards, output = folder / "shards", folder / "run"
-    assert main(["pack", str(csv), str(shards), "--image-column", "path", "--shard-rows", "150"]) == 0
-    places = {"dataset.path": shards, "model.weights": EXAMPLE / "weights.safetensors", "output": output}
-    assert main(["rank", str(JOB), *(part for key, path in places.items() for part in ("--set", f"{key}={path}"))]) == 0
-    assert main(["report", str(output), "--top", "1", "--no-synthesis"]) == 0
-    return Ranked(city, csv, open_run(str(output)))
 
 
 @pytest.fixture(scope="module")

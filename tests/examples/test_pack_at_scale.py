@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pcace_dist.datasets.pack import pack
-from tests.apps.images import write_folders
 from tests.datasets.test_pack import contents
+from tests.examples.images import write_folders
 from tests.faults.harness import Driver
 
 PACK = (sys.executable, "-m", "pcace_dist", "pack")
