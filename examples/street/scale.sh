@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A large city through the service: scale.sh BIN WORK ROWS, from the root of the repository.
 set -euo pipefail
+SECONDS=0
 bin=$1 work=$2 rows=$3
 watched() { "$bin/python" -m examples.street.watched --out "$work/$1.json" "${@:2}"; }
 rm -rf "$work" && mkdir -p "$work"
@@ -11,3 +12,4 @@ watched rank "$bin/pcace" rank examples/street/job.yaml --top 1 --set dataset.pa
 watched report "$bin/pcace" report "$work/run" --groups Northgate,Harbour
 watched truth "$bin/python" -m examples.street.truth "$work/run"
 du -sh "$work/stations.csv" "$work/images" "$work/shards" "$work/run"
+echo "make street-scale: $SECONDS s; the report is $work/run/report.html"
