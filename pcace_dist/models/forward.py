@@ -19,6 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pcace_dist.errors import ModelError, PcaceError
+from pcace_dist.models.device import is_out_of_memory, to_device
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.precision import Numerics, prepared
 from pcace_dist.models.tap import LayerTap, Receive
@@ -82,17 +83,17 @@ class Forward:
 
     def _input(self, images: Tensor) -> Tensor:
         """What the model takes in: normalised in float32, then in its precision and layout."""
-        batch = self._normalise(images.to(self.device))
+        batch = self._normalise(to_device(images, self.device))
         layout = self.numerics.memory_format if batch.dim() == 4 else torch.contiguous_format
         return batch.to(self.numerics.dtype).contiguous(memory_format=layout)
 
     def _run(self, batch: Tensor, guarded: _Guarded | None = None) -> object:
         try:
             return self.model(batch)
-        except (PcaceError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+        except (PcaceError, torch.AcceleratorError):
             raise
         except Exception as error:
-            if guarded is not None and guarded.failed:
+            if is_out_of_memory(error) or (guarded is not None and guarded.failed):
                 raise
             text = next(iter(str(error).strip().splitlines()), "")
             raise ModelError(

@@ -23,7 +23,8 @@ from pcace_dist.datasets.batches import Batch, UnitReader
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.units import Unit
-from pcace_dist.errors import ModelError, RowError
+from pcace_dist.errors import DatasetError, ModelError, RowError
+from pcace_dist.models.device import free_memory, once_more, to_host
 from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
@@ -83,6 +84,16 @@ class _UnitRows:
     bad: list[BadRow] = field(default_factory=list)
 
 
+@dataclass(frozen=True, eq=False)
+class _Passed:
+    """A batch that has been forwarded: components and means by layer on the device; `wait` gives outputs and the mask
+    of the rows that are finite, on the host."""
+
+    batch: Batch
+    projected: Mapping[str, tuple[Tensor, Tensor]]
+    wait: Callable[[], tuple[Tensor, ...]]
+
+
 class Engine:
     """One worker's model, reader and accumulator.
 
@@ -104,6 +115,7 @@ class Engine:
         self.weights = weights_digest(self.model)
         self.model.to(self.device)
         self._stop = threading.Event()
+        self._passed: _Passed | None = None
         self._ahead: Unit | None = None
         self._keeps_samples = spec.statistics.estimator == "ace"
         self._flushes = 0
@@ -127,13 +139,18 @@ class Engine:
         self.plan = plan
         self.epoch = epoch
         self._memory = memory_of(self.spec)
+        if self.device.type == "cuda":  # sums stay there until they are flushed
+            self._memory = min(self._memory, free_memory(self.device) // 4)
         self._forward = Forward(
             self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers, facts.numerics
         )
         self._layers = {layer.name: layer.to(self.device) for layer in plan.layers}
         mine = numeric_class(self.device, numerics=facts.numerics, batch_size=facts.batch, threads=self.spec.threads)
-        admission = check.admit(
-            self._forward, self._layers, mine=mine, plans=facts.numeric_class, exact=self.spec.exact
+        plans, exact = facts.numeric_class, self.spec.exact
+        admission = once_more(
+            lambda: check.admit(self._forward, self._layers, mine=mine, plans=plans, exact=exact),
+            self.device,
+            facts.batch,
         )
         self._reader = UnitReader(
             self.spec.dataset,
@@ -166,12 +183,14 @@ class Engine:
         rows = _UnitRows()
         before = self.images_seen
         seconds: dict[str, float] = defaultdict(float)
+        self._passed = None
         for batch in stream.batches():
             if self._stop.is_set():
                 self._reader.discard(unit)
                 raise Abandoned(unit.id)
-            self._encode(batch, rows, seconds)
+            self._step(batch, rows, seconds)
             self.images_seen += len(batch.images)
+        self._settle(rows, seconds)
         rows.bad.extend(stream.bad)
         with _Timer(seconds, "statistics"):
             used = self._accumulate(rows)
@@ -187,13 +206,20 @@ class Engine:
         return UnitReport(unit.id, count, self.images_seen - before, dict(seconds), stream.bytes_read, fault)
 
     def process_kept(self, unit: Unit, codes_file: str, upcoming: Unit | None = None) -> UnitReport:
-        """A unit whose rows are in a codes file of the extended run: the same sums, without forwarding."""
+        """A unit whose rows are in a codes file of the extended run: the same sums, without forwarding.
+
+        Where that file cannot be read any more, its images are forwarded.
+        """
+        seconds: dict[str, float] = defaultdict(float)
+        try:
+            with _Timer(seconds, "read"):
+                found = read_unit(self.spec, codes_file, unit, self.plan)
+        except DatasetError as error:
+            log.warning("%s: unit %s is forwarded instead", error, unit.id, extra={"unit": unit.id})
+            return self.process(unit, upcoming)
         if upcoming is not None:
             self._ahead = upcoming
             self._reader.submit(upcoming)
-        seconds: dict[str, float] = defaultdict(float)
-        with _Timer(seconds, "read"):
-            found = read_unit(self.spec, codes_file, unit, self.plan)
         rows = _UnitRows(bad=list(found.bad))
         if found.rows.refs:
             target_codes, target_fixed = self.plan.encode_targets(found.rows.targets)
@@ -219,16 +245,35 @@ class Engine:
         """Give up the unit in hand at the next batch (another thread may call this)."""
         self._stop.set()
 
-    def _encode(self, batch: Batch, rows: _UnitRows, seconds: dict[str, float]) -> None:
-        """Forward one batch; keep codes of the good rows and the reasons of the bad ones."""
+    def _step(self, batch: Batch, rows: _UnitRows, seconds: dict[str, float]) -> None:
+        """Forward one batch. On a GPU, which works on it still, the one before it is encoded meanwhile."""
+        passed = once_more(
+            lambda: self._pass(batch, seconds),
+            self.device,
+            self._forward.batch_size,
+            before=lambda: self._settle(rows, seconds),
+        )
+        self._settle(rows, seconds)
+        self._passed = passed
+        if self.device.type != "cuda":  # nothing runs beside it, and what it gave is in the caches
+            self._settle(rows, seconds)
+
+    def _settle(self, rows: _UnitRows, seconds: dict[str, float]) -> None:
+        """Encode the batch that was forwarded last, if that is not done."""
+        passed, self._passed = self._passed, None
+        if passed is not None:
+            self._encode(passed, rows, seconds)
+
+    def _pass(self, batch: Batch, seconds: dict[str, float]) -> _Passed:
+        """Forward one batch: components of all layers stay on the device, outputs start on their way back."""
         projected: dict[str, tuple[Tensor, Tensor]] = {}
-        rows_here = len(batch.images)
-        finite = torch.ones(rows_here, dtype=torch.bool, device=self.device)
+        count = len(batch.images)
+        finite = torch.ones(count, dtype=torch.bool, device=self.device)
 
         def receive(name: str, maps: Tensor, _: tuple[int, ...]) -> None:
             start = time.perf_counter()
-            whole = self._layers[name].project(maps)
-            components, means = projected[name] = whole[0][:rows_here], whole[1][:rows_here]
+            components, means = (part[:count] for part in self._layers[name].project(maps))
+            projected[name] = components, means
             torch.logical_and(finite, torch.isfinite(components).flatten(1).all(1), out=finite)
             torch.logical_and(finite, torch.isfinite(means).all(1), out=finite)
             seconds["tap"] += time.perf_counter() - start
@@ -237,19 +282,27 @@ class Engine:
         start = time.perf_counter()
         outputs = self._forward(batch.images, receive)
         seconds["forward"] += time.perf_counter() - start - (seconds["tap"] - before)
+        return _Passed(batch, projected, to_host(outputs, finite))
+
+    def _encode(self, passed: _Passed, rows: _UnitRows, seconds: dict[str, float]) -> None:
+        """Keep codes of a batch's good rows and the reasons of the bad ones."""
+        batch, projected = passed.batch, passed.projected
+        with _Timer(seconds, "forward"):
+            outputs, finite = passed.wait()
         with _Timer(seconds, "statistics"):
             values, reasons = target_values(self.spec.targets, outputs, batch.labels, batch.columns)
-            keep = self._sort_out(batch, finite.cpu().numpy(), values, reasons, rows)
+            keep = self._sort_out(batch, finite.numpy(), values, reasons, rows)
             kept = torch.from_numpy(np.flatnonzero(keep))
+            on_device = kept.to(self.device)
             for name, (components, means) in projected.items():
-                codes = self._layers[name].encode(components[kept.to(self.device)], means[kept.to(self.device)])
-                rows.codes[name].append(codes.cpu())
+                chosen = (components, means) if keep.all() else (components[on_device], means[on_device])
+                rows.codes[name].append(self._layers[name].encode(*chosen))
             target_codes, target_fixed = self.plan.encode_targets(values[keep])
             rows.target_codes.append(target_codes)
             rows.target_fixed.append(target_fixed)
             if self._keeps_samples:
                 keys = [row_key(f"{batch.refs[i].file}#{batch.refs[i].row}") for i in kept.tolist()]
-                held = {name: components[kept.to(self.device)].cpu() for name, (components, _) in projected.items()}
+                held = {name: components[on_device].cpu() for name, (components, _) in projected.items()}
                 rows.samples.append(SampleRows(torch.tensor(keys), torch.from_numpy(values[keep]), held))
             keys = batch.fold_keys[keep]
             rows.folds.append(self._folds_of(keys))
@@ -281,7 +334,8 @@ class Engine:
         self._bad.extend(rows.bad)
         if not rows.groups:
             return 0
-        codes = {name: LayerCodes.cat(parts) for name, parts in rows.codes.items()}
+        held_codes = {name: LayerCodes.cat(parts) for name, parts in rows.codes.items()}
+        codes = {name: held.cpu() for name, held in held_codes.items()}  # on a GPU: one copy of a unit
         shared = (torch.cat(rows.target_codes), torch.cat(rows.target_fixed), torch.cat(rows.folds))
         self._show(codes, RowCodes(shared[2], shared[0], shared[1]), rows)
         samples = SampleRows.cat(rows.samples) if rows.samples else None
@@ -294,8 +348,10 @@ class Engine:
             index = torch.tensor(indices)
             segment = self._segments.get(group)
             if segment is None:
-                segment = self._segments[group] = Segment(self.plan)
-            segment.append({name: held.take(index) for name, held in codes.items()}, *(part[index] for part in shared))
+                segment = self._segments[group] = Segment(self.plan, device=self.device)
+            segment.append(
+                {name: held.take(index) for name, held in held_codes.items()}, *(part[index] for part in shared)
+            )
             if samples is not None:
                 self._samples[group].append(samples.take(index))
         return len(rows.groups)
@@ -330,7 +386,8 @@ class Engine:
         samples = {group: SampleRows.cat(parts) for group, parts in self._samples.items()}
         kept = None if self._codes_writer is None else self._codes_writer.finish()
         shown = self._shown.files()
-        files = write_attempt(self.store, attempt, self.plan, self._segments, self._bad, samples, kept, shown)
+        segments = {group: segment.cpu() for group, segment in self._segments.items()}
+        files = write_attempt(self.store, attempt, self.plan, segments, self._bad, samples, kept, shown)
         receipt = Receipt(
             attempt=attempt,
             epoch=self.epoch,

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import psutil
@@ -21,9 +22,18 @@ from torch import Tensor, nn
 from pcace_dist.datasets.batches import Batch, pilot_rows
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.errors import DatasetError, ModelError
+from pcace_dist.models.device import (
+    LARGEST_BATCH,
+    choose_batch,
+    empty,
+    footprint,
+    is_out_of_memory,
+    once_more,
+    worker_memory,
+)
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.layers import weight_norm
-from pcace_dist.models.precision import choose_numerics
+from pcace_dist.models.precision import AUTO, FLOAT32, Numerics, choose_numerics
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import CHECK_ROWS, CheckRows
 from pcace_dist.service.facts import Facts
@@ -47,7 +57,7 @@ def make_plan(
     Raises DatasetError or ModelError for what only real rows show.
     """
     given = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
-    batch = spec.batch or (default_batch(device) if given is None else Facts.of(given).batch)
+    asked = spec.batch or (None if given is None else Facts.of(given).batch)
     read = list(
         pilot_rows(
             listing,
@@ -55,16 +65,16 @@ def make_plan(
             spec.statistics.pilot if given is None else CHECK_ROWS,
             image_spec=spec.images,
             storage=spec.storage,
-            batch_size=batch,
+            batch_size=asked or default_batch(device),
             threads=spec.threads,
             fold_bytes=lambda _: 0,
             fold_value=lambda _: 0,  # the pilot has no folds
         )
     )
-    numerics = choose_numerics(spec.precision, device, model) if given is None else Facts.of(given).numerics
-    forward = Forward(model, device, batch, spec.mean, spec.std, spec.layers, numerics)
-    pilot = PilotMaps(forward, spec)
-    pilot.look(read)
+    image = read[0].images[:1]
+    numerics = _numerics(model, spec, device, image) if given is None else Facts.of(given).numerics
+    pilot = _looked_at(model, spec, device, numerics, read, asked)
+    forward, batch = pilot.forward, pilot.forward.batch_size
     height, width = (int(n) for n in read[0].images.shape[-2:])
     facts = Facts(
         batch=batch,
@@ -90,9 +100,72 @@ def make_plan(
             folds=settings.folds,
             scale=settings.scale,
             facts=facts.to_json(),
+            needs=pilot.need,
         )
     layers = {layer.name: layer.to(device) for layer in plan.layers}
     return plan, CheckRows.compute(pilot.first_images(CHECK_ROWS), forward, layers)
+
+
+def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Tensor) -> Numerics:
+    """What compute.precision means here; with auto, a model that cannot run in bfloat16 runs in float32."""
+    numerics = choose_numerics(spec.precision, device, model)
+    if numerics.precision == FLOAT32:
+        return numerics
+    try:
+        Forward(model, device, 1, spec.mean, spec.std, (), numerics)(image)
+    except ModelError as error:
+        if spec.precision != AUTO:
+            raise ModelError(
+                f"compute.precision {spec.precision}: {error}; or use compute.precision: float32"
+            ) from None
+        log.warning("compute.precision auto is float32: in bfloat16 %s", error)
+        return replace(numerics, precision=FLOAT32)
+    return numerics
+
+
+def _looked_at(
+    model: nn.Module, spec: WorkSpec, device: torch.device, numerics: Numerics, read: Sequence[Batch], asked: int | None
+) -> PilotMaps:
+    """The pilot after its first look, with the batch size that the plan will have.
+
+    Asked for by name, a batch must fit (JobError); else the largest that does: as worked out from one image and what
+    the machine has, and halved where memory runs out all the same.
+    """
+
+    def look(batch: int) -> PilotMaps:
+        pilot = PilotMaps(Forward(model, device, batch, spec.mean, spec.std, spec.layers, numerics), spec)
+        pilot.look(read)
+        return pilot
+
+    if asked is not None:
+        return once_more(lambda: look(asked), device, asked)
+    batch = once_more(lambda: _batch_that_fits(model, spec, device, numerics, read[0].images[:1]), device, 1)
+    while batch > 1:
+        try:
+            return look(batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("compute.batch auto: %d images run out of memory; trying half", batch)
+        batch //= 2
+        empty(device)
+    return once_more(lambda: look(1), device, 1)
+
+
+def _batch_that_fits(model: nn.Module, spec: WorkSpec, device: torch.device, numerics: Numerics, image: Tensor) -> int:
+    """Images in a forward pass where the job says auto."""
+    forward = Forward(model, device, 1, spec.mean, spec.std, spec.layers, numerics)
+    values = 0
+
+    def receive(_: str, maps: Tensor, __: tuple[int, ...]) -> None:
+        nonlocal values
+        values += maps[0].numel()
+
+    def plan_bytes() -> int:
+        return 4 * values * (2 * spec.statistics.components + 1)  # weights, as stored and as multiplied
+
+    found = footprint(forward.model, lambda: forward(image, receive), plan_bytes)
+    return choose_batch(found, device, worker_memory(device, spec.threads))
 
 
 def _adopt(given: Plan, spec: WorkSpec, pilot: PilotMaps, facts: Facts) -> Plan:
@@ -130,8 +203,8 @@ def _shape(sizes: tuple[int, ...]) -> str:
 
 
 def default_batch(device: torch.device) -> int:
-    """Images in a forward pass where the job says auto."""
-    return 256 if device.type == "cuda" else 32
+    """The most images in a forward pass where the job says auto."""
+    return LARGEST_BATCH.get(device.type, LARGEST_BATCH["cpu"])
 
 
 class PilotMaps:
@@ -141,8 +214,9 @@ class PilotMaps:
     """
 
     def __init__(self, forward: Forward, spec: WorkSpec) -> None:
-        self._forward = forward
+        self.forward = forward
         self._spec = spec
+        self._needed = spec.layers
         self._kept: list[tuple[Batch, Tensor]] = []  # batches, and the mask of their usable rows
         self._maps: list[dict[str, Tensor]] | None = []
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -156,7 +230,7 @@ class PilotMaps:
         problems: Counter[str] = Counter()
         rows = sum(len(batch) for batch in batches)
         for batch in batches:
-            maps, outputs = self._run(batch)
+            maps, outputs = self._run(batch, self._spec.layers)
             self.outputs = int(outputs.shape[1])
             self._check_labels(batch)
             if batch is batches[0] and _bytes(maps) / len(batch) * rows > _budget():
@@ -180,28 +254,38 @@ class PilotMaps:
             "forwarded again for every pass" if self._maps is None else "kept in memory",
         )
 
+    def need(self, layers: Collection[str]) -> None:
+        """The layers whose maps the following passes must give: the others are not copied where they are not kept."""
+        self._needed = tuple(layers)
+
     def passes(self) -> Iterator[Mapping[str, Tensor]]:
         """A fresh pass over the maps (rows, channels, positions) of the usable rows, always in the same order."""
         if self._maps is not None:
             yield from self._maps
             return
         for batch, keep in self._kept:
-            yield _rows(self._run(batch)[0], keep)
+            maps = once_more(partial(self._run, batch, self._needed), self.forward.device, self.forward.batch_size)[0]
+            yield _rows(maps, keep)
 
     def first_images(self, rows: int) -> Tensor:
         """The first usable images, uint8 (n, C, H, W), at most one batch of them."""
         batch, keep = self._kept[0]
         return batch.images[keep][:rows].contiguous()
 
-    def _run(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        maps: dict[str, Tensor] = {}
-        rows = len(batch)
+    def _run(self, batch: Batch, layers: Collection[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """Maps of some of the layers and the outputs: a batch as it was read may take several passes."""
+        maps: dict[str, list[Tensor]] = {name: [] for name in layers}
+        outputs = []
+        for images in torch.split(batch.images, self.forward.batch_size):
+            rows = len(images)
 
-        def receive(name: str, seen: Tensor, shape: tuple[int, ...]) -> None:
-            self.channels[name], self.shapes[name] = int(seen.shape[1]), shape
-            maps[name] = seen[:rows].clone(memory_format=torch.contiguous_format)  # the next layer may work in place
+            def receive(name: str, seen: Tensor, shape: tuple[int, ...], rows: int = rows) -> None:
+                self.channels[name], self.shapes[name] = int(seen.shape[1]), shape
+                if name in maps:  # copied: the next layer may work in place
+                    maps[name].append(seen[:rows].clone(memory_format=torch.contiguous_format))
 
-        return maps, self._forward(batch.images, receive)
+            outputs.append(self.forward(images, receive))
+        return {name: torch.cat(parts) for name, parts in maps.items()}, torch.cat(outputs)
 
     def _check_labels(self, batch: Batch) -> None:
         if batch.labels is None or not any(target.needs_label for target in self._spec.targets):

@@ -12,7 +12,7 @@ activation).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -30,6 +30,7 @@ from pcace_dist.statistics.maps import by_channel
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 Passes: TypeAlias = Callable[[], Iterator[Mapping[str, Tensor]]]
+Needs: TypeAlias = Callable[[Collection[str]], None]
 
 FORMAT_VERSION = 1
 GRID = 16384  # fixed-point values lie in [-GRID, GRID]
@@ -59,7 +60,8 @@ class LayerCodes:
         """The codes of some of the rows."""
         if isinstance(rows, slice) or rows.dtype == torch.bool:
             return LayerCodes(self.codes[rows], self.means[rows])
-        return LayerCodes(self.codes.index_select(0, rows), self.means.index_select(0, rows))  # faster than an index
+        index = rows.to(self.codes.device)
+        return LayerCodes(self.codes.index_select(0, index), self.means.index_select(0, index))  # faster than an index
 
     def cpu(self) -> LayerCodes:
         return LayerCodes(self.codes.cpu(), self.means.cpu())
@@ -193,9 +195,18 @@ class Plan:
         raise StatisticsError(f"layer {name}: not in the plan, which has {', '.join(x.name for x in self.layers)}")
 
     def encode_targets(self, values: npt.NDArray[np.float64] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes uint8 (n, T) and fixed-point values int16 (n, T) of all targets' values (n, T)."""
-        pairs = [target.encode(values[:, index]) for index, target in enumerate(self.targets)]
-        return torch.stack([codes for codes, _ in pairs], 1), torch.stack([fixed for _, fixed in pairs], 1)
+        """Codes uint8 (n, T) and fixed-point values int16 (n, T) of all targets' values (n, T): those of
+        `TargetPlan.encode`, all targets at once."""
+        held = torch.as_tensor(values).double()
+        knots, centres, units = (part.to(held.device) for part in self._target_grids)
+        return basis.encode(held, knots), fixed_point(held, centres, units)
+
+    @cached_property
+    def _target_grids(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Knots (T, K), centres (T,) and units (T,) of all targets, float64."""
+        knots = torch.from_numpy(np.stack([target.knots for target in self.targets]))
+        grids = torch.tensor([(target.centre, target.unit) for target in self.targets], dtype=torch.float64)
+        return knots, grids[:, 0], grids[:, 1]
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan with the layers' tensors on `device`."""
@@ -342,23 +353,28 @@ def build_plan(
     scale: str,
     facts: Mapping[str, JSON],
     on_pass: Callable[[str], None] | None = None,
+    needs: Needs | None = None,
 ) -> Plan:
     """The plan of a run from its pilot.
 
     passes: each call gives a fresh pass over the pilot, in the same order: per batch the maps (B, C, D) of
     every layer.
     shapes: map shape of each layer, in model order. targets: float64 (n,) of each target, in the job's order.
-    on_pass: told a short text before each pass. The same input gives the same plan.
+    on_pass: told a short text before each pass; needs: told the layers that the following passes must give, all before
+    it is told. The same input gives the same plan.
     """
     if not 1 <= components <= pca.MAX_COMPONENTS:
         raise StatisticsError(f"statistics.components: {components} is not between 1 and {pca.MAX_COMPONENTS}")
     tell = on_pass or (lambda text: None)
-    axes = _find_axes(passes, components, scale, tell)
+    needs = needs or (lambda layers: None)
+    axes = _find_axes(passes, components, scale, tell, needs)
+    needs(list(axes))
     tell("knots")
-    projected, rows = _project_pilot(passes, axes)
-    layers = tuple(make_layer_plan(name, shape, axes[name], *projected[name], knots) for name, shape in shapes.items())
+    parts, rows = _project_pilot(passes, axes)
+    # layer by layer: with all layers of a large network the components of the pilot take a gigabyte
+    layers = tuple(_layer_of(name, shape, axes.pop(name), parts.pop(name), knots) for name, shape in shapes.items())
     return Plan(
-        layers=tuple(layer.to("cpu") for layer in layers),
+        layers=layers,
         targets=tuple(make_target_plan(name, values, knots) for name, values in targets.items()),
         components=components,
         knots=knots,
@@ -369,13 +385,17 @@ def build_plan(
     )
 
 
-def _find_axes(passes: Passes, components: int, scale: str, tell: Callable[[str], None]) -> dict[str, pca.Axes]:
+def _find_axes(
+    passes: Passes, components: int, scale: str, tell: Callable[[str], None], needs: Needs
+) -> dict[str, pca.Axes]:
     """Passes over the pilot until the axes of every layer are settled."""
     finders: dict[str, pca.AxesFinder] = {}
     number = 0
     while not finders or not all(finder.done for finder in finders.values()):
         number += 1
         tell(f"principal axes, pass {number}")
+        if finders:
+            needs([name for name, finder in finders.items() if not finder.done])
         for batch in passes():
             finders = finders or pca.choose_finders(batch, components, scale)
             for name, finder in finders.items():
@@ -396,19 +416,26 @@ def _finite(name: str, maps: Tensor) -> Tensor:
     return maps
 
 
-def _project_pilot(passes: Passes, axes: Mapping[str, pca.Axes]) -> tuple[dict[str, tuple[Tensor, Tensor]], int]:
-    """Components (n, C, p) and means (n, C) of the whole pilot for every layer, and its number of rows."""
+Projected: TypeAlias = list[tuple[Tensor, Tensor]]
+
+
+def _project_pilot(passes: Passes, axes: Mapping[str, pca.Axes]) -> tuple[dict[str, Projected], int]:
+    """Components (n, C, p) and means (n, C) of every batch of the pilot for every layer, and the number of rows."""
     probes = {name: _probe(name, found) for name, found in axes.items()}
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in axes}
+    parts: dict[str, Projected] = {name: [] for name in axes}
     for batch in passes():
         for name, probe in probes.items():
             components, means = probe.project(batch[name])
             parts[name].append((components.cpu(), means.cpu()))
-    projected = {
-        name: (torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs]))
-        for name, pairs in parts.items()
-    }
-    return projected, int(next(iter(projected.values()))[0].shape[0])
+    return parts, sum(int(means.shape[0]) for _, means in next(iter(parts.values())))
+
+
+def _layer_of(name: str, shape: tuple[int, ...], axes: pca.Axes, parts: Projected, knots: int) -> LayerPlan:
+    """A layer's plan, on the CPU; empties `parts`."""
+    components, means = (torch.cat(held) for held in zip(*parts, strict=True))
+    parts.clear()
+    weights, offsets, live, explained = (tensor.cpu() for tensor in axes)
+    return make_layer_plan(name, shape, (weights, offsets, live, explained), components, means, knots)
 
 
 def _probe(name: str, axes: pca.Axes) -> LayerPlan:

@@ -43,7 +43,7 @@ class RowCodes:
         if isinstance(rows, slice) or rows.dtype == torch.bool:
             return RowCodes(self.folds[rows], self.target_codes[rows], self.target_fixed[rows])
         held = (self.folds, self.target_codes, self.target_fixed)
-        return RowCodes(*(part.index_select(0, rows) for part in held))  # faster than an index
+        return RowCodes(*(part.index_select(0, rows.to(part.device)) for part in held))  # faster than an index
 
     def select_targets(self, targets: slice) -> RowCodes:
         """The same rows with some of the targets."""
@@ -152,6 +152,18 @@ class Segment:
         if self._grams and self._waiting:
             self._fold()
         return self
+
+    def cpu(self) -> Segment:
+        """The same rows on the CPU: itself where they are there already."""
+        if self._device.type == "cpu":
+            return self
+        copy = Segment(self._plan)
+        held = self.rows
+        copy._rows = [RowCodes(held.folds.cpu(), held.target_codes.cpu(), held.target_fixed.cpu())]
+        copy._codes = {name: [part.cpu() for part in parts] for name, parts in self._codes.items()}
+        copy._grams = {name: gram.to("cpu") for name, gram in self._grams.items()}
+        copy._waiting, copy.images = self._waiting, self.images
+        return copy
 
     def total(self, layer: str) -> Gram:
         """The Gram of all rows of a layer, a copy."""

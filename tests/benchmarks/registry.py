@@ -48,6 +48,7 @@ MODULES = (
     "memory",
     "scaling",
     "overhead",
+    "solve",
     "rates",
     "all_layers",
 )

@@ -1,0 +1,174 @@
+"""The device's memory: how large a batch may be, what happens when it runs out, how results come back without waiting.
+
+Knows no data sets and no Ray. The pilot chooses the batch once; the plan freezes it, because bits depend on it. So the
+choice goes by what the machine has, never by what happens to be free: two first starts of a job agree.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from pcace_dist.errors import JobError
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+LARGEST_BATCH = {"cpu": 32, "cuda": 256}
+# On processors a batch whose largest activation is beyond this was slower for every network measured
+# (docs/precision.md): the next layer then finds little of it in the caches.
+CPU_ACTIVATION = 32 << 20
+ACTIVATIONS_AT_ONCE = 6  # input and output of a layer, a shortcut, and the tap's float32 copy of a bfloat16 map
+SHARE_OF_MEMORY = 0.5  # of a worker's, for activations and the plan
+
+_NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
+_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # where Ray looks, too
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one image takes: bytes of the largest activation, and of the plan's tensors for all tapped layers."""
+
+    largest: int
+    plan: int
+
+
+def footprint(model: nn.Module, run: Callable[[], object], plan_bytes: Callable[[], int]) -> Footprint:
+    """Runs a pass over one image and looks at the output of every module of `model`; `plan_bytes` is asked after it."""
+    largest = 0
+
+    def look(_: nn.Module, __: Any, output: Any) -> None:
+        nonlocal largest
+        for part in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(part, Tensor):
+                largest = max(largest, part.numel() * part.element_size())
+
+    handles = [module.register_forward_hook(look) for module in model.modules()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Footprint(largest, plan_bytes())
+
+
+def choose_batch(found: Footprint, device: torch.device, memory: int) -> int:
+    """The largest power of two, up to 32 on processors and 256 on GPUs, whose activations fit beside the plan into half
+    of `memory` bytes."""
+    room = SHARE_OF_MEMORY * memory - found.plan
+    batch = LARGEST_BATCH.get(device.type, LARGEST_BATCH["cpu"])
+    most = CPU_ACTIVATION if device.type == "cpu" else sys.maxsize
+    while batch > 1 and (batch * found.largest > most or batch * found.largest * ACTIVATIONS_AT_ONCE > room):
+        batch //= 2
+    return batch
+
+
+def worker_memory(device: torch.device, threads: int) -> int:
+    """Bytes that a worker may count on: all of a GPU, or of the machine's (or container's) memory its threads' share of
+    the cores. The same at every start on one kind of machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    total = min([psutil.virtual_memory().total, *_container_limits()])
+    return total * threads // max(threads, os.cpu_count() or 1)
+
+
+def _container_limits() -> list[int]:
+    texts = [Path(name).read_text(encoding="ascii").strip() for name in _CONTAINER_LIMITS if Path(name).is_file()]
+    return [int(text) for text in texts if text.isdigit()]  # "max": none
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU; nothing that bits depend on may follow from it."""
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out; torch's processor allocator raises a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+
+
+def empty(device: torch.device) -> None:
+    """Give back what is cached on the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def once_more(
+    run: Callable[[], Result], device: torch.device, batch: int, *, before: Callable[[], object] = lambda: None
+) -> Result:
+    """The result of `run`. Where memory runs out: `before`, and once more on an empty device.
+
+    Raises JobError naming compute.batch where that does not do.
+    """
+    try:
+        return run()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        log.warning("a batch of %d images ran out of memory; once more on an empty device", batch)
+    before()  # outside of the except block: the error holds the pass's tensors
+    empty(device)
+    try:
+        return run()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = f"use compute.batch: {batch // 2} or less" if batch > 1 else "use smaller images or fewer layers"
+        kind = "this GPU" if device.type == "cuda" else "this machine"
+        raise JobError(
+            f"compute.batch {batch}: memory of {kind} runs out, on an empty device too; {smaller}, fewer workers on a "
+            "machine, or machines with more memory (another batch is another job: give it an output of its own)"
+        ) from None
+
+
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    """Images on the device. To a GPU: out of pinned memory on a stream of its own, beside the pass that is running."""
+    if device.type != "cuda":
+        return images.to(device)
+    current, beside = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(beside):
+        moved = images.pin_memory().to(device, non_blocking=True)
+    current.wait_stream(beside)
+    moved.record_stream(current)  # its memory belongs to the copying stream
+    return moved
+
+
+_copy_streams: dict[torch.device, torch.cuda.Stream] = {}
+
+
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    if device not in _copy_streams:
+        _copy_streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return _copy_streams[device]
+
+
+def to_host(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    """Begins to copy tensors to the host; the result waits for them. On processors they are there already."""
+    if all(tensor.device.type != "cuda" for tensor in tensors):
+        return lambda: tensors
+    host = tuple(
+        torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        for tensor in tensors
+    )
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(tensors[0].device))
+
+    def wait() -> tuple[Tensor, ...]:
+        copied.synchronize()
+        return host
+
+    return wait
