@@ -87,6 +87,14 @@ def test_the_table_shows_cases_figures_and_notes() -> None:
         assert part in text
 
 
+def test_notes_without_lines_stand_under_a_title_of_one_line() -> None:
+    console = Console(file=io.StringIO(), record=True, width=60)
+    print_answer(
+        Asked("start", "what a command takes besides its work", Answer({}, notes=("a note",)), 1.0, (0.0, 0.0)), console
+    )
+    assert console.export_text().startswith("start: what a command takes besides its work\n  a note\n")
+
+
 def test_every_question_of_our_own_has_a_title() -> None:
     assert set(registry.MODULES) <= set(registry.all_names())
     for name in registry.all_names():
