@@ -118,7 +118,10 @@ def test_a_commands_json_becomes_lines() -> None:
         "groups 1": {"groups": 1, "stages.reduce": 2.5},
         "groups 10": {"groups": 10, "seconds": "1.5, 2"},
     }
-    assert registry.lines_of({"a": {"b": 1.5}, "c": "d"}) == {"a.b": {"value": 1.5}, "c": {"value": "d"}}
+    assert registry.lines_of({"a": {"b": 1.5}, "c": "d", "stages": {"reduce": 2.5}}) == {
+        "a.b": {"value": 1.5},
+        "c": {"value": "d"},
+    }
 
 
 def test_a_command_is_run_with_the_arguments_of_its_size() -> None:
