@@ -45,8 +45,9 @@ def ask(settings: Settings) -> Answer:
         kept[:] = [ray_data.components(photos, plain, LAYER, axes, actors=actors, bfloat16=precision == "bfloat16")]
 
     with ray_for(actors):
-        samples = take_turns({"ours": ours, "theirs": timed(theirs)}, settings.repeats, warm=settings.pick(0, 1))
-    seconds_main = stages[-settings.repeats :]
+        rounds = max(1, settings.repeats - 1)
+        samples = take_turns({"ours": ours, "theirs": timed(theirs)}, rounds, warm=settings.pick(0, 1))
+    seconds_main = stages[-rounds:]
     x, y = kept[0]["components"].astype(np.float64), kept[0]["target"].astype(np.float64)
     scoring = take_turns({"ACE": timed(lambda: ace(x, y, alpha=0.0))}, 1, warm=0)
     lines: dict[str, dict[str, Value]] = {

@@ -53,11 +53,11 @@ MODULES = (
     "all_layers",
 )
 COMMANDS: Mapping[str, Command] = {
-    "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "3"), json=False),
+    "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "2"), json=False),
     "groups": Command(
         "a hundred rankings in one pass, and from kept codes",
         ("--example", "--repeats", "1"),
-        ("--example", "--repeats", "3"),
+        ("--example", "--repeats", "2"),
     ),
     "codes_scale": Command(
         "reduce and solve at the size of ImageNet (--full-size: 1.28 million rows, 1,000 groups)",
@@ -112,10 +112,11 @@ def _run(name: str, command: Command, settings: Settings) -> Answer:
 
 
 def lines_of(found: Any) -> dict[str, dict[str, Value]]:
-    """Any JSON as lines: one for each entry of a list of objects, else one for each value, named by its path."""
+    """Any JSON as lines: one for each entry of a list of objects, else one for each value, named by its path, but for
+    the seconds of stages."""
     if isinstance(found, list) and found and all(isinstance(entry, dict) for entry in found):
         return {_case(index, entry): _flat(entry) for index, entry in enumerate(found)}
-    return {path: {"value": value} for path, value in _flat(found).items()}
+    return {path: {"value": value} for path, value in _flat(found).items() if not path.startswith("stages.")}
 
 
 def _case(index: int, entry: Mapping[str, Any]) -> str:
