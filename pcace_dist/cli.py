@@ -141,8 +141,8 @@ def _rank(arguments: argparse.Namespace) -> int:
     from pcace_dist.job import load_job_file
 
     overrides = list(arguments.overrides)
-    if arguments.from_codes:
-        overrides.append(f"dataset.path={json.dumps(arguments.from_codes)}")
+    if arguments.from_codes:  # the job that kept them is the usual one to ask with
+        overrides = ["statistics.keep_codes=false", *overrides, f"dataset.path={json.dumps(arguments.from_codes)}"]
     job = load_job_file(arguments.job, overrides)
     from pcace_dist.places import storage_of
     from pcace_dist.service.run_job import run_job

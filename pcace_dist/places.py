@@ -23,15 +23,28 @@ def storage_of(job: Job) -> Storage:
     return Storage({prefix: endpoint.model_dump() for prefix, endpoint in job.storage.items()})
 
 
-def absolute(path: str) -> str:
-    """A local path from the driver's directory, whatever directory a worker runs in; URLs as they are."""
-    return path if "://" in path else os.path.abspath(path)
+def absolute(path: str, directory: str = "") -> str:
+    """A local path from the driver's directory (or another), whatever directory a worker runs in; URLs as they are."""
+    return path if "://" in path else os.path.abspath(os.path.join(directory, path))
 
 
-def weights_of(job: Job) -> str:
+def weights_of(job: Job, directory: str = "") -> str:
     """model.weights, absolute where it is a path."""
     weights = job.model.weights
-    return weights if weights in NOT_PATHS else absolute(weights)
+    return weights if weights in NOT_PATHS else absolute(weights, directory)
+
+
+def begun_in(run: str, job: Job) -> str:
+    """The directory a finished run was started in, which its relative paths are meant from.
+
+    Its place tells: `output: runs/street` that lies at /home/me/runs/street was started in /home/me. Where it does not
+    (the output is absolute or remote, or the run was moved) this process's directory is all there is.
+    """
+    place, output = absolute(run), os.path.normpath(job.output)
+    if "://" in job.output or os.path.isabs(output) or output.startswith(os.pardir):
+        return os.getcwd()
+    directory = place.removesuffix(f"{os.sep}{output}")
+    return os.getcwd() if directory == place else directory or os.sep
 
 
 def images_of(job: Job) -> ImageSpec:

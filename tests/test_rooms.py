@@ -19,7 +19,7 @@ ALLOWED = {
     "models": {"models", "statistics", "errors"},
     "datasets": {"datasets", "statistics", "errors"},
     "service": {"service", "datasets", "models", "statistics", "errors", "job", "logs", "places"},
-    "analysis": {"analysis", "run", "datasets", "models", "statistics", "errors", "job"},
+    "analysis": {"analysis", "run", "datasets", "models", "statistics", "errors", "job", "places"},
     "report": {"report", "analysis", "run", "datasets", "models", "statistics", "errors", "job", "places", "bar"},
     "places.py": {"datasets", "job"},
     "bar.py": {"logs"},

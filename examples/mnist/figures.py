@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from examples.mnist import drawing
-from examples.mnist.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, Line, Panel, Point
+from examples import drawing
+from examples.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, Line, Panel, Point
 from examples.mnist.layerwise import Floats, Layer, Shared, layers_of, pairwise, quarter, shared, spearman, twins
 from examples.mnist.questions import ALL, COMPONENTS
 from pcace_dist.errors import UserError

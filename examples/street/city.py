@@ -16,7 +16,7 @@ than anything else and is no part of it. No torch, no Ray.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -162,17 +162,22 @@ def pictures(city: City, *, size: int = SIZE) -> Iterator[bytes]:
 
 def write_city(city: City, dest: Path, *, size: int = SIZE) -> Path:
     """images/*.jpg and stations.csv below `dest`; the CSV's path."""
-    (dest / "images").mkdir(parents=True, exist_ok=True)
     table = city.table()
     names = [
-        f"images/{panorama}_{heading}.jpg"
+        f"{panorama}_{heading}.jpg"
         for panorama, heading in zip(table["panorama"].to_pylist(), table["heading"].to_pylist(), strict=True)
     ]
-    for name, data in zip(names, pictures(city, size=size), strict=True):
-        (dest / name).write_bytes(data)
+    write_pictures(city, names, dest / "images", size=size)
     path = dest / "stations.csv"
-    pacsv.write_csv(table.add_column(0, "path", pa.array(names)), path)
+    pacsv.write_csv(table.add_column(0, "path", pa.array([f"images/{name}" for name in names])), path)
     return path
+
+
+def write_pictures(city: City, names: Sequence[str], folder: Path, *, size: int = SIZE) -> None:
+    """The rows' pictures as files in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in zip(names, pictures(city, size=size), strict=True):
+        (folder / name).write_bytes(data)
 
 
 def city_of(table: pa.Table) -> City:

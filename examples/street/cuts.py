@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.street.city import City, Floats, make_city, saturating
-from examples.street.runs import PREDICTION, Share, city_of_run, model_of
+from examples.street.runs import PREDICTION, Share, city_of_run, model_of, picture_size
 from examples.street.sight import images_of, total_effects
 from examples.street.train import normalise
 from pcace_dist.models.ablation import Ablation
@@ -60,9 +60,10 @@ def ablate(run: Run, layer: str, *, panoramas: int = 500, sizes: Sequence[int] |
     model = model_of(run)
     city = make_city(panoramas, views=2, seed=city_of_run(run).seed + OTHER_SEED)
     order = mean_ranking(run, layer)
-    on_prediction, on_channels = total_effects(model, city, layer)
+    pixels = picture_size(run)
+    on_prediction, on_channels = total_effects(model, city, layer, size=pixels)
     tail = _from(model, layer)
-    before = _before(model, layer, images_of(city))
+    before = _before(model, layer, images_of(city, pixels))
     values = tail[0](before).mean(0).flatten(1)
     traffic = saturating(city.traffic)
     whole = _predicted(tail, before)

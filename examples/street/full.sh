@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Draws a city, packs it, trains, ranks, reports and checks: full.sh BIN WORK, from the root of the repository.
 set -euo pipefail
+SECONDS=0
 bin=$1 work=$2
 rm -rf "$work" && mkdir -p "$work"
 "$bin/python" -m examples.street.city "$work/train" --seed 11 --panoramas 2000
@@ -13,4 +14,7 @@ done
     --set model.weights="$work/weights.safetensors" --set output="$work/run"
 "$bin/pcace" report "$work/run"
 "$bin/python" -m examples.street.truth "$work/run"
+"$bin/pcace" evaluate "$work/run" --layer conv3 --effect output:0
 "$bin/python" -m examples.street.truth --planted 10 --out "$work"
+"$bin/python" -m examples.street.figures "$work/run" "$work/figures" --planted "$work/planted.json"
+echo "make street-full: $SECONDS s; figures in $work/figures, the report is $work/run/report.html"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.stats
+from PIL import Image
 from torch import nn
 
 from examples.street.city import City, city_of
@@ -31,9 +33,20 @@ class Share:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
+def shards_of(run: Run) -> list[Path]:
+    """The shards that a run has ranked."""
+    return [file for place in run.job.dataset.path for file in sorted(Path(place).glob("*.parquet"))]
+
+
+def picture_size(run: Run) -> int:
+    """Pixels a side of a run's pictures, by the first of them."""
+    first = next(pq.ParquetFile(shards_of(run)[0]).iter_batches(batch_size=1, columns=["image"]))
+    return int(Image.open(io.BytesIO(first["image"][0]["bytes"].as_py())).width)
+
+
 def city_of_run(run: Run) -> City:
     """The city whose pictures a run has ranked, from the columns of its shards."""
-    files = [file for place in run.job.dataset.path for file in sorted(Path(place).glob("*.parquet"))]
+    files = shards_of(run)
     columns = [name for name in pq.read_schema(files[0]).names if name != "image"]
     return city_of(pa.concat_tables([pq.read_table(file, columns=columns) for file in files]))
 

@@ -17,15 +17,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from examples.street.city import FACTORS, City, Floats, pictures
-from examples.street.scene import Pixels, draw
+from examples.street.scene import SIZE, Pixels, draw
 from examples.street.train import normalise
 
 PART = 250  # pictures forwarded at once
 
 
-def images_of(city: City) -> Tensor:
-    """The city's pictures as a reader decodes them: uint8 (n, 3, H, W)."""
-    return _tensor([np.asarray(Image.open(io.BytesIO(data))) for data in pictures(city)])
+def images_of(city: City, size: int = SIZE) -> Tensor:
+    """The city's pictures as a reader decodes them: uint8 (n, 3, size, size)."""
+    return _tensor([np.asarray(Image.open(io.BytesIO(data))) for data in pictures(city, size=size)])
 
 
 def drawn(city: City) -> Tensor:
@@ -62,15 +62,15 @@ def seen(model: nn.Module, images: Tensor, layer: str) -> tuple[Floats, Tensor]:
 
 
 def total_effects(
-    model: nn.Module, city: City, layer: str, factors: Sequence[str] = FACTORS
+    model: nn.Module, city: City, layer: str, factors: Sequence[str] = FACTORS, *, size: int = SIZE
 ) -> tuple[dict[str, float], dict[str, Floats]]:
     """Total effect of each factor on the prediction, and on the mean of each channel's map (C,)."""
-    output, maps = seen(model, images_of(city), layer)
+    output, maps = seen(model, images_of(city, size), layer)
     means = maps.mean((2, 3)).double().numpy()
     on_output: dict[str, float] = {}
     on_channels: dict[str, Floats] = {}
     for factor in factors:
-        other, other_maps = seen(model, images_of(redrawn(city, factor)), layer)
+        other, other_maps = seen(model, images_of(redrawn(city, factor), size), layer)
         on_output[factor] = float(np.square(output - other).mean() / (2 * output.var()))
         change = np.square(means - other_maps.mean((2, 3)).double().numpy()).mean(0)
         on_channels[factor] = change / np.maximum(2 * means.var(0), 1e-12)

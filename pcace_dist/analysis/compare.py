@@ -20,6 +20,7 @@ from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
 from pcace_dist.errors import UserError
 from pcace_dist.job import Job
+from pcace_dist.places import absolute
 from pcace_dist.run import Run
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -50,7 +51,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a comparison asks of a run besides its ranking. files: key, size, version of every data file."""
+    """What a comparison asks of a run besides its ranking. files: key, size, version of every data file; source: the
+    run whose images it is about, another one where it was answered from that one's kept codes."""
 
     path: str
     job: Job
@@ -60,6 +62,7 @@ class RunFacts:
     data: str | None
     images: int
     files: frozenset[tuple[str, int, str]]
+    source: str
 
     @staticmethod
     def of(run: Run) -> RunFacts:
@@ -76,6 +79,7 @@ class RunFacts:
             data=summary.get("data"),
             images=summary["images"],
             files=frozenset((p["key"], p["size"], p["version"]) for p in pieces),
+            source=summary.get("from_codes") or absolute(run.path),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -200,7 +204,7 @@ def noise_between(one: RunFacts, other: RunFacts) -> Noise:
     """Paired where the runs share a data file and deal folds alike; other plans add noise, also of the same images."""
     first, second = one.job, other.job
     same_folds = (first.statistics.folds, first.dataset.fold_by) == (second.statistics.folds, second.dataset.fold_by)
-    paired = same_folds and bool(one.files & other.files)
+    paired = same_folds and (one.source == other.source or bool(one.files & other.files))
     if one.plan == other.plan:
         return Noise(paired, (None, None))
     pilots = [min(facts.job.statistics.pilot, max(1, facts.images)) for facts in (one, other)]
@@ -223,7 +227,8 @@ def _jobs_differ(one: RunFacts, other: RunFacts, settings: Settings) -> Iterator
     for key, (left, right) in asked.items():
         if left != right:
             yield f"{key} differs: {left!r} and {right!r}"
-    apart = first.dataset.path != second.dataset.path and not one.files & other.files
+    shared = one.source == other.source or first.dataset.path == second.dataset.path
+    apart = not shared and not one.files & other.files
     if apart and not settings.across_data:
         yield (
             f"data: dataset.path differs ({_listed(first.dataset.path)} and {_listed(second.dataset.path)}) and no "
@@ -255,7 +260,7 @@ def _rankings_differ(one: pa.Table, other: pa.Table) -> Iterator[str]:
 def _notes(one: RunFacts, other: RunFacts) -> Iterator[str]:
     """What else differs: for the reader, who must not take the data's movement for the model's."""
     yield "the same weights" if one.weights == other.weights else "other weights"
-    if one.files == other.files:
+    if one.files == other.files or one.source == other.source:
         yield "the same data"
     else:
         came, went = len(other.files - one.files), len(one.files - other.files)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pcace_dist.datasets.channel import Channel
-from pcace_dist.datasets.images import TORCHVISION_MODE, ImageSpec
+from pcace_dist.datasets.images import TORCHVISION_MODE, Encoded, ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing
 from pcace_dist.datasets.reader import RETRY, Retry, RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow, RowRef
@@ -74,7 +74,7 @@ class UnitReader:
         storage: Storage,
         *,
         batch_size: int,
-        fold_bytes: Callable[[bytes], int],
+        fold_bytes: Callable[[Encoded], int],
         fold_value: Callable[[Any], int],
         image_shape: tuple[int, int] | None = None,
         threads: int = 1,
@@ -85,6 +85,7 @@ class UnitReader:
     ) -> None:
         self.spec, self.image_spec, self.storage = spec, image_spec, storage
         self.batch_size, self.read_ahead, self.retry = batch_size, read_ahead, retry
+        self.threads = threads
         self.folds = Folds(fold_bytes, fold_value)
         self.image_shape = image_shape
         self.channels_last, self.pinned = channels_last, pinned
@@ -219,7 +220,7 @@ class UnitStream:
                 self.bytes_read += part.bytes_read
                 if self._shape is None:
                     self._shape = first_shape(part, self._reader.spec, self._reader.image_spec)
-                for rows in cut(part, self._reader.spec.image, self._reader.batch_size, at):
+                for rows in cut(part, self._reader.spec.image, self._reader.batch_size, at, self._reader.threads):
                     count = rows.stop - rows.start
                     if not self._runs.reserve(count):
                         return
@@ -341,7 +342,7 @@ def pilot_rows(
     image_spec: ImageSpec,
     storage: Storage,
     batch_size: int,
-    fold_bytes: Callable[[bytes], int],
+    fold_bytes: Callable[[Encoded], int],
     fold_value: Callable[[Any], int],
     threads: int = 1,
     max_row_groups: int = PILOT_ROW_GROUPS,

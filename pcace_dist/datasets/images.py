@@ -24,7 +24,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -46,8 +46,11 @@ from torchvision.transforms.v2 import functional
 from pcace_dist.errors import RowError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (C, H, W)
+Encoded: TypeAlias = bytes | memoryview
+"""A file's bytes. A JPEG is decoded where it lies from a view that could be written to: torch warns of other memory."""
 
 TORCHVISION_MODE = {"L": 1, "RGB": 3}  # also the channels that it gives
+JPEG_BEGIN = b"\xff\xd8\xff"
 PNG_END = b"IEND\xaeB`\x82"
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
 PNG_HEADER = struct.Struct(">IIBBBBB")  # width, height, bits, colour type, compression, filtering, interlacing
@@ -81,7 +84,7 @@ class ImageSpec:
     max_bytes: int = 67_108_864
 
 
-def decode(data: bytes | None, spec: ImageSpec) -> torch.Tensor:
+def decode(data: Encoded | None, spec: ImageSpec) -> torch.Tensor:
     """Decode and bring to size: uint8 (C, H, W), C = 3 for mode RGB, 1 for L; not always contiguous.
 
     Raises RowError("decode", reason) for a null, empty, oversized, truncated or broken image and for what is
@@ -90,17 +93,18 @@ def decode(data: bytes | None, spec: ImageSpec) -> torch.Tensor:
     return torch.from_numpy(pixels(data, spec))
 
 
-def pixels(data: bytes | None, spec: ImageSpec) -> Pixels:
+def pixels(data: Encoded | None, spec: ImageSpec) -> Pixels:
     """As `decode`, as an array: for many small images the tensor around it would cost more than the pixels."""
     if data is None:
         raise RowError("decode", "image is null")
-    if not data:
+    if not len(data):
         raise RowError("decode", "image is empty")
     if len(data) > spec.max_bytes:
         raise RowError("decode", f"{len(data)} bytes are beyond limits.bytes {spec.max_bytes}")
-    if data.startswith(b"\xff\xd8\xff"):
+    if data[:3] == JPEG_BEGIN:
         image = _decode_jpeg(data, spec)
     else:
+        data = bytes(data)
         plain = _plain_png(data, spec) if data.startswith(PNG_BEGIN) else None
         array = _decode_pillow(data, spec) if plain is None else _as_array(plain, spec.mode)
         if spec.resize is None and spec.crop is None:
@@ -111,19 +115,20 @@ def pixels(data: bytes | None, spec: ImageSpec) -> Pixels:
 
 def image_size(data: bytes) -> tuple[int, int]:
     """(width, height) from the header, without decoding. Raises RowError if there is no such header."""
-    if data.startswith(b"\xff\xd8\xff"):
+    if data[:3] == JPEG_BEGIN:
         return _jpeg_size(data)
     return _open_pillow(data)[1].size
 
 
-def _decode_jpeg(data: bytes, spec: ImageSpec) -> torch.Tensor:
+def _decode_jpeg(data: Encoded, spec: ImageSpec) -> torch.Tensor:
     width, height = _jpeg_size(data)
     _check_pixels(width, height, spec)
     scale = scale_of(height, width, spec)
     scaled = _scaled_jpeg(data, spec.mode, scale) if scale > 1 else None
     if scaled is not None:
         return torch.from_numpy(scaled)
-    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # bytearray: torch wants memory it may write to
+    writable = isinstance(data, memoryview) and not data.readonly
+    buffer = torch.frombuffer(data if writable else bytearray(data), dtype=torch.uint8)  # it warns of other memory
     try:
         image: torch.Tensor = torch.ops.image.decode_jpeg(buffer, TORCHVISION_MODE[spec.mode], False)
     except RuntimeError as error:
@@ -145,7 +150,7 @@ def scale_of(height: int, width: int, spec: ImageSpec) -> int:
     return next(fits, 1)
 
 
-def _scaled_jpeg(data: bytes, mode: str, scale: int) -> Pixels | None:
+def _scaled_jpeg(data: Encoded, mode: str, scale: int) -> Pixels | None:
     """Decode at 1/scale; None for colour spaces other than grey and YCbCr, which the usual decoder takes.
 
     By Pillow, whose libjpeg-turbo is torchvision's; torchvision does not offer the scale.
@@ -162,7 +167,7 @@ def _scaled_jpeg(data: bytes, mode: str, scale: int) -> Pixels | None:
     return _as_array(image, mode)
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
+def _jpeg_size(data: Encoded) -> tuple[int, int]:
     """Walk the marker segments up to the start of frame."""
     at = 2
     while at + 9 <= len(data):

@@ -152,31 +152,35 @@ class _OpenFile:
 
     def kept(self, piece: Piece) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Positions in the row group that the filter keeps."""
+        return self._filtered(piece)[0]
+
+    def _filtered(self, piece: Piece) -> tuple[np.ndarray[Any, np.dtype[np.int64]], pa.Table]:
+        """Positions in the row group that the filter keeps, and the filter's columns: no bytes are fetched twice."""
         if not self.filter:
-            return np.arange(piece.rows)
+            return np.arange(piece.rows), pa.table({})
         if self._excluded(piece.row_group):
-            return np.arange(0)
+            return np.arange(0), pa.table({})
         table = self.file.read_row_group(piece.row_group, columns=list(self.filter), use_threads=False)
         mask = np.ones(table.num_rows, dtype=bool)
         for name, values in self.filter.items():
             column = _plain(table.column(name))
             wanted = pa.array([value.as_py() for value in values], column.type)
             mask &= pc.fill_null(pc.is_in(column, wanted), False).to_numpy()
-        return np.flatnonzero(mask)
+        return np.flatnonzero(mask), table
 
     def read(self, piece: Piece) -> RowGroup:
-        positions = self.kept(piece)
+        positions, held = self._filtered(piece)
         kept = kept_columns(self.spec, self.file.schema_arrow) if self.spec.keep else []
         names = list(dict.fromkeys([*(column for _, column in self.spec.roles()), *kept]))
         if not len(positions):
             empty = pa.table({name: pa.nulls(0) for name in names})
             return RowGroup(piece, empty, positions, piece.rows, 0)
-        leaves = [self.image_leaf if name == self.spec.image else name for name in names]
-        table = self.file.read_row_group(piece.row_group, columns=leaves, use_threads=False)
+        leaves = {name: self.image_leaf if name == self.spec.image else name for name in names}
+        missing = [leaf for name, leaf in leaves.items() if name not in held.column_names]
+        table = self.file.read_row_group(piece.row_group, columns=missing, use_threads=False)
         if table.num_rows != piece.rows:
             raise pa.ArrowInvalid(f"{table.num_rows} rows where the footer says {piece.rows}")
-        columns = {name: self._values(table, name) for name in names}
-        table = pa.table(columns)
+        table = pa.table({name: self._values(held if name in held.column_names else table, name) for name in names})
         if len(positions) < piece.rows:
             table = table.take(positions)
         return RowGroup(
@@ -184,7 +188,7 @@ class _OpenFile:
             table,
             positions + piece.first_row,
             piece.rows - len(positions),
-            self._stored(piece.row_group, set(leaves)),
+            self._stored(piece.row_group, set(leaves.values())),
         )
 
     def _values(self, table: pa.Table, name: str) -> pa.ChunkedArray:

@@ -15,6 +15,7 @@ import io
 import pickle
 import pkgutil
 import re
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
@@ -37,6 +38,7 @@ NESTED = ("state_dict", "model")  # training scripts put the state dict under on
 DATA_PARALLEL = "module."
 LONGEST = 200  # characters of another library's message
 SHOWN = 3  # names in a message before it says how many more
+_DRAWING = threading.Lock()  # all threads share torch's generator: workers in one process draw one after the other
 
 
 def load_model(
@@ -51,7 +53,7 @@ def load_model(
     (DataParallel). Names and shapes must be the model's. Raises ModelError, one line.
     """
     name = f"model.factory {factory}"
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _build(factory, name, kwargs, own_weights=weights == "factory")
     if not isinstance(model, nn.Module):

@@ -19,7 +19,7 @@ PAGES_ABOUT = 120
 class Selection:
     """Indices of the groups that are shown, and by layer the channels that have a page of their own.
 
-    left_out: groups that did not fit.
+    left_out: groups that did not fit; those that nobody asked for do not count.
     """
 
     groups: tuple[int, ...]
@@ -51,7 +51,8 @@ def select(ranking: Ranking, options: ReportOptions) -> Selection:
         chosen = {*order[:top].tolist(), *order[count - min(top, count) :].tolist()}
         chosen |= {channel - start for channel in favourites if start <= channel < start + count}
         pages[name] = tuple(sorted(chosen))
-    return Selection(groups, pages, len(ranking.groups) - len(groups))
+    left_out = 0 if options.groups is not None else len(ranking.groups) - len(groups)
+    return Selection(groups, pages, left_out)
 
 
 def _groups(ranking: Ranking, wanted: tuple[str, ...] | None) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ from pcace_dist.errors import ModelError, UserError
 from pcace_dist.job import Job, read_job
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
-from pcace_dist.places import absolute, images_of, storage_of, weights_of
+from pcace_dist.places import absolute, begun_in, images_of, storage_of, weights_of
 from pcace_dist.run import Run, open_run
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.segment import RowCodes
@@ -116,9 +117,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Source:
-    """A finished run, opened for a report."""
+    """A finished run, opened for a report. `directory` is where it was started: its relative paths are from there."""
 
     run: Run
+    directory: str
     summary: Mapping[str, Any]
     job: Job
     plan: Plan
@@ -149,10 +151,12 @@ class Source:
     def load_model(self, device: torch.device) -> nn.Module:
         """The run's model. Raises ModelError where the weights are others by now."""
         settings = self.job.model
+        if self.directory not in sys.path:
+            sys.path.append(self.directory)  # factories beside the job, from wherever the report is asked for
         model = load_model(
             settings.factory,
             settings.kwargs,
-            weights_of(self.job),
+            weights_of(self.job, self.directory),
             seed=self.job.compute.seed,
             read=self.storage.read_bytes,
         )
@@ -172,13 +176,14 @@ def open_source(path: str, *, layers: tuple[str, ...] | None = None) -> Source:
     """Open a finished run, local or s3://. `layers`: only these (names or globs). Raises UserError."""
     plain = open_run(path)
     job = read_job(plain.job_text(), name=f"{path}/job.yaml")
-    storage = storage_of(job)
+    storage, directory = storage_of(job), begun_in(path, job)
     run = open_run(path, storage=storage)
     plan = Plan.from_bytes(run.plan_bytes())
     ranking = _ranking(run, plan, layers)
     targets = tuple(parse_target(target) for target in job.target)
     return Source(
         run=run,
+        directory=directory,
         summary=run.summary,
         job=job,
         plan=plan,
@@ -187,7 +192,7 @@ def open_source(path: str, *, layers: tuple[str, ...] | None = None) -> Source:
         sample=_sample(run, ranking),
         transforms=run.transforms(),
         dataset=DatasetSpec(
-            path=tuple(absolute(p) for p in job.dataset.path),
+            path=tuple(absolute(p, directory) for p in job.dataset.path),
             image=job.dataset.image,
             label=job.dataset.label,
             id=None,  # ids were checked by the run

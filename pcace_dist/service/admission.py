@@ -50,14 +50,16 @@ class CheckRows:
 
     @classmethod
     def compute(cls, images: Tensor, forward: Forward, layers: Mapping[str, LayerPlan]) -> CheckRows:
-        """Forward the images and encode their maps."""
-        codes: dict[str, Tensor] = {}
+        """Forward the images, in as many passes as the batch's size takes, and encode their maps."""
+        codes: dict[str, list[Tensor]] = {name: [] for name in layers}
+        outputs: list[Tensor] = []
+        for part in torch.split(images, forward.batch_size):
 
-        def receive(name: str, maps: Tensor, _: tuple[int, ...]) -> None:
-            codes[name] = layers[name].encode(*layers[name].project(maps)).codes[: len(images)].cpu()
+            def receive(name: str, maps: Tensor, _: tuple[int, ...], rows: int = len(part)) -> None:
+                codes[name].append(layers[name].encode(*layers[name].project(maps)).codes[:rows].cpu())
 
-        outputs = forward(images, receive)
-        return cls(images, outputs.cpu().clone(), codes)
+            outputs.append(forward(part, receive).cpu().clone())
+        return cls(images, torch.cat(outputs), {name: torch.cat(parts) for name, parts in codes.items()})
 
     def to_bytes(self) -> bytes:
         tensors = {"images": self.images.contiguous(), "outputs": self.outputs.contiguous()}

@@ -22,7 +22,8 @@ HELPS = {
     "ray": "a cluster that is up already (RAY_ADDRESS)",
     "copy": "storage for the output that is nearer to the driver",
     "start": "a cluster that is up already starts faster; longer runs spread it over more images",
-    "pilot": "statistics.plan takes over another run's plan; a smaller statistics.pilot, fewer layers",
+    "pilot": "more CPUs per worker (workers.cpus: one worker makes it), a smaller statistics.pilot, fewer layers; "
+    "statistics.plan takes over the plan of another run",
     "sums": "storage for the output that is nearer to the workers, or more workers",
     "solve": "more workers, fewer groups, targets or layers, or statistics.knots 9",
     "rank": "fewer groups, targets or layers",

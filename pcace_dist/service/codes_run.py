@@ -10,6 +10,7 @@ import hashlib
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pyarrow as pa
 import torch
@@ -44,8 +45,10 @@ from pcace_dist.service.selection import (
 )
 from pcace_dist.service.spec import CodesSpec
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.score import MIN_IMAGES
 
 LOCAL_BYTES = 4 << 30  # of codes files; more are worth a cluster
+LOCAL_SCORES = 1 << 15  # channels x groups x targets; more take longer than a cluster's start saves
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,21 @@ class CodesPreparation:
     def group_type(self) -> pa.DataType:
         return self.question.group_type
 
-    @property
+    @cached_property
     def local(self) -> bool:
-        """Whether threads of this process do the work: no cluster was named, and the codes are few."""
-        return "RAY_ADDRESS" not in os.environ and self.kept.index.nbytes <= LOCAL_BYTES
+        """Whether threads of this process do the work: no cluster was named, and codes and rankings are few."""
+        if "RAY_ADDRESS" in os.environ or self.kept.index.nbytes > LOCAL_BYTES:
+            return False
+        channels = sum(self.kept.plan.layer(name).channels for name in self.question.layers)
+        return channels * len(self.question.targets) * self._groups() <= LOCAL_SCORES
+
+    def _groups(self) -> int:
+        """How many groups can be ranked at most; 1 where that is not known from the kept rows."""
+        name = self.job.group_by
+        if name is None or name not in self.kept.columns:
+            return 1
+        column = self.kept.read_rows([f"column:{name}"])[0]
+        return max(1, min(len(column.unique()), self.kept.index.rows // MIN_IMAGES))
 
 
 def prepare_from_codes(job: Job) -> CodesPreparation | None:
@@ -168,6 +182,7 @@ class CodesRun(Coordinator[CodesPreparation]):
         if self._ledger.state.pending_units():
             receipt = self._write_selection(frozen.plan, "rows")
             self._ledger.append("accept", {"receipts": [receipt.to_json()]})
+        self._rows = None  # the selection has what is needed of them, and a million rows take room
         self._tick(crew, "selecting")
 
     def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> tuple[str, tuple[object, ...]]:

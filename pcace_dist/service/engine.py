@@ -23,7 +23,7 @@ from pcace_dist.datasets.batches import Batch, UnitReader
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.units import Unit
-from pcace_dist.errors import ModelError, RowError
+from pcace_dist.errors import DatasetError, ModelError, RowError
 from pcace_dist.models.device import free_memory, once_more, to_host
 from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
 from pcace_dist.models.load import load_model, weights_digest
@@ -206,13 +206,20 @@ class Engine:
         return UnitReport(unit.id, count, self.images_seen - before, dict(seconds), stream.bytes_read, fault)
 
     def process_kept(self, unit: Unit, codes_file: str, upcoming: Unit | None = None) -> UnitReport:
-        """A unit whose rows are in a codes file of the extended run: the same sums, without forwarding."""
+        """A unit whose rows are in a codes file of the extended run: the same sums, without forwarding.
+
+        Where that file cannot be read any more, its images are forwarded.
+        """
+        seconds: dict[str, float] = defaultdict(float)
+        try:
+            with _Timer(seconds, "read"):
+                found = read_unit(self.spec, codes_file, unit, self.plan)
+        except DatasetError as error:
+            log.warning("%s: unit %s is forwarded instead", error, unit.id, extra={"unit": unit.id})
+            return self.process(unit, upcoming)
         if upcoming is not None:
             self._ahead = upcoming
             self._reader.submit(upcoming)
-        seconds: dict[str, float] = defaultdict(float)
-        with _Timer(seconds, "read"):
-            found = read_unit(self.spec, codes_file, unit, self.plan)
         rows = _UnitRows(bad=list(found.bad))
         if found.rows.refs:
             target_codes, target_fixed = self.plan.encode_targets(found.rows.targets)

@@ -9,7 +9,6 @@ estimators without a jackknife.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +50,8 @@ def jackknife_table(plan: Plan, blocks: Sequence[BlockScores], group_type: pa.Da
 
 def _lists(pseudo: npt.NDArray[np.float64]) -> pa.Array:
     """Rows (C, F) as lists: null where every value is NaN, null elements for the NaNs of other rows."""
-    known: list[list[Any] | None] = [
-        [float(value) if np.isfinite(value) else None for value in row] if np.isfinite(row).any() else None
-        for row in pseudo
-    ]
-    return pa.array(known, pa.list_(pa.float64()))
+    finite = np.isfinite(pseudo)
+    known = finite.any(axis=1)
+    offsets = pa.array(np.arange(len(pseudo) + 1, dtype=np.int32) * pseudo.shape[1])
+    values = pa.array(pseudo.ravel(), pa.float64(), mask=~finite.ravel())
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~known))

@@ -335,10 +335,11 @@ class _Rehearsal:
         most = max(1, int(self._sample.unit.rows * self._sample.kept) // batch)
         most = min(most, -(-self._spec.statistics.pilot // batch))
         first = self._timed_plan(batch)
-        taken = [self._timed_plan(batch)]
-        count = 1
-        while count < most and taken[-1] < PILOT_SECONDS:
-            count = min(most, 2 * count)
+        long = first >= 10 * PILOT_SECONDS  # with many layers the axes take so long, whatever the rows: once is enough
+        taken = [first if long else self._timed_plan(batch)]
+        count, step = 1, 4 if taken[0] >= PILOT_SECONDS else 2
+        while count < most and (count == 1 or taken[-1] < PILOT_SECONDS):  # one size would call all of it a batch's
+            count = min(most, step * count)
             taken.append(self._timed_plan(count * batch))
         one = max(0.0, taken[-1] - taken[0]) / (count - 1) if count > 1 else taken[0]
         return max(0.0, first - taken[0]), max(0.0, taken[-1] - count * one), one

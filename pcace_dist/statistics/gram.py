@@ -222,6 +222,10 @@ class Gram:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Replaces the state; strict: StatisticsError for missing or unexpected names, shapes or dtypes."""
+        self._take({name: tensor.to(self.device, copy=True) for name, tensor in state.items()})
+
+    def _take(self, state: Mapping[str, Tensor]) -> None:
+        """The same with tensors that are now this Gram's own."""
         shapes = self._shapes()
         if set(state) != set(shapes):
             odd = ", ".join(sorted(set(state) ^ set(shapes)))
@@ -232,8 +236,7 @@ class Gram:
                 raise StatisticsError(
                     f"Gram state {name}: {tensor.dtype} {tuple(tensor.shape)} does not fit {shapes[name]}"
                 )
-        device = self.device
-        self._state = {name: state[name].to(device, copy=True) for name in shapes}
+        self._state = {name: state[name] for name in shapes}
         self._settle()
 
     def to_bytes(self) -> bytes:
@@ -248,8 +251,8 @@ class Gram:
         sizes, tensors = tensorfile.unpack("Gram", data)
         if sizes.pop("format_version") != FORMAT_VERSION:
             raise StatisticsError(f"Gram: format is not {FORMAT_VERSION}; use the version that wrote it")
-        result = cls(**sizes)
-        result.load_state_dict(tensors)
+        result = cls(**sizes, device="meta")  # no sums of its own that the read ones would replace
+        result._take(tensors)
         return result
 
     def __getstate__(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ MIN_ITERATIONS = 12
 MAX_ITERATIONS = 40
 TOLERANCE = 1.0  # degrees
 COVARIANCE_BYTES = 256 << 20  # a layer's covariance matrices may take this much, all layers' together four times it
-_DIRECT_PIXELS = 128  # up to here a full eigen-decomposition is cheaper than iterating
+_DIRECT_PIXELS = 256  # up to here a full eigen-decomposition is cheaper than iterating: at 14 x 14 by more than half
 _COPY_BYTES = 32 << 20
 _NOISE = 1e-6  # relative size of rounding noise: what varies less is constant
 

@@ -44,8 +44,8 @@ LEVEL = 0.95
 MIN_IMAGES = 50
 MIN_FOLDS = 4
 BIAS_ERROR = 0.25  # standard error of the bias correction relative to it: 0.2 to 0.35 at independence
-_BATCH_BYTES = 1 << 20  # of x-x matrices solved at a time: they stay in the processor's cache
-_PROBLEMS = 1024  # channels x replicates x targets solved at a time
+_BATCH_BYTES = 4 << 20  # of x-x matrices solved at a time: many enough that calls cost little beside the work
+_PROBLEMS = 2048  # channels x replicates x targets solved at a time
 _INT64_IMAGES = (2**31 - 1) // GRID  # up to here n^2 GRID^2 stays below 2^62
 
 

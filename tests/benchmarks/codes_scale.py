@@ -2,20 +2,23 @@
 
     python -m tests.benchmarks.codes_scale [--rows 1280000] [--channels 512] [--groups 1 1000] ...
 
-Writes the synthetic codes as the run of a model would have (layout, index, plan), then runs the real job on them with
-workers as threads of this process. Rows come in any order of groups. Prints seconds by stage, the peak memory of the
-process and the bytes of the codes; the load of the machine beside it, for it makes all figures worse.
+Writes the synthetic codes as the run of a model would have (layout, index, plan), then runs the real job on them, each
+in a process of its own: as threads of it where the work is small, else on a Ray of its own. Rows come in any order of
+groups. Prints seconds by stage, the peak memory of the driver, of all its processes together (Ray's included; pages
+that they share count once), the bytes of the codes, and the load of the machine, for it makes all figures worse.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +47,7 @@ PART = 65536  # rows of a codes file
 
 @dataclass(frozen=True)
 class Result:
-    """One ranking: seconds of the whole job and by stage, peak memory of the process, the machine's load at its end."""
+    """One ranking: seconds of the whole job and by stage, peak memory of the driver, the machine's load at its end."""
 
     groups: int
     rows: int
@@ -115,7 +118,7 @@ def write_codes(folder: Path, rows: int, channels: int, groups: int) -> None:
     publish_index(store, CodesIndex(plan.digest, "synthetic", "synthetic", None, tuple(parts)))
 
 
-def rank(folder: Path, output: Path, groups: int, workers: int) -> Result:
+def rank(folder: Path, output: Path, groups: int, workers: int, memory: str | None) -> Result:
     """The real job, in this process."""
     job: dict[str, Any] = {
         "dataset": {"path": str(folder)},
@@ -124,6 +127,7 @@ def rank(folder: Path, output: Path, groups: int, workers: int) -> Result:
         "target": {"logit": "label"},
         "group_by": None if groups == 1 else "label",
         "workers": {"max": workers},
+        "statistics": {"memory": memory},
         "output": str(output),
     }
     start, cpu = time.monotonic(), time.process_time()
@@ -143,12 +147,56 @@ def rank(folder: Path, output: Path, groups: int, workers: int) -> Result:
     )
 
 
+class PeakMemory:
+    """Looks again and again how much a process and all that it started hold together (proportional set sizes)."""
+
+    def __init__(self, pid: int, *, every: float = 1.0) -> None:
+        self._pid, self._every = pid, every
+        self._peak = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def end(self) -> int:
+        """The most bytes that were seen."""
+        self._over.set()
+        self._thread.join()
+        return self._peak
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._every):
+            self._peak = max(self._peak, sum(proportional_bytes(pid) for pid in family(self._pid)))
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(entry.parent.name))
+    found = [pid]
+    for one in found:  # grows while it is walked
+        found += parents.get(one, [])
+    return found
+
+
+def proportional_bytes(pid: int) -> int:
+    """Bytes of memory of a process, its share of what it has in common with others; 0 when it is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.codes_scale", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_280_000)
     parser.add_argument("--channels", type=int, default=512)
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 1000])
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--memory", help="statistics.memory of a worker, like 512MiB; without it the service's choice")
     parser.add_argument("--codes", type=Path, help="a folder that holds the codes of an earlier call, or will")
     parser.add_argument("--json", type=Path, default=Path("codes_scale.json"))
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
@@ -158,15 +206,20 @@ def main() -> None:
         if not (codes / "codes" / "index.json").exists():
             write_codes(codes, arguments.rows, arguments.channels, max(arguments.groups))
         if arguments.output is not None:
-            found = rank(codes, arguments.output, arguments.groups[0], arguments.workers)
+            found = rank(codes, arguments.output, arguments.groups[0], arguments.workers, arguments.memory)
             print(json.dumps(asdict(found)))
             return
         results = []
         for groups in arguments.groups:  # each in a process of its own: peak memory never goes down again
             own = ["--codes", str(codes), "--groups", str(groups), "--workers", str(arguments.workers)]
+            own += ["--memory", arguments.memory] if arguments.memory else []
             command = [sys.executable, "-m", "tests.benchmarks.codes_scale", *own, "--output", f"{scratch}/{groups}"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            results.append(json.loads(done.stdout.splitlines()[-1]))
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+                assert running.stdout is not None
+                peak = PeakMemory(running.pid)
+                lines = running.stdout.read().splitlines()
+            assert running.returncode == 0
+            results.append(json.loads(lines[-1]) | {"peak_bytes_of_all": peak.end()})
             print(json.dumps(results[-1], indent=2), flush=True)
     arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

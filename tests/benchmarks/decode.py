@@ -1,43 +1,81 @@
 """Reading and decoding against bare decoding, on one core: photographs, small PNGs, and photographs of 12 megapixels.
 
-    python -m tests.benchmarks.decode [--repeats 5]
-
 Bare: the image's bytes lie in memory, torchvision decodes, resizes and crops, the result is dropped. Ours: from the
-Parquet file to finished batches with fold keys, in a worker's threads. Interleaved; prints, asserts nothing.
+Parquet file to finished batches with fold keys, in a worker's threads. Of the large photographs the decoder alone is
+measured: at a half, a quarter or an eighth against whole.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
-import tempfile
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image, PngImagePlugin
-from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms.v2 import functional
 
 from pcace_dist.datasets.batches import UnitReader
-from pcace_dist.datasets.images import ImageSpec, decode, scale_of
+from pcace_dist.datasets.images import ImageSpec, decode, image_size, scale_of
 from pcace_dist.datasets.listing import DatasetSpec, list_dataset
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import make_units
 from pcace_dist.service.allocator import keep_memory
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+from tests.benchmarks.harness import Answer, Settings, Value, take_turns, timed
+from tests.benchmarks.main_pass import bare_decode, stored
+from tests.benchmarks.photos import write_photos
 from tests.datasets.test_images import photograph
 
+TITLE = "from the file to batches against bare decoding, one core (ms an image; goal: 0.95 of bare)"
 RESNET = ImageSpec(resize=256, crop=224)
 DIGITS = ImageSpec(mode="L")
+ROW_GROUP_BYTES = 16 << 20
+
+Works = dict[str, Callable[[], float]]
+
+
+def ask(settings: Settings) -> Answer:
+    """Photographs in both layouts, digits, and what decoding at a fraction gains and costs."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    keep_memory()
+    photos = stored(write_photos(settings.scratch / "photos", settings.pick(64, 256), source=settings.photos))
+    digits = _digits(settings.pick(512, 4096))
+    layouts = {"contiguous": False, "channels-last": True}
+    works: dict[str, tuple[Sequence[bytes], Works]] = {
+        f"photographs, {name}": (
+            photos,
+            {
+                "bare": timed(lambda: dropped(bare_photo, photos)),
+                "ours": timed(reading(settings.scratch / name, photos, RESNET, channels_last=last)),
+            },
+        )
+        for name, last in layouts.items()
+    }
+    works["28 x 28 PNG"] = (
+        digits,
+        {
+            "bare": timed(lambda: dropped(bare_png, digits)),
+            "ours": timed(reading(settings.scratch / "digits", digits, DIGITS, channels_last=True)),
+        },
+    )
+    large = [encoded(photograph(4000, 3000, seed), "JPEG", quality=90) for seed in range(2)]
+    works["4000 x 3000 JPEG, decoder alone"] = (
+        large,
+        {
+            "bare": timed(lambda: dropped(bare_photo, large)),
+            "ours": timed(lambda: dropped(partial(decode, spec=RESNET), large)),
+        },
+    )
+    lines = {case: _line(images, turns, settings.repeats) for case, (images, turns) in works.items()}
+    return Answer(lines, notes=[_difference(data) for data in large])
 
 
 def encoded(image: Image.Image, kind: str, **options: int) -> bytes:
@@ -46,19 +84,32 @@ def encoded(image: Image.Image, kind: str, **options: int) -> bytes:
     return sink.getvalue()
 
 
-def bare_photo(data: bytes) -> None:
-    image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-    functional.center_crop(functional.resize(image, [256], antialias=True), [224, 224])
+def _digits(count: int) -> list[bytes]:
+    """Blobs of 28 x 28 that pack into as many bytes as MNIST's digits."""
+    random = np.random.default_rng(0)
+    blobs = (np.outer(*(np.hanning(28) ** random.uniform(1, 6) for _ in range(2))) for _ in range(count))
+    return [encoded(Image.fromarray((255 * blob).astype(np.uint8)), "PNG") for blob in blobs]
 
 
-def bare_png(data: bytes) -> None:
-    np.asarray(PngImagePlugin.PngImageFile(io.BytesIO(data)))
+def bare_photo(data: bytes) -> object:
+    return bare_decode(data, "RGB", True)
+
+
+def bare_png(data: bytes) -> object:
+    return np.asarray(PngImagePlugin.PngImageFile(io.BytesIO(data)))
+
+
+def dropped(work: Callable[[bytes], object], images: Sequence[bytes]) -> None:
+    """Each image in turn, none kept."""
+    for data in images:
+        work(data)
 
 
 def reading(folder: Path, images: Sequence[bytes], spec: ImageSpec, *, channels_last: bool) -> Callable[[], None]:
-    """From a Parquet file of these images to batches."""
+    """From a Parquet file of these images to batches; in row groups of the size that `pcace pack` gives them."""
     folder.mkdir()
-    pq.write_table(pa.table({"image": pa.array(images, pa.binary())}), folder / "a.parquet", row_group_size=256)
+    rows = max(1, ROW_GROUP_BYTES * len(images) // sum(map(len, images)))
+    pq.write_table(pa.table({"image": pa.array(images, pa.binary())}), folder / "a.parquet", row_group_size=rows)
     data = DatasetSpec(path=(str(folder),))
     (unit,) = make_units(list_dataset(data, Storage({})), len(images))
 
@@ -72,62 +123,30 @@ def reading(folder: Path, images: Sequence[bytes], spec: ImageSpec, *, channels_
             fold_value=key_of_value,
             channels_last=channels_last,
         ) as reader:
-            assert sum(len(batch) for batch in reader.batches(unit)) == len(images)
+            found = sum(len(batch) for batch in reader.batches(unit))
+        if found != len(images):
+            raise RuntimeError(f"{found} of {len(images)} images came")
 
     return work
 
 
-def micros(work: Callable[[], object], images: int) -> float:
-    start = time.perf_counter()
-    work()
-    return 1e6 * (time.perf_counter() - start) / images
+def _line(images: Sequence[bytes], works: Works, repeats: int) -> dict[str, Value]:
+    samples = take_turns(works, repeats)
+    return {
+        "images": len(images),
+        "KB": sum(map(len, images)) / len(images) / 1000,
+        "bare": samples.milliseconds("bare", len(images)),
+        "ours": samples.milliseconds("ours", len(images)),
+        "of bare": samples.ratio("bare", "ours"),
+    }
 
 
-def compare(name: str, images: Sequence[bytes], bare: Callable[[], object], ours: Callable[[], object], n: int) -> None:
-    pairs = [(micros(bare, len(images)), micros(ours, len(images))) for _ in range(n + 1)][1:]
-    one, two = (median(column) for column in zip(*pairs, strict=True))
-    print(f"{name:34s} bare {one:9.1f} us   ours {two:9.1f} us   ratio {median(b / o for b, o in pairs):.3f}")
-
-
-def difference(data: bytes) -> tuple[float, int, int]:
-    """Mean and largest difference of scaled decoding from the whole image, of 255; and the scale."""
+def _difference(data: bytes) -> str:
+    """How far decoding at a fraction is from the whole image."""
     whole, scaled = (decode(data, replace(RESNET, scaled_decode=how)).int() for how in (False, True))
     apart = (whole - scaled).abs()
-    size = Image.open(io.BytesIO(data)).size
-    return float(apart.float().mean()), int(apart.max()), scale_of(size[1], size[0], RESNET)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.decode", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
-    keep_memory()
-    photos = [encoded(photograph(500, 375, seed), "JPEG", quality=85) for seed in range(256)]
-    random = np.random.default_rng(0)
-    blobs = [np.outer(*(np.hanning(28) ** random.uniform(1, 6) for _ in range(2))) for _ in range(2048)]
-    digits = [encoded(Image.fromarray((255 * blob).astype(np.uint8)), "PNG") for blob in blobs]
-    large = [encoded(photograph(4000, 3000, seed), "JPEG", quality=90) for seed in range(2)]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for label, last in (("contiguous", False), ("channels-last", True)):
-            ours = reading(folder / label, photos, RESNET, channels_last=last)
-            compare(f"500x375 JPEG, {label}", photos, lambda: deque(map(bare_photo, photos), 0), ours, repeats)
-        ours = reading(folder / "digits", digits, DIGITS, channels_last=True)
-        compare("28x28 PNG", digits, lambda: deque(map(bare_png, digits), 0), ours, repeats)
-    compare(
-        "4000x3000 JPEG, scaled, decode only",
-        large,
-        lambda: deque(map(bare_photo, large), 0),
-        lambda: [decode(data, RESNET) for data in large],
-        repeats,
+    width, height = image_size(data)
+    return (
+        f"{width} x {height} decoded at 1/{scale_of(height, width, RESNET)}: mean difference from the whole "
+        f"{float(apart.float().mean()):.2f}, largest {int(apart.max())} of 255"
     )
-    for data in large:
-        mean, most, scale = difference(data)
-        print(f"4000x3000 at 1/{scale}: mean difference {mean:.2f}, largest {most} of 255")
-
-
-if __name__ == "__main__":
-    main()

@@ -140,7 +140,11 @@ def main() -> None:
             file = scratch / "job.json"
             found["command seconds"] = {
                 name: round(command_seconds(asked, file), 2)
-                for name, asked in (("one", cases["one"]), ("one, from codes", one_from_codes))
+                for name, asked in (
+                    ("one", cases["one"]),
+                    ("hundred", cases["hundred"]),
+                    ("one, from codes", one_from_codes),
+                )
             }
         found["rankings equal to runs of their own"] = equal_rankings(scratch / "kept", scratch)
         print(json.dumps(found, indent=2))

@@ -214,18 +214,24 @@ def print_answer(asked: Asked, console: Console) -> None:
     if asked.answer is None:
         console.print(f"[bold]{asked.name}[/bold]: no answer: {asked.error}\n", highlight=False)
         return
-    table = Table(title=f"{asked.name}: {asked.title}", title_justify="left", title_style="bold", box=None)
-    columns = list(dict.fromkeys(name for line in asked.answer.lines.values() for name in line))
-    table.add_column("case", overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", overflow="fold")
-    for case, line in asked.answer.lines.items():
-        table.add_row(case, *(shown(line.get(column)) for column in columns))
-    console.print(table)
+    console.print(f"[bold]{asked.name}: {asked.title}[/bold]", highlight=False)
+    if asked.answer.lines:
+        console.print(_table(asked.answer.lines))
     for note in asked.answer.notes:
         console.print(f"  {note}", highlight=False)
     load = " to ".join(f"{value:.1f}" for value in asked.load)
     console.print(f"  {asked.seconds:.0f} s; load of the machine {load}\n", highlight=False)
+
+
+def _table(lines: Mapping[str, Mapping[str, Value]]) -> Table:
+    table = Table(box=None)
+    columns = list(dict.fromkeys(name for line in lines.values() for name in line))
+    table.add_column("case", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
+    for case, line in lines.items():
+        table.add_row(case, *(shown(line.get(column)) for column in columns))
+    return table
 
 
 def to_json(asked: Sequence[Asked], settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,9 +34,9 @@ def ask(settings: Settings) -> Answer:
     """The engine and three scripts in turn; seconds of scoring all channels after the pass."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    count = settings.pick(32, 256)
+    count = settings.pick(32, 160)
     photos = write_photos(settings.scratch / "photos", count, source=settings.photos)
-    found = ready(network(settings.scratch / "run", photos, statistics={"pilot": settings.pick(32, 256)}))
+    found = ready(network(settings.scratch / "run", photos, statistics={"pilot": settings.pick(32, 160)}))
     torch.set_num_threads(1)
     axes = axes_of(found, LAYER)
     data = dataloader.Photos(photos)

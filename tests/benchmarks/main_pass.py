@@ -55,8 +55,8 @@ def _cases(settings: Settings, device: str) -> list[tuple[str, list[bytes], Call
     """Name, images, and the job for an output and a precision."""
     many = 1 if device == "cpu" else 16
     gpus = {"max": 1, "gpus": int(device == "cuda")}
-    photos = write_photos(settings.scratch / f"photos-{device}", many * settings.pick(32, 128), source=settings.photos)
-    fewer = write_photos(settings.scratch / f"fewer-{device}", many * settings.pick(16, 64), source=settings.photos)
+    photos = write_photos(settings.scratch / f"photos-{device}", many * settings.pick(32, 96), source=settings.photos)
+    fewer = write_photos(settings.scratch / f"fewer-{device}", many * settings.pick(16, 48), source=settings.photos)
     example = digits(Path("unused"))["dataset"]["path"]
 
     def of(name: str, layers: str | None, data: Path) -> Callable[[Path, str], Job]:

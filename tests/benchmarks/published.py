@@ -59,7 +59,7 @@ def ask(settings: Settings) -> Answer:
     if not settings.quick:
         works["command"] = partial(command_seconds, command, settings.scratch / "job.json")
     with ray_for(2):
-        samples = take_turns(works, max(1, settings.repeats - 1), warm=0)
+        samples = take_turns(works, max(1, settings.repeats - 2), warm=0)
     scale = CHANNELS / timed_channels
     lines: dict[str, dict[str, Value]] = {
         f"published procedure, {timed_channels} channels timed, scaled": {

@@ -39,13 +39,25 @@ class Command:
         return settings.pick(self.quick, self.full)
 
 
-MODULES = ("main_pass", "published", "loader", "ray_data", "memory", "scaling", "overhead", "rates")
+MODULES = (
+    "main_pass",
+    "decode",
+    "published",
+    "loader",
+    "ray_data",
+    "memory",
+    "scaling",
+    "overhead",
+    "solve",
+    "rates",
+    "all_layers",
+)
 COMMANDS: Mapping[str, Command] = {
-    "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "3"), json=False),
+    "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "2"), json=False),
     "groups": Command(
         "a hundred rankings in one pass, and from kept codes",
         ("--example", "--repeats", "1"),
-        ("--example", "--repeats", "3"),
+        ("--example", "--repeats", "2"),
     ),
     "codes_scale": Command(
         "reduce and solve at the size of ImageNet (--full-size: 1.28 million rows, 1,000 groups)",
@@ -59,7 +71,7 @@ COMMANDS: Mapping[str, Command] = {
 
 NOT_QUICK = ("groups", "start")  # left out of a quick run unless they are named
 ON_GPU = ("device",)  # where there is none, main_pass has the processor's figures
-BY_NAME = ("rates",)  # asked only where they are named: for docs/scale.md, not a comparison
+BY_NAME = ("rates", "all_layers")  # asked only where they are named: for docs/scale.md, no comparisons
 
 
 def names(*, quick: bool = False) -> list[str]:
@@ -109,10 +121,11 @@ def _run(name: str, command: Command, settings: Settings) -> Answer:
 
 
 def lines_of(found: Any) -> dict[str, dict[str, Value]]:
-    """Any JSON as lines: one for each entry of a list of objects, else one for each value, named by its path."""
+    """Any JSON as lines: one for each entry of a list of objects, else one for each value, named by its path, but for
+    the seconds of stages."""
     if isinstance(found, list) and found and all(isinstance(entry, dict) for entry in found):
         return {_case(index, entry): _flat(entry) for index, entry in enumerate(found)}
-    return {path: {"value": value} for path, value in _flat(found).items()}
+    return {path: {"value": value} for path, value in _flat(found).items() if not path.startswith("stages.")}
 
 
 def _case(index: int, entry: Mapping[str, Any]) -> str:

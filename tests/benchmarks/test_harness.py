@@ -87,6 +87,14 @@ def test_the_table_shows_cases_figures_and_notes() -> None:
         assert part in text
 
 
+def test_notes_without_lines_stand_under_a_title_of_one_line() -> None:
+    console = Console(file=io.StringIO(), record=True, width=60)
+    print_answer(
+        Asked("start", "what a command takes besides its work", Answer({}, notes=("a note",)), 1.0, (0.0, 0.0)), console
+    )
+    assert console.export_text().startswith("start: what a command takes besides its work\n  a note\n")
+
+
 def test_every_question_of_our_own_has_a_title() -> None:
     assert set(registry.MODULES) <= set(registry.all_names())
     for name in registry.all_names():
@@ -110,7 +118,10 @@ def test_a_commands_json_becomes_lines() -> None:
         "groups 1": {"groups": 1, "stages.reduce": 2.5},
         "groups 10": {"groups": 10, "seconds": "1.5, 2"},
     }
-    assert registry.lines_of({"a": {"b": 1.5}, "c": "d"}) == {"a.b": {"value": 1.5}, "c": {"value": "d"}}
+    assert registry.lines_of({"a": {"b": 1.5}, "c": "d", "stages": {"reduce": 2.5}}) == {
+        "a.b": {"value": 1.5},
+        "c": {"value": "d"},
+    }
 
 
 def test_a_command_is_run_with_the_arguments_of_its_size() -> None:

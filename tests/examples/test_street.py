@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.csv as pacsv
@@ -16,58 +18,31 @@ from PIL import Image
 
 from examples.street.city import (
     BOROUGHS,
+    FACTORS,
     FROM_TRAFFIC,
     NOISE,
     TRAFFIC_COUNTS,
-    City,
     city_of,
     expected_no2,
     make_city,
     pictures,
     saturating,
-    write_city,
 )
 from examples.street.cuts import Ablated, ablate
-from examples.street.planted import SKY, TRAFFIC
+from examples.street.figures import draw_figures
+from examples.street.planted import SKY, TRAFFIC, TREES
 from examples.street.planted_ranks import kinds_that_move, planted_ranks, rank_planted
 from examples.street.runs import MEASURED, PREDICTION, model_of
 from examples.street.scene import draw, jpeg
 from examples.street.sight import redrawn
 from examples.street.train import explained, load, predict
 from examples.street.truth import SEES, best_from_one_picture, boroughs
-from pcace_dist.cli import main
+from pcace_dist.errors import UserError
 from pcace_dist.job import parse_job
 from pcace_dist.run import Run, open_run
 from pcace_dist.service.run_job import run_job
-from tests.report.opened import OpenedReport
+from tests.examples.street_files import EXAMPLE, JOB, Ranked, rank_city
 from tests.service.conftest import jobs_without_ray
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "street"
-JOB = EXAMPLE / "job.yaml"
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """A small city's pictures and CSV, its shards, its run and the run's report."""
-
-    city: City
-    csv: Path
-    run: Run
-
-    @property
-    def report(self) -> OpenedReport:
-        return OpenedReport(Path(self.run.path) / "report.html")
-
-
-def rank_city(city: City, folder: Path) -> Ranked:
-    """Raw pictures to the report, by the commands of the README, with job.yaml as it is."""
-    csv = write_city(city, folder / "raw")
-    shards, output = folder / "shards", folder / "run"
-    assert main(["pack", str(csv), str(shards), "--image-column", "path", "--shard-rows", "150"]) == 0
-    places = {"dataset.path": shards, "model.weights": EXAMPLE / "weights.safetensors", "output": output}
-    assert main(["rank", str(JOB), *(part for key, path in places.items() for part in ("--set", f"{key}={path}"))]) == 0
-    assert main(["report", str(output), "--top", "1", "--no-synthesis"]) == 0
-    return Ranked(city, csv, open_run(str(output)))
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +135,29 @@ def test_channels_that_see_traffic_score_by_what_traffic_counts_for_the_no2_of_a
     full = min(rows["Northgate"].measured.low, rows["Old Town"].measured.low)
     assert full > rows["Riverside"].measured.value > rows["Riverside"].measured.low > rows["Harbour"].measured.high
     assert min(row.prediction.low for row in rows.values()) > 0.8, "the network sees traffic everywhere alike"
+
+
+def test_figures_show_every_channel_cut_borough_and_planted_city(sample: Run, ablated: Ablated, tmp_path: Path) -> None:
+    found = boroughs(sample, "conv3", ablated.seeing("vehicles", SEES))
+    planted = [{"seed": 3, "ranks": {TRAFFIC: [1, 2], TREES: [9, 10], SKY: [31, 32]}}]
+    (tmp_path / "truth.json").write_text(
+        json.dumps({"ablation": asdict(ablated), "boroughs": [asdict(row) for row in found]})
+    )
+    (tmp_path / "planted.json").write_text(json.dumps({"cities": planted}))
+    names = draw_figures(tmp_path, tmp_path / "figures", tmp_path / "planted.json")
+    drawn = {name: ElementTree.parse(tmp_path / "figures" / name).getroot() for name in names if name.endswith("svg")}
+    shapes = {name: len(root.findall(".//{*}circle")) for name, root in drawn.items()}
+    legend = {"sees.svg": 0, "cuts.svg": 3, "boroughs.svg": 2, "planted.svg": 3}
+    assert {name: shapes[name] - legend[name] for name in shapes} == {
+        "sees.svg": 0,
+        "cuts.svg": 3 * len(ablated.cuts),
+        "boroughs.svg": 2 * len(BOROUGHS),
+        "planted.svg": 6,
+    }
+    cells = len(FACTORS) * (len(ablated.order) + 1)
+    assert len(drawn["sees.svg"].findall(".//{*}rect")) == cells + 1 + 41  # the ground, the ramp
+    with pytest.raises(UserError, match=r"truth\.json: no such file; python -m examples\.street\.truth"):
+        draw_figures(tmp_path / "figures", tmp_path / "figures")
 
 
 def test_the_sample_is_what_the_generator_draws(sample: Run) -> None:

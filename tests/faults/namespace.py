@@ -25,8 +25,8 @@ exec "$@"
 UNSHARE = ("unshare", "--fork", "--pid", "--net", "--mount", "--mount-proc", "--kill-child")
 
 
-def run_scenario(name: str, folder: Path, seconds: float) -> str:
-    """Run `tests.faults.scenarios NAME FOLDER`; what it printed. Skips where namespaces are not allowed."""
+def run_scenario(name: str, folder: Path, seconds: float, *, module: str = "tests.faults.scenarios") -> str:
+    """Run `MODULE NAME FOLDER`; what it printed. Skips where namespaces are not allowed."""
     _skip_without_namespaces()
     home = folder / "home"
     home.mkdir()
@@ -36,7 +36,7 @@ def run_scenario(name: str, folder: Path, seconds: float) -> str:
         RAY_USAGE_STATS_ENABLED="0",
         PYTHONUNBUFFERED="1",
     )
-    command = [*UNSHARE, "bash", "-c", SCRIPT, "_", sys.executable, "-m", "tests.faults.scenarios", name, str(folder)]
+    command = [*UNSHARE, "bash", "-c", SCRIPT, "_", sys.executable, "-m", module, name, str(folder)]
     log = folder / f"{name}.out"
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=sink, stderr=subprocess.STDOUT)

@@ -1,6 +1,7 @@
 """A loopback proxy in front of an S3 server that misbehaves on purpose: errors, resets, slowness, short bodies.
 
-A request is never failed more than three times in a row, so that no retry of a sound client runs out by chance.
+A request is never failed more than three times in a row, so that no retry of a sound client runs out by chance. It also
+notes what was asked for and how many bytes went back; without mischief that is all it does.
 """
 
 from __future__ import annotations
@@ -32,8 +33,19 @@ class Mischief:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Noted:
+    """A request that was answered: `range` is the header's (empty: the whole), `bytes` what the body held."""
+
+    method: str
+    path: str
+    range: str
+    bytes: int
+
+
 class Proxy(ThreadingHTTPServer):
-    """Forwards to `target`, a host and port, except where the dice say otherwise. `done` counts what it did."""
+    """Forwards to `target`, a host and port, except where the dice say otherwise. `done` counts what it did, `noted` is
+    what was asked for, in the order of the answers."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -43,6 +55,7 @@ class Proxy(ThreadingHTTPServer):
         self.target = target
         self.mischief = mischief
         self.done: Counter[str] = Counter()
+        self.noted: list[Noted] = []
         self._dice = random.Random(mischief.seed)
         self._lock = threading.Lock()
         self._in_a_row: Counter[str] = Counter()
@@ -107,8 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
         if "Content-Length" not in headers and status not in (204, 304):
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content[: len(content) // 2] if cut else content)
+        sent = b"" if self.command == "HEAD" else content[: len(content) // 2] if cut else content
+        self.server.noted.append(Noted(self.command, self.path, self.headers.get("Range", ""), len(sent)))
+        self.wfile.write(sent)
         if cut:
             self.close_connection = True
 

@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ def test_random_weights_follow_the_seed_and_leave_the_callers_random_state() -> 
     first, again, other = (weights_digest(build(seed=seed)) for seed in (1, 1, 2))
     assert first == again != other
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_threads_that_draw_at_the_same_time_draw_the_same_weights(module: Callable[[str, str], None]) -> None:
+    body = "    first = nn.Linear(3, 3)\n    time.sleep(0.05)\n    return nn.Sequential(first, nn.Linear(3, 3))\n"
+    module("slow", f"import time\nfrom torch import nn\ndef net():\n{body}")
+    with ThreadPoolExecutor(4) as pool:
+        digests = set(pool.map(lambda _: weights_digest(build("slow:net")), range(4)))
+    assert len(digests) == 1
 
 
 def test_factory_weights_are_what_the_factory_brings() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,63 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.report.browser import Tab, open_browser
 from tests.report.conftest import Reported
 from tests.report.opened import OpenedReport
 from tests.report.square import GROUPS, SQUARE
 
 pytestmark = pytest.mark.browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
-WAIT = 180_000  # milliseconds; charts are decoded first
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with open_browser() as opened:
         yield opened
-        opened.close()
-
-
-class Tab:
-    """One page with what it said and what it asked for."""
-
-    def __init__(self, browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.page.set_default_timeout(WAIT)
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text) if message.type != "log" else None)
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-ready]")
-
-    def view(self, title: str) -> None:
-        self.page.click(f"nav >> text={title}")
-        self.page.wait_for_function(
-            "title => document.querySelector('nav [aria-current]').textContent === title", arg=title
-        )
-
-    def wait_for_charts(self) -> None:
-        """Scroll through the page, until every chart is drawn."""
-        self.page.evaluate(
-            "async () => { for (const plot of document.querySelectorAll('.plot')) { plot.scrollIntoView();"
-            " while (!plot.dataset.drawn) await new Promise(done => setTimeout(done, 50)); } scrollTo(0, 0); }"
-        )
-
-    @property
-    def outside(self) -> list[str]:
-        """Requests for anything that is not in the file."""
-        return [url for url in self.asked[1:] if not url.startswith(("data:", "blob:"))]
-
-    def texts(self, selector: str) -> list[str]:
-        return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
 
 
 @pytest.fixture

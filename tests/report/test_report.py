@@ -16,6 +16,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from pcace_dist.cli import main
 from pcace_dist.errors import UserError
+from pcace_dist.job import parse_job
+from pcace_dist.places import begun_in
 from pcace_dist.report.evidence import growth
 from pcace_dist.report.source import open_source
 from tests.report.conftest import Reported, quietly, square_job
@@ -211,6 +213,42 @@ def test_without_the_data_the_page_has_numbers_and_says_why_there_are_no_picture
     page = OpenedReport(moved / "report.html")
     assert page.data["notes"] == list(result.notes)
     assert page.channel(LAYER, PLANTED)["curves"]
+
+
+def test_relative_paths_are_those_of_the_directory_the_run_was_started_in(
+    squares: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, elsewhere = tmp_path / "runs/squares", tmp_path / "elsewhere"
+    shutil.copytree(squares.run, run)
+    shutil.copytree(squares.data, tmp_path / "data")
+    (elsewhere / "data").mkdir(parents=True)  # of another project
+    text = (run / "job.yaml").read_text().replace(str(squares.data), "data").replace(str(squares.run), "runs/squares")
+    (run / "job.yaml").write_text(text)
+    monkeypatch.chdir(elsewhere)
+    for path in ("../runs/squares", f"{run}/"):
+        result = quietly(Path(path), synthesis=False, top=1)
+        assert result.notes == () and result.images > 0
+
+
+def test_where_a_run_was_started_is_told_by_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def begun(run: str, output: str) -> str:
+        return begun_in(run, parse_job(square_job(Path("data"), Path("run")) | {"output": output}))
+
+    assert (
+        begun("/home/me/runs/street", "runs/street") == begun("/home/me/runs/street/", "./runs/street/") == "/home/me"
+    )
+    assert begun("runs/street", "runs/street") == str(tmp_path)
+    assert begun("/runs/street", "runs/street") == "/"
+    for run, output in (
+        ("/elsewhere/moved", "runs/street"),
+        ("/a/other-runs/street", "/runs/street"),
+        ("/a/xruns/street", "runs/street"),
+        ("s3://bucket/runs/street", "s3://bucket/runs/street"),
+        ("/home/street", "../street"),
+    ):
+        assert begun(run, output) == str(tmp_path)
 
 
 def test_a_run_of_an_earlier_version_without_exemplars_still_has_a_page(squares: Reported, tmp_path: Path) -> None:

@@ -172,6 +172,22 @@ def test_survivors_of_a_shared_unit_come_from_codes_or_are_forwarded(
         assert_same(less, folder.full(base))
 
 
+def test_survivors_are_forwarded_where_the_kept_codes_have_rotted(tmp_path: Path, forwarded: Callable[[], int]) -> None:
+    folder = Folder(tmp_path, keep_codes=True)
+    files = [folder.add(SMALL) for _ in range(6)]
+    base = folder.run()
+    for codes in Path(base.path).glob("attempts/*/codes.parquet"):
+        damaged = bytearray(codes.read_bytes())
+        damaged[4:-8] = bytes(len(damaged) - 12)
+        codes.write_bytes(damaged)
+    folder.withdraw(sorted(files)[1])
+    forwarded()
+    less = folder.extended(base)
+    assert forwarded() == 5 * (SMALL - 1), "no attempt is taken over without its codes"
+    assert inherited(less) == 0
+    assert_same(less, folder.full(base))
+
+
 def test_a_file_that_changed_is_a_gone_one_and_a_new_one(folder: Folder, forwarded: Callable[[], int]) -> None:
     changed = folder.add(LARGE)
     folder.add(LARGE)

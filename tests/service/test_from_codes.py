@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -15,13 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pcace_dist.analysis.compare import compare_runs
+from pcace_dist.cli import main
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import Stopped, UserError
 from pcace_dist.job import parse_job
-from pcace_dist.run import Run
+from pcace_dist.run import Run, open_run
+from pcace_dist.service import codes_run
 from pcace_dist.service.attempt import blocks_of
 from pcace_dist.service.codes import open_codes
-from pcace_dist.service.codes_run import CodesRun
+from pcace_dist.service.codes_run import CodesRun, prepare_from_codes
 from pcace_dist.service.frozen import plan_of_run
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.run_job import run_job
@@ -212,6 +216,36 @@ def test_what_the_codes_cannot_answer_is_one_line(
         asked(base, tmp_path, **question)
     assert refused.value.exit_code == 2 and "\n" not in str(refused.value)
     assert not (tmp_path / "codes-answer" / "rankings.parquet").exists()
+
+
+def test_the_job_file_that_kept_the_codes_asks_again(base: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(json.dumps(kept_job(base)))  # with keep_codes: true
+    command = ["rank", str(job), "--from-codes", str(base / CODES), "--set", f"output={tmp_path / 'again'}"]
+    assert main(command) == 0
+    assert (tmp_path / "again" / "rankings.parquet").read_bytes() == (base / CODES / "rankings.parquet").read_bytes()
+    compared = compare_runs(open_run(str(base / CODES)), open_run(str(tmp_path / "again")))
+    assert compared.verdict == "same" and "the same data" in compared.notes
+
+
+def test_few_rankings_need_no_cluster_and_many_are_worth_one(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def local(**changes: Any) -> bool:
+        asked = parse_job(digits_job(base / CODES, tmp_path, **changes))
+        found = prepare_from_codes(asked)
+        assert found is not None
+        return found.local
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert local(group_by="label")
+    channels = sum(layer.channels for layer in plan_of_run(str(base / CODES), Storage({})).layers)
+    monkeypatch.setattr(codes_run, "LOCAL_SCORES", channels)
+    assert local(group_by=None), "one ranking"
+    assert not local(group_by="label"), "one for each label"
+    monkeypatch.setattr(codes_run, "LOCAL_SCORES", 1 << 15)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert not local(group_by=None), "a cluster is named"
 
 
 def test_a_run_without_codes_is_named(base: Path, tmp_path: Path) -> None:

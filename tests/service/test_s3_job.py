@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from pcace_dist.job import parse_job
 from pcace_dist.service.run_job import run_job
+from tests.faults.proxy import Mischief, Noted, misbehaving
 from tests.planted import planted_network, write_planted
 from tests.servers import moto_server, s3_environment
 from tests.service.test_main_job import ROOT, planted_job
@@ -52,8 +54,10 @@ def test_a_job_with_data_weights_and_output_on_s3(local_ray: None, endpoint: str
     job["output"] = "s3://runs/planted"
     (tmp_path / "job.json").write_text(json.dumps(job))
 
-    done = pcace(endpoint, "rank", str(tmp_path / "job.json"))
+    with misbehaving(endpoint, Mischief()) as (counted, proxy):
+        done = pcace(counted, "rank", str(tmp_path / "job.json"))
     assert done.returncode == 0, done.stderr
+    assert_read_once_for_each_stage(proxy.noted, tmp_path / "data")
     client.download_file("runs", "planted/rankings.parquet", str(tmp_path / "s3.parquet"))
     assert run_job(parse_job(planted_job(tmp_path / "data", tmp_path / "run"))) == 0
     assert pq.read_table(tmp_path / "s3.parquet").equals(pq.read_table(tmp_path / "run" / "rankings.parquet"))
@@ -64,6 +68,20 @@ def test_a_job_with_data_weights_and_output_on_s3(local_ray: None, endpoint: str
     assert shown.returncode == 0 and "read" in shown.stdout, shown.stderr
     status = pcace(endpoint, "status", "s3://runs/planted")
     assert status.returncode == 0 and "done (exit code 0)" in status.stdout, status.stderr
+
+
+def assert_read_once_for_each_stage(noted: list[Noted], data: Path) -> None:
+    """The files' ends when they are listed; each row group for the pilot and in the main pass; the weights once for
+    each process that has a model."""
+    ranges = Counter((one.path, one.range) for one in noted if one.method == "GET" and one.path.startswith("/images/p"))
+    assert ranges and all(range for _, range in ranges), "no file is read whole"
+    for file in data.iterdir():
+        footer = pq.read_metadata(file)
+        mine = {range: times for (path, range), times in ranges.items() if path.endswith(file.name)}
+        assert len(mine) == 1 + footer.num_row_groups, "its end, and one range for each row group"
+        assert all(times <= 2 for range, times in mine.items() if not range.endswith(f"-{file.stat().st_size - 1}"))
+    weights = [one for one in noted if one.method == "GET" and "/models/" in one.path]
+    assert len(weights) <= 3, "the driver, and its workers"
 
 
 @pytest.mark.jobs

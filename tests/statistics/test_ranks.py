@@ -87,6 +87,28 @@ def test_rank_intervals_cover_on_average_and_for_the_worst_channel(
     assert np.mean(covered, axis=0).min() >= 0.88
 
 
+@pytest.mark.parametrize("count", [2, 5, 16, 17, 40])  # tiles of 16, whole and not
+def test_intervals_are_those_of_every_difference_flipped_by_hand(count: int) -> None:
+    rng = np.random.default_rng(count)
+    pseudo = pseudo_values(rng.uniform(0, 0.2, count), 0.03, rng)
+    found, scores = ranked(pseudo), pseudo.mean(axis=1)
+    signs = ranks._flips(FOLDS).numpy().astype(np.float64)
+
+    def t(differences: Array) -> Array:
+        error = differences.std(axis=-1, ddof=1) / np.sqrt(FOLDS)
+        return np.asarray(differences.mean(axis=-1) / error)
+
+    for i in range(count):
+        others = np.delete(pseudo, i, axis=0) - pseudo[i]
+        residuals = others - others.mean(axis=1, keepdims=True)
+        largest = np.abs(t(residuals[:, None] * signs)).max(axis=0)
+        critical = np.sort(largest)[int(np.ceil(0.95 * ranks.FLIPS)) - 1]
+        apart = t(others)
+        assert found.low[i] == 1 + (apart > critical).sum()
+        assert found.high[i] == count - (apart < -critical).sum()
+        assert found.rank[i] == 1 + (scores > scores[i]).sum()
+
+
 def test_well_separated_channels_have_narrow_intervals() -> None:
     found = ranked(pseudo_values(np.linspace(0, 1, 12), 0.005, np.random.default_rng(3)))
     assert (found.high - found.low).max() == 0

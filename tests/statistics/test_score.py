@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from pcace_dist.statistics.score import (
     jackknife,
     required_images,
     score_channels,
+    unranked,
 )
 from tests.statistics.helpers import Array, gram_of, identity_plan, plan_of, scores_of
 
@@ -254,6 +256,29 @@ def test_few_images_get_a_status(n: int) -> None:
     scores = scores_of(plan, maps[:n], y[:n], folds[:n])
     assert scores.status[0] == TOO_FEW_IMAGES and (scores.images == n).all()
     assert_sound(scores)
+
+
+@pytest.mark.parametrize(("n", "used"), [(0, 16), (40, 16), (49, 16), (600, 3)])
+def test_groups_that_cannot_be_ranked_are_known_by_their_rows_alone(n: int, used: int) -> None:
+    maps, y, folds = mixed()
+    plan = plan_of(maps, {"y": y, "again": -y})
+    targets = {"y": y[:n], "again": -y[:n]}
+    gram = gram_of(plan, maps[:n], targets, folds[:n] % used)
+    layer = plan.layers[0]
+    known = unranked(gram.rows.numpy(), layer, 2, knots=plan.knots)
+    assert known is not None
+    for one, other in zip(known, score_channels(gram, layer, plan.targets, penalty=0.3), strict=True):
+        for entry in fields(ChannelScores):
+            assert np.array_equal(
+                getattr(one, entry.name), getattr(other, entry.name), equal_nan=entry.name != "status"
+            )
+
+
+def test_groups_with_rows_enough_are_not_given_up() -> None:
+    maps, y, folds = mixed()
+    plan = plan_of(maps, {"y": y})
+    rows = np.bincount(folds, minlength=16)
+    assert unranked(rows, plan.layers[0], 1, knots=plan.knots) is None
 
 
 def test_two_hundred_images_are_enough_for_five_components() -> None:

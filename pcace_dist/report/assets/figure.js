@@ -24,9 +24,9 @@ function layoutOf(extra) {
   };
 }
 
-// spec: title, caption, name, alt, height, traces(), layout, table(), click(point)
+// spec: title, caption, name, alt, height, width (at most), traces(), layout, table(), click(point)
 function chart(spec) {
-  const plot = h("div", { class: "plot", role: "img", "aria-label": spec.alt || spec.title, style: `height:${spec.height || 300}px` });
+  const plot = h("div", { class: "plot", role: "img", "aria-label": spec.alt || spec.title, style: `height:${spec.height || 300}px;${spec.width ? `max-width:${spec.width}px` : ""}` });
   const draw = async () => {
     const library = await plotly();
     if (!plot.isConnected) return;

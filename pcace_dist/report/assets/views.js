@@ -48,30 +48,45 @@ function groupsView() {
 const heatScale = () => (document.documentElement.dataset.scheme === "dark"
   ? [[0, "#1b1f23"], [0.5, "#1f6f8b"], [1, "#e0f4fa"]] : [[0, "#f6f8f9"], [0.5, "#6cb0c6"], [1, "#0b3c4d"]]);
 
-const mapState = { value: 0, cells: "cells" };
+const mapScale = () => (document.documentElement.dataset.scheme === "dark"
+  ? [[0, "#5b2a86"], [0.5, "#c4517a"], [1, "#ffd166"]] : [[0, "#f4c95d"], [0.5, "#d1495b"], [1, "#3b1c5a"]]); // both ends stand out from the page
+const groupColours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7A7A7A"];
+const mapState = { value: null, kind: "cells", groups: "all" };
 function mapView() {
-  const { places } = state.data;
-  const grouped = state.data.groupBy !== null;
-  const chosen = places.values[Math.min(mapState.value, places.values.length - 1)];
-  const latitude = floats(places.latitude), longitude = floats(places.longitude), values = floats(chosen.values);
-  const rows = latitude.map((_, i) => i).filter((i) => !Number.isNaN(latitude[i]) && !Number.isNaN(longitude[i]) && !Number.isNaN(values[i]) && (!grouped || places.group[i] === state.group || mapState.cells === "all"));
-  const select = h("select", { id: "map-value", "aria-label": "What the map shows", onchange: (event) => { mapState.value = Number(event.target.value); show(); } },
-    places.values.map((entry, i) => h("option", { value: i, selected: i === mapState.value }, entry.name)));
-  const kind = h("select", { id: "map-kind", "aria-label": "Cells or single images", onchange: (event) => { mapState.cells = event.target.value; show(); } },
-    [["cells", "mean by cell"], ["points", "single images"], ...(grouped ? [["all", "cells of all groups"]] : [])].map(([value, label]) => h("option", { value, selected: value === mapState.cells }, label)));
+  const { places, groups, groupBy } = state.data;
+  const grouped = groupBy !== null;
+  const entry = mapState.value ?? state.target; // targets come first, groups last
+  const byGroup = grouped && entry === places.values.length;
+  const chosen = byGroup ? { name: groupBy } : places.values[entry];
+  const latitude = floats(places.latitude), longitude = floats(places.longitude), values = byGroup ? places.group : floats(chosen.values);
+  const wanted = (i) => !grouped || (mapState.groups === "all" ? !byGroup || places.group[i] >= 0 : places.group[i] === state.group);
+  const rows = latitude.map((_, i) => i).filter((i) => !Number.isNaN(latitude[i]) && !Number.isNaN(longitude[i]) && !Number.isNaN(values[i]) && wanted(i));
+  const choose = (id, label, key, options) => h("select", { id, "aria-label": label, onchange: (event) => { mapState[key] = key === "value" ? Number(event.target.value) : event.target.value; show(); } },
+    options.map(([value, text]) => h("option", { value, selected: value === (key === "value" ? entry : mapState[key]) }, text)));
+  const names = [...places.values.map((entry) => entry.name), ...(grouped ? [groupBy] : [])];
+  const tools = [choose("map-value", "What the map shows", "value", names.map((name, i) => [i, name])),
+    !byGroup && choose("map-kind", "Cells or single images", "kind", [["cells", "mean by cell"], ["points", "single images"]]),
+    grouped && choose("map-groups", "Which groups", "groups", [["all", "all groups"], ["one", `${groupBy} ${groups[state.group].name}`]])];
+  const nameOf = (i) => (grouped && places.group[i] >= 0 ? `<br>${plain(groupBy)} ${plain(groups[places.group[i]].name)}` : "");
   const cells = cellsOf(rows, longitude, latitude, values);
   const scale = 1 / Math.cos((cells.middle * Math.PI) / 180);
-  const colour = { colorscale: heatScale(), colorbar: { thickness: 10, outlinewidth: 0 } };
-  return [h("section", {}, h("h1", {}, "Map"), h("p", { class: "quiet" }, `Sampled images by ${places.columns[0]} and ${places.columns[1]}; `, whereText(), "."), h("div", { class: "table-tools" }, select, kind),
-    chart({ title: chosen.name, name: "map", height: 520, alt: `Map of ${chosen.name}`, caption: `${whole(rows.length)} sampled images. Drawn without a base map: the page loads nothing from elsewhere.`,
-      traces: () => (mapState.cells === "points" ? [{ type: "scatter", mode: "markers", x: rows.map((i) => longitude[i]), y: rows.map((i) => latitude[i]), marker: { ...colour, size: 7, color: rows.map((i) => values[i]) }, hovertemplate: "%{x:.4f}, %{y:.4f}: %{marker.color:.3g}<extra></extra>" }]
-        : [{ type: "heatmap", x: cells.x, y: cells.y, z: cells.mean, ...colour, hoverongaps: false, customdata: cells.count, hovertemplate: "%{x:.4f}, %{y:.4f}: %{z:.3g} (%{customdata} images)<extra></extra>" }]),
-      layout: { xaxis: { title: { text: plain(places.columns[1]) } }, yaxis: { title: { text: plain(places.columns[0]) }, scaleanchor: "x", scaleratio: Number.isFinite(scale) ? scale : 1 } },
-      table: () => [[places.columns[0], places.columns[1], chosen.name], ...rows.map((i) => [latitude[i], longitude[i], values[i]])] }),
-    grouped && byGroupFigure(chosen, places))];
+  const colour = () => ({ colorscale: mapScale(), colorbar: { thickness: 10, outlinewidth: 0 } });
+  const points = (some, marker, more) => ({ type: "scatter", mode: "markers", x: some.map((i) => longitude[i]), y: some.map((i) => latitude[i]), text: some.map(nameOf), marker: { size: 7, ...marker }, ...more });
+  const traces = () => {
+    if (byGroup) return groups.map((group, g) => points(rows.filter((i) => places.group[i] === g), { color: groupColours[g % groupColours.length] }, { name: plain(group.name), hovertemplate: "%{x:.4f}, %{y:.4f}%{text}<extra></extra>" })).filter((trace) => trace.x.length);
+    if (mapState.kind === "points") return [points(rows, { ...colour(), color: rows.map((i) => values[i]) }, { hovertemplate: "%{x:.4f}, %{y:.4f}: %{marker.color:.3g}%{text}<extra></extra>" })];
+    return [{ type: "heatmap", x: cells.x, y: cells.y, z: cells.mean, ...colour(), hoverongaps: false, customdata: cells.count, hovertemplate: "%{x:.4f}, %{y:.4f}: %{z:.3g} (%{customdata} images)<extra></extra>" }];
+  };
+  const shown = grouped && mapState.groups === "one" ? `${groupBy} ${groups[state.group].name}` : grouped ? "all groups" : "all images";
+  return [h("section", {}, h("h1", {}, "Map"), h("p", { class: "quiet" }, `Sampled images by ${places.columns[0]} and ${places.columns[1]}; ${shown}.`), h("div", { class: "table-tools" }, ...tools.filter(Boolean)),
+    chart({ title: chosen.name, name: "map", height: 560, width: 720, alt: `Map of ${chosen.name}`, caption: `${whole(rows.length)} sampled images${mapState.kind === "cells" && !byGroup ? `, ${cells.count.length} by ${cells.count.length} cells; cells without an image are left empty` : ""}. Drawn without a base map: the page loads nothing from elsewhere.`,
+      traces, layout: { showlegend: byGroup, xaxis: { title: { text: plain(places.columns[1]) }, constrain: "domain", zeroline: false }, yaxis: { title: { text: plain(places.columns[0]) }, constrain: "domain", zeroline: false, scaleanchor: "x", scaleratio: Number.isFinite(scale) ? scale : 1 } },
+      table: () => [[places.columns[0], places.columns[1], chosen.name, ...(grouped && !byGroup ? [groupBy] : [])], ...rows.map((i) => [latitude[i], longitude[i], byGroup ? groups[values[i]].name : values[i], ...(grouped && !byGroup ? [places.group[i] < 0 ? "" : groups[places.group[i]].name] : [])])] }),
+    grouped && !byGroup && byGroupFigure(chosen, places))];
 }
 
-function cellsOf(rows, longitude, latitude, values, side = 24) {
+// about eight images to a cell, so that a mean is more than one image's value
+function cellsOf(rows, longitude, latitude, values, side = Math.max(4, Math.min(24, Math.round(Math.sqrt(rows.length / 8))))) {
   const range = (of) => {
     const held = rows.map((i) => of[i]);
     const low = Math.min(...held), high = Math.max(...held);

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Project:
             "id": batch["id"],
             "components": self.components.numpy(),
             "target": outputs.float().max(1).values.numpy(),
+            "actor": np.full(len(batch["id"]), os.getpid()),
         }
 
 
@@ -74,7 +76,7 @@ def components(
     batch: int = 32,
     bfloat16: bool = False,
 ) -> Batch:
-    """`id`, `components` (n, C, p) and `target` (the largest logit) of every image, by id."""
+    """`id`, `components` (n, C, p), `target` (the largest logit) and `actor` (its process) of every image, by id."""
     rows = sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
     blocks = max(2 * actors, rows // batch)  # by itself it makes one block of small files: one actor would do it all
     data = ray.data.read_parquet(str(folder), columns=["image", "id"]).repartition(blocks)

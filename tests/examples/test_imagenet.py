@@ -20,7 +20,7 @@ from pcace_dist.datasets.images import ImageSpec, decode
 from pcace_dist.job import load_job_file
 from pcace_dist.models.layers import resolve_layers
 from pcace_dist.run import open_run
-from tests.apps.images import CLASSES, write_folders
+from tests.examples.images import CLASSES, write_folders
 from tests.faults.harness import environment
 
 ROOT = Path(__file__).resolve().parents[2]

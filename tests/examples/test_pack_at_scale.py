@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pcace_dist.datasets.pack import pack
-from tests.apps.images import write_folders
 from tests.datasets.test_pack import contents
+from tests.examples.images import write_folders
 from tests.faults.harness import Driver
+from tests.faults.namespace import run_scenario
 
 PACK = (sys.executable, "-m", "pcace_dist", "pack")
 OPTIONS = ("--verify", "decode")
@@ -79,3 +80,11 @@ def test_a_small_pack_on_ray_killed_once_and_resumed(tmp_path: Path) -> None:
 @pytest.mark.apps
 def test_5000_images_with_20_damaged_ones_killed_three_times_and_resumed(tmp_path: Path) -> None:
     killed_and_resumed(tmp_path, images=5000, bad=20, shard_rows=50, kills=3)
+
+
+@pytest.mark.apps
+def test_a_submitted_pack_writes_the_same_shards_into_a_store_from_a_folder_and_from_a_store(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", 120, 4)
+    pack(str(tmp_path / "train"), str(tmp_path / "alone"), shard_rows=12, verify="decode")
+    text = run_scenario("submitted", tmp_path, 400, module="tests.examples.submitting")
+    assert text.count("120 images in 11 shards") == 2
