@@ -25,7 +25,7 @@ from pcace_dist.statistics.plan import LayerCodes, Plan
 
 WAITING_SHARE = 0.25  # of the Grams' bytes: how much waits as codes once there are Grams
 
-FOLDED_ROWS = 2048  # added at a time: long enough for products of bytes (products.py)
+FOLDED_ROWS = 3072  # added at a time, and up to twice that: long enough for products of bytes (products.py)
 
 
 @dataclass(frozen=True, eq=False)
