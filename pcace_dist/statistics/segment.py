@@ -10,7 +10,7 @@ them for long products, and `settle` folds the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, Plan
 
 WAITING_SHARE = 0.25  # of the Grams' bytes: how much waits as codes once there are Grams
+
+FOLDED_ROWS = 3072  # added at a time, and up to twice that: long enough for products of bytes (products.py)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +140,7 @@ class Segment:
 
     def codes(self, layer: str) -> LayerCodes | None:
         """A layer's codes of the rows still held as codes; None if there are none."""
-        parts = self._codes[layer]
-        if len(parts) > 1:
-            self._codes[layer] = parts = [LayerCodes.cat(parts)]
+        self._codes[layer] = parts = _whole(self._codes[layer])
         return parts[0] if parts else None
 
     def gram(self, layer: str) -> Gram | None:
@@ -177,14 +177,38 @@ class Segment:
         return Gram(channels, plan.components, len(plan.targets), plan.knots, plan.folds, device=self._device)
 
     def _fold(self) -> None:
-        rows = self.rows
-        for name in self._codes:
-            codes = self.codes(name)
-            if codes is not None:
-                self._grams[name] = add_codes(self._grams.get(name) or self._empty(name), codes, rows)
-            self._codes[name] = []
+        """Layer by layer and some parts at a time, each given up as soon as it is added: what a product needs beside
+        the sums is then a few times those parts, not all that waited."""
+        if any(len(parts) != len(self._rows) for parts in self._codes.values()):  # somebody looked: they are in one
+            self._rows, self._codes = [self.rows], {name: _whole(parts) for name, parts in self._codes.items()}
+        rows = self._rows
+        pieces = list(_pieces([part.rows for part in rows]))
+        shared = [RowCodes.cat(rows[piece]) for piece in pieces]
+        for name, parts in self._codes.items():
+            gram = self._grams.get(name) or self._empty(name)
+            for piece, common in zip(pieces, shared, strict=True):
+                add_codes(gram, LayerCodes.cat(parts[: piece.stop - piece.start]), common)
+                del parts[: piece.stop - piece.start]  # what remains begins with the next piece
+            self._grams[name], self._codes[name] = gram, []
         self._rows = []
         self._waiting = 0
+
+
+def _whole(parts: list[LayerCodes]) -> list[LayerCodes]:
+    """The same rows in one part; none where there are none."""
+    return [LayerCodes.cat(parts)] if len(parts) > 1 else parts
+
+
+def _pieces(counts: list[int]) -> Iterator[slice]:
+    """Neighbouring parts of counts[i] rows together: even pieces, of FOLDED_ROWS at least where there are so many."""
+    total = sum(counts)
+    number = max(1, total // FOLDED_ROWS)
+    start = rows = done = 0
+    for index, count in enumerate(counts):
+        rows += count
+        if rows * number >= total * (done + 1):
+            yield slice(start, index + 1)
+            start, done = index + 1, rows * number // total
 
 
 def add_codes(gram: Gram, codes: LayerCodes, rows: RowCodes) -> Gram:

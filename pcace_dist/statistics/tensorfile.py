@@ -1,4 +1,7 @@
-"""Settings and tensors as one safetensors file, and back: how plans and Grams travel. Bytes only; no I/O, no Ray."""
+"""Settings and tensors as one safetensors file, and back: how plans and Grams travel. Bytes only; no I/O, no Ray.
+
+safetensors is imported when something travels: what is only added up and projected does without it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from safetensors.torch import load, save
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
@@ -14,11 +16,15 @@ from pcace_dist.errors import StatisticsError
 
 def pack(kind: str, settings: str, tensors: Mapping[str, Tensor]) -> bytes:
     """A file of one `kind` ("plan", "Gram"): settings (JSON) and contiguous CPU tensors. Same content, same bytes."""
+    from safetensors.torch import save
+
     return bytes(save(dict(tensors), metadata={kind.lower(): settings}))
 
 
 def unpack(kind: str, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and tensors of a file that `pack` wrote; StatisticsError if it is not one of this kind."""
+    from safetensors.torch import load
+
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         settings: dict[str, Any] = json.loads(header["__metadata__"][kind.lower()])

@@ -60,6 +60,34 @@ def test_codes_become_a_gram_when_they_outgrow_it(rows: tuple[Plan, LayerCodes, 
     assert held.nbytes == segment.gram_bytes(plan)
 
 
+@pytest.mark.parametrize("looked", [False, True])
+def test_rows_are_folded_some_at_a_time(
+    rows: tuple[Plan, LayerCodes, RowCodes], looked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, own, shared = rows
+    added: list[int] = []
+    add = segment.add_codes
+
+    def counting(gram: Gram, codes: LayerCodes, common: RowCodes) -> Gram:
+        added.append(codes.rows)
+        return add(gram, codes, common)
+
+    monkeypatch.setattr(segment, "FOLDED_ROWS", 40)
+    monkeypatch.setattr(segment, "add_codes", counting)
+    limit = -(-segment.gram_bytes(plan) // segment.row_bytes(plan))
+    held = Segment(plan)
+    for row in range(limit):
+        if looked and row == limit - 1:
+            assert held.codes("layer") is not None and held.rows.rows == row  # they are in one part from here on
+        line = shared.take(slice(row, row + 1))
+        held.append({"layer": own.take(slice(row, row + 1))}, line.target_codes, line.target_fixed, line.folds)
+    assert held.as_gram and sum(added) == limit
+    assert looked or all(40 <= count < 80 for count in added)
+    rest = shared.take(slice(limit, N))
+    held.append({"layer": own.take(slice(limit, N))}, rest.target_codes, rest.target_fixed, rest.folds)
+    assert held.total("layer").equal(whole(*rows))
+
+
 def test_a_small_segment_stays_codes(rows: tuple[Plan, LayerCodes, RowCodes]) -> None:
     plan, own, shared = rows
     few = shared.take(slice(0, 20))
