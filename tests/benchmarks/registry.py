@@ -62,7 +62,7 @@ COMMANDS: Mapping[str, Command] = {
     "codes_scale": Command(
         "reduce and solve at the size of ImageNet (--full-size: 1.28 million rows, 1,000 groups)",
         ("--rows", "16384", "--groups", "1", "10"),
-        ("--rows", "65536", "--groups", "1", "100"),
+        ("--rows", "32768", "--groups", "1", "100"),
         ("--rows", "1280000", "--groups", "1", "1000"),
     ),
 }
