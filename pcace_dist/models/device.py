@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -79,6 +78,8 @@ def worker_memory(device: torch.device, threads: int) -> int:
     the cores. The same at every start on one kind of machine."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
+    import psutil  # here: the models run without it
+
     total = min([psutil.virtual_memory().total, *_container_limits()])
     return total * threads // max(threads, os.cpu_count() or 1)
 

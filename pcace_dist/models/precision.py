@@ -1,7 +1,8 @@
 """In which precision and memory layout a model runs: chosen by what the machine has, never by timing.
 
 A timed choice could fall differently in two runs of one job, and with it the bits of the ranking. So `auto` looks at
-facts only: the device, its instructions, the number of the model's parameters. Knows no data sets and no Ray.
+facts only: the device, its instructions, the number of the model's parameters, and whether it has depthwise
+convolutions. Knows no data sets and no Ray.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from pcace_dist.errors import ModelError
 
@@ -43,19 +46,25 @@ class Numerics:
 def choose_numerics(asked: str, device: torch.device, model: nn.Module) -> Numerics:
     """What `compute.precision` (auto, float32 or bfloat16) means on this machine for this model.
 
-    auto: bfloat16 where the device multiplies it in hardware (AMX, CUDA) and the model has more than a few parameters.
+    auto: bfloat16 where the device multiplies it in hardware (AMX, CUDA), the model has more than a few parameters, and
+    no depthwise convolutions: with the few weights of each of their filters rounding does not average out.
     The layout is always channels-last: no convolution measured was slower in it.
     """
     fast = has_fast_bfloat16(device)
     if asked == AUTO:
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        asked = BFLOAT16 if fast and parameters >= FEW_PARAMETERS else FLOAT32
+        asked = BFLOAT16 if fast and parameters >= FEW_PARAMETERS and not has_depthwise(model) else FLOAT32
     elif asked == BFLOAT16 and not fast:
         log.warning(
             "compute.precision bfloat16: this %s has no instructions for it and will be slow; float32 or auto would do",
             "processor" if device.type == "cpu" else "device",
         )
     return Numerics(asked, CHANNELS_LAST)
+
+
+def has_depthwise(model: nn.Module) -> bool:
+    """Whether some convolution of the model sees one channel only with each of its filters, of several channels."""
+    return any(isinstance(part, _ConvNd) and part.groups == part.in_channels > 1 for part in model.modules())
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -80,6 +89,8 @@ def _has_amx() -> bool:
 def prepared(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.Module:
     """The model as it runs: on the device, in the precision and layout. bfloat16 is a copy; the weights stay as loaded.
 
+    Batch norm keeps its parameters and statistics in float32: it costs nothing and brings rankings closer to float32's.
+
     Raises ModelError for a model that cannot be copied.
     """
     if numerics.precision == FLOAT32:
@@ -91,4 +102,8 @@ def prepared(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.M
             f"compute.precision {numerics.precision}: the model cannot be copied ({type(error).__name__}); "
             "use compute.precision: float32"
         ) from error
-    return rounded.to(device, numerics.dtype).to(memory_format=numerics.memory_format)
+    rounded.to(device, numerics.dtype).to(memory_format=numerics.memory_format)
+    for loaded, part in zip(model.modules(), rounded.modules(), strict=True):
+        if isinstance(loaded, _BatchNorm):
+            part.to(torch.float32).load_state_dict(loaded.state_dict())
+    return rounded

@@ -182,6 +182,7 @@ class CodesRun(Coordinator[CodesPreparation]):
         if self._ledger.state.pending_units():
             receipt = self._write_selection(frozen.plan, "rows")
             self._ledger.append("accept", {"receipts": [receipt.to_json()]})
+        self._rows = None  # the selection has what is needed of them, and a million rows take room
         self._tick(crew, "selecting")
 
     def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> tuple[str, tuple[object, ...]]:

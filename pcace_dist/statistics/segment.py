@@ -23,7 +23,7 @@ from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, Plan
 
-_WAITING_SHARE = 0.25  # of the Grams' bytes: how much waits as codes once there are Grams
+WAITING_SHARE = 0.25  # of the Grams' bytes: how much waits as codes once there are Grams
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class Segment:
             self._codes[name].append(LayerCodes(codes.codes.to(device), codes.means.to(device)))
         self._waiting += rows.rows
         self.images += rows.rows
-        share = _WAITING_SHARE if self._grams else 1.0
+        share = WAITING_SHARE if self._grams else 1.0
         if self._waiting * self._row_bytes >= share * self._gram_bytes:
             self._fold()
         return self

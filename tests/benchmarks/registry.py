@@ -68,10 +68,12 @@ COMMANDS: Mapping[str, Command] = {
         ("--rows", "1280000", "--groups", "1", "1000"),
         columns=("rows", "channels", "seconds", "stages.reduce", "stages.rank", "peak MiB", "codes MiB", "load"),
     ),
+    "device": Command("forward, tap and statistics on the GPU, and nvJPEG", ("--quick",), ()),
 }
 
 
 NOT_QUICK = ("groups", "start")  # left out of a quick run unless they are named
+ON_GPU = ("device",)  # where there is none, main_pass has the processor's figures
 BY_NAME = ("rates", "all_layers")  # asked only where they are named: for docs/scale.md, no comparisons
 
 
@@ -83,7 +85,14 @@ def names(*, quick: bool = False) -> list[str]:
 
 def all_names() -> list[str]:
     """Questions that can be asked here."""
-    return [name for name in (*MODULES, *COMMANDS) if importlib.util.find_spec(f"{PACKAGE}.{name}") is not None]
+    there = [name for name in (*MODULES, *COMMANDS) if importlib.util.find_spec(f"{PACKAGE}.{name}") is not None]
+    return [name for name in there if name not in ON_GPU or _has_gpu()]
+
+
+def _has_gpu() -> bool:
+    from torch.cuda import is_available  # late: it takes a second
+
+    return bool(is_available())
 
 
 def title_of(name: str) -> str:

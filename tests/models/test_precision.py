@@ -16,10 +16,12 @@ from pcace_dist.models.precision import BFLOAT16, CHANNELS_LAST, FLOAT32, Numeri
 
 CPU = torch.device("cpu")
 SMALL, LARGE = nn.Linear(10, 10), nn.Linear(600, 600)
+DEPTHWISE = nn.Sequential(nn.Conv2d(3, 512, 16), nn.Conv2d(512, 512, 3, groups=512))
 
 
 @pytest.mark.parametrize(
-    ("amx", "model", "chosen"), [(True, LARGE, BFLOAT16), (True, SMALL, FLOAT32), (False, LARGE, FLOAT32)]
+    ("amx", "model", "chosen"),
+    [(True, LARGE, BFLOAT16), (True, SMALL, FLOAT32), (True, DEPTHWISE, FLOAT32), (False, LARGE, FLOAT32)],
 )
 def test_auto_is_bfloat16_where_the_machine_has_it_and_the_model_gains(
     amx: bool, model: nn.Module, chosen: str, monkeypatch: pytest.MonkeyPatch
@@ -50,6 +52,15 @@ def test_maps_run_in_the_precision_and_layout_and_the_weights_stay(numerics: Num
     assert maps.transpose(1, 2).is_contiguous()
     assert weights_digest(model) == before
     assert next(model.parameters()).dtype == torch.float32
+
+
+def test_batch_norm_stays_in_float32() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    model.get_buffer("1.running_mean").fill_(1 / 3)
+    rounded = precision.prepared(model, CPU, Numerics(BFLOAT16, CHANNELS_LAST))
+    assert rounded.get_parameter("0.weight").dtype == torch.bfloat16
+    assert torch.equal(rounded.get_buffer("1.running_mean"), model.get_buffer("1.running_mean"))
+    assert rounded(torch.zeros(1, 3, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("numerics", [Numerics(FLOAT32, CHANNELS_LAST), Numerics(BFLOAT16, CHANNELS_LAST)])
