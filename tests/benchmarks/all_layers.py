@@ -28,7 +28,7 @@ def ask(settings: Settings) -> Answer:
     """One run; its stages, its peaks of memory and what it wrote."""
     count = settings.pick(64, 300)
     photos = write_photos(settings.scratch / "photos", count, source=settings.photos)
-    job = network(settings.scratch / "run", photos, "resnet50", "all", statistics={"pilot": settings.pick(32, 300)})
+    job = network(settings.scratch / "run", photos, "resnet50", "all", statistics={"pilot": settings.pick(32, 64)})
     with ray_for(1), peaks() as seen:
         seconds = whole(job)
     found = summary(job)
