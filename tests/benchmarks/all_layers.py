@@ -28,7 +28,7 @@ def ask(settings: Settings) -> Answer:
     """One run; its stages, its peaks of memory and what it wrote."""
     count = settings.pick(64, 300)
     photos = write_photos(settings.scratch / "photos", count, source=settings.photos)
-    job = network(settings.scratch / "run", photos, "resnet50", "all", statistics={"pilot": settings.pick(32, 300)})
+    job = network(settings.scratch / "run", photos, "resnet50", "all", statistics={"pilot": settings.pick(32, 64)})
     with ray_for(1), peaks() as seen:
         seconds = whole(job)
     found = summary(job)
@@ -58,9 +58,9 @@ def peaks() -> Iterator[dict[str, int]]:
             me = psutil.Process()
             for process in (me, *me.children(recursive=True)):
                 with contextlib.suppress(psutil.Error, OSError):
-                    name = "driver" if process.pid == me.pid else " ".join(process.cmdline())
-                    if name == "driver" or (name.startswith("ray::") and "IDLE" not in name):
-                        name = name.partition(".")[0].partition("(")[0]
+                    title = "driver" if process.pid == me.pid else " ".join(process.cmdline())
+                    name = next((one for one in ("driver", "ray::Worker") if title.startswith(one)), None)
+                    if name is not None:
                         seen[name] = max(seen.get(name, 0), _most(process.pid))
             if last:
                 return

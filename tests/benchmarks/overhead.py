@@ -33,7 +33,7 @@ def nothing() -> nn.Module:
 def ask(settings: Settings) -> Answer:
     """Milliseconds an image of loop, engine and service in turn."""
     torch.set_num_threads(1)
-    count = settings.pick(8_000, 40_000)
+    count = settings.pick(8_000, 20_000)
     photos = write_photos(settings.scratch / "photos", count, size=(32, 32), file_rows=4000)
     job: Job = network(
         settings.scratch / "run",

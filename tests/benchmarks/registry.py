@@ -12,7 +12,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Command:
-    """A benchmark with a command line of its own: its arguments in a quick and in a full run."""
+    """A benchmark with a command line of its own: its arguments in a quick and in a full run; `columns` of a list that
+    the table shows (none: all)."""
 
     title: str
     quick: tuple[str, ...]
     full: tuple[str, ...]
     full_size: tuple[str, ...] | None = None
     json: bool = True
+    columns: tuple[str, ...] = ()
 
     def arguments(self, settings: Settings) -> tuple[str, ...]:
         if settings.full_size and self.full_size is not None:
@@ -62,8 +64,9 @@ COMMANDS: Mapping[str, Command] = {
     "codes_scale": Command(
         "reduce and solve at the size of ImageNet (--full-size: 1.28 million rows, 1,000 groups)",
         ("--rows", "16384", "--groups", "1", "10"),
-        ("--rows", "65536", "--groups", "1", "100"),
+        ("--rows", "32768", "--groups", "1", "20"),
         ("--rows", "1280000", "--groups", "1", "1000"),
+        columns=("rows", "channels", "seconds", "stages.reduce", "stages.rank", "peak MiB", "codes MiB", "load"),
     ),
     "device": Command("forward, tap and statistics on the GPU, and nvJPEG", ("--quick",), ()),
 }
@@ -117,14 +120,15 @@ def _run(name: str, command: Command, settings: Settings) -> Answer:
     if not command.json:
         return Answer({}, notes=done.stdout.strip().splitlines())
     found = json.loads(file.read_text())
-    return Answer(lines_of(found), details=found)
+    return Answer(lines_of(found, command.columns), details=found)
 
 
-def lines_of(found: Any) -> dict[str, dict[str, Value]]:
+def lines_of(found: Any, columns: Sequence[str] = ()) -> dict[str, dict[str, Value]]:
     """Any JSON as lines: one for each entry of a list of objects, else one for each value, named by its path, but for
     the seconds of stages."""
     if isinstance(found, list) and found and all(isinstance(entry, dict) for entry in found):
-        return {_case(index, entry): _flat(entry) for index, entry in enumerate(found)}
+        lines = {_case(index, entry): _flat(entry) for index, entry in enumerate(found)}
+        return {case: {name: line.get(name) for name in columns or line} for case, line in lines.items()}
     return {path: {"value": value} for path, value in _flat(found).items() if not path.startswith("stages.")}
 
 
@@ -141,4 +145,6 @@ def _flat(found: Any, path: str = "") -> dict[str, Value]:
         return merged
     if isinstance(found, list):
         return {path: ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in found)}
+    if path.endswith("_bytes") and isinstance(found, int):
+        return {path.replace("_bytes", " MiB"): found / 2**20}
     return {path: found if isinstance(found, str | int | float) or found is None else str(found)}

@@ -124,6 +124,11 @@ def test_a_commands_json_becomes_lines() -> None:
     }
 
 
+def test_a_list_shows_the_columns_that_were_chosen_and_bytes_in_mib() -> None:
+    found = [{"groups": 1, "peak_bytes": 3 << 20, "load": 1.0}]
+    assert registry.lines_of(found, ("peak MiB", "rows")) == {"groups 1": {"peak MiB": 3.0, "rows": None}}
+
+
 def test_a_command_is_run_with_the_arguments_of_its_size() -> None:
     command = registry.Command("t", ("q",), ("f",), ("s",))
     assert command.arguments(Settings(Path(), quick=True)) == ("q",)
