@@ -3,7 +3,7 @@
 Each figure is the peak of a new process that holds the body of a worker: it takes a plan that was made elsewhere, works
 through all units, and flushes when a worker would. Small images, so that it is over soon: what a worker holds depends
 on channels, components and images, not on the images' size. A worker's sums hold rows as codes until their Gram is the
-smaller (about 17,000 rows), unless it flushes before. So they grow with the first 17,000 rows and level off: `sums, at
+smaller (about 11,900 rows), unless it flushes before. So they grow with the first 11,900 rows and level off: `sums, at
 most` is where, the Gram's bytes and a quarter more of rows that wait, and the last ratio shows it.
 """
 
