@@ -9,6 +9,7 @@ it, nor of Ray.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -226,6 +227,8 @@ class _Shards:
         folder = split(self._dest)[1] if local else tempfile.gettempdir()
         remove_left_scratch(folder)
         self._scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{socket.gethostname()}-{os.getpid()}-", dir=folder)
+        self._lock = os.open(self._scratch, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # says that it is in use, also to another container's processes
         return self
 
     def __exit__(
@@ -235,6 +238,7 @@ class _Shards:
             with contextlib.suppress(OSError):  # its file goes with the folder
                 self._writer.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
+        os.close(self._lock)
 
     def add(self, row: Row) -> None:
         self._held.append(row)
@@ -277,14 +281,27 @@ class _Shards:
 
 
 def remove_left_scratch(folder: str) -> None:
-    """Remove what killed packs have left in a folder; another living process's, here or on another host, stays."""
+    """Remove what killed packs have left in a folder; what a living process uses stays, here, in another container that
+    shares the folder and this host's name, or on another host."""
     for left in Path(folder).glob(f"{SCRATCH}*"):
         parts = left.name.removeprefix(SCRATCH).rsplit("-", 2)
         ours = len(parts) == 3 and parts[0] == socket.gethostname() and parts[1].isdigit()
         with contextlib.suppress(OSError):
             old = time.time() - left.stat().st_mtime > DAY
-            if (ours and not _lives(int(parts[1]))) or (len(parts) != 3 or old):
+            if ((ours and not _lives(int(parts[1]))) or (len(parts) != 3 or old)) and not _in_use(left):
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process of this machine holds the folder's lock: its number may be one of another container's."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _lives(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import json
@@ -343,7 +344,15 @@ def test_scratch_of_a_living_process_stays(tmp_path: Path) -> None:
     left = tmp_path / f".pack-{host}-{dead.pid}-x"
     for scratch in (alive, elsewhere, left):
         scratch.mkdir()
+    contained = tmp_path / f".pack-{host}-{dead.pid}-y"  # of a process that another container gave this number
+    contained.mkdir()
+    lock = os.open(contained, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     remove_left_scratch(str(tmp_path))
+    assert contained.is_dir()
+    os.close(lock)
+    remove_left_scratch(str(tmp_path))
+    assert not contained.exists()
     assert alive.exists() and elsewhere.exists() and not left.exists()
 
 
