@@ -228,7 +228,7 @@ class _Shards:
         remove_left_scratch(folder)
         self._scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{socket.gethostname()}-{os.getpid()}-", dir=folder)
         self._lock = os.open(self._scratch, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # says that it is in use, also to another container's processes
+        _locks(self._lock)  # says that it is in use, also to another container's processes
         return self
 
     def __exit__(
@@ -296,12 +296,21 @@ def _in_use(folder: Path) -> bool:
     """Whether a process of this machine holds the folder's lock: its number may be one of another container's."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _locks(handle)
     finally:
         os.close(handle)
-    return False
+
+
+def _locks(handle: int) -> bool:
+    """Lock an open folder; False where another process has. File systems that lock no folders (NFS) count as locked:
+    there the process's number alone tells."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _lives(pid: int) -> bool:

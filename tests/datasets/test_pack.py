@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import io
@@ -354,6 +355,24 @@ def test_scratch_of_a_living_process_stays(tmp_path: Path) -> None:
     remove_left_scratch(str(tmp_path))
     assert not contained.exists()
     assert alive.exists() and elsewhere.exists() and not left.exists()
+
+
+def test_where_folders_cannot_be_locked_packs_go_by_the_processs_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EBADF, "as NFS says of a folder")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    dest = tmp_path / "out"
+    left, alive = (dest / f".pack-{socket.gethostname()}-{pid}-x" for pid in (dead.pid, os.getpid()))
+    left.mkdir(parents=True)
+    alive.mkdir()
+    pack(str(folder(tmp_path / "in", 2)), str(dest))
+    assert not left.exists() and alive.exists()
+    assert sorted(dest.glob("*.parquet"))
 
 
 def test_what_was_left_out_is_listed_beside_the_shards_and_hidden_from_ranking(tmp_path: Path) -> None:
