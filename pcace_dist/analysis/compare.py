@@ -201,10 +201,10 @@ def compare_tables(
 
 
 def noise_between(one: RunFacts, other: RunFacts) -> Noise:
-    """Paired where the runs share a data file and deal folds alike; other plans add noise, also of the same images."""
+    """Paired where the runs share images and deal folds alike; other plans add noise, also of the same images."""
     first, second = one.job, other.job
     same_folds = (first.statistics.folds, first.dataset.fold_by) == (second.statistics.folds, second.dataset.fold_by)
-    paired = same_folds and (one.source == other.source or bool(one.files & other.files))
+    paired = same_folds and _share_images(one, other)
     if one.plan == other.plan:
         return Noise(paired, (None, None))
     pilots = [min(facts.job.statistics.pilot, max(1, facts.images)) for facts in (one, other)]
@@ -212,6 +212,11 @@ def noise_between(one: RunFacts, other: RunFacts) -> Noise:
 
 
 # -- comparable?
+
+
+def _share_images(one: RunFacts, other: RunFacts) -> bool:
+    """Whether a data file is the same, or both are about the images of one run."""
+    return one.source == other.source or bool(one.files & other.files)
 
 
 def _jobs_differ(one: RunFacts, other: RunFacts, settings: Settings) -> Iterator[str]:
@@ -227,8 +232,7 @@ def _jobs_differ(one: RunFacts, other: RunFacts, settings: Settings) -> Iterator
     for key, (left, right) in asked.items():
         if left != right:
             yield f"{key} differs: {left!r} and {right!r}"
-    shared = one.source == other.source or first.dataset.path == second.dataset.path
-    apart = not shared and not one.files & other.files
+    apart = first.dataset.path != second.dataset.path and not _share_images(one, other)
     if apart and not settings.across_data:
         yield (
             f"data: dataset.path differs ({_listed(first.dataset.path)} and {_listed(second.dataset.path)}) and no "

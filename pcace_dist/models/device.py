@@ -62,11 +62,16 @@ def footprint(model: nn.Module, run: Callable[[], object], plan_bytes: Callable[
     return Footprint(largest, plan_bytes())
 
 
+def largest_batch(device: torch.device) -> int:
+    """The most images in a forward pass where the job says auto."""
+    return LARGEST_BATCH.get(device.type, LARGEST_BATCH["cpu"])
+
+
 def choose_batch(found: Footprint, device: torch.device, memory: int) -> int:
     """The largest power of two, up to 32 on processors and 256 on GPUs, whose activations fit beside the plan into half
     of `memory` bytes."""
     room = SHARE_OF_MEMORY * memory - found.plan
-    batch = LARGEST_BATCH.get(device.type, LARGEST_BATCH["cpu"])
+    batch = largest_batch(device)
     most = CPU_ACTIVATION if device.type == "cpu" else sys.maxsize
     while batch > 1 and (batch * found.largest > most or batch * found.largest * ACTIVATIONS_AT_ONCE > room):
         batch //= 2

@@ -23,11 +23,11 @@ from pcace_dist.datasets.batches import Batch, pilot_rows
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.errors import DatasetError, ModelError
 from pcace_dist.models.device import (
-    LARGEST_BATCH,
     choose_batch,
     empty,
     footprint,
     is_out_of_memory,
+    largest_batch,
     once_more,
     worker_memory,
 )
@@ -65,7 +65,7 @@ def make_plan(
             spec.statistics.pilot if given is None else CHECK_ROWS,
             image_spec=spec.images,
             storage=spec.storage,
-            batch_size=asked or default_batch(device),
+            batch_size=asked or largest_batch(device),
             threads=spec.threads,
             fold_bytes=lambda _: 0,
             fold_value=lambda _: 0,  # the pilot has no folds
@@ -200,11 +200,6 @@ def _order_of(spec: WorkSpec) -> Callable[[TargetPlan], int]:
 
 def _shape(sizes: tuple[int, ...]) -> str:
     return " x ".join(map(str, sizes))
-
-
-def default_batch(device: torch.device) -> int:
-    """The most images in a forward pass where the job says auto."""
-    return LARGEST_BATCH.get(device.type, LARGEST_BATCH["cpu"])
 
 
 class PilotMaps:

@@ -29,6 +29,7 @@ from pcace_dist.datasets.reader import count_kept
 from pcace_dist.datasets.units import Piece, Unit, make_units, pieces_of
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
+from pcace_dist.models.device import largest_batch
 from pcace_dist.models.forward import Forward
 from pcace_dist.service.attempt import Block, BlockPart, blocks_of, read_block, read_checked, read_rows
 from pcace_dist.service.cluster import ray_session
@@ -50,7 +51,7 @@ from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt
 from pcace_dist.service.memory import memory_of
 from pcace_dist.service.model_run import rows_per_unit
-from pcace_dist.service.pilot import SHARE_OF_FREE_MEMORY, default_batch
+from pcace_dist.service.pilot import SHARE_OF_FREE_MEMORY
 from pcace_dist.service.prepare import Preparation, prepare
 from pcace_dist.service.spec import WorkSpec
 from pcace_dist.service.store import LocalStore
@@ -331,7 +332,7 @@ class _Rehearsal:
 
     def _pilot(self) -> tuple[float, float, float]:
         """Seconds of the first use of everything, of any pilot, and of a batch of it: from pilots of growing size."""
-        batch = self._spec.batch or default_batch(self._engine.device)
+        batch = self._spec.batch or largest_batch(self._engine.device)
         most = max(1, int(self._sample.unit.rows * self._sample.kept) // batch)
         most = min(most, -(-self._spec.statistics.pilot // batch))
         first = self._timed_plan(batch)

@@ -327,8 +327,8 @@ def _solve(
 ) -> dict[int, _Replicates]:
     """Some channels against some targets (numbers in the Gram); plans: those of the targets, by number.
 
-    A few channels at a time, so that their matrices stay in the processor's cache while one target after the other is
-    solved. Moments are in units of S^2 times the rows of their replicate.
+    Some channels at a time, against one batch of targets after the other: memory stays bounded. Moments are in units of
+    S^2 times the rows of their replicate.
     """
     with solve.one_thread():
         replicates = _Leave.one_out(gram.rows)

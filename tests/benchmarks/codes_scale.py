@@ -11,7 +11,6 @@ that they share count once), the bytes of the codes, and the load of the machine
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import resource
@@ -28,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from examples.street.watched import sample
 from pcace_dist.datasets.rows import RowRef
 from pcace_dist.job import parse_job
 from pcace_dist.run import open_run
@@ -165,29 +165,8 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._over.wait(self._every):
-            self._peak = max(self._peak, sum(proportional_bytes(pid) for pid in family(self._pid)))
-
-
-def family(pid: int) -> list[int]:
-    """A process and its descendants."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(entry.read_text().rpartition(")")[2].split()[1])
-            parents.setdefault(parent, []).append(int(entry.parent.name))
-    found = [pid]
-    for one in found:  # grows while it is walked
-        found += parents.get(one, [])
-    return found
-
-
-def proportional_bytes(pid: int) -> int:
-    """Bytes of memory of a process, its share of what it has in common with others; 0 when it is gone."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
+            now = sample(self._pid)
+            self._peak = max(self._peak, now["command"] + now["workers"] + now["rest"])
 
 
 def main() -> None:
