@@ -24,6 +24,7 @@ from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.precision import Numerics, prepared
 from pcace_dist.models.tap import LayerTap, Receive
 from pcace_dist.models.targets import as_matrix
+from pcace_dist.statistics.channels_last import version as compiler
 
 Facts: TypeAlias = dict[str, str | int]
 
@@ -154,6 +155,8 @@ def numeric_class(device: torch.device | str, *, numerics: Numerics, batch_size:
         "batch": batch_size,
         "threads": threads,
     }
+    if kind.type == "cpu":
+        facts["tap"] = compiler()
     if kind.type == "cuda":
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         facts |= {"cuda": str(torch.version.cuda), "cudnn": int(cudnn or 0)}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -68,22 +67,15 @@ def has_depthwise(model: nn.Module) -> bool:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware: AMX on processors, tensor cores on GPUs."""
+    """Whether the device multiplies bfloat16 in hardware: AMX or AVX512_BF16 on processors, tensor cores on GPUs."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and _has_amx()
+    return device.type == "cpu" and _processor_has_bfloat16()
 
 
-def _has_amx() -> bool:
-    known = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    if known is not None:
-        return bool(known())
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return {"amx_tile", "amx_bf16"} <= set(flags.split())
+def _processor_has_bfloat16() -> bool:
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(known() for known in asked if known is not None)
 
 
 def prepared(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.Module:

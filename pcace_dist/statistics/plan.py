@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import basis, pca, tensorfile
+from pcace_dist.statistics import basis, channels_last, pca, tensorfile
 from pcace_dist.statistics.maps import by_channel
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -112,11 +112,17 @@ class LayerPlan:
         mean = self.weights.new_full((self.channels, 1, self.pixels), 1.0 / self.pixels)
         return torch.cat([self.weights.transpose(1, 2), mean], dim=1).contiguous()
 
+    @cached_property
+    def _axes(self) -> Tensor:
+        """The weights as the loop over channels-last maps takes them."""
+        return channels_last.axes_of(self.weights)
+
     def project(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Components float32 (B, C, p) and means float32 (B, C) of maps (B, C, D).
 
-        One batched product over the channels on a transposed view, accumulated in float32: contiguous float32 maps are
-        not copied; other layouts and bfloat16 are turned round and widened first, exactly (maps.py).
+        Accumulated in float32. Large channels-last maps on a processor are multiplied where they lie
+        (channels_last.py). Others by one batched product over the channels on a transposed view: contiguous float32
+        maps are not copied; what is left is turned round and widened first, exactly (maps.py).
         """
         if maps.dim() != 3 or maps.shape[1:] != (self.channels, self.pixels):
             raise StatisticsError(
@@ -126,6 +132,10 @@ class LayerPlan:
         shape = (maps.shape[0], self.channels)
         components = torch.empty((*shape, self.components), dtype=torch.float32, device=maps.device)
         means = torch.empty(shape, dtype=torch.float32, device=maps.device)
+        if channels_last.able(maps):
+            sums = channels_last.products(maps, self._axes)  # (B, p+1, C)
+            torch.sub(sums[:, :-1].transpose(1, 2), self.offsets, out=components)
+            return components, torch.div(sums[:, -1], self.pixels, out=means)
         for channels, part in by_channel(maps):
             product = torch.bmm(self._rows[channels], part.permute(1, 2, 0))  # (channels, p+1, B)
             torch.sub(product[:, :-1].permute(2, 0, 1), self.offsets[channels], out=components[:, channels])

@@ -20,20 +20,20 @@ DEPTHWISE = nn.Sequential(nn.Conv2d(3, 512, 16), nn.Conv2d(512, 512, 3, groups=5
 
 
 @pytest.mark.parametrize(
-    ("amx", "model", "chosen"),
+    ("fast", "model", "chosen"),
     [(True, LARGE, BFLOAT16), (True, SMALL, FLOAT32), (True, DEPTHWISE, FLOAT32), (False, LARGE, FLOAT32)],
 )
 def test_auto_is_bfloat16_where_the_machine_has_it_and_the_model_gains(
-    amx: bool, model: nn.Module, chosen: str, monkeypatch: pytest.MonkeyPatch
+    fast: bool, model: nn.Module, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_has_amx", lambda: amx)
+    monkeypatch.setattr(precision, "_processor_has_bfloat16", lambda: fast)
     assert choose_numerics("auto", CPU, model) == Numerics(chosen, CHANNELS_LAST)
 
 
 def test_what_is_asked_for_by_name_is_done_with_a_warning_where_it_is_slow(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(precision, "_has_amx", lambda: False)
+    monkeypatch.setattr(precision, "_processor_has_bfloat16", lambda: False)
     with caplog.at_level(logging.WARNING):
         assert choose_numerics("bfloat16", CPU, SMALL).precision == BFLOAT16
     assert "compute.precision bfloat16" in caplog.text
