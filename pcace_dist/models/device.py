@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-LARGEST_BATCH = {"cpu": 32, "cuda": 256}
+LARGEST_BATCH = {"cpu": 128, "cuda": 256}
 # On processors a batch whose largest activation is beyond this was slower for every network measured
 # (docs/precision.md): the next layer then finds little of it in the caches.
 CPU_ACTIVATION = 32 << 20
@@ -68,7 +68,7 @@ def largest_batch(device: torch.device) -> int:
 
 
 def choose_batch(found: Footprint, device: torch.device, memory: int) -> int:
-    """The largest power of two, up to 32 on processors and 256 on GPUs, whose activations fit beside the plan into half
+    """The largest power of two, up to 128 on processors and 256 on GPUs, whose activations fit beside the plan into half
     of `memory` bytes."""
     room = SHARE_OF_MEMORY * memory - found.plan
     batch = largest_batch(device)

@@ -37,7 +37,7 @@ HELPS = {
     "flush": "storage for the output that is nearer to the workers, PCACE_FLUSH_SECONDS larger",
     "idle": "fewer workers, or more images: there are too few units for so many",
 }
-FASTER_ARITHMETIC = "compute.precision bfloat16 on processors with AMX or on a GPU"
+FASTER_ARITHMETIC = "compute.precision bfloat16 on processors with AMX or AVX512_BF16, or on a GPU"
 LARGER_BATCH = "a larger compute.batch"
 
 

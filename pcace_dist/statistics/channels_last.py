@@ -1,4 +1,4 @@
-"""Channels-last maps times the axes, in one compiled loop: PyTorch has no operation that multiplies them where they lie.
+"""Channels-last maps times the axes, in a compiled loop: PyTorch has no operation that multiplies them where they lie.
 
 Pure: tensors in, tensors out. Every channel's sum goes over its positions in one fixed order, with one rounding for
 each product and sum (FMA), so its bits depend neither on the rows beside it nor on how wide the processor's vectors

@@ -163,7 +163,7 @@ def machine() -> dict[str, Any]:
         "processor": _cpu_info("model name") or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "instructions": cpu.get_cpu_capability(),
-        "amx": "amx_tile" in flags and "amx_bf16" in flags,
+        "bfloat16": next((name for name in ("amx_bf16", "avx512_bf16") if name in flags), "slow"),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [get_device_name(index) for index in range(device_count())],
         "python": platform.python_version(),
@@ -177,7 +177,7 @@ def described(facts: Mapping[str, Any]) -> str:
         str(facts["processor"]),
         f"{facts['cores']} cores",
         str(facts["instructions"]),
-        f"AMX {'yes' if facts['amx'] else 'no'}",
+        f"bfloat16 {facts['bfloat16']}",
         f"{facts['memory_bytes'] / 2**30:.0f} GiB",
         f"GPUs: {', '.join(facts['gpus']) or 'none'}",
     )

@@ -71,7 +71,7 @@ def test_the_footprint_is_that_of_the_largest_activation() -> None:
 
 
 def test_the_batch_is_a_power_of_two_within_memory_and_cache() -> None:
-    assert choose_batch(Footprint(1000, 0), CPU, 8 << 30) == 32
+    assert choose_batch(Footprint(1000, 0), CPU, 8 << 30) == 128
     assert choose_batch(Footprint(1000, 0), GPU, 8 << 30) == 256
     assert choose_batch(Footprint(2 << 20, 0), CPU, 8 << 30) == 16, "32 MiB an activation"
     assert choose_batch(Footprint(2 << 20, 0), GPU, 8 << 30) == 256

@@ -66,7 +66,7 @@ def found(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Json:
 
 def test_it_counts_what_there_is(found: Json, data: Path) -> None:
     assert (found["images"], found["files"], found["groups"], found["targets"]) == (ROWS, 3, 2, 2)
-    assert (found["channels"], found["layers"], found["batch"]) == (len(RHO), 1, 32)
+    assert (found["channels"], found["layers"], found["batch"]) == (len(RHO), 1, 128)
     stored = sum(
         pq.read_metadata(path).row_group(group).column(column).total_compressed_size
         for path in data.glob("*.parquet")
