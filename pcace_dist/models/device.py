@@ -68,8 +68,8 @@ def largest_batch(device: torch.device) -> int:
 
 
 def choose_batch(found: Footprint, device: torch.device, memory: int) -> int:
-    """The largest power of two, up to 128 on processors and 256 on GPUs, whose activations fit beside the plan into half
-    of `memory` bytes."""
+    """The largest power of two, up to 128 on processors and 256 on GPUs, whose activations fit beside the plan into
+    half of `memory` bytes."""
     room = SHARE_OF_MEMORY * memory - found.plan
     batch = largest_batch(device)
     most = CPU_ACTIVATION if device.type == "cpu" else sys.maxsize

@@ -45,8 +45,8 @@ class Numerics:
 def choose_numerics(asked: str, device: torch.device, model: nn.Module) -> Numerics:
     """What `compute.precision` (auto, float32 or bfloat16) means on this machine for this model.
 
-    auto: bfloat16 where the device multiplies it in hardware, the model has more than a few parameters, and no depthwise
-    convolutions: with the few weights of each of their filters rounding does not average out.
+    auto: bfloat16 where the device multiplies it in hardware, the model has more than a few parameters, and no
+    depthwise convolutions: with the few weights of each of their filters rounding does not average out.
     The layout is always channels-last: no convolution measured was slower in it.
     """
     fast = has_fast_bfloat16(device)
