@@ -206,7 +206,12 @@ def inputs(device: torch.device, files: Sequence[bytes], *, threads: Sequence[in
 
             def by_processor(pool: ThreadPoolExecutor = pool, runs: Sequence[range] = runs) -> None:
                 slab = Slab(len(files), SHAPE, channels_last=True, pinned=device.type == "cuda")
-                list(pool.map(lambda run: [slab.put(i, pixels(files[i], INPUT)) for i in run], runs))
+
+                def one(run: range) -> None:
+                    for i in run:
+                        slab.put(i, pixels(files[i], INPUT))
+
+                list(pool.map(one, runs))
                 to_device(slab.images, device)
 
             def on_device(pool: ThreadPoolExecutor = pool, runs: Sequence[range] = runs) -> None:
@@ -221,7 +226,8 @@ def inputs(device: torch.device, files: Sequence[bytes], *, threads: Sequence[in
 
                 list(pool.map(one, runs))
 
-            for way, work in (("cpu", by_processor), ("gpu", on_device)):
+            gpu = "gpu" if device.type == "cuda" else "gpu (but on this processor)"
+            for way, work in (("cpu", by_processor), (gpu, on_device)):
                 work()
                 seconds = median(timed(work, device) for _ in range(repeats)) / len(files)
                 case = f"input, decode: {way}, {count} thread{'s' if count > 1 else ''}"

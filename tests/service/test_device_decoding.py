@@ -19,8 +19,10 @@ from pcace_dist.datasets.device_images import DeviceDecoder
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import JobError
 from pcace_dist.job import parse_job
+from pcace_dist.models.device import Footprint
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.precision import Numerics
+from pcace_dist.models.targets import target_values
 from pcace_dist.service import engine as engine_module
 from pcace_dist.service import pilot as pilot_module
 from pcace_dist.service.admission import CheckRows, NotAdmitted
@@ -164,9 +166,14 @@ def test_batches_and_the_decoder_on_the_device_count_when_the_batch_is_chosen(
     """Half of memory has room for 16 images, and for fewer where twelve batches of bytes lie beside them."""
     engine, _, _ = worker(data, "cpu")
     image = torch.zeros((1, 1, 20, 20), dtype=torch.uint8)
-    found = []
+    found: list[Footprint] = []
     monkeypatch.setattr(pilot_module, "memory_beside", lambda threads: 1000 * threads)
-    monkeypatch.setattr(pilot_module, "choose_batch", lambda footprint, *_: found.append(footprint) or 1)
+
+    def noting(footprint: Footprint, *_: Any) -> int:
+        found.append(footprint)
+        return 1
+
+    monkeypatch.setattr(pilot_module, "choose_batch", noting)
     for decode in ("cpu", "gpu"):
         _batch_that_fits(engine.model, engine.spec, HOST, Numerics(), image, decode)
     assert replace(found[1], waiting=0, decoding=0) == found[0]
@@ -182,13 +189,16 @@ def test_rows_that_all_count_are_encoded_without_a_copy_to_the_device(
     engine, plan, check = worker(data, "cpu")
     engine.begin(plan, check, 1)
     moved: list[int] = []
-    real = engine_module.to_device
-    monkeypatch.setattr(engine_module, "to_device", lambda rows, device: moved.append(len(rows)) or real(rows, device))
+
+    def noting(rows: Tensor, device: torch.device) -> Tensor:
+        moved.append(len(rows))
+        return rows.to(device)
+
+    monkeypatch.setattr(engine_module, "to_device", noting)
     if bad:
-        real_values = engine_module.target_values
 
         def without_first(*arguments: Any) -> Any:
-            values = real_values(*arguments)[0]
+            values = target_values(*arguments)[0]
             values[0] = np.nan
             return values, {0: "none"}
 
