@@ -11,7 +11,7 @@ Then JPEGs: decoding alone, and all the way to a batch on the device (decoded, 2
 with a copy out of pinned memory (model.input.decode: cpu) and on the device (gpu). With it goes what tests cannot see
 without a GPU: images that are not what torchvision's transforms make of them on that device, images whose bits differ
 alone and in a run, verdicts on broken files that differ (all three must be 0), and how far nvJPEG's pixels are from
-libjpeg-turbo's, in steps of 255.
+libjpeg-turbo's, in steps of 255. At last each network is fed from a Parquet file in both ways, against itself alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,18 +27,25 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from pcace_dist.datasets.batches import UnitReader
 from pcace_dist.datasets.device_images import DeviceDecoder, decode_jpegs
 from pcace_dist.datasets.images import ImageSpec, buffer_of, pixels
+from pcace_dist.datasets.listing import DatasetSpec, list_dataset
 from pcace_dist.datasets.runs import RUN_ROWS, Slab
+from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import RowError
 from pcace_dist.models.device import to_device
 from pcace_dist.models.forward import Forward, set_deterministic
 from pcace_dist.models.precision import choose_numerics
+from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, make_layer_plan
 
@@ -226,13 +234,55 @@ def inputs(device: torch.device, files: Sequence[bytes], *, threads: Sequence[in
 
                 list(pool.map(one, runs))
 
-            gpu = "gpu" if device.type == "cuda" else "gpu (but on this processor)"
-            for way, work in (("cpu", by_processor), (gpu, on_device)):
+            for way, work in (("cpu", by_processor), (_gpu(device), on_device)):
                 work()
                 seconds = median(timed(work, device) for _ in range(repeats)) / len(files)
                 case = f"input, decode: {way}, {count} thread{'s' if count > 1 else ''}"
                 found.append({"case": case, "to a batch, ms": 1e3 * seconds, "images a second": 1 / seconds})
     return found
+
+
+def fed(name: str, device: torch.device, files: Sequence[bytes], *, batch: int, batches: int) -> list[Entry]:
+    """A network fed from a Parquet file in both ways, against itself alone: reading, decoding and copies beside it."""
+    model = torchvision.models.get_model(name, weights=None).eval()
+    forward = Forward(model, device, batch, MEAN, STD, (), choose_numerics("auto", device, model))
+    images = torch.zeros((batch, *SHAPE), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    forward(images)
+    bare = timed(lambda: [forward(images) for _ in range(batches)], device) / (batches * batch)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [files[i % len(files)] for i in range(batch * batches)]
+        pq.write_table(pa.table({"image": pa.array(rows, pa.binary())}), f"{folder}/a.parquet", row_group_size=64)
+        spec = DatasetSpec(path=(folder,))
+        (unit,) = make_units(list_dataset(spec, Storage()), len(rows))
+        for way, decoder in (("cpu", None), (_gpu(device), DeviceDecoder(device))):
+            with UnitReader(
+                spec,
+                INPUT,
+                Storage(),
+                batch_size=batch,
+                fold_bytes=key_of_bytes,
+                fold_value=key_of_value,
+                image_shape=SHAPE[1:],
+                threads=os.cpu_count() or 1,
+                channels_last=True,
+                pinned=device.type == "cuda",
+                decoder=decoder,
+            ) as reader:
+
+                def work(reader: UnitReader = reader) -> None:
+                    for one in reader.batches(unit):
+                        forward(one.images)
+
+                work()
+                seconds = timed(work, device) / len(rows)
+            entry: Entry = {"case": f"{name} fed, decode: {way}", "ms": 1e3 * seconds, "images a second": 1 / seconds}
+            found.append(entry | {"of the network alone": bare / seconds})
+    return found
+
+
+def _gpu(device: torch.device) -> str:
+    return "gpu" if device.type == "cuda" else "gpu (but on this processor)"
 
 
 def pictures(device: torch.device, files: Sequence[bytes]) -> Entry:
@@ -327,6 +377,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rest = decoding(device, files, repeats=repeats)
     rest += inputs(device, files, threads=threads, repeats=repeats)
     rest.append(pictures(device, files))
+    for name in asked.networks:
+        batch, batches = asked.batch or (128 if gpu else 16), (4 if asked.quick else 16) if gpu else 2
+        rest += fed(name, device, files, batch=batch, batches=batches)
     print("\n".join(json.dumps(entry) for entry in rest), flush=True)
     found += rest
     if asked.json is not None:
