@@ -62,6 +62,7 @@ class Input(Section):
     interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
     scaled_decode: bool = True
+    decode: Literal["auto", "cpu", "gpu"] = "auto"
 
     @property
     def image_channels(self) -> int:
@@ -213,7 +214,8 @@ class Job(Section):
 
     def dependent(self) -> dict[str, Any]:
         """The keys that the result depends on, as plain values. Jobs that differ in the others alone (workers, storage,
-        max_bad_rows, output, compute.exact, statistics.memory) are one job: the same command goes on with the run."""
+        max_bad_rows, output, compute.exact, statistics.memory) are one job: the same command goes on with the run.
+        model.input.decode is left out where it is auto: jobs from before the key keep their fingerprint."""
         free: dict[str, Any] = {
             "workers": True,
             "storage": True,
@@ -222,7 +224,10 @@ class Job(Section):
             "compute": {"exact"},
             "statistics": {"memory"},
         }
-        return self.model_dump(mode="json", exclude=free)
+        held = self.model_dump(mode="json", exclude=free)
+        if self.model.input.decode == "auto":
+            del held["model"]["input"]["decode"]
+        return held
 
     def fingerprint(self, *, layers: Sequence[str], weights_digest: str) -> str:
         """Digest of all that the result depends on (`dependent`).

@@ -58,6 +58,7 @@ def test_the_resolved_job_reads_back_as_itself() -> None:
         ("workers.min=5", "min: 5 is above workers.max 2"),
         ("compute.batch=big", "compute.batch"),
         ("model.input.mode=CMYK", "model.input.mode: input should be 'RGB' or 'L' (got 'CMYK')"),
+        ("model.input.decode=nvjpeg", "model.input.decode: input should be 'auto', 'cpu' or 'gpu' (got 'nvjpeg')"),
         ("model.input.std=[0, 1, 1]", "std: every value must be above 0"),
         ("model.input.mean=[1, 2]", "mean: 2 values; mode RGB needs 3"),
         ("target={class: 1}", "is not one of {logit: label}, {output: 0}, {column: NAME}"),
@@ -123,6 +124,12 @@ def test_the_fingerprint_does_not_cover_how_and_where(override: str) -> None:
 )
 def test_the_fingerprint_covers_what_the_result_depends_on(override: str) -> None:
     assert digest(override) != digest()
+
+
+def test_jobs_from_before_the_key_decode_keep_their_fingerprint() -> None:
+    assert "decode" not in job().dependent()["model"]["input"]
+    assert digest("model.input.decode=auto") == digest()
+    assert len({digest(f"model.input.decode={decode}") for decode in ("auto", "cpu", "gpu")}) == 3
 
 
 def test_the_fingerprint_covers_resolved_layers_and_loaded_weights() -> None:

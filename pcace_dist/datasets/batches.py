@@ -13,23 +13,36 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from pcace_dist.datasets.channel import Channel
+from pcace_dist.datasets.device_images import DeviceDecoder
 from pcace_dist.datasets.images import TORCHVISION_MODE, Encoded, ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing
 from pcace_dist.datasets.reader import RETRY, Retry, RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow, RowRef
-from pcace_dist.datasets.runs import Folds, Run, Slab, cut, decode_run, first_shape, images_of
+from pcace_dist.datasets.runs import (
+    DEVICE_RUN_BYTES,
+    RUN_BYTES,
+    Folds,
+    Run,
+    Slab,
+    cut,
+    decode_run,
+    first_shape,
+    images_of,
+)
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import Piece, Unit, pieces_of
 from pcace_dist.errors import DatasetError
 
 AHEAD_BYTES = 64 << 20  # a row group of more bytes is not followed by the next one while it is decoded
+READ_AHEAD = 2  # batches of a unit that are kept ready
+SLABS = 2 * (2 * READ_AHEAD + 1) + 2  # of two units: being filled, in the hand that forms them, ready; and two in use
 READERS = 4  # reads at the same time: those of the unit in hand and of the one that follows
 PILOT_ROW_GROUPS = 256
 PILOT_BYTES = 2**30
@@ -41,9 +54,10 @@ Source = Callable[[], Iterator["RowGroup | BadRow"]]
 class Batch:
     """Rows that go through the model together.
 
-    images: uint8 (n, C, H, W), contiguous unless channels_last was asked for; refs: n; labels: int64 (n,),
-    -1 where null, or None; groups: n values of group_by (None is a value) or None; columns: float64 (n,) by
-    name, NaN where null; fold_keys: uint64 (n,); kept: n mappings of the kept columns, or None.
+    images: uint8 (n, C, H, W), contiguous unless channels_last was asked for, on the host unless a device decodes;
+    refs: n; labels: int64 (n,), -1 where null, or None; groups: n values of group_by (None is a value) or None;
+    columns: float64 (n,) by name, NaN where null; fold_keys: uint64 (n,); kept: n mappings of the kept columns, or
+    None.
     """
 
     images: torch.Tensor
@@ -64,7 +78,8 @@ class UnitReader:
     `fold_bytes(image bytes)` or, with spec.fold_by, `fold_value(value)` gives a row's fold key. `image_shape`
     (H, W) is the plan's: images of another size are set aside. `read_ahead` batches of each submitted unit
     are decoded at most before they are asked for, and one row group is read while another is decoded. `pinned`: into
-    memory from which a GPU copies by itself.
+    memory from which a GPU copies by itself. `decoder`: images are decoded on its device, and batches lie there: their
+    pixels are complete, and whoever reads them on a stream records it (models.device.to_device does).
     """
 
     def __init__(
@@ -78,9 +93,10 @@ class UnitReader:
         fold_value: Callable[[Any], int],
         image_shape: tuple[int, int] | None = None,
         threads: int = 1,
-        read_ahead: int = 2,
+        read_ahead: int = READ_AHEAD,
         channels_last: bool = False,
         pinned: bool = False,
+        decoder: DeviceDecoder | None = None,
         retry: Retry = RETRY,
     ) -> None:
         self.spec, self.image_spec, self.storage = spec, image_spec, storage
@@ -89,6 +105,7 @@ class UnitReader:
         self.folds = Folds(fold_bytes, fold_value)
         self.image_shape = image_shape
         self.channels_last, self.pinned = channels_last, pinned
+        self.decoder = decoder
         self.decoders = ThreadPoolExecutor(threads, thread_name_prefix="pcace-decode")
         self.readers = ThreadPoolExecutor(READERS, thread_name_prefix="pcace-read")
         self._streams: dict[str, UnitStream] = {}
@@ -220,7 +237,7 @@ class UnitStream:
                 self.bytes_read += part.bytes_read
                 if self._shape is None:
                     self._shape = first_shape(part, self._reader.spec, self._reader.image_spec)
-                for rows in cut(part, self._reader.spec.image, self._reader.batch_size, at, self._reader.threads):
+                for rows in self._cut(part, at):
                     count = rows.stop - rows.start
                     if not self._runs.reserve(count):
                         return
@@ -232,6 +249,11 @@ class UnitStream:
             self._runs.finish()
         except BaseException as error:
             self._runs.finish(error)
+
+    def _cut(self, part: RowGroup, at: int) -> Iterator[slice]:
+        reader = self._reader
+        run_bytes = RUN_BYTES if reader.decoder is None else DEVICE_RUN_BYTES
+        return cut(part, reader.spec.image, reader.batch_size, at, reader.threads, run_bytes)
 
     def _row_groups(self) -> Iterator[RowGroup | BadRow]:
         """The source's parts, each asked for while the one before is decoded, unless that is very large."""
@@ -260,7 +282,16 @@ class UnitStream:
     def _slab(self) -> Slab:
         assert self._shape is not None
         reader = self._reader
-        return Slab(reader.batch_size, self._shape, channels_last=reader.channels_last, pinned=reader.pinned)
+        if reader.decoder is None:
+            return Slab(reader.batch_size, self._shape, channels_last=reader.channels_last, pinned=reader.pinned)
+        with reader.decoder.holding():
+            device = reader.decoder.device
+            return Slab(reader.batch_size, self._shape, channels_last=reader.channels_last, device=device)
+
+    def _working(self) -> contextlib.AbstractContextManager[None]:
+        """Around all that this thread does with pixels."""
+        decoder = self._reader.decoder
+        return contextlib.nullcontext() if decoder is None else decoder.working()
 
     def _decode(self, group: RowGroup, rows: slice, slab: Slab | None, start: int) -> Run:
         """Pool: one run of rows."""
@@ -268,7 +299,8 @@ class UnitStream:
             return Run(slab, start, [], [])
         before = time.perf_counter()
         reader = self._reader
-        run = decode_run(group, rows, reader.spec, reader.image_spec, reader.folds, slab, start)
+        with self._working():
+            run = decode_run(group, rows, reader.spec, reader.image_spec, reader.folds, slab, start, reader.decoder)
         with self._lock:
             self.seconds["decode"] += time.perf_counter() - before
         return run
@@ -323,8 +355,10 @@ class UnitStream:
             name: np.concatenate([run.values[i][start:stop] for run, start, stop in parts])
             for i, name in enumerate(spec.columns)
         }
+        with self._working():
+            images = images_of(parts, self._slab)
         return Batch(
-            images=images_of(parts, self._slab),
+            images=images,
             refs=tuple(joined(lambda run: run.refs)),
             labels=None if spec.label is None else np.array(joined(lambda run: run.labels), dtype=np.int64),
             groups=None if spec.group_by is None else tuple(joined(lambda run: run.groups)),
@@ -347,10 +381,11 @@ def pilot_rows(
     threads: int = 1,
     max_row_groups: int = PILOT_ROW_GROUPS,
     max_bytes: int = PILOT_BYTES,
+    decoder: DeviceDecoder | None = None,
     retry: Retry = RETRY,
 ) -> Iterator[Batch]:
     """Batches of about `rows` rows spread evenly over all rows that the filter keeps; a function of the
-    listing.
+    listing. On the host, whatever decodes them: they are kept, all of them.
 
     At most `max_row_groups` row groups, and about `max_bytes` of them, are read. Bad rows are left out.
     Raises DatasetError if the filter keeps no row, no image can be decoded, or images differ in size.
@@ -379,6 +414,7 @@ def pilot_rows(
         fold_bytes=fold_bytes,
         fold_value=fold_value,
         threads=threads,
+        decoder=decoder,
         retry=retry,
     ) as reader:
         stream = UnitStream(reader, source, name="pilot", strict=True)
@@ -386,7 +422,7 @@ def pilot_rows(
             count = 0
             for batch in stream.batches():
                 count += len(batch)
-                yield batch
+                yield batch if decoder is None else replace(batch, images=batch.images.cpu())
             if not count:
                 raise DatasetError(
                     f"dataset.image: none of the pilot's images can be used; the first: {_told(stream.bad)}"

@@ -127,14 +127,18 @@ def _decode_jpeg(data: Encoded, spec: ImageSpec) -> torch.Tensor:
     scaled = _scaled_jpeg(data, spec.mode, scale) if scale > 1 else None
     if scaled is not None:
         return torch.from_numpy(scaled)
-    writable = isinstance(data, memoryview) and not data.readonly
-    buffer = torch.frombuffer(data if writable else bytearray(data), dtype=torch.uint8)  # it warns of other memory
     try:
-        image: torch.Tensor = torch.ops.image.decode_jpeg(buffer, TORCHVISION_MODE[spec.mode], False)
+        image: torch.Tensor = torch.ops.image.decode_jpeg(buffer_of(data), TORCHVISION_MODE[spec.mode], False)
     except RuntimeError as error:
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])
         raise _broken("JPEG", reason) from None
     return image
+
+
+def buffer_of(data: Encoded) -> torch.Tensor:
+    """A file's bytes as a tensor, uint8 (bytes,): the memory itself where it may be written to, else a copy."""
+    writable = isinstance(data, memoryview) and not data.readonly
+    return torch.frombuffer(data if writable else bytearray(data), dtype=torch.uint8)  # it warns of other memory
 
 
 def scale_of(height: int, width: int, spec: ImageSpec) -> int:

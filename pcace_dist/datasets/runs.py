@@ -6,7 +6,7 @@ to; no threads, no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from pcace_dist.datasets.device_images import DeviceDecoder
 from pcace_dist.datasets.images import Encoded, ImageSpec, Pixels, pixels
 from pcace_dist.datasets.listing import DatasetSpec, kept_columns
 from pcace_dist.datasets.reader import RowGroup
@@ -22,6 +23,7 @@ from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.errors import RowError
 
 RUN_BYTES = 1 << 20  # of encoded images in one run: with 256 KiB, its own cost was 5 % of decoding photographs
+DEVICE_RUN_BYTES = 16 << 20  # the same where a device decodes: it takes many at a time
 RUN_ROWS = 64
 VIEWED = 4096  # bytes from which an image is seen where it lies
 
@@ -29,16 +31,37 @@ T = TypeVar("T")
 
 
 class Slab:
-    """The memory of one batch: `images` uint8 (rows, C, H, W), and the same memory as an array."""
+    """The memory of one batch: `images` uint8 (rows, C, H, W), on the host or on a device that decodes."""
 
-    def __init__(self, rows: int, shape: tuple[int, int, int], *, channels_last: bool = False, pinned: bool = False):
-        channels, height, width = shape
-        if channels_last:
-            held = torch.empty((rows, height, width, channels), dtype=torch.uint8, pin_memory=pinned)
-            self.images = held.permute(0, 3, 1, 2)
+    def __init__(
+        self,
+        rows: int,
+        shape: tuple[int, int, int],
+        *,
+        channels_last: bool = False,
+        pinned: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
+        channels, height, width = self.shape = shape
+        size = (rows, height, width, channels) if channels_last else (rows, *shape)
+        held = torch.empty(size, dtype=torch.uint8, pin_memory=pinned, device=device)
+        self.images = held.permute(0, 3, 1, 2) if channels_last else held
+        # on the host by numpy: a torch copy would start a thread team of its own
+        self._array: Pixels | None = self.images.numpy() if device is None else None
+
+    def put(self, row: int, image: Pixels | torch.Tensor) -> None:
+        """Store one image (C, H, W) of the slab's shape."""
+        if self._array is not None:
+            self._array[row] = image
         else:
-            self.images = torch.empty((rows, channels, height, width), dtype=torch.uint8, pin_memory=pinned)
-        self.array: Pixels = self.images.numpy()  # by numpy: a torch copy would start a thread team of its own
+            self.images[row].copy_(torch.as_tensor(image))
+
+    def put_rows(self, row: int, other: Slab, start: int, stop: int) -> None:
+        """Store rows [start, stop) of another slab of the same kind."""
+        if self._array is not None and other._array is not None:
+            self._array[row : row + stop - start] = other._array[start:stop]
+        else:
+            self.images[row : row + stop - start].copy_(other.images[start:stop])
 
 
 @dataclass(frozen=True)
@@ -79,7 +102,9 @@ class Run:
         return len(self.refs)
 
 
-def cut(group: RowGroup, image: str, batch_size: int, at: int, threads: int = 1) -> Iterator[slice]:
+def cut(
+    group: RowGroup, image: str, batch_size: int, at: int, threads: int = 1, run_bytes: int = RUN_BYTES
+) -> Iterator[slice]:
     """Runs of a row group whose first row has place `at` in its unit: some milliseconds of work each, none across two
     batches, and at least one in a full batch for each of the threads. Their length changes no result.
     """
@@ -87,7 +112,7 @@ def cut(group: RowGroup, image: str, batch_size: int, at: int, threads: int = 1)
     if not count:
         return
     mean = group.table.column(image).nbytes / count
-    step = int(max(1, min(RUN_ROWS, batch_size // threads, RUN_BYTES // (mean + 1))))
+    step = int(max(1, min(RUN_ROWS, batch_size // threads, run_bytes // (mean + 1))))
     start = 0
     while start < count:
         room = batch_size - (at + start) % batch_size
@@ -108,25 +133,35 @@ def first_shape(group: RowGroup, spec: DatasetSpec, image_spec: ImageSpec) -> tu
 
 
 def decode_run(
-    group: RowGroup, rows: slice, spec: DatasetSpec, image_spec: ImageSpec, folds: Folds, slab: Slab | None, start: int
+    group: RowGroup,
+    rows: slice,
+    spec: DatasetSpec,
+    image_spec: ImageSpec,
+    folds: Folds,
+    slab: Slab | None,
+    start: int,
+    decoder: DeviceDecoder | None = None,
 ) -> Run:
-    """Decode some rows into `slab` from row `start` on. Without a slab no row of them can be good."""
+    """Decode some rows into `slab` from row `start` on. Without a slab no row of them can be good.
+
+    With a `decoder` on its device, where the slab lies too; to be called inside its `working`.
+    """
     table = group.table.slice(rows.start, rows.stop - rows.start)
     refs = _refs(group, rows, table, spec)
     fold_values = None if spec.fold_by is None else _list(table, spec.fold_by)
     run = Run(slab, start, [], [])
     good: list[int] = []
     at = start
-    for i, data in enumerate(encoded_images(table.column(spec.image))):
-        try:
-            image = pixels(data, image_spec)
-            if slab is None or image.shape != slab.array.shape[1:]:
-                _set_aside(run, refs[i], image, slab)
-                continue
-            slab.array[at] = image
-        except RowError as error:
-            run.bad.append(BadRow.of(refs[i], error))
+    files = encoded_images(table.column(spec.image))
+    decoded = _on_host(files, image_spec) if decoder is None else decoder.images(files, image_spec)
+    for i, (data, image) in enumerate(zip(files, decoded, strict=True)):
+        if isinstance(image, RowError):
+            run.bad.append(BadRow.of(refs[i], image))
             continue
+        if slab is None or image.shape != slab.shape:
+            _set_aside(run, refs[i], image.shape, slab)
+            continue
+        slab.put(at, image)
         at += 1
         good.append(i)
         assert data is not None
@@ -146,6 +181,15 @@ def decode_run(
     if spec.keep:
         run.kept = taken(table.select(kept_columns(spec, table.schema)).to_pylist())
     return run
+
+
+def _on_host(files: Iterable[Encoded | None], spec: ImageSpec) -> Iterator[Pixels | RowError]:
+    """One image after the other, or why it is set aside."""
+    for data in files:
+        try:
+            yield pixels(data, spec)
+        except RowError as error:
+            yield error
 
 
 def encoded_images(column: pa.ChunkedArray) -> list[Encoded | None]:
@@ -176,10 +220,10 @@ def _refs(group: RowGroup, rows: slice, table: pa.Table, spec: DatasetSpec) -> l
     return [RowRef(key, row_group, row, name) for row, name in zip(at, ids, strict=True)]
 
 
-def _set_aside(run: Run, ref: RowRef, image: Pixels, slab: Slab | None) -> None:
+def _set_aside(run: Run, ref: RowRef, shape: Sequence[int], slab: Slab | None) -> None:
     """An image of another size than the plan's."""
-    size = (image.shape[1], image.shape[2])
-    expected = size if slab is None else slab.array.shape[2:]
+    size = (shape[1], shape[2])
+    expected = size if slab is None else slab.shape[1:]
     run.misfit = run.misfit or Misfit(ref, size)
     reason = (
         f"size {size[1]}x{size[0]} is not the plan's {expected[1]}x{expected[0]}; "
@@ -220,7 +264,6 @@ def images_of(parts: Sequence[tuple[Run, int, int]], make: Callable[[], Slab]) -
     copy, count = make(), 0
     for run, start, stop in parts:
         assert run.slab is not None
-        size = stop - start
-        copy.array[count : count + size] = run.slab.array[run.start + start : run.start + stop]
-        count += size
+        copy.put_rows(count, run.slab, run.start + start, run.start + stop)
+        count += stop - start
     return copy.images[:count]

@@ -37,10 +37,16 @@ _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one image takes: bytes of the largest activation, and of the plan's tensors for all tapped layers."""
+    """What one image takes: bytes of the largest activation, and of the plan's tensors for all tapped layers.
+
+    Where the device decodes, `waiting` bytes of an image and of those in batches that wait there, and `decoding` bytes
+    of the decoder, whatever the batch.
+    """
 
     largest: int
     plan: int
+    waiting: int = 0
+    decoding: int = 0
 
 
 def footprint(model: nn.Module, run: Callable[[], object], plan_bytes: Callable[[], int]) -> Footprint:
@@ -70,10 +76,11 @@ def largest_batch(device: torch.device) -> int:
 def choose_batch(found: Footprint, device: torch.device, memory: int) -> int:
     """The largest power of two, up to 128 on processors and 256 on GPUs, whose activations fit beside the plan into
     half of `memory` bytes."""
-    room = SHARE_OF_MEMORY * memory - found.plan
+    room = SHARE_OF_MEMORY * memory - found.plan - found.decoding
+    each = found.largest * ACTIVATIONS_AT_ONCE + found.waiting
     batch = largest_batch(device)
     most = CPU_ACTIVATION if device.type == "cpu" else sys.maxsize
-    while batch > 1 and (batch * found.largest > most or batch * found.largest * ACTIVATIONS_AT_ONCE > room):
+    while batch > 1 and (batch * found.largest > most or batch * each > room):
         batch //= 2
     return batch
 
@@ -142,10 +149,17 @@ def once_more(
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """Images on the device. To a GPU: out of pinned memory on a stream of its own, beside the pass that is running."""
+    """Images, or any tensor, on the device. To a GPU: out of pinned memory on a stream of its own, beside the pass that
+    is running; the host does not wait. The pinned memory is not given out again before it is copied (torch sees to it).
+
+    What lies on the GPU already is noted as read by the current stream: its memory may belong to another.
+    """
     if device.type != "cuda":
         return images.to(device)
     current, beside = torch.cuda.current_stream(device), _copy_stream(device)
+    if images.is_cuda:
+        images.record_stream(current)
+        return images
     with torch.cuda.stream(beside):
         moved = images.pin_memory().to(device, non_blocking=True)
     current.wait_stream(beside)

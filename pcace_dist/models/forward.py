@@ -68,7 +68,7 @@ class Forward:
         rows = len(images)
         if not 1 <= rows <= self.batch_size:
             raise ValueError(f"{rows} images: this pass takes 1 to {self.batch_size}")
-        padded = self._input(_padded(images, self.batch_size))
+        padded = self._input(images)
         if receive is None:
             outputs = as_matrix(self._run(padded))
         else:
@@ -83,8 +83,8 @@ class Forward:
         return outputs[:rows]
 
     def _input(self, images: Tensor) -> Tensor:
-        """What the model takes in: normalised in float32, then in its precision and layout."""
-        batch = self._normalise(to_device(images, self.device))
+        """What the model takes in: padded on the device, normalised in float32, then in its precision and layout."""
+        batch = self._normalise(_padded(to_device(images, self.device), self.batch_size))
         layout = self.numerics.memory_format if batch.dim() == 4 else torch.contiguous_format
         return batch.to(self.numerics.dtype).contiguous(memory_format=layout)
 
@@ -140,8 +140,13 @@ def set_deterministic(threads: int, *, strict: bool = True) -> None:
     torch.set_float32_matmul_precision("highest")
 
 
-def numeric_class(device: torch.device | str, *, numerics: Numerics, batch_size: int, threads: int) -> Facts:
-    """What the bits of activations and outputs depend on besides plan and image: equal facts, equal bits."""
+def numeric_class(
+    device: torch.device | str, *, numerics: Numerics, batch_size: int, threads: int, decode: str = "cpu"
+) -> Facts:
+    """What the bits of activations and outputs depend on besides plan and image: equal facts, equal bits.
+
+    `decode`: what decodes images, cpu or gpu; named only where it is the GPU, as plans from before have no such fact.
+    """
     kind = torch.device(device)
     facts: Facts = {
         "device": kind.type,
@@ -160,6 +165,8 @@ def numeric_class(device: torch.device | str, *, numerics: Numerics, batch_size:
     if kind.type == "cuda":
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         facts |= {"cuda": str(torch.version.cuda), "cudnn": int(cudnn or 0)}
+    if decode != "cpu":
+        facts["decode"] = decode
     return facts
 
 

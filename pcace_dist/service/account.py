@@ -174,7 +174,7 @@ class Account:
         machine = Machine()
         if self._plan is not None:
             frozen = Facts.of(self._plan)
-            machine = Machine(frozen.numeric_class["device"] == "cpu", frozen.precision, frozen.batch)
+            machine = Machine(frozen.numeric_class["device"] == "cpu", frozen.precision, frozen.batch, frozen.decode)
         verdict = judge(driver, workers, machine)
         return {
             "stages": {name: round(value, 3) for name, value in driver.items()},
@@ -248,6 +248,7 @@ class Account:
                 "plan": self._plan.digest,
                 "precision": frozen.precision,
                 "layout": frozen.layout,
+                "decode": frozen.decode,
                 "batch": frozen.batch,
                 "numeric_classes": self._numeric_classes(frozen.numeric_class),
                 "check_codes_differing": self._differing(),

@@ -38,16 +38,18 @@ HELPS = {
     "idle": "fewer workers, or more images: there are too few units for so many",
 }
 FASTER_ARITHMETIC = "compute.precision bfloat16 on processors with AMX or AVX512_BF16, or on a GPU"
+ON_GPU = "model.input.decode gpu, as another job"
 LARGER_BATCH = "a larger compute.batch"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the advice depends on. `cpu`: the model runs on the cores that also decode."""
+    """What the advice depends on. `cpu`: the model runs on the cores that also decode; `decode`: what decodes."""
 
     cpu: bool = True
     precision: str = "float32"
     batch: int = 0
+    decode: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def _advice(stage: str, machine: Machine) -> str:
     if stage == "forward":
         parts += [FASTER_ARITHMETIC] if machine.precision == "float32" else []
         parts += [LARGER_BATCH] if not machine.cpu else []
+    if stage == "decode" and not machine.cpu and machine.decode == "cpu":
+        parts.append(ON_GPU)
     return ", ".join(parts)
 
 

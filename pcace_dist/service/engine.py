@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from pcace_dist.datasets.batches import Batch, UnitReader
+from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, ModelError, RowError
-from pcace_dist.models.device import free_memory, once_more, to_host
+from pcace_dist.models.device import free_memory, once_more, to_device, to_host
 from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
@@ -131,7 +132,8 @@ class Engine:
     def begin(self, plan: Plan, check: CheckRows, epoch: int) -> Admission:
         """Take the frozen plan; only from here on units can be worked on.
 
-        Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker.
+        Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker, JobError where the
+        plan's images are decoded on a GPU and this worker cannot.
         """
         facts = Facts.of(plan)
         if facts.weights != self.weights:
@@ -145,7 +147,13 @@ class Engine:
             self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers, facts.numerics
         )
         self._layers = {layer.name: layer.to(self.device) for layer in plan.layers}
-        mine = numeric_class(self.device, numerics=facts.numerics, batch_size=facts.batch, threads=self.spec.threads)
+        mine = numeric_class(
+            self.device,
+            numerics=facts.numerics,
+            batch_size=facts.batch,
+            threads=self.spec.threads,
+            decode=facts.decode,
+        )
         plans, exact = facts.numeric_class, self.spec.exact
         admission = once_more(
             lambda: check.admit(self._forward, self._layers, mine=mine, plans=plans, exact=exact),
@@ -161,6 +169,7 @@ class Engine:
             image_shape=facts.image_shape,
             channels_last=facts.layout == CHANNELS_LAST,
             pinned=self.device.type == "cuda",
+            decoder=decoder_of(facts.decode, self.device),
             fold_bytes=key_of_bytes,
             fold_value=key_of_value,
         )
@@ -293,16 +302,17 @@ class Engine:
             values, reasons = target_values(self.spec.targets, outputs, batch.labels, batch.columns)
             keep = self._sort_out(batch, finite.numpy(), values, reasons, rows)
             kept = torch.from_numpy(np.flatnonzero(keep))
-            on_device = kept.to(self.device)
-            for name, (components, means) in projected.items():
-                chosen = (components, means) if keep.all() else (components[on_device], means[on_device])
-                rows.codes[name].append(self._layers[name].encode(*chosen))
+            if not keep.all():  # nothing here waits for a GPU, which is at the next batch already
+                on_device = to_device(kept, self.device)
+                projected = {name: (parts[0][on_device], parts[1][on_device]) for name, parts in projected.items()}
+            for name, parts in projected.items():
+                rows.codes[name].append(self._layers[name].encode(*parts))
             target_codes, target_fixed = self.plan.encode_targets(values[keep])
             rows.target_codes.append(target_codes)
             rows.target_fixed.append(target_fixed)
             if self._keeps_samples:
                 keys = [row_key(f"{batch.refs[i].file}#{batch.refs[i].row}") for i in kept.tolist()]
-                held = {name: components[on_device].cpu() for name, (components, _) in projected.items()}
+                held = {name: components.cpu() for name, (components, _) in projected.items()}
                 rows.samples.append(SampleRows(torch.tensor(keys), torch.from_numpy(values[keep]), held))
             keys = batch.fold_keys[keep]
             rows.folds.append(self._folds_of(keys))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pcace_dist.datasets.batches import pilot_rows
+from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.errors import DatasetError
 from pcace_dist.models.ablation import Ablation, Effect, bias_values, effect
@@ -185,6 +186,7 @@ class Evaluator:
                 storage=spec.storage,
                 batch_size=self._forward.batch_size,
                 threads=spec.threads,
+                decoder=decoder_of(Facts.of(self._plan).decode, self._engine.device),
                 fold_bytes=key_of_bytes,
                 fold_value=key_of_value,
             )

@@ -14,7 +14,8 @@ class Facts:
     """Frozen with the plan.
 
     `image_shape` is (H, W) as the model gets it, `weights` the digest of the loaded weights, `numeric_class` what the
-    bits depend on, `weight_norms` the L2 norm of each channel's weights by layer (None for a layer without weights).
+    bits depend on, `weight_norms` the L2 norm of each channel's weights by layer (None for a layer without weights),
+    `decode` what decodes the images (cpu or gpu).
     """
 
     batch: int
@@ -25,6 +26,7 @@ class Facts:
     numeric_class: dict[str, str | int]
     weight_norms: dict[str, list[float | None]]
     layout: str = CONTIGUOUS  # of plans that do not say
+    decode: str = "cpu"  # the same
 
     @property
     def numerics(self) -> Numerics:

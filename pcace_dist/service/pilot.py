@@ -19,7 +19,8 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from pcace_dist.datasets.batches import Batch, pilot_rows
+from pcace_dist.datasets.batches import SLABS, Batch, pilot_rows
+from pcace_dist.datasets.device_images import GPU, choose_decoder, decoder_of, memory_beside
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.errors import DatasetError, ModelError
 from pcace_dist.models.device import (
@@ -58,6 +59,7 @@ def make_plan(
     """
     given = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
     asked = spec.batch or (None if given is None else Facts.of(given).batch)
+    decode = choose_decoder(spec.decode, device) if given is None else Facts.of(given).decode
     read = list(
         pilot_rows(
             listing,
@@ -67,13 +69,14 @@ def make_plan(
             storage=spec.storage,
             batch_size=asked or largest_batch(device),
             threads=spec.threads,
+            decoder=decoder_of(decode, device),
             fold_bytes=lambda _: 0,
             fold_value=lambda _: 0,  # the pilot has no folds
         )
     )
     image = read[0].images[:1]
     numerics = _numerics(model, spec, device, image) if given is None else Facts.of(given).numerics
-    pilot = _looked_at(model, spec, device, numerics, read, asked)
+    pilot = _looked_at(model, spec, device, numerics, read, asked, decode)
     forward, batch = pilot.forward, pilot.forward.batch_size
     height, width = (int(n) for n in read[0].images.shape[-2:])
     facts = Facts(
@@ -83,8 +86,9 @@ def make_plan(
         image_shape=(height, width),
         outputs=pilot.outputs,
         weights=weights,
-        numeric_class=numeric_class(device, numerics=numerics, batch_size=batch, threads=spec.threads),
+        numeric_class=numeric_class(device, numerics=numerics, batch_size=batch, threads=spec.threads, decode=decode),
         weight_norms={name: _norms(model, name, pilot.channels[name]) for name in spec.layers},
+        decode=decode,
     )
     settings = spec.statistics
     names = [target.name for target in spec.targets]
@@ -124,7 +128,13 @@ def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Ten
 
 
 def _looked_at(
-    model: nn.Module, spec: WorkSpec, device: torch.device, numerics: Numerics, read: Sequence[Batch], asked: int | None
+    model: nn.Module,
+    spec: WorkSpec,
+    device: torch.device,
+    numerics: Numerics,
+    read: Sequence[Batch],
+    asked: int | None,
+    decode: str,
 ) -> PilotMaps:
     """The pilot after its first look, with the batch size that the plan will have.
 
@@ -139,7 +149,8 @@ def _looked_at(
 
     if asked is not None:
         return once_more(lambda: look(asked), device, asked)
-    batch = once_more(lambda: _batch_that_fits(model, spec, device, numerics, read[0].images[:1]), device, 1)
+    image = read[0].images[:1]
+    batch = once_more(lambda: _batch_that_fits(model, spec, device, numerics, image, decode), device, 1)
     while batch > 1:
         try:
             return look(batch)
@@ -152,7 +163,9 @@ def _looked_at(
     return once_more(lambda: look(1), device, 1)
 
 
-def _batch_that_fits(model: nn.Module, spec: WorkSpec, device: torch.device, numerics: Numerics, image: Tensor) -> int:
+def _batch_that_fits(
+    model: nn.Module, spec: WorkSpec, device: torch.device, numerics: Numerics, image: Tensor, decode: str
+) -> int:
     """Images in a forward pass where the job says auto."""
     forward = Forward(model, device, 1, spec.mean, spec.std, spec.layers, numerics)
     values = 0
@@ -165,6 +178,8 @@ def _batch_that_fits(model: nn.Module, spec: WorkSpec, device: torch.device, num
         return 4 * values * (2 * spec.statistics.components + 1)  # weights, as stored and as multiplied
 
     found = footprint(forward.model, lambda: forward(image, receive), plan_bytes)
+    if decode == GPU:
+        found = replace(found, waiting=SLABS * image.nbytes, decoding=memory_beside(spec.threads))
     return choose_batch(found, device, worker_memory(device, spec.threads))
 
 

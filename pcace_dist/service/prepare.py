@@ -97,6 +97,11 @@ def _with_given_plan(job: Job, spec: WorkSpec, layers: tuple[str, ...]) -> WorkS
         raise JobError(
             f"compute.precision {spec.precision}: the plan of {job.statistics.plan} has {precision}; use auto"
         )
+    decode = Facts.of(plan).decode
+    if spec.decode not in ("auto", decode):
+        raise JobError(f"model.input.decode {spec.decode}: the plan of {job.statistics.plan} has {decode}; use auto")
+    if decode == "gpu" and job.workers.gpus == 0:
+        raise JobError(f"workers.gpus 0: the plan of {job.statistics.plan} decodes on GPUs; set workers.gpus: 1")
     return replace(spec, plan=url, batch=batch, statistics=replace(spec.statistics, **settings))
 
 
@@ -145,6 +150,7 @@ def _work_spec(job: Job) -> WorkSpec:
         output=absolute(job.output),
         batch=None if job.compute.batch == "auto" else job.compute.batch,
         precision=job.compute.precision,
+        decode=job.model.input.decode,
         exact=job.compute.exact,
         seed=job.compute.seed,
         threads=max(1, int(job.workers.cpus)),
@@ -188,5 +194,9 @@ def _refuse_what_is_not_built(job: Job) -> None:
     for key, wanted in asked.items():
         if wanted:
             raise JobError(f"{key}: is not available in this version; leave the key out")
+    if job.model.input.decode == "gpu" and job.workers.gpus == 0:
+        raise JobError(
+            "model.input.decode gpu: the workers have no GPU; set workers.gpus: 1, or use model.input.decode: cpu"
+        )
     if job.workers.gpus > 0 and not torch.cuda.is_available() and "RAY_ADDRESS" not in os.environ:
         raise JobError(f"workers.gpus: {job.workers.gpus:g}, but this machine has no GPU; set workers.gpus: 0")

@@ -56,6 +56,7 @@ class WorkSpec:
     output: str
     batch: int | None = None
     precision: str = "auto"
+    decode: str = "auto"
     exact: str = "strict"
     seed: int = 0
     threads: int = 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pcace_dist.errors import JobError
 from pcace_dist.models import device
@@ -18,6 +21,7 @@ from pcace_dist.models.device import (
     footprint,
     is_out_of_memory,
     once_more,
+    to_device,
     worker_memory,
 )
 
@@ -77,6 +81,74 @@ def test_the_batch_is_a_power_of_two_within_memory_and_cache() -> None:
     assert choose_batch(Footprint(2 << 20, 0), GPU, 8 << 30) == 256
     assert choose_batch(Footprint(2 << 20, 0), GPU, 1 << 30) == 32
     assert choose_batch(Footprint(2 << 20, 1 << 30), CPU, 1 << 30) == 1, "the plan alone is too large: the smallest"
+
+
+def test_images_that_wait_on_a_gpu_that_decodes_them_take_their_part() -> None:
+    image = 12 * 150_528  # as many batches of 224 x 224 pixels
+    assert choose_batch(Footprint(2 << 20, 0, image, 0), GPU, 4 << 30) == 128
+    assert choose_batch(Footprint(2 << 20, 0, 0, 0), GPU, 6 << 30) == 256
+    assert choose_batch(Footprint(2 << 20, 0, image, 0), GPU, 6 << 30) == 128, "3.3 of 3 GiB for 256"
+    assert choose_batch(Footprint(2 << 20, 0, 0, 1 << 20), GPU, 6 << 30) == 128, "the decoder's own"
+
+
+class Device:
+    """Stands for a tensor and writes down what is asked of it."""
+
+    def __init__(self, *, is_cuda: bool) -> None:
+        self.is_cuda, self.asked = is_cuda, list[str]()
+
+    def pin_memory(self) -> Device:
+        self.asked.append("pinned")
+        return self
+
+    def to(self, _: torch.device, *, non_blocking: bool) -> Device:
+        self.asked.append(f"copied on {STREAMS[-1]}" if non_blocking else "waited for")
+        return self
+
+    def record_stream(self, stream: object) -> None:
+        self.asked.append(f"read on {stream}")
+
+
+STREAMS = ["current"]
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """CUDA's streams by name; what the current one waits for."""
+    waits: list[str] = []
+
+    class Stream(str):
+        def wait_stream(self, other: str) -> None:
+            waits.append(other)
+
+    @contextlib.contextmanager
+    def entered(stream: str) -> Iterator[None]:
+        STREAMS.append(stream)
+        yield
+        STREAMS.pop()
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream("current"))
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(device, "_copy_stream", lambda _: Stream("beside"))
+    return waits
+
+
+def test_a_copy_to_a_gpu_leaves_pinned_memory_on_a_stream_of_its_own(streams: list[str]) -> None:
+    images = Device(is_cuda=False)
+    assert id(to_device(cast(Tensor, images), GPU)) == id(images)
+    assert images.asked == ["pinned", "copied on beside", "read on current"]
+    assert streams == ["beside"], "the pass waits for the copy, the copy for no pass"
+
+
+def test_what_was_decoded_on_the_gpu_is_not_copied_and_its_memory_waits_for_the_pass(streams: list[str]) -> None:
+    images = Device(is_cuda=True)
+    assert id(to_device(cast(Tensor, images), GPU)) == id(images)
+    assert images.asked == ["read on current"] and streams == []
+
+
+def test_on_processors_nothing_is_copied() -> None:
+    images = torch.zeros((2, 3, 4, 4), dtype=torch.uint8)
+    assert to_device(images, CPU) is images
 
 
 def test_a_worker_counts_on_its_share_of_the_machine_and_not_on_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

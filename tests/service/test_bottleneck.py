@@ -41,6 +41,7 @@ def test_a_run_of_two_workers_is_shared_out_as_one_of_one() -> None:
         ({"forward": 170.0}, Machine(precision="float32"), "forward", "bfloat16"),
         ({"forward": 170.0}, GPU, "forward", "compute.batch"),
         ({"wait": 150.0, "decode": 160.0, "read": 3.0}, GPU, "decode", "workers.cpus"),
+        ({"wait": 150.0, "decode": 160.0, "read": 3.0}, GPU, "decode", "model.input.decode gpu"),
         ({"wait": 150.0, "decode": 20.0, "read": 160.0}, GPU, "read", "storage nearer"),
         ({"forward": 60.0, "decode": 110.0, "wait": 40.0}, CPU, "decode", "workers.cpus"),
         ({"forward": 90.0, "decode": 170.0, "wait": 2.0}, GPU, "forward", "a GPU"),
