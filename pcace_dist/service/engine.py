@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, ModelError, RowError
 from pcace_dist.models.device import free_memory, once_more, to_host
-from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
+from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
+from pcace_dist.models.settings import set_deterministic
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import Admission, CheckRows
 from pcace_dist.service.allocator import keep_memory
@@ -45,6 +46,9 @@ from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.samples import SampleRows, row_key
 from pcace_dist.statistics.segment import RowCodes, Segment, row_bytes
+
+if TYPE_CHECKING:
+    from pcace_dist.service.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +105,8 @@ class Engine:
     again and `flush()` whenever `should_flush`; at the end `reduce(...)`.
     """
 
-    def __init__(self, spec: WorkSpec, actor: str, store: Store) -> None:
+    def __init__(self, spec: WorkSpec, actor: str, store: Store, together: Together | None = None) -> None:
+        """`together`: of workers that are threads of one process; else the model is loaded. Raises ModelError."""
         for path in reversed(spec.python_path):
             if path not in sys.path:
                 sys.path.insert(0, path)
@@ -111,7 +116,11 @@ class Engine:
         self.store = store
         set_deterministic(spec.threads, strict=spec.exact == "strict")
         self.device = torch.device(spec.device)
-        self.model = load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
+        self.model = (
+            load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
+            if together is None
+            else together.model_copy()
+        )
         self.weights = weights_digest(self.model)
         self.model.to(self.device)
         self._stop = threading.Event()
@@ -126,7 +135,13 @@ class Engine:
 
     def pilot(self, listing: Listing) -> tuple[Plan, CheckRows]:
         """Make the plan from the pilot, and the rows by which workers are admitted; the caller records both."""
-        return make_plan(self.model, self.spec, listing, device=self.device, weights=self.weights)
+        return make_plan(
+            self.model, self.spec, listing, device=self.device, weights=self.weights, check=self._give_up_if_stopped
+        )
+
+    def _give_up_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise Abandoned("the pilot")
 
     def begin(self, plan: Plan, check: CheckRows, epoch: int) -> Admission:
         """Take the frozen plan; only from here on units can be worked on.

@@ -47,33 +47,40 @@ SHARE_OF_FREE_MEMORY = 0.25  # for the pilot's activation maps; other workers ma
 
 
 def make_plan(
-    model: nn.Module, spec: WorkSpec, listing: Listing, *, device: torch.device, weights: str
+    model: nn.Module,
+    spec: WorkSpec,
+    listing: Listing,
+    *,
+    device: torch.device,
+    weights: str,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Plan, CheckRows]:
     """Read the pilot, choose the batch, build the plan; and the rows by which workers are admitted to it.
 
     Deterministic for the same job, model and machine class. With `spec.plan` the plan is another run's, and only the
-    rows for admission are read.
+    rows for admission are read. `check` is called for every batch of every pass; what it raises ends the pilot.
 
     Raises DatasetError or ModelError for what only real rows show.
     """
     given = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
     asked = spec.batch or (None if given is None else Facts.of(given).batch)
-    read = list(
-        pilot_rows(
-            listing,
-            spec.dataset,
-            spec.statistics.pilot if given is None else CHECK_ROWS,
-            image_spec=spec.images,
-            storage=spec.storage,
-            batch_size=asked or largest_batch(device),
-            threads=spec.threads,
-            fold_bytes=lambda _: 0,
-            fold_value=lambda _: 0,  # the pilot has no folds
-        )
-    )
+    read = []
+    for batch_read in pilot_rows(
+        listing,
+        spec.dataset,
+        spec.statistics.pilot if given is None else CHECK_ROWS,
+        image_spec=spec.images,
+        storage=spec.storage,
+        batch_size=asked or largest_batch(device),
+        threads=spec.threads,
+        fold_bytes=lambda _: 0,
+        fold_value=lambda _: 0,  # the pilot has no folds
+    ):
+        check()
+        read.append(batch_read)
     image = read[0].images[:1]
     numerics = _numerics(model, spec, device, image) if given is None else Facts.of(given).numerics
-    pilot = _looked_at(model, spec, device, numerics, read, asked)
+    pilot = _looked_at(model, spec, device, numerics, read, asked, check)
     forward, batch = pilot.forward, pilot.forward.batch_size
     height, width = (int(n) for n in read[0].images.shape[-2:])
     facts = Facts(
@@ -124,7 +131,13 @@ def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Ten
 
 
 def _looked_at(
-    model: nn.Module, spec: WorkSpec, device: torch.device, numerics: Numerics, read: Sequence[Batch], asked: int | None
+    model: nn.Module,
+    spec: WorkSpec,
+    device: torch.device,
+    numerics: Numerics,
+    read: Sequence[Batch],
+    asked: int | None,
+    check: Callable[[], None],
 ) -> PilotMaps:
     """The pilot after its first look, with the batch size that the plan will have.
 
@@ -133,7 +146,7 @@ def _looked_at(
     """
 
     def look(batch: int) -> PilotMaps:
-        pilot = PilotMaps(Forward(model, device, batch, spec.mean, spec.std, spec.layers, numerics), spec)
+        pilot = PilotMaps(Forward(model, device, batch, spec.mean, spec.std, spec.layers, numerics), spec, check)
         pilot.look(read)
         return pilot
 
@@ -208,9 +221,11 @@ class PilotMaps:
     The maps of the first look are kept where they fit into a share of the free memory; else every pass forwards again.
     """
 
-    def __init__(self, forward: Forward, spec: WorkSpec) -> None:
+    def __init__(self, forward: Forward, spec: WorkSpec, check: Callable[[], None]) -> None:
+        """`check` is called before every batch of every pass."""
         self.forward = forward
         self._spec = spec
+        self._check = check
         self._needed = spec.layers
         self._kept: list[tuple[Batch, Tensor]] = []  # batches, and the mask of their usable rows
         self._maps: list[dict[str, Tensor]] | None = []
@@ -256,7 +271,9 @@ class PilotMaps:
     def passes(self) -> Iterator[Mapping[str, Tensor]]:
         """A fresh pass over the maps (rows, channels, positions) of the usable rows, always in the same order."""
         if self._maps is not None:
-            yield from self._maps
+            for kept in self._maps:
+                self._check()
+                yield kept
             return
         for batch, keep in self._kept:
             maps = once_more(partial(self._run, batch, self._needed), self.forward.device, self.forward.batch_size)[0]
@@ -269,6 +286,7 @@ class PilotMaps:
 
     def _run(self, batch: Batch, layers: Collection[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Maps of some of the layers and the outputs: a batch as it was read may take several passes."""
+        self._check()
         maps: dict[str, list[Tensor]] = {name: [] for name in layers}
         outputs = []
         for images in torch.split(batch.images, self.forward.batch_size):

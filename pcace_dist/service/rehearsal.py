@@ -26,7 +26,7 @@ import torch
 from pcace_dist.datasets.batches import PILOT_BYTES, PILOT_ROW_GROUPS, spread
 from pcace_dist.datasets.listing import Listing, filter_scalar, plain_type
 from pcace_dist.datasets.reader import count_kept
-from pcace_dist.datasets.units import Piece, Unit, make_units, pieces_of
+from pcace_dist.datasets.units import Piece, Unit, make_units, pieces_of, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
 from pcace_dist.models.device import largest_batch
@@ -50,7 +50,6 @@ from pcace_dist.service.estimate import (
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt
 from pcace_dist.service.memory import memory_of
-from pcace_dist.service.model_run import rows_per_unit
 from pcace_dist.service.pilot import SHARE_OF_FREE_MEMORY
 from pcace_dist.service.prepare import Preparation, prepare
 from pcace_dist.service.spec import WorkSpec

@@ -22,8 +22,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pcace_dist.models.forward import Forward, set_deterministic
+from pcace_dist.models.forward import Forward
 from pcace_dist.models.precision import choose_numerics
+from pcace_dist.models.settings import set_deterministic
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, make_layer_plan
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcace_dist.datasets.units import Unit, make_units
+from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
 from pcace_dist.job import parse_job
 from pcace_dist.run import open_run
 from pcace_dist.service.engine import Engine
 from pcace_dist.service.facts import Facts
-from pcace_dist.service.model_run import rows_per_unit
 from pcace_dist.service.prepare import prepare
 from pcace_dist.service.run_job import run_job
 from pcace_dist.service.store import LocalStore

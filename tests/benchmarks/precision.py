@@ -25,9 +25,10 @@ from pcace_dist.datasets.batches import Batch, pilot_rows
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
 from pcace_dist.datasets.storage import Storage
-from pcace_dist.models.forward import Forward, set_deterministic
+from pcace_dist.models.forward import Forward
 from pcace_dist.models.load import load_model
 from pcace_dist.models.precision import CHANNELS_LAST, Numerics
+from pcace_dist.models.settings import set_deterministic
 from pcace_dist.models.targets import TargetSpec, target_values
 from pcace_dist.service.pilot import make_plan
 from pcace_dist.service.spec import StatisticSpec, WorkSpec
