@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__, cli_estimate, cli_pack, cli_runs, logs
 from pcace_dist.cli_arguments import add_job
@@ -161,7 +161,7 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
     summary = run.summary
     print_ranking(run.ranking(top=top))
     how = (
-        f"main pass {summary['images_per_second']:,.0f} images/s, {summary['workers']} workers"
+        f"{summary['images_per_second']:,.0f} images/s, {_workers(summary)}"
         if summary.get("from_codes") is None
         else f"from the codes of {summary['from_codes']}"
     )
@@ -177,6 +177,11 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
             f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet"
         )
     print(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
+
+
+def _workers(summary: Mapping[str, Any]) -> str:
+    count = f"{summary['workers']} worker{'' if summary['workers'] == 1 else 's'}"
+    return count if summary.get("workers_are") != "threads of the driver" else f"{count} in this process, without Ray"
 
 
 # -- show, status

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcace_dist.datasets.batches import Batch, UnitReader
+from pcace_dist.datasets.batches import Batch, UnitReader, UnitStream
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.units import Unit
@@ -29,6 +29,7 @@ from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
 from pcace_dist.models.settings import set_deterministic
+from pcace_dist.models.tap import Receive
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import Admission, CheckRows
 from pcace_dist.service.allocator import keep_memory
@@ -36,6 +37,7 @@ from pcace_dist.service.attempt import Block, write_attempt
 from pcace_dist.service.codes import CodesWriter, KeptRows, read_unit
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt, UnitCount
+from pcace_dist.service.leftovers import ForwardedUnit, Leftovers
 from pcace_dist.service.memory import memory_of
 from pcace_dist.service.pilot import make_plan
 from pcace_dist.service.reduce import BlockScores, reduce_block
@@ -56,6 +58,9 @@ FLUSH_SHARE = 0.05  # flush once the attempt is at most this share of the bytes 
 FLUSH_PAUSE = 60.0  # but not more often than this, in seconds: many small attempts cost the reduce
 
 
+_Forward = Callable[[Tensor, Receive], Tensor]
+
+
 class Abandoned(Exception):
     """The unit in hand was given up because the worker was told to stop; it will be redone."""
 
@@ -70,6 +75,7 @@ class UnitReport:
     seconds: Mapping[str, float]
     bytes_read: int
     last_fault: str | None = None
+    of_pilot: bool = False  # its rows had been forwarded by the pilot
 
 
 @dataclass
@@ -123,6 +129,8 @@ class Engine:
         )
         self.weights = weights_digest(self.model)
         self.model.to(self.device)
+        self._together = together
+        self.leftovers = Leftovers() if together is None else together.leftovers
         self._stop = threading.Event()
         self._passed: _Passed | None = None
         self._ahead: Unit | None = None
@@ -135,9 +143,20 @@ class Engine:
 
     def pilot(self, listing: Listing) -> tuple[Plan, CheckRows]:
         """Make the plan from the pilot, and the rows by which workers are admitted; the caller records both."""
-        return make_plan(
-            self.model, self.spec, listing, device=self.device, weights=self.weights, check=self._give_up_if_stopped
+        copies = (
+            [] if self._together is None else [self._together.model_copy() for _ in range(1, self._together.workers)]
         )
+        made = make_plan(
+            [self.model, *copies],  # the other workers wait for the plan
+            self.spec,
+            listing,
+            device=self.device,
+            weights=self.weights,
+            check=self._give_up_if_stopped,
+        )
+        self.leftovers.plan = made.plan.digest
+        self.leftovers.units.update(made.units)
+        return made.plan, made.check
 
     def _give_up_if_stopped(self) -> None:
         if self._stop.is_set():
@@ -162,11 +181,14 @@ class Engine:
         self._layers = {layer.name: layer.to(self.device) for layer in plan.layers}
         mine = numeric_class(self.device, numerics=facts.numerics, batch_size=facts.batch, threads=self.spec.threads)
         plans, exact = facts.numeric_class, self.spec.exact
-        admission = once_more(
-            lambda: check.admit(self._forward, self._layers, mine=mine, plans=plans, exact=exact),
-            self.device,
-            facts.batch,
-        )
+        if self.leftovers.plan == plan.digest:  # made in this process
+            admission = Admission(dict(mine), 0.0)
+        else:
+            admission = once_more(
+                lambda: check.admit(self._forward, self._layers, mine=mine, plans=plans, exact=exact),
+                self.device,
+                facts.batch,
+            )
         self._reader = UnitReader(
             self.spec.dataset,
             self.spec.images,
@@ -189,12 +211,13 @@ class Engine:
 
         Raises Abandoned after `stop`.
         """
+        forwarded = self.leftovers.take(unit.id)
+        if forwarded is not None:
+            return self._process_forwarded(unit, forwarded, upcoming)
         if self._ahead is not None and self._ahead.id != unit.id:
             self._reader.discard(self._ahead)  # it was given to another worker meanwhile
         stream = self._reader.submit(unit)
-        self._ahead = upcoming
-        if upcoming is not None:
-            self._reader.submit(upcoming)
+        self._read_ahead(upcoming)
         rows = _UnitRows()
         before = self.images_seen
         seconds: dict[str, float] = defaultdict(float)
@@ -203,22 +226,50 @@ class Engine:
             if self._stop.is_set():
                 self._reader.discard(unit)
                 raise Abandoned(unit.id)
-            self._step(batch, rows, seconds)
+            self._step(batch, self._forward, rows, seconds)
             self.images_seen += len(batch.images)
-        self._settle(rows, seconds)
-        rows.bad.extend(stream.bad)
-        with _Timer(seconds, "statistics"):
-            used = self._accumulate(rows)
         for stage, value in stream.seconds.items():
             seconds[stage] += value
-        count = UnitCount(rows=used, bad=unit.rows - stream.filtered - used, filtered=stream.filtered)
+        return self._finish(unit, stream, rows, seconds, self.images_seen - before)
+
+    def _process_forwarded(self, unit: Unit, forwarded: ForwardedUnit, upcoming: Unit | None) -> UnitReport:
+        """A unit that the pilot has forwarded: what is left to be done."""
+        self._read_ahead(upcoming)
+        rows = _UnitRows()
+        seconds: dict[str, float] = defaultdict(float)
+        self._passed = None
+        for one in forwarded.passes:
+            self._step(one.batch, one.again, rows, seconds)
+        return self._finish(unit, forwarded, rows, seconds, 0)
+
+    def _read_ahead(self, upcoming: Unit | None) -> None:
+        """Begin to read the unit that follows, unless it has been forwarded."""
+        self._ahead = None if upcoming is None or upcoming.id in self.leftovers.units else upcoming
+        if self._ahead is not None:
+            self._reader.submit(self._ahead)
+
+    def _finish(
+        self,
+        unit: Unit,
+        source: UnitStream | ForwardedUnit,
+        rows: _UnitRows,
+        seconds: dict[str, float],
+        forwarded: int,
+    ) -> UnitReport:
+        """Add a unit's rows to the accumulator and report it."""
+        self._settle(rows, seconds)
+        rows.bad.extend(source.bad)
+        with _Timer(seconds, "statistics"):
+            used = self._accumulate(rows)
+        count = UnitCount(rows=used, bad=unit.rows - source.filtered - used, filtered=source.filtered)
         self._counts[unit.id] = count
-        self._bytes_read += stream.bytes_read
+        self._bytes_read += source.bytes_read
         self._largest_unit = max(self._largest_unit, used * row_bytes(self.plan))
         last = rows.bad[-1] if rows.bad else None
         log.info("unit %s: %d rows of %d count", unit.id, used, unit.rows, extra={"unit": unit.id, "rows": used})
         fault = None if last is None else f"{last.file} row {last.row}: {last.reason}"
-        return UnitReport(unit.id, count, self.images_seen - before, dict(seconds), stream.bytes_read, fault)
+        of_pilot = isinstance(source, ForwardedUnit)
+        return UnitReport(unit.id, count, forwarded, dict(seconds), source.bytes_read, fault, of_pilot)
 
     def process_kept(self, unit: Unit, codes_file: str, upcoming: Unit | None = None) -> UnitReport:
         """A unit whose rows are in a codes file of the extended run: the same sums, without forwarding.
@@ -233,8 +284,7 @@ class Engine:
             log.warning("%s: unit %s is forwarded instead", error, unit.id, extra={"unit": unit.id})
             return self.process(unit, upcoming)
         if upcoming is not None:
-            self._ahead = upcoming
-            self._reader.submit(upcoming)
+            self._read_ahead(upcoming)
         rows = _UnitRows(bad=list(found.bad))
         if found.rows.refs:
             target_codes, target_fixed = self.plan.encode_targets(found.rows.targets)
@@ -260,10 +310,10 @@ class Engine:
         """Give up the unit in hand at the next batch (another thread may call this)."""
         self._stop.set()
 
-    def _step(self, batch: Batch, rows: _UnitRows, seconds: dict[str, float]) -> None:
+    def _step(self, batch: Batch, forward: _Forward, rows: _UnitRows, seconds: dict[str, float]) -> None:
         """Forward one batch. On a GPU, which works on it still, the one before it is encoded meanwhile."""
         passed = once_more(
-            lambda: self._pass(batch, seconds),
+            lambda: self._pass(batch, forward, seconds),
             self.device,
             self._forward.batch_size,
             before=lambda: self._settle(rows, seconds),
@@ -279,7 +329,7 @@ class Engine:
         if passed is not None:
             self._encode(passed, rows, seconds)
 
-    def _pass(self, batch: Batch, seconds: dict[str, float]) -> _Passed:
+    def _pass(self, batch: Batch, forward: _Forward, seconds: dict[str, float]) -> _Passed:
         """Forward one batch: components of all layers stay on the device, outputs start on their way back."""
         projected: dict[str, tuple[Tensor, Tensor]] = {}
         count = len(batch.images)
@@ -295,7 +345,7 @@ class Engine:
 
         before = seconds["tap"]
         start = time.perf_counter()
-        outputs = self._forward(batch.images, receive)
+        outputs = forward(batch.images, receive)
         seconds["forward"] += time.perf_counter() - start - (seconds["tap"] - before)
         return _Passed(batch, projected, to_host(outputs, finite))
 

@@ -71,7 +71,7 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
         asked.install()
         _open(store, ledger, take_over=take_over)
         store.put("job.yaml", job.to_yaml().encode())
-        account = Account(store, ledger, shown, preparation.fingerprint, metrics=not local)
+        account = Account(store, ledger, shown, preparation.fingerprint, on_ray=not local)
         account.seconds.update(before)
         with LeaseKeeper(Lease(store, ledger.epoch)) as keeper:
             coordinator = _coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import nn
+
+from pcace_dist.service.leftovers import Leftovers
 
 if TYPE_CHECKING:
     from pcace_dist.datasets.listing import Listing
@@ -25,10 +27,11 @@ MODEL_BYTES = 512 << 20  # of parameters and buffers; every worker has a copy
 @dataclass(frozen=True, eq=False)
 class Together:
     """What workers that are threads of one process share: how many they are, and the loaded model, which none of them
-    runs: each takes a copy, whatever the factory shares between its models."""
+    runs: each takes a copy, whatever the factory shares between its models; and what the pilot leaves."""
 
     workers: int
     model: nn.Module
+    leftovers: Leftovers = field(default_factory=Leftovers)
 
     def model_copy(self) -> nn.Module:
         return copy.deepcopy(self.model)

@@ -157,7 +157,7 @@ def measure(name: str, spec: WorkSpec, by_label: bool = False) -> Iterator[Effec
     listing = list_dataset(spec.dataset, spec.storage)
     plans, forwards = [], []
     for precision in ("float32", "bfloat16"):
-        plan, _ = make_plan(model, replace(spec, precision=precision, batch=16), listing, device=CPU, weights="")
+        plan = make_plan([model], replace(spec, precision=precision, batch=16), listing, device=CPU, weights="").plan
         plans.append(plan)
         numerics = Numerics(precision, CHANNELS_LAST)
         forwards.append(Forward(model, CPU, 16, spec.mean, spec.std, spec.layers, numerics))
