@@ -404,7 +404,10 @@ class PilotMaps:
             yield from map(passed, batches)
             return
         running: deque[Future[_Passed]] = deque()
-        with ThreadPoolExecutor(len(self._forwards), thread_name_prefix="pcace-pilot") as pool:
+        torch_threads = torch.get_num_threads()
+        with ThreadPoolExecutor(
+            len(self._forwards), "pcace-pilot", initializer=torch.set_num_threads, initargs=(torch_threads,)
+        ) as pool:
             try:
                 for batch in batches:
                     running.append(pool.submit(passed, batch))
