@@ -2,9 +2,9 @@
 
 The procedure is timed on a few channels and scaled to 512; it takes the same time for each. It has all cores: torch
 may use as many threads. Ours is the whole job on two workers from listing to ranking, on a Ray that has started; and
-the whole command from the shell with all starts and imports, as it is (so small a run is done by threads of its process,
-without Ray) and with RAY_ADDRESS=local (Ray's start and its workers' imports too). `estimator: ace` is the same
-sample-level ACE as the procedure's, all channels at once.
+the whole command from the shell with all starts and imports: as it is (so small a run is done by threads of its
+process, without Ray) and with RAY_ADDRESS=local (Ray's start and its workers' imports too). `estimator: ace` is the
+same sample-level ACE as the procedure's, all channels at once.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from torch import nn
 from pcace_dist.datasets.listing import DataFile, Listing
 from pcace_dist.datasets.units import make_units, rows_per_unit
 from pcace_dist.job import Job, parse_job
+from pcace_dist.models.settings import settings_restored
 from pcace_dist.run import open_run
 from pcace_dist.service import cluster, run_job, together
 from pcace_dist.service.engine import Engine
@@ -52,8 +53,8 @@ def asked(rows: int = 300, **workers: Any) -> tuple[Job, Listing]:
     return job, Listing((DataFile("data/a", "a", 1000, "v", (rows,)),), pa.schema([]))
 
 
-def count(*given: Any) -> int | None:
-    found = together.together(*given, planted_network())
+def count(job: Job, listing: Listing) -> int | None:
+    found = together.together(job, listing, planted_network())
     return None if found is None else found.workers
 
 
@@ -85,7 +86,7 @@ def test_many_rows_large_models_and_such_as_cannot_be_copied_are_for_ray(monkeyp
     assert count(*asked(together.ROWS)) == 2
     assert count(*asked(together.ROWS + 1)) is None
     network = planted_network()
-    network.held = (line for line in "a generator cannot be copied")
+    network.__dict__["held"] = (line for line in "a generator cannot be copied")
     assert together.together(*asked(), network) is None
     monkeypatch.setattr(together, "MODEL_BYTES", 8)
     assert count(*asked()) is None
@@ -279,10 +280,14 @@ def test_the_process_has_its_settings_back(
     data: Path, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch_settings()
-    assert not before[1], "something else than a worker's"
-    assert ranked(digits_job(data, tmp_path / "run")).summary["workers_are"] == "threads of the driver"
-    assert torch_settings() == before
+    with settings_restored():
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(2)
+        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+        torch.backends.cudnn.deterministic = False
+        before = torch_settings()
+        assert ranked(digits_job(data, tmp_path / "run")).summary["workers_are"] == "threads of the driver"
+        assert torch_settings() == before
 
 
 def torch_settings() -> tuple[Any, ...]:
