@@ -266,7 +266,8 @@ class Engine:
         self._bytes_read += source.bytes_read
         self._largest_unit = max(self._largest_unit, used * row_bytes(self.plan))
         last = rows.bad[-1] if rows.bad else None
-        log.info("unit %s: %d rows of %d count", unit.id, used, unit.rows, extra={"unit": unit.id, "rows": used})
+        what = {"actor": self.actor, "unit": unit.id, "rows": used}
+        log.info("unit %s: %d rows of %d count", unit.id, used, unit.rows, extra=what)
         fault = None if last is None else f"{last.file} row {last.row}: {last.reason}"
         of_pilot = isinstance(source, ForwardedUnit)
         return UnitReport(unit.id, count, forwarded, dict(seconds), source.bytes_read, fault, of_pilot)
@@ -281,7 +282,8 @@ class Engine:
             with _Timer(seconds, "read"):
                 found = read_unit(self.spec, codes_file, unit, self.plan)
         except DatasetError as error:
-            log.warning("%s: unit %s is forwarded instead", error, unit.id, extra={"unit": unit.id})
+            what = {"actor": self.actor, "unit": unit.id}
+            log.warning("%s: unit %s is forwarded instead", error, unit.id, extra=what)
             return self.process(unit, upcoming)
         if upcoming is not None:
             self._read_ahead(upcoming)
@@ -462,7 +464,8 @@ class Engine:
             units=dict(self._counts),
             files=files,
         )
-        log.info("attempt %s is written: %d units", attempt, len(receipt.units), extra={"attempt": attempt})
+        what = {"actor": self.actor, "attempt": attempt}
+        log.info("attempt %s is written: %d units", attempt, len(receipt.units), extra=what)
         self._reset()
         return receipt
 
