@@ -26,7 +26,7 @@ from pcace_dist.service.engine import Engine
 from pcace_dist.service.prepare import prepare
 from pcace_dist.service.store import open_store
 from tests.planted import planted_network, write_planted
-from tests.service.digits import bytes_of, digits_job, ranked, write_digits
+from tests.service.digits import bytes_of, digits_job, ranked, records, write_digits
 from tests.service.test_main_job import ROOT, planted_job
 
 ROWS = 300  # units of 100 and 50 rows: the last batch of each is not full
@@ -274,6 +274,26 @@ def test_stopped_in_the_pilot_it_ends_within_a_batch_and_goes_on_with_ray(
     assert (stopped["outcome"], stopped["exit_code"]) == ("stopped", 5)
     assert run_job.run_job(parse_job(job)) == 0
     assert open_run(str(tmp_path / "run")).summary["workers_are"] == "Ray actors"
+
+
+def test_killed_it_goes_on_with_ray_to_the_same_bytes(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PCACE_FLUSH_SECONDS", "0.001")
+    write_planted(tmp_path / "data", 600)
+    settings = {"statistics": {"components": 1, "pilot": 100}, "compute": {"batch": 32}, "workers": {"max": 1}}
+    job = planted_job(tmp_path / "data", tmp_path / "run", **settings)
+    slow = job | {"model": job["model"] | {"factory": "tests.service.test_together:slow_network"}}
+    with subprocess.Popen(command(slow, tmp_path), cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not records(tmp_path / "run", "accept") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    assert 1 <= len(records(tmp_path / "run", "accept")) and not records(tmp_path / "run", "done")
+    on = ranked(slow)
+    assert on.summary["workers_are"] == "Ray actors" and on.summary["units"] > 1
+    assert bytes_of(on) == bytes_of(ranked(job | {"output": str(tmp_path / "undisturbed")}))
 
 
 def test_the_process_has_its_settings_back(
