@@ -158,12 +158,16 @@ def test_a_factory_that_gives_one_module_again_and_again(
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("batch", [7, 48])
+@pytest.mark.parametrize(
+    "batch, dataset, keep_codes",
+    [(48, {}, False), (7, {"filter": {"odd": True}, "fold_by": "writer", "id": "name"}, True)],
+)
 def test_what_the_pilot_has_forwarded_is_what_the_main_pass_would_forward(
-    data: Path, tmp_path: Path, precision: str, batch: int
+    data: Path, tmp_path: Path, precision: str, batch: int, dataset: dict[str, Any], keep_codes: bool
 ) -> None:
     compute = {"precision": precision, "batch": batch}
-    more = {"statistics": {"pilot": ROWS}, "group_by": "label", "layers": "all"}
+    statistics = {"pilot": ROWS, "keep_codes": keep_codes}
+    more = {"statistics": statistics, "dataset": dataset, "group_by": "label", "layers": "all"}
     prepared = prepare(parse_job(digits_job(data, tmp_path / "run", compute=compute, **more)))
     units = make_units(prepared.listing, rows_per_unit(prepared.listing))
     store = open_store(str(tmp_path / "run"), prepared.spec.storage)
