@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__, cli_estimate, cli_pack, cli_runs, logs
 from pcace_dist.cli_arguments import add_job
@@ -38,8 +39,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def entry() -> NoReturn:
-    """The console script."""
-    raise SystemExit(main(sys.argv[1:]))
+    """The console script. When all is said and written it ends at once: taking torch's modules apart takes a second."""
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed by whoever read it
+            stream.flush()
+    os._exit(code)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -161,7 +167,7 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
     summary = run.summary
     print_ranking(run.ranking(top=top))
     how = (
-        f"main pass {summary['images_per_second']:,.0f} images/s, {summary['workers']} workers"
+        f"{summary['images_per_second']:,.0f} images/s, {_workers(summary)}"
         if summary.get("from_codes") is None
         else f"from the codes of {summary['from_codes']}"
     )
@@ -177,6 +183,11 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
             f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet"
         )
     print(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
+
+
+def _workers(summary: Mapping[str, Any]) -> str:
+    count = f"{summary['workers']} worker{'' if summary['workers'] == 1 else 's'}"
+    return count if summary.get("workers_are") != "threads of the driver" else f"{count} in this process, without Ray"
 
 
 # -- show, status

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -119,7 +118,9 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 
 def _on_ray(workers: int | None) -> bool:
-    return bool(os.environ.get("RAY_ADDRESS")) if workers is None else workers > 1
+    from pcace_dist.service.cluster import names_a_cluster
+
+    return names_a_cluster() if workers is None else workers > 1
 
 
 def _print_report(report: PackReport, dest: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,6 +71,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.refs)
 
+    def split(self, size: int) -> Iterator[Batch]:
+        """In batches of `size` rows, the last with what is left."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield Batch(
+                images=self.images[part],
+                refs=self.refs[part],
+                labels=None if self.labels is None else self.labels[part],
+                groups=None if self.groups is None else self.groups[part],
+                columns={name: values[part] for name, values in self.columns.items()},
+                fold_keys=self.fold_keys[part],
+                kept=None if self.kept is None else self.kept[part],
+            )
+
 
 class UnitReader:
     """Reads units ahead of the device.
@@ -79,7 +93,8 @@ class UnitReader:
     (H, W) is the plan's: images of another size are set aside. `read_ahead` batches of each submitted unit
     are decoded at most before they are asked for, and one row group is read while another is decoded. `pinned`: into
     memory from which a GPU copies by itself. `decoder`: images are decoded on its device, and batches lie there: their
-    pixels are complete, and whoever reads them on a stream records it (models.device.to_device does).
+    pixels are complete, and whoever reads them on a stream records it (models.device.to_device does). `strict`: images
+    that differ in size are a DatasetError.
     """
 
     def __init__(
@@ -97,9 +112,11 @@ class UnitReader:
         channels_last: bool = False,
         pinned: bool = False,
         decoder: DeviceDecoder | None = None,
+        strict: bool = False,
         retry: Retry = RETRY,
     ) -> None:
         self.spec, self.image_spec, self.storage = spec, image_spec, storage
+        self.strict = strict
         self.batch_size, self.read_ahead, self.retry = batch_size, read_ahead, retry
         self.threads = threads
         self.folds = Folds(fold_bytes, fold_value)
@@ -119,6 +136,7 @@ class UnitReader:
                 lambda: read_pieces(unit.pieces, self.spec, self.storage, self.retry),
                 name=unit.id[:8],
                 shape=self.image_shape,
+                strict=self.strict,
                 on_close=lambda: self._streams.pop(unit.id, None),
             )
         return stream
@@ -383,7 +401,7 @@ def pilot_rows(
     max_bytes: int = PILOT_BYTES,
     decoder: DeviceDecoder | None = None,
     retry: Retry = RETRY,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Batches of about `rows` rows spread evenly over all rows that the filter keeps; a function of the
     listing. On the host, whatever decodes them: they are kept, all of them.
 
@@ -393,9 +411,8 @@ def pilot_rows(
     pieces = [piece for file in listing.files for piece in pieces_of(file)]
     kept = _count_kept_in_threads(pieces, spec, storage, retry, threads)
     if not sum(kept):
-        raise DatasetError(f"dataset.filter: {dict(spec.filter)} keeps no rows")
-    bytes_per_group = sum(file.size for file in listing.files) / len(pieces)
-    groups = min(max_row_groups, max(32, int(max_bytes / bytes_per_group)))
+        raise _keeps_nothing(spec)
+    groups = _most_groups(listing, pieces, max_row_groups, max_bytes)
     chosen = {pieces[index]: at for index, at in spread(kept, rows, groups).items()}
 
     def source() -> Iterator[RowGroup | BadRow]:
@@ -424,11 +441,80 @@ def pilot_rows(
                 count += len(batch)
                 yield batch if decoder is None else replace(batch, images=batch.images.cpu())
             if not count:
-                raise DatasetError(
-                    f"dataset.image: none of the pilot's images can be used; the first: {_told(stream.bad)}"
-                )
+                raise _nothing_usable(stream.bad)
         finally:
             stream.close()
+
+
+class WholeUnits:
+    """All rows of all units, for a pilot that takes every row: the batches that the main pass reads, in its order.
+
+    `read`, once `batches` is exhausted: each unit with its stream and the number of its batches.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        spec: DatasetSpec,
+        *,
+        image_spec: ImageSpec,
+        storage: Storage,
+        batch_size: int,
+        fold_bytes: Callable[[Encoded], int],
+        fold_value: Callable[[Any], int],
+        threads: int = 1,
+        retry: Retry = RETRY,
+    ) -> None:
+        self._units = units
+        self._reader = UnitReader(
+            spec,
+            image_spec,
+            storage,
+            batch_size=batch_size,
+            fold_bytes=fold_bytes,
+            fold_value=fold_value,
+            threads=threads,
+            strict=True,
+            retry=retry,
+        )
+        self.read: list[tuple[Unit, UnitStream, int]] = []
+
+    def batches(self) -> Generator[Batch]:
+        """Once. Raises DatasetError if the filter keeps no row, no image can be decoded, or images differ in size."""
+        with self._reader as reader:
+            for unit, following in zip(self._units, (*self._units[1:], None), strict=True):
+                stream, count = reader.submit(unit), 0
+                for batch in stream.batches():
+                    if reader.image_shape is None:
+                        height, width = (int(n) for n in batch.images.shape[-2:])
+                        reader.image_shape = height, width
+                    if following is not None:
+                        reader.submit(following)
+                    yield batch
+                    count += 1
+                self.read.append((unit, stream, count))
+        if not any(count for _, _, count in self.read):
+            bad = [row for _, stream, _ in self.read for row in stream.bad]
+            raise _nothing_usable(bad) if bad else _keeps_nothing(self._reader.spec)
+
+
+def takes_all(listing: Listing, rows: int) -> bool:
+    """Whether `pilot_rows` reads every row."""
+    pieces = [piece for file in listing.files for piece in pieces_of(file)]
+    return 0 < listing.rows <= rows and len(pieces) <= _most_groups(listing, pieces, PILOT_ROW_GROUPS, PILOT_BYTES)
+
+
+def _most_groups(listing: Listing, pieces: Sequence[Piece], max_row_groups: int, max_bytes: int) -> int:
+    bytes_per_group = sum(file.size for file in listing.files) / len(pieces)
+    return min(max_row_groups, max(32, int(max_bytes / bytes_per_group)))
+
+
+def _keeps_nothing(spec: DatasetSpec) -> DatasetError:
+    return DatasetError(f"dataset.filter: {dict(spec.filter)} keeps no rows")
+
+
+def _nothing_usable(bad: Sequence[BadRow]) -> DatasetError:
+    return DatasetError(f"dataset.image: none of the pilot's images can be used; the first: {_told(bad)}")
 
 
 def spread(counts: Sequence[int], rows: int, max_groups: int) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:

@@ -11,6 +11,9 @@ from typing import Any
 from pcace_dist.datasets.listing import DataFile, Listing
 from pcace_dist.errors import DatasetError
 
+UNIT_ROWS = (128, 1024)  # least and most rows of a unit; in between, 1/64 of the data set
+UNIT_BYTES = 64 << 20  # a unit reads about this much at most
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -99,6 +102,13 @@ def make_units(listing: Listing, rows_per_unit: int) -> tuple[Unit, ...]:
             flush()
     flush()
     return tuple(units)
+
+
+def rows_per_unit(listing: Listing) -> int:
+    """From the data set alone, never from the cluster: a retry on more workers has the same units."""
+    bytes_per_row = max(1, sum(file.size for file in listing.files) // max(1, listing.rows))
+    least, most = UNIT_ROWS
+    return max(1, min(max(least, min(most, listing.rows // 64)), UNIT_BYTES // bytes_per_row))
 
 
 def check_unchanged(units: Iterable[Unit], listing: Listing) -> None:

@@ -1,5 +1,4 @@
-"""The one place where a batch goes through the model: padding, normalising, tapping, and settings that keep the bits
-the same.
+"""The one place where a batch goes through the model: padding, normalising, tapping.
 
 Measured on CPUs: logits change in their last bits with an odd last batch, so every batch is padded to the same size;
 what else the bits depend on is written down by `numeric_class`. Knows no data sets and no Ray.
@@ -7,7 +6,6 @@ what else the bits depend on is written down by `numeric_class`. Knows no data s
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,23 +119,6 @@ class _Guarded:
 def _padded(images: Tensor, size: int) -> Tensor:
     missing = size - len(images)
     return images if missing == 0 else torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
-
-
-def set_deterministic(threads: int, *, strict: bool = True) -> None:
-    """Settings of this process under which the same batch gives the same bits.
-
-    `threads` for each operation, deterministic algorithms only (strict: an operation that has none is an error, else
-    a warning), no benchmark mode, no TF32 and no other reduced precision inside float32 products.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; it must not choose by itself
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=not strict)
-    # filling fresh memory costs time, and nothing reads it before it is written
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
 
 
 def numeric_class(

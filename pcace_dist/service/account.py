@@ -31,15 +31,15 @@ class Account:
     """Counts what the ledger has accepted and what this driver has seen of the rest."""
 
     def __init__(
-        self, store: Store, ledger: Ledger, display: Display, fingerprint: str, *, metrics: bool = True
+        self, store: Store, ledger: Ledger, display: Display, fingerprint: str, *, on_ray: bool = True
     ) -> None:
-        """`metrics`: tell Ray's agents too; only where Ray is there."""
+        """`on_ray`: the workers are Ray's, and its agents are told the metrics."""
         self._store = store
         self._ledger = ledger
         self._display = display
         self._fingerprint = fingerprint
         self._metrics: Metrics | None = None
-        if metrics:
+        if on_ray:
             from pcace_dist.service.metrics import Metrics
 
             self._metrics = Metrics(fingerprint[:12])
@@ -56,6 +56,7 @@ class Account:
         self.workers = 0
         self.drift: dict[str, dict[str, float]] = {}
         self.from_codes: str | None = None  # the run whose kept codes are ranked
+        self._on_ray = on_ray
         self.seconds: dict[str, float] = defaultdict(float)
         self._reduce_seconds: dict[str, float] = defaultdict(float)  # of its tasks
 
@@ -213,6 +214,8 @@ class Account:
         state = self._ledger.state
         images = self.images
         main_pass = self.seconds["main_pass"] or time.monotonic() - self._pass_started
+        if any(one.units_of_pilot for one in self._passes):
+            main_pass += self.seconds["pilot"]  # which has forwarded them
         forwarded = self.rows_done - self.rows_spared - self._rows_at_start
         facts: dict[str, Any] = {
             "outcome": outcome,
@@ -226,6 +229,7 @@ class Account:
             "units_redone": self._units_redone,
             "attempts": len(state.accepted_receipts()),
             "workers": self.workers,
+            "workers_are": "Ray actors" if self._on_ray else "threads of the driver",
             "seconds": round(time.monotonic() - self._started, 3),
             "images_per_second": round(forwarded / main_pass, 3) if main_pass > 0 else None,
             **self._time(),

@@ -8,7 +8,7 @@ codes that differ. Pure but for the forward pass; no Ray, no store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from pcace_dist.errors import PcaceError
 
 if TYPE_CHECKING:
     from pcace_dist.models.forward import Forward
+    from pcace_dist.models.tap import Receive
     from pcace_dist.statistics.plan import LayerPlan
 
 CHECK_ROWS = 32
@@ -49,11 +50,17 @@ class CheckRows:
     codes: Mapping[str, Tensor]
 
     @classmethod
-    def compute(cls, images: Tensor, forward: Forward, layers: Mapping[str, LayerPlan]) -> CheckRows:
+    def compute(
+        cls,
+        images: Tensor,
+        forward: Callable[[Tensor, Receive], Tensor],
+        layers: Mapping[str, LayerPlan],
+        batch_size: int,
+    ) -> CheckRows:
         """Forward the images, in as many passes as the batch's size takes, and encode their maps."""
         codes: dict[str, list[Tensor]] = {name: [] for name in layers}
         outputs: list[Tensor] = []
-        for part in torch.split(images, forward.batch_size):
+        for part in torch.split(images, batch_size):
 
             def receive(name: str, maps: Tensor, _: tuple[int, ...], rows: int = len(part)) -> None:
                 codes[name].append(layers[name].encode(*layers[name].project(maps)).codes[:rows].cpu())
@@ -76,7 +83,7 @@ class CheckRows:
         self, forward: Forward, layers: Mapping[str, LayerPlan], *, mine: NumericClass, plans: NumericClass, exact: str
     ) -> Admission:
         """Compute the rows again and compare. Raises NotAdmitted with `exact` strict where anything differs."""
-        again = CheckRows.compute(self.images, forward, layers)
+        again = CheckRows.compute(self.images, forward, layers, forward.batch_size)
         total = sum(codes.numel() for codes in self.codes.values())
         differing = sum(int((again.codes[name] != codes).sum()) for name, codes in self.codes.items())
         admission = Admission(dict(mine), differing / max(1, total))

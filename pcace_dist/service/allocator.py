@@ -7,13 +7,16 @@ forward pass, and 8 % of decoding photographs. Kept memory is bounded by what th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 
 import pyarrow as pa
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NEVER = 2**31 - 1
+DEFAULTS = {M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 << 10}  # of glibc
 
 
 def keep_memory() -> bool:
@@ -26,3 +29,18 @@ def keep_memory() -> bool:
         return False
     pa.set_memory_pool(pa.system_memory_pool())  # its own gives memory back as well
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+@contextlib.contextmanager
+def memory_restored() -> Iterator[None]:
+    """After the block this process gives memory back again, what it has kept in it too."""
+    pool = pa.default_memory_pool()
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(pool)
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL(None)
+            for parameter, value in DEFAULTS.items():
+                library.mallopt(parameter, value)
+            library.malloc_trim(0)

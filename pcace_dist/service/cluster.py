@@ -1,4 +1,5 @@
-"""Starting or joining Ray, and nothing else about it: local where no cluster is named, else the one of RAY_ADDRESS.
+"""Starting or joining Ray, and nothing else about it: a local one where no cluster is named, else the one of
+RAY_ADDRESS (`local`: a local one, whatever the size of the run).
 
 Ray is imported where it is first needed: work that is done without it does not wait for it.
 """
@@ -8,12 +9,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 from pcace_dist import logs
 from pcace_dist.errors import PcaceError
 
+LOCAL = "local"  # of RAY_ADDRESS, as Ray understands it
 LOCAL_OBJECT_STORE = 256 << 20  # bytes; large state never crosses the object store
+
+
+def names_a_cluster() -> bool:
+    """Whether RAY_ADDRESS names one (a job of `ray job submit` has it from Ray)."""
+    return (os.environ.get("RAY_ADDRESS") or LOCAL) != LOCAL
+
+
+def is_wanted() -> bool:
+    """Whether this process is to work on Ray in any case: RAY_ADDRESS is set, or Ray has been initialised here."""
+    ray = sys.modules.get("ray")
+    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
 
 
 @contextlib.contextmanager
@@ -29,7 +43,7 @@ def ray_session() -> Iterator[None]:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        if os.environ.get("RAY_ADDRESS"):
+        if names_a_cluster():
             # workers' lines would come with a prefix: as JSON they stay in Ray's logs on their nodes
             ray.init(logging_level=logging.WARNING, log_to_driver=not logs.is_json())
         else:
@@ -37,14 +51,14 @@ def ray_session() -> Iterator[None]:
             # Ray starts workers at nice 15: beside any other work on the machine they would hardly run
             os.environ.setdefault("RAY_worker_niceness", "0")
             ray.init(
-                "local",
+                LOCAL,
                 include_dashboard=False,
                 object_store_memory=LOCAL_OBJECT_STORE,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = os.environ.get("RAY_ADDRESS", "local")
+        where = os.environ.get("RAY_ADDRESS") or LOCAL
         raise PcaceError(f"Ray ({where}) cannot be reached or started: {str(error).strip().splitlines()[0]}") from error
     logs.adopt("ray")
     try:

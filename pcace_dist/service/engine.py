@@ -13,22 +13,24 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pcace_dist.datasets.batches import Batch, UnitReader
+from pcace_dist.datasets.batches import Batch, UnitReader, UnitStream
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, ModelError, RowError
 from pcace_dist.models.device import free_memory, once_more, to_device, to_host
-from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
+from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
+from pcace_dist.models.settings import set_deterministic
+from pcace_dist.models.tap import Receive
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import Admission, CheckRows
 from pcace_dist.service.allocator import keep_memory
@@ -36,6 +38,7 @@ from pcace_dist.service.attempt import Block, write_attempt
 from pcace_dist.service.codes import CodesWriter, KeptRows, read_unit
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt, UnitCount
+from pcace_dist.service.leftovers import ForwardedUnit, Leftovers
 from pcace_dist.service.memory import memory_of
 from pcace_dist.service.pilot import make_plan
 from pcace_dist.service.reduce import BlockScores, reduce_block
@@ -47,10 +50,16 @@ from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.samples import SampleRows, row_key
 from pcace_dist.statistics.segment import RowCodes, Segment, row_bytes
 
+if TYPE_CHECKING:
+    from pcace_dist.service.together import Together
+
 log = logging.getLogger(__name__)
 
 FLUSH_SHARE = 0.05  # flush once the attempt is at most this share of the bytes read since the last flush,
 FLUSH_PAUSE = 60.0  # but not more often than this, in seconds: many small attempts cost the reduce
+
+
+_Forward = Callable[[Tensor, Receive], Tensor]
 
 
 class Abandoned(Exception):
@@ -67,6 +76,7 @@ class UnitReport:
     seconds: Mapping[str, float]
     bytes_read: int
     last_fault: str | None = None
+    of_pilot: bool = False  # its rows had been forwarded by the pilot
 
 
 @dataclass
@@ -102,7 +112,8 @@ class Engine:
     again and `flush()` whenever `should_flush`; at the end `reduce(...)`.
     """
 
-    def __init__(self, spec: WorkSpec, actor: str, store: Store) -> None:
+    def __init__(self, spec: WorkSpec, actor: str, store: Store, together: Together | None = None) -> None:
+        """`together`: of workers that are threads of one process; else the model is loaded. Raises ModelError."""
         for path in reversed(spec.python_path):
             if path not in sys.path:
                 sys.path.insert(0, path)
@@ -112,9 +123,15 @@ class Engine:
         self.store = store
         set_deterministic(spec.threads, strict=spec.exact == "strict")
         self.device = torch.device(spec.device)
-        self.model = load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
+        self.model = (
+            load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
+            if together is None
+            else together.model_copy()
+        )
         self.weights = weights_digest(self.model)
         self.model.to(self.device)
+        self._together = together
+        self.leftovers = Leftovers() if together is None else together.leftovers
         self._stop = threading.Event()
         self._passed: _Passed | None = None
         self._ahead: Unit | None = None
@@ -127,7 +144,24 @@ class Engine:
 
     def pilot(self, listing: Listing) -> tuple[Plan, CheckRows]:
         """Make the plan from the pilot, and the rows by which workers are admitted; the caller records both."""
-        return make_plan(self.model, self.spec, listing, device=self.device, weights=self.weights)
+        copies = (
+            [] if self._together is None else [self._together.model_copy() for _ in range(1, self._together.workers)]
+        )
+        made = make_plan(
+            [self.model, *copies],  # the other workers wait for the plan
+            self.spec,
+            listing,
+            device=self.device,
+            weights=self.weights,
+            check=self._give_up_if_stopped,
+        )
+        self.leftovers.plan = made.plan.digest
+        self.leftovers.units.update(made.units)
+        return made.plan, made.check
+
+    def _give_up_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise Abandoned("the pilot")
 
     def begin(self, plan: Plan, check: CheckRows, epoch: int) -> Admission:
         """Take the frozen plan; only from here on units can be worked on.
@@ -155,11 +189,14 @@ class Engine:
             decode=facts.decode,
         )
         plans, exact = facts.numeric_class, self.spec.exact
-        admission = once_more(
-            lambda: check.admit(self._forward, self._layers, mine=mine, plans=plans, exact=exact),
-            self.device,
-            facts.batch,
-        )
+        if self.leftovers.plan == plan.digest:  # made in this process
+            admission = Admission(dict(mine), 0.0)
+        else:
+            admission = once_more(
+                lambda: check.admit(self._forward, self._layers, mine=mine, plans=plans, exact=exact),
+                self.device,
+                facts.batch,
+            )
         self._reader = UnitReader(
             self.spec.dataset,
             self.spec.images,
@@ -183,12 +220,13 @@ class Engine:
 
         Raises Abandoned after `stop`.
         """
+        forwarded = self.leftovers.take(unit.id)
+        if forwarded is not None:
+            return self._process_forwarded(unit, forwarded, upcoming)
         if self._ahead is not None and self._ahead.id != unit.id:
             self._reader.discard(self._ahead)  # it was given to another worker meanwhile
         stream = self._reader.submit(unit)
-        self._ahead = upcoming
-        if upcoming is not None:
-            self._reader.submit(upcoming)
+        self._read_ahead(upcoming)
         rows = _UnitRows()
         before = self.images_seen
         seconds: dict[str, float] = defaultdict(float)
@@ -197,22 +235,51 @@ class Engine:
             if self._stop.is_set():
                 self._reader.discard(unit)
                 raise Abandoned(unit.id)
-            self._step(batch, rows, seconds)
+            self._step(batch, self._forward, rows, seconds)
             self.images_seen += len(batch.images)
-        self._settle(rows, seconds)
-        rows.bad.extend(stream.bad)
-        with _Timer(seconds, "statistics"):
-            used = self._accumulate(rows)
         for stage, value in stream.seconds.items():
             seconds[stage] += value
-        count = UnitCount(rows=used, bad=unit.rows - stream.filtered - used, filtered=stream.filtered)
+        return self._finish(unit, stream, rows, seconds, self.images_seen - before)
+
+    def _process_forwarded(self, unit: Unit, forwarded: ForwardedUnit, upcoming: Unit | None) -> UnitReport:
+        """A unit that the pilot has forwarded: what is left to be done."""
+        self._read_ahead(upcoming)
+        rows = _UnitRows()
+        seconds: dict[str, float] = defaultdict(float)
+        self._passed = None
+        for one in forwarded.passes:
+            self._step(one.batch, one.again, rows, seconds)
+        return self._finish(unit, forwarded, rows, seconds, 0)
+
+    def _read_ahead(self, upcoming: Unit | None) -> None:
+        """Begin to read the unit that follows, unless it has been forwarded."""
+        self._ahead = None if upcoming is None or upcoming.id in self.leftovers.units else upcoming
+        if self._ahead is not None:
+            self._reader.submit(self._ahead)
+
+    def _finish(
+        self,
+        unit: Unit,
+        source: UnitStream | ForwardedUnit,
+        rows: _UnitRows,
+        seconds: dict[str, float],
+        forwarded: int,
+    ) -> UnitReport:
+        """Add a unit's rows to the accumulator and report it."""
+        self._settle(rows, seconds)
+        rows.bad.extend(source.bad)
+        with _Timer(seconds, "statistics"):
+            used = self._accumulate(rows)
+        count = UnitCount(rows=used, bad=unit.rows - source.filtered - used, filtered=source.filtered)
         self._counts[unit.id] = count
-        self._bytes_read += stream.bytes_read
+        self._bytes_read += source.bytes_read
         self._largest_unit = max(self._largest_unit, used * row_bytes(self.plan))
         last = rows.bad[-1] if rows.bad else None
-        log.info("unit %s: %d rows of %d count", unit.id, used, unit.rows, extra={"unit": unit.id, "rows": used})
+        what = {"actor": self.actor, "unit": unit.id, "rows": used}
+        log.info("unit %s: %d rows of %d count", unit.id, used, unit.rows, extra=what)
         fault = None if last is None else f"{last.file} row {last.row}: {last.reason}"
-        return UnitReport(unit.id, count, self.images_seen - before, dict(seconds), stream.bytes_read, fault)
+        of_pilot = isinstance(source, ForwardedUnit)
+        return UnitReport(unit.id, count, forwarded, dict(seconds), source.bytes_read, fault, of_pilot)
 
     def process_kept(self, unit: Unit, codes_file: str, upcoming: Unit | None = None) -> UnitReport:
         """A unit whose rows are in a codes file of the extended run: the same sums, without forwarding.
@@ -224,11 +291,11 @@ class Engine:
             with _Timer(seconds, "read"):
                 found = read_unit(self.spec, codes_file, unit, self.plan)
         except DatasetError as error:
-            log.warning("%s: unit %s is forwarded instead", error, unit.id, extra={"unit": unit.id})
+            what = {"actor": self.actor, "unit": unit.id}
+            log.warning("%s: unit %s is forwarded instead", error, unit.id, extra=what)
             return self.process(unit, upcoming)
         if upcoming is not None:
-            self._ahead = upcoming
-            self._reader.submit(upcoming)
+            self._read_ahead(upcoming)
         rows = _UnitRows(bad=list(found.bad))
         if found.rows.refs:
             target_codes, target_fixed = self.plan.encode_targets(found.rows.targets)
@@ -254,10 +321,10 @@ class Engine:
         """Give up the unit in hand at the next batch (another thread may call this)."""
         self._stop.set()
 
-    def _step(self, batch: Batch, rows: _UnitRows, seconds: dict[str, float]) -> None:
+    def _step(self, batch: Batch, forward: _Forward, rows: _UnitRows, seconds: dict[str, float]) -> None:
         """Forward one batch. On a GPU, which works on it still, the one before it is encoded meanwhile."""
         passed = once_more(
-            lambda: self._pass(batch, seconds),
+            lambda: self._pass(batch, forward, seconds),
             self.device,
             self._forward.batch_size,
             before=lambda: self._settle(rows, seconds),
@@ -273,7 +340,7 @@ class Engine:
         if passed is not None:
             self._encode(passed, rows, seconds)
 
-    def _pass(self, batch: Batch, seconds: dict[str, float]) -> _Passed:
+    def _pass(self, batch: Batch, forward: _Forward, seconds: dict[str, float]) -> _Passed:
         """Forward one batch: components of all layers stay on the device, outputs start on their way back."""
         projected: dict[str, tuple[Tensor, Tensor]] = {}
         count = len(batch.images)
@@ -289,7 +356,7 @@ class Engine:
 
         before = seconds["tap"]
         start = time.perf_counter()
-        outputs = self._forward(batch.images, receive)
+        outputs = forward(batch.images, receive)
         seconds["forward"] += time.perf_counter() - start - (seconds["tap"] - before)
         return _Passed(batch, projected, to_host(outputs, finite))
 
@@ -407,7 +474,8 @@ class Engine:
             units=dict(self._counts),
             files=files,
         )
-        log.info("attempt %s is written: %d units", attempt, len(receipt.units), extra={"attempt": attempt})
+        what = {"actor": self.actor, "attempt": attempt}
+        log.info("attempt %s is written: %d units", attempt, len(receipt.units), extra=what)
         self._reset()
         return receipt
 

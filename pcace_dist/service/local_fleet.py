@@ -9,23 +9,40 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pcace_dist.models.settings import settings_restored
+from pcace_dist.service.allocator import memory_restored
 from pcace_dist.service.events import Event, Failed, Finished, Joined, WorkerShape
 from pcace_dist.service.spec import CodesSpec, WorkSpec
 from pcace_dist.service.worker import WorkerBody, WorkerInfo
 
+if TYPE_CHECKING:
+    from pcace_dist.service.together import Together
+
 
 class LocalFleet:
-    """Use as a context manager. Within it torch works with one thread per worker, as in a worker process."""
+    """Use as a context manager. Within it torch's settings are those of a worker process; afterwards they are what they
+    were."""
 
-    def __init__(self, spec: WorkSpec | CodesSpec, shape: WorkerShape, *, prefix: str = "a") -> None:
+    def __init__(
+        self,
+        spec: WorkSpec | CodesSpec,
+        shape: WorkerShape,
+        *,
+        prefix: str = "a",
+        together: Together | None = None,
+    ) -> None:
+        """`together`: what the workers share; None where each loads a model of its own."""
         self._spec = spec
         self._shape = shape
         self._prefix = prefix
+        self._together = together
+        self._settings = ExitStack()
         self._count = 0
         self._bodies: dict[str, WorkerBody] = {}
         self._infos: dict[str, WorkerInfo] = {}
@@ -33,7 +50,8 @@ class LocalFleet:
         self._calls: dict[Future[Any], tuple[str, str]] = {}
 
     def __enter__(self) -> LocalFleet:
-        self._threads = torch.get_num_threads()
+        self._settings.enter_context(settings_restored())
+        self._settings.enter_context(memory_restored())
         torch.set_num_threads(1)
         for _ in range(self._shape.maximum):
             self._start()
@@ -44,7 +62,7 @@ class LocalFleet:
     ) -> None:
         for actor in list(self._bodies):
             self.release(actor)
-        torch.set_num_threads(self._threads)
+        self._settings.close()
 
     @property
     def shape(self) -> WorkerShape:
@@ -112,6 +130,6 @@ class LocalFleet:
     def _start(self) -> None:
         self._count += 1
         actor = f"{self._prefix}{self._count:04d}"
-        self._bodies[actor] = WorkerBody(actor)
+        self._bodies[actor] = WorkerBody(actor, self._together)
         self._pools[actor] = ThreadPoolExecutor(1, thread_name_prefix=f"pcace-{actor}")
         self.call(actor, "ready", self._spec)

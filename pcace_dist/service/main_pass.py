@@ -75,6 +75,7 @@ class MainPass:
         self._ended: float | None = None
         self.seconds: dict[str, float] = defaultdict(float)
         self.bytes_read = 0
+        self.units_of_pilot = 0  # whose rows the pilot had forwarded
         self.last_faults: list[str] = []
 
     def run(self) -> None:
@@ -207,6 +208,7 @@ class MainPass:
             self._dispatcher.finished(actor, report.unit)
             self._rows_by[actor] += report.forwarded
             self.bytes_read += report.bytes_read
+            self.units_of_pilot += report.of_pilot
             for stage, seconds in report.seconds.items():
                 self.seconds[stage] += seconds
             if report.last_fault is not None:

@@ -11,10 +11,10 @@ import logging
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
-from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.units import Unit, check_unchanged, make_units
+from pcace_dist.datasets.units import Unit, check_unchanged, make_units, rows_per_unit
 from pcace_dist.errors import Stopped
 from pcace_dist.service.codes import index_of, publish_index
 from pcace_dist.service.coordinator import Coordinator, worker_shape
@@ -22,6 +22,7 @@ from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.events import Crew, Failed, Finished, Lost
 from pcace_dist.service.extend import Base, check_base_plan, copy_attempts, generation_of, inherit
 from pcace_dist.service.frozen import FrozenPlan
+from pcace_dist.service.local_fleet import LocalFleet
 from pcace_dist.service.main_pass import TICK, MainPass
 from pcace_dist.service.memory import check_fits
 from pcace_dist.service.prepare import Preparation
@@ -32,17 +33,17 @@ from pcace_dist.statistics.settled import judge, prefixes, spent
 
 log = logging.getLogger(__name__)
 
-UNIT_ROWS = (128, 1024)  # least and most rows of a unit; in between, 1/64 of the data set
-UNIT_BYTES = 64 << 20  # a unit reads about this much at most
-
 
 class ModelRun(Coordinator[Preparation]):
     """The usual run: images through the model."""
 
     def _crew(self) -> AbstractContextManager[Crew]:
+        shape, together = worker_shape(self._job), self._preparation.together
+        if together is not None:
+            return LocalFleet(self._preparation.spec, replace(shape, maximum=together.workers), together=together)
         from pcace_dist.service.fleet import Fleet
 
-        return Fleet(self._preparation.spec, worker_shape(self._job))
+        return Fleet(self._preparation.spec, shape)
 
     # -- plan and manifest
 
@@ -213,10 +214,3 @@ def seeded_order(units: Iterable[Unit], seed: int) -> tuple[Unit, ...]:
         return hashlib.blake2b(f"{seed}:{unit.id}".encode(), digest_size=16).digest()
 
     return tuple(sorted(units, key=place))
-
-
-def rows_per_unit(listing: Listing) -> int:
-    """From the data set alone, never from the cluster: a retry on more workers has the same units."""
-    bytes_per_row = max(1, sum(file.size for file in listing.files) // max(1, listing.rows))
-    least, most = UNIT_ROWS
-    return max(1, min(max(least, min(most, listing.rows // 64)), UNIT_BYTES // bytes_per_row))

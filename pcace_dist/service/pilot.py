@@ -9,19 +9,24 @@ Ray.
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor, nn
 
-from pcace_dist.datasets.batches import SLABS, Batch, pilot_rows
+from pcace_dist.datasets.batches import SLABS, Batch, WholeUnits, pilot_rows, takes_all
 from pcace_dist.datasets.device_images import GPU, choose_decoder, decoder_of, memory_beside
 from pcace_dist.datasets.listing import Listing
+from pcace_dist.datasets.units import make_units, rows_per_unit
 from pcace_dist.errors import DatasetError, ModelError
 from pcace_dist.models.device import (
     choose_batch,
@@ -39,46 +44,56 @@ from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import CHECK_ROWS, CheckRows
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import plan_of_run
+from pcace_dist.service.leftovers import Forwarded, ForwardedUnit
 from pcace_dist.service.spec import WorkSpec
-from pcace_dist.statistics.plan import Plan, TargetPlan, build_plan
+from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+from pcace_dist.statistics.plan import LayerPlan, Plan, TargetPlan, build_plan
 
 log = logging.getLogger(__name__)
 
 SHARE_OF_FREE_MEMORY = 0.25  # for the pilot's activation maps; other workers may share the node
 
+_Passed = tuple[Batch, dict[str, Tensor], Tensor]  # with its maps by layer and its outputs
+_Run = Callable[[Forward, Batch, Collection[str]], tuple[dict[str, Tensor], Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Piloted:
+    """What a pilot gives: the plan, the rows by which workers are admitted to it, and, where the pilot took every row
+    and kept the maps, all units as they have been forwarded."""
+
+    plan: Plan
+    check: CheckRows
+    units: Mapping[str, ForwardedUnit]
+
 
 def make_plan(
-    model: nn.Module, spec: WorkSpec, listing: Listing, *, device: torch.device, weights: str
-) -> tuple[Plan, CheckRows]:
+    models: Sequence[nn.Module],
+    spec: WorkSpec,
+    listing: Listing,
+    *,
+    device: torch.device,
+    weights: str,
+    check: Callable[[], None] = lambda: None,
+) -> Piloted:
     """Read the pilot, choose the batch, build the plan; and the rows by which workers are admitted to it.
 
-    Deterministic for the same job, model and machine class. With `spec.plan` the plan is another run's, and only the
-    rows for admission are read.
+    models: copies of the one model, by which as many batches are forwarded at the same time. Deterministic for the same
+    job, model and machine class, whatever their number. With `spec.plan` the plan is another run's, and only the
+    rows for admission are read. `check` is called for every batch of every pass; what it raises ends the pilot.
 
     Raises DatasetError or ModelError for what only real rows show.
     """
     given = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
     asked = spec.batch or (None if given is None else Facts.of(given).batch)
     decode = choose_decoder(spec.decode, device) if given is None else Facts.of(given).decode
-    read = list(
-        pilot_rows(
-            listing,
-            spec.dataset,
-            spec.statistics.pilot if given is None else CHECK_ROWS,
-            image_spec=spec.images,
-            storage=spec.storage,
-            batch_size=asked or largest_batch(device),
-            threads=spec.threads,
-            decoder=decoder_of(decode, device),
-            fold_bytes=lambda _: 0,
-            fold_value=lambda _: 0,  # the pilot has no folds
-        )
-    )
-    image = read[0].images[:1]
-    numerics = _numerics(model, spec, device, image) if given is None else Facts.of(given).numerics
-    pilot = _looked_at(model, spec, device, numerics, read, asked, decode)
-    forward, batch = pilot.forward, pilot.forward.batch_size
-    height, width = (int(n) for n in read[0].images.shape[-2:])
+    largest = asked or largest_batch(device)
+    with closing(_Source(spec, listing, largest, given is not None, device, decode, check)) as source:
+        image = source.first.images[:1]
+        numerics = _numerics(models[0], spec, device, image) if given is None else Facts.of(given).numerics
+        pilot = _looked_at(models, spec, device, numerics, source, asked, decode, check)
+    batch = pilot.forward.batch_size
+    height, width = (int(n) for n in image.shape[-2:])
     facts = Facts(
         batch=batch,
         precision=numerics.precision,
@@ -87,7 +102,7 @@ def make_plan(
         outputs=pilot.outputs,
         weights=weights,
         numeric_class=numeric_class(device, numerics=numerics, batch_size=batch, threads=spec.threads, decode=decode),
-        weight_norms={name: _norms(model, name, pilot.channels[name]) for name in spec.layers},
+        weight_norms={name: _norms(models[0], name, pilot.channels[name]) for name in spec.layers},
         decode=decode,
     )
     settings = spec.statistics
@@ -107,7 +122,7 @@ def make_plan(
             needs=pilot.need,
         )
     layers = {layer.name: layer.to(device) for layer in plan.layers}
-    return plan, CheckRows.compute(pilot.first_images(CHECK_ROWS), forward, layers)
+    return Piloted(plan, pilot.check_rows(layers), source.units_of(pilot.forwarded))
 
 
 def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Tensor) -> Numerics:
@@ -127,14 +142,80 @@ def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Ten
     return numerics
 
 
+class _Source:
+    """The pilot's batches, read while they are forwarded; kept, so that they can be gone through again.
+
+    Where the pilot takes every row, its batches are those of the main pass, unit by unit (on processors: there a
+    pilot's batches are as large as any).
+    """
+
+    def __init__(
+        self,
+        spec: WorkSpec,
+        listing: Listing,
+        batch: int,
+        given: bool,
+        device: torch.device,
+        decode: str,
+        check: Callable[[], None],
+    ) -> None:
+        self._check = check
+        self._whole: WholeUnits | None = None
+        self.rows = min(listing.rows, CHECK_ROWS if given else spec.statistics.pilot)  # at most
+        common: dict[str, Any] = {"image_spec": spec.images, "storage": spec.storage, "batch_size": batch}
+        common |= {"threads": spec.threads, "fold_bytes": key_of_bytes, "fold_value": key_of_value}
+        if not given and device.type == "cpu" and takes_all(listing, spec.statistics.pilot):
+            units = make_units(listing, rows_per_unit(listing))
+            self._whole = WholeUnits(units, spec.dataset, **common)
+            self._coming: Generator[Batch] = self._whole.batches()
+        else:
+            common |= {"fold_bytes": lambda _: 0, "fold_value": lambda _: 0}  # a pilot has no folds
+            common["decoder"] = decoder_of(decode, device)
+            self._coming = pilot_rows(listing, spec.dataset, self.rows, **common)
+        self._read: list[Batch] = []
+        self.first = next(iter(self))
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._coming.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        at = 0
+        while True:
+            while at < len(self._read):
+                yield self._read[at]
+                at += 1
+            self._check()
+            following = next(self._coming, None)
+            if following is None:
+                return
+            self._read.append(following)
+
+    def units_of(self, forwarded: Sequence[Sequence[Forwarded]]) -> dict[str, ForwardedUnit]:
+        """By unit id, where the pilot took every row and `forwarded` is all of it."""
+        if self._whole is None or len(forwarded) != len(self._read):
+            return {}
+        passes = iter(forwarded)
+        return {
+            unit.id: ForwardedUnit(
+                passes=tuple(one for _ in range(count) for one in next(passes)),
+                bad=tuple(stream.bad),
+                filtered=stream.filtered,
+                bytes_read=stream.bytes_read,
+            )
+            for unit, stream, count in self._whole.read
+        }
+
+
 def _looked_at(
-    model: nn.Module,
+    models: Sequence[nn.Module],
     spec: WorkSpec,
     device: torch.device,
     numerics: Numerics,
-    read: Sequence[Batch],
+    source: _Source,
     asked: int | None,
     decode: str,
+    check: Callable[[], None],
 ) -> PilotMaps:
     """The pilot after its first look, with the batch size that the plan will have.
 
@@ -143,14 +224,15 @@ def _looked_at(
     """
 
     def look(batch: int) -> PilotMaps:
-        pilot = PilotMaps(Forward(model, device, batch, spec.mean, spec.std, spec.layers, numerics), spec)
-        pilot.look(read)
+        forwards = [Forward(model, device, batch, spec.mean, spec.std, spec.layers, numerics) for model in models]
+        pilot = PilotMaps(forwards, spec, check)
+        pilot.look(source, source.rows)
         return pilot
 
     if asked is not None:
         return once_more(lambda: look(asked), device, asked)
-    image = read[0].images[:1]
-    batch = once_more(lambda: _batch_that_fits(model, spec, device, numerics, image, decode), device, 1)
+    image = source.first.images[:1]
+    batch = once_more(lambda: _batch_that_fits(models[0], spec, device, numerics, image, decode), device, 1)
     while batch > 1:
         try:
             return look(batch)
@@ -223,34 +305,41 @@ class PilotMaps:
     The maps of the first look are kept where they fit into a share of the free memory; else every pass forwards again.
     """
 
-    def __init__(self, forward: Forward, spec: WorkSpec) -> None:
-        self.forward = forward
+    def __init__(self, forwards: Sequence[Forward], spec: WorkSpec, check: Callable[[], None]) -> None:
+        """`forwards`: alike, for as many batches at the same time; `check` is called before every batch of a pass."""
+        self.forward = forwards[0]
+        self._forwards = forwards
         self._spec = spec
+        self._check = check
         self._needed = spec.layers
         self._kept: list[tuple[Batch, Tensor]] = []  # batches, and the mask of their usable rows
+        self._first = 0  # how many batches came before the first of these
         self._maps: list[dict[str, Tensor]] | None = []
+        self.forwarded: list[list[Forwarded]] = []  # what was read, as it was forwarded, where the maps are kept
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.channels: dict[str, int] = {}
         self.targets = np.empty((0, len(spec.targets)))
         self.outputs = 0
 
-    def look(self, batches: Sequence[Batch]) -> None:
-        """First look at every row: outputs, targets, finite maps. Raises DatasetError or ModelError."""
+    def look(self, batches: Iterable[Batch], rows: int) -> None:
+        """First look at every row, of which there are at most `rows`: outputs, targets, finite maps. Raises
+        DatasetError or ModelError."""
         values: list[np.ndarray] = []
         problems: Counter[str] = Counter()
-        rows = sum(len(batch) for batch in batches)
-        for batch in batches:
-            maps, outputs = self._run(batch, self._spec.layers)
+        for number, (batch, maps, outputs) in enumerate(self._passed(batches, self._spec.layers, self._run)):
             self.outputs = int(outputs.shape[1])
             self._check_labels(batch)
-            if batch is batches[0] and _bytes(maps) / len(batch) * rows > _budget():
+            if number == 0 and _bytes(maps) / len(batch) * rows > _budget():
                 self._maps = None
             target, reasons = target_values(self._spec.targets, outputs, batch.labels, batch.columns)
             finite = torch.stack([torch.isfinite(m).flatten(1).all(1).cpu() for m in maps.values()]).all(0)
             keep = finite & torch.from_numpy(np.isfinite(target).all(1))
             problems.update(reasons.values())
             problems["an activation is NaN or infinite"] += int((~finite).sum())
+            if self._maps is not None:
+                self.forwarded.append(self._as_forwarded(batch, maps, outputs))
             if bool(keep.any()):
+                self._first = self._first if self._kept else number
                 values.append(target[keep.numpy()])
                 self._kept.append((batch, keep))
                 if self._maps is not None:
@@ -271,22 +360,82 @@ class PilotMaps:
     def passes(self) -> Iterator[Mapping[str, Tensor]]:
         """A fresh pass over the maps (rows, channels, positions) of the usable rows, always in the same order."""
         if self._maps is not None:
-            yield from self._maps
+            for kept in self._maps:
+                self._check()
+                yield kept
             return
-        for batch, keep in self._kept:
-            maps = once_more(partial(self._run, batch, self._needed), self.forward.device, self.forward.batch_size)[0]
+
+        def run(forward: Forward, batch: Batch, layers: Collection[str]) -> tuple[dict[str, Tensor], Tensor]:
+            return once_more(partial(self._run, forward, batch, layers), forward.device, forward.batch_size)
+
+        passed = self._passed((batch for batch, _ in self._kept), self._needed, run)
+        for (_, maps, _), (_, keep) in zip(passed, self._kept, strict=True):
             yield _rows(maps, keep)
 
-    def first_images(self, rows: int) -> Tensor:
-        """The first usable images, uint8 (n, C, H, W), at most one batch of them."""
-        batch, keep = self._kept[0]
-        return batch.images[keep][:rows].contiguous()
+    def _as_forwarded(self, batch: Batch, maps: Mapping[str, Tensor], outputs: Tensor) -> list[Forwarded]:
+        """What was read together, in the batches that went through the model."""
+        size = self.forward.batch_size
+        return [
+            Forwarded(
+                part,
+                {name: held[at * size : (at + 1) * size] for name, held in maps.items()},
+                self.shapes,
+                outputs[at * size : (at + 1) * size],
+                size,
+            )
+            for at, part in enumerate(batch.split(size))
+        ]
 
-    def _run(self, batch: Batch, layers: Collection[str]) -> tuple[dict[str, Tensor], Tensor]:
+    def check_rows(self, layers: Mapping[str, LayerPlan]) -> CheckRows:
+        """The first usable rows, at most one batch of them, for the admission of workers."""
+        batch, keep = self._kept[0]
+        images = batch.images[keep][:CHECK_ROWS].contiguous()
+        seen = self.forwarded[self._first] if self.forwarded else []
+        if seen and bool(keep.all()) and len(batch) <= CHECK_ROWS:
+            parts = iter(seen)
+            return CheckRows.compute(
+                images, lambda part, receive: next(parts).again(part, receive), layers, self.forward.batch_size
+            )
+        return CheckRows.compute(images, self.forward, layers, self.forward.batch_size)
+
+    def _passed(self, batches: Iterable[Batch], layers: Collection[str], run: _Run) -> Iterator[_Passed]:
+        """Batches in order, each run by one of the `Forward`s; several at the same time where there are several."""
+        idle: SimpleQueue[Forward] = SimpleQueue()
+        for forward in self._forwards:
+            idle.put(forward)
+
+        def passed(batch: Batch) -> _Passed:
+            forward = idle.get()
+            try:
+                return (batch, *run(forward, batch, layers))
+            finally:
+                idle.put(forward)
+
+        if len(self._forwards) == 1:
+            yield from map(passed, batches)
+            return
+        running: deque[Future[_Passed]] = deque()
+        torch_threads = torch.get_num_threads()
+        with ThreadPoolExecutor(
+            len(self._forwards), "pcace-pilot", initializer=torch.set_num_threads, initargs=(torch_threads,)
+        ) as pool:
+            try:
+                for batch in batches:
+                    running.append(pool.submit(passed, batch))
+                    if len(running) > len(self._forwards):
+                        yield running.popleft().result()
+                while running:
+                    yield running.popleft().result()
+            finally:
+                for waiting in running:
+                    waiting.cancel()
+
+    def _run(self, forward: Forward, batch: Batch, layers: Collection[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Maps of some of the layers and the outputs: a batch as it was read may take several passes."""
+        self._check()
         maps: dict[str, list[Tensor]] = {name: [] for name in layers}
         outputs = []
-        for images in torch.split(batch.images, self.forward.batch_size):
+        for images in torch.split(batch.images, forward.batch_size):
             rows = len(images)
 
             def receive(name: str, seen: Tensor, shape: tuple[int, ...], rows: int = rows) -> None:
@@ -294,7 +443,7 @@ class PilotMaps:
                 if name in maps:  # copied: the next layer may work in place
                     maps[name].append(seen[:rows].clone(memory_format=torch.contiguous_format))
 
-            outputs.append(self.forward(images, receive))
+            outputs.append(forward(images, receive))
         return {name: torch.cat(parts) for name, parts in maps.items()}, torch.cat(outputs)
 
     def _check_labels(self, batch: Batch) -> None:

@@ -19,10 +19,12 @@ from pcace_dist.models.layers import resolve_layers
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
 from pcace_dist.places import absolute, images_of, storage_of, weights_of
+from pcace_dist.service.cluster import names_a_cluster
 from pcace_dist.service.extend import Base, open_base
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import plan_of_run
 from pcace_dist.service.spec import StatisticSpec, WorkSpec
+from pcace_dist.service.together import Together, together
 from pcace_dist.statistics.ace import MAX_ROWS
 
 
@@ -37,6 +39,12 @@ class Preparation:
     fingerprint: str
     group_type: pa.DataType
     base: Base | None = None
+    together: Together | None = None  # where threads of this process can do it
+
+    @property
+    def local(self) -> bool:
+        """Whether threads of this process do the work."""
+        return self.together is not None
 
 
 def prepare(job: Job) -> Preparation:
@@ -52,7 +60,6 @@ def prepare(job: Job) -> Preparation:
     model = load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
     layers = tuple(resolve_layers(model, job.layers))
     weights = weights_digest(model)
-    del model
     if job.statistics.plan is not None:
         spec = _with_given_plan(job, spec, layers)
     base = None
@@ -68,6 +75,7 @@ def prepare(job: Job) -> Preparation:
         fingerprint=job.fingerprint(layers=layers, weights_digest=weights),
         group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
         base=base,
+        together=together(job, listing, model),
     )
 
 
@@ -198,5 +206,5 @@ def _refuse_what_is_not_built(job: Job) -> None:
         raise JobError(
             "model.input.decode gpu: the workers have no GPU; set workers.gpus: 1, or use model.input.decode: cpu"
         )
-    if job.workers.gpus > 0 and not torch.cuda.is_available() and "RAY_ADDRESS" not in os.environ:
+    if job.workers.gpus > 0 and not torch.cuda.is_available() and not names_a_cluster():
         raise JobError(f"workers.gpus: {job.workers.gpus:g}, but this machine has no GPU; set workers.gpus: 0")

@@ -23,16 +23,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from pcace_dist.datasets.batches import PILOT_BYTES, PILOT_ROW_GROUPS, spread
+from pcace_dist.datasets.batches import PILOT_BYTES, PILOT_ROW_GROUPS, spread, takes_all
 from pcace_dist.datasets.listing import Listing, filter_scalar, plain_type
 from pcace_dist.datasets.reader import count_kept
-from pcace_dist.datasets.units import Piece, Unit, make_units, pieces_of
+from pcace_dist.datasets.units import Piece, Unit, make_units, pieces_of, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
 from pcace_dist.models.device import largest_batch
 from pcace_dist.models.forward import Forward
 from pcace_dist.service.attempt import Block, BlockPart, blocks_of, read_block, read_checked, read_rows
-from pcace_dist.service.cluster import ray_session
+from pcace_dist.service.cluster import is_wanted, ray_session
 from pcace_dist.service.codes_run import prepare_from_codes
 from pcace_dist.service.engine import FLUSH_PAUSE, FLUSH_SHARE, Engine
 from pcace_dist.service.estimate import (
@@ -50,7 +50,6 @@ from pcace_dist.service.estimate import (
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt
 from pcace_dist.service.memory import memory_of
-from pcace_dist.service.model_run import rows_per_unit
 from pcace_dist.service.pilot import SHARE_OF_FREE_MEMORY
 from pcace_dist.service.prepare import Preparation, prepare
 from pcace_dist.service.spec import WorkSpec
@@ -130,6 +129,13 @@ def estimate(
     fitting = [cores / shape.cpus] + ([torch.cuda.device_count() / shape.gpus] if shape.gpus else [])
     side_by_side = max(1, min(job.workers.max, int(min(fitting))))
     here = replace(alone, cores=cores / side_by_side)
+    took_here = took
+    if preparation.together is not None and not is_wanted():
+        notes.append("on this machine the run is done by threads of one process, without Ray")
+        took_here = replace(took, ray=0.0, imports=0.0, load=0.0, pilot_batch=took.pilot_batch / side_by_side)
+        if takes_all(preparation.listing, job.statistics.pilot):  # then the main pass forwards nothing again
+            row = took.tap_row + took.statistics_row
+            took_here = replace(took_here, begin=0.0, forward=0.0, decode_row=0.0, read_row=0.0, processor_row=row)
     rate = 1 / max(1e-9, unit_seconds(load.batch, load, took, alone) / load.batch)
     return Estimate(
         load=load,
@@ -137,7 +143,7 @@ def estimate(
         memory=memory(load, process=rehearsal.process_bytes, pilot_maps=rehearsal.pilot_maps, rate=rate),
         device=rehearsal.device,
         machine=alone,
-        here=predict(load, took, side_by_side, here, sharing=side_by_side / cores, price=price),
+        here=predict(load, took_here, side_by_side, here, sharing=side_by_side / cores, price=price),
         predictions=tuple(
             predict(load, took, count, alone, node_start=node_start, price=price) for count in sorted(set(workers))
         ),
@@ -352,6 +358,7 @@ class _Rehearsal:
         self._engine.spec = replace(self._spec, statistics=replace(self._spec.statistics, pilot=rows))
         try:
             self._plan, self._check = self._engine.pilot(self._sample.listing)
+            self._engine.leftovers.clear()  # the main pass is to be timed
         finally:
             self._engine.spec = self._spec
 

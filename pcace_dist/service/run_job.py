@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist import logs
@@ -17,7 +18,7 @@ from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
 from pcace_dist.service.account import Account
-from pcace_dist.service.cluster import ray_session
+from pcace_dist.service.cluster import is_wanted, ray_session
 from pcace_dist.service.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.service.coordinator import Coordinator
 from pcace_dist.service.interrupt import interruptible
@@ -39,7 +40,8 @@ DIGESTED = {"model.weights", "layers"}  # may be written differently and mean th
 def run_job(job: Job, *, display: Display | None = None, take_over: bool = False) -> int:
     """Run or resume a job; the exit code (0 or 4). Raises UserError, Stopped, TakenOver.
 
-    Ray is joined (RAY_ADDRESS) or started locally and left again. A run that another living driver holds is refused,
+    Ray is joined (RAY_ADDRESS) or started locally and left again; a small run is done by threads of this process on its
+    first start, unless RAY_ADDRESS is set (together.py). A run that another living driver holds is refused,
     with `take_over` it is taken from it.
     """
     store = open_store(job.output, storage_of(job))
@@ -59,7 +61,8 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
         return _recorded_outcome(store, state.done)
     if not take_over:
         _refuse_held(store, ledger)
-    local = from_codes is not None and from_codes.local
+    preparation = _here_or_on_ray(preparation, first=state.epoch == 0)
+    local = preparation.local
     session = contextlib.nullcontext() if local else ray_session()
     began = time.monotonic()
     with interruptible() as asked, session, display or display_for() as shown:
@@ -68,7 +71,7 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
         asked.install()
         _open(store, ledger, take_over=take_over)
         store.put("job.yaml", job.to_yaml().encode())
-        account = Account(store, ledger, shown, preparation.fingerprint, metrics=not local)
+        account = Account(store, ledger, shown, preparation.fingerprint, on_ray=not local)
         account.seconds.update(before)
         with LeaseKeeper(Lease(store, ledger.epoch)) as keeper:
             coordinator = _coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)
@@ -94,6 +97,14 @@ def _prepare(job: Job) -> Preparation:
     from pcace_dist.service.prepare import prepare  # imports the model's libraries, which kept codes do without
 
     return prepare(job)
+
+
+def _here_or_on_ray(preparation: Preparation | CodesPreparation, *, first: bool) -> Preparation | CodesPreparation:
+    """A run of the model is for Ray where it is asked for, and where a driver has begun it already: what ended that one
+    may be a row, and a worker that it ends is only one of many."""
+    if isinstance(preparation, CodesPreparation) or (first and not is_wanted()):
+        return preparation
+    return replace(preparation, together=None)
 
 
 def _coordinator(

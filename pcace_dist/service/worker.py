@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pcace_dist.service.ledger import Receipt
     from pcace_dist.service.reduce import BlockScores, RankInput
     from pcace_dist.service.spec import CodesSpec, WorkSpec
+    from pcace_dist.service.together import Together
     from pcace_dist.statistics.plan import Plan
     from pcace_dist.statistics.ranks import Ranks
 
@@ -58,8 +59,10 @@ class WorkResult:
 class WorkerBody:
     """Holds one engine. Imports happen in `ready`, so that creating a worker is quick and its errors are values."""
 
-    def __init__(self, actor: str) -> None:
+    def __init__(self, actor: str, together: Together | None = None) -> None:
+        """`together`: of workers that are threads of one process."""
         self._actor = actor
+        self._together = together
         self._plan: Plan | None = None
         self._evaluator: Evaluator | None = None
 
@@ -76,7 +79,7 @@ class WorkerBody:
             return self._info("cpu", self._codes.weights)
         from pcace_dist.service.engine import Engine
 
-        self._engine = Engine(spec, self._actor, store)
+        self._engine = Engine(spec, self._actor, store, self._together)
         return self._info(spec.device, self._engine.weights)
 
     def _info(self, device: str, weights: str) -> WorkerInfo:

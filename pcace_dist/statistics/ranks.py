@@ -20,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from pcace_dist.statistics.solve import one_thread
@@ -98,7 +98,7 @@ def _critical(residuals: Tensor, level: float) -> Tensor:
     """
     count, folds = residuals.shape
     if count > MAX_FLIPPED:
-        sidak = stats.t.ppf(1 - (1 - level ** (1 / (count - 1))) / 2, folds - 1)
+        sidak = stdtrit(folds - 1, 1 - (1 - level ** (1 / (count - 1))) / 2)
         return torch.full((count,), float(sidak), dtype=torch.float64)
     place = math.ceil(level * FLIPS) - 1
     u = torch.from_numpy(np.partition(_peaks(residuals).numpy(), place, axis=1)[:, place].copy()).double()

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtrit
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def judge(
     folds = residual.shape[1]
     if folds < 2:
         return Verdict(False, len(inside) * len(outside))
-    critical = float(stats.t.ppf(1 - level / 2, folds - 1))
+    critical = float(stdtrit(folds - 1, 1 - level / 2))
     roots = np.sqrt(np.clip(score_squared, 0, 1))
     open_pairs = 0
     step = max(1, _TILE_FLOATS // (len(inside) * folds))

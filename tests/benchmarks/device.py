@@ -43,8 +43,9 @@ from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import RowError
 from pcace_dist.models.device import to_device
-from pcace_dist.models.forward import Forward, set_deterministic
+from pcace_dist.models.forward import Forward
 from pcace_dist.models.precision import choose_numerics
+from pcace_dist.models.settings import set_deterministic
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, make_layer_plan

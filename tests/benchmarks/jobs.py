@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcace_dist.datasets.units import Unit, make_units
+from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
 from pcace_dist.job import parse_job
 from pcace_dist.run import open_run
 from pcace_dist.service.engine import Engine
 from pcace_dist.service.facts import Facts
-from pcace_dist.service.model_run import rows_per_unit
 from pcace_dist.service.prepare import prepare
 from pcace_dist.service.run_job import run_job
 from pcace_dist.service.store import LocalStore
@@ -95,6 +94,7 @@ def ready(job: Job) -> Ready:
     prepared = prepare(parse_job(job))
     engine = Engine(prepared.spec, "bench", LocalStore(prepared.spec.output))
     plan, check = engine.pilot(prepared.listing)
+    engine.leftovers.clear()  # what it has forwarded is to be forwarded again
     engine.begin(plan, check, 1)
     return Ready(engine, plan, tuple(make_units(prepared.listing, rows_per_unit(prepared.listing))))
 

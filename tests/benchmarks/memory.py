@@ -13,11 +13,10 @@ import shutil
 import time
 from pathlib import Path
 
-from pcace_dist.datasets.units import make_units
+from pcace_dist.datasets.units import make_units, rows_per_unit
 from pcace_dist.job import parse_job
 from pcace_dist.service.admission import CheckRows
 from pcace_dist.service.engine import Engine
-from pcace_dist.service.model_run import rows_per_unit
 from pcace_dist.service.prepare import prepare
 from pcace_dist.service.store import LocalStore
 from pcace_dist.statistics.plan import Plan

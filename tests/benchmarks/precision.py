@@ -25,9 +25,10 @@ from pcace_dist.datasets.batches import Batch, pilot_rows
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
 from pcace_dist.datasets.storage import Storage
-from pcace_dist.models.forward import Forward, set_deterministic
+from pcace_dist.models.forward import Forward
 from pcace_dist.models.load import load_model
 from pcace_dist.models.precision import CHANNELS_LAST, Numerics
+from pcace_dist.models.settings import set_deterministic
 from pcace_dist.models.targets import TargetSpec, target_values
 from pcace_dist.service.pilot import make_plan
 from pcace_dist.service.spec import StatisticSpec, WorkSpec
@@ -156,7 +157,7 @@ def measure(name: str, spec: WorkSpec, by_label: bool = False) -> Iterator[Effec
     listing = list_dataset(spec.dataset, spec.storage)
     plans, forwards = [], []
     for precision in ("float32", "bfloat16"):
-        plan, _ = make_plan(model, replace(spec, precision=precision, batch=16), listing, device=CPU, weights="")
+        plan = make_plan([model], replace(spec, precision=precision, batch=16), listing, device=CPU, weights="").plan
         plans.append(plan)
         numerics = Numerics(precision, CHANNELS_LAST)
         forwards.append(Forward(model, CPU, 16, spec.mean, spec.std, spec.layers, numerics))

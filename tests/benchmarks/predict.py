@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from pcace_dist.datasets.batches import PILOT_BYTES, PILOT_ROW_GROUPS
+from pcace_dist.datasets.units import UNIT_BYTES, UNIT_ROWS
 from pcace_dist.service.engine import FLUSH_PAUSE, FLUSH_SHARE
 from pcace_dist.service.estimate import BLOCK_CHANNELS, Machine, Prediction, Timings, Workload, predict
-from pcace_dist.service.model_run import UNIT_BYTES, UNIT_ROWS
 from pcace_dist.service.progress import duration
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.pca import MIN_ITERATIONS

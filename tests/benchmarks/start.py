@@ -1,14 +1,16 @@
-"""What `pcace rank` on a hundred images takes: Ray's own start, imports, the rest. Prints, asserts nothing.
+"""What `pcace rank` on a hundred images takes, without Ray (as it is) and with it: imports, Ray's own start, the rest.
+Prints, asserts nothing.
 
     python -m tests.benchmarks.start [--repeats 3]
 
-"imports" and "Ray" are measured by processes that do nothing else; "the rest" is the whole command less these two.
+Imports and Ray's start are measured by processes that do nothing else; "the rest" is the whole command less these.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,8 @@ MNIST = ROOT / "examples" / "mnist"
 IMAGES = 100
 NOTHING = "pass"
 HELP = "from pcace_dist.cli import build_parser; build_parser().format_help()"
-IMPORTS = "import torch, torchvision, ray, pyarrow, boto3, pydantic, scipy, pcace_dist.service.prepare"
+IMPORTS = "import pcace_dist.service.run_job, pcace_dist.service.prepare, pcace_dist.service.model_run"
+IMPORTS_WITH_RAY = f"{IMPORTS}, pcace_dist.service.fleet"
 RAY = """
 import sys, time, ray
 from pcace_dist.service.cluster import ray_session
@@ -37,10 +40,12 @@ with ray_session():
 """
 
 
-def run(*arguments: str) -> tuple[float, str]:
+def run(*arguments: str, **env: str) -> tuple[float, str]:
     """Wall seconds of a Python process, and what it printed."""
+    held = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | env
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, env=held)
     return time.perf_counter() - start, done.stdout
 
 
@@ -76,17 +81,24 @@ def main() -> None:
             shown, _ = run("-c", HELP)
             imports, _ = run("-c", IMPORTS)
             ray = float(run("-c", RAY)[1])
-            whole, _ = run("-m", "pcace_dist", "rank", str(job(Path(name), repeat)))
-            summary = json.loads((Path(name) / f"run-{repeat}" / "summary.json").read_text())
+            more, _ = run("-c", IMPORTS_WITH_RAY)
+            here, _ = run("-m", "pcace_dist", "rank", str(job(Path(name), 2 * repeat)))
+            whole, _ = run("-m", "pcace_dist", "rank", str(job(Path(name), 2 * repeat + 1)), RAY_ADDRESS="local")
+            summary = json.loads((Path(name) / f"run-{2 * repeat}" / "summary.json").read_text())
             stages = summary["stages"]
-            rows.append((python, shown, imports, ray, whole, whole - imports - ray))
+            rows.append((python, shown, imports, here, here - imports, more, ray, whole, whole - more - ray))
     table = Table(title=f"pcace rank on {IMAGES} images, seconds (median of {repeats})", title_justify="left", box=None)
-    names = ("Python", "pcace --help", "imports", "Ray's start", "pcace rank", "of that neither imports nor Ray")
+    names = (
+        *("Python", "pcace --help", "imports without Ray", "pcace rank, without Ray", "the rest of it"),
+        *("imports with Ray", "Ray's start", "pcace rank, with Ray", "the rest of it"),
+    )
     for label, values in zip(names, zip(*rows, strict=True), strict=True):
         table.add_row(label, f"{median(values):.2f}")
     console = Console()
     console.print(table)
-    console.print("stages of the last run: " + ", ".join(f"{stage} {value:.2f}" for stage, value in stages.items()))
+    console.print(
+        "stages of the last run without Ray: " + ", ".join(f"{stage} {value:.2f}" for stage, value in stages.items())
+    )
 
 
 if __name__ == "__main__":

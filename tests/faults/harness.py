@@ -61,9 +61,10 @@ def write_job(path: Path, job: Mapping[str, Any]) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment, with short flushes, and without any Ray or AWS settings."""
+    """This process's environment, with short flushes, without any Ray or AWS settings of its own; runs of any size go
+    to a local Ray, whose workers can be killed."""
     held = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
-    return held | {"PCACE_FLUSH_SECONDS": "1", "OMP_NUM_THREADS": "1"} | more
+    return held | {"RAY_ADDRESS": "local", "PCACE_FLUSH_SECONDS": "1", "OMP_NUM_THREADS": "1"} | more
 
 
 class Driver:

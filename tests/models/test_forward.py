@@ -13,9 +13,10 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from pcace_dist.errors import ModelError, RowError
-from pcace_dist.models.forward import Forward, numeric_class, set_deterministic
+from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.precision import Numerics
+from pcace_dist.models.settings import set_deterministic
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -48,7 +48,7 @@ def layers() -> dict[str, LayerPlan]:
 
 @pytest.fixture(scope="module")
 def check(layers: dict[str, LayerPlan]) -> CheckRows:
-    kept = CheckRows.compute(images(12, seed=1), forward(planted_network()), layers)
+    kept = CheckRows.compute(images(12, seed=1), forward(planted_network()), layers, BATCH)
     return CheckRows.from_bytes(kept.to_bytes())
 
 
@@ -66,8 +66,8 @@ def test_the_same_model_on_the_same_machine_is_admitted(check: CheckRows, layers
 
 def test_more_rows_than_a_batch_are_those_of_its_batches(layers: dict[str, LayerPlan]) -> None:
     rows = images(BATCH + 4, seed=2)
-    many = CheckRows.compute(rows, forward(planted_network()), layers)
-    parts = [CheckRows.compute(part, forward(planted_network()), layers) for part in torch.split(rows, BATCH)]
+    many = CheckRows.compute(rows, forward(planted_network()), layers, BATCH)
+    parts = [CheckRows.compute(part, forward(planted_network()), layers, BATCH) for part in torch.split(rows, BATCH)]
     assert torch.equal(many.images, rows) and torch.equal(many.outputs, torch.cat([part.outputs for part in parts]))
     assert torch.equal(many.codes["read"], torch.cat([part.codes["read"] for part in parts]))
     assert many.admit(forward(planted_network()), layers, mine=CLASS, plans=CLASS, exact="strict").differing == 0

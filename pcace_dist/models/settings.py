@@ -1,0 +1,46 @@
+"""Torch's settings of a process under which the same batch gives the same bits; and a way to take them back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+
+def set_deterministic(threads: int, *, strict: bool = True) -> None:
+    """Settings of this process under which the same batch gives the same bits.
+
+    `threads` for each operation, deterministic algorithms only (strict: an operation that has none is an error, else
+    a warning), no benchmark mode, no TF32 and no other reduced precision inside float32 products.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; it must not choose by itself
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    # filling fresh memory costs time, and nothing reads it before it is written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+
+
+@contextlib.contextmanager
+def settings_restored() -> Iterator[None]:
+    """What `set_deterministic` sets within the block is afterwards as it was before it."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    cudnn = torch.backends.cudnn
+    cudnn_flags = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
+    matmul = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = cudnn_flags
+        torch.set_float32_matmul_precision(matmul)

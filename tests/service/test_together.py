@@ -1,0 +1,329 @@
+"""Small runs of the model by threads of the driver's process: which they are, and that they give Ray's bytes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from torch import nn
+
+from pcace_dist.datasets.listing import DataFile, Listing
+from pcace_dist.datasets.units import make_units, rows_per_unit
+from pcace_dist.job import Job, parse_job
+from pcace_dist.models.settings import settings_restored
+from pcace_dist.run import open_run
+from pcace_dist.service import cluster, run_job, together
+from pcace_dist.service.engine import Engine
+from pcace_dist.service.prepare import prepare
+from pcace_dist.service.store import open_store
+from tests.planted import planted_network, write_planted
+from tests.service.digits import bytes_of, digits_job, ranked, records, write_digits
+from tests.service.test_main_job import ROOT, planted_job
+
+ROWS = 300  # units of 100 and 50 rows: the last batch of each is not full
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_digits(tmp_path / "data", ROWS, files=2)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process of its own, whatever other tests have started here."""
+    monkeypatch.setattr(run_job, "is_wanted", lambda: False)
+    monkeypatch.setattr(together, "cores", lambda: 2)
+
+
+# -- which runs
+
+
+def asked(rows: int = 300, **workers: Any) -> tuple[Job, Listing]:
+    job = parse_job(planted_job(Path("data"), Path("run"), workers={"max": 2} | workers))
+    return job, Listing((DataFile("data/a", "a", 1000, "v", (rows,)),), pa.schema([]))
+
+
+def count(job: Job, listing: Listing) -> int | None:
+    found = together.together(job, listing, planted_network())
+    return None if found is None else found.workers
+
+
+@pytest.mark.parametrize(
+    "cores, workers, expected",
+    [
+        (2, {}, 2),
+        (1, {}, 1),
+        (8, {}, 2),
+        (8, {"max": 5}, 5),
+        (8, {"max": 5, "cpus": 2}, 4),
+        (8, {"max": 5, "cpus": 0.5}, 5),
+        (2, {"min": 2}, 2),
+        (1, {"min": 2}, None),
+        (2, {"cpus": 4}, None),
+        (2, {"resources": {"unicorn": 1}}, None),
+        (2, {"memory": "1GiB"}, None),
+    ],
+)
+def test_as_many_workers_as_there_are_cores_for_and_none_where_more_is_asked_for(
+    cores: int, workers: dict[str, Any], expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "cores", lambda: cores)
+    assert count(*asked(**workers)) == expected
+
+
+def test_many_rows_large_models_and_such_as_cannot_be_copied_are_for_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "cores", lambda: 2)
+    assert count(*asked(together.ROWS)) == 2
+    assert count(*asked(together.ROWS + 1)) is None
+    network = planted_network()
+    network.__dict__["held"] = (line for line in "a generator cannot be copied")
+    assert together.together(*asked(), network) is None
+    monkeypatch.setattr(together, "MODEL_BYTES", 8)
+    assert count(*asked()) is None
+
+
+@pytest.mark.parametrize("address, wanted, named", [(None, 0, 0), ("", 0, 0), ("local", 1, 0), ("10.0.0.1:6379", 1, 1)])
+def test_ray_address_asks_for_ray(
+    address: str | None, wanted: int, named: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert (cluster.is_wanted(), cluster.names_a_cluster()) == (bool(wanted), bool(named))
+
+
+def test_a_run_that_was_begun_is_for_ray(data: Path, tmp_path: Path, without_ray: None) -> None:
+    preparation = prepare(parse_job(digits_job(data, tmp_path / "run")))
+    assert run_job._here_or_on_ray(preparation, first=True).local
+    assert not run_job._here_or_on_ray(preparation, first=False).local
+
+
+# -- the same bytes
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("pilot", [128, 2048])
+def test_threads_give_the_bytes_of_ray(
+    local_ray: None, data: Path, tmp_path: Path, precision: str, pilot: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"statistics": {"pilot": pilot}, "compute": {"precision": precision}, "layers": "all"}
+    on_ray = ranked(digits_job(data, tmp_path / "ray", **changes))
+    with monkeypatch.context() as patch:
+        patch.setattr(run_job, "is_wanted", lambda: False)
+        patch.setattr(together, "cores", lambda: 2)
+        here = ranked(digits_job(data, tmp_path / "here", **changes))
+    assert on_ray.summary["workers_are"] == "Ray actors" and "ray" in on_ray.summary["stages"]
+    assert here.summary["workers_are"] == "threads of the driver" and "ray" not in here.summary["stages"]
+    assert here.summary["workers"] == 2
+    for name in ("rankings.parquet", "jackknife.parquet", "exemplars.parquet", "sample.parquet"):
+        assert bytes_of(here, name) == bytes_of(on_ray, name), name
+    assert here.summary["plan"] == on_ray.summary["plan"]
+
+
+_ONLY: list[nn.Module] = []
+
+
+def the_only_network() -> nn.Module:
+    """A factory that gives the same module each time, as a cached one does."""
+    if not _ONLY:
+        _ONLY.append(planted_network())
+    return _ONLY[0]
+
+
+def test_a_factory_that_gives_one_module_again_and_again(
+    local_ray: None, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_planted(tmp_path / "data", 600)
+    job = planted_job(tmp_path / "data", tmp_path / "shared", statistics={"components": 1, "pilot": 300})
+    job["model"] = job["model"] | {"factory": "tests.service.test_together:the_only_network"}
+    shared = ranked(job)
+    assert shared.summary["workers_are"] == "threads of the driver" and shared.summary["workers"] == 2
+    monkeypatch.setattr(run_job, "is_wanted", lambda: True)
+    own = ranked(planted_job(tmp_path / "data", tmp_path / "own", statistics={"components": 1, "pilot": 300}))
+    assert bytes_of(shared) == bytes_of(own)
+
+
+# -- what a pilot of all rows leaves
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "batch, dataset, keep_codes",
+    [(48, {}, False), (7, {"filter": {"odd": True}, "fold_by": "writer", "id": "name"}, True)],
+)
+def test_what_the_pilot_has_forwarded_is_what_the_main_pass_would_forward(
+    data: Path, tmp_path: Path, precision: str, batch: int, dataset: dict[str, Any], keep_codes: bool
+) -> None:
+    compute = {"precision": precision, "batch": batch}
+    statistics = {"pilot": ROWS, "keep_codes": keep_codes}
+    more = {"statistics": statistics, "dataset": dataset, "group_by": "label", "layers": "all"}
+    prepared = prepare(parse_job(digits_job(data, tmp_path / "run", compute=compute, **more)))
+    units = make_units(prepared.listing, rows_per_unit(prepared.listing))
+    store = open_store(str(tmp_path / "run"), prepared.spec.storage)
+    engines = [Engine(prepared.spec, name, store) for name in ("pilot", "other")]
+    plan, check = engines[0].pilot(prepared.listing)
+    assert engines[0].leftovers.units.keys() == {unit.id for unit in units}
+    files, reports = [], []
+    for engine in engines:
+        engine.begin(plan, check, 1)
+        done = [engine.process(unit, upcoming) for unit, upcoming in zip(units, (*units[1:], None), strict=True)]
+        receipt = engine.flush()
+        assert receipt is not None
+        files.append({name: ref.sha256 for name, ref in receipt.files.items()})
+        reports.append([replace(one, seconds={}, forwarded=0, of_pilot=False) for one in done])
+        assert [one.of_pilot for one in done] == [engine is engines[0]] * len(units)
+    assert files[0] == files[1]
+    assert reports[0] == reports[1]
+    assert not engines[0].leftovers.units, "given back as they are used"
+
+
+def test_bad_rows_are_set_aside_once_whoever_met_them(
+    local_ray: None, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    write_planted(tmp_path / "data", 600, shards=1)
+    path = tmp_path / "data" / "part-00000.parquet"
+    table = pq.read_table(path)
+    images, values = table["image"].to_pylist(), table["exponential"].to_pylist()
+    images[0], images[300], values[599] = b"not an image", None, float("nan")
+    table = table.set_column(0, "image", pa.array(images, pa.binary()))
+    pq.write_table(table.set_column(1, "exponential", pa.array(values)), path, row_group_size=100)
+    whole = ranked(planted_job(tmp_path / "data", tmp_path / "whole"))
+    assert (whole.summary["images"], whole.summary["bad_rows"]) == (597, 3)
+    assert whole.summary["worker_stages"]["forward"] < whole.summary["stages"]["pilot"]
+    given = planted_job(
+        tmp_path / "data", tmp_path / "given", statistics={"components": 1, "plan": str(tmp_path / "whole")}
+    )
+    monkeypatch.setattr(run_job, "is_wanted", lambda: True)
+    again = ranked(given)  # forwards all rows in the main pass, under the same plan
+    for name in ("rankings.parquet", "bad_rows.parquet", "sample.parquet"):
+        assert bytes_of(again, name) == bytes_of(whole, name)
+
+
+# -- as a command
+
+
+def command(job: dict[str, Any], folder: Path) -> list[str]:
+    (folder / "job.json").write_text(json.dumps(job))
+    code = (
+        "import sys\nfrom pcace_dist.cli import main\n"
+        f"code = main(['rank', {str(folder / 'job.json')!r}, '--top', '1'])\n"
+        "print('ray' in sys.modules, file=sys.stderr)\nsys.exit(code)"
+    )
+    return [sys.executable, "-c", code]
+
+
+def test_the_command_says_that_it_did_without_ray_and_never_imports_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PCACE_LOG", "INFO")
+    done = subprocess.run(
+        command(digits_job(data, tmp_path / "run", workers={"max": 1}), tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 worker in this process, without Ray" in done.stdout
+    assert done.stderr.splitlines()[-1] == "False"
+    assert "attempt e00001-a0001-f00001 is recorded" in done.stderr
+
+
+def slow_network(seconds: float = 1.0) -> nn.Module:
+    """Takes its time for a batch."""
+    network = planted_network()
+    network.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+    return network
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_in_the_pilot_it_ends_within_a_batch_and_goes_on_with_ray(
+    local_ray: None, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    write_planted(tmp_path / "data", 3000)
+    job = planted_job(tmp_path / "data", tmp_path / "run", workers={"max": 1})
+    slow = job | {"model": job["model"] | {"factory": "tests.service.test_together:slow_network"}}
+    process = subprocess.Popen(
+        command(slow, tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "pilot, 1 worker up" in line:
+                break
+        process.send_signal(number)
+        began = time.monotonic()
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 5, errors
+        assert time.monotonic() - began < 60, "a pilot of 32 batches and more, a second each, was not waited for"
+    finally:
+        process.kill()
+        process.wait()
+    stopped = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (stopped["outcome"], stopped["exit_code"]) == ("stopped", 5)
+    assert run_job.run_job(parse_job(job)) == 0
+    assert open_run(str(tmp_path / "run")).summary["workers_are"] == "Ray actors"
+
+
+def test_killed_it_goes_on_with_ray_to_the_same_bytes(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PCACE_FLUSH_SECONDS", "0.001")
+    write_planted(tmp_path / "data", 600)
+    settings = {"statistics": {"components": 1, "pilot": 100}, "compute": {"batch": 32}, "workers": {"max": 1}}
+    job = planted_job(tmp_path / "data", tmp_path / "run", **settings)
+    factory = "tests.service.test_together:slow_network"
+    slow = job | {"model": job["model"] | {"factory": factory, "kwargs": {"seconds": 0.3}}}
+    with subprocess.Popen(command(slow, tmp_path), cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not records(tmp_path / "run", "accept") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    assert records(tmp_path / "run", "accept") and not records(tmp_path / "run", "done")
+    on = ranked(slow)
+    assert on.summary["workers_are"] == "Ray actors" and on.summary["units"] > 1
+    assert bytes_of(on) == bytes_of(ranked(job | {"output": str(tmp_path / "undisturbed")}))
+
+
+def test_the_process_has_its_settings_back(
+    data: Path, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with settings_restored():
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(2)
+        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+        torch.backends.cudnn.deterministic = False
+        before = torch_settings()
+        assert ranked(digits_job(data, tmp_path / "run")).summary["workers_are"] == "threads of the driver"
+        assert torch_settings() == before
+
+
+def torch_settings() -> tuple[Any, ...]:
+    return (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        pa.default_memory_pool().backend_name,
+    )
