@@ -170,6 +170,7 @@ def test_the_summary_counts_every_image_once(mnist_run: Path) -> None:
         "images_per_second",
         "stages",
         "precision",
+        "decode",
         "batch",
         "numeric_classes",
         "versions",
