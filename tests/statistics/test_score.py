@@ -227,10 +227,13 @@ def test_degenerate_channels_get_a_status_and_no_rank() -> None:
 
 
 def test_identical_channels_get_equal_scores() -> None:
+    """But for the last bits of their axes, which on some processors depend on where in memory a matrix lies."""
     maps, y, folds = mixed()
     scores = scores_of(plan_of(maps, {"y": y}), maps, y, folds)
     for name in (*FIELDS, "pseudo"):
-        assert np.array_equal(getattr(scores, name)[0], getattr(scores, name)[5]), name
+        np.testing.assert_allclose(
+            getattr(scores, name)[0], getattr(scores, name)[5], rtol=1e-6, atol=1e-5, err_msg=name
+        )
 
 
 def test_a_constant_target_is_constant_for_all_channels() -> None:
