@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import basis, tensorfile
+from pcace_dist.statistics import basis, pages, tensorfile
 from pcace_dist.statistics.plan import GRID
 from pcace_dist.statistics.products import Index, packed_size, products
 
 FORMAT_VERSION: Final = 1
 MAX_ROWS: Final = (2**63 - 1) // GRID**2  # beyond this the fixed-point squares could leave int64
-_ROWS_AT_A_TIME = 1 << 14  # of what is added up besides products
+_ROWS_AT_A_TIME = 1 << 14  # at most, of what is added up besides products,
+_CODES_AT_A_TIME = 1 << 20  # and so many codes, which become floats meanwhile
 _PRODUCTS = ("xx", "xy")  # int32 while every fold stays under `narrow_limit` rows
 
 
@@ -73,7 +74,7 @@ class Gram:
         self.knots = knots
         self.folds = folds
         self._state = {
-            name: torch.zeros(shape, dtype=torch.int32 if name in _PRODUCTS else torch.int64, device=device)
+            name: pages.zeros(shape, torch.int32 if name in _PRODUCTS else torch.int64, device)
             for name, shape in self._shapes().items()
         }
 
@@ -159,8 +160,9 @@ class Gram:
         self._make_room(counts.to(self.device) * repeat)
         for one in products(codes, target_codes, fold_of_row, counts.tolist(), self.knots):
             self._add(one.name, one.where, one.values, repeat, one.folds)
-        for first in range(0, len(codes), _ROWS_AT_A_TIME):
-            rows = slice(first, first + _ROWS_AT_A_TIME)
+        step = max(1, min(_ROWS_AT_A_TIME, _CODES_AT_A_TIME // max(1, self.channels * self.components)))
+        for first in range(0, len(codes), step):
+            rows = slice(first, first + step)
             for name, values in self._moments(codes[rows], means[rows], target_fixed[rows]):
                 self._add(name, (), values, repeat)
         self._add("rows", (), counts, repeat)
@@ -182,7 +184,7 @@ class Gram:
         """A copy of some of the channels."""
         axis = {"xx": 0, "xy": 1, "mean_sum": 0, "mean_square": 0, "mean_target": 1, "clamped": 0}
         count = len(range(*channels.indices(self.channels)))
-        result = Gram(**{**self.sizes, "channels": count}, device=self.device)
+        result = Gram(**{**self.sizes, "channels": count}, device="meta")  # no sums that the copies would replace
         for name, tensor in self._state.items():
             where = (slice(None),) * axis[name] + (channels,) if name in axis else ()
             result._state[name] = tensor[where].clone()
@@ -192,7 +194,7 @@ class Gram:
         """A copy with some of the targets."""
         axis = ("xy", "yy", "mean_target", "target_sum", "target_square")
         count = len(range(*targets.indices(self.targets)))
-        result = Gram(**{**self.sizes, "targets": count}, device=self.device)
+        result = Gram(**{**self.sizes, "targets": count}, device="meta")
         for name, tensor in self._state.items():
             result._state[name] = (tensor[targets] if name in axis else tensor).clone()
         return result
@@ -297,7 +299,7 @@ class Gram:
         """The dtype of the sums is a function of the rows, so that equal content has equal bits."""
         wide = self.folds > 0 and int(rows.max()) > narrow_limit(self.knots)
         for name in _PRODUCTS:
-            self._state[name] = self._state[name].to(torch.int64 if wide else torch.int32)
+            self._state[name] = pages.converted(self._state[name], torch.int64 if wide else torch.int32)
 
     def _moments(self, codes: Tensor, means: Tensor, target_fixed: Tensor) -> Iterator[tuple[str, Tensor]]:
         """What rows add to the sums that know no folds: state's name, integers."""
