@@ -240,7 +240,7 @@ class Engine:
         return UnitReport(unit.id, self._counts[unit.id], 0, dict(seconds), 0)
 
     def _no_rows(self) -> _UnitRows:
-        return _UnitRows(HeldCodes(self.plan, device=self.device))
+        return _UnitRows(HeldCodes(self.plan, whole_layers=True, device=self.device))
 
     def _folds_of(self, keys: np.ndarray) -> Tensor:
         return torch.from_numpy((keys % np.uint64(self.plan.folds)).astype(np.uint8))

@@ -26,6 +26,7 @@ from pcace_dist.statistics.plan import LayerCodes, Plan
 
 WAITING_SHARE = 0.25  # of the Grams' bytes: how much waits as codes once there are Grams
 
+
 @dataclass(frozen=True, eq=False)
 class RowCodes:
     """What rows have in common for all layers: folds uint8 (n,), target codes uint8 (n, T), values int16 (n, T)."""
@@ -177,18 +178,19 @@ class Segment:
         return Gram(channels, plan.components, len(plan.targets), plan.knots, plan.folds, device=self._device)
 
     def _fold(self) -> None:
-        """Layer by layer, about CHUNK_ROWS rows at a time, each given up as soon as it is added: what is held meanwhile
-        is the codes and the sums of one layer at most."""
-        rows = self.rows
-        for name, place, codes in self._codes.take_out():
+        """Block by block, about CHUNK_ROWS rows at a time, each given up as soon as it is added: the sums take the
+        place of the codes, and never are both there of more than a block."""
+        shared = self.rows
+        for name, channels, place, codes in self._codes.take_out():
             if name not in self._grams:
                 self._grams[name] = self._empty(name)
-            add_codes(self._grams[name], codes, rows.take(place))
+            add_codes(self._grams[name], codes, shared.take(place), channels)
             del codes
         self._rows = []
         self._waiting = 0
 
 
-def add_codes(gram: Gram, codes: LayerCodes, rows: RowCodes) -> Gram:
-    """Adds rows held as codes to a Gram of their layer (or of the same block of its channels)."""
-    return gram.update(codes.codes, codes.means, rows.target_codes, rows.target_fixed, rows.folds)
+def add_codes(gram: Gram, codes: LayerCodes, rows: RowCodes, channels: slice | None = None) -> Gram:
+    """Adds rows held as codes to a Gram of their layer (or of the same block of its channels); with `channels`, those
+    of some of the Gram's channels (Gram.update)."""
+    return gram.update(codes.codes, codes.means, rows.target_codes, rows.target_fixed, rows.folds, channels=channels)
