@@ -28,7 +28,7 @@ def test_pages_go_back_with_the_last_view_of_them(monkeypatch: pytest.MonkeyPatc
         alive.append(1)
         return Counted(*arguments, **settings)
 
-    monkeypatch.setattr(pages.mmap, "mmap", mapped)
+    monkeypatch.setattr(mmap, "mmap", mapped)
     small, large = pages.zeros((10,), torch.uint8), pages.zeros((pages.LEAST_BYTES,), torch.uint8)
     assert len(alive) == 1 and len(small) == 10
     part = large[5:10]
@@ -42,7 +42,7 @@ def test_without_a_mapping_it_is_ordinary_memory(monkeypatch: pytest.MonkeyPatch
     def refused(*_: int, **__: int) -> None:
         raise OSError("too many mappings")
 
-    monkeypatch.setattr(pages.mmap, "mmap", refused)
+    monkeypatch.setattr(mmap, "mmap", refused)
     assert pages.zeros((1 << 20,), torch.int32).sum() == 0
 
 
