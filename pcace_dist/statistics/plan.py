@@ -226,7 +226,7 @@ class Plan:
         for name in sorted(tensors):
             tensor = tensors[name].detach().cpu().contiguous()  # one at a time: turned weights are copied
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def to_bytes(self) -> bytes:

@@ -68,8 +68,9 @@ def test_rows_are_folded_some_at_a_time(
     added: list[tuple[int, int]] = []
     add = segment.add_codes
 
-    def counting(gram: Gram, codes: LayerCodes, common: RowCodes, channels: slice) -> Gram:
-        added.append((channels.start, codes.rows))
+    def counting(gram: Gram, codes: LayerCodes, common: RowCodes, channels: slice | None = None) -> Gram:
+        if channels is not None:
+            added.append((channels.start, codes.rows))
         return add(gram, codes, common, channels)
 
     monkeypatch.setattr(held_codes, "CHUNK_ROWS", 40)
@@ -86,6 +87,9 @@ def test_rows_are_folded_some_at_a_time(
         counts = [count for start, count in added if start == first]
         assert sum(counts) == limit and all(20 <= count <= 60 for count in counts)
     rest = shared.take(slice(limit, N))
+    assert held.total("layer").equal(
+        segment.add_codes(Gram(4, 2, 1, 9, 4), own.take(slice(0, limit)), shared.take(slice(0, limit)))
+    )
     held.append({"layer": own.take(slice(limit, N))}, rest.target_codes, rest.target_fixed, rest.folds)
     assert held.total("layer").equal(whole(*rows))
 
