@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import tensorfile
+from pcace_dist.statistics import pages, tensorfile
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.segment import RowCodes, row_bytes
 
@@ -141,7 +141,14 @@ class TopRows:
 
     def update(self, means: Mapping[str, Tensor], refs: RowRefs) -> TopRows:
         """Add n rows: means int16 (n, C) of every layer, as in LayerCodes, and their references."""
-        self._add(torch.cat([means[name].cpu() for name in self.channels], dim=1), refs)
+        held = pages.zeros((len(refs), self._width), torch.int16)
+        first = 0
+        for name, channels in self.channels.items():
+            if means[name].shape != (len(refs), channels):
+                raise StatisticsError(f"exemplars: means {tuple(means[name].shape)} for {len(refs)} rows of {name}")
+            held[:, first : first + channels] = means[name]
+            first += channels
+        self._add(held, refs)
         return self
 
     def merge(self, others: Iterable[TopRows]) -> TopRows:
@@ -288,11 +295,16 @@ class SampledRows:
         labels = [value for part in parts for value in part.labels]
         return SampledRows(
             refs.take(order),
-            {name: LayerCodes.cat(part.codes[name] for part in parts).take(index) for name in parts[0].codes},
+            {name: _kept(LayerCodes.cat(part.codes[name] for part in parts).take(index)) for name in parts[0].codes},
             RowCodes.cat([part.shared for part in parts]).take(index),
             tuple(groups[i] for i in order),
             tuple(labels[i] for i in order),
         )
+
+
+def _kept(codes: LayerCodes) -> LayerCodes:
+    """A copy that stays: in pages of its own."""
+    return LayerCodes(pages.copied(codes.codes), pages.copied(codes.means))
 
 
 class RowSample:

@@ -34,3 +34,8 @@ def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if tensor.dtype == dtype or tensor.device.type == "meta":
         return tensor.to(dtype)
     return zeros(tuple(tensor.shape), dtype, tensor.device).copy_(tensor)
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy, in pages of its own where it is large."""
+    return zeros(tuple(tensor.shape), tensor.dtype, tensor.device).copy_(tensor)
