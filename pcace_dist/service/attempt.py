@@ -253,8 +253,7 @@ def _samples_file(groups: list[Any], samples: Mapping[Any, SampleRows]) -> bytes
 def _block_file(block: Block, groups: list[Any], segments: Mapping[Any, Segment]) -> bytes:
     columns: dict[str, list[Any]] = {name: [] for name in _BLOCK_SCHEMA.names}
     for index, group in enumerate(groups):
-        held = segments[group].codes(block.layer)
-        codes = None if held is None else held.block(block.channels)
+        codes = segments[group].codes(block.layer, block.channels)
         gram = segments[group].gram(block.layer)
         columns["group_index"].append(index)
         columns["codes"].append(None if codes is None else _bytes(codes.codes))

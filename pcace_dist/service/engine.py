@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,7 @@ from pcace_dist.service.shown import ShownRows, merge_shown
 from pcace_dist.service.spec import WorkSpec
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+from pcace_dist.statistics.held_codes import HeldCodes
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.samples import SampleRows, row_key
 from pcace_dist.statistics.segment import RowCodes, Segment, row_bytes
@@ -83,7 +84,7 @@ class UnitReport:
 class _UnitRows:
     """Encoded rows of the unit in hand, batch by batch."""
 
-    codes: dict[str, list[LayerCodes]] = field(default_factory=lambda: defaultdict(list))
+    codes: HeldCodes
     target_codes: list[Tensor] = field(default_factory=list)
     target_fixed: list[Tensor] = field(default_factory=list)
     folds: list[Tensor] = field(default_factory=list)
@@ -172,7 +173,6 @@ class Engine:
         facts = Facts.of(plan)
         if facts.weights != self.weights:
             raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
-        self.plan = plan
         self.epoch = epoch
         self._memory = memory_of(self.spec)
         if self.device.type == "cuda":  # sums stay there until they are flushed
@@ -180,7 +180,8 @@ class Engine:
         self._forward = Forward(
             self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers, facts.numerics
         )
-        self._layers = {layer.name: layer.to(self.device) for layer in plan.layers}
+        self._layers = {layer.name: layer.to(self.device).turned() for layer in plan.layers}
+        self.plan = plan if self.device.type != "cpu" else replace(plan, layers=tuple(self._layers.values()))
         mine = numeric_class(
             self.device,
             numerics=facts.numerics,
@@ -227,7 +228,7 @@ class Engine:
             self._reader.discard(self._ahead)  # it was given to another worker meanwhile
         stream = self._reader.submit(unit)
         self._read_ahead(upcoming)
-        rows = _UnitRows()
+        rows = self._no_rows()
         before = self.images_seen
         seconds: dict[str, float] = defaultdict(float)
         self._passed = None
@@ -244,7 +245,7 @@ class Engine:
     def _process_forwarded(self, unit: Unit, forwarded: ForwardedUnit, upcoming: Unit | None) -> UnitReport:
         """A unit that the pilot has forwarded: what is left to be done."""
         self._read_ahead(upcoming)
-        rows = _UnitRows()
+        rows = self._no_rows()
         seconds: dict[str, float] = defaultdict(float)
         self._passed = None
         for one in forwarded.passes:
@@ -296,7 +297,8 @@ class Engine:
             return self.process(unit, upcoming)
         if upcoming is not None:
             self._read_ahead(upcoming)
-        rows = _UnitRows(bad=list(found.bad))
+        rows = self._no_rows()
+        rows.bad.extend(found.bad)
         if found.rows.refs:
             target_codes, target_fixed = self.plan.encode_targets(found.rows.targets)
             rows.target_codes.append(target_codes)
@@ -306,13 +308,15 @@ class Engine:
             rows.kept.append(found.rows)
             rows.refs.extend(found.rows.refs)
             rows.labels.extend(found.labels(self.spec.dataset.label))
-            for name, codes in found.codes.items():
-                rows.codes[name].append(codes)
+            rows.codes.append(found.codes)
         with _Timer(seconds, "statistics"):
             used = self._accumulate(rows)
         self._counts[unit.id] = UnitCount(rows=used, bad=found.bad_rows, filtered=unit.rows - used - found.bad_rows)
         self._largest_unit = max(self._largest_unit, used * row_bytes(self.plan))
         return UnitReport(unit.id, self._counts[unit.id], 0, dict(seconds), 0)
+
+    def _no_rows(self) -> _UnitRows:
+        return _UnitRows(HeldCodes(self.plan, whole_layers=True, device=self.device))
 
     def _folds_of(self, keys: np.ndarray) -> Tensor:
         return torch.from_numpy((keys % np.uint64(self.plan.folds)).astype(np.uint8))
@@ -372,8 +376,7 @@ class Engine:
             if not keep.all():  # nothing here waits for a GPU, which is at the next batch already
                 on_device = to_device(kept, self.device)
                 projected = {name: (parts[0][on_device], parts[1][on_device]) for name, parts in projected.items()}
-            for name, parts in projected.items():
-                rows.codes[name].append(self._layers[name].encode(*parts))
+            rows.codes.append({name: self._layers[name].encode(*parts) for name, parts in projected.items()})
             target_codes, target_fixed = self.plan.encode_targets(values[keep])
             rows.target_codes.append(target_codes)
             rows.target_fixed.append(target_fixed)
@@ -411,7 +414,7 @@ class Engine:
         self._bad.extend(rows.bad)
         if not rows.groups:
             return 0
-        held_codes = {name: LayerCodes.cat(parts) for name, parts in rows.codes.items()}
+        held_codes = {name: held for name in self._layers if (held := rows.codes.codes(name)) is not None}
         codes = {name: held.cpu() for name, held in held_codes.items()}  # on a GPU: one copy of a unit
         shared = (torch.cat(rows.target_codes), torch.cat(rows.target_fixed), torch.cat(rows.folds))
         self._show(codes, RowCodes(shared[2], shared[0], shared[1]), rows)
@@ -422,7 +425,7 @@ class Engine:
         for i, group in enumerate(rows.groups):
             members[group].append(i)
         for group, indices in members.items():
-            index = torch.tensor(indices)
+            index = torch.tensor(indices) if len(members) > 1 else slice(None)  # all rows: no copy
             segment = self._segments.get(group)
             if segment is None:
                 segment = self._segments[group] = Segment(self.plan, device=self.device)
@@ -430,7 +433,7 @@ class Engine:
                 {name: held.take(index) for name, held in held_codes.items()}, *(part[index] for part in shared)
             )
             if samples is not None:
-                self._samples[group].append(samples.take(index))
+                self._samples[group].append(samples.take(torch.tensor(indices)))
         return len(rows.groups)
 
     def _show(self, codes: Mapping[str, LayerCodes], shared: RowCodes, rows: _UnitRows) -> None:

@@ -62,6 +62,7 @@ class Workload:
     flush_seconds: float
     flush_pause: float
     flush_share: float
+    waiting_share: float  # of the Grams' bytes: what waits as codes beside them (statistics.segment)
 
     @property
     def images_per_group(self) -> int:
@@ -137,13 +138,15 @@ class Memory:
     model: int
     process: int
     accumulator: int
+    unit: int
     pilot_maps: int
     reduce_task: int
 
     @property
     def worker(self) -> int:
-        """What a worker needs at most: the pilot's maps, the accumulator and a reduce task come one after the other."""
-        return self.process + max(self.pilot_maps, self.accumulator, self.reduce_task)
+        """What a worker needs at most: the pilot's maps, the accumulator beside the codes of the unit in hand, and a
+        reduce task come one after the other."""
+        return self.process + max(self.pilot_maps, self.accumulator + self.unit, self.reduce_task)
 
     @property
     def suggested(self) -> int:
@@ -282,7 +285,8 @@ def suggest_batch(seconds_by_batch: dict[int, float]) -> int:
 def memory(load: Workload, *, process: int, pilot_maps: int, rate: float) -> Memory:
     """Bytes a worker needs. `process` is what was seen of it at rest, `rate` images a second of one worker."""
     rows = min(load.images, int(rate * load.flush_seconds) + 1)
-    accumulator = load.groups * min(load.gram_bytes, max(1, rows // max(1, load.groups)) * load.row_bytes)
+    codes = max(1, rows // max(1, load.groups)) * load.row_bytes
+    accumulator = load.groups * (codes if codes < load.gram_bytes else (1 + load.waiting_share) * load.gram_bytes)
     share = max(load.blocks, default=0) / max(1, load.channels)
     per_group = share * min(3 * load.gram_bytes, load.gram_bytes + load.images_per_group * load.row_bytes)
     return Memory(
@@ -292,6 +296,7 @@ def memory(load: Workload, *, process: int, pilot_maps: int, rate: float) -> Mem
         model=load.model_bytes,
         process=process,
         accumulator=min(int(accumulator), load.most_held),
+        unit=max(load.units, default=0) * load.row_bytes,
         pilot_maps=pilot_maps,
         reduce_task=min(int(share * load.statistic_bytes + per_group), max(load.most_held, int(per_group))),
     )

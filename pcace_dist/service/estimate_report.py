@@ -56,7 +56,8 @@ def describe(estimate: Estimate) -> str:
         f"statistic:  {size(held.gram_per_channel)} a channel and group as sums, "
         f"{size(held.code_row_per_channel)} a channel and image as codes; in all {size(held.statistic)}",
         f"a worker:   {size(held.worker)} (process with model {size(held.process)}, pilot's maps "
-        f"{size(held.pilot_maps)}, accumulator {size(held.accumulator)}, reduce {size(held.reduce_task)})",
+        f"{size(held.pilot_maps)}, accumulator {size(held.accumulator)} and unit in hand {size(held.unit)}, "
+        f"reduce {size(held.reduce_task)})",
         f"timed here: {1000 * _per_image(estimate):.3g} ms an image on {estimate.device}, batch {load.batch}",
         "",
         f"{'workers':>16}  {'time':>8}  {'start':>7}  {'pilot':>7}  {'main':>7}  {'reduce':>7}  {'publish':>7}  "

@@ -6,7 +6,7 @@ but model and batch, so what is kept here gives the bits that another forward pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,11 +20,13 @@ from pcace_dist.models.tap import Receive
 @dataclass(frozen=True, eq=False)
 class Forwarded:
     """A batch of n rows as it went through the model, padded to `batch_size`: maps (n, C, D) and the shape of their
-    positions by layer, and the outputs (n, O), all without the padding."""
+    positions by layer, and the outputs (n, O), all without the padding. `channels_last`: the layers whose maps lay so
+    when they came out of the model; here they are contiguous."""
 
     batch: Batch
     maps: Mapping[str, Tensor]
     shapes: Mapping[str, tuple[int, ...]]
+    channels_last: Collection[str]
     outputs: Tensor
     batch_size: int
 
@@ -39,6 +41,8 @@ class Forwarded:
         missing = self.batch_size - len(images)
         for name, maps in self.maps.items():
             padded = torch.cat([maps, maps[-1:].expand(missing, *maps.shape[1:])]) if missing else maps
+            if name in self.channels_last:  # what is computed of them may depend on how they lie
+                padded = padded.transpose(1, 2).contiguous().transpose(1, 2)
             receive(name, padded, self.shapes[name])
         return self.outputs
 

@@ -317,6 +317,7 @@ class PilotMaps:
         self._maps: list[dict[str, Tensor]] | None = []
         self.forwarded: list[list[Forwarded]] = []  # what was read, as it was forwarded, where the maps are kept
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._channels_last: set[str] = set()
         self.channels: dict[str, int] = {}
         self.targets = np.empty((0, len(spec.targets)))
         self.outputs = 0
@@ -380,6 +381,7 @@ class PilotMaps:
                 part,
                 {name: held[at * size : (at + 1) * size] for name, held in maps.items()},
                 self.shapes,
+                self._channels_last,
                 outputs[at * size : (at + 1) * size],
                 size,
             )
@@ -440,6 +442,8 @@ class PilotMaps:
 
             def receive(name: str, seen: Tensor, shape: tuple[int, ...], rows: int = rows) -> None:
                 self.channels[name], self.shapes[name] = int(seen.shape[1]), shape
+                if seen.transpose(1, 2).is_contiguous():
+                    self._channels_last.add(name)
                 if name in maps:  # copied: the next layer may work in place
                     maps[name].append(seen[:rows].clone(memory_format=torch.contiguous_format))
 

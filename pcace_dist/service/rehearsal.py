@@ -60,7 +60,7 @@ from pcace_dist.statistics.pca import COVARIANCE_BYTES, MIN_ITERATIONS
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.ranks import rank_channels
 from pcace_dist.statistics.score import score_channels
-from pcace_dist.statistics.segment import RowCodes, add_codes, gram_bytes, row_bytes
+from pcace_dist.statistics.segment import WAITING_SHARE, RowCodes, add_codes, gram_bytes, row_bytes
 
 Tell = Callable[[str], None]
 T = TypeVar("T")
@@ -426,6 +426,7 @@ class _Rehearsal:
             flush_seconds=spec.flush_seconds,
             flush_pause=FLUSH_PAUSE,
             flush_share=FLUSH_SHARE,
+            waiting_share=WAITING_SHARE,
         )
 
     def _reduce(self) -> tuple[float, float, float]:

@@ -99,8 +99,9 @@ class WorkerBody:
         from pcace_dist.service.admission import CheckRows
         from pcace_dist.statistics.plan import Plan
 
-        self._plan = Plan.from_bytes(plan)
-        return self._engine.begin(self._plan, CheckRows.from_bytes(check), epoch)
+        admission = self._engine.begin(Plan.from_bytes(plan), CheckRows.from_bytes(check), epoch)
+        self._plan = self._engine.plan
+        return admission
 
     def work(self, unit: Unit, upcoming: Unit | None, flush_first: bool, kept: str | None = None) -> WorkResult:
         """One unit; with a receipt if the accumulator was flushed before or after it. No report if it was given up.

@@ -34,18 +34,21 @@ def version() -> str:
     return f"numba {installed('numba')}"
 
 
+def large(channels: int, positions: int) -> bool:
+    """Whether a layer is large enough for the loop, and the loop can be compiled."""
+    return channels >= FEWEST_CHANNELS and positions > 1 and channels * positions >= FEWEST_VALUES and _there()
+
+
 def able(maps: Tensor) -> bool:
-    """Whether maps (B, C, D) are for the loop: channels-last on a processor, in float32 or bfloat16, large, and the
-    loop can be compiled. Does not depend on how many rows there are."""
-    _, channels, positions = maps.shape
-    if channels < FEWEST_CHANNELS or channels * positions < FEWEST_VALUES or maps.stride(2) == 1:
+    """Whether maps (B, C, D) are for the loop: of a large layer, channels-last on a processor, in float32 or bfloat16.
+    Does not depend on how many rows there are."""
+    if maps.device.type != "cpu" or maps.dtype not in _BITS or not large(*maps.shape[1:]):
         return False
-    lies_so = positions > 1 and maps.transpose(1, 2).is_contiguous()
-    return lies_so and maps.device.type == "cpu" and maps.dtype in _BITS and _there()
+    return maps.stride(2) != 1 and maps.transpose(1, 2).is_contiguous()
 
 
 def axes_of(weights: Tensor) -> Tensor:
-    """A plan's weights (C, D, p) as `products` takes them: (D, p, C), contiguous."""
+    """A plan's weights (C, D, p) as `products` takes them: (D, p, C), contiguous; a view where they lie so already."""
     return weights.permute(1, 2, 0).contiguous()
 
 

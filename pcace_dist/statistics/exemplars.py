@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import tensorfile
+from pcace_dist.statistics import pages, tensorfile
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.segment import RowCodes, row_bytes
 
@@ -37,6 +37,7 @@ SAMPLE_ROWS = (512, 4096)  # least and most rows of the sample; in between, as m
 SAMPLE_BYTES = 4 << 20
 _WAITING_ROWS = 1024  # rows that wait until they are sorted in,
 _WAITING_MEANS = 1 << 22  # or fewer, where there are many channels
+_RANKED_AT_A_TIME = 1 << 19  # means, which become 64 bits each meanwhile
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's step
 _POSITION_BITS = 32  # of a priority: mean above, place in the order of ties below
 
@@ -140,7 +141,14 @@ class TopRows:
 
     def update(self, means: Mapping[str, Tensor], refs: RowRefs) -> TopRows:
         """Add n rows: means int16 (n, C) of every layer, as in LayerCodes, and their references."""
-        self._add(torch.cat([means[name].cpu() for name in self.channels], dim=1), refs)
+        held = pages.zeros((len(refs), self._width), torch.int16)
+        first = 0
+        for name, channels in self.channels.items():
+            if means[name].shape != (len(refs), channels):
+                raise StatisticsError(f"exemplars: means {tuple(means[name].shape)} for {len(refs)} rows of {name}")
+            held[:, first : first + channels] = means[name]
+            first += channels
+        self._add(held, refs)
         return self
 
     def merge(self, others: Iterable[TopRows]) -> TopRows:
@@ -230,10 +238,18 @@ def _largest(means: Tensor, places: Tensor, top: int) -> tuple[Tensor, Tensor]:
 
     places: int64 (m, C) or (m, 1), different within a column.
     """
-    priority = (means.to(torch.int64) << _POSITION_BITS) - places
-    best = priority.topk(min(top, len(means)), dim=0).values
-    chosen = (best + ((1 << _POSITION_BITS) - 1)) >> _POSITION_BITS
-    return chosen.to(torch.int16), (chosen << _POSITION_BITS) - best
+    count = min(top, len(means))
+    best = torch.empty((count, means.shape[1]), dtype=torch.int16)
+    chosen = torch.empty((count, means.shape[1]), dtype=torch.int64)
+    step = max(1, _RANKED_AT_A_TIME // max(1, len(means)))
+    for first in range(0, means.shape[1], step):
+        part = slice(first, first + step)
+        own = places if places.shape[1] == 1 else places[:, part]
+        priority = (means[:, part].to(torch.int64) << _POSITION_BITS).sub_(own)
+        largest = priority.topk(count, dim=0).values
+        best[:, part] = level = (largest + ((1 << _POSITION_BITS) - 1)) >> _POSITION_BITS
+        chosen[:, part] = (level << _POSITION_BITS) - largest
+    return best, chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,15 +285,26 @@ class SampledRows:
         )
 
     @staticmethod
-    def cat(parts: Sequence[SampledRows]) -> SampledRows:
-        """Rows of one or more parts, one after the other."""
+    def first(parts: Sequence[SampledRows], count: int) -> SampledRows:
+        """The `count` rows of one or more parts that come first in `RowRefs.order`, in that order; all where there are
+        fewer. Layer by layer, so that all of them are never there twice."""
+        refs = RowRefs.cat([part.refs for part in parts])
+        order = refs.order()[:count]
+        index = torch.from_numpy(order)
+        groups = [value for part in parts for value in part.groups]
+        labels = [value for part in parts for value in part.labels]
         return SampledRows(
-            RowRefs.cat([part.refs for part in parts]),
-            {name: LayerCodes.cat(part.codes[name] for part in parts) for name in parts[0].codes},
-            RowCodes.cat([part.shared for part in parts]),
-            tuple(value for part in parts for value in part.groups),
-            tuple(value for part in parts for value in part.labels),
+            refs.take(order),
+            {name: _kept(LayerCodes.cat(part.codes[name] for part in parts).take(index)) for name in parts[0].codes},
+            RowCodes.cat([part.shared for part in parts]).take(index),
+            tuple(groups[i] for i in order),
+            tuple(labels[i] for i in order),
         )
+
+
+def _kept(codes: LayerCodes) -> LayerCodes:
+    """A copy that stays: in pages of its own."""
+    return LayerCodes(pages.copied(codes.codes), pages.copied(codes.means))
 
 
 class RowSample:
@@ -325,8 +352,7 @@ class RowSample:
 
     def _settle(self) -> None:
         if self._held:
-            rows = SampledRows.cat(self._held)
-            self._held = [rows.take(rows.refs.order()[: self.size])]
+            self._held = [SampledRows.first(self._held, self.size)]
 
 
 def sample_size(plan: Plan) -> int:

@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import basis, tensorfile
+from pcace_dist.statistics import basis, pages, tensorfile
 from pcace_dist.statistics.plan import GRID
 from pcace_dist.statistics.products import Index, packed_size, products
 
 FORMAT_VERSION: Final = 1
 MAX_ROWS: Final = (2**63 - 1) // GRID**2  # beyond this the fixed-point squares could leave int64
-_ROWS_AT_A_TIME = 1 << 14  # of what is added up besides products
+_ROWS_AT_A_TIME = 1 << 14  # at most, of what is added up besides products,
+_CODES_AT_A_TIME = 1 << 20  # and so many codes, which become floats meanwhile
+_CHANNEL_AXIS = {"xx": 0, "xy": 1, "mean_sum": 0, "mean_square": 0, "mean_target": 1, "clamped": 0}
 _PRODUCTS = ("xx", "xy")  # int32 while every fold stays under `narrow_limit` rows
 
 
@@ -46,6 +48,11 @@ def _ends(codes: Tensor, top: int) -> Tensor:
     above = every @ codes.clamp(max=1).flatten(1).float()
     below = every @ codes.clamp(min=top - 1).flatten(1).float()
     return (below - above - len(codes) * (top - 2)).reshape(codes.shape[1:])
+
+
+def _place(name: str, channels: slice) -> Index:
+    """Where some channels lie in a part of the state; all of it where channels share it."""
+    return (slice(None),) * _CHANNEL_AXIS[name] + (channels,) if name in _CHANNEL_AXIS else ()
 
 
 class Gram:
@@ -73,7 +80,7 @@ class Gram:
         self.knots = knots
         self.folds = folds
         self._state = {
-            name: torch.zeros(shape, dtype=torch.int32 if name in _PRODUCTS else torch.int64, device=device)
+            name: pages.zeros(shape, torch.int32 if name in _PRODUCTS else torch.int64, device)
             for name, shape in self._shapes().items()
         }
 
@@ -147,23 +154,31 @@ class Gram:
         folds: Tensor | npt.NDArray[np.integer[Any]],
         *,
         repeat: int = 1,
+        channels: slice | None = None,
     ) -> Gram:
         """Adds rows, each `repeat` times.
 
         codes: uint8 (n, C, p); means: int16 (n, C); target_codes: uint8 (n, T); target_fixed: int16 (n, T);
         folds: integers (n,) in [0, F).
+        With `channels` [start, stop) codes and means are those of some of the channels. The same rows must then follow
+        for all others, those that begin at 0 first: with them goes what all channels share.
         """
+        block = slice(0, self.channels) if channels is None else channels
         fold_of_row = torch.as_tensor(folds).to(device=codes.device, dtype=torch.int64)
-        self._check_rows(codes, means, target_codes, target_fixed, fold_of_row)
+        self._check_rows(codes, means, target_codes, target_fixed, fold_of_row, block.stop - block.start)
         counts = torch.bincount(fold_of_row, minlength=self.folds)
-        self._make_room(counts.to(self.device) * repeat)
-        for one in products(codes, target_codes, fold_of_row, counts.tolist(), self.knots):
-            self._add(one.name, one.where, one.values, repeat, one.folds)
-        for first in range(0, len(codes), _ROWS_AT_A_TIME):
-            rows = slice(first, first + _ROWS_AT_A_TIME)
+        if block.start == 0:
+            self._make_room(counts.to(self.device) * repeat)
+        for one in products(codes, target_codes, fold_of_row, counts.tolist(), self.knots, shared=block.start == 0):
+            self._add(one.name, one.where, one.values, repeat, folds=one.folds, channels=block)
+        step = max(1, min(_ROWS_AT_A_TIME, _CODES_AT_A_TIME // max(1, codes[0:1].numel())))
+        for first in range(0, len(codes), step):
+            rows = slice(first, first + step)
             for name, values in self._moments(codes[rows], means[rows], target_fixed[rows]):
-                self._add(name, (), values, repeat)
-        self._add("rows", (), counts, repeat)
+                if block.start == 0 or name in _CHANNEL_AXIS:
+                    self._add(name, (), values, repeat, channels=block)
+        if block.start == 0:
+            self._add("rows", (), counts, repeat)
         return self
 
     def merge(self, others: Iterable[Gram]) -> Gram:
@@ -180,19 +195,17 @@ class Gram:
 
     def select(self, channels: slice) -> Gram:
         """A copy of some of the channels."""
-        axis = {"xx": 0, "xy": 1, "mean_sum": 0, "mean_square": 0, "mean_target": 1, "clamped": 0}
         count = len(range(*channels.indices(self.channels)))
-        result = Gram(**{**self.sizes, "channels": count}, device=self.device)
+        result = Gram(**{**self.sizes, "channels": count}, device="meta")  # no sums that the copies would replace
         for name, tensor in self._state.items():
-            where = (slice(None),) * axis[name] + (channels,) if name in axis else ()
-            result._state[name] = tensor[where].clone()
+            result._state[name] = tensor[_place(name, channels)].clone()
         return result
 
     def select_targets(self, targets: slice) -> Gram:
         """A copy with some of the targets."""
         axis = ("xy", "yy", "mean_target", "target_sum", "target_square")
         count = len(range(*targets.indices(self.targets)))
-        result = Gram(**{**self.sizes, "targets": count}, device=self.device)
+        result = Gram(**{**self.sizes, "targets": count}, device="meta")
         for name, tensor in self._state.items():
             result._state[name] = (tensor[targets] if name in axis else tensor).clone()
         return result
@@ -264,9 +277,19 @@ class Gram:
     # Where the arithmetic is
     # -----------------------------------------------------------------------------------
 
-    def _add(self, name: str, where: Index, values: Tensor, times: int, folds: Tensor | None = None) -> None:
-        """The one place where sums grow; with `folds`, those of some folds (the last axis but one)."""
-        target = self._state[name][where]
+    def _add(
+        self,
+        name: str,
+        where: Index,
+        values: Tensor,
+        times: int,
+        *,
+        folds: Tensor | None = None,
+        channels: slice = slice(None),
+    ) -> None:
+        """The one place where sums grow: `where` among those of some channels; with `folds`, of some folds (the last
+        axis but one)."""
+        target = self._state[name][_place(name, channels)][where]
         addend = values.to(device=target.device, dtype=target.dtype)
         if folds is None:
             target.add_(addend, alpha=times)
@@ -297,7 +320,7 @@ class Gram:
         """The dtype of the sums is a function of the rows, so that equal content has equal bits."""
         wide = self.folds > 0 and int(rows.max()) > narrow_limit(self.knots)
         for name in _PRODUCTS:
-            self._state[name] = self._state[name].to(torch.int64 if wide else torch.int32)
+            self._state[name] = pages.converted(self._state[name], torch.int64 if wide else torch.int32)
 
     def _moments(self, codes: Tensor, means: Tensor, target_fixed: Tensor) -> Iterator[tuple[str, Tensor]]:
         """What rows add to the sums that know no folds: state's name, integers."""
@@ -310,12 +333,12 @@ class Gram:
         yield "target_square", t.square().sum(dim=0)
 
     def _check_rows(
-        self, codes: Tensor, means: Tensor, target_codes: Tensor, target_fixed: Tensor, folds: Tensor
+        self, codes: Tensor, means: Tensor, target_codes: Tensor, target_fixed: Tensor, folds: Tensor, channels: int
     ) -> None:
         n = int(codes.shape[0])
         wanted = {
-            "codes": (codes, torch.uint8, (n, self.channels, self.components)),
-            "means": (means, torch.int16, (n, self.channels)),
+            "codes": (codes, torch.uint8, (n, channels, self.components)),
+            "means": (means, torch.int16, (n, channels)),
             "target_codes": (target_codes, torch.uint8, (n, self.targets)),
             "target_fixed": (target_fixed, torch.int16, (n, self.targets)),
             "folds": (folds, torch.int64, (n,)),

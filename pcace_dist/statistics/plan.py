@@ -117,6 +117,14 @@ class LayerPlan:
         """The weights as the loop over channels-last maps takes them."""
         return channels_last.axes_of(self.weights)
 
+    def turned(self) -> LayerPlan:
+        """The same plan, to project with: its weights are a view of what `project` multiplies by, held once."""
+        if self.weights.device.type == "cpu" and channels_last.large(self.channels, self.pixels):
+            return replace(self, weights=self._axes.permute(2, 0, 1))
+        result = replace(self, weights=self._rows[:, :-1].transpose(1, 2))
+        result.__dict__["_rows"] = self._rows
+        return result
+
     def project(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Components float32 (B, C, p) and means float32 (B, C) of maps (B, C, D).
 
@@ -225,18 +233,18 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """Name of the plan: blake2b (128 bits, hex) over its settings and every tensor's name, shape and bytes."""
-        settings, tensors = self._content()
-        digest = blake2b(settings.encode(), digest_size=16)
+        digest = blake2b(self._settings().encode(), digest_size=16)
+        tensors = self._tensors()
         for name in sorted(tensors):
-            tensor = tensors[name]
+            tensor = tensors[name].detach().cpu().contiguous()  # one at a time: turned weights are copied
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def to_bytes(self) -> bytes:
         """The plan as a safetensors file; the same bytes for the same content."""
-        settings, tensors = self._content()
-        return tensorfile.pack("plan", settings, tensors)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        return tensorfile.pack("plan", self._settings(), tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
@@ -252,10 +260,10 @@ class Plan:
         )
         return cls(layers=layers, targets=targets, **settings)
 
-    def _content(self) -> tuple[str, dict[str, Tensor]]:
-        """Settings as canonical JSON, and all tensors by name."""
-        tensors = {
-            f"layers.{index}.{name}": getattr(layer, name).detach().cpu().contiguous()
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, as they are held."""
+        tensors: dict[str, Tensor] = {
+            f"layers.{index}.{name}": getattr(layer, name)
             for index, layer in enumerate(self.layers)
             for name in _LAYER_TENSORS
         }
@@ -263,6 +271,10 @@ class Plan:
         grid = [[target.spread, target.centre, target.unit] for target in self.targets]
         tensors["targets.knots"] = torch.from_numpy(knots)
         tensors["targets.grid"] = torch.tensor(grid, dtype=torch.float64).reshape(-1, 3)
+        return tensors
+
+    def _settings(self) -> str:
+        """Everything else as canonical JSON."""
         settings = {
             "format_version": FORMAT_VERSION,
             "layers": [{"name": x.name, "shape": list(x.shape), "channels": x.channels} for x in self.layers],
@@ -274,7 +286,7 @@ class Plan:
             "pilot_rows": self.pilot_rows,
             "facts": dict(self.facts),
         }
-        return json.dumps(settings, sort_keys=True, separators=(",", ":")), tensors
+        return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
     def __getstate__(self) -> dict[str, Any]:
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}

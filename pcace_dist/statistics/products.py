@@ -142,8 +142,10 @@ class Addend:
     values: Tensor
 
 
-def products(codes: Tensor, target_codes: Tensor, folds: Tensor, counts: list[int], knots: int) -> Iterator[Addend]:
-    """The sums of x-x (packed), x-y and y-y products of rows, fold by fold.
+def products(
+    codes: Tensor, target_codes: Tensor, folds: Tensor, counts: list[int], knots: int, *, shared: bool = True
+) -> Iterator[Addend]:
+    """The sums of x-x (packed), x-y and, with `shared`, y-y products of rows, fold by fold.
 
     codes: uint8 (n, C, p); target_codes: uint8 (n, T); folds: int64 (n,) with counts[f] rows in fold f.
     """
@@ -151,7 +153,7 @@ def products(codes: Tensor, target_codes: Tensor, folds: Tensor, counts: list[in
     by_bytes = codes.device.type == "cpu" and len(codes) >= BYTES_FROM * used and byte_products()
     kind = _Bytes if by_bytes else _Floats
     for step in _steps(folds, counts, STEP_ROWS if by_bytes else min(chunk_limit(knots), FLOAT_ROWS)):
-        yield from kind(step, codes, target_codes, knots).addends()
+        yield from kind(step, codes, target_codes, knots).addends(shared=shared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,10 +197,11 @@ class _Products:
         self._x = codes.flatten(1).index_select(0, rows).T.contiguous()  # (C p, n)
         self._y = self._hats(target_codes.index_select(0, rows).T)
 
-    def addends(self) -> Iterator[Addend]:
+    def addends(self, *, shared: bool = True) -> Iterator[Addend]:
         everything, knots, size = slice(None), self._knots, self._components * self._knots
         folds, count = self._step.folds, len(self._step.counts)
-        yield Addend("yy", (), folds, self._y_y())
+        if shared:
+            yield Addend("yy", (), folds, self._y_y())
         rows, columns = (index.to(folds.device) for index in packed_index(self._components, knots))
         packed = rows * size + columns
         for tile in self._tiles():

@@ -10,7 +10,7 @@ them for long products, and `settle` folds the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,10 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.held_codes import HeldCodes
 from pcace_dist.statistics.plan import LayerCodes, Plan
 
 WAITING_SHARE = 0.25  # of the Grams' bytes: how much waits as codes once there are Grams
-
-FOLDED_ROWS = 3072  # added at a time, and up to twice that: long enough for products of bytes (products.py)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,8 @@ class Segment:
         self._plan = plan
         self._device = torch.device(device)
         self._rows: list[RowCodes] = []
-        self._codes: dict[str, list[LayerCodes]] = {layer.name: [] for layer in plan.layers}
+        self._codes = HeldCodes(plan, device=self._device)
+        self._layers = {layer.name for layer in plan.layers}
         self._grams: dict[str, Gram] = {}
         self._waiting = 0
         self._row_bytes = row_bytes(plan)
@@ -98,8 +98,8 @@ class Segment:
         folds: Tensor | npt.NDArray[np.integer[Any]],
     ) -> Segment:
         """Adds n rows: codes of every layer of the plan, targets uint8 and int16 (n, T), folds (n,)."""
-        if set(layer_codes) != set(self._codes):
-            odd = ", ".join(sorted(set(layer_codes) ^ set(self._codes)))
+        if set(layer_codes) != self._layers:
+            odd = ", ".join(sorted(set(layer_codes) ^ self._layers))
             raise StatisticsError(f"segment: missing or unexpected layers: {odd}")
         device = self._device
         fold_of_row = torch.as_tensor(folds).to(device=device, dtype=torch.uint8)
@@ -107,8 +107,9 @@ class Segment:
         if any(codes.rows != rows.rows for codes in layer_codes.values()) or rows.rows != len(target_codes):
             raise StatisticsError("segment: layers, targets and folds differ in their number of rows")
         self._rows.append(rows)
-        for name, codes in layer_codes.items():
-            self._codes[name].append(LayerCodes(codes.codes.to(device), codes.means.to(device)))
+        self._codes.append(
+            {name: LayerCodes(codes.codes.to(device), codes.means.to(device)) for name, codes in layer_codes.items()}
+        )
         self._waiting += rows.rows
         self.images += rows.rows
         share = WAITING_SHARE if self._grams else 1.0
@@ -138,10 +139,9 @@ class Segment:
         self._rows = [RowCodes.cat(self._rows)] if self._rows else []
         return self._rows[0] if self._rows else empty
 
-    def codes(self, layer: str) -> LayerCodes | None:
-        """A layer's codes of the rows still held as codes; None if there are none."""
-        self._codes[layer] = parts = _whole(self._codes[layer])
-        return parts[0] if parts else None
+    def codes(self, layer: str, channels: slice = slice(None)) -> LayerCodes | None:
+        """A layer's codes (or those of some channels) of the rows still held as codes; None if there are none."""
+        return self._codes.codes(layer, channels)
 
     def gram(self, layer: str) -> Gram | None:
         """A layer's Gram of the rows folded so far; None while all are codes."""
@@ -160,7 +160,8 @@ class Segment:
         copy = Segment(self._plan)
         held = self.rows
         copy._rows = [RowCodes(held.folds.cpu(), held.target_codes.cpu(), held.target_fixed.cpu())]
-        copy._codes = {name: [part.cpu() for part in parts] for name, parts in self._codes.items()}
+        for part in self._codes.parts():
+            copy._codes.append({name: codes.cpu() for name, codes in part.items()})
         copy._grams = {name: gram.to("cpu") for name, gram in self._grams.items()}
         copy._waiting, copy.images = self._waiting, self.images
         return copy
@@ -177,40 +178,19 @@ class Segment:
         return Gram(channels, plan.components, len(plan.targets), plan.knots, plan.folds, device=self._device)
 
     def _fold(self) -> None:
-        """Layer by layer and some parts at a time, each given up as soon as it is added: what a product needs beside
-        the sums is then a few times those parts, not all that waited."""
-        if any(len(parts) != len(self._rows) for parts in self._codes.values()):  # somebody looked: they are in one
-            self._rows, self._codes = [self.rows], {name: _whole(parts) for name, parts in self._codes.items()}
-        rows = self._rows
-        pieces = list(_pieces([part.rows for part in rows]))
-        shared = [RowCodes.cat(rows[piece]) for piece in pieces]
-        for name, parts in self._codes.items():
-            gram = self._grams.get(name) or self._empty(name)
-            for piece, common in zip(pieces, shared, strict=True):
-                add_codes(gram, LayerCodes.cat(parts[: piece.stop - piece.start]), common)
-                del parts[: piece.stop - piece.start]  # what remains begins with the next piece
-            self._grams[name], self._codes[name] = gram, []
+        """Block by block, about CHUNK_ROWS rows at a time, each given up as soon as it is added: the sums take the
+        place of the codes, and never are both there of more than a block."""
+        shared = self.rows
+        for name, channels, place, codes in self._codes.take_out():
+            if name not in self._grams:
+                self._grams[name] = self._empty(name)
+            add_codes(self._grams[name], codes, shared.take(place), channels)
+            del codes
         self._rows = []
         self._waiting = 0
 
 
-def _whole(parts: list[LayerCodes]) -> list[LayerCodes]:
-    """The same rows in one part; none where there are none."""
-    return [LayerCodes.cat(parts)] if len(parts) > 1 else parts
-
-
-def _pieces(counts: list[int]) -> Iterator[slice]:
-    """Neighbouring parts of counts[i] rows together: even pieces, of FOLDED_ROWS at least where there are so many."""
-    total = sum(counts)
-    number = max(1, total // FOLDED_ROWS)
-    start = rows = done = 0
-    for index, count in enumerate(counts):
-        rows += count
-        if rows * number >= total * (done + 1):
-            yield slice(start, index + 1)
-            start, done = index + 1, rows * number // total
-
-
-def add_codes(gram: Gram, codes: LayerCodes, rows: RowCodes) -> Gram:
-    """Adds rows held as codes to a Gram of their layer (or of the same block of its channels)."""
-    return gram.update(codes.codes, codes.means, rows.target_codes, rows.target_fixed, rows.folds)
+def add_codes(gram: Gram, codes: LayerCodes, rows: RowCodes, channels: slice | None = None) -> Gram:
+    """Adds rows held as codes to a Gram of their layer (or of the same block of its channels); with `channels`, those
+    of some of the Gram's channels (Gram.update)."""
+    return gram.update(codes.codes, codes.means, rows.target_codes, rows.target_fixed, rows.folds, channels=channels)

@@ -4,7 +4,9 @@ Each figure is the peak of a new process that holds the body of a worker: it tak
 through all units, and flushes when a worker would. Small images, so that it is over soon: what a worker holds depends
 on channels, components and images, not on the images' size. A worker's sums hold rows as codes until their Gram is the
 smaller (about 11,900 rows), unless it flushes before. So they grow with the first 11,900 rows and level off: `sums, at
-most` is where, the Gram's bytes and a quarter more of rows that wait, and the last ratio shows it.
+most` is where, the Gram's bytes and a quarter more of rows that wait. `as stated` is what 20,000 images should then
+take: the peak of 2,000 without the codes of those, and the sums, at most. With more channels the sums are more than
+5 % of a process, and the goal cannot hold; that a worker takes no more than stated can.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pcace_dist.service.engine import Engine
 from pcace_dist.service.prepare import prepare
 from pcace_dist.service.store import LocalStore
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.segment import WAITING_SHARE, gram_bytes
+from pcace_dist.statistics.segment import WAITING_SHARE, gram_bytes, row_bytes
 from tests.benchmarks.harness import Answer, Settings, Value, alone, peak_bytes
 from tests.benchmarks.jobs import MEAN, STD, Job, digits, network
 from tests.benchmarks.photos import write_photos
@@ -59,8 +61,11 @@ def _line(jobs: dict[int, Job]) -> dict[str, Value]:
     for count, (at_start, most, seconds) in peaks.items():
         line |= {f"{count:,} images": most / 2**20, f"seconds, {count:,}": seconds}
         line.setdefault("with plan", at_start / 2**20)
-    sums = gram_bytes(Plan.from_bytes(plan)) * (1 + WAITING_SHARE)
+    held = Plan.from_bytes(plan)
+    sums = gram_bytes(held) * (1 + WAITING_SHARE)
+    stated = peaks[first][1] - first * row_bytes(held) + sums
     line |= {"sums, at most": sums / 2**20, "20,000 / 2,000": peaks[20_000][1] / peaks[first][1]}
+    line |= {"as stated": stated / 2**20, "20,000 / as stated": peaks[20_000][1] / stated}
     return line if max(jobs) == 20_000 else line | {"40,000 / 20,000": peaks[max(jobs)][1] / peaks[20_000][1]}
 
 

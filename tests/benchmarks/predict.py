@@ -28,6 +28,7 @@ from pcace_dist.service.estimate import BLOCK_CHANNELS, Machine, Prediction, Tim
 from pcace_dist.service.progress import duration
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.pca import MIN_ITERATIONS
+from pcace_dist.statistics.segment import WAITING_SHARE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 STATED = Path(__file__).parent / "stated_rates.json"
@@ -122,6 +123,7 @@ def workload(data: Data, channels: Sequence[int], *, batch: int, groups: int = 1
         flush_seconds=600.0,
         flush_pause=FLUSH_PAUSE,
         flush_share=FLUSH_SHARE,
+        waiting_share=WAITING_SHARE,
     )
 
 

@@ -47,7 +47,9 @@ def test_the_dataloader_scripts_components_are_the_engines(
     layer = found.plan.layer(LAYER)
     found.engine.process(found.units[0])
     segment = found.engine._segments[None]
-    kept = torch.cat([part.codes for part in segment._codes[LAYER]])
+    held = segment.codes(LAYER)
+    assert held is not None
+    kept = held.codes
     mine = layer.encode(components[: len(kept)], torch.zeros(len(kept), layer.channels)).codes
     assert len(kept) == found.units[0].rows
     assert (mine.int() - kept.int()).abs().max() <= 1

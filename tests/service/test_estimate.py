@@ -65,6 +65,7 @@ LOAD = Workload(
     flush_seconds=600.0,
     flush_pause=60.0,
     flush_share=0.05,
+    waiting_share=0.25,
 )
 ONE = Machine(cores=1.0)
 
@@ -168,5 +169,15 @@ def test_a_worker_needs_the_largest_of_what_comes_one_after_the_other() -> None:
     assert held.suggested >= held.worker
     assert held.suggested % (1 << 29) == 0
     assert held.statistic == 6400 * 700
+    assert held.accumulator + held.unit < 5 << 30  # the pilot's maps are the most here
     limited = memory(replace(LOAD, most_held=1000), process=1, pilot_maps=0, rate=100.0)
     assert limited.accumulator == 1000
+
+
+def test_an_accumulator_is_codes_until_it_is_grams_with_rows_that_wait_beside_them() -> None:
+    few = memory(LOAD, process=0, pilot_maps=0, rate=1.0)
+    assert few.accumulator == 2 * 300 * 700  # 601 images until a flush, two groups
+    assert few.unit == 100 * 700  # the largest unit's rows are there once more, until they are added
+    many = memory(replace(LOAD, gram_bytes=200_000), process=0, pilot_maps=0, rate=1.0)
+    assert many.accumulator == 2 * 1.25 * 200_000
+    assert many.worker >= many.accumulator + many.unit

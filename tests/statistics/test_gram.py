@@ -83,6 +83,23 @@ def test_partition_and_order_do_not_change_a_bit() -> None:
         assert held.to_bytes() == whole.to_bytes()
 
 
+@pytest.mark.parametrize("repeat", [1, 1 << 20])  # the latter needs 64 bits
+@pytest.mark.parametrize("pieces", [(500,), (40, 460)])
+def test_blocks_of_channels_add_up_to_the_same_bits(repeat: int, pieces: tuple[int, ...]) -> None:
+    rows = random_rows(sum(pieces), channels=5, components=3, targets=2, knots=9, folds=4, seed=3)
+    expected = Gram(5, 3, 2, 9, 4).update(**rows, repeat=repeat)
+    held = Gram(5, 3, 2, 9, 4)
+    for channels in (slice(0, 2), slice(2, 4), slice(4, 5)):
+        first = 0
+        for count in pieces:
+            part = {name: values[first : first + count] for name, values in rows.items()}
+            own = {name: part[name][:, channels] for name in ("codes", "means")}
+            held.update(**(part | own), repeat=repeat, channels=channels)
+            first += count
+    assert held.equal(expected)
+    assert (held.xx.dtype == torch.int64) == (repeat > 1)
+
+
 def test_threads_do_not_change_a_bit() -> None:
     rows = rows_of(2000)
     threads = torch.get_num_threads()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import segment
+from pcace_dist.statistics import held_codes, segment
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.segment import RowCodes, Segment
@@ -60,30 +60,36 @@ def test_codes_become_a_gram_when_they_outgrow_it(rows: tuple[Plan, LayerCodes, 
     assert held.nbytes == segment.gram_bytes(plan)
 
 
-@pytest.mark.parametrize("looked", [False, True])
+@pytest.mark.parametrize("chunks_from", [1 << 30, 0])
 def test_rows_are_folded_some_at_a_time(
-    rows: tuple[Plan, LayerCodes, RowCodes], looked: bool, monkeypatch: pytest.MonkeyPatch
+    rows: tuple[Plan, LayerCodes, RowCodes], chunks_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, own, shared = rows
-    added: list[int] = []
+    added: list[tuple[int, int]] = []
     add = segment.add_codes
 
-    def counting(gram: Gram, codes: LayerCodes, common: RowCodes) -> Gram:
-        added.append(codes.rows)
-        return add(gram, codes, common)
+    def counting(gram: Gram, codes: LayerCodes, common: RowCodes, channels: slice | None = None) -> Gram:
+        if channels is not None:
+            added.append((channels.start, codes.rows))
+        return add(gram, codes, common, channels)
 
-    monkeypatch.setattr(segment, "FOLDED_ROWS", 40)
+    monkeypatch.setattr(held_codes, "CHUNK_ROWS", 40)
+    monkeypatch.setattr(held_codes, "CHUNKS_FROM", chunks_from)
+    monkeypatch.setattr(held_codes, "BLOCK_CHANNELS", 3)
     monkeypatch.setattr(segment, "add_codes", counting)
     limit = -(-segment.gram_bytes(plan) // segment.row_bytes(plan))
     held = Segment(plan)
     for row in range(limit):
-        if looked and row == limit - 1:
-            assert held.codes("layer") is not None and held.rows.rows == row  # they are in one part from here on
         line = shared.take(slice(row, row + 1))
         held.append({"layer": own.take(slice(row, row + 1))}, line.target_codes, line.target_fixed, line.folds)
-    assert held.as_gram and sum(added) == limit
-    assert looked or all(40 <= count < 80 for count in added)
+    assert held.as_gram
+    for first in (0, 3) if chunks_from == 0 else (0,):  # as they came: a layer at once
+        counts = [count for start, count in added if start == first]
+        assert sum(counts) == limit and all(20 <= count <= 60 for count in counts)
     rest = shared.take(slice(limit, N))
+    assert held.total("layer").equal(
+        segment.add_codes(Gram(4, 2, 1, 9, 4), own.take(slice(0, limit)), shared.take(slice(0, limit)))
+    )
     held.append({"layer": own.take(slice(limit, N))}, rest.target_codes, rest.target_fixed, rest.folds)
     assert held.total("layer").equal(whole(*rows))
 
