@@ -157,18 +157,37 @@ def test_a_factory_that_gives_one_module_again_and_again(
 # -- what a pilot of all rows leaves
 
 
+def wide_network() -> nn.Module:
+    """Maps of 64 x 28 x 28: large enough to be multiplied where they lie."""
+    return nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(7), nn.Flatten(), nn.Linear(1024, 10))
+
+
+WIDE = {"factory": "tests.service.test_together:wide_network", "weights": "random"}
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "batch, dataset, keep_codes",
-    [(48, {}, False), (7, {"filter": {"odd": True}, "fold_by": "writer", "id": "name"}, True)],
+    "batch, dataset, keep_codes, model",
+    [
+        (48, {}, False, {}),
+        (7, {"filter": {"odd": True}, "fold_by": "writer", "id": "name"}, True, {}),
+        (16, {}, True, WIDE),
+    ],
 )
 def test_what_the_pilot_has_forwarded_is_what_the_main_pass_would_forward(
-    data: Path, tmp_path: Path, precision: str, batch: int, dataset: dict[str, Any], keep_codes: bool
+    data: Path,
+    tmp_path: Path,
+    precision: str,
+    batch: int,
+    dataset: dict[str, Any],
+    keep_codes: bool,
+    model: dict[str, str],
 ) -> None:
     compute = {"precision": precision, "batch": batch}
     statistics = {"pilot": ROWS, "keep_codes": keep_codes}
     more = {"statistics": statistics, "dataset": dataset, "group_by": "label", "layers": "all"}
-    prepared = prepare(parse_job(digits_job(data, tmp_path / "run", compute=compute, **more)))
+    job = digits_job(data, tmp_path / "run", compute=compute, **more)
+    prepared = prepare(parse_job(job | {"model": job["model"] | model}))
     units = make_units(prepared.listing, rows_per_unit(prepared.listing))
     store = open_store(str(tmp_path / "run"), prepared.spec.storage)
     engines = [Engine(prepared.spec, name, store) for name in ("pilot", "other")]
