@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from pcace_dist.datasets.batches import Batch
 from pcace_dist.datasets.listing import DataFile, Listing
 from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
 from pcace_dist.job import Job, parse_job
-from pcace_dist.models.forward import Forward
+from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.settings import settings_restored
 from pcace_dist.run import open_run
 from pcace_dist.service import cluster, pilot, run_job, together
-from pcace_dist.service import engine as engine_module
 from pcace_dist.service.admission import NotAdmitted
 from pcace_dist.service.engine import Abandoned, Engine
 from pcace_dist.service.prepare import prepare
@@ -95,6 +94,37 @@ def test_many_rows_large_models_and_such_as_cannot_be_copied_are_for_ray(monkeyp
     assert together.together(*asked(), network) is None
     monkeypatch.setattr(together, "MODEL_BYTES", 8)
     assert count(*asked()) is None
+
+
+def replaced_forward(network: nn.Module) -> None:
+    forward = network.forward
+    network.forward = lambda images: forward(images)
+
+
+def hooked(network: nn.Module) -> None:
+    network.register_forward_hook(lambda *_: network.training)
+
+
+def with_default(network: nn.Module) -> None:
+    network.register_forward_hook(lambda *_, whole=network: None)
+
+
+def harmless(network: nn.Module) -> None:
+    network.register_forward_hook(lambda *_: None)
+    network.forward = network.__call__  # a method is copied with its module
+
+
+@pytest.mark.parametrize(
+    "change, expected", [(replaced_forward, None), (hooked, None), (with_default, None), (harmless, 2)]
+)
+def test_models_whose_copies_would_lead_back_to_them_are_for_ray(
+    change: Callable[[nn.Module], None], expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "cores", lambda: 2)
+    network = planted_network()
+    change(network)
+    found = together.together(*asked(), network)
+    assert (None if found is None else found.workers) == expected
 
 
 @pytest.mark.parametrize("address, wanted, named", [(None, 0, 0), ("", 0, 0), ("local", 1, 0), ("10.0.0.1:6379", 1, 1)])
@@ -282,9 +312,9 @@ def test_what_was_read_ahead_is_discarded_when_a_unit_that_was_left_comes_instea
         engine.leftovers.take(unit.id)
     engine.process(first, second)
     ahead = engine._reader.stream(second)
-    assert not ahead.closed
+    reading = not ahead.closed
     assert engine.process(third).of_pilot
-    assert ahead.closed
+    assert reading and ahead.closed
     assert engine.process(second).count.rows == second.rows
 
 
@@ -304,8 +334,9 @@ def test_another_runs_plan_admits_only_its_numeric_class_also_where_it_was_taken
     engine = Engine(prepared.spec, "pilot", open_store(str(tmp_path / "given"), prepared.spec.storage))
     plan, check = engine.pilot(prepared.listing)
     engine.begin(plan, check, 1)
-    mine = engine_module.numeric_class
-    monkeypatch.setattr(engine_module, "numeric_class", lambda *a, **k: mine(*a, **k) | {"tap": "another"})
+    monkeypatch.setattr(
+        "pcace_dist.service.engine.numeric_class", lambda *a, **k: numeric_class(*a, **k) | {"tap": "another"}
+    )
     with pytest.raises(NotAdmitted, match="this worker's tap is another"):
         engine.begin(plan, check, 2)
 
