@@ -162,7 +162,10 @@ def _on_this_machine(job: Job) -> tuple[Job, list[str]]:
         "workers.gpus: no GPU here, so the model was timed on the processor; a GPU is many times faster. Run the "
         "estimate on a machine like the workers'"
     )
-    return job.model_copy(update={"workers": job.workers.model_copy(update={"gpus": 0.0})}), [note]
+    workers = job.workers.model_copy(update={"gpus": 0.0})
+    decoding = job.model.input.model_copy(update={"decode": "auto"})
+    model = job.model.model_copy(update={"input": decoding})
+    return job.model_copy(update={"workers": workers, "model": model}), [note]
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -121,7 +121,9 @@ def test_a_job_for_gpus_is_timed_on_the_processor_and_says_so(data: Path, tmp_pa
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    made = estimate(parse_job(job(data, tmp_path / "run", workers={"max": 2, "gpus": 1})))
+    asked = job(data, tmp_path / "run", workers={"max": 2, "gpus": 1})
+    asked["model"] |= {"input": {"mode": "L", "decode": "gpu"}}
+    made = estimate(parse_job(asked))
     assert made.device == "cpu"
     assert "no GPU here" in made.notes[0]
 
