@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -104,6 +105,27 @@ def test_imports_are_timed_in_a_python_of_their_own() -> None:
         patch.setattr(rehearsal, "_import_seconds", IMPORT_SECONDS)
         python, imports = rehearsal._import_seconds()
     assert python > imports > 0
+
+
+@pytest.mark.parametrize("forwarded", [8, 128])
+def test_the_pilots_seconds_are_those_of_the_plans_batch(forwarded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second for the first use of everything, five of any pilot, a tenth for an image and its padding."""
+    rehearsed = rehearsal._Rehearsal.__new__(rehearsal._Rehearsal)
+    fields: Json = {
+        "_spec": SimpleNamespace(batch=None, statistics=SimpleNamespace(pilot=2048)),
+        "_sample": SimpleNamespace(unit=SimpleNamespace(rows=1024), kept=1.0),
+        "_plan": None,
+    }
+    rehearsed.__dict__.update(fields)
+    first = [1.0]
+
+    def seconds(rows: int) -> float:
+        return (first.pop() if first else 0.0) + 5 + 0.1 * -(-rows // forwarded) * forwarded
+
+    monkeypatch.setattr(rehearsal, "PILOT_SECONDS", 1000.0)
+    monkeypatch.setattr(rehearsed, "_timed_plan", seconds)
+    monkeypatch.setattr(rehearsal.Facts, "of", lambda _: SimpleNamespace(batch=forwarded))
+    assert rehearsed._pilot() == pytest.approx((1.0, 5.0, 0.1 * forwarded))
 
 
 @pytest.mark.jobs
