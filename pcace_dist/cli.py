@@ -42,9 +42,15 @@ def entry() -> NoReturn:
     """The console script. When all is said and written it ends at once: taking torch's modules apart takes a second."""
     code = main(sys.argv[1:])
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed by whoever read it
-            stream.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # closed by whoever read it
+        pass
+    except OSError as error:
+        code = code or 1
+        logs.say(f"the output cannot be written: {error}", prefix="pcace: ", level=logging.ERROR, exit_code=code)
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -449,7 +449,7 @@ def pilot_rows(
 class WholeUnits:
     """All rows of all units, for a pilot that takes every row: the batches that the main pass reads, in its order.
 
-    `read`, once `batches` is exhausted: each unit with its stream and the number of its batches.
+    `read`, once `batches` is exhausted: each unit with its stream and the number of rows in its batches.
     """
 
     def __init__(
@@ -483,7 +483,7 @@ class WholeUnits:
         """Once. Raises DatasetError if the filter keeps no row, no image can be decoded, or images differ in size."""
         with self._reader as reader:
             for unit, following in zip(self._units, (*self._units[1:], None), strict=True):
-                stream, count = reader.submit(unit), 0
+                stream, rows = reader.submit(unit), 0
                 for batch in stream.batches():
                     if reader.image_shape is None:
                         height, width = (int(n) for n in batch.images.shape[-2:])
@@ -491,9 +491,9 @@ class WholeUnits:
                     if following is not None:
                         reader.submit(following)
                     yield batch
-                    count += 1
-                self.read.append((unit, stream, count))
-        if not any(count for _, _, count in self.read):
+                    rows += len(batch)
+                self.read.append((unit, stream, rows))
+        if not any(rows for _, _, rows in self.read):
             bad = [row for _, stream, _ in self.read for row in stream.bad]
             raise _nothing_usable(bad) if bad else _keeps_nothing(self._reader.spec)
 

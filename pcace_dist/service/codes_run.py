@@ -72,7 +72,7 @@ class CodesPreparation:
     @cached_property
     def local(self) -> bool:
         """Whether threads of this process do the work: no cluster was named, and codes and rankings are few."""
-        if "RAY_ADDRESS" in os.environ or self.kept.index.nbytes > LOCAL_BYTES:
+        if os.environ.get("RAY_ADDRESS") or self.kept.index.nbytes > LOCAL_BYTES:
             return False
         channels = sum(self.kept.plan.layer(name).channels for name in self.question.layers)
         return channels * len(self.question.targets) * self._groups() <= LOCAL_SCORES

@@ -156,7 +156,8 @@ class Engine:
             weights=self.weights,
             check=self._give_up_if_stopped,
         )
-        self.leftovers.plan = made.plan.digest
+        if self.spec.plan is None:  # another run's plan may be of another numeric class
+            self.leftovers.plan = made.plan.digest
         self.leftovers.units.update(made.units)
         return made.plan, made.check
 
@@ -224,10 +225,8 @@ class Engine:
         forwarded = self.leftovers.take(unit.id)
         if forwarded is not None:
             return self._process_forwarded(unit, forwarded, upcoming)
-        if self._ahead is not None and self._ahead.id != unit.id:
-            self._reader.discard(self._ahead)  # it was given to another worker meanwhile
         stream = self._reader.submit(unit)
-        self._read_ahead(upcoming)
+        self._read_ahead(unit, upcoming)
         rows = self._no_rows()
         before = self.images_seen
         seconds: dict[str, float] = defaultdict(float)
@@ -243,17 +242,22 @@ class Engine:
         return self._finish(unit, stream, rows, seconds, self.images_seen - before)
 
     def _process_forwarded(self, unit: Unit, forwarded: ForwardedUnit, upcoming: Unit | None) -> UnitReport:
-        """A unit that the pilot has forwarded: what is left to be done."""
-        self._read_ahead(upcoming)
+        """A unit that the pilot has forwarded: what is left to be done. Raises Abandoned after `stop`."""
+        self._read_ahead(unit, upcoming)
         rows = self._no_rows()
         seconds: dict[str, float] = defaultdict(float)
         self._passed = None
         for one in forwarded.passes:
+            if self._stop.is_set():
+                raise Abandoned(unit.id)
             self._step(one.batch, one.again, rows, seconds)
         return self._finish(unit, forwarded, rows, seconds, 0)
 
-    def _read_ahead(self, upcoming: Unit | None) -> None:
-        """Begin to read the unit that follows, unless it has been forwarded."""
+    def _read_ahead(self, unit: Unit, upcoming: Unit | None) -> None:
+        """Begin to read what follows `unit`, unless it has been forwarded; discard what was begun and does not follow
+        any more: it was given to another worker meanwhile."""
+        if self._ahead is not None and self._ahead not in (unit, upcoming):
+            self._reader.discard(self._ahead)
         self._ahead = None if upcoming is None or upcoming.id in self.leftovers.units else upcoming
         if self._ahead is not None:
             self._reader.submit(self._ahead)
@@ -295,8 +299,7 @@ class Engine:
             what = {"actor": self.actor, "unit": unit.id}
             log.warning("%s: unit %s is forwarded instead", error, unit.id, extra=what)
             return self.process(unit, upcoming)
-        if upcoming is not None:
-            self._read_ahead(upcoming)
+        self._read_ahead(unit, upcoming)
         rows = self._no_rows()
         rows.bad.extend(found.bad)
         if found.rows.refs:

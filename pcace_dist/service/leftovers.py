@@ -20,8 +20,8 @@ from pcace_dist.models.tap import Receive
 @dataclass(frozen=True, eq=False)
 class Forwarded:
     """A batch of n rows as it went through the model, padded to `batch_size`: maps (n, C, D) and the shape of their
-    positions by layer, and the outputs (n, O), all without the padding. `channels_last`: the layers whose maps lay so
-    when they came out of the model; here they are contiguous."""
+    positions by layer, and the outputs (n, O), all without the padding. `batch` is without its pixels: images (n, 0).
+    `channels_last`: the layers whose maps lay so when they came out of the model; here they are contiguous."""
 
     batch: Batch
     maps: Mapping[str, Tensor]
@@ -59,7 +59,8 @@ class ForwardedUnit:
 
 @dataclass(eq=False)
 class Leftovers:
-    """By unit id what the pilot has forwarded; and the digest of the plan that it made. Of one process."""
+    """By unit id what the pilot has forwarded; and the digest of the plan that it made, None where it took another
+    run's. Of one process."""
 
     units: dict[str, ForwardedUnit] = field(default_factory=dict)
     plan: str | None = None

@@ -52,6 +52,7 @@ from pcace_dist.statistics.plan import LayerPlan, Plan, TargetPlan, build_plan
 log = logging.getLogger(__name__)
 
 SHARE_OF_FREE_MEMORY = 0.25  # for the pilot's activation maps; other workers may share the node
+ROWS_AT_ONCE = 32  # whose maps of all layers are held together, or one forward pass where that takes more
 
 _Passed = tuple[Batch, dict[str, Tensor], Tensor]  # with its maps by layer and its outputs
 _Run = Callable[[Forward, Batch, Collection[str]], tuple[dict[str, Tensor], Tensor]]
@@ -175,6 +176,11 @@ class _Source:
         self._read: list[Batch] = []
         self.first = next(iter(self))
 
+    @property
+    def leaves(self) -> bool:
+        """Whether the main pass can use what was forwarded."""
+        return self._whole is not None
+
     def close(self) -> None:
         """Stop reading."""
         self._coming.close()
@@ -192,19 +198,27 @@ class _Source:
             self._read.append(following)
 
     def units_of(self, forwarded: Sequence[Sequence[Forwarded]]) -> dict[str, ForwardedUnit]:
-        """By unit id, where the pilot took every row and `forwarded` is all of it."""
-        if self._whole is None or len(forwarded) != len(self._read):
+        """By unit id, where the pilot took every row and `forwarded` is all of it or nothing."""
+        if self._whole is None or not forwarded:
             return {}
-        passes = iter(forwarded)
+        passes = (one for part in forwarded for one in part)
         return {
             unit.id: ForwardedUnit(
-                passes=tuple(one for _ in range(count) for one in next(passes)),
+                passes=tuple(_of_rows(passes, rows)),
                 bad=tuple(stream.bad),
                 filtered=stream.filtered,
                 bytes_read=stream.bytes_read,
             )
-            for unit, stream, count in self._whole.read
+            for unit, stream, rows in self._whole.read
         }
+
+
+def _of_rows(passes: Iterator[Forwarded], rows: int) -> Iterator[Forwarded]:
+    """The next ones, of so many rows together."""
+    while rows > 0:
+        one = next(passes)
+        rows -= len(one.batch)
+        yield one
 
 
 def _looked_at(
@@ -226,7 +240,7 @@ def _looked_at(
     def look(batch: int) -> PilotMaps:
         forwards = [Forward(model, device, batch, spec.mean, spec.std, spec.layers, numerics) for model in models]
         pilot = PilotMaps(forwards, spec, check)
-        pilot.look(source, source.rows)
+        pilot.look(source, source.rows, leave=source.leaves)
         return pilot
 
     if asked is not None:
@@ -315,19 +329,20 @@ class PilotMaps:
         self._kept: list[tuple[Batch, Tensor]] = []  # batches, and the mask of their usable rows
         self._first = 0  # how many batches came before the first of these
         self._maps: list[dict[str, Tensor]] | None = []
-        self.forwarded: list[list[Forwarded]] = []  # what was read, as it was forwarded, where the maps are kept
+        self.forwarded: list[list[Forwarded]] = []  # what was read, as it was forwarded, where it is to be left
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._channels_last: set[str] = set()
         self.channels: dict[str, int] = {}
         self.targets = np.empty((0, len(spec.targets)))
         self.outputs = 0
 
-    def look(self, batches: Iterable[Batch], rows: int) -> None:
-        """First look at every row, of which there are at most `rows`: outputs, targets, finite maps. Raises
-        DatasetError or ModelError."""
+    def look(self, batches: Iterable[Batch], rows: int, *, leave: bool) -> None:
+        """First look at every row, of which there are at most `rows`: outputs, targets, finite maps. `leave`: what was
+        forwarded is kept for the main pass, where the maps are kept. Raises DatasetError or ModelError."""
         values: list[np.ndarray] = []
         problems: Counter[str] = Counter()
-        for number, (batch, maps, outputs) in enumerate(self._passed(batches, self._spec.layers, self._run)):
+        parts = self._parts(batches)
+        for number, (batch, maps, outputs) in enumerate(self._passed(parts, self._spec.layers, self._run)):
             self.outputs = int(outputs.shape[1])
             self._check_labels(batch)
             if number == 0 and _bytes(maps) / len(batch) * rows > _budget():
@@ -337,7 +352,7 @@ class PilotMaps:
             keep = finite & torch.from_numpy(np.isfinite(target).all(1))
             problems.update(reasons.values())
             problems["an activation is NaN or infinite"] += int((~finite).sum())
-            if self._maps is not None:
+            if leave and self._maps is not None:
                 self.forwarded.append(self._as_forwarded(batch, maps, outputs))
             if bool(keep.any()):
                 self._first = self._first if self._kept else number
@@ -353,6 +368,12 @@ class PilotMaps:
             len(self.targets),
             "forwarded again for every pass" if self._maps is None else "kept in memory",
         )
+
+    def _parts(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """What was read together may be much more than what goes through the model together."""
+        rows = max(ROWS_AT_ONCE, self.forward.batch_size)
+        for batch in batches:
+            yield from batch.split(rows)
 
     def need(self, layers: Collection[str]) -> None:
         """The layers whose maps the following passes must give: the others are not copied where they are not kept."""
@@ -374,11 +395,11 @@ class PilotMaps:
             yield _rows(maps, keep)
 
     def _as_forwarded(self, batch: Batch, maps: Mapping[str, Tensor], outputs: Tensor) -> list[Forwarded]:
-        """What was read together, in the batches that went through the model."""
+        """The batches that went through the model; their pixels are not needed again."""
         size = self.forward.batch_size
         return [
             Forwarded(
-                part,
+                replace(part, images=part.images.new_empty((len(part), 0))),
                 {name: held[at * size : (at + 1) * size] for name, held in maps.items()},
                 self.shapes,
                 self._channels_last,
@@ -433,7 +454,7 @@ class PilotMaps:
                     waiting.cancel()
 
     def _run(self, forward: Forward, batch: Batch, layers: Collection[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """Maps of some of the layers and the outputs: a batch as it was read may take several passes."""
+        """Maps of some of the layers and the outputs, in as many passes as the batch takes."""
         self._check()
         maps: dict[str, list[Tensor]] = {name: [] for name in layers}
         outputs = []
@@ -448,7 +469,7 @@ class PilotMaps:
                     maps[name].append(seen[:rows].clone(memory_format=torch.contiguous_format))
 
             outputs.append(forward(images, receive))
-        return {name: torch.cat(parts) for name, parts in maps.items()}, torch.cat(outputs)
+        return {name: torch.cat(maps.pop(name)) for name in layers}, torch.cat(outputs)  # never all of them twice
 
     def _check_labels(self, batch: Batch) -> None:
         if batch.labels is None or not any(target.needs_label for target in self._spec.targets):

@@ -29,7 +29,6 @@ from pcace_dist.datasets.reader import count_kept
 from pcace_dist.datasets.units import Piece, Unit, make_units, pieces_of, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
-from pcace_dist.models.device import largest_batch
 from pcace_dist.models.forward import Forward
 from pcace_dist.service.attempt import Block, BlockPart, blocks_of, read_block, read_checked, read_rows
 from pcace_dist.service.cluster import is_wanted, ray_session
@@ -50,7 +49,7 @@ from pcace_dist.service.estimate import (
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Receipt
 from pcace_dist.service.memory import memory_of
-from pcace_dist.service.pilot import SHARE_OF_FREE_MEMORY
+from pcace_dist.service.pilot import ROWS_AT_ONCE, SHARE_OF_FREE_MEMORY
 from pcace_dist.service.prepare import Preparation, prepare
 from pcace_dist.service.spec import WorkSpec
 from pcace_dist.service.store import LocalStore
@@ -163,7 +162,10 @@ def _on_this_machine(job: Job) -> tuple[Job, list[str]]:
         "workers.gpus: no GPU here, so the model was timed on the processor; a GPU is many times faster. Run the "
         "estimate on a machine like the workers'"
     )
-    return job.model_copy(update={"workers": job.workers.model_copy(update={"gpus": 0.0})}), [note]
+    workers = job.workers.model_copy(update={"gpus": 0.0})
+    decoding = job.model.input.model_copy(update={"decode": "auto"})
+    model = job.model.model_copy(update={"input": decoding})
+    return job.model_copy(update={"workers": workers, "model": model}), [note]
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -338,10 +340,11 @@ class _Rehearsal:
 
     def _pilot(self) -> tuple[float, float, float]:
         """Seconds of the first use of everything, of any pilot, and of a batch of it: from pilots of growing size."""
-        batch = self._spec.batch or largest_batch(self._engine.device)
+        first = self._timed_plan(self._spec.batch or ROWS_AT_ONCE)
+        forwarded = Facts.of(self._plan).batch
+        batch = max(self._spec.batch or ROWS_AT_ONCE, forwarded)
         most = max(1, int(self._sample.unit.rows * self._sample.kept) // batch)
         most = min(most, -(-self._spec.statistics.pilot // batch))
-        first = self._timed_plan(batch)
         long = first >= 10 * PILOT_SECONDS  # with many layers the axes take so long, whatever the rows: once is enough
         taken = [first if long else self._timed_plan(batch)]
         count, step = 1, 4 if taken[0] >= PILOT_SECONDS else 2
@@ -349,7 +352,7 @@ class _Rehearsal:
             count = min(most, step * count)
             taken.append(self._timed_plan(count * batch))
         one = max(0.0, taken[-1] - taken[0]) / (count - 1) if count > 1 else taken[0]
-        return max(0.0, first - taken[0]), max(0.0, taken[-1] - count * one), one
+        return max(0.0, first - taken[0]), max(0.0, taken[-1] - count * one), one * forwarded / batch
 
     def _timed_plan(self, rows: int) -> float:
         return _timed(lambda: self._make_plan(rows))[1]

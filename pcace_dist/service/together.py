@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass, field
+from inspect import getclosurevars
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -50,10 +52,27 @@ def together(job: Job, listing: Listing, model: nn.Module) -> Together | None:
         return None
     found = Together(count, model)
     try:
-        found.model_copy()
+        copied = found.model_copy()
     except Exception:  # a model of one's own may hold anything
         return None
-    return found
+    return None if _leads_back(copied, model) else found
+
+
+def _leads_back(copied: nn.Module, model: nn.Module) -> bool:
+    """Whether a function of the copy (a replaced forward, a hook) holds modules of the model: functions are not copied.
+    Such a copy would run what it was copied from."""
+    own = {id(module) for module in model.modules()}
+    values = [value for module in copied.modules() for value in vars(module).values()]
+    functions = [one for value in values for one in (value.values() if isinstance(value, dict) else [value])]
+    return any(id(getattr(held, "__self__", held)) in own for one in functions for held in _held_by(one))
+
+
+def _held_by(function: object) -> list[object]:
+    """What a function written in Python holds besides its arguments."""
+    if not isinstance(function, FunctionType):
+        return []
+    variables = getclosurevars(function).nonlocals.values()
+    return [*variables, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
 def cores() -> int:

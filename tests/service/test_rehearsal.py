@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -106,6 +107,27 @@ def test_imports_are_timed_in_a_python_of_their_own() -> None:
     assert python > imports > 0
 
 
+@pytest.mark.parametrize("forwarded", [8, 128])
+def test_the_pilots_seconds_are_those_of_the_plans_batch(forwarded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second for the first use of everything, five of any pilot, a tenth for an image and its padding."""
+    rehearsed = rehearsal._Rehearsal.__new__(rehearsal._Rehearsal)
+    fields: Json = {
+        "_spec": SimpleNamespace(batch=None, statistics=SimpleNamespace(pilot=2048)),
+        "_sample": SimpleNamespace(unit=SimpleNamespace(rows=1024), kept=1.0),
+        "_plan": None,
+    }
+    rehearsed.__dict__.update(fields)
+    first = [1.0]
+
+    def seconds(rows: int) -> float:
+        return (first.pop() if first else 0.0) + 5 + 0.1 * -(-rows // forwarded) * forwarded
+
+    monkeypatch.setattr(rehearsal, "PILOT_SECONDS", 1000.0)
+    monkeypatch.setattr(rehearsed, "_timed_plan", seconds)
+    monkeypatch.setattr(rehearsal.Facts, "of", lambda _: SimpleNamespace(batch=forwarded))
+    assert rehearsed._pilot() == pytest.approx((1.0, 5.0, 0.1 * forwarded))
+
+
 @pytest.mark.jobs
 def test_a_filter_is_counted(data: Path, tmp_path: Path) -> None:
     dataset = {"path": str(data), "label": "label", "filter": {"label": 1}}
@@ -121,7 +143,9 @@ def test_a_job_for_gpus_is_timed_on_the_processor_and_says_so(data: Path, tmp_pa
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    made = estimate(parse_job(job(data, tmp_path / "run", workers={"max": 2, "gpus": 1})))
+    asked = job(data, tmp_path / "run", workers={"max": 2, "gpus": 1})
+    asked["model"] |= {"input": {"mode": "L", "decode": "gpu"}}
+    made = estimate(parse_job(asked))
     assert made.device == "cpu"
     assert "no GPU here" in made.notes[0]
 

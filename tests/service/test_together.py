@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ import pytest
 import torch
 from torch import nn
 
+from pcace_dist.datasets.batches import Batch
 from pcace_dist.datasets.listing import DataFile, Listing
-from pcace_dist.datasets.units import make_units, rows_per_unit
+from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
 from pcace_dist.job import Job, parse_job
+from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.settings import settings_restored
 from pcace_dist.run import open_run
-from pcace_dist.service import cluster, run_job, together
-from pcace_dist.service.engine import Engine
+from pcace_dist.service import cluster, pilot, run_job, together
+from pcace_dist.service.admission import NotAdmitted
+from pcace_dist.service.engine import Abandoned, Engine
 from pcace_dist.service.prepare import prepare
 from pcace_dist.service.store import open_store
 from tests.planted import planted_network, write_planted
@@ -92,6 +96,37 @@ def test_many_rows_large_models_and_such_as_cannot_be_copied_are_for_ray(monkeyp
     assert count(*asked()) is None
 
 
+def replaced_forward(network: nn.Module) -> None:
+    forward = network.forward
+    network.forward = lambda images: forward(images)
+
+
+def hooked(network: nn.Module) -> None:
+    network.register_forward_hook(lambda *_: network.training)
+
+
+def with_default(network: nn.Module) -> None:
+    network.register_forward_hook(lambda *_, whole=network: None)
+
+
+def harmless(network: nn.Module) -> None:
+    network.register_forward_hook(lambda *_: None)
+    network.forward = network.__call__  # a method is copied with its module
+
+
+@pytest.mark.parametrize(
+    "change, expected", [(replaced_forward, None), (hooked, None), (with_default, None), (harmless, 2)]
+)
+def test_models_whose_copies_would_lead_back_to_them_are_for_ray(
+    change: Callable[[nn.Module], None], expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "cores", lambda: 2)
+    network = planted_network()
+    change(network)
+    found = together.together(*asked(), network)
+    assert (None if found is None else found.workers) == expected
+
+
 @pytest.mark.parametrize("address, wanted, named", [(None, 0, 0), ("", 0, 0), ("local", 1, 0), ("10.0.0.1:6379", 1, 1)])
 def test_ray_address_asks_for_ray(
     address: str | None, wanted: int, named: int, monkeypatch: pytest.MonkeyPatch
@@ -113,11 +148,11 @@ def test_a_run_that_was_begun_is_for_ray(data: Path, tmp_path: Path, without_ray
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("pilot", [128, 2048])
+@pytest.mark.parametrize("rows", [128, 2048])
 def test_threads_give_the_bytes_of_ray(
-    local_ray: None, data: Path, tmp_path: Path, precision: str, pilot: int, monkeypatch: pytest.MonkeyPatch
+    local_ray: None, data: Path, tmp_path: Path, precision: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"statistics": {"pilot": pilot}, "compute": {"precision": precision}, "layers": "all"}
+    changes = {"statistics": {"pilot": rows}, "compute": {"precision": precision}, "layers": "all"}
     on_ray = ranked(digits_job(data, tmp_path / "ray", **changes))
     with monkeypatch.context() as patch:
         patch.setattr(run_job, "is_wanted", lambda: False)
@@ -229,6 +264,81 @@ def test_bad_rows_are_set_aside_once_whoever_met_them(
     again = ranked(given)  # forwards all rows in the main pass, under the same plan
     for name in ("rankings.parquet", "bad_rows.parquet", "sample.parquet"):
         assert bytes_of(again, name) == bytes_of(whole, name)
+
+
+def left_by_a_pilot(data: Path, output: Path, **changes: Any) -> tuple[Engine, tuple[Unit, ...]]:
+    """A worker with a plan, which has forwarded all units in the pilot."""
+    prepared = prepare(parse_job(digits_job(data, output, statistics={"pilot": ROWS}, **changes)))
+    engine = Engine(prepared.spec, "pilot", open_store(str(output), prepared.spec.storage))
+    plan, check = engine.pilot(prepared.listing)
+    engine.begin(plan, check, 1)
+    return engine, make_units(prepared.listing, rows_per_unit(prepared.listing))
+
+
+def test_what_is_left_is_maps_without_pixels_and_is_given_up_when_told_to_stop(data: Path, tmp_path: Path) -> None:
+    engine, units = left_by_a_pilot(data, tmp_path / "run")
+    left = [one.batch for unit in engine.leftovers.units.values() for one in unit.passes]
+    assert sum(len(batch.images) for batch in left) == ROWS
+    assert sum(batch.images.numel() for batch in left) == 0
+    engine.stop()
+    with pytest.raises(Abandoned):
+        engine.process(units[0])
+
+
+@pytest.mark.parametrize("batch, most", [(8, 32), (64, 64)])
+def test_the_pilot_holds_the_maps_of_few_rows_at_a_time(
+    data: Path, tmp_path: Path, batch: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read 128 at a time, whatever goes through the model together."""
+    held: list[int] = []
+    run = pilot.PilotMaps._run
+
+    def counted(self: pilot.PilotMaps, forward: Forward, rows: Batch, layers: Collection[str]) -> Any:
+        held.append(len(rows))
+        return run(self, forward, rows, layers)
+
+    monkeypatch.setattr(pilot.PilotMaps, "_run", counted)
+    monkeypatch.setattr(pilot, "choose_batch", lambda *_: batch)
+    engine, units = left_by_a_pilot(data, tmp_path / "run", compute={"batch": "auto"})
+    assert sum(held) == ROWS and max(held) == most
+    left = {unit.id: [len(one.batch) for one in engine.leftovers.units[unit.id].passes] for unit in units}
+    for unit in units:
+        assert left[unit.id] == [min(batch, unit.rows - start) for start in range(0, unit.rows, batch)]
+
+
+def test_what_was_read_ahead_is_discarded_when_a_unit_that_was_left_comes_instead(data: Path, tmp_path: Path) -> None:
+    engine, (first, second, third, *_) = left_by_a_pilot(data, tmp_path / "run")
+    for unit in (first, second):
+        engine.leftovers.take(unit.id)
+    engine.process(first, second)
+    ahead = engine._reader.stream(second)
+    reading = not ahead.closed
+    assert engine.process(third).of_pilot
+    assert reading and ahead.closed
+    assert engine.process(second).count.rows == second.rows
+
+
+def test_a_pilot_of_some_rows_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    prepared = prepare(parse_job(digits_job(data, tmp_path / "run", statistics={"pilot": ROWS - 1})))
+    engine = Engine(prepared.spec, "pilot", open_store(str(tmp_path / "run"), prepared.spec.storage))
+    engine.pilot(prepared.listing)
+    assert not engine.leftovers.units
+
+
+def test_another_runs_plan_admits_only_its_numeric_class_also_where_it_was_taken(
+    data: Path, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ranked(digits_job(data, tmp_path / "base"))
+    given = digits_job(data, tmp_path / "given", statistics={"plan": base.path})
+    prepared = prepare(parse_job(given))
+    engine = Engine(prepared.spec, "pilot", open_store(str(tmp_path / "given"), prepared.spec.storage))
+    plan, check = engine.pilot(prepared.listing)
+    engine.begin(plan, check, 1)
+    monkeypatch.setattr(
+        "pcace_dist.service.engine.numeric_class", lambda *a, **k: numeric_class(*a, **k) | {"tap": "another"}
+    )
+    with pytest.raises(NotAdmitted, match="this worker's tap is another"):
+        engine.begin(plan, check, 2)
 
 
 # -- as a command
