@@ -15,6 +15,7 @@ from pcace_dist.cli import main
 from pcace_dist.job import parse_job
 from pcace_dist.service import rehearsal
 from pcace_dist.service.estimate_report import to_json
+from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.rehearsal import estimate
 from pcace_dist.service.run_job import run_job
@@ -124,7 +125,7 @@ def test_the_pilots_seconds_are_those_of_the_plans_batch(forwarded: int, monkeyp
 
     monkeypatch.setattr(rehearsal, "PILOT_SECONDS", 1000.0)
     monkeypatch.setattr(rehearsed, "_timed_plan", seconds)
-    monkeypatch.setattr(rehearsal.Facts, "of", lambda _: SimpleNamespace(batch=forwarded))
+    monkeypatch.setattr(Facts, "of", lambda _: SimpleNamespace(batch=forwarded))
     assert rehearsed._pilot() == pytest.approx((1.0, 5.0, 0.1 * forwarded))
 
 
