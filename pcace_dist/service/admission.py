@@ -68,6 +68,11 @@ class CheckRows:
             outputs.append(forward(part, receive).cpu().clone())
         return cls(images, torch.cat(outputs), {name: torch.cat(parts) for name, parts in codes.items()})
 
+    def first(self, rows: int) -> CheckRows:
+        """So many of the rows, or all."""
+        codes = {name: held[:rows] for name, held in self.codes.items()}
+        return CheckRows(self.images[:rows], self.outputs[:rows], codes)
+
     def to_bytes(self) -> bytes:
         tensors = {"images": self.images.contiguous(), "outputs": self.outputs.contiguous()}
         data: bytes = save(tensors | {f"codes.{name}": codes.contiguous() for name, codes in self.codes.items()})

@@ -88,4 +88,5 @@ def read_summary(store: Store) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    """Of Python and the libraries that results depend on; Numba's is in the numeric class, as it may be missing."""
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pcace_dist.errors import StatisticsError
+
 TILE = 64  # positions that are summed on their own before they are added to the rest; the bits depend on it
 FEWEST_CHANNELS = 64  # below, vectors are half empty, and turning is as fast
 FEWEST_VALUES = 50_000  # of one image's map; below, the gain does not pay for loading the compiler
@@ -83,7 +85,10 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 @lru_cache(maxsize=1)
 def _compiled() -> Callable[..., None]:
     """The loop as machine code; kept on disk where there is a place for it, so that it is compiled once."""
-    import numba  # here: a third of a second, and where maps are never channels-last nobody needs it
+    try:
+        import numba  # here: a third of a second, and where maps are never channels-last nobody needs it
+    except ImportError as error:
+        raise StatisticsError(f"numba is installed, but cannot be imported: {error}; install it anew") from error
 
     settings: dict[str, Any] = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy"}
     try:

@@ -242,6 +242,16 @@ def test_what_the_pilot_has_forwarded_is_what_the_main_pass_would_forward(
     assert not engines[0].leftovers.units, "given back as they are used"
 
 
+def test_a_model_that_gives_something_else_each_time_is_not_admitted(data: Path, tmp_path: Path) -> None:
+    prepared = prepare(parse_job(digits_job(data, tmp_path / "run", compute={"precision": "float32"})))
+    engine = Engine(prepared.spec, "pilot", open_store(str(tmp_path / "run"), prepared.spec.storage))
+    plan, check = engine.pilot(prepared.listing)
+    with torch.no_grad():
+        next(engine.model.parameters()).mul_(1.01)
+    with pytest.raises(NotAdmitted, match="check codes differently"):
+        engine.begin(plan, check, 1)
+
+
 def test_bad_rows_are_set_aside_once_whoever_met_them(
     local_ray: None, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
