@@ -87,7 +87,7 @@ wheel: setup
 	cp constraints.txt dist/constraints.txt
 	cp cluster/drain.py dist/drain.py
 
-# every figure in ratios of one run; `make bench BENCH=--quick` for two minutes, `BENCH="--only loader ray_data"` for some of it
+# every figure in ratios of one run; `make bench BENCH=--quick` for some minutes, `BENCH="--only loader ray_data"` for some of it
 bench: setup
 	$(BIN)/python -m tests.benchmarks $(BENCH)
 

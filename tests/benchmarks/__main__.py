@@ -62,7 +62,7 @@ def _ask(name: str, settings: Settings) -> Asked:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, one round: about two minutes")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round: some minutes")
     parser.add_argument("--only", nargs="+", choices=all_names(), metavar="NAME", help=", ".join(all_names()))
     parser.add_argument("--repeats", type=int, help="rounds (3; quick: 1)")
     parser.add_argument("--photos", type=Path, help="a folder of Parquet files with JPEGs (else they are generated)")
