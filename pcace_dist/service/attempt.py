@@ -30,11 +30,11 @@ from pcace_dist.datasets.rows import BadRow
 from pcace_dist.service.ledger import FileRef
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.held_codes import BLOCK_CHANNELS
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.samples import SampleRows
 from pcace_dist.statistics.segment import RowCodes, Segment
 
-BLOCK_CHANNELS = 64
 CODES_FILE = "codes.parquet"
 
 BAD_ROWS_SCHEMA = pa.schema(

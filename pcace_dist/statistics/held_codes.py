@@ -20,7 +20,7 @@ from pcace_dist.statistics.plan import LayerCodes, Plan
 
 CHUNK_ROWS = 3072  # added at a time, about: long enough for products of bytes (products.py)
 CHUNKS_FROM = 1 << 18  # bytes of a layer, on average, from which rows are copied into chunks
-BLOCK_CHANNELS = 64  # of a chunk that lie together; those of an attempt's files
+BLOCK_CHANNELS = 64  # of a chunk that lie together; an attempt's files are cut in the same way (service.attempt)
 
 
 @dataclass(eq=False)
