@@ -191,7 +191,8 @@ class Engine:
             decode=facts.decode,
         )
         plans, exact = facts.numeric_class, self.spec.exact
-        if self.leftovers.plan == plan.digest:  # made in this process: one pass shows that the model does it again
+        made_here = self.leftovers.plan
+        if made_here is not None and made_here == self.plan.digest:  # one pass shows that the model does it again
             check = check.first(facts.batch)
         admission = once_more(
             lambda: check.admit(self._forward, self._layers, mine=mine, plans=plans, exact=exact),
