@@ -19,7 +19,7 @@ from pcace_dist.models.layers import resolve_layers
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
 from pcace_dist.places import absolute, images_of, storage_of, weights_of
-from pcace_dist.service.cluster import names_a_cluster
+from pcace_dist.service.cluster import is_wanted, names_a_cluster
 from pcace_dist.service.extend import Base, open_base
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import plan_of_run
@@ -75,7 +75,7 @@ def prepare(job: Job) -> Preparation:
         fingerprint=job.fingerprint(layers=layers, weights_digest=weights),
         group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
         base=base,
-        together=together(job, listing, model),
+        together=None if is_wanted() else together(job, listing, model),
     )
 
 

@@ -31,7 +31,7 @@ from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
 from pcace_dist.models.forward import Forward
 from pcace_dist.service.attempt import Block, BlockPart, blocks_of, read_block, read_checked, read_rows
-from pcace_dist.service.cluster import is_wanted, ray_session
+from pcace_dist.service.cluster import ray_session
 from pcace_dist.service.codes_run import prepare_from_codes
 from pcace_dist.service.engine import FLUSH_PAUSE, FLUSH_SHARE, Engine
 from pcace_dist.service.estimate import (
@@ -129,7 +129,7 @@ def estimate(
     side_by_side = max(1, min(job.workers.max, int(min(fitting))))
     here = replace(alone, cores=cores / side_by_side)
     took_here = took
-    if preparation.together is not None and not is_wanted():
+    if preparation.together is not None:
         notes.append("on this machine the run is done by threads of one process, without Ray")
         took_here = replace(took, ray=0.0, imports=0.0, load=0.0, pilot_batch=took.pilot_batch / side_by_side)
         if takes_all(preparation.listing, job.statistics.pilot):  # then the main pass forwards nothing again

@@ -18,7 +18,7 @@ from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
 from pcace_dist.service.account import Account
-from pcace_dist.service.cluster import is_wanted, ray_session
+from pcace_dist.service.cluster import ray_session
 from pcace_dist.service.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.service.coordinator import Coordinator
 from pcace_dist.service.interrupt import interruptible
@@ -100,9 +100,9 @@ def _prepare(job: Job) -> Preparation:
 
 
 def _here_or_on_ray(preparation: Preparation | CodesPreparation, *, first: bool) -> Preparation | CodesPreparation:
-    """A run of the model is for Ray where it is asked for, and where a driver has begun it already: what ended that one
-    may be a row, and a worker that it ends is only one of many."""
-    if isinstance(preparation, CodesPreparation) or (first and not is_wanted()):
+    """A run of the model is for Ray where a driver has begun it already: what ended that one may be a row, and a worker
+    that it ends is only one of many."""
+    if isinstance(preparation, CodesPreparation) or first:
         return preparation
     return replace(preparation, together=None)
 

@@ -45,7 +45,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process of its own, whatever other tests have started here."""
-    monkeypatch.setattr(run_job, "is_wanted", lambda: False)
+    monkeypatch.setattr("pcace_dist.service.prepare.is_wanted", lambda: False)
     monkeypatch.setattr(together, "cores", lambda: 2)
 
 
@@ -155,7 +155,7 @@ def test_threads_give_the_bytes_of_ray(
     changes = {"statistics": {"pilot": rows}, "compute": {"precision": precision}, "layers": "all"}
     on_ray = ranked(digits_job(data, tmp_path / "ray", **changes))
     with monkeypatch.context() as patch:
-        patch.setattr(run_job, "is_wanted", lambda: False)
+        patch.setattr("pcace_dist.service.prepare.is_wanted", lambda: False)
         patch.setattr(together, "cores", lambda: 2)
         here = ranked(digits_job(data, tmp_path / "here", **changes))
     assert on_ray.summary["workers_are"] == "Ray actors" and "ray" in on_ray.summary["stages"]
@@ -184,7 +184,7 @@ def test_a_factory_that_gives_one_module_again_and_again(
     job["model"] = job["model"] | {"factory": "tests.service.test_together:the_only_network"}
     shared = ranked(job)
     assert shared.summary["workers_are"] == "threads of the driver" and shared.summary["workers"] == 2
-    monkeypatch.setattr(run_job, "is_wanted", lambda: True)
+    monkeypatch.setattr("pcace_dist.service.prepare.is_wanted", lambda: True)
     own = ranked(planted_job(tmp_path / "data", tmp_path / "own", statistics={"components": 1, "pilot": 300}))
     assert bytes_of(shared) == bytes_of(own)
 
@@ -270,7 +270,7 @@ def test_bad_rows_are_set_aside_once_whoever_met_them(
     given = planted_job(
         tmp_path / "data", tmp_path / "given", statistics={"components": 1, "plan": str(tmp_path / "whole")}
     )
-    monkeypatch.setattr(run_job, "is_wanted", lambda: True)
+    monkeypatch.setattr("pcace_dist.service.prepare.is_wanted", lambda: True)
     again = ranked(given)  # forwards all rows in the main pass, under the same plan
     for name in ("rankings.parquet", "bad_rows.parquet", "sample.parquet"):
         assert bytes_of(again, name) == bytes_of(whole, name)
