@@ -11,9 +11,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pcace_dist import __version__, cli_estimate, cli_pack, cli_runs, logs
+from pcace_dist import __version__, cli_estimate, cli_pack, cli_runs, logs, terminal
 from pcace_dist.cli_arguments import add_job
 from pcace_dist.errors import JobError, PcaceError
+from pcace_dist.terminal import tell
 
 if TYPE_CHECKING:
     from pcace_dist.job import Job
@@ -40,6 +41,8 @@ class Parser(argparse.ArgumentParser):
 
 def entry() -> NoReturn:
     """The console script. When all is said and written it ends at once: taking torch's modules apart takes a second."""
+    terminal.ensure_utf8()
+    terminal.ensure_streams()
     code = main(sys.argv[1:])
     logging.shutdown()
     try:
@@ -58,8 +61,9 @@ def main(argv: Sequence[str]) -> int:
     """Run one command line (without the program's name); the exit code."""
     try:
         logs.configure(logs.LogSettings.from_environment())
+        terminal.check_arguments(argv)
     except JobError as error:
-        print(f"pcace: {error}", file=sys.stderr)
+        logs.say(str(error), prefix="pcace: ", level=logging.ERROR, exit_code=error.exit_code)
         return error.exit_code
     arguments = build_parser().parse_args(argv)
     if os.getcwd() not in sys.path:
@@ -177,18 +181,16 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
         if summary.get("from_codes") is None
         else f"from the codes of {summary['from_codes']}"
     )
-    print(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({how}), {summary['bad_rows']:,} bad rows")
+    tell(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({how}), {summary['bad_rows']:,} bad rows")
     for prefix, line in zip(("time: ", "      "), told(summary), strict=False):
-        print(prefix + line)
+        tell(prefix + line)
     if (summary.get("drift") or {}).get("advice"):
-        print(summary["drift"]["advice"])
+        tell(summary["drift"]["advice"])
     if job.stop is not None and summary.get("stop", {}).get("settled"):
-        print(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
+        tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
     if summary["exit_code"] == 4:
-        print(
-            f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet"
-        )
-    print(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
+        tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
+    tell(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
 
 
 def _workers(summary: Mapping[str, Any]) -> str:
@@ -237,7 +239,7 @@ def _add_status(verbs: Verbs[Parser]) -> None:
 def _status(arguments: argparse.Namespace) -> int:
     from pcace_dist.service.status import describe_run
 
-    print(describe_run(arguments.path))
+    tell(describe_run(arguments.path))
     return 0
 
 
@@ -296,8 +298,8 @@ def _report(arguments: argparse.Namespace) -> int:
         ),
     )
     for note in result.notes:
-        print(f"note: {note}")
-    print(
+        tell(f"note: {note}")
+    tell(
         f"{result.path}: {result.size / 1e6:.1f} MB, {result.channels:,} channels and {result.images:,} images in "
         f"{sum(result.seconds.values()):.1f} s"
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
+from pcace_dist import logs
 from pcace_dist.cli_arguments import add_job
 from pcace_dist.cli_runs import AddVerb
+from pcace_dist.terminal import tell
 
 
 def add_verb(add: AddVerb) -> None:
@@ -70,12 +71,12 @@ def _estimate(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         price=arguments.price,
         node_start=arguments.node_start,
-        tell=lambda stage: print(f"pcace estimate: {stage}", file=sys.stderr, flush=True),
+        tell=lambda stage: logs.say(stage, prefix="pcace estimate: "),
     )
     if arguments.json:
         import json
 
-        print(json.dumps(to_json(found), indent=2))
+        tell(json.dumps(to_json(found), indent=2))
     else:
-        print(describe(found))
+        tell(describe(found))
     return 0

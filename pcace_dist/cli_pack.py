@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pcace_dist import logs
 from pcace_dist.cli_runs import AddVerb
+from pcace_dist.terminal import tell
 
 if TYPE_CHECKING:
     from pcace_dist.datasets.pack import PackReport
@@ -127,7 +128,7 @@ def _print_report(report: PackReport, dest: str) -> None:
     from pcace_dist.datasets.pack import BAD_FILES
 
     shards = "1 shard" if len(report.shards) == 1 else f"{len(report.shards):,} shards"
-    print(f"{report.rows:,} images in {shards}: {dest}")
+    tell(f"{report.rows:,} images in {shards}: {dest}")
     for bad in report.bad[:LISTED]:
         logs.say(f"left out {bad}", level=logging.WARNING)
     if report.bad:

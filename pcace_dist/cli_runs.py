@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pcace_dist import logs
 from pcace_dist.cli_arguments import add_job
+from pcace_dist.terminal import tell
 
 if TYPE_CHECKING:
     from pcace_dist.analysis.compare import Comparison
@@ -103,7 +105,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         print_matched(matched)
     folder = (arguments.output or other.path).rstrip("/")
     write_comparison(found, folder, other.storage, matched)
-    print(f"\ncomparison: {folder}/comparison.json   {folder}/comparison.parquet")
+    tell(f"\ncomparison: {folder}/comparison.json   {folder}/comparison.parquet")
     return report_drift(arguments.verb, drift(found, thresholds_of(arguments)))
 
 
@@ -111,7 +113,7 @@ def report_drift(verb: str, reasons: list[str]) -> int:
     """0, or 3 with the reasons on stderr."""
     if not reasons:
         return 0
-    print(f"pcace {verb}: drift: {'; '.join(reasons)}", file=sys.stderr)
+    logs.say(f"drift: {'; '.join(reasons)}", prefix=f"pcace {verb}: ", level=logging.WARNING)
     return 3
 
 
@@ -167,10 +169,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     for name in found.replacements:
         print_standings(list(standings(found.curves, name)), name)
     for line in found.left_out:
-        print(f"left out: {line}", file=sys.stderr)
+        logs.say(f"left out: {line}", level=logging.WARNING)
     folder = (arguments.output or run.path).rstrip("/")
     write_evaluation(found, folder, run)
-    print(f"\nevaluation: {folder}/evaluation.json   curves: {folder}/evaluation.parquet, evaluation-*.svg")
+    tell(f"\nevaluation: {folder}/evaluation.json   curves: {folder}/evaluation.parquet, evaluation-*.svg")
     return 0
 
 
@@ -220,11 +222,11 @@ def _rerank(arguments: argparse.Namespace) -> int:
         ),
     )
     if done.entry is None:
-        print(f"nothing new: {job.output}/latest.json stays as it is")
+        tell(f"nothing new: {job.output}/latest.json stays as it is")
         return 0
     if done.comparison is not None:
         _print_tick(done.comparison)
-    print(f"published: {job.output}/{done.entry.run} ({done.entry.why})")
+    tell(f"published: {job.output}/{done.entry.run} ({done.entry.why})")
     report_drift(arguments.verb, list(done.entry.drift))
     return done.exit_code
 
@@ -233,7 +235,7 @@ def _print_tick(found: Comparison) -> None:
     from pcace_dist.analysis.console import print_comparison
 
     if found.verdict == "not comparable":
-        print(f"not comparable with the last run: {'; '.join(found.reasons)}")
+        tell(f"not comparable with the last run: {'; '.join(found.reasons)}")
     else:
         print_comparison(found)
 

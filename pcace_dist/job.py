@@ -22,13 +22,15 @@ from pcace_dist.errors import JobError
 FORMAT_VERSION = 1
 
 Scalar = str | int | float | bool
+LONGEST_VALUE = 100  # characters of a value that an error repeats
+MOST_VALUES = 100_000  # of a job file
 TARGET_KINDS = ("logit", "output", "column")
 
 
 class Section(BaseModel):
-    """A mapping of the job file: unknown keys are errors, values are not coerced silently."""
+    """A mapping of the job file: unknown keys are errors, values are not coerced silently, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=False, allow_inf_nan=False)
 
 
 class Dataset(Section):
@@ -105,7 +107,7 @@ class Statistics(Section):
     folds: Annotated[int, Field(ge=4, le=64)] = 16
     pilot: Annotated[int, Field(ge=32)] = 2048
     scale: Literal["pixel", "standard", "none"] = "pixel"
-    penalty: Annotated[float, Field(ge=0)] = 0.3
+    penalty: Annotated[float, Field(ge=0, le=1e6)] = 0.3
     knots_from: Literal["plan", "rows", "group"] = "plan"
     plan: str | None = None
     keep_codes: bool = False
@@ -124,10 +126,10 @@ class Stop(Section):
 
 
 class Workers(Section):
-    min: Annotated[int, Field(ge=1)] = 1
-    max: Annotated[int, Field(ge=1)] = 2
-    gpus: Annotated[float, Field(ge=0)] = 0
-    cpus: Annotated[float, Field(gt=0)] = 1
+    min: Annotated[int, Field(ge=1, le=100_000)] = 1
+    max: Annotated[int, Field(ge=1, le=100_000)] = 2
+    gpus: Annotated[float, Field(ge=0, le=1000)] = 0
+    cpus: Annotated[float, Field(gt=0, le=100_000)] = 1
     memory: int | None = None
     resources: dict[str, float] = {}
     start_timeout: Annotated[float, Field(gt=0)] = 600
@@ -146,7 +148,7 @@ class Workers(Section):
 
 class Compute(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = "auto"
     exact: Literal["strict", "off"] = "strict"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
@@ -212,6 +214,16 @@ class Job(Section):
                 raise ValueError(f"{target} is not one of {{logit: label}}, {{output: 0}}, {{column: NAME}}")
         return value
 
+    @model_validator(mode="after")
+    def _input_within_limits(self) -> Job:
+        for name, size in (("resize", self.model.input.resize), ("crop", self.model.input.crop)):
+            height, width = (size, size) if isinstance(size, int) else size or (0, 0)
+            if height * width > self.limits.pixels:
+                raise ValueError(
+                    f"model.input.{name}: {height} x {width} pixels are more than limits.pixels {self.limits.pixels}"
+                )
+        return self
+
     def dependent(self) -> dict[str, Any]:
         """The keys that the result depends on, as plain values. Jobs that differ in the others alone (workers, storage,
         max_bad_rows, output, compute.exact, statistics.memory) are one job: the same command goes on with the run.
@@ -266,8 +278,8 @@ def parse_bytes(value: object) -> object:
     unit = text[len(number) :].strip()
     try:
         return int(float(number) * units[unit])
-    except (KeyError, ValueError):
-        raise ValueError(f"{value!r} is not a size; for example 4GiB") from None
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f"{_short(value)} is not a size; for example 4GiB") from None
 
 
 def read_job(text: str, *, name: str = "job", overrides: Sequence[str] = ()) -> Job:
@@ -275,17 +287,53 @@ def read_job(text: str, *, name: str = "job", overrides: Sequence[str] = ()) -> 
 
     Raises JobError, one line, naming the file, the key and what would do.
     """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where is not None else ""
-        raise JobError(f"{name}:{line} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    data = _load_yaml(text, name)
     if not isinstance(data, dict):
         raise JobError(f"{name}: a job file is a mapping with the keys dataset, model, layers, target, output")
     for override in overrides:
         _apply_override(data, override)
     return parse_job(data, name=name)
+
+
+def _load_yaml(text: str, name: str) -> Any:
+    """The value of a YAML text. Raises JobError for what is no YAML, and for texts that nothing else could hold."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}"
+        raise JobError(f"{name}:{line} is not valid YAML: {error.problem or error.context}") from None
+    except RecursionError:
+        raise JobError(f"{name}: is not valid YAML: nested too deeply") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:  # its constructors raise these
+        reason = str(error).partition("\n")[0]
+        raise JobError(f"{name}: is not valid YAML: {reason}") from None
+    _refuse_unwritable(data, name)
+    return data
+
+
+def _refuse_unwritable(data: object, name: str) -> None:
+    """Refuse what no file name, column or URL can hold, and mappings that hold themselves. They would fail later."""
+    for count, item in enumerate(_nodes(data, name)):
+        if count > MOST_VALUES:
+            raise JobError(f"{name}: more than {MOST_VALUES:,} values; is an alias repeated within itself?")
+        if isinstance(item, str) and ("\0" in item or any("\ud800" <= one <= "\udfff" for one in item)):
+            raise JobError(f"{name}: {_short(item)} holds a null character or half a character; write plain text")
+
+
+def _nodes(data: object, name: str, within: tuple[int, ...] = ()) -> Iterator[object]:
+    """All keys and values below a value, itself first. Raises JobError where one holds itself."""
+    if id(data) in within:
+        raise JobError(f"{name}: a value holds itself; write it without the alias")
+    yield data
+    inner = (*data.keys(), *data.values()) if isinstance(data, Mapping) else data if isinstance(data, list) else ()
+    for item in inner:
+        yield from _nodes(item, name, (*within, id(data)))
 
 
 def parse_job(data: Mapping[str, Any], *, name: str = "job") -> Job:
@@ -310,10 +358,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise JobError(f"--set {override!r}: write key=value, for example --set workers.max=4")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise JobError(f"--set {override!r}: the value is not valid YAML") from None
+    value = _load_yaml(text, f"--set {_short(override)}")
     *parents, last = key.strip().split(".")
     node = data
     for parent in parents:
@@ -341,8 +386,13 @@ def _explain(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = problem["input"]
-    shown = "" if isinstance(value, Mapping | list) else f" (got {value!r})"
+    shown = "" if isinstance(value, Mapping | list) else f" (got {_short(value)})"
     return f"{key}: {message}{shown}" if key else message
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _is_union_tag(part: object) -> bool:

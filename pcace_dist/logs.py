@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from pcace_dist.errors import JobError
+from pcace_dist.terminal import visible
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMATS = ("text", "json")
@@ -65,12 +66,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class TextFormatter(logging.Formatter):
+    """A line for people: what the data put into a message is shown, never obeyed."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes to what sys.stderr is at the time of the line."""
 
     def __init__(self, settings: LogSettings) -> None:
         super().__init__()
-        self.setFormatter(JsonFormatter() if settings.format == "json" else logging.Formatter(TEXT))
+        self.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter(TEXT))
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -121,7 +130,7 @@ def adopt(name: str) -> None:
 
 def say(message: str, *, prefix: str = "", level: int = logging.INFO, stream: TextIO | None = None, **f: Any) -> None:
     """A line for the user whatever the level: `prefix` and message as text, or one JSON object with the fields `f`."""
-    text = prefix + message
+    text = visible(prefix + message)
     if is_json():
         record = logging.LogRecord("pcace_dist", level, "", 0, message, (), None)
         record.__dict__.update(f)

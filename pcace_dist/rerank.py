@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pcace_dist import logs
 from pcace_dist.analysis.compare import Comparison, Settings, compare_runs
 from pcace_dist.analysis.history import Entry
 from pcace_dist.analysis.publish import write_comparison
@@ -201,7 +201,7 @@ def _write_report(after: Run, compared: Comparison | None) -> None:
     try:
         build_report(after.path, ReportOptions(synthesis=False, against=against))
     except (PcaceError, OSError) as error:
-        print(f"pcace rerank: report: {error}; the run is published all the same", file=sys.stderr)
+        _still_published(f"report: {error}")
 
 
 def _entry(
@@ -281,7 +281,11 @@ def call_hooks(hooks: Hooks, entry: Entry, path: str) -> None:
 
 def _warn(hook: str, problem: str | None) -> None:
     if problem is not None:
-        print(f"pcace rerank: {hook}: {problem}; the run is published all the same", file=sys.stderr)
+        _still_published(f"{hook}: {problem}")
+
+
+def _still_published(problem: str) -> None:
+    logs.say(f"{problem}; the run is published all the same", prefix="pcace rerank: ", level=logging.WARNING)
 
 
 def _run_command(command: str, content: dict[str, Any]) -> str | None:

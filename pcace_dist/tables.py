@@ -3,39 +3,35 @@ to be."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
 from rich.progress import TimeRemainingColumn
-from rich.table import Table
 
+from pcace_dist import terminal
 from pcace_dist.bar import StageBar
 
-WIDE = 160  # columns of a table that goes into a file or a pipe
+RANKING = (
+    "rank",
+    "95 % of ranks",
+    "layer",
+    "channel",
+    "score",
+    "95 % interval",
+    "first component",
+    "pearson",
+    "images",
+    "status",
+)
 
 
 def print_ranking(ranking: pa.Table) -> None:
     """Print ranked rows, one table for each target and group."""
-    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console = terminal.console()
     for title, rows in _by_target_and_group(ranking):
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for name in (
-            "rank",
-            "95 % of ranks",
-            "layer",
-            "channel",
-            "score",
-            "95 % interval",
-            "first component",
-            "pearson",
-            "images",
-            "status",
-        ):
-            table.add_column(name, justify="left" if name in ("layer", "status") else "right")
+        table = terminal.table(title, RANKING, left=("layer", "status"))
         for row in rows:
             table.add_row(*_cells(row))
         console.print(table)
@@ -43,12 +39,10 @@ def print_ranking(ranking: pa.Table) -> None:
 
 def print_across_groups(table: pa.Table) -> None:
     """Print rows of rankings_across_groups.parquet, one table for each target."""
-    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console = terminal.console()
     names = [name for name in table.column_names if name != "target"]
     for target in dict.fromkeys(table["target"].to_pylist()):
-        shown = Table(title=f"\n{target}, over all groups", title_justify="left", box=None, pad_edge=False)
-        for name in names:
-            shown.add_column(name.replace("_", " "), justify="left" if name == "layer" else "right")
+        shown = terminal.table(f"{target}, over all groups", [n.replace("_", " ") for n in names], left=("layer",))
         for row in table.to_pylist():
             if row["target"] == target:
                 shown.add_row(*(_cell(row[name]) for name in names))
@@ -66,7 +60,7 @@ def _by_target_and_group(ranking: pa.Table) -> Iterator[tuple[str, list[dict[str
     for row in ranking.to_pylist():
         blocks.setdefault((row["target"], "" if row["group"] is None else str(row["group"])), []).append(row)
     for (target, group), rows in blocks.items():
-        yield f"\n{target}" + (f", group {group}" if group else ""), rows
+        yield f"{target}" + (f", group {group}" if group else ""), rows
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -19,9 +19,11 @@ ALLOWED = {
     "models": {"models", "statistics", "errors"},
     "datasets": {"datasets", "statistics", "errors"},
     "service": {"service", "datasets", "models", "statistics", "errors", "job", "logs", "places"},
-    "analysis": {"analysis", "run", "datasets", "models", "statistics", "errors", "job", "places"},
+    "analysis": {"analysis", "run", "datasets", "models", "statistics", "errors", "job", "places", "terminal"},
     "report": {"report", "analysis", "run", "datasets", "models", "statistics", "errors", "job", "places", "bar"},
     "places.py": {"datasets", "job"},
+    "terminal.py": {"errors"},
+    "logs.py": {"errors", "terminal"},
     "bar.py": {"logs"},
 }
 

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from pcace_dist.analysis.compare import AgreementRow, Comparison
 from pcace_dist.analysis.curves import BEST, Standing
 from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
+from pcace_dist.terminal import console, table, tell
 
-WIDE = 160  # columns of a table that goes into a file or a pipe
 SHOWN = 20
-
-
-def console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=WIDE)
-
-
-def table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> Table:
-    """An empty table in the house's look; columns are right-aligned except those in `left`."""
-    found = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        found.add_column(name, justify="left" if name in left else "right")
-    return found
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -36,28 +22,23 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def print_comparison(found: Comparison) -> None:
     """Verdict, agreement, and the channels that moved."""
-    out = console()
     counts, overall = found.counts, found.overall
-    out.print(f"{found.one.path} -> {found.other.path}: {', '.join(found.notes)}", highlight=False, markup=False)
+    tell(f"{found.one.path} -> {found.other.path}: {', '.join(found.notes)}")
     how = "paired by fold" if found.noise.paired else "unpaired"
-    out.print(
+    tell(
         f"{found.verdict}: {counts['moved']:,} of {counts['judged']:,} channels moved "
         f"({counts['rose']:,} rose, {counts['fell']:,} fell, {counts['appeared']:,} appeared, {counts['died']:,} died; "
         f"{how}, false discovery rate {found.settings.level:g})",
-        highlight=False,
-        markup=False,
     )
-    out.print(
+    tell(
         f"Kendall {number(overall['kendall'])}, Spearman {number(overall['spearman'])}, "
         f"top {found.settings.top} overlap {number(overall['overlap'])}, "
         f"rank-biased overlap {number(overall['rbo'])} (p {found.settings.persistence:g})",
-        highlight=False,
-        markup=False,
     )
     if len(found.agreement) > 1:
-        out.print(_agreement_table(found.agreement))
+        console().print(_agreement_table(found.agreement))
     if counts["moved"]:
-        out.print(_moved_table(found.moved()))
+        console().print(_moved_table(found.moved()))
 
 
 def print_history(found: History) -> None:
@@ -84,7 +65,7 @@ def print_history(found: History) -> None:
 def print_standings(rows: Sequence[Standing], replacement: str) -> None:
     """Every order against the ranking."""
     names = ("order", "area", "ranking better", "ranking worse", "above random", "curves")
-    found = table(f"\nreplaced by {replacement}: area under 1 - r^2 over log k", names, left=("order",))
+    found = table(f"replaced by {replacement}: area under 1 - r^2 over log k", names, left=("order",))
     for row in rows:
         mine = row.order == BEST
         won, lost = ("", "") if mine else (str(row.won), str(row.lost))
@@ -95,12 +76,10 @@ def print_standings(rows: Sequence[Standing], replacement: str) -> None:
 def print_matched(found: Matched) -> None:
     """What the comparison says once every channel is looked for where it is now."""
     counts, after = found.counts, found.comparison
-    console().print(
+    tell(
         f"\nchannels matched on {found.images:,} images: {counts['found']:,} of {counts['channels']:,} found again, "
         f"{counts['elsewhere']:,} of them in another place{_lost(found)}; where they are now: {after.verdict}, "
         f"{after.counts['moved']:,} of {after.counts['judged']:,} moved, Kendall {number(after.overall['kendall'])}",
-        highlight=False,
-        markup=False,
     )
 
 
@@ -113,7 +92,7 @@ def _lost(found: Matched) -> str:
 def _agreement_table(rows: Sequence[AgreementRow]) -> Table:
     names = ("target", "group", "layer", "channels", "Kendall", "Spearman", "overlap", "rank-biased")
     more = f" (the first {SHOWN} of {len(rows)})" if len(rows) > SHOWN else ""
-    found = table(f"\nagreement{more}", names, left=("target", "group", "layer"))
+    found = table(f"agreement{more}", names, left=("target", "group", "layer"))
     for row in rows[:SHOWN]:
         values = row.found
         group = "" if row.group is None else str(row.group)
@@ -125,7 +104,7 @@ def _agreement_table(rows: Sequence[AgreementRow]) -> Table:
 def _moved_table(rows: Sequence[dict[str, Any]]) -> Table:
     names = ("target", "group", "layer", "channel", "movement", "rank", "score", "interval", "q")
     more = f" (the surest {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else ""
-    found = table(f"\nmoved{more}", names, left=("target", "group", "layer", "movement"))
+    found = table(f"moved{more}", names, left=("target", "group", "layer", "movement"))
     for row in rows[:SHOWN]:
         found.add_row(
             row["target"],

@@ -112,10 +112,17 @@ def target_values(
         found, known = _values(spec, logits, labels, columns)
         for row, reason in known.items():
             reasons.setdefault(row, reason)
-        column[:] = np.where(np.isfinite(found), found, np.nan)
-        for row in np.flatnonzero(~np.isfinite(found)).tolist():
-            reasons.setdefault(row, _not_finite(spec, float(found[row])))
+        good = usable(found)
+        column[:] = np.where(good, found, np.nan)
+        for row in np.flatnonzero(~good).tolist():
+            reasons.setdefault(row, _unusable(spec, float(found[row])))
     return values, reasons
+
+
+def usable(values: Floats) -> npt.NDArray[np.bool_]:
+    """Which values can be a target: numbers within the range of float32. Beyond it one value leaves no room for the
+    others on the grid of knots, and squares overflow."""
+    return np.asarray(np.abs(values) <= np.finfo(np.float32).max)
 
 
 def _values(
@@ -151,10 +158,10 @@ def _no_class(label: int, count: int) -> str:
     return f"label {label} is negative" if label < 0 else f"label {label} is beyond the model's {count} outputs"
 
 
-def _not_finite(spec: TargetSpec, value: float) -> str:
+def _unusable(spec: TargetSpec, value: float) -> str:
     if np.isnan(value):
         return f"target {spec.name} is null or NaN" if spec.kind == "column" else f"target {spec.name} is NaN"
-    return f"target {spec.name} is infinite"
+    return f"target {spec.name} is infinite" if np.isinf(value) else f"target {spec.name} is {value:g}, beyond float32"
 
 
 def _nearest(name: object, known: Sequence[str]) -> str:

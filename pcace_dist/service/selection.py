@@ -25,7 +25,7 @@ from pcace_dist.datasets.storage import Storage, first_line
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
 from pcace_dist.models.layers import ALL
-from pcace_dist.models.targets import TargetSpec, parse_target
+from pcace_dist.models.targets import TargetSpec, parse_target, usable
 from pcace_dist.service.attempt import BlockPart, ipc_bytes
 from pcace_dist.service.codes import KeptCodes, binary_rows, integer_rows
 from pcace_dist.service.ledger import UnitCount
@@ -213,7 +213,7 @@ class Rows:
         kept_rows = self.taken
         self.bad: list[BadRow] = []
         self.values = self._target_values(question.targets)
-        good = np.asarray(np.isfinite(np.stack(list(self.values.values()), 1)).all(1))
+        good = np.asarray(usable(np.stack(list(self.values.values()), 1)).all(1))
         self._set_aside(good)
         self.taken = kept_rows[good]
         self.values = {name: column[good] for name, column in self.values.items()}
@@ -241,7 +241,8 @@ class Rows:
     def _set_aside(self, good: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
         worst = self.taken[~good]
         for place in self.table.select(PLACE).take(pa.array(worst)).to_pylist():
-            self.bad.append(BadRow(**place, stage="target", reason="the target is null, NaN or infinite"))
+            reason = "the target is null, NaN, infinite or beyond float32"
+            self.bad.append(BadRow(**place, stage="target", reason=reason))
 
     def counts(self, parts: Sequence[int]) -> list[UnitCount]:
         """Used, bad and filtered rows of consecutive parts of so many rows each."""
