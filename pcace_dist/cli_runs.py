@@ -207,7 +207,8 @@ def _rerank(arguments: argparse.Namespace) -> int:
 
     job = load_job_file(arguments.job, arguments.overrides)
     from pcace_dist.analysis.compare import Settings
-    from pcace_dist.rerank import Hooks, Options, rerank
+    from pcace_dist.hooks import Hooks
+    from pcace_dist.rerank import Options, rerank
 
     done = rerank(
         job,
@@ -277,7 +278,12 @@ def _effect(text: str) -> TargetSpec:
 
 
 def _url(text: str) -> str:
-    return str(_checked(text, str, lambda value: value.startswith(("http://", "https://")), "an http(s) address"))
+    from pcace_dist.hooks import check_url
+
+    try:
+        return check_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"the address {error}") from None
 
 
 def _checked(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], wanted: str) -> Any:

@@ -9,13 +9,7 @@ called twice. Joins the service (runs, lock, pointer) with the analysis (compari
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +22,7 @@ from pcace_dist.analysis.thresholds import Thresholds, drift
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import data_digest, pieces_of
 from pcace_dist.errors import OutputError, PcaceError
+from pcace_dist.hooks import ALL_THE_SAME, Hooks, call_hooks
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
 from pcace_dist.run import Run
@@ -38,17 +33,6 @@ from pcace_dist.service.store import Store, open_store
 log = logging.getLogger(__name__)
 
 DRIFT = 3
-HOOK_SECONDS = 60.0
-WEBHOOK_SECONDS = 10.0
-WEBHOOK_TRIES = 3
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """Told of drift: a shell command (PCACE_* in its environment, the entry as JSON on its stdin) and a URL (POST)."""
-
-    command: str | None = None
-    webhook: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +103,8 @@ def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, opt
     entry = _entry(run, now, before, after, compared, reasons, DRIFT if reasons else code)
     entry = _recorded(tick, entry)
     if reasons:
-        call_hooks(options.hooks, entry, after.path)
+        content = asdict(entry) | {"path": after.path, "comparison": f"{after.path}/comparison.json"}
+        call_hooks(options.hooks, content)
     tick.publish(_pointer(entry), before)
     _prune(tick, entry, options.keep)
     return Outcome(entry.exit_code, entry, compared)
@@ -201,7 +186,7 @@ def _write_report(after: Run, compared: Comparison | None) -> None:
     try:
         build_report(after.path, ReportOptions(synthesis=False, against=against))
     except (PcaceError, OSError) as error:
-        _still_published(f"report: {error}")
+        logs.say(f"report: {error}; {ALL_THE_SAME}", prefix="pcace rerank: ", level=logging.WARNING)
 
 
 def _entry(
@@ -265,58 +250,3 @@ def _prune(tick: Tick, entry: Entry, keep: int) -> None:
         if f"{RUNS}{name}" not in kept:
             log.info("%s is removed: the last %d published runs are kept", name, keep)
             tick.remove(name)
-
-
-# -- hooks
-
-
-def call_hooks(hooks: Hooks, entry: Entry, path: str) -> None:
-    """Tell of drift. A hook that fails is a warning on stderr: the ranking is good all the same."""
-    content = asdict(entry) | {"path": path, "comparison": f"{path}/comparison.json"}
-    if hooks.command is not None:
-        _warn("--hook", _run_command(hooks.command, content))
-    if hooks.webhook is not None:
-        _warn(f"--webhook {hooks.webhook}", _post(hooks.webhook, content))
-
-
-def _warn(hook: str, problem: str | None) -> None:
-    if problem is not None:
-        _still_published(f"{hook}: {problem}")
-
-
-def _still_published(problem: str) -> None:
-    logs.say(f"{problem}; the run is published all the same", prefix="pcace rerank: ", level=logging.WARNING)
-
-
-def _run_command(command: str, content: dict[str, Any]) -> str | None:
-    """Run a shell command; what went wrong, if anything."""
-    facts = {
-        "PCACE_RUN": content["path"],
-        "PCACE_COMPARISON": content["comparison"],
-        "PCACE_DRIFT": "; ".join(content["drift"]),
-    }
-    text = json.dumps(content)
-    try:
-        done = subprocess.run(
-            command, shell=True, input=text, text=True, env=os.environ | facts, timeout=HOOK_SECONDS, check=False
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)
-    return None if done.returncode == 0 else f"ended with exit code {done.returncode}"
-
-
-def _post(url: str, content: dict[str, Any]) -> str | None:
-    """POST JSON; what went wrong, if anything."""
-    problem: str | None = None
-    for left in reversed(range(WEBHOOK_TRIES)):
-        request = urllib.request.Request(
-            url, data=json.dumps(content).encode(), headers={"Content-Type": "application/json"}, method="POST"
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=WEBHOOK_SECONDS):
-                return None
-        except (urllib.error.URLError, OSError) as error:
-            problem = str(error)
-        if left:
-            time.sleep(1)
-    return problem

@@ -26,8 +26,9 @@ from pcace_dist.analysis.thresholds import MaxMoved, Thresholds
 from pcace_dist.cli import main
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError, TakenOver
+from pcace_dist.hooks import Hooks
 from pcace_dist.job import Job, parse_job
-from pcace_dist.rerank import Hooks, Options, rerank
+from pcace_dist.rerank import Options, rerank
 from pcace_dist.run import open_run
 from pcace_dist.service import schedule
 from pcace_dist.service.run_job import run_job
