@@ -169,12 +169,19 @@ class Endpoint(Section):
     anonymous: bool = False
 
 
+class Layer(Section):
+    """A layer, or a glob of layers, whose channels lie on the axis that `layout` says."""
+
+    name: Annotated[str, Field(min_length=1)]
+    layout: Literal["BCL", "BNC", "BCHW", "BHWC", "BCDHW", "BDHWC"]
+
+
 class Job(Section):
     """A resolved job. Only dataset.path, model.factory, model.weights, layers, target and output are required."""
 
     dataset: Dataset
     model: Model
-    layers: list[str]
+    layers: list[str | Layer]
     target: list[dict[str, str | int]]
     group_by: str | None = None
     statistics: Statistics = Statistics()
@@ -190,11 +197,11 @@ class Job(Section):
     @field_validator("layers", mode="before")
     @classmethod
     def _layers(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+        return [value] if isinstance(value, str | Mapping) else value
 
     @field_validator("layers")
     @classmethod
-    def _some_layer(cls, value: list[str]) -> list[str]:
+    def _some_layer(cls, value: list[str | Layer]) -> list[str | Layer]:
         if not value:
             raise ValueError('names no layer; use "all" for every convolutional layer')
         return value
@@ -224,6 +231,11 @@ class Job(Section):
                 )
         return self
 
+    @property
+    def layer_patterns(self) -> list[str]:
+        """Names and globs of `layers`, in order."""
+        return [layer.name if isinstance(layer, Layer) else layer for layer in self.layers]
+
     def dependent(self) -> dict[str, Any]:
         """The keys that the result depends on, as plain values. Jobs that differ in the others alone (workers, storage,
         max_bad_rows, output, compute.exact, statistics.memory) are one job: the same command goes on with the run.
@@ -241,14 +253,18 @@ class Job(Section):
             del held["model"]["input"]["decode"]
         return held
 
-    def fingerprint(self, *, layers: Sequence[str], weights_digest: str) -> str:
+    def fingerprint(
+        self, *, layers: Sequence[str], weights_digest: str, layouts: Mapping[str, str] | None = None
+    ) -> str:
         """Digest of all that the result depends on (`dependent`).
 
-        `layers` are the resolved layer names, `weights_digest` the digest of the loaded weights.
+        `layers` are the resolved layer names, `layouts` those that the job says, by layer; `weights_digest` is that of
+        the loaded weights.
         """
         covered = self.dependent()
         del covered["model"]["weights"]
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
+        covered |= {"layouts": dict(layouts)} if layouts else {}
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

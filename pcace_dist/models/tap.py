@@ -1,6 +1,6 @@
 """The tap: hands each chosen layer's output on, as channels and positions, while the model runs. It copies nothing.
 
-What a layer gives is read by its shape and its kind:
+What a layer gives is read by what layouts.py has found and kept with the module, else by its shape and its kind:
 
     (B, C)            vectors: one position
     (B, N, C)         tokens, as vision transformers have them; but (B, C, L) from a module that by its definition puts
@@ -8,9 +8,7 @@ What a layer gives is read by its shape and its kind:
     (B, C, H, W)      maps, also with three positional axes
     (B, ..., C)       of any of these, where the module works on the last axis (nn.Linear, nn.LayerNorm itself)
 
-A recurrent or attention module gives its first output, and with batch_first=False its tokens lie as (N, B, C). Only
-the shape and the module are looked at: an activation function behind a one-dimensional convolution is taken for
-tokens; name the convolution instead.
+A recurrent or attention module gives its first output, and with batch_first=False its tokens lie as (N, B, C).
 """
 
 from __future__ import annotations
@@ -33,13 +31,10 @@ CHANNELS_FIRST = (
     _ConvNd,
     _NormBase,
     nn.GroupNorm,
-    nn.MaxPool1d,
-    nn.AvgPool1d,
-    nn.LPPool1d,
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveMaxPool1d,
+    *(getattr(nn, name) for name in nn.modules.pooling.__all__),
 )
 MOST_AXES = 5
+AXIS = "pcace_channel_axis"  # attribute of a module: "first" or "last", where the rule above does not hold
 NEEDED = "it must give real-valued maps (B, C, H, W), vectors (B, C) or tokens (B, N, C)"
 
 
@@ -125,9 +120,20 @@ def channels_and_positions(
     return maps.flatten(2) if maps.dim() > 2 else maps.unsqueeze(2), tuple(int(n) for n in maps.shape[2:])
 
 
+def first_tensor(values: object) -> Tensor | None:
+    """The tensor itself, or the first of a tuple or list."""
+    first = values[0] if isinstance(values, tuple | list) and values else values
+    return first if isinstance(first, Tensor) else None
+
+
 def channels_last(module: nn.Module, axes: int) -> bool:
     """Whether a module's output of so many axes has its channels on the last one (see the top of this file)."""
-    if axes < 3 or isinstance(module, CHANNELS_FIRST):
+    if axes < 3:
+        return False
+    settled = getattr(module, AXIS, None)
+    if settled is not None:
+        return bool(settled == "last")
+    if isinstance(module, CHANNELS_FIRST):
         return False
     works_on_last_axis = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
     return works_on_last_axis or axes == 3

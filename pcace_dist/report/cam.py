@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pcace_dist.errors import UserError
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.models.tap import channels_and_positions
+from pcace_dist.models.tap import channels_and_positions, channels_last
 from pcace_dist.models.targets import TargetSpec, as_matrix
 
 Maps: TypeAlias = npt.NDArray[np.float32]
@@ -52,7 +52,8 @@ def evidence(
     weights: dict[int, float],
     normalise: Normalise,
 ) -> Evidence | None:
-    """Both maps of images (n, C, H, W) at one layer; None where the layer has no maps of two axes.
+    """Both maps of images (n, C, H, W) at one layer; None where the layer has no maps of two axes behind the channels,
+    as captum takes them.
 
     weights: of the ranked channels. Raises UserError where captum is missing.
     """
@@ -70,7 +71,7 @@ def evidence(
             model(inputs)
     finally:
         handle.remove()
-    if len(held["shape"]) != 2:
+    if len(held["shape"]) != 2 or channels_last(module, 4):
         return None
     maps = held["maps"].float().reshape(len(images), -1, *held["shape"])
     cam = layer_grad_cam(lambda x: as_matrix(model(x)), module)

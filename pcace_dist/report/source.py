@@ -21,6 +21,7 @@ from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import ModelError, UserError
 from pcace_dist.job import Job, read_job
+from pcace_dist.models import layouts
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
 from pcace_dist.places import absolute, begun_in, images_of, storage_of, weights_of
@@ -163,6 +164,7 @@ class Source:
         recorded = dict(self.plan.facts)["weights"]
         if weights_digest(model) != recorded:
             raise ModelError(f"model.weights {settings.weights}: are not the weights that this run ranked")
+        layouts.keep([model], dict(self.plan.facts).get("channel_axes", {}))
         return model.to(device)
 
     def weight_norms(self, layer: str) -> list[float | None]:

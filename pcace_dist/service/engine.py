@@ -25,6 +25,7 @@ from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, ModelError, RowError
+from pcace_dist.models import layouts
 from pcace_dist.models.device import free_memory, once_more, to_device, to_host
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.load import load_model, weights_digest
@@ -178,6 +179,7 @@ class Engine:
         self._memory = memory_of(self.spec)
         if self.device.type == "cuda":  # sums stay there until they are flushed
             self._memory = min(self._memory, free_memory(self.device) // 4)
+        layouts.keep([self.model], facts.channel_axes)
         self._forward = Forward(
             self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers, facts.numerics
         )

@@ -19,6 +19,7 @@ from pcace_dist.datasets.batches import pilot_rows
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.errors import DatasetError
+from pcace_dist.models import layouts
 from pcace_dist.models.ablation import Ablation, Effect, bias_values, effect
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.inputs import Normalise
@@ -121,6 +122,7 @@ class Evaluator:
         self.question = question
         facts = Facts.of(plan)
         spec = engine.spec
+        layouts.keep([engine.model], facts.channel_axes)
         self._forward = Forward(
             engine.model, engine.device, facts.batch, spec.mean, spec.std, spec.layers, facts.numerics
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pcace_dist.models.precision import CONTIGUOUS, Numerics
@@ -15,7 +15,8 @@ class Facts:
 
     `image_shape` is (H, W) as the model gets it, `weights` the digest of the loaded weights, `numeric_class` what the
     bits depend on, `weight_norms` the L2 norm of each channel's weights by layer (None for a layer without weights),
-    `decode` what decodes the images (cpu or gpu).
+    `decode` what decodes the images (cpu or gpu), `channel_axes` the layers whose channels do not lie where the rule of
+    models/tap.py says: first or last (models/layouts.py).
     """
 
     batch: int
@@ -27,6 +28,7 @@ class Facts:
     weight_norms: dict[str, list[float | None]]
     layout: str = CONTIGUOUS  # of plans that do not say
     decode: str = "cpu"  # the same
+    channel_axes: dict[str, str] = field(default_factory=dict)
 
     @property
     def numerics(self) -> Numerics:
@@ -40,4 +42,7 @@ class Facts:
         return cls(image_shape=(height, width), **held)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"image_shape": list(self.image_shape)}
+        held = asdict(self) | {"image_shape": list(self.image_shape)}
+        if not self.channel_axes:
+            del held["channel_axes"]  # a plan without such layers keeps its digest
+        return held

@@ -35,10 +35,13 @@ from pcace_dist.models.device import (
     is_out_of_memory,
     largest_batch,
     once_more,
+    to_device,
     worker_memory,
 )
 from pcace_dist.models.forward import Forward, numeric_class
+from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.layers import weight_norm
+from pcace_dist.models.layouts import settle
 from pcace_dist.models.precision import AUTO, FLOAT32, Numerics, choose_numerics
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import CHECK_ROWS, CheckRows
@@ -92,6 +95,11 @@ def make_plan(
     with closing(_Source(spec, listing, largest, given is not None, device, decode, check)) as source:
         image = source.first.images[:1]
         numerics = _numerics(models[0], spec, device, image) if given is None else Facts.of(given).numerics
+        axes = settle(models, spec.layers, spec.layouts, _two_images(spec, device, image))
+        if axes:
+            log.info(
+                "channels are not where their kind says in %s", ", ".join(f"{k} ({v} axis)" for k, v in axes.items())
+            )
         pilot = _looked_at(models, spec, device, numerics, source, asked, decode, check)
     batch = pilot.forward.batch_size
     height, width = (int(n) for n in image.shape[-2:])
@@ -105,6 +113,7 @@ def make_plan(
         numeric_class=numeric_class(device, numerics=numerics, batch_size=batch, threads=spec.threads, decode=decode),
         weight_norms={name: _norms(models[0], name, pilot.channels[name]) for name in spec.layers},
         decode=decode,
+        channel_axes=dict(axes),
     )
     settings = spec.statistics
     names = [target.name for target in spec.targets]
@@ -124,6 +133,11 @@ def make_plan(
         )
     layers = {layer.name: layer.to(device) for layer in plan.layers}
     return Piloted(plan, pilot.check_rows(layers), source.units_of(pilot.forwarded))
+
+
+def _two_images(spec: WorkSpec, device: torch.device, image: Tensor) -> Tensor:
+    """A batch of two as the model takes it, in float32: an axis of one element is easily lost."""
+    return Normalise(spec.mean, spec.std, device)(to_device(image.expand(2, *image.shape[1:]), device))
 
 
 def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Tensor) -> Numerics:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
+from torch import nn
 
 from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError
-from pcace_dist.job import Job
+from pcace_dist.job import Job, Layer
 from pcace_dist.logs import LogSettings
 from pcace_dist.models.layers import resolve_layers
 from pcace_dist.models.load import load_model, weights_digest
@@ -58,7 +59,8 @@ def prepare(job: Job) -> Preparation:
             "dataset.filter, group_by or estimator: gram"
         )
     model = load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
-    layers = tuple(resolve_layers(model, job.layers))
+    layers = tuple(resolve_layers(model, job.layer_patterns))
+    layouts = _layouts(job, model)
     weights = weights_digest(model)
     if job.statistics.plan is not None:
         spec = _with_given_plan(job, spec, layers)
@@ -66,17 +68,25 @@ def prepare(job: Job) -> Preparation:
     if job.extend is not None:
         extended = job.model_copy(update={"extend": absolute(job.extend)})
         base = open_base(extended, spec.storage, weights=weights, layers=layers)
-    spec = replace(spec, layers=layers, kept=_kept_schema(spec, listing), base=None if base is None else base.url)
+    spec = replace(
+        spec, layers=layers, layouts=layouts, kept=_kept_schema(spec, listing), base=None if base is None else base.url
+    )
     return Preparation(
         job=job,
         spec=spec,
         listing=listing,
         weights=weights,
-        fingerprint=job.fingerprint(layers=layers, weights_digest=weights),
+        fingerprint=job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts),
         group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
         base=base,
         together=None if is_wanted() else together(job, listing, model),
     )
+
+
+def _layouts(job: Job, model: nn.Module) -> dict[str, str]:
+    """What the job says of its layers' axes, by resolved name; the last word counts."""
+    said = [layer for layer in job.layers if isinstance(layer, Layer)]
+    return {name: layer.layout for layer in said for name in resolve_layers(model, [layer.name])}
 
 
 def _with_given_plan(job: Job, spec: WorkSpec, layers: tuple[str, ...]) -> WorkSpec:

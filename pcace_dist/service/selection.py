@@ -125,7 +125,7 @@ def check_question(job: Job, kept: KeptCodes) -> Answerable:
             raise JobError(f"{key}: has no meaning for kept codes, which are read whole; leave the key out")
     if job.statistics.keep_codes:
         raise JobError("statistics.keep_codes: the codes are kept already; leave the key out")
-    layers = _layers(job.layers, [layer.name for layer in kept.plan.layers])
+    layers = _layers(job.layer_patterns, [layer.name for layer in kept.plan.layers])
     targets = tuple(parse_target(target) for target in job.target)
     names = [target.name for target in targets]
     for name in names:
