@@ -97,6 +97,7 @@ class Model(Section):
     factory: str
     kwargs: dict[str, Any] = {}
     weights: str
+    output: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] | None = None
     input: Input = Input.model_validate({})
 
 
@@ -239,7 +240,8 @@ class Job(Section):
     def dependent(self) -> dict[str, Any]:
         """The keys that the result depends on, as plain values. Jobs that differ in the others alone (workers, storage,
         max_bad_rows, output, compute.exact, statistics.memory) are one job: the same command goes on with the run.
-        model.input.decode is left out where it is auto: jobs from before the key keep their fingerprint."""
+        model.input.decode is left out where it is auto, model.output where it is null: jobs from before the keys keep
+        their fingerprint."""
         free: dict[str, Any] = {
             "workers": True,
             "storage": True,
@@ -251,6 +253,8 @@ class Job(Section):
         held = self.model_dump(mode="json", exclude=free)
         if self.model.input.decode == "auto":
             del held["model"]["input"]["decode"]
+        if self.model.output is None:
+            del held["model"]["output"]
         return held
 
     def fingerprint(

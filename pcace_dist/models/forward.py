@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from pcace_dist.errors import ModelError, PcaceError
 from pcace_dist.models.device import is_out_of_memory, to_device
 from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.precision import Numerics, prepared
 from pcace_dist.models.tap import LayerTap, Receive
-from pcace_dist.models.targets import as_matrix
 from pcace_dist.statistics.channels_last import version as compiler
 
 Facts: TypeAlias = dict[str, str | int]

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pcace_dist.errors import ModelError, PcaceError
+from pcace_dist.models.outputs import choose_output
 
 TORCHVISION = "torchvision"
 SAFETENSORS = (".safetensors",)
@@ -42,7 +43,13 @@ _DRAWING = threading.Lock()  # all threads share torch's generator: workers in o
 
 
 def load_model(
-    factory: str, kwargs: Mapping[str, Any], weights: str, *, seed: int, read: Callable[[str], bytes]
+    factory: str,
+    kwargs: Mapping[str, Any],
+    weights: str,
+    *,
+    seed: int,
+    read: Callable[[str], bytes],
+    output: str | int | None = None,
 ) -> nn.Module:
     """Build and fill a model: in eval mode, float32, on the CPU, without gradients.
 
@@ -50,7 +57,8 @@ def load_model(
     caller's random state stays as it is); `factory` (what the factory brings; for torchvision its default weights,
     which torchvision downloads); or the path of a state dict, .safetensors or .pt/.pth/.bin/.ckpt (read with weights
     only). A state dict may lie under the key "state_dict" or "model", and all its names may begin with "module."
-    (DataParallel). Names and shapes must be the model's. Raises ModelError, one line.
+    (DataParallel). Names and shapes must be the model's. output: which part of what it returns are its outputs
+    (outputs.py). Raises ModelError, one line.
     """
     name = f"model.factory {factory}"
     with _DRAWING, torch.random.fork_rng(devices=[]):
@@ -61,7 +69,7 @@ def load_model(
     _refuse_without_values(model, name)
     if weights not in ("random", "factory"):
         _fill(model, _state_dict(weights, read), weights, name)
-    return model.float().eval().requires_grad_(False)
+    return choose_output(model.float().eval().requires_grad_(False), output)
 
 
 def weights_digest(model: nn.Module) -> str:

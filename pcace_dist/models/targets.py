@@ -20,7 +20,6 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 KINDS = ("logit", "output", "column")
 LOGITS = ("label", "predicted")
 EXAMPLES = "{logit: label}, {logit: 3}, {logit: predicted}, {output: 0} or {column: NAME}"
-OUTPUT_KEYS = ("logits", "out")  # where models that return a mapping keep their outputs
 
 
 @dataclass(frozen=True)
@@ -63,34 +62,6 @@ def parse_target(mapping: Mapping[str, Any]) -> TargetSpec:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise JobError(f"{shown}: needs the index of an output, a whole number from 0")
     return TargetSpec(kind, value)
-
-
-def as_matrix(outputs: object) -> Tensor:
-    """A model's outputs as (B, O): a tensor (B, O) or (B,), one under "logits" or "out" of a mapping, or first of a
-    tuple.
-
-    Raises ModelError for anything else.
-    """
-    found = outputs
-    if isinstance(found, Mapping):
-        keys = [key for key in OUTPUT_KEYS if key in found]
-        if not keys:
-            held = ", ".join(map(str, found)) or "nothing"
-            raise ModelError(
-                f"model.factory: the model returns a mapping of {held}; its outputs must be under "
-                f"{' or '.join(OUTPUT_KEYS)}"
-            )
-        found = found[keys[0]]
-    elif isinstance(found, tuple | list) and found:
-        found = found[0]
-    if not isinstance(found, Tensor):
-        raise ModelError(f"model.factory: the model returns {type(outputs).__name__}, not a tensor (images, outputs)")
-    if found.dim() not in (1, 2) or found.is_complex():
-        raise ModelError(
-            f"model.factory: the model returns {found.dtype} of shape {tuple(found.shape)}, not real "
-            "values of shape (images, outputs)"
-        )
-    return found if found.dim() == 2 else found.unsqueeze(1)
 
 
 def target_values(

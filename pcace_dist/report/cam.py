@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from pcace_dist.errors import UserError
 from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.tap import channels_and_positions, channels_last
-from pcace_dist.models.targets import TargetSpec, as_matrix
+from pcace_dist.models.targets import TargetSpec
 
 Maps: TypeAlias = npt.NDArray[np.float32]
 

@@ -160,6 +160,7 @@ class Source:
             weights_of(self.job, self.directory),
             seed=self.job.compute.seed,
             read=self.storage.read_bytes,
+            output=settings.output,
         )
         recorded = dict(self.plan.facts)["weights"]
         if weights_digest(model) != recorded:

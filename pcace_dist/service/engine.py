@@ -126,7 +126,14 @@ class Engine:
         set_deterministic(spec.threads, strict=spec.exact == "strict")
         self.device = torch.device(spec.device)
         self.model = (
-            load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
+            load_model(
+                spec.factory,
+                spec.kwargs,
+                spec.weights,
+                seed=spec.seed,
+                read=spec.storage.read_bytes,
+                output=spec.model_output,
+            )
             if together is None
             else together.model_copy()
         )

@@ -23,8 +23,9 @@ from pcace_dist.models import layouts
 from pcace_dist.models.ablation import Ablation, Effect, bias_values, effect
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.profile import Profile, Profiler
-from pcace_dist.models.targets import TargetSpec, as_matrix, target_values
+from pcace_dist.models.targets import TargetSpec, target_values
 from pcace_dist.service.attempt import Block, BlockPart, read_block, read_checked, read_rows
 from pcace_dist.service.engine import Engine
 from pcace_dist.service.facts import Facts

@@ -58,7 +58,14 @@ def prepare(job: Job) -> Preparation:
             f"statistics.estimator ace: takes at most {MAX_ROWS:,} images and the data set has {listing.rows:,}; use "
             "dataset.filter, group_by or estimator: gram"
         )
-    model = load_model(spec.factory, spec.kwargs, spec.weights, seed=spec.seed, read=spec.storage.read_bytes)
+    model = load_model(
+        spec.factory,
+        spec.kwargs,
+        spec.weights,
+        seed=spec.seed,
+        read=spec.storage.read_bytes,
+        output=spec.model_output,
+    )
     layers = tuple(resolve_layers(model, job.layer_patterns))
     layouts = _layouts(job, model)
     weights = weights_digest(model)
@@ -152,6 +159,7 @@ def _work_spec(job: Job) -> WorkSpec:
         factory=job.model.factory,
         kwargs=dict(job.model.kwargs),
         weights=weights_of(job),
+        model_output=job.model.output,
         mean=tuple(job.model.input.mean),
         std=tuple(job.model.input.std),
         layers=(),

@@ -34,8 +34,8 @@ class StatisticSpec:
 class WorkSpec:
     """Everything a worker needs besides the plan and its units.
 
-    `layers` are resolved names in model order, `layouts` what the job says of some of them;
-    `batch` is None where the pilot is to choose it; `python_path` is put in
+    `layers` are resolved names in model order, `layouts` what the job says of some of them, `model_output` is which
+    part of what the model returns are its outputs; `batch` is None where the pilot is to choose it; `python_path` is put in
     front of sys.path so that `module:function` factories import on every node; `flush_seconds` is the longest time
     between two flushes of the accumulator; `memory` bytes are what it may hold (None: a share of what is free); `kept`
     are the columns that are kept beside the codes, None where no codes are kept; `base` is the run that is extended,
@@ -56,6 +56,7 @@ class WorkSpec:
     statistics: StatisticSpec
     output: str
     layouts: Mapping[str, str] = field(default_factory=dict)
+    model_output: str | int | None = None
     batch: int | None = None
     precision: str = "auto"
     decode: str = "auto"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from pcace_dist.errors import JobError, ModelError
-from pcace_dist.models.targets import TargetSpec, as_matrix, parse_target, target_values
+from pcace_dist.models.targets import TargetSpec, parse_target, target_values
 
 LOGITS = torch.tensor([[0.5, 2.0, -1.0], [4.0, -2.0, 3.0], [0.0, 1.0, 8.0]])
 
@@ -120,26 +119,3 @@ def test_the_first_reason_of_a_row_is_kept() -> None:
 def test_a_target_that_no_row_can_have_is_an_error_of_the_job(spec: TargetSpec, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         target_values([spec], LOGITS, None, {"o3": np.zeros(3)})
-
-
-def test_outputs_are_found_in_their_usual_places() -> None:
-    for outputs in (LOGITS, {"logits": LOGITS}, {"aux": 1, "out": LOGITS}, (LOGITS, None)):
-        assert torch.equal(as_matrix(outputs), LOGITS)
-    assert as_matrix(LOGITS[:, 0]).shape == (3, 1)
-
-
-@pytest.mark.parametrize(
-    "outputs, words",
-    [
-        ({"boxes": LOGITS}, "returns a mapping of boxes; its outputs must be under logits or out"),
-        ([{"boxes": LOGITS}], "returns list, not a tensor"),
-        (SimpleNamespace(logits=LOGITS), "returns SimpleNamespace, not a tensor"),
-        (None, "returns NoneType, not a tensor"),
-        (LOGITS.reshape(3, 3, 1), r"of shape \(3, 3, 1\), not real values of shape \(images, outputs\)"),
-        (LOGITS.sum(), r"of shape \(\)"),
-        (LOGITS.to(torch.complex64), r"returns torch\.complex64"),
-    ],
-)
-def test_outputs_that_are_no_matrix_say_what_they_are(outputs: object, words: str) -> None:
-    with pytest.raises(ModelError, match=rf"^model\.factory: the model .*{words}"):
-        as_matrix(outputs)

@@ -1,0 +1,119 @@
+"""Which part of what a model returns are its outputs: the only one that can be, the usual one, or the one named."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pcace_dist.errors import ModelError
+from pcace_dist.models.outputs import as_matrix, choose_output
+
+LOGITS = torch.rand(3, 5)
+EMBEDDING = torch.rand(3, 12)
+MAPS = torch.rand(3, 4, 8, 8)
+Pair = namedtuple("Pair", ["embedding", "logits"])
+
+
+@dataclass
+class Fields:
+    hidden: Tensor
+    logits: Tensor
+    loss: Tensor | None = None
+
+
+@dataclass
+class Heads:
+    one: Tensor
+    other: Tensor
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        LOGITS,
+        {"logits": LOGITS},
+        {"logits": LOGITS, "pooled": EMBEDDING},
+        OrderedDict(out=LOGITS, aux=EMBEDDING),
+        (LOGITS, None),
+        (LOGITS,),
+        [MAPS, LOGITS],
+        {"scores": LOGITS, "maps": MAPS},
+        Fields(EMBEDDING, LOGITS),
+        ({"scores": LOGITS}, MAPS),
+        (LOGITS, torch.zeros(3, 2, dtype=torch.int64)),
+    ],
+)
+def test_the_only_one_or_the_usual_one_is_taken(outputs: object) -> None:
+    assert torch.equal(as_matrix(outputs), LOGITS)
+
+
+def test_one_value_an_image_is_one_output() -> None:
+    assert as_matrix(LOGITS[:, 0]).shape == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        (
+            (EMBEDDING, LOGITS),
+            r"returns 0: \(3, 12\), 1: \(3, 5\); say which are its outputs, for example model.output: 1",
+        ),
+        ({"a": EMBEDDING, "b": LOGITS}, r"returns a: \(3, 12\), b: \(3, 5\); say which"),
+        (Heads(EMBEDDING, LOGITS), r"one: \(3, 12\), other: \(3, 5\); say which"),
+        (({"x": EMBEDDING}, [LOGITS]), r"0.x: \(3, 12\), 1.0: \(3, 5\); say which"),
+        (Pair(EMBEDDING, LOGITS), r"0: \(3, 12\), 1: \(3, 5\); say which"),
+        ({"boxes": MAPS}, r"returns dict with boxes: \(3, 4, 8, 8\), not a tensor"),
+        (SimpleNamespace(logits=LOGITS), "returns SimpleNamespace, not a tensor"),
+        (None, "returns NoneType, not a tensor"),
+        ([], "returns list, not a tensor"),
+        (LOGITS.reshape(3, 5, 1), r"of shape \(3, 5, 1\), not real values of shape \(images, outputs\)"),
+        (LOGITS.sum(), r"of shape \(\)"),
+        (LOGITS.to(torch.complex64), r"returns torch\.complex64"),
+    ],
+)
+def test_none_or_several_is_a_question(outputs: object, words: str) -> None:
+    with pytest.raises(ModelError, match=rf"^model\.factory: the model .*{words}") as caught:
+        as_matrix(outputs)
+    assert "\n" not in str(caught.value)
+
+
+class Returns(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Linear(2, 5)
+
+    def forward(self, x: Tensor) -> object:
+        logits = self.read(x)
+        return {"embedding": x, "heads": [logits, -logits], "pair": Pair(x, logits)}
+
+
+@pytest.mark.parametrize("which", ["heads.0", "pair.logits", "pair.1"])
+def test_a_part_is_chosen_by_its_name_also_in_copies(which: str) -> None:
+    model = choose_output(Returns(), which)
+    for chosen in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(as_matrix(chosen(torch.ones(3, 2))), model.read(torch.ones(3, 2)))
+
+
+def test_an_index_chooses_of_a_tuple() -> None:
+    model = choose_output(nn.Sequential(Returns()), "pair")
+    assert as_matrix(choose_output(nn.Sequential(model), 1)(torch.ones(3, 2))).shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("which", "known"), [("logits", "embedding, heads, pair"), ("heads.2", "0, 1"), (0, "embedding")]
+)
+def test_a_part_that_is_not_there_is_refused_with_those_there_are(which: str | int, known: str) -> None:
+    with pytest.raises(ModelError, match=f"model.output {which}: the model returns no such part; there are: {known}"):
+        choose_output(Returns(), which)(torch.ones(3, 2))
+
+
+def test_a_tensor_has_no_parts() -> None:
+    with pytest.raises(ModelError, match="there are: a tensor alone"):
+        choose_output(nn.Linear(2, 5), "logits")(torch.ones(3, 2))
