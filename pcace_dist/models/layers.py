@@ -1,9 +1,9 @@
-"""Which layers a job means, and how large their channels' weights are. Looks at modules only; runs nothing."""
+"""Which layers a job means, which of them run, and how large their channels' weights are."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from pcace_dist.errors import ModelError
 
 ALL = "all"
+NOT = "!"
 SHOWN = 12  # layers in a message before it says how many more
 CLOSE = 0.8  # similarity from which a module that is no convolution is worth naming
 
@@ -26,20 +27,53 @@ def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """The names that `patterns` mean, in model order, each once.
 
     A name is that module, whatever its kind. A glob (`layer4.*.conv2`; * also matches dots) is the convolutional
-    layers it matches or, where it matches none, all modules it matches. "all" is every convolutional layer. A module
-    that has several names goes by the first. Raises ModelError for a pattern that matches nothing, with the layers
-    there are, closest first.
+    layers it matches or, where it matches none, all modules it matches. "all" is every convolutional layer. "!" before
+    a name or glob leaves out all modules that it matches. A module that has several names goes by the first. Raises
+    ModelError for a pattern that matches nothing, with the layers there are, closest first.
     """
     names = [name for name, _ in model.named_modules() if name]
     convs = conv_layers(model)
     aliases = _aliases(model)
     chosen: set[str] = set()
+    left_out: set[str] = set()
     for pattern in patterns:
-        found = convs if pattern == ALL else _matches(pattern, names, convs, aliases)
+        out = pattern.startswith(NOT)
+        wanted = pattern.removeprefix(NOT)
+        found = convs if wanted == ALL else _matches(wanted, names, names if out else convs, aliases)
         if not found:
             raise ModelError(_matches_nothing(pattern, names, convs))
-        chosen.update(found)
-    return [name for name in names if name in chosen]
+        (left_out if out else chosen).update(found)
+    if not chosen - left_out:
+        raise ModelError(f"layers {', '.join(patterns)}: nothing is left")
+    return [name for name in names if name in chosen - left_out]
+
+
+def named_exactly(model: nn.Module, patterns: Sequence[str]) -> set[str]:
+    """The layers that `patterns` name one by one, rather than by a glob or "all"."""
+    aliases = _aliases(model)
+    return {aliases[pattern] for pattern in patterns if pattern in aliases}
+
+
+def do_not_run(model: nn.Module, layers: Sequence[str], shape: tuple[int, int, int]) -> list[str]:
+    """Those of `layers` that a forward pass of one image (C, H, W) leaves out, as auxiliary heads are in eval mode.
+
+    None where the model does not take such an image: the pilot's first pass then says what is wrong.
+    """
+    ran: set[str] = set()
+
+    def remember(name: str) -> Callable[..., None]:
+        return lambda *_: ran.add(name)
+
+    handles = [model.get_submodule(name).register_forward_hook(remember(name)) for name in layers]
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, *shape))
+    except Exception:  # whatever a model raises
+        return []
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [name for name in layers if name not in ran]
 
 
 def weight_norm(model: nn.Module, layer: str) -> Tensor | None:

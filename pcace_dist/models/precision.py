@@ -86,7 +86,7 @@ def prepared(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.M
     Raises ModelError for a model that cannot be copied.
     """
     if numerics.precision == FLOAT32:
-        return model.to(device).to(memory_format=numerics.memory_format)
+        return _laid_out(model.to(device), numerics.memory_format)
     try:
         rounded = copy.deepcopy(model)
     except Exception as error:
@@ -94,8 +94,17 @@ def prepared(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.M
             f"compute.precision {numerics.precision}: the model cannot be copied ({type(error).__name__}); "
             "use compute.precision: float32"
         ) from error
-    rounded.to(device, numerics.dtype).to(memory_format=numerics.memory_format)
+    _laid_out(rounded.to(device, numerics.dtype), numerics.memory_format)
     for loaded, part in zip(model.modules(), rounded.modules(), strict=True):
         if isinstance(loaded, _BatchNorm):
             part.to(torch.float32).load_state_dict(loaded.state_dict())
     return rounded
+
+
+def _laid_out(model: nn.Module, layout: torch.memory_format) -> nn.Module:
+    """The model with its weights of four axes in a memory format; others have no channels-last (nor does nn.Module.to
+    take a model that has weights of five)."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=layout)
+    return model

@@ -92,7 +92,7 @@ class LayerTap:
             if name not in self._seen:
                 raise ModelError(
                     f"layers {name}: does not run in a forward pass of the model (its weights may be used "
-                    "elsewhere); name another layer"
+                    f"elsewhere); name another layer, or leave it out by layers: [..., '!{name}']"
                 )
 
 

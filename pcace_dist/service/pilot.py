@@ -146,7 +146,7 @@ def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Ten
     if numerics.precision == FLOAT32:
         return numerics
     try:
-        Forward(model, device, 1, spec.mean, spec.std, (), numerics)(image)
+        Forward(model, device, 2, spec.mean, spec.std, (), numerics)(image.expand(2, *image.shape[1:]))
     except ModelError as error:
         if spec.precision != AUTO:
             raise ModelError(
@@ -277,7 +277,17 @@ def _batch_that_fits(
     model: nn.Module, spec: WorkSpec, device: torch.device, numerics: Numerics, image: Tensor, decode: str
 ) -> int:
     """Images in a forward pass where the job says auto."""
-    forward = Forward(model, device, 1, spec.mean, spec.std, spec.layers, numerics)
+    try:
+        return _batch_by(1, model, spec, device, numerics, image, decode)
+    except ModelError:  # a model may lose an axis of one element (squeeze)
+        return _batch_by(2, model, spec, device, numerics, image.expand(2, *image.shape[1:]), decode)
+
+
+def _batch_by(
+    size: int, model: nn.Module, spec: WorkSpec, device: torch.device, numerics: Numerics, images: Tensor, decode: str
+) -> int:
+    """Images in a forward pass, by what a pass of so many takes."""
+    forward = Forward(model, device, size, spec.mean, spec.std, spec.layers, numerics)
     values = 0
 
     def receive(_: str, maps: Tensor, __: tuple[int, ...]) -> None:
@@ -287,9 +297,9 @@ def _batch_that_fits(
     def plan_bytes() -> int:
         return 4 * values * (2 * spec.statistics.components + 1)  # weights, as stored and as multiplied
 
-    found = footprint(forward.model, lambda: forward(image, receive), plan_bytes)
+    found = footprint(forward.model, lambda: forward(images, receive), plan_bytes)
     if decode == GPU:
-        found = replace(found, waiting=SLABS * image.nbytes, decoding=memory_beside(spec.threads))
+        found = replace(found, waiting=SLABS * images.nbytes, decoding=memory_beside(spec.threads))
     return choose_batch(found, device, worker_memory(device, spec.threads))
 
 

@@ -12,11 +12,12 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from pcace_dist import logs
 from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
-from pcace_dist.errors import DatasetError, JobError
+from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.job import Job, Layer
 from pcace_dist.logs import LogSettings
-from pcace_dist.models.layers import resolve_layers
+from pcace_dist.models.layers import do_not_run, named_exactly, resolve_layers
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
 from pcace_dist.places import absolute, images_of, storage_of, weights_of
@@ -27,6 +28,8 @@ from pcace_dist.service.frozen import plan_of_run
 from pcace_dist.service.spec import StatisticSpec, WorkSpec
 from pcace_dist.service.together import Together, together
 from pcace_dist.statistics.ace import MAX_ROWS
+
+GUESSED_SIZE = 224  # pixels, of an image whose size the job leaves open
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def prepare(job: Job) -> Preparation:
         read=spec.storage.read_bytes,
         output=spec.model_output,
     )
-    layers = tuple(resolve_layers(model, job.layer_patterns))
+    layers = _layers(job, model)
     layouts = _layouts(job, model)
     weights = weights_digest(model)
     if job.statistics.plan is not None:
@@ -88,6 +91,25 @@ def prepare(job: Job) -> Preparation:
         base=base,
         together=None if is_wanted() else together(job, listing, model),
     )
+
+
+def _layers(job: Job, model: nn.Module) -> tuple[str, ...]:
+    """The job's layers, in model order. Those that a glob or "all" brings and that do not run are left out, by name."""
+    layers = resolve_layers(model, job.layer_patterns)
+    brought = [name for name in layers if name not in named_exactly(model, job.layer_patterns)]
+    idle = do_not_run(model, brought, _image_shape(job)) if brought else []
+    if idle:
+        logs.say(f"left out, as they do not run in a forward pass: {', '.join(idle)}", prefix="pcace: layers: ")
+    if len(idle) == len(layers):
+        raise ModelError(f"layers {', '.join(job.layer_patterns)}: none of them runs in a forward pass of the model")
+    return tuple(name for name in layers if name not in idle)
+
+
+def _image_shape(job: Job) -> tuple[int, int, int]:
+    """Shape (C, H, W) of an image as the model may get it; a guess where the job leaves images as they are."""
+    size = job.model.input.crop or job.model.input.resize or GUESSED_SIZE
+    height, width = (size, size) if isinstance(size, int) else size
+    return job.model.input.image_channels, height, width
 
 
 def _layouts(job: Job, model: nn.Module) -> dict[str, str]:

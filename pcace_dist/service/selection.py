@@ -24,7 +24,7 @@ from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.storage import Storage, first_line
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.job import Job
-from pcace_dist.models.layers import ALL
+from pcace_dist.models.layers import ALL, NOT
 from pcace_dist.models.targets import TargetSpec, parse_target, usable
 from pcace_dist.service.attempt import BlockPart, ipc_bytes
 from pcace_dist.service.codes import KeptCodes, binary_rows, integer_rows
@@ -290,13 +290,14 @@ class Rows:
 
 
 def _layers(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    chosen = set()
+    chosen, left_out = set(), set()
     for pattern in patterns:
-        found = [name for name in names if pattern in (ALL, name) or fnmatchcase(name, pattern)]
-        if not found:
+        wanted = pattern.removeprefix(NOT)
+        found = [name for name in names if wanted in (ALL, name) or fnmatchcase(name, wanted)]
+        if not found and wanted == pattern:
             raise JobError(f"layers: {pattern!r} matches none of the layers with kept codes: {', '.join(names)}")
-        chosen.update(found)
-    return tuple(name for name in names if name in chosen)
+        (chosen if wanted == pattern else left_out).update(found)
+    return tuple(name for name in names if name in chosen - left_out)
 
 
 def _require(key: str, column: str, columns: Mapping[str, pa.DataType]) -> None:
