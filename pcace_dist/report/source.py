@@ -162,10 +162,10 @@ class Source:
             read=self.storage.read_bytes,
             output=settings.output,
         )
-        recorded = dict(self.plan.facts)["weights"]
-        if weights_digest(model) != recorded:
+        facts: dict[str, Any] = dict(self.plan.facts)
+        if weights_digest(model) != facts["weights"]:
             raise ModelError(f"model.weights {settings.weights}: are not the weights that this run ranked")
-        layouts.keep([model], dict(self.plan.facts).get("channel_axes", {}))
+        layouts.keep([model], facts.get("channel_axes", {}))
         return model.to(device)
 
     def weight_norms(self, layer: str) -> list[float | None]:

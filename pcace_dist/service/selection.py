@@ -290,7 +290,8 @@ class Rows:
 
 
 def _layers(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    chosen, left_out = set(), set()
+    chosen: set[str] = set()
+    left_out: set[str] = set()
     for pattern in patterns:
         wanted = pattern.removeprefix(NOT)
         found = [name for name in names if wanted in (ALL, name) or fnmatchcase(name, wanted)]

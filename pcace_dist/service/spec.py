@@ -37,9 +37,9 @@ class WorkSpec:
     `layers` are resolved names in model order, `layouts` what the job says of some of them, `model_output` is which
     part of what the model returns are its outputs; `batch` is None where the pilot is to choose it; `python_path` is
     put in front of sys.path so that `module:function` factories import on every node; `flush_seconds` is the longest
-    time between two flushes of the accumulator; `memory` bytes are what it may hold (None: a share of what is free); `kept`
-    are the columns that are kept beside the codes, None where no codes are kept; `base` is the run that is extended,
-    `plan` the run whose plan is used; `log` is how the worker's process writes its log lines.
+    time between two flushes of the accumulator; `memory` bytes are what it may hold (None: a share of what is free);
+    `kept` are the columns that are kept beside the codes, None where no codes are kept; `base` is the run that is
+    extended, `plan` the run whose plan is used; `log` is how the worker's process writes its log lines.
     """
 
     dataset: DatasetSpec

@@ -42,7 +42,7 @@ def test_every_job_names_layers_that_its_network_has(path: Path) -> None:
     room, _, name = job.model.factory.partition(":")
     with torch.device("meta" if room == "torchvision" else "cpu"):
         network = torchvision.models.get_model(name) if room == "torchvision" else efficientnet_lite0()
-    assert resolve_layers(network, job.layers)
+    assert resolve_layers(network, job.layer_patterns)
     assert job.output == f"runs/imagenet/{path.stem}"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -17,10 +18,10 @@ from pcace_dist.models.layouts import keep, settle
 from pcace_dist.models.tap import channels_and_positions
 
 
-def channels(model: nn.Module, layer: str, size: int = 32, planes: int = 3, **layouts: str) -> int:
+def channels(model: nn.Module, layer: str, size: int = 32, layouts: Mapping[str, str] = MappingProxyType({})) -> int:
     """How many channels the tap finds in a layer once the axes are settled."""
     model.eval()
-    images = torch.rand(2, planes, size, size)
+    images = torch.rand(2, 3, size, size)
     settle([model], [layer], layouts, images)
     return int(tapped(model, layer, images).shape[1])
 
@@ -39,7 +40,8 @@ def tapped(model: nn.Module, layer: str, images: Tensor) -> Tensor:
 
 
 def small_swin() -> nn.Module:
-    return torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4], num_classes=5)
+    net: nn.Module = torchvision.models.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4], num_classes=5)
+    return net
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ class Opaque(nn.Module):
         self.head = nn.Parameter(torch.rand(512, 4) - 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        cube = self.inner((x.flatten(1) @ self.weight).reshape(-1, 8, 8, 8))
+        cube: Tensor = self.inner((x.flatten(1) @ self.weight).reshape(-1, 8, 8, 8))
         return cube.flatten(1) @ self.head
 
 
@@ -119,11 +121,11 @@ def test_where_nothing_tells_the_job_is_asked_and_its_answer_counts() -> None:
 
 def test_a_layout_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ModelError, match=r"layout BNC does not fit its output, \(batch, 8, 8, 8\)"):
-        channels(Opaque(), "inner", inner="BNC")
+        channels(Opaque(), "inner", layouts={"inner": "BNC"})
 
 
 def test_the_job_may_contradict_the_evidence() -> None:
-    assert channels(small_swin(), "features.1.0", 64, **{"features.1.0": "BCHW"}) == 16
+    assert channels(small_swin(), "features.1.0", 64, {"features.1.0": "BCHW"}) == 16
 
 
 def test_an_ablation_replaces_the_same_channels() -> None:
@@ -151,10 +153,10 @@ class Turn(nn.Module):
 
     def __init__(self, to: str) -> None:
         super().__init__()
-        self.to = to
+        self.side = to
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.movedim(1, -1) if self.to == "last" else x.movedim(-1, 1)
+        return x.movedim(1, -1) if self.side == "last" else x.movedim(-1, 1)
 
 
 class Residual(nn.Module):

@@ -98,7 +98,7 @@ class Returns(nn.Module):
 def test_a_part_is_chosen_by_its_name_also_in_copies(which: str) -> None:
     model = choose_output(Returns(), which)
     for chosen in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(as_matrix(chosen(torch.ones(3, 2))), model.read(torch.ones(3, 2)))
+        assert torch.equal(as_matrix(chosen(torch.ones(3, 2))), model.get_submodule("read")(torch.ones(3, 2)))
 
 
 def test_an_index_chooses_of_a_tuple() -> None:
