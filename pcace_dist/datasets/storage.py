@@ -123,6 +123,8 @@ class Storage:
     def open(self, url: str) -> pa.NativeFile:
         """Open for random-access reading; on S3 each read is a byte-range request."""
         filesystem, path = self.filesystem(url)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            path = os.fsencode(path)  # a name may be of other bytes than UTF-8
         with one_line(url):
             return filesystem.open_input_file(path)
 
