@@ -80,8 +80,8 @@ def _add_reading(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--labels",
         choices=["order", "number"],
-        help="class folders that are called by numbers: sorted as text, as ImageFolder does, or the number is the label "
-        "(default: number for 0 to n-1; a question where text sorts them otherwise)",
+        help="class folders that are called by numbers: sorted as text, as ImageFolder does, or the number is the "
+        "label (default: number for 0 to n-1; an error where text sorts them otherwise)",
     )
     verb.add_argument(
         "--allow-empty-classes",

@@ -99,7 +99,8 @@ def _by_number(folders: Mapping[int, str]) -> ClassNames:
 def class_table(labels: Mapping[str, int], images: Mapping[str, int]) -> list[str]:
     """A line for each class folder: its label, name and images; of many the first and the last."""
     ordered = sorted(labels.items(), key=lambda item: item[1])
-    lines = [f"label {label}: {folder} ({images.get(folder, 0):,} images)" for folder, label in ordered]
+    counts = {folder: f" ({images.get(folder, 0):,} images)" if images else "" for folder in labels}
+    lines = [f"label {label}: {folder}{counts[folder]}" for folder, label in ordered]
     if len(lines) <= 2 * SHOWN:
         return lines
     return [*lines[:SHOWN], f"... {len(lines) - 2 * SHOWN:,} more ...", *lines[-SHOWN:]]

@@ -68,6 +68,7 @@ class Packing:
     done: Mapping[str, Written]
     storage: Storage
     allow_empty_classes: bool = False
+    complete: bool = False
 
     @property
     def todo(self) -> tuple[Task, ...]:
@@ -179,13 +180,13 @@ def begin(
     layout = layout_of(opened, limits, checked)
     identity = _identity(opened, layout, image_column, reading)
     try:
-        tasks, done = _found(dest, identity, storage) or (None, {})
+        tasks, done, complete = _found(dest, identity, storage) or (None, {}, False)
         if tasks is None:
             tasks = plan_tasks(opened.sizes, opened.counted, limits)
             _record(dest, {"identity": identity, "complete": False, "tasks": [_as_list(t) for t in tasks]}, storage)
     except OSError as error:
         raise OutputError(first_line(error)) from None
-    return Packing(opened, dest, layout, identity, tasks, done, storage, reading.allow_empty_classes)
+    return Packing(opened, dest, layout, identity, tasks, done, storage, reading.allow_empty_classes, complete)
 
 
 def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
@@ -210,7 +211,7 @@ def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
         packing.source.notes,
     )
     try:
-        if packing.todo:
+        if packing.todo or not packing.complete:
             listed = [{"file": fault.name, "reason": fault.reason} for fault in bad]
             packing.storage.put_bytes(json.dumps(listed, indent=1).encode(), f"{packing.dest.rstrip('/')}/{BAD_FILES}")
             _record(packing.dest, _complete(report, packing), packing.storage)
@@ -234,8 +235,11 @@ def _check_classes(packing: Packing, faults: Iterable[Fault]) -> None:
 # -- what the destination says
 
 
-def _found(dest: str, identity: str, storage: Storage) -> tuple[tuple[Task, ...], dict[str, Written]] | None:
-    """Plan and finished tasks of the same pack, None if there is nothing yet. Raises OutputError for anything else."""
+def _found(dest: str, identity: str, storage: Storage) -> tuple[tuple[Task, ...], dict[str, Written], bool] | None:
+    """Plan and finished tasks of the same pack, and whether it was complete; None if there is nothing yet.
+
+    Raises OutputError for anything else.
+    """
     scheme, path = split(dest)
     if scheme == "file":
         if os.path.exists(path) and not os.path.isdir(path):
@@ -253,10 +257,10 @@ def _found(dest: str, identity: str, storage: Storage) -> tuple[tuple[Task, ...]
             if not record["complete"] and not any(name.endswith(".parquet") for name in files):
                 return None  # begun in vain: nothing lies here that could be lost
             raise OutputError(f"{dest}: holds another pack; name an empty folder")
-        tasks = tuple(Task(*task) for task in record["tasks"])
+        tasks, complete = tuple(Task(*task) for task in record["tasks"]), bool(record["complete"])
     except (ValueError, KeyError, TypeError):
         raise OutputError(f"{dest}: {RECORD} is not readable; name an empty folder") from None
-    return tasks, _done(base, tasks, files, storage)
+    return tasks, _done(base, tasks, files, storage), complete
 
 
 def _done(base: str, tasks: tuple[Task, ...], files: Mapping[str, StoredFile], storage: Storage) -> dict[str, Written]:

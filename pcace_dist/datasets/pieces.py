@@ -147,11 +147,15 @@ def is_hidden(key: str) -> bool:
     return any(part.startswith(".") for part in key.split("/") if part not in ("", "."))
 
 
+def is_not_utf8(name: str) -> bool:
+    """Whether the system's name of a file has bytes that are not UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def utf8_name(name: str) -> str:
     """A file's name as text that can be written and printed. Bytes that are not UTF-8 become `\\xe9`; in such names,
     and in those that look so already, `\\` becomes `\\\\`, so that no two names become one. Others stay as they are."""
-    raw = any("\ud800" <= letter <= "\udfff" for letter in name)
-    if not raw and not ESCAPED.search(name):
+    if not is_not_utf8(name) and not ESCAPED.search(name):
         return name
     return name.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

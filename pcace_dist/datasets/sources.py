@@ -671,10 +671,14 @@ def _sample(name: str, members: Mapping[str, bytes], image_key: str | None) -> I
     except (ValueError, AttributeError) as error:
         yield Fault(name, f"unreadable cls, txt or json ({first_line(error)})")
         return
-    yield Row(f"{name}.{image}", members[image], cells)
+    yield Row(_member(name, image), members[image], cells)
     for suffix in members:
         if suffix not in (image, *TEXTS):
-            yield Fault(f"{name}.{suffix}", f"a member that is not the image, cls, txt or json (.{suffix})")
+            yield Fault(_member(name, suffix), f"a member that is not the image, cls, txt or json (.{suffix})")
+
+
+def _member(name: str, suffix: str) -> str:
+    return f"{name}.{suffix}" if suffix else name
 
 
 def _images_of(members: Mapping[str, bytes], image_key: str | None) -> list[str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from pcace_dist.datasets.formats import HEAD, kind_of_head, kind_of_name
 from pcace_dist.datasets.listing import GLOB, pattern_of
-from pcace_dist.datasets.pieces import Fault, in_order, is_hidden, key_below, parent_of, utf8_name
+from pcace_dist.datasets.pieces import Fault, in_order, is_hidden, is_not_utf8, key_below, parent_of, utf8_name
 from pcace_dist.datasets.storage import Storage, StoredFile, split
 from pcace_dist.errors import DatasetError
 
@@ -104,17 +104,16 @@ class _Below:
     def walked(self) -> Walked:
         notes = []
         if self.links:
-            notes.append(f"follows {_counted(self.links, 'linked folder')}")
+            notes.append(f"linked folders that are followed: {_counted(self.links)}")
         if self.outside:
-            notes.append(f"takes {_counted(self.outside, 'linked file')} from outside {self.root}")
+            notes.append(f"linked files from outside {self.root}: {_counted(self.outside)}")
         left_out = sorted(self.left_out, key=lambda fault: fault.name)
         return Walked(self.root, (), tuple(left_out), tuple(sorted(self.folders)), tuple(notes))
 
 
-def _counted(names: list[str], what: str) -> str:
+def _counted(names: list[str]) -> str:
     names = sorted(names)
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return f"{len(names):,} {what}{'' if len(names) == 1 else 's'}: {', '.join(names[:NAMED])}{more}"
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
 def _below(root: str, storage: Storage) -> _Below:
@@ -221,7 +220,10 @@ def _with_kinds(root: str, files: list[StoredFile], walked: Walked, storage: Sto
         Found(file, utf8_name(key_below(file.url, root)), kind_of_name(file.url) or heads[file.url], file.url in heads)
         for file in files
     )
-    keys = (key_below(file.url, root) for file in files)
+    keys = [key_below(file.url, root) for file in files]
+    raw = [utf8_name(key) for key in keys if is_not_utf8(key)]
+    if raw:
+        walked = replace(walked, notes=(*walked.notes, f"names that are not UTF-8 are written so: {_counted(raw)}"))
     folders = walked.folders or tuple(sorted({key.partition("/")[0] for key in keys if "/" in key}))
     return replace(walked, root=root, files=tuple(found), folders=folders)
 
