@@ -168,7 +168,7 @@ def _take(
     except OSError as error:
         if not linked or error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES):
             raise
-        if at_root and kind_of_name(entry.name) is None:
+        if at_root and not os.path.splitext(entry.name)[1]:
             below.folders.add(entry.name)  # a class whose images are elsewhere, and away
         below.leave_out(entry.path, f"{NOTHING} ({utf8_name(os.readlink(entry.path))})")
         return None

@@ -119,10 +119,13 @@ def walked(source: Path) -> list[str]:
 
 
 def class_folders(source: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(source) if entry.is_dir() and not entry.name.startswith("."))
+    """As ImageFolder finds them, without hidden ones, and links that may have been one."""
+    found = [entry.name for entry in os.scandir(source) if entry.is_dir()]
+    away = [e.name for e in os.scandir(source) if "." not in e.name and not os.path.exists(e.path)]
+    return sorted(name for name in found + away if not name.startswith("."))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(ENTRIES, max_size=12),
     st.lists(st.sampled_from(["eel", "_none", "zebra"]), max_size=2, unique=True),
@@ -146,9 +149,7 @@ def test_a_folders_files_are_packed_or_left_out_by_reason(entries: list[Entry], 
         left_out = json.loads((dest / "_pack.json").read_text())["left_out"]
         assert left_out == by_reason(report.bad) and sum(map(len, left_out.values())) == len(report.bad)
         if labels(dest):
-            dangling = {e.name for e in entries if not e.folders and e.link == "dangling"}
-            ordered = [name for name in labels(dest) if name not in map(utf8_name, dangling)]
-            assert ordered == [utf8_name(name) for name in class_folders(source)]
+            assert list(labels(dest)) == [utf8_name(name) for name in class_folders(source)]
             assert sorted(labels(dest).values()) == list(range(len(labels(dest))))
         for row in table(dest).to_pylist():
             assert row["image"]["bytes"] in [CONTENTS[kind] for kind in IMAGES] + [png(0), png(3)]
@@ -168,7 +169,7 @@ MEMBERS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(MEMBERS, st.booleans())
 def test_a_tars_members_are_packed_or_left_out_by_reason(
     members: list[tuple[str, str, str, bytes]], in_order: bool
@@ -204,7 +205,7 @@ def test_a_tars_members_are_packed_or_left_out_by_reason(
                 continue
             sample = f"t.tar/{utf8_name(stem)}"
             texts = suffix in (".cls", ".txt", ".json") and any(
-                p == sample or p.startswith(f"{sample}.") for p in packed
+                p == sample or p.startswith(f"{sample}.") for p in (*packed, *told)
             )
             image = sample + suffix.lower() in packed
             named = {sample, sample + suffix, sample + suffix.lower()} & set(told)
