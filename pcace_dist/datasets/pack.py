@@ -58,8 +58,9 @@ class PackReport:
 
 @dataclass(frozen=True)
 class Packing:
-    """A pack under way: the plan, and what of it was done before."""
+    """A pack under way: the plan, and what of it was done before. `origin`: the source's path."""
 
+    origin: str
     source: Source
     dest: str
     layout: Layout
@@ -186,7 +187,7 @@ def begin(
             _record(dest, {"identity": identity, "complete": False, "tasks": [_as_list(t) for t in tasks]}, storage)
     except OSError as error:
         raise OutputError(first_line(error)) from None
-    return Packing(opened, dest, layout, identity, tasks, done, storage, reading.allow_empty_classes, complete)
+    return Packing(source, opened, dest, layout, identity, tasks, done, storage, reading.allow_empty_classes, complete)
 
 
 def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
@@ -229,7 +230,7 @@ def _check_classes(packing: Packing, faults: Iterable[Fault]) -> None:
     for folder, images in packing.source.images.items():
         lost = by_class.get(folder, [])
         if len(lost) == images:
-            raise lost_class(packing.dest, folder, packing.source.labels[folder], lost)
+            raise lost_class(packing.origin, folder, packing.source.labels[folder], lost)
 
 
 # -- what the destination says

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pcace_dist.datasets.images import image_size
 from pcace_dist.datasets.pack import PackReport, pack
 from pcace_dist.datasets.pieces import by_reason, utf8_name
 from pcace_dist.datasets.sources import Reading
-from pcace_dist.errors import DatasetError
+from pcace_dist.errors import DatasetError, RowError
 from tests.datasets.helpers import encoded, picture, png
 from tests.datasets.test_pack import table, tar
 
@@ -227,6 +228,23 @@ def test_an_image_is_packed_whatever_its_name_unless_that_is_hidden(tmp_path: Pa
     assert [bad.name for bad in report.bad] == ([f"cat/{name}"] if hidden else [])
 
 
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("AVIF", ".avif"), ("JPEG2000", ".jp2"), ("ICO", ".ico"), ("PPM", ".bin")]
+)
+def test_a_format_is_packed_where_a_run_can_decode_it_and_else_named(tmp_path: Path, kind: str, suffix: str) -> None:
+    images(tmp_path / "in", 1)
+    data = encoded(picture(1, 32, 32), kind)
+    (tmp_path / f"in/x{suffix}").write_bytes(data)
+    report = pack(str(tmp_path / "in"), str(tmp_path / "out"))
+    try:
+        image_size(data)
+    except RowError:
+        (bad,) = report.bad
+        assert bad.name == f"x{suffix}" and bad.reason.replace(" ", "").startswith(f"{kind},whichthisversion")
+    else:
+        assert paths(tmp_path / "out") == ["0.png", f"x{suffix}"]
+
+
 def test_images_that_only_their_bytes_show_are_named(tmp_path: Path) -> None:
     images(tmp_path / "in", 1)
     (tmp_path / "in/a.jpg_original").write_bytes(encoded(picture(2), "JPEG"))
@@ -358,7 +376,7 @@ def lost(tmp_path: Path, how: str) -> Path:
 )
 def test_a_class_is_lost_only_where_that_is_asked_for(tmp_path: Path, how: str, why: str) -> None:
     source, dest = lost(tmp_path, how), tmp_path / "out"
-    message = rf"no file of the class 'bee' \(label 1\) can be packed: {why}; .* with --allow-empty-classes$"
+    message = rf"^{source}: no file of the class 'bee' \(label 1\) can be packed: {why}; .* with --allow-empty-classes$"
     with pytest.raises(DatasetError, match=message):
         pack(str(source), str(dest))
     assert not (dest / "_pack.json").exists() or not json.loads((dest / "_pack.json").read_text())["complete"]
