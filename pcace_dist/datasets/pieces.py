@@ -53,11 +53,13 @@ def by_reason(faults: Iterable[Fault]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image and its columns: a dict of the others, or one row of Arrow with all of them, image included."""
+    """One image and its columns: a dict of the others, or one row of Arrow with all of them, image included. `dropped`:
+    names of values that are no columns."""
 
     path: str
     data: bytes
     cells: dict[str, Any] | pa.RecordBatch
+    dropped: tuple[str, ...] = ()
 
 
 class Portion(Protocol):

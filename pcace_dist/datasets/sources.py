@@ -98,6 +98,7 @@ def open_source(
     try:
         walked = walk(source, storage)
         kind = kind or _detect(source, walked)
+        _check_options(reading, kind, source)
         if kind == "folder":
             return folder_source(walked, storage, classes, reading)
         if kind == "csv":
@@ -107,20 +108,34 @@ def open_source(
         elif kind == "webdataset":
             opened = webdataset_source(walked, storage, classes, reading)
         else:
-            opened = _parquet_source(walked, storage, image_column)
+            opened = _parquet_source(walked, source, storage, image_column)
         return opened if classes is None or opened.classes is not None else _named(opened, classes, source)
     except OSError as error:
         raise DatasetError(first_line(error)) from None
 
 
-def _parquet_source(walked: Walked, storage: Storage, image_column: str) -> Source:
+def _check_options(reading: Reading, kind: str, source: str) -> None:
+    """Raise DatasetError for an option that would do nothing."""
+    for name, value, default, meant in (
+        ("--image-key", reading.image_key, None, "webdataset"),
+        ("--encoding", reading.encoding, "utf-8", "csv"),
+        ("--type", bool(reading.types), False, "csv"),
+        ("--allow-outside", reading.allow_outside, False, "csv"),
+        ("--labels", reading.labels, None, "folder"),
+    ):
+        if value != default and kind != meant:
+            raise DatasetError(f"{name} is for {meant}; {source} is packed as {kind}")
+
+
+def _parquet_source(walked: Walked, source: str, storage: Storage, image_column: str) -> Source:
+    named = _is_named([one.file for one in walked.files], source)
     found, walked = walked.only("parquet", "not a Parquet file")
-    beside = [one for one in found if "/_" in f"/{one.key}"]
+    beside = [one for one in found if "/_" in f"/{one.key}" and not named]
     files = [one.file for one in found if one not in beside]
     if not files:
         raise DatasetError(f"{walked.root}: holds no Parquet file ({' or '.join(PARQUET_SUFFIXES)})")
     opened = parquet_source(files, walked.root, storage, image_column)
-    skipped = (Fault(one.key, "a name with _ before it, which readers of Parquet skip") for one in beside)
+    skipped = (Fault(one.key, "its name begins with _ (which readers of Parquet skip)") for one in beside)
     return replace(opened, left_out=(*walked.left_out, *skipped), notes=(*walked.notes, *opened.notes))
 
 
@@ -250,7 +265,7 @@ def _by_content(images: Sequence[Found]) -> list[str]:
     if not named:
         return []
     more = f" and {len(named) - NAMED:,} more" if len(named) > NAMED else ""
-    return [f"takes {len(named):,} files for images by their first bytes: {', '.join(named[:NAMED])}{more}"]
+    return [f"images that only their first bytes show: {', '.join(named[:NAMED])}{more}"]
 
 
 @dataclass(frozen=True)
@@ -427,7 +442,7 @@ def idx_source(walked: Walked, source: str, storage: Storage) -> Source:
             raise DatasetError(f"{source}: no {name}{LABELS} beside {name}{IMAGES}")
     sets, sizes = [], []
     for name in names:
-        found = IdxSet(name, by_name[name + IMAGES].url, by_name[name + LABELS].url)
+        found = IdxSet(utf8_name(name), by_name[name + IMAGES].url, by_name[name + LABELS].url)
         images, labels = found.read(storage)
         if len(images) != len(labels):
             raise DatasetError(f"{source}: {len(images)} images but {len(labels)} labels in {name}")
@@ -561,8 +576,12 @@ def _peek(plain: TarPortion, source: str, storage: Storage) -> tuple[list[Row], 
             break
     if not peeked:
         raise DatasetError(f"{source}: no sample with an image among the first of {plain.tars[0][0]}{_reasons(faults)}")
+    dropped = sorted({name for row in peeked for name in row.dropped})
+    notes = [f"lists and objects of .json are not packed: {', '.join(dropped)}"] if dropped else []
     cut = next((row.path for row in peeked if row.path.rpartition("/")[2].count(".") > 1), None)
-    return peeked, [] if cut is None else [f"a sample's name ends at its first dot: {_cut(cut)}"]
+    if cut is not None:
+        notes.append(f"a sample's name ends at its first dot: {_cut(cut)}")
+    return peeked, notes
 
 
 def _cut(path: str) -> str:
@@ -659,6 +678,7 @@ def _sample(name: str, members: Mapping[str, bytes], image_key: str | None) -> I
         return
     (image,) = images
     cells: dict[str, Any] = {}
+    dropped: tuple[str, ...] = ()
     try:
         if "cls" in members:
             cells["label"] = int(members["cls"])
@@ -668,10 +688,11 @@ def _sample(name: str, members: Mapping[str, bytes], image_key: str | None) -> I
             values = json.loads(members["json"])
             plain = {k: v for k, v in values.items() if k != "image" and isinstance(v, str | int | float | bool | None)}
             cells = {**plain, **cells}
+            dropped = tuple(k for k in values if k != "image" and k not in plain)
     except (ValueError, AttributeError) as error:
         yield Fault(name, f"unreadable cls, txt or json ({first_line(error)})")
         return
-    yield Row(_member(name, image), members[image], cells)
+    yield Row(_member(name, image), members[image], cells, dropped)
     for suffix in members:
         if suffix not in (image, *TEXTS):
             yield Fault(_member(name, suffix), f"a member that is not the image, cls, txt or json (.{suffix})")

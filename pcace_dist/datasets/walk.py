@@ -20,7 +20,7 @@ from pcace_dist.datasets.pieces import Fault, in_order, is_hidden, is_not_utf8, 
 from pcace_dist.datasets.storage import Storage, StoredFile, split
 from pcace_dist.errors import DatasetError
 
-HIDDEN = "hidden, its name or a folder's begins with a dot"
+HIDDEN = "hidden (a dot begins its name or a folder's)"
 NOTHING = "link to nothing"
 LOOP = "link back to a folder above it"
 UNREADABLE = "folder that may not be read"

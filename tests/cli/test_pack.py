@@ -56,7 +56,7 @@ def test_classes_and_what_was_left_out_are_told_by_reason(
         "label 1: cat (3 images)",
         "label 2: dog (3 images)",
         "left out 4, not an image: cat/a.txt, cat/b.txt, cat/c.txt and 1 more",
-        "left out 1, hidden, its name or a folder's begins with a dot: cat/.DS_Store",
+        "left out 1, hidden: cat/.DS_Store",
         "left out 1, link to nothing: cat/e.png",
         f"6 left out in all: {tmp_path}/shards/_bad_files.json",
     ]

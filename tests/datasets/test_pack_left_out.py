@@ -249,7 +249,7 @@ def test_images_that_only_their_bytes_show_are_named(tmp_path: Path) -> None:
     images(tmp_path / "in", 1)
     (tmp_path / "in/a.jpg_original").write_bytes(encoded(picture(2), "JPEG"))
     report = pack(str(tmp_path / "in"), str(tmp_path / "out"))
-    assert report.notes == ("takes 1 files for images by their first bytes: a.jpg_original",)
+    assert report.notes == ("images that only their first bytes show: a.jpg_original",)
 
 
 def test_a_cameras_raw_file_beside_its_jpeg_is_no_second_image(tmp_path: Path) -> None:
@@ -288,6 +288,30 @@ def test_parquet_is_known_by_its_name_or_its_first_bytes(tmp_path: Path, name: s
     report = pack(str(tmp_path / "in"), str(tmp_path / "out"))
     assert (report.kind, report.rows) == ("parquet", 3)
     assert [bad.name for bad in report.bad] == ["_SUCCESS", "_metadata"]
+
+
+def test_a_file_that_is_named_is_packed_whatever_its_name(tmp_path: Path) -> None:
+    images(tmp_path / "photos", 3)
+    pack(str(tmp_path / "photos"), str(tmp_path / "one"))
+    named = tmp_path / "_part\udce9.parquet"
+    (tmp_path / "one/part-00000.parquet").rename(named)
+    report = pack(str(named), str(tmp_path / "out"))
+    assert (report.rows, report.bad) == (3, ())
+
+
+@pytest.mark.parametrize(
+    ("reading", "option"),
+    [
+        (Reading(image_key="jpg"), "--image-key is for webdataset"),
+        (Reading(encoding="latin-1"), "--encoding is for csv"),
+        (Reading(types={"x": "text"}), "--type is for csv"),
+        (Reading(allow_outside=True), "--allow-outside is for csv"),
+    ],
+)
+def test_what_is_told_of_another_kind_of_source_is_refused(tmp_path: Path, reading: Reading, option: str) -> None:
+    images(tmp_path / "in/cat")
+    with pytest.raises(DatasetError, match=rf"^{option}; .*in is packed as folder$"):
+        pack(str(tmp_path / "in"), str(tmp_path / "out"), reading=reading)
 
 
 # -- links
@@ -512,6 +536,13 @@ def test_a_sample_name_ends_at_its_first_dot_and_that_is_said(tmp_path: Path) ->
     tar(tmp_path / "b.tar", {"img.1.jpg": png(0), "img.2.jpg": png(1)})
     with pytest.raises(DatasetError, match=r"b\.tar/img: several images in the sample \(1\.jpg, 2\.jpg\)"):
         pack(str(tmp_path / "b.tar"), str(tmp_path / "two"))
+
+
+def test_values_of_a_samples_json_that_are_not_packed_are_named(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {"1.jpg": png(0), "1.json": b'{"no2": 1.5, "boxes": [1], "by": {"who": 1}}'})
+    report = pack(str(tmp_path / "a.tar"), str(tmp_path / "out"))
+    assert report.notes == ("lists and objects of .json are not packed: boxes, by",)
+    assert table(tmp_path / "out").column_names == ["image", "no2"]
 
 
 def test_member_names_of_other_bytes_and_images_without_a_suffix(tmp_path: Path) -> None:
