@@ -130,13 +130,13 @@ def _check_options(reading: Reading, kind: str, source: str) -> None:
 def _parquet_source(walked: Walked, source: str, storage: Storage, image_column: str) -> Source:
     named = _is_named([one.file for one in walked.files], source)
     found, walked = walked.only("parquet", "not a Parquet file")
-    beside = [one for one in found if "/_" in f"/{one.key}" and not named]
-    files = [one.file for one in found if one not in beside]
+    skipped = [one for one in found if "/_" in f"/{one.key}" and not named]
+    files = [one.file for one in found if named or "/_" not in f"/{one.key}"]
     if not files:
         raise DatasetError(f"{walked.root}: holds no Parquet file ({' or '.join(PARQUET_SUFFIXES)})")
     opened = parquet_source(files, walked.root, storage, image_column)
-    skipped = (Fault(one.key, "its name begins with _ (which readers of Parquet skip)") for one in beside)
-    return replace(opened, left_out=(*walked.left_out, *skipped), notes=(*walked.notes, *opened.notes))
+    faults = (Fault(one.key, "its name begins with _ (which readers of Parquet skip)") for one in skipped)
+    return replace(opened, left_out=(*walked.left_out, *faults), notes=(*walked.notes, *opened.notes))
 
 
 def _named(opened: Source, classes: ClassNames, source: str) -> Source:
@@ -169,10 +169,9 @@ def folder_source(
     notes = [*walked.notes, *_by_content(images)]
     labels: dict[str, int] = {}
     if counts:
-        classes = _classes_of(
-            [utf8_name(name) for name in walked.folders], counts, classes, source, storage, reading, notes
-        )
-        labels = _labels([utf8_name(name) for name in walked.folders], counts, classes, source)
+        folders = [utf8_name(name) for name in walked.folders]
+        classes = _classes_of(folders, counts, classes, source, storage, reading, notes)
+        labels = _labels(folders, counts, classes, source)
         notes += _empty_classes(labels, counts, walked, reading)
     elif classes is not None:
         raise DatasetError(f"{source}: --classes needs a folder for each class; the images lie in none")
@@ -614,8 +613,12 @@ def _tar_rows(url: str, key: str, storage: Storage, image_key: str | None) -> It
     is left of the tar must not pass for a fault of the tar."""
     try:
         with storage.open(url) as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
-            for name, members in _samples(tar, key):
-                yield from members if name is None else _sample(f"{key}/{name}", dict(members), image_key)
+            for sample in _samples(tar, key):
+                if isinstance(sample, Fault):
+                    yield sample
+                else:
+                    name, members = sample
+                    yield from _sample(f"{key}/{name}", dict(members), image_key)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, LZMAError) as error:
         yield Fault(key, f"broken tar file ({first_line(error)})")
     except OSError as error:
@@ -641,7 +644,7 @@ def _samples(
             yield name, members
             members = []
         if (reason := _unfit(member, {known for known, _ in members}, suffix)) is not None:
-            yield None, [Fault(f"{key}/{path}", reason)]
+            yield Fault(f"{key}/{path}", reason)
             continue
         if not members and sample in seen:
             raise DatasetError(

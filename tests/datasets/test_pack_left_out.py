@@ -97,12 +97,11 @@ def grow(root: Path, entries: list[Entry], empty: list[str], linked: bool) -> No
         folder.mkdir(parents=True, exist_ok=True)
         if entry.link is None:
             path.write_bytes(CONTENTS[entry.content])
+        elif entry.link == "inside":
+            (folder / "real.png").write_bytes(png(3))
+            path.symlink_to("real.png")
         else:
-            path.symlink_to({"dangling": "nowhere", "inside": source, "outside": root / "elsewhere/0.png"}[entry.link])
-            if entry.link == "inside":
-                path.unlink()
-                (folder / "real.png").write_bytes(png(3))
-                path.symlink_to("real.png")
+            path.symlink_to("nowhere" if entry.link == "dangling" else root / "elsewhere/0.png")
     for name in empty:
         if not (source / name).is_symlink() and not (source / name).exists():
             (source / name).mkdir()
