@@ -628,7 +628,7 @@ def _tar_rows(url: str, key: str, storage: Storage, image_key: str | None) -> It
 def _samples(
     tar: tarfile.TarFile, key: str
 ) -> Iterator[tuple[str, list[tuple[str, bytes]]] | tuple[None, list[Fault]]]:
-    """(name, its members) of each sample; (None, faults) for members that belong to none.
+    """(name, its members) of each sample, and a fault for each member that belongs to none.
 
     Raises DatasetError where the members of a sample do not follow one another: the image would be packed without its
     label.
