@@ -625,9 +625,7 @@ def _tar_rows(url: str, key: str, storage: Storage, image_key: str | None) -> It
         raise DatasetError(f"{url}: cannot be read to its end ({first_line(error)}); try again") from None
 
 
-def _samples(
-    tar: tarfile.TarFile, key: str
-) -> Iterator[tuple[str, list[tuple[str, bytes]]] | tuple[None, list[Fault]]]:
+def _samples(tar: tarfile.TarFile, key: str) -> Iterator[tuple[str, Members] | Fault]:
     """(name, its members) of each sample, and a fault for each member that belongs to none.
 
     Raises DatasetError where the members of a sample do not follow one another: the image would be packed without its
