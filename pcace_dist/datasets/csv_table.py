@@ -27,8 +27,11 @@ LEADING_ZERO = r"^[+-]?0[\dxX]"
 TYPES = ("text", "number")
 
 
-def read_table(data: bytes, source: str, encoding: str, types: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
-    """The table, and remarks on columns that may be taken otherwise. `types`: `text` or `number` by column.
+def read_table(
+    data: bytes, source: str, encoding: str, types: Mapping[str, str], paths: str | None = None
+) -> tuple[pa.Table, list[str]]:
+    """The table, and remarks on columns that may be taken otherwise. `types`: `text` or `number` by column; the column
+    `paths` is text.
 
     Raises DatasetError, one line.
     """
@@ -43,7 +46,8 @@ def read_table(data: bytes, source: str, encoding: str, types: Mapping[str, str]
             raise DatasetError(f"--type {name}={types[name]}: {source} has no such column")
     texts = _parsed(data, source, {name: pa.string() for name in names})
     notes: list[str] = []
-    columns = [_column(name, texts[name], inferred[name], types.get(name), notes, source) for name in names]
+    wanted = {**types, paths: "text"}
+    columns = [_column(name, texts[name], inferred[name], wanted.get(name), notes, source) for name in names]
     return pa.table(columns, names=names), notes
 
 
@@ -55,14 +59,14 @@ def _as_utf8(data: bytes, source: str, encoding: str) -> bytes:
             raise DatasetError(f"{source}: broken gzip file") from None
     try:
         text = data.decode(encoding)
-    except LookupError:
-        raise DatasetError(f"--encoding {encoding}: is not an encoding; name one such as utf-8 or latin-1") from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DatasetError(
             f"{source}: line {line} is not {encoding} (it holds {data[max(0, error.start - 8) : error.start + 4]!r}); "
             "name the file's encoding, such as --encoding latin-1"
         ) from None
+    except (LookupError, UnicodeError):
+        raise DatasetError(f"--encoding {encoding}: is not an encoding; name one such as utf-8 or latin-1") from None
     return text.removeprefix("\ufeff").encode()
 
 

@@ -335,7 +335,7 @@ def csv_source(walked: Walked, source: str, storage: Storage, image_column: str,
     files = [one.file for one in walked.files]
     if not _is_named(files, source):
         raise DatasetError(f"{source}: is a folder; name the CSV file")
-    table, notes = read_table(storage.read_bytes(source), source, reading.encoding, reading.types)
+    table, notes = read_table(storage.read_bytes(source), source, reading.encoding, reading.types, image_column)
     names = table.column_names
     if image_column not in names:
         near = difflib.get_close_matches(image_column, names, n=1, cutoff=0.5)
@@ -391,9 +391,9 @@ class CsvPortion:
         def row(numbered: tuple[int, dict[str, Any]]) -> Row | Fault:
             number, values = numbered
             path = values.pop(self.image_column)
-            if path is None or str(path) == "":
+            if not path or "\0" in path:
                 return Fault(f"{self.source} row {number}", "names no image")
-            return read_image(storage, _image_url(str(path), self.folder), str(path), values)
+            return read_image(storage, _image_url(path, self.folder), path, values)
 
         return in_order(row, enumerate(self._values(), self.first))
 
@@ -409,7 +409,7 @@ def _image_url(path: str, folder: str) -> str:
 def _usual_size(paths: pa.ChunkedArray, folder: str, storage: Storage) -> int:
     """Mean size of some of the images, evenly spread: a listing of them all may be impossible or take hours."""
     step = max(1, len(paths) // SIZED)
-    names = [str(path) for path in paths[::step].to_pylist() if path not in (None, "")]
+    names = [path for path in paths[::step].to_pylist() if path and "\0" not in path]
 
     def size(name: str) -> int:
         try:
@@ -690,7 +690,7 @@ def _sample(name: str, members: Mapping[str, bytes], image_key: str | None) -> I
             plain = {k: v for k, v in values.items() if k != "image" and isinstance(v, str | int | float | bool | None)}
             cells = {**plain, **cells}
             dropped = tuple(k for k in values if k != "image" and k not in plain)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         yield Fault(name, f"unreadable cls, txt or json ({first_line(error)})")
         return
     yield Row(_member(name, image), members[image], cells, dropped)
@@ -725,7 +725,7 @@ def _schema_of(samples: list[dict[str, Any]]) -> pa.Schema:
     for name in dict.fromkeys(name for cells in samples for name in cells):
         try:
             kind = pa.array([cells.get(name) for cells in samples]).type
-        except pa.ArrowException:
+        except (pa.ArrowException, OverflowError):  # of more than one type, or too large for one
             kind = pa.string()
         fields.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
     return pa.schema(fields)

@@ -564,6 +564,27 @@ def test_a_csv_names_no_file_outside_its_folder_unless_allowed(tmp_path: Path, p
         pack(str(tmp_path / "in/list.csv"), str(tmp_path / "out"))
 
 
+def test_paths_that_look_like_numbers_are_paths(tmp_path: Path) -> None:
+    images(tmp_path / "in", 2, "")
+    (tmp_path / "in/list.csv").write_text("image,y\n0,1\n1,2\n\0,3\n")
+    report = pack(str(tmp_path / "in/list.csv"), str(tmp_path / "out"))
+    assert paths(tmp_path / "out") == ["0", "1"] and table(tmp_path / "out")["y"].to_pylist() == [1, 2]
+    assert [bad.reason for bad in report.bad] == ["names no image"]
+
+
+@pytest.mark.parametrize("text", [b"[" * 5000, b"[1]", b"\xff", b"", b"null"])
+def test_a_json_that_is_no_object_leaves_its_sample_out(tmp_path: Path, text: bytes) -> None:
+    tar(tmp_path / "a.tar", {"1.jpg": png(0), "2.jpg": png(1), "2.json": text})
+    report = pack(str(tmp_path / "a.tar"), str(tmp_path / "out"))
+    assert report.rows == 1 and list(by_reason(report.bad).items()) == [("unreadable cls, txt or json", ["a.tar/2"])]
+
+
+def test_a_number_that_no_column_holds_stays_text(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {"1.jpg": png(0), "1.json": b'{"n": %d}' % 2**70})
+    pack(str(tmp_path / "a.tar"), str(tmp_path / "out"))
+    assert table(tmp_path / "out")["n"].to_pylist() == [str(2**70)]
+
+
 def test_what_is_allowed_outside_must_still_be_an_image(tmp_path: Path) -> None:
     images(tmp_path / "elsewhere", 1)
     (tmp_path / "in").mkdir()
