@@ -46,7 +46,7 @@ def read_table(
             raise DatasetError(f"--type {name}={types[name]}: {source} has no such column")
     texts = _parsed(data, source, {name: pa.string() for name in names})
     notes: list[str] = []
-    wanted: dict[str | None, str] = {**types, paths: "text"}
+    wanted = dict(types) if paths is None else {**types, paths: "text"}
     columns = [_column(name, texts[name], inferred[name], wanted.get(name), notes, source) for name in names]
     return pa.table(columns, names=names), notes
 
