@@ -16,8 +16,10 @@ from pcace_dist.terminal import tell
 
 if TYPE_CHECKING:
     from pcace_dist.datasets.pack import PackReport
+    from pcace_dist.datasets.sources import Reading
 
-LISTED = 20  # files left out that are named on the screen
+REASONS = 12  # for leaving files out, that are told on the screen
+NAMED = 3  # files left out that are named for each
 
 
 def add_verb(add: AddVerb) -> None:
@@ -50,6 +52,7 @@ def add_verb(add: AddVerb) -> None:
         help="class names by index (LOC_synset_mapping.txt, synset_words.txt, a name per line, imagenet_class_index"
         ".json): columns synset and class, and the labels of folders (default: ImageNet's list if it lies beside)",
     )
+    _add_reading(verb)
     verb.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard")
     verb.add_argument(
         "--shard-bytes", type=_size, default=256 << 20, metavar="SIZE", help="bytes of a shard (default 256MiB)"
@@ -60,7 +63,7 @@ def add_verb(add: AddVerb) -> None:
         const="headers",
         choices=["headers", "decode"],
         help="leave out what is no image, by its header or by decoding it whole (default: headers; without: only "
-        "empty files)",
+        "what is none by its first bytes)",
     )
     verb.add_argument("--row-group-rows", type=int, metavar="N", help="rows of a row group (default: about 16 MiB)")
     verb.add_argument(
@@ -71,6 +74,43 @@ def add_verb(add: AddVerb) -> None:
         "in `ray job submit`, as many as the cluster has cores)",
     )
     verb.set_defaults(run=_pack)
+
+
+def _add_reading(verb: argparse.ArgumentParser) -> None:
+    """What tells of a source that can be read in more than one way."""
+    verb.add_argument(
+        "--labels",
+        choices=["order", "number"],
+        help="class folders that are called by numbers: sorted as text, as ImageFolder does, or the number is the "
+        "label (default: number for 0 to n-1; an error where text sorts them otherwise)",
+    )
+    verb.add_argument(
+        "--allow-empty-classes",
+        action="store_true",
+        help="a class keeps its label though none of its files can be packed (default: that is an error)",
+    )
+    verb.add_argument(
+        "--image-key", metavar="KEY", help="tars: the member that is the image (jpg; 'jpg;png' the first that is there)"
+    )
+    verb.add_argument("--encoding", default="utf-8", help="csv: of its text, such as latin-1 or utf-16 (default utf-8)")
+    verb.add_argument(
+        "--type",
+        metavar="COLUMN=text|number",
+        type=_column_type,
+        action="append",
+        default=[],
+        help="csv: take a column so (default: numbers where no text is lost by it; 0007 is text)",
+    )
+    verb.add_argument(
+        "--allow-outside", action="store_true", help="csv: also images outside the folder that the CSV lies in"
+    )
+
+
+def _column_type(text: str) -> tuple[str, str]:
+    column, _, kind = text.rpartition("=")
+    if not column or kind not in ("text", "number"):
+        raise argparse.ArgumentTypeError(f"{text!r}: is not COLUMN=text or COLUMN=number")
+    return column, kind
 
 
 def _size(text: str) -> int:
@@ -100,10 +140,11 @@ def _pack(arguments: argparse.Namespace) -> int:
             kind=arguments.kind,
             image_column=arguments.image_column,
             classes=arguments.classes,
+            reading=_reading(arguments),
             limits=limits_of(arguments.shard_bytes, arguments.shard_rows, arguments.row_group_rows),
             verify=arguments.verify or False,
         )
-        for note in packing.source.notes:
+        for note in (*packing.source.notes, *packing.class_table):
             logs.say(note, prefix="pcace pack: ")
         if packing.done:
             logs.say(f"{len(packing.done):,} of {len(packing.tasks):,} parts are there already", prefix="pcace pack: ")
@@ -118,6 +159,19 @@ def _pack(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _reading(arguments: argparse.Namespace) -> Reading:
+    from pcace_dist.datasets.sources import Reading
+
+    return Reading(
+        image_key=arguments.image_key,
+        encoding=arguments.encoding,
+        types=dict(arguments.type),
+        labels=arguments.labels,
+        allow_empty_classes=arguments.allow_empty_classes,
+        allow_outside=arguments.allow_outside,
+    )
+
+
 def _on_ray(workers: int | None) -> bool:
     from pcace_dist.service.cluster import names_a_cluster
 
@@ -126,15 +180,18 @@ def _on_ray(workers: int | None) -> bool:
 
 def _print_report(report: PackReport, dest: str) -> None:
     from pcace_dist.datasets.pack import BAD_FILES
+    from pcace_dist.datasets.pieces import by_reason
 
     shards = "1 shard" if len(report.shards) == 1 else f"{len(report.shards):,} shards"
     tell(f"{report.rows:,} images in {shards}: {dest}")
-    for bad in report.bad[:LISTED]:
-        logs.say(f"left out {bad}", level=logging.WARNING)
-    if report.bad:
-        more = len(report.bad) - LISTED
-        others = f"and {more:,} more; " if more > 0 else ""
-        logs.say(f"{others}{len(report.bad):,} left out in all: {dest.rstrip('/')}/{BAD_FILES}", level=logging.WARNING)
+    if not report.bad:
+        return
+    reasons = by_reason(report.bad)
+    for reason, names in list(reasons.items())[:REASONS]:
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        logs.say(f"left out {len(names):,}, {reason}: {', '.join(names[:NAMED])}{more}", level=logging.WARNING)
+    others = f"{len(reasons) - REASONS:,} more reasons; " if len(reasons) > REASONS else ""
+    logs.say(f"{others}{len(report.bad):,} left out in all: {dest.rstrip('/')}/{BAD_FILES}", level=logging.WARNING)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -21,15 +21,20 @@ USUAL = ("LOC_synset_mapping.txt", "synset_words.txt", "synsets.txt", "imagenet_
 SYNSET = re.compile(r"n\d{8}")
 SYNSET_COLUMN = "synset"
 CLASS_COLUMN = "class"
+NUMBERING = ("order", "number")
+LARGEST_NUMBER = 100_000  # of a folder whose name is its label
+SHOWN = 6  # lines at either end of a long table
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Classes by index: their names, and WordNet ids where the list has them. `origin`: the list's path."""
+    """Classes by index: their names, and WordNet ids where the list has them. `origin`: the list's path. `folders`: by
+    index, what a folder is called where it is neither."""
 
     names: tuple[str, ...]
     synsets: tuple[str, ...] | None = None
     origin: str | None = None
+    folders: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -53,6 +58,52 @@ def of_folders(folders: Sequence[str]) -> ClassNames:
     """Classes by the sorted names of their folders, as torchvision numbers them."""
     synsets = tuple(folders) if folders and all(map(is_synset, folders)) else None
     return ClassNames(tuple(folders), synsets)
+
+
+def number_folders(folders: Sequence[str], numbering: str | None, source: str) -> tuple[ClassNames, list[str]]:
+    """Classes of folders, sorted as text as torchvision's ImageFolder does; and remarks.
+
+    Folders that are called 0 to n - 1 are their own numbers. Where other numbers are sorted as text in another order
+    than by value, nothing is guessed: `numbering` says `order` (as ImageFolder) or `number` (the name is the label).
+    Raises DatasetError.
+    """
+    numbers = [int(name) for name in folders if name.isascii() and name.isdigit()]
+    all_numbers = len(numbers) == len(folders) == len(set(numbers))
+    in_order = all_numbers and numbers == sorted(numbers)
+    if numbering == "number" and not all_numbers:
+        other = next((name for name in folders if not name.isdigit()), folders[0])
+        raise DatasetError(f"--labels number: the folder {other!r} of {source} is no number of its own")
+    if numbering == "number" or (numbering is None and all_numbers and sorted(numbers) == list(range(len(folders)))):
+        text = "" if in_order else "; ImageFolder sorts them as text, as --labels order does"
+        return _by_number(dict(zip(numbers, folders, strict=True))), [f"labels are the folders' own numbers{text}"]
+    if numbering is None and all_numbers and not in_order:
+        raise DatasetError(
+            f"{source}: its class folders are numbers ({', '.join(folders[:4])}, ...), which text sorts otherwise; "
+            "say --labels number (the label is the folder's number) or --labels order (sorted as text, as ImageFolder)"
+        )
+    if all_numbers and numbers != list(range(len(folders))):
+        place = next(place for place, number in enumerate(numbers) if place != number)
+        told = f"{folders[place]!r} is {place}; with --labels number it is {numbers[place]}"
+        return of_folders(folders), [f"labels number the folders in the order of their names: {told}"]
+    return of_folders(folders), []
+
+
+def _by_number(folders: Mapping[int, str]) -> ClassNames:
+    """Classes whose folders' numbers are their indices; a number without a folder is called by itself."""
+    most = max(folders)
+    if most > LARGEST_NUMBER:
+        raise DatasetError(f"--labels number: the folder {folders[most]!r} is beyond {LARGEST_NUMBER:,}")
+    return ClassNames(tuple(folders.get(number, str(number)) for number in range(most + 1)))
+
+
+def class_table(labels: Mapping[str, int], images: Mapping[str, int]) -> list[str]:
+    """A line for each class folder: its label, name and images; of many the first and the last."""
+    ordered = sorted(labels.items(), key=lambda item: item[1])
+    counts = {folder: f" ({images.get(folder, 0):,} images)" if images else "" for folder in labels}
+    lines = [f"label {label}: {folder}{counts[folder]}" for folder, label in ordered]
+    if len(lines) <= 2 * SHOWN:
+        return lines
+    return [*lines[:SHOWN], f"... {len(lines) - 2 * SHOWN:,} more ...", *lines[-SHOWN:]]
 
 
 def read_class_names(url: str, storage: Storage) -> ClassNames:

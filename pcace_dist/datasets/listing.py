@@ -245,6 +245,18 @@ def _list_glob(path: str, storage: Storage) -> list[tuple[str, StoredFile]]:
     return files
 
 
+def pattern_of(path: str) -> tuple[str, Callable[[str], bool]]:
+    """The folder that a glob is looked for in, and whether a path below it matches, itself or a folder above it."""
+    root = _glob_root(path)
+    pattern = _translate(_base(path)[len(_base(root)) :].lstrip("/"))
+
+    def matches(key: str) -> bool:
+        above = (key[:i] for i, letter in enumerate(key) if letter == "/")
+        return any(map(pattern.fullmatch, (key, *above)))
+
+    return root, matches
+
+
 def _glob_root(path: str) -> str:
     """The folder before the first component that has a wildcard."""
     parts = path.split("/")

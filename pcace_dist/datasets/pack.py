@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pcace_dist.datasets.class_names import read_class_names
-from pcace_dist.datasets.pieces import READERS, Fault, Portion, Source
+from pcace_dist.datasets.class_names import class_table, read_class_names
+from pcace_dist.datasets.pieces import READERS, Fault, Portion, Source, by_reason
 from pcace_dist.datasets.shards import (
     RECORDS,
     SHARD_BYTES,
@@ -32,7 +32,7 @@ from pcace_dist.datasets.shards import (
     record_url,
     write_task,
 )
-from pcace_dist.datasets.sources import open_source
+from pcace_dist.datasets.sources import Reading, lost_class, open_source
 from pcace_dist.datasets.storage import Storage, StoredFile, first_line, split
 from pcace_dist.errors import DatasetError, OutputError
 
@@ -58,8 +58,9 @@ class PackReport:
 
 @dataclass(frozen=True)
 class Packing:
-    """A pack under way: the plan, and what of it was done before."""
+    """A pack under way: the plan, and what of it was done before. `origin`: the source's path."""
 
+    origin: str
     source: Source
     dest: str
     layout: Layout
@@ -67,6 +68,8 @@ class Packing:
     tasks: tuple[Task, ...]
     done: Mapping[str, Written]
     storage: Storage
+    allow_empty_classes: bool = False
+    complete: bool = False
 
     @property
     def todo(self) -> tuple[Task, ...]:
@@ -77,6 +80,11 @@ class Packing:
     def seen(self) -> int:
         """Images gone through by the tasks that are done."""
         return sum(written.seen for written in self.done.values())
+
+    @property
+    def class_table(self) -> list[str]:
+        """A line for each class folder: its label, name and images."""
+        return class_table(self.source.labels, self.source.images)
 
     def portion(self, task: Task) -> Portion:
         return self.source.portion(task.start, task.stop)
@@ -89,6 +97,7 @@ def pack(
     kind: str | None = None,
     image_column: str = "image",
     classes: str | None = None,
+    reading: Reading | None = None,
     shard_bytes: int | None = None,
     shard_rows: int | None = None,
     row_group_rows: int | None = None,
@@ -99,7 +108,8 @@ def pack(
     """Write `source` (image folder, CSV, idx files, WebDataset tars, Parquet) as part-00000.parquet ... into `dest`.
 
     A shard ends at `shard_bytes` of images (256 MB) or `shard_rows`; a row group at `row_group_rows`, else at 1,000
-    rows or 16 MiB. `classes`: a list of class names, by index. `verify` leaves out images without a readable header,
+    rows or 16 MiB. `classes`: a list of class names, by index; `reading`: what else can be told of the source. What is
+    no image by its first bytes is left out; `verify` leaves out images without a readable header,
     or with "decode" those that cannot be decoded. Works in this process; `begin` and `finish` are for others. Raises
     DatasetError or OutputError, one line.
     """
@@ -109,6 +119,7 @@ def pack(
         kind=kind,
         image_column=image_column,
         classes=classes,
+        reading=reading,
         limits=limits_of(shard_bytes, shard_rows, row_group_rows),
         verify=verify,
         storage=storage,
@@ -151,6 +162,7 @@ def begin(
     kind: str | None = None,
     image_column: str = "image",
     classes: str | None = None,
+    reading: Reading | None = None,
     limits: Limits | None = None,
     verify: bool | str = False,
     storage: Storage | None = None,
@@ -162,19 +174,20 @@ def begin(
     if checked is not None and checked not in VERIFY:
         raise OutputError(f"verify {checked!r}: is not one of {', '.join(VERIFY)}")
     names = read_class_names(classes, storage) if classes is not None else None
-    opened = open_source(source, storage, kind=kind, image_column=image_column, classes=names)
-    if opened.kind in ("parquet", "webdataset") and _inside(dest, source):
+    reading = reading or Reading()
+    opened = open_source(source, storage, kind=kind, image_column=image_column, classes=names, reading=reading)
+    if opened.kind in ("folder", "parquet", "webdataset") and _inside(dest, source):
         raise OutputError(f"{dest}: lies inside {source}; name another folder for the shards")
     layout = layout_of(opened, limits, checked)
-    identity = _identity(opened, layout, image_column)
+    identity = _identity(opened, layout, image_column, reading)
     try:
-        tasks, done = _found(dest, identity, storage) or (None, {})
+        tasks, done, complete = _found(dest, identity, storage) or (None, {}, False)
         if tasks is None:
             tasks = plan_tasks(opened.sizes, opened.counted, limits)
             _record(dest, {"identity": identity, "complete": False, "tasks": [_as_list(t) for t in tasks]}, storage)
     except OSError as error:
         raise OutputError(first_line(error)) from None
-    return Packing(opened, dest, layout, identity, tasks, done, storage)
+    return Packing(source, opened, dest, layout, identity, tasks, done, storage, reading.allow_empty_classes, complete)
 
 
 def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
@@ -183,9 +196,12 @@ def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
     by_task = {**packing.done, **{one.task: one for one in written}}
     ordered = [by_task[task.name] for task in packing.tasks]
     shards = [shard for one in ordered for shard in one.shards]
-    bad = tuple(fault for one in ordered for fault in one.bad)
+    faults = [fault for one in ordered for fault in one.bad]
+    bad = (*packing.source.left_out, *faults)
     if not shards:
         raise DatasetError(f"nothing could be packed; the first of {len(bad)} faults: {bad[0] if bad else 'no rows'}")
+    if not packing.allow_empty_classes:
+        _check_classes(packing, faults)
     report = PackReport(
         packing.source.kind,
         packing.dest,
@@ -196,7 +212,7 @@ def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
         packing.source.notes,
     )
     try:
-        if packing.todo:
+        if packing.todo or not packing.complete:
             listed = [{"file": fault.name, "reason": fault.reason} for fault in bad]
             packing.storage.put_bytes(json.dumps(listed, indent=1).encode(), f"{packing.dest.rstrip('/')}/{BAD_FILES}")
             _record(packing.dest, _complete(report, packing), packing.storage)
@@ -205,11 +221,26 @@ def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
     return report
 
 
+def _check_classes(packing: Packing, faults: Iterable[Fault]) -> None:
+    """Raise DatasetError for a class of which every image turned out to be none. The shards stay, the pack is not
+    complete."""
+    by_class: dict[str, list[Fault]] = {}
+    for fault in faults:
+        by_class.setdefault(fault.name.partition("/")[0], []).append(fault)
+    for folder, images in packing.source.images.items():
+        lost = by_class.get(folder, [])
+        if len(lost) == images:
+            raise lost_class(packing.origin, folder, packing.source.labels[folder], lost)
+
+
 # -- what the destination says
 
 
-def _found(dest: str, identity: str, storage: Storage) -> tuple[tuple[Task, ...], dict[str, Written]] | None:
-    """Plan and finished tasks of the same pack, None if there is nothing yet. Raises OutputError for anything else."""
+def _found(dest: str, identity: str, storage: Storage) -> tuple[tuple[Task, ...], dict[str, Written], bool] | None:
+    """Plan and finished tasks of the same pack, and whether it was complete; None if there is nothing yet.
+
+    Raises OutputError for anything else.
+    """
     scheme, path = split(dest)
     if scheme == "file":
         if os.path.exists(path) and not os.path.isdir(path):
@@ -227,10 +258,10 @@ def _found(dest: str, identity: str, storage: Storage) -> tuple[tuple[Task, ...]
             if not record["complete"] and not any(name.endswith(".parquet") for name in files):
                 return None  # begun in vain: nothing lies here that could be lost
             raise OutputError(f"{dest}: holds another pack; name an empty folder")
-        tasks = tuple(Task(*task) for task in record["tasks"])
+        tasks, complete = tuple(Task(*task) for task in record["tasks"]), bool(record["complete"])
     except (ValueError, KeyError, TypeError):
         raise OutputError(f"{dest}: {RECORD} is not readable; name an empty folder") from None
-    return tasks, _done(base, tasks, files, storage)
+    return tasks, _done(base, tasks, files, storage), complete
 
 
 def _done(base: str, tasks: tuple[Task, ...], files: Mapping[str, StoredFile], storage: Storage) -> dict[str, Written]:
@@ -259,6 +290,8 @@ def _complete(report: PackReport, packing: Packing) -> dict[str, object]:
         "rows": report.rows,
         "bytes": report.bytes,
         "bad": len(report.bad),
+        "left_out": by_reason(report.bad),
+        "classes": dict(packing.source.labels),
         "tasks": [_as_list(task) for task in packing.tasks],
     }
 
@@ -267,7 +300,7 @@ def _as_list(task: Task) -> list[Any]:
     return [task.name, task.start, task.stop, task.divide_bytes, task.divide_rows]
 
 
-def _identity(source: Source, layout: Layout, image_column: str) -> str:
+def _identity(source: Source, layout: Layout, image_column: str, reading: Reading) -> str:
     """Names the content and all that shards depend on."""
     limits = layout.limits
     settings = [
@@ -277,6 +310,10 @@ def _identity(source: Source, layout: Layout, image_column: str) -> str:
         source.schema.to_string(),
         list(source.classes.columns().items()) if source.classes else None,
     ]
+    if source.kind == "webdataset" and reading.image_key is not None:
+        settings.append(reading.image_key)
+    if source.kind == "csv" and reading.encoding != Reading().encoding:
+        settings.append(reading.encoding)
     digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=16)
     for file in source.identity:
         digest.update(json.dumps(file).encode())

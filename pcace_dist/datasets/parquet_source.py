@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pcace_dist.datasets.listing import SUFFIXES, is_image_struct
-from pcace_dist.datasets.pieces import IMAGE_TYPE, READERS, Fault, Row, Source, identity_of, key_below
+from pcace_dist.datasets.listing import is_image_struct
+from pcace_dist.datasets.pieces import IMAGE_TYPE, READERS, Fault, Row, Source, identity_of, key_below, utf8_name
 from pcace_dist.datasets.storage import Storage, StoredFile, first_line
 from pcace_dist.errors import DatasetError
 
@@ -38,14 +38,11 @@ class Group:
     rows: int
 
 
-def parquet_source(files: list[StoredFile], source: str, storage: Storage, image_column: str = "image") -> Source:
+def parquet_source(found: list[StoredFile], source: str, storage: Storage, image_column: str = "image") -> Source:
     """The rows of Parquet files in the order of their paths. The image column becomes `image`, the others stay."""
-    found = [f for f in files if f.url.lower().endswith(SUFFIXES)]
-    if not found:
-        raise DatasetError(f"{source}: holds no Parquet file ({' or '.join(SUFFIXES)})")
     with ThreadPoolExecutor(READERS, thread_name_prefix="pcace-pack") as pool:
         footers = list(pool.map(lambda file: _footer(file, storage), found))
-    keys = [key_below(file.url, source) for file in found]
+    keys = [utf8_name(key_below(file.url, source)) for file in found]
     schema = _same_schema(keys, [footer.schema.to_arrow_schema() for footer in footers])
     column = _image_column(schema, image_column, source)
     groups: list[Group] = []

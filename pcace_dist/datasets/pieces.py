@@ -7,8 +7,9 @@ be sent to another machine, and reads its rows lazily. Knows nothing of shards, 
 from __future__ import annotations
 
 import errno
+import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -19,10 +20,11 @@ from pcace_dist.datasets.class_names import ClassNames
 from pcace_dist.datasets.reader import RETRY
 from pcace_dist.datasets.storage import Storage, StoredFile, first_line, split
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 READERS = 16
 PASSING = (errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.ESTALE, errno.EAGAIN)
+DETAIL = re.compile(r"\s*\(.*\)|'[^']*'|\"[^\"]*\"")
+ESCAPED = re.compile(r"\\x[0-9a-f]{2}")
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -39,13 +41,25 @@ class Fault:
         return f"{self.name}: {self.reason}"
 
 
+def by_reason(faults: Iterable[Fault]) -> dict[str, list[str]]:
+    """Names of what was left out by reason, the most frequent first. What a reason tells of one file alone, in
+    brackets or quotes, does not count."""
+    found: dict[str, list[str]] = {}
+    for fault in faults:
+        reason = " ".join(DETAIL.sub("", fault.reason).split())
+        found.setdefault(reason, []).append(fault.name)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image and its columns: a dict of the others, or one row of Arrow with all of them, image included."""
+    """One image and its columns: a dict of the others, or one row of Arrow with all of them, image included. `dropped`:
+    names of values that are no columns."""
 
     path: str
     data: bytes
     cells: dict[str, Any] | pa.RecordBatch
+    dropped: tuple[str, ...] = ()
 
 
 class Portion(Protocol):
@@ -59,7 +73,8 @@ class Source:
     """What is to be packed. An item is an image; of tars, whose content is not known from a listing, a file.
 
     `schema` is that of the shards; the class columns (`classes.columns()`) are filled in from `label` when a shard is
-    written. `sizes` are the items' bytes as far as the listing tells. `identity` names the content.
+    written. `sizes` are the items' bytes as far as the listing tells. `identity` names the content. `left_out`: files
+    that are no items. Of class folders: `labels` has the class index of each, `images` the items in each.
     """
 
     kind: str
@@ -71,6 +86,9 @@ class Source:
     classes: ClassNames | None = None
     features: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    left_out: tuple[Fault, ...] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
+    images: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int | None:
@@ -126,10 +144,24 @@ def key_below(url: str, root: str) -> str:
 
 
 def is_hidden(key: str) -> bool:
-    """True for files whose name, or a folder's on the way, begins with a dot or an underscore."""
-    return any(part.startswith((".", "_")) for part in key.split("/") if part not in ("", "."))
+    """True for files whose name, or a folder's on the way, begins with a dot. An underscore hides nothing: cameras and
+    people name files and folders so."""
+    return any(part.startswith(".") for part in key.split("/") if part not in ("", "."))
+
+
+def is_not_utf8(name: str) -> bool:
+    """Whether the system's name of a file has bytes that are not UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def utf8_name(name: str) -> str:
+    """A file's name as text that can be written and printed. Bytes that are not UTF-8 become `\\xe9`; in such names,
+    and in those that look so already, `\\` becomes `\\\\`, so that no two names become one. Others stay as they are."""
+    if not is_not_utf8(name) and not ESCAPED.search(name):
+        return name
+    return name.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def identity_of(files: Iterable[StoredFile], root: str) -> tuple[tuple[str, int, str], ...]:
     """Name, size and version of every file."""
-    return tuple((key_below(f.url, root), f.size, f.version) for f in files)
+    return tuple((utf8_name(key_below(f.url, root)), f.size, f.version) for f in files)

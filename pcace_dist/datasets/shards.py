@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pcace_dist.datasets.class_names import ClassNames
+from pcace_dist.datasets.formats import HEAD, UNMISTAKABLE, format_of
 from pcace_dist.datasets.pieces import Fault, Portion, Row, Source
 from pcace_dist.datasets.storage import Storage, split
 from pcace_dist.errors import RowError
@@ -37,6 +38,7 @@ RECORDS = "_pack"  # folder of the tasks' records; hidden from data set listings
 SCRATCH = ".pack-"
 DAY = 86400.0
 VERIFY = ("headers", "decode")
+NO_IMAGE = "not an image"  # how the decoder calls what it does not know
 
 
 @dataclass(frozen=True)
@@ -169,18 +171,22 @@ def write_task(
 
 
 def check(row: Row, verify: str | None) -> Fault | None:
-    """What is wrong with an image: nothing in it; with `headers` no readable header, with `decode` no pixels."""
+    """What is wrong with an image: nothing in it, no image by its first bytes; with `headers` no readable header, with
+    `decode` no pixels."""
     if not row.data:
         return Fault(row.path, "image is empty")
-    if verify is not None:
-        from pcace_dist.datasets.images import ImageSpec, decode, image_size  # with torch: only for who asks for it
+    kind = format_of(row.data[:HEAD])
+    if verify is None and kind in UNMISTAKABLE:
+        return None
+    from pcace_dist.datasets.images import ImageSpec, decode, image_size  # with torch: only where it is needed
 
-        try:
-            image_size(row.data)
-            if verify == "decode":
-                decode(row.data, ImageSpec())
-        except RowError as error:
-            return Fault(row.path, error.reason)
+    try:
+        image_size(row.data)
+        if verify == "decode":
+            decode(row.data, ImageSpec())
+    except RowError as error:
+        unknown = error.reason == NO_IMAGE and kind is not None
+        return Fault(row.path, f"{kind}, which this version does not decode" if unknown else error.reason)
     return None
 
 

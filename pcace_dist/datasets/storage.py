@@ -123,8 +123,9 @@ class Storage:
     def open(self, url: str) -> pa.NativeFile:
         """Open for random-access reading; on S3 each read is a byte-range request."""
         filesystem, path = self.filesystem(url)
+        local = isinstance(filesystem, pafs.LocalFileSystem)
         with one_line(url):
-            return filesystem.open_input_file(path)
+            return filesystem.open_input_file(os.fsencode(path) if local else path)  # a name may not be UTF-8
 
     def read_bytes(self, url: str) -> bytes:
         """The whole content. Raises FileNotFoundError or another OSError naming the path."""

@@ -78,7 +78,8 @@ def test_a_folder_without_classes_and_stray_files(tmp_path: Path) -> None:
     (source / "notes.txt").write_text("x")
     report = pack(str(source), str(tmp_path / "two"))
     assert report.rows == 2 and [str(bad) for bad in report.bad] == [
-        "stray.png: lies beside the class folders, not in one"
+        "notes.txt: not an image (.txt)",
+        "stray.png: lies beside the class folders, not in one",
     ]
 
 
@@ -256,10 +257,12 @@ def test_empty_and_with_verify_broken_images_are_left_out(tmp_path: Path) -> Non
     source = folder(tmp_path / "in", 1)
     (source / "cat/empty.png").write_bytes(b"")
     (source / "cat/text.jpg").write_bytes(b"no image")
-    assert [str(bad) for bad in pack(str(source), str(tmp_path / "one")).bad] == ["cat/empty.png: image is empty"]
+    (source / "cat/cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    none = ["cat/empty.png: image is empty", "cat/text.jpg: not an image"]
+    assert [str(bad) for bad in pack(str(source), str(tmp_path / "one")).bad] == none
     assert [str(bad) for bad in pack(str(source), str(tmp_path / "two"), verify=True).bad] == [
-        "cat/empty.png: image is empty",
-        "cat/text.jpg: not an image",
+        "cat/cut.jpg: truncated JPEG",
+        *none,
     ]
 
 

@@ -1,0 +1,73 @@
+"""What a file is: by its suffix where that says it, else by its first bytes. Pure; no I/O.
+
+A known suffix is believed here, since the first bytes of every image are looked at again when it is packed. Knows
+nothing of how an image is decoded.
+"""
+
+from __future__ import annotations
+
+import re
+
+HEAD = 512  # first bytes that tell what a file is
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+CSV_SUFFIXES = (".csv", ".csv.gz")
+# fmt: off
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".ppm",
+    ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".ico",
+)
+# TIFF by their first bytes, but what Pillow finds in them is a small preview
+RAW_SUFFIXES = (
+    ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".pef", ".srw", ".raf", ".3fr",
+    ".erf", ".kdc", ".mrw",
+)
+# fmt: on
+IDX = re.compile(r"-(images|labels)[-.]idx[13]-ubyte(\.gz)?$")
+
+BEGINNINGS = (
+    (re.compile(rb"\xff\xd8\xff"), "JPEG"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
+    (re.compile(rb"GIF8[79]a"), "GIF"),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WebP"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
+    (re.compile(rb"BM.{8}.{4}[\x0c-\x7c]\0\0\0", re.DOTALL), "BMP"),
+    (re.compile(rb"P[1-6]\s"), "PNM"),
+    (re.compile(rb".{4}ftypavi[fs]", re.DOTALL), "AVIF"),
+    (re.compile(rb".{4}ftyp(hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xffO\xffQ"), "JPEG 2000"),
+    (re.compile(rb"\x00\x00\x01\x00[^\x00]\x00"), "ICO"),
+    (re.compile(rb"qoif"), "QOI"),
+    (re.compile(rb"PAR1"), "parquet"),
+    (re.compile(rb".{257}ustar", re.DOTALL), "tar"),
+)
+OTHER = ("parquet", "tar")
+UNMISTAKABLE = ("JPEG", "PNG", "GIF", "WebP", "TIFF")  # text does not begin so
+
+
+def format_of(head: bytes) -> str | None:
+    """The format of a file that begins with these bytes (JPEG, ..., parquet, tar); None where none of them does."""
+    return next((name for pattern, name in BEGINNINGS if pattern.match(head)), None)
+
+
+def kind_of_name(name: str) -> str | None:
+    """What a file's name says it is: image, raw, tar, parquet, idx or csv; None where the name does not tell."""
+    name = name.rpartition("/")[2].lower()
+    if IDX.search(name):
+        return "idx"
+    for suffixes, kind in (
+        (IMAGE_SUFFIXES, "image"),
+        (RAW_SUFFIXES, "raw"),
+        (TAR_SUFFIXES, "tar"),
+        (PARQUET_SUFFIXES, "parquet"),
+        (CSV_SUFFIXES, "csv"),
+    ):
+        if name.endswith(suffixes):
+            return kind
+    return None
+
+
+def kind_of_head(head: bytes) -> str | None:
+    """What the first bytes say: image, tar or parquet; None for anything else."""
+    found = format_of(head)
+    return "image" if found and found not in OTHER else found

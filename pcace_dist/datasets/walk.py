@@ -1,0 +1,248 @@
+"""All files of a source of `pcace pack`: those that may be packed, and by name those that may not, with the reason.
+
+Every file below the source is in one of the two lists, which a plain walk of the folder shows. Links are followed, to
+files and to folders; a link to nothing and a link back to a folder above it are left out. Names that begin with a dot
+are hidden. Reads no file's content but the first bytes of files whose name does not say what they are. Knows nothing
+of classes or shards.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from pcace_dist.datasets.formats import HEAD, kind_of_head, kind_of_name
+from pcace_dist.datasets.listing import GLOB, pattern_of
+from pcace_dist.datasets.pieces import Fault, in_order, is_hidden, is_not_utf8, key_below, parent_of, utf8_name
+from pcace_dist.datasets.storage import Storage, StoredFile, split
+from pcace_dist.errors import DatasetError
+
+HIDDEN = "hidden (a dot begins its name or a folder's)"
+NOTHING = "link to nothing"
+LOOP = "link back to a folder above it"
+UNREADABLE = "folder that may not be read"
+SPECIAL = "not a regular file"
+NAMED = 3  # links that a note names
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file, its path below the source (UTF-8), and what it is: image, raw, tar, parquet, idx, csv or None."""
+
+    file: StoredFile
+    key: str
+    kind: str | None
+    by_content: bool = False
+
+
+@dataclass(frozen=True)
+class Walked:
+    """`root`: what keys are relative to. `folders`: names of the folders directly below it, in the order of their
+    bytes as text; hidden ones are not among them."""
+
+    root: str
+    files: tuple[Found, ...]
+    left_out: tuple[Fault, ...] = ()
+    folders: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def only(self, kind: str, reason: str) -> tuple[list[Found], Walked]:
+        """The files of this kind, and the walk with the others left out."""
+        fitting = [one for one in self.files if one.kind == kind]
+        others = [Fault(one.key, _why_not(one, reason)) for one in self.files if one.kind != kind]
+        return fitting, replace(self, left_out=(*self.left_out, *others))
+
+
+def walk(source: str, storage: Storage) -> Walked:
+    """The files of a folder, of a glob (`hf/data/train-*.parquet`), or the one file. A path that exists is no glob.
+
+    Raises OSError where the storage fails, DatasetError where there is nothing.
+    """
+    file = storage.stat(source)
+    if file is not None:
+        return _with_kinds(source, [file], Walked(source, ()), storage)
+    below = _below(source, storage)
+    if GLOB.search(source) and not below.seen:
+        root, matches = pattern_of(source)
+        below = _below(root, storage).matching(matches)
+        if not below.files and not below.left_out:
+            raise DatasetError(f"{source} matches no file")
+        # the folders that all matches have in common tell nothing
+        common = os.path.commonprefix([f.url for f in below.files])  # noqa: RUF071 - of URLs; parent_of cuts at a slash
+        return _with_kinds(parent_of(common) if common else root, below.files, below.walked(), storage)
+    if not below.seen:
+        raise DatasetError(f"{source}: no such file, or an empty folder")
+    return _with_kinds(source, below.files, below.walked(), storage)
+
+
+@dataclass
+class _Below:
+    """What lies below a folder, as it is found."""
+
+    root: str
+    files: list[StoredFile]
+    left_out: list[Fault]
+    folders: set[str]
+    links: list[str]
+    outside: list[str]
+
+    @property
+    def seen(self) -> bool:
+        return bool(self.files or self.left_out or self.folders)
+
+    def leave_out(self, path: str, reason: str) -> None:
+        self.left_out.append(Fault(utf8_name(key_below(path, self.root)), reason))
+
+    def matching(self, matches: Callable[[str], bool]) -> _Below:
+        files = [f for f in self.files if matches(key_below(f.url, self.root))]
+        left_out = [fault for fault in self.left_out if matches(fault.name)]
+        return replace(self, files=files, left_out=left_out, folders=set())
+
+    def walked(self) -> Walked:
+        notes = []
+        if self.links:
+            notes.append(f"linked folders that are followed: {_counted(self.links)}")
+        if self.outside:
+            notes.append(f"linked files from outside {self.root}: {_counted(self.outside)}")
+        left_out = sorted(self.left_out, key=lambda fault: fault.name)
+        return Walked(self.root, (), tuple(left_out), tuple(sorted(self.folders)), tuple(notes))
+
+
+def _counted(names: list[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+
+
+def _below(root: str, storage: Storage) -> _Below:
+    below = _Below(root, [], [], set(), [], [])
+    scheme, path = split(root)
+    if scheme == "file":
+        if os.path.isdir(path):
+            _walk_local(path, below)
+        return below
+    for file in storage.list(root):
+        key = key_below(file.url, root)
+        if is_hidden(key):
+            below.leave_out(file.url, HIDDEN)
+            continue
+        below.files.append(file)
+        if "/" in key:
+            below.folders.add(key.partition("/")[0])
+    return below
+
+
+def _walk_local(root: str, below: _Below) -> None:
+    """Fill in what lies below a local folder. The folders on the way tell a link that leads back."""
+    waiting = [(root, frozenset({_identity(os.stat(root))}), False)]
+    while waiting:
+        folder, above, hidden = waiting.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = list(found)
+        except PermissionError:
+            if folder == root:
+                raise
+            below.leave_out(folder, HIDDEN if hidden else UNREADABLE)
+            continue
+        for entry in entries:
+            concealed = hidden or entry.name.startswith(".")
+            inner = _take(entry, above, below, hidden=concealed, at_root=folder == root)
+            if inner is not None:
+                waiting.append((entry.path, above | {inner}, concealed))
+    below.files.sort(key=lambda file: file.url)
+
+
+def _take(
+    entry: os.DirEntry[str], above: frozenset[tuple[int, int]], below: _Below, *, hidden: bool, at_root: bool
+) -> tuple[int, int] | None:
+    """Put one entry of a folder where it belongs. A folder to go into gives its identity."""
+    linked = entry.is_symlink()
+    if hidden and (linked or not entry.is_dir()):
+        below.leave_out(entry.path, HIDDEN)
+        return None
+    try:
+        info = os.stat(entry.path)
+    except OSError as error:
+        if not linked or error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+            raise
+        if at_root and not os.path.splitext(entry.name)[1]:
+            below.folders.add(entry.name)  # a class whose images are elsewhere, and away
+        below.leave_out(entry.path, f"{NOTHING} ({utf8_name(os.readlink(entry.path))})")
+        return None
+    if stat.S_ISDIR(info.st_mode):
+        return _enter(entry, _identity(info), above, below, hidden=hidden, at_root=at_root)
+    if not stat.S_ISREG(info.st_mode):
+        below.leave_out(entry.path, SPECIAL)
+        return None
+    below.files.append(StoredFile(entry.path, info.st_size, str(info.st_mtime_ns)))
+    if linked and not _lies_below(entry.path, below.root):
+        below.outside.append(utf8_name(key_below(entry.path, below.root)))
+    return None
+
+
+def _enter(
+    entry: os.DirEntry[str],
+    identity: tuple[int, int],
+    above: frozenset[tuple[int, int]],
+    below: _Below,
+    *,
+    hidden: bool,
+    at_root: bool,
+) -> tuple[int, int] | None:
+    if at_root and not hidden:
+        below.folders.add(entry.name)
+    if entry.is_symlink():
+        if identity in above:
+            below.leave_out(entry.path, LOOP)
+            return None
+        target = utf8_name(os.readlink(entry.path))
+        below.links.append(f"{utf8_name(key_below(entry.path, below.root))} -> {target}")
+    return identity
+
+
+def _lies_below(path: str, root: str) -> bool:
+    base = os.path.realpath(split(root)[1]).rstrip("/")
+    return os.path.realpath(path).startswith(base + "/")
+
+
+def _identity(info: os.stat_result) -> tuple[int, int]:
+    return info.st_dev, info.st_ino
+
+
+def _with_kinds(root: str, files: list[StoredFile], walked: Walked, storage: Storage) -> Walked:
+    """The walk with what each file is. Where the name does not tell, the first bytes are read."""
+    unknown = [file for file in files if kind_of_name(file.url) is None]
+    heads = dict(zip((file.url for file in unknown), _kinds(unknown, storage), strict=True))
+    found = (
+        Found(file, utf8_name(key_below(file.url, root)), kind_of_name(file.url) or heads[file.url], file.url in heads)
+        for file in files
+    )
+    keys = [key_below(file.url, root) for file in files]
+    raw = [utf8_name(key) for key in keys if is_not_utf8(key)]
+    if raw:
+        walked = replace(walked, notes=(*walked.notes, f"names that are not UTF-8 are written so: {_counted(raw)}"))
+    folders = walked.folders or tuple(sorted({key.partition("/")[0] for key in keys if "/" in key}))
+    return replace(walked, root=root, files=tuple(found), folders=folders)
+
+
+def _kinds(files: list[StoredFile], storage: Storage) -> Iterator[str | None]:
+    def kind(file: StoredFile) -> str | None:
+        if file.size == 0:
+            return None
+        try:
+            with storage.open(file.url) as opened:
+                return kind_of_head(opened.read(HEAD))
+        except (FileNotFoundError, PermissionError):
+            return None
+
+    return in_order(kind, files)
+
+
+def _why_not(one: Found, reason: str) -> str:
+    if one.kind == "raw":
+        return "a camera's raw file"
+    suffix = os.path.splitext(one.key)[1]
+    return f"{reason} ({suffix or 'no suffix'})" if one.file.size else f"{reason} (empty)"
