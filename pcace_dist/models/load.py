@@ -11,34 +11,29 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import io
-import pickle
+import logging
+import os
 import pkgutil
-import re
 import threading
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from types import ModuleType
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
-from pcace_dist.errors import ModelError, PcaceError
+from pcace_dist.errors import ModelError
+from pcace_dist.models.checkpoint import first_line, kind_of, load_weights
 from pcace_dist.models.outputs import choose_output
 
+log = logging.getLogger(__name__)
+
 TORCHVISION = "torchvision"
-SAFETENSORS = (".safetensors",)
-PYTORCH = (".pt", ".pth", ".bin", ".ckpt")
-NESTED = ("state_dict", "model")  # training scripts put the state dict under one of these
-DATA_PARALLEL = "module."
-LONGEST = 200  # characters of another library's message
-SHOWN = 3  # names in a message before it says how many more
+COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
 _DRAWING = threading.Lock()  # all threads share torch's generator: workers in one process draw one after the other
 
 
@@ -55,20 +50,22 @@ def load_model(
 
     factory: `torchvision:NAME` or `module:function`, called with `kwargs`. weights: `random` (drawn from `seed`, the
     caller's random state stays as it is); `factory` (what the factory brings; for torchvision its default weights,
-    which torchvision downloads); or the path of a state dict, .safetensors or .pt/.pth/.bin/.ckpt (read with weights
-    only). A state dict may lie under the key "state_dict" or "model", and all its names may begin with "module."
-    (DataParallel). Names and shapes must be the model's. output: which part of what it returns are its outputs
-    (outputs.py). Raises ModelError, one line.
+    which torchvision downloads); or the path of a state dict (checkpoint.py). A compiled model is taken as it was.
+    What else the factory changes (default dtype and device, threads, gradients, working directory) is put back.
+    output: which part of what the model returns are its outputs (outputs.py). Raises ModelError, one line.
     """
     name = f"model.factory {factory}"
-    with _DRAWING, torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]), _undisturbed():
         torch.manual_seed(seed)
         model = _build(factory, name, kwargs, own_weights=weights == "factory")
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{name}: returned {_a(model)}, not a torch.nn.Module")
+        raise ModelError(f"{name}: returned {kind_of(model)}, not a torch.nn.Module")
+    if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+        raise ModelError(f"{name}: returned TorchScript, whose layers cannot be looked into; return the module itself")
+    model = _eager(model, name)
     _refuse_without_values(model, name)
     if weights not in ("random", "factory"):
-        _fill(model, _state_dict(weights, read), weights, name)
+        load_weights(model, weights, read, name)
     return choose_output(model.float().eval().requires_grad_(False), output)
 
 
@@ -87,6 +84,43 @@ def weights_digest(model: nn.Module) -> str:
 
 
 # -- the factory
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What a factory changes for the whole process is put back afterwards."""
+    dtype, gradients, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+    deterministic, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    directory = os.getcwd()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(gradients)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if os.getcwd() != directory:
+            os.chdir(directory)
+
+
+def _eager(model: nn.Module, name: str) -> nn.Module:
+    """The model without torch.compile, which loses the hooks that layers are read by."""
+    found = False
+    while isinstance(inner := model._modules.get(COMPILED), nn.Module):
+        model, found = inner, True
+    for part in list(model.modules()):
+        for key, child in list(part.named_children()):
+            if isinstance(inner := child._modules.get(COMPILED), nn.Module):
+                setattr(part, key, inner)
+                found = True
+    if found:
+        log.warning("%s: is compiled (torch.compile); the module inside is taken", name)
+    return model
 
 
 def _build(factory: str, name: str, kwargs: Mapping[str, Any], *, own_weights: bool) -> object:
@@ -125,7 +159,7 @@ def _function(module: str, function: str, name: str) -> Callable[..., object]:
             raise ModelError(f"{name}: {module} has no {function!r}{_nearest(part, _public_names(found))}")
         found = getattr(found, part)
     if not callable(found):
-        raise ModelError(f"{name}: {function} is {_a(found)}, not a function that returns a model")
+        raise ModelError(f"{name}: {function} is {kind_of(found)}, not a function that returns a model")
     result: Callable[..., object] = found
     return result
 
@@ -165,121 +199,6 @@ def _refuse_without_values(model: nn.Module, name: str) -> None:
             raise ModelError(f"{name}: {key} is {kind} is not known yet; let the factory initialise the model fully")
 
 
-# -- the weights
-
-
-def _state_dict(path: str, read: Callable[[str], bytes]) -> Mapping[str, Tensor]:
-    """Read a state dict, take it out of its nest, strip DataParallel's prefix."""
-    name = f"model.weights {path}"
-    suffix = path.lower()
-    if not suffix.endswith(SAFETENSORS + PYTORCH):
-        raise ModelError(
-            f"{name}: is neither random, factory nor a file {', '.join(SAFETENSORS + PYTORCH)}"
-            f"{_nearest(path, ['random', 'factory'])}"
-        )
-    try:
-        data = read(path)
-    except PcaceError:
-        raise
-    except FileNotFoundError:
-        raise ModelError(f"{name}: no such file") from None
-    except OSError as error:
-        reason = (error.strerror or str(error)).removeprefix(f"{path}: ")
-        raise ModelError(f"{name}: cannot be read: {_first_line(reason)}") from None
-    if suffix.endswith(SAFETENSORS):
-        return _without_prefix(_from_safetensors(data, name))
-    return _without_prefix(_unnested(_from_pytorch(data, name), name))
-
-
-def _from_safetensors(data: bytes, name: str) -> Mapping[str, Tensor]:
-    try:
-        tensors: Mapping[str, Tensor] = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ModelError(f"{name}: is not a safetensors file, or is cut short ({_first_line(error)})") from None
-    return tensors
-
-
-def _from_pytorch(data: bytes, name: str) -> object:
-    do = "save a state dict: torch.save(model.state_dict(), PATH)"
-    if _is_torchscript(data):
-        raise ModelError(f"{name}: is a TorchScript archive, not a state dict; {do}")
-    try:
-        loaded: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        kind = f" ({found.group(1)})" if found else ""
-        raise ModelError(f"{name}: holds more than tensors{kind}, and code from a file is never run; {do}") from None
-    except Exception as error:  # damaged archives raise many kinds
-        raise ModelError(f"{name}: is not a PyTorch file, or is damaged or cut short; {do}") from error
-    return loaded
-
-
-def _is_torchscript(data: bytes) -> bool:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return any(entry.endswith("/constants.pkl") for entry in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
-
-
-def _unnested(loaded: object, name: str) -> Mapping[str, Tensor]:
-    if isinstance(loaded, Mapping):
-        for key in NESTED:
-            if isinstance(loaded.get(key), Mapping):
-                loaded = loaded[key]
-                break
-    if not isinstance(loaded, Mapping):
-        raise ModelError(f"{name}: holds {_a(loaded)}, not a state dict (names and tensors)")
-    for key, value in loaded.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ModelError(
-                f"{name}: is not a state dict: entry {key!r} is {_a(value)}, not a tensor; a state dict "
-                f"may also lie under {' or '.join(map(repr, NESTED))}"
-            )
-    return loaded
-
-
-def _without_prefix(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    if not state or not all(name.startswith(DATA_PARALLEL) for name in state):
-        return state
-    return {name.removeprefix(DATA_PARALLEL): tensor for name, tensor in state.items()}
-
-
-def _fill(model: nn.Module, state: Mapping[str, Tensor], path: str, name: str) -> None:
-    """Load a state dict strictly. Only batch norm's counters may be missing: nothing is computed from them."""
-    own = model.state_dict()
-    does_not_fit = f"model.weights {path}: does not fit {name}: "
-    for key in own.keys() & state.keys():
-        if own[key].shape != state[key].shape:
-            raise ModelError(
-                f"{does_not_fit}{key} has shape {tuple(state[key].shape)}, the model's is "
-                f"{tuple(own[key].shape)}; see model.kwargs"
-            )
-    given = dict(state)
-    versioned = _Versioned(given)
-    versioned._metadata = getattr(state, "_metadata", None) or getattr(own, "_metadata", {})
-    try:
-        result = model.load_state_dict(versioned, strict=False)
-    except RuntimeError as error:
-        raise ModelError(f"{does_not_fit}{_first_line(error)}") from error
-    missing = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
-    found = (("missing", missing), ("unexpected", result.unexpected_keys))
-    problems = [_count(kind, keys) for kind, keys in found if keys]
-    if problems:
-        raise ModelError(does_not_fit + "; ".join(problems))
-
-
-class _Versioned(dict[str, Tensor]):
-    """A state dict with the versions of the modules that wrote it; files without them are taken for today's."""
-
-    _metadata: Any
-
-
-def _count(kind: str, keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"{len(keys)} {kind} ({', '.join(keys[:SHOWN])}{more})"
-
-
 # -- words
 
 
@@ -288,16 +207,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; nearest: {', '.join(near)}" if near else ""
 
 
-def _a(value: object) -> str:
-    kind = type(value).__name__
-    return "None" if value is None else f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
-
-
 def _reason(error: BaseException) -> str:
-    text = _first_line(error)
+    text = first_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _first_line(text: object) -> str:
-    lines = str(text).strip().splitlines()
-    return lines[0].strip()[:LONGEST] if lines else ""

@@ -43,6 +43,7 @@ from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.layers import weight_norm
 from pcace_dist.models.layouts import settle
 from pcace_dist.models.precision import AUTO, FLOAT32, Numerics, choose_numerics
+from pcace_dist.models.steadiness import check_steady
 from pcace_dist.models.targets import target_values
 from pcace_dist.service.admission import CHECK_ROWS, CheckRows
 from pcace_dist.service.facts import Facts
@@ -95,7 +96,9 @@ def make_plan(
     with closing(_Source(spec, listing, largest, given is not None, device, decode, check)) as source:
         image = source.first.images[:1]
         numerics = _numerics(models[0], spec, device, image) if given is None else Facts.of(given).numerics
-        axes = settle(models, spec.layers, spec.layouts, _two_images(spec, device, image))
+        two = _two_images(spec, device, source.first.images)
+        check_steady(models[0], two)
+        axes = settle(models, spec.layers, spec.layouts, two)
         if axes:
             log.info(
                 "channels are not where their kind says in %s", ", ".join(f"{k} ({v} axis)" for k, v in axes.items())
@@ -135,9 +138,10 @@ def make_plan(
     return Piloted(plan, pilot.check_rows(layers), source.units_of(pilot.forwarded))
 
 
-def _two_images(spec: WorkSpec, device: torch.device, image: Tensor) -> Tensor:
-    """A batch of two as the model takes it, in float32: an axis of one element is easily lost."""
-    return Normalise(spec.mean, spec.std, device)(to_device(image.expand(2, *image.shape[1:]), device))
+def _two_images(spec: WorkSpec, device: torch.device, images: Tensor) -> Tensor:
+    """A batch of two as the model takes it, in float32; of one image twice where there is no other."""
+    two = images[:2] if len(images) > 1 else images.expand(2, *images.shape[1:])
+    return Normalise(spec.mean, spec.std, device)(to_device(two, device))
 
 
 def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Tensor) -> Numerics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -346,3 +347,46 @@ def test_a_shape_that_differs_names_both_shapes_and_model_kwargs() -> None:
         data=saved(small_state()),
         classes=9,
     )
+
+
+def scripted() -> nn.Module:
+    return torch.jit.script(nn.Sequential(nn.Linear(2, 2)))  # type: ignore[no-any-return,no-untyped-call]
+
+
+def nested_script() -> nn.Module:
+    return nn.Sequential(nn.ReLU(), scripted())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("factory", ["scripted", "nested_script"])
+def test_torchscript_is_refused(factory: str) -> None:
+    with pytest.raises(ModelError, match="returned TorchScript, whose layers cannot be looked into"):
+        build(f"tests.models.test_load:{factory}")
+
+
+def compiled() -> nn.Module:
+    return torch.compile(nn.Sequential(nn.Linear(2, 2), torch.compile(nn.Linear(2, 3))))  # type: ignore[return-value]
+
+
+def test_a_compiled_model_is_taken_as_it_was_before() -> None:
+    model = build("tests.models.test_load:compiled")
+    assert list(model.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert {type(part).__name__ for part in model.modules()} == {"Sequential", "Linear"}
+
+
+def unsettling() -> nn.Module:
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("cpu")
+    torch.set_grad_enabled(False)
+    torch.use_deterministic_algorithms(True)
+    os.chdir("/")
+    return nn.Linear(2, 2)
+
+
+def test_what_a_factory_changes_for_all_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()
+    model = build("tests.models.test_load:unsettling")
+    assert (torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()) == before
+    assert Path.cwd() == tmp_path
+    assert next(model.parameters()).dtype == torch.float32
