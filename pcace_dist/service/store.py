@@ -51,7 +51,14 @@ class Versioned:
     etag: str
 
 
-class Store(Protocol):
+class Sink(Protocol):
+    """Where whole objects can be put."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Create or replace an object as a whole."""
+
+
+class Store(Sink, Protocol):
     """Whole objects under relative POSIX keys. Names that begin with a dot are the store's own and never listed."""
 
     @property
