@@ -9,6 +9,7 @@ come from is another matter: model_run.py forwards images, codes_run.py reads ke
 from __future__ import annotations
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -22,7 +23,7 @@ from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, JobError, PcaceError
 from pcace_dist.job import Job
 from pcace_dist.service.account import Account
-from pcace_dist.service.attempt import Block, CorruptAttempt, blocks_of
+from pcace_dist.service.attempt import ATTEMPT, ATTEMPT_FILE, Block, CorruptAttempt, blocks_of
 from pcace_dist.service.drift import drift_of
 from pcace_dist.service.events import Crew, WorkerShape
 from pcace_dist.service.frozen import FrozenPlan
@@ -37,6 +38,8 @@ from pcace_dist.statistics.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
+FOLDERS = ("", "ledger", "plan", "attempts/*", "codes")  # that a run writes to
+_ATTEMPT_KEY = re.compile(rf"attempts/(?P<attempt>{ATTEMPT})/{ATTEMPT_FILE}")
 WITH_ALL_WORKERS = ("starting workers", "pilot", "ranking")  # stages that wait for workers.min
 SHOWN_ATTEMPTS = 64  # attempts whose rows to show are added up by one task
 
@@ -178,13 +181,21 @@ class Coordinator(ABC, Generic[P]):
         return code
 
     def _clean_up(self) -> None:
-        """Remove attempts that no record refers to (docs/protocol.md, item 11); what cannot be removed does no harm."""
+        """Remove attempts that no record refers to (docs/protocol.md, item 11); what cannot be removed does no harm.
+
+        An attempt's name tells that it is this run's: it holds an epoch that this ledger has given out, or the manifest
+        takes it over.
+        """
         accepted = {receipt.attempt for receipt in self._ledger.state.accepted_receipts()}
+        inherited = ((self._ledger.state.manifest or {}).get("inherits") or {}).get("sources", {})
         try:
             for key in self._store.list("attempts/"):
-                if key.split("/")[1] not in accepted:
+                made = _ATTEMPT_KEY.fullmatch(key)
+                if made is None or (made["attempt"] not in inherited and int(made["epoch"]) > self._ledger.epoch):
+                    log.warning("%s/%s: is left, for this run has not written it", self._store.url, key)
+                elif made["attempt"] not in accepted:
                     self._store.delete(key)
-            self._store.discard_unfinished()
+            self._store.discard_unfinished(FOLDERS)
         except PcaceError as error:
             log.warning("clean-up: %s", error)
 

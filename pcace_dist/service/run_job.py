@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcace_dist import logs
 from pcace_dist.checked import Damaged
+from pcace_dist.datasets.listing import SUFFIXES, would_list
 from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
@@ -65,6 +66,8 @@ def run_job(
     _refuse_foreign(store, job, recorded, state)
     began = time.monotonic()
     from_codes = prepare_from_codes(job)
+    if from_codes is None and state.epoch == 0:
+        _refuse_overlap(job)
     preparation = from_codes or _prepare(job)
     before = {"prepare": time.monotonic() - began}
     _refuse_changed(store, preparation, state.manifest)
@@ -115,6 +118,21 @@ def _old_summary(store: Store) -> object:
         return read_summary(store).get("exit_code")
     except Damaged:
         return None
+
+
+def _refuse_overlap(job: Job) -> None:
+    """What a run writes must never be taken for data."""
+    for path in job.dataset.path:
+        if would_list(path, f"{job.output}/bad_rows.parquet"):
+            raise OutputError(
+                f"output {job.output}: lies inside dataset.path {path}, so that a later run would take its files for "
+                "data; use an output elsewhere"
+            )
+        if would_list(job.output, path if path.endswith(SUFFIXES) else f"{path.rstrip('/')}/data.parquet"):
+            raise OutputError(
+                f"output {job.output}: dataset.path {path} lies inside it, among the files of the run; use an output "
+                "elsewhere"
+            )
 
 
 def _prepare(job: Job) -> Preparation:
