@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist import logs
-from pcace_dist.checked import Damaged
+from pcace_dist.checked import Damaged, parsing
 from pcace_dist.datasets.listing import SUFFIXES, would_list
 from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
@@ -103,13 +103,14 @@ def _recorded_outcome(store: Store, state: RunState, tell: Callable[[str], None]
     between `done` and it."""
     done = state.done or {}
     date = datetime.fromtimestamp(state.finished_at or 0.0, UTC)
-    anew = write_anew(store, state)
+    with parsing(f"{store.url}/ledger"):
+        code, anew = int(done["exit_code"]), write_anew(store, state)
     if "files" not in done and done.get("summary") is not None and _old_summary(store) != done["exit_code"]:
         publish_summary(store, done["summary"])
         anew = ["summary.json"]
     doing = f"{', '.join(anew)} written anew from what it recorded" if anew else "nothing to do"
     tell(f"finished on {date:%Y-%m-%d %H:%M} UTC, {doing}")
-    return int(done["exit_code"])
+    return code
 
 
 def _old_summary(store: Store) -> object:

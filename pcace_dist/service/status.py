@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pcace_dist.checked import MALFORMED, Damaged
+from pcace_dist.checked import MALFORMED, Damaged, parsing
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError
 from pcace_dist.service.bottleneck import told
@@ -24,7 +24,8 @@ def describe_run(path: str, storage: Storage | None = None) -> str:
         return "\n".join(_lines(path, state, _summary(store, state)))
     except (Damaged, *MALFORMED):
         note = "note:     summary.json cannot be read; the ledger alone is shown"
-        return "\n".join([*_lines(path, state, {}), note])
+        with parsing(f"{path}/ledger"):
+            return "\n".join([*_lines(path, state, {}), note])
 
 
 def _summary(store: Store, state: RunState) -> dict[str, Any]:
