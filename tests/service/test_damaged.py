@@ -287,15 +287,16 @@ def test_a_server_that_is_down_is_one_line(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_a_large_file_is_checked_in_the_chunks_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checked, "CHUNK", 1000)
+    monkeypatch.setattr(checked, "CHUNK", 50_000)
     path = tmp_path / "x.parquet"
-    table = pa.table({"key": sorted(list(range(10)) * 100), "value": random.Random(0).sample(range(10**9), 1000)})
-    pq.write_table(table, path, row_group_size=100)
+    keys = [row // 5000 for row in range(50_000)]
+    table = pa.table({"key": keys, "value": random.Random(0).sample(range(10**15), 50_000)})
+    pq.write_table(table, path, row_group_size=5000)
     digest = checked.Digest.of(path.read_bytes())
     assert len(digest.chunks) > 8
     flip(path, 8 * 5)  # in the first row group
     storage, wanted = Storage({}), [("key", "==", 9)]
-    assert checked.read_parquet(storage, str(path), digest, filters=wanted).equals(table.slice(900))
+    assert checked.read_parquet(storage, str(path), digest, filters=wanted).equals(table.slice(45_000))
     with pytest.raises(Damaged, match="is not what the run wrote"):
         checked.read_parquet(storage, str(path), digest)
 
@@ -355,8 +356,8 @@ def readers(made: Made) -> dict[str, Callable[[], pa.Table | None]]:
 
     return {
         "show": lambda: open_run(output).ranking(),
-        "across": lambda: open_run(output).across_groups(top=3) and None,
-        "bad rows": lambda: open_run(output).bad_rows() and None,
+        "across": lambda: print(open_run(output).across_groups(top=3)),
+        "bad rows": lambda: print(open_run(output).bad_rows()),
         "status": lambda: print(describe_run(str(made.run))),
         "history": lambda: print_history(read_history(output)),
         "compare": compared,
@@ -380,7 +381,7 @@ def fuzz(made: Made, tries: int, seed: int) -> None:
             path.unlink() if content is None else path.write_bytes(content)
             said = "deleted" if content is None else repr(content[:80])
         everything = readers(made)
-        for reader in chance.sample(sorted(everything), 3):
+        for reader in chance.sample(sorted(everything), 2):
             try:
                 table = everything[reader]()
             except PcaceError as error:
