@@ -163,6 +163,7 @@ class Coordinator(ABC, Generic[P]):
                 f"dataset: none of the {bad} rows could be used; the last fault was: {self._account.last_fault}"
             )
         self._ledger.check_held()
+        self._ledger.check_whole()
         published = Publication(self._store.put)
         group_type = self._preparation.group_type
         with self._account.stage("publish"):

@@ -79,7 +79,11 @@ def write_run(
         "images": images,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
-    bodies = {"open": {"holder": {}}, "manifest": manifest, "done": {"exit_code": 0, "outcome": "done"}}
+    bodies: dict[str, dict[str, Any]] = {
+        "open": {"holder": {}},
+        "manifest": manifest,
+        "done": {"exit_code": 0, "outcome": "done"},
+    }
     for n, (kind, body) in enumerate(bodies.items(), start=1):
         record = Record(n, kind, 1, "nonce", 0.0, body)
         (folder / record.key).write_bytes(record.to_bytes())

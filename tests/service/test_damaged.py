@@ -9,6 +9,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from tests.service.conftest import jobs_without_ray
 
 RUN = "runs/2026-01-01-abcdef012345"
 OTHERS = (b"null", b"[]", b"3", b'"x"', b"{}", b"[[[[", b"1e400", b"NaN", b"[" * 100_000, b"\xff\xfe", b"{")
-VALUES = (None, [], {}, "x", -1, 0, 1e300, True, [None], {"x": None}, 10**30)
+VALUES: tuple[Any, ...] = (None, [], {}, "x", -1, 0, 1e300, True, [None], {"x": None}, 10**30)
 PUBLISHED = (
     "rankings.parquet",
     "rankings_across_groups.parquet",
@@ -206,7 +207,7 @@ def test_a_damaged_row_of_the_admission_is_not_read(made: Made) -> None:
 
 def test_counts_that_do_not_fit_the_units_name_the_record(made: Made) -> None:
     for unit_rows in (19_000_000_000, -1, 3):
-        record = rewritten(made, "accept", lambda body, rows=unit_rows: _first_count(body).update(rows=rows))
+        record = rewritten(made, "accept", partial(_count_rows, rows=unit_rows))
         with pytest.raises(IllegalHistory, match=rf"{record}\.json \(accept\): attempt \S+ counts {unit_rows} "):
             describe_run(str(made.run))
         made.restore()
@@ -214,14 +215,13 @@ def test_counts_that_do_not_fit_the_units_name_the_record(made: Made) -> None:
 
 def test_counts_that_do_not_fit_the_attempts_are_not_published(made: Made) -> None:
     sorted((made.run / "ledger").iterdir())[-1].unlink()
-    rewritten(made, "accept", lambda body: _first_count(body).update(rows=100, bad=20))
+    rewritten(made, "accept", partial(_count_rows, rows=100, bad=20))
     with pytest.raises(OutputError, match="count 220 images, the files of their attempts hold 240"):
         run_job(made.job)
 
 
-def _first_count(body: dict[str, Any]) -> dict[str, Any]:
-    count: dict[str, Any] = next(iter(body["receipts"][0]["units"].values()))
-    return count
+def _count_rows(body: dict[str, Any], **counts: int) -> None:
+    next(iter(body["receipts"][0]["units"].values())).update(counts)
 
 
 def rewritten(made: Made, kind: str, change: Callable[[dict[str, Any]], object]) -> str:

@@ -259,7 +259,8 @@ def written_run(folder: Path, name: str, weights: str = "w") -> Path:
     """Some files of a run below runs/, as version 0.1.0 left them: without a mark."""
     run = folder / "runs" / name
     (run / "ledger").mkdir(parents=True)
-    for n, (kind, body) in enumerate({"open": {"holder": {}}, "manifest": {"weights": weights}}.items(), start=1):
+    bodies: dict[str, dict[str, Any]] = {"open": {"holder": {}}, "manifest": {"weights": weights}}
+    for n, (kind, body) in enumerate(bodies.items(), start=1):
         record = Record(n, kind, 1, "nonce", 0.0, body)
         (run / record.key).write_bytes(record.to_bytes())
     (run / "attempts" / "e00001-a0001-f00001").mkdir(parents=True)
