@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from pcace_dist.checked import parsing
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
 from pcace_dist.datasets.storage import Storage
@@ -173,6 +174,11 @@ class Source:
 
 def open_source(path: str, *, layers: tuple[str, ...] | None = None) -> Source:
     """Open a finished run, local or s3://. `layers`: only these (names or globs). Raises UserError."""
+    with parsing(path):
+        return _opened(path, layers)
+
+
+def _opened(path: str, layers: tuple[str, ...] | None) -> Source:
     plain = open_run(path)
     job = read_job(plain.job_text(), name=f"{path}/job.yaml")
     storage, directory = storage_of(job), begun_in(path, job)
