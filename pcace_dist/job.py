@@ -280,7 +280,9 @@ def read_job(text: str, *, name: str = "job", overrides: Sequence[str] = ()) -> 
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where is not None else ""
-        raise JobError(f"{name}:{line} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise JobError(
+            f"{name}:{line} is not valid YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
+        ) from None
     if not isinstance(data, dict):
         raise JobError(f"{name}: a job file is a mapping with the keys dataset, model, layers, target, output")
     for override in overrides:
