@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pcace_dist.checked import Digest, parse_json
+from pcace_dist.checked import Digest
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import OutputError
 from pcace_dist.job import FORMAT_VERSION, Job
@@ -164,11 +164,6 @@ def publish_summary(store: Store, summary: Mapping[str, Any]) -> None:
 
 def summary_bytes(summary: Mapping[str, Any]) -> bytes:
     return (json.dumps(summary, indent=2, sort_keys=False) + "\n").encode()
-
-
-def read_summary(store: Store) -> dict[str, Any]:
-    """summary.json as it is; empty if there is none. Raises Damaged."""
-    return parse_json(store.get("summary.json") or b"{}", f"{store.url}/summary.json")
 
 
 def done_body(

@@ -29,7 +29,8 @@ from pcace_dist.service.keeper import LeaseKeeper
 from pcace_dist.service.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.service.ledger import Ledger, RunState
 from pcace_dist.service.progress import Display, display_for
-from pcace_dist.service.publish import publish_summary, read_summary
+from pcace_dist.service.publish import publish_summary
+from pcace_dist.service.recorded import read_summary, recorded_job
 from pcace_dist.service.republish import write_anew
 from pcace_dist.service.store import Store, open_store, probe
 
@@ -190,11 +191,10 @@ def _open(store: Store, ledger: Ledger, *, take_over: bool) -> None:
 
 def _recorded_job(store: Store, state: RunState) -> Job | None:
     """The job that an output holds, from the ledger where that knows it; None where it cannot be read."""
-    data = (state.done or {}).get("job") or store.get("job.yaml")
     try:
-        text = data.decode() if isinstance(data, bytes) else data
+        text = recorded_job(store, state)
         return None if text is None else read_job(text, name=f"{store.url}/job.yaml")
-    except (JobError, UnicodeDecodeError):
+    except (JobError, Damaged):
         return None
 
 

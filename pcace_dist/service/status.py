@@ -10,8 +10,8 @@ from pcace_dist.errors import OutputError
 from pcace_dist.service.bottleneck import told
 from pcace_dist.service.ledger import Ledger, RunState
 from pcace_dist.service.progress import Tally, describe
-from pcace_dist.service.publish import read_summary
-from pcace_dist.service.store import Store, open_store
+from pcace_dist.service.recorded import recorded_summary
+from pcace_dist.service.store import open_store
 
 
 def describe_run(path: str, storage: Storage | None = None) -> str:
@@ -21,17 +21,11 @@ def describe_run(path: str, storage: Storage | None = None) -> str:
     if state.epoch == 0:
         raise OutputError(f"{path}: holds no run")
     try:
-        return "\n".join(_lines(path, state, _summary(store, state)))
+        return "\n".join(_lines(path, state, recorded_summary(store, state)))
     except (Damaged, *MALFORMED):
         note = "note:     summary.json cannot be read; the ledger alone is shown"
         with parsing(f"{path}/ledger"):
             return "\n".join([*_lines(path, state, {}), note])
-
-
-def _summary(store: Store, state: RunState) -> dict[str, Any]:
-    """summary.json; of a finished run as the ledger knows it."""
-    recorded = (state.done or {}).get("summary")
-    return read_summary(store) if recorded is None else dict(recorded)
 
 
 def _lines(path: str, state: RunState, summary: dict[str, Any]) -> list[str]:
