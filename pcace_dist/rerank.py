@@ -183,7 +183,7 @@ def _as_begun(tick: Tick, name: str, wanted: Job) -> Job:
         return wanted
     with parsing(f"{tick.store.url}/{run}/job.yaml"):
         begun = read_job(data.decode(), name=f"{run}/job.yaml")
-    if tick.store.get(f"{run}/rankings.parquet") is not None:
+    if tick.finished(name):
         return wanted.model_copy(update={"extend": begun.extend})
     if begun.extend != wanted.extend and not tick.remove(name):
         raise OutputError(f"output {tick.store.url}/{run}: holds an unfinished run of another extension; move it away")

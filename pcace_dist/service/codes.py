@@ -276,7 +276,10 @@ class KeptCodes:
             source = self.storage.open(url)
             if source.size() != part.size:
                 raise DatasetError(f"{url}: has {source.size()} bytes, its index says {part.size}")
-            return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+            file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+            if file.metadata.num_rows != part.rows:
+                raise DatasetError(f"{url}: has {file.metadata.num_rows} rows, its index says {part.rows}")
+            return file
 
     @contextmanager
     def _readable(self, part: CodesPart) -> Iterator[None]:

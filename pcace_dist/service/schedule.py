@@ -112,19 +112,21 @@ class Schedule:
         if self.store.get(_mark(name)) is not None:
             return True
         weights = {entry["weights"] for entry in self.entries() if entry["run"] == f"{RUNS}{name}"}
-        return self._weights_in(name) in weights
-
-    def _weights_in(self, name: str) -> str | None:
-        """Digest of the weights of a run, from the manifest in its ledger."""
-        keys = self.store.list(f"{RUNS}{name}/{PREFIX}")
         try:
-            for n, data in enumerate(map(self.store.get, keys), start=1):
-                record = Record.from_bytes(data or b"", n)
-                if record.kind == "manifest":
-                    return str(record.body.get("weights"))
+            manifests = [record for record in self._records(name) if record.kind == "manifest"] if weights else []
         except IllegalHistory:
-            return None
-        return None
+            return False
+        return any(record.body.get("weights") in weights for record in manifests)
+
+    def finished(self, name: str) -> bool:
+        """Whether the run in a folder is done, by its ledger. Raises IllegalHistory."""
+        return any(record.kind == "done" for record in self._records(name))
+
+    def _records(self, name: str) -> Iterator[Record]:
+        """The ledger of a run."""
+        keys = self.store.list(f"{RUNS}{name}/{PREFIX}")
+        for n, data in enumerate(map(self.store.get, keys), start=1):
+            yield Record.from_bytes(data or b"", n)
 
 
 class Tick(Schedule):

@@ -27,7 +27,7 @@ from pcace_dist.cli import main
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError, TakenOver
 from pcace_dist.job import Job, parse_job
-from pcace_dist.rerank import Hooks, Options, rerank
+from pcace_dist.rerank import Hooks, Options, _as_begun, rerank
 from pcace_dist.run import open_run
 from pcace_dist.service import schedule
 from pcace_dist.service.ledger import Record
@@ -319,6 +319,20 @@ def test_files_that_no_run_has_written_stay_in_a_folder_that_goes(
     assert "runs/old/notes.txt: left, for no run has written it" in caplog.text
     (run / "notes.txt").unlink()
     assert removed(tmp_path, "old") and not (tmp_path / "schedule" / "runs" / "old.json").exists()
+
+
+def test_a_finished_run_whose_ranking_is_gone_is_not_taken_for_an_unfinished_one(tmp_path: Path) -> None:
+    begun, wanted = (parse_job(job_of(tmp_path, extend=base)) for base in ("runs/one", "runs/two"))
+    with schedule.lock(open_store(str(tmp_path)), Storage({})) as tick:
+        tick.begin("key")
+        run = written_run(tmp_path, "key")
+        (run / "job.yaml").write_text(begun.to_yaml())
+        (run / "rankings.parquet").unlink()
+        done = Record(3, "done", 1, "nonce", 0.0, {"exit_code": 0})
+        (run / done.key).write_bytes(done.to_bytes())
+        assert _as_begun(tick, "key", wanted) == begun and (run / done.key).exists()
+        (run / done.key).unlink()
+        assert _as_begun(tick, "key", wanted) == wanted and not run.exists()
 
 
 def test_a_damaged_pointer_is_that_of_the_last_entry(tmp_path: Path) -> None:
