@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from pcace_dist.checked import Damaged, Digest, fetching, parquet, parse_json, parsing, read_checked, read_parquet
 from pcace_dist.datasets.storage import Storage
-from pcace_dist.errors import UserError
+from pcace_dist.errors import JobError, UserError
 from pcace_dist.job import Job, read_job
-from pcace_dist.service.ledger import RESTORE, IllegalHistory, Record
+from pcace_dist.records import RESTORE, IllegalHistory, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,10 +163,20 @@ class Run:
         return self._table("transforms.parquet")
 
     def job_text(self) -> str:
-        """job.yaml: the resolved job; of a finished run as the ledger knows it."""
-        recorded = self._done.get("job")
-        with parsing(f"{self.path}/job.yaml"):
-            return self._read("job.yaml").decode() if recorded is None else str(recorded)
+        """job.yaml: the resolved job. It may have been edited, where data or weights have moved; where it cannot be
+        read, what the ledger of a finished run knows of it."""
+        url, recorded = f"{self.path}/job.yaml", self._done.get("job")
+        try:
+            if self.storage.stat(url) is None and not self._done:
+                raise self._unfinished("job.yaml")
+            with parsing(url):
+                text = read_checked(self.storage, url, None).decode()
+            read_job(text, name=url)
+        except (Damaged, JobError):
+            if recorded is None:
+                raise
+            return str(recorded)
+        return text
 
     def plan_bytes(self) -> bytes:
         """The frozen plan, for `statistics.plan.Plan.from_bytes(..., digest=run.plan)`."""

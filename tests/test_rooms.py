@@ -19,7 +19,8 @@ ALLOWED = {
     "models": {"models", "statistics", "errors"},
     "datasets": {"datasets", "statistics", "errors"},
     "checked.py": {"datasets", "errors"},
-    "service": {"service", "checked", "datasets", "models", "statistics", "errors", "job", "logs", "places"},
+    "records.py": {"errors"},
+    "service": {"service", "checked", "records", "datasets", "models", "statistics", "errors", "job", "logs", "places"},
     "analysis": {"analysis", "run", "checked", "datasets", "models", "statistics", "errors", "job", "places"},
     "report": {
         "report",

@@ -19,8 +19,6 @@ is the fence, for only one driver can. Knows a unit's id and rows, the rest is o
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import time
 import uuid
@@ -29,27 +27,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from pcace_dist.errors import OutputError, StoreUnavailable, TakenOver
+from pcace_dist.errors import StoreUnavailable, TakenOver
+from pcace_dist.records import PREFIX as PREFIX
+from pcace_dist.records import RESTORE as RESTORE
+from pcace_dist.records import IllegalHistory as IllegalHistory
+from pcace_dist.records import Json as Json
+from pcace_dist.records import Record as Record
 from pcace_dist.service.store import FIRST_PAUSE, LONGEST_PAUSE, TRIES, OutcomeUnknown, Store
 
-Json = dict[str, Any]
 UnitStatus = Literal["pending", "accepted", "set_aside", "spared"]
 
-PREFIX = "ledger/"
 KINDS = ("open", "manifest", "inherit", "accept", "set_aside", "retract", "settled", "done")
-LAST_TIME = 1e11  # seconds since 1970: what no clock of a machine says
 READERS = 16  # threads that load a long ledger
 
-RESTORE = "restore it from a copy, or use another output"
-
 _KEY = re.compile(r"ledger/(\d{8})\.json")
-_FIELDS = ("n", "kind", "epoch", "nonce", "time", "body")
-_DIGEST = b',"digest":'
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-
-
-class IllegalHistory(OutputError):
-    """A ledger that this protocol cannot have written, or an append that would make it one."""
 
 
 # -- what the records hold
@@ -117,58 +109,6 @@ class Receipt:
             if not _NAME.fullmatch(name):
                 raise IllegalHistory(f"receipt {receipt.attempt!r}: {name!r} is no name of an attempt or a file")
         return receipt
-
-
-@dataclass(frozen=True)
-class Record:
-    """One line of the history. `nonce` tells whose put created it; `time` is for people only."""
-
-    n: int
-    kind: str
-    epoch: int
-    nonce: str
-    time: float
-    body: Json
-
-    @property
-    def key(self) -> str:
-        return f"{PREFIX}{self.n:08d}.json"
-
-    def to_bytes(self) -> bytes:
-        value = {name: getattr(self, name) for name in _FIELDS}
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()[:-1]
-        return text + _DIGEST + f'"{hashlib.sha256(text).hexdigest()}"}}\n'.encode()
-
-    @staticmethod
-    def from_bytes(data: bytes, n: int) -> Record:
-        """Raises IllegalHistory unless this is record n, as it was written. Version 0.1.0 wrote no digest."""
-        name = f"{PREFIX}{n:08d}.json"
-        try:
-            value = json.loads(data, parse_constant=_refuse_constant)
-            digest = value.pop("digest", None)
-            if value.keys() != set(_FIELDS):
-                raise ValueError(f"its keys are {', '.join(value)}")
-            if not abs(value["time"]) < LAST_TIME:
-                raise ValueError("its time is no time")
-            record = Record(
-                int(value["n"]),
-                str(value["kind"]),
-                int(value["epoch"]),
-                str(value["nonce"]),
-                float(value["time"]),
-                dict(value["body"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise IllegalHistory(f"{name}: is no record of a ledger; {RESTORE}") from error
-        if digest is not None and hashlib.sha256(data.rpartition(_DIGEST)[0]).hexdigest() != digest:
-            raise IllegalHistory(f"{name}: was changed since it was written (its digest is another); {RESTORE}")
-        if record.n != n:
-            raise IllegalHistory(f"{name}: says that it is record {record.n}; {RESTORE}")
-        return record
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 # -- the fold

@@ -1,4 +1,5 @@
-"""What a run says of itself in job.yaml and summary.json; of a finished run what its ledger says. No torch, no Ray."""
+"""What a run says of itself in job.yaml and summary.json; of a finished run what its ledger says of them. No torch, no
+Ray."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pcace_dist.checked import RESTORE, Digest
-from pcace_dist.errors import OutputError
+from pcace_dist.errors import JobError, OutputError
 from pcace_dist.job import Job, read_job
 from pcace_dist.models.settings import settings_restored
 from pcace_dist.places import storage_of
@@ -45,7 +45,7 @@ def write_anew(store: Store, state: RunState) -> list[str]:
     done = state.done or {}
     files = {name: Digest.from_json(value) for name, value in done.get("files", {}).items()}
     with ThreadPoolExecutor(READERS, thread_name_prefix="pcace-check") as pool:
-        fits = pool.map(lambda name: files[name].fits(store.get(name)), files)
+        fits = pool.map(lambda name: _good(files[name], name, store.get(name)), files)
         damaged = [name for name, good in zip(files, fits, strict=True) if not good]
     if not damaged:
         return []
@@ -61,6 +61,17 @@ def write_anew(store: Store, state: RunState) -> list[str]:
     for name in damaged:
         store.put(name, made[name])
     return damaged
+
+
+def _good(digest: Digest, name: str, data: bytes | None) -> bool:
+    """Whether a file is as it was published; job.yaml may have been edited, where data have moved."""
+    if digest.fits(data) or name != "job.yaml" or data is None:
+        return digest.fits(data)
+    try:
+        read_job(data.decode(), name=name)
+    except (UnicodeDecodeError, JobError, RecursionError):
+        return False
+    return True
 
 
 def _small_files(done: Mapping[str, Any]) -> dict[str, bytes]:

@@ -32,6 +32,7 @@ from pcace_dist.service.ledger import IllegalHistory, Record
 from pcace_dist.service.run_job import run_job
 from pcace_dist.service.status import describe_run
 from pcace_dist.service.store import open_store
+from tests.before import record_before
 from tests.planted import write_planted
 from tests.service.conftest import jobs_without_ray
 
@@ -276,6 +277,14 @@ def test_summary_and_job_are_read_from_the_ledger(made: Made) -> None:
     assert "progress: 240 of 240 images" in describe_run(str(made.run))
 
 
+def test_a_job_file_that_was_edited_stays_as_it_is(made: Made) -> None:
+    """Where the data have moved, the report and evaluate are told so there."""
+    edited = (made.run / "job.yaml").read_text().replace("/data", "/moved")
+    (made.run / "job.yaml").write_text(edited)
+    assert run_job(made.job) == 0
+    assert (made.run / "job.yaml").read_text() == edited == open_run(str(made.run)).job_text()
+
+
 def test_a_server_that_is_down_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("pcace_dist.datasets.storage.ATTEMPTS", 1)
     for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a"}.items():
@@ -408,18 +417,10 @@ def test_no_damage_in_many_tries_shows_other_numbers_or_a_traceback(made: Made) 
 @pytest.fixture
 def old(made: Made) -> Made:
     """The same as version 0.1.0 left it: no digests."""
-    files = {name: _as_before(data) if "/ledger/" in name else data for name, data in made.files.items()}
+    files = {name: record_before(data) if "/ledger/" in name else data for name, data in made.files.items()}
     before = replace(made, files=files)
     before.restore()
     return before
-
-
-def _as_before(data: bytes) -> bytes:
-    value = json.loads(data)
-    del value["digest"]
-    for name in ("files", "job", "group_type"):
-        value["body"].pop(name, None)
-    return json.dumps(value).encode()
 
 
 def test_a_run_without_digests_is_read_as_it_is(old: Made) -> None:
