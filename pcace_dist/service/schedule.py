@@ -120,7 +120,8 @@ class Schedule:
 
     def finished(self, name: str) -> bool:
         """Whether the run in a folder is done, by its ledger. Raises IllegalHistory."""
-        return any(record.kind == "done" for record in self._records(name))
+        records = list(self._records(name))
+        return bool(records) and records[-1].kind == "done"
 
     def _records(self, name: str) -> Iterator[Record]:
         """The ledger of a run."""
