@@ -163,19 +163,38 @@ def _rank(arguments: argparse.Namespace) -> int:
     from pcace_dist.places import storage_of
     from pcace_dist.service.run_job import run_job
 
-    code = run_job(job, take_over=arguments.take_over)
+    finished_before: list[str] = []
+    code = run_job(job, take_over=arguments.take_over, tell=finished_before.append)
     from pcace_dist.run import open_run
 
-    _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top)
+    for line in finished_before:
+        tell(f"{job.output}: {line}\n")
+    _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top, new=not finished_before)
     return code
 
 
-def _print_outcome(run: Run, job: Job, top: int) -> None:
-    from pcace_dist.service.bottleneck import told
+def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
     from pcace_dist.tables import print_ranking
 
     summary = run.summary
     print_ranking(run.ranking(top=top))
+    if new:
+        _print_time(summary)
+    else:
+        tell(f"\n{summary['images']:,} images, {summary['bad_rows']:,} bad rows")
+    if (summary.get("drift") or {}).get("advice"):
+        tell(summary["drift"]["advice"])
+    if job.stop is not None and summary.get("stop", {}).get("settled"):
+        tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
+    if summary["exit_code"] == 4:
+        tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
+    tell(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
+
+
+def _print_time(summary: Mapping[str, Any]) -> None:
+    """How long a run took, and what took the time."""
+    from pcace_dist.service.bottleneck import told
+
     how = (
         f"{summary['images_per_second']:,.0f} images/s, {_workers(summary)}"
         if summary.get("from_codes") is None
@@ -184,13 +203,6 @@ def _print_outcome(run: Run, job: Job, top: int) -> None:
     tell(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({how}), {summary['bad_rows']:,} bad rows")
     for prefix, line in zip(("time: ", "      "), told(summary), strict=False):
         tell(prefix + line)
-    if (summary.get("drift") or {}).get("advice"):
-        tell(summary["drift"]["advice"])
-    if job.stop is not None and summary.get("stop", {}).get("settled"):
-        tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
-    if summary["exit_code"] == 4:
-        tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
-    tell(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
 
 
 def _workers(summary: Mapping[str, Any]) -> str:

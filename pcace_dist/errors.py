@@ -7,7 +7,7 @@ PcaceError                  1   anything unforeseen
 |   |-- ModelError              factory, weights, layers, outputs
 |   |-- StatisticsError         settings that the statistic cannot serve
 |   `-- OutputError             the output directory or its store
-|       `-- IllegalHistory          (service.ledger) a ledger that this protocol cannot have written
+|       `-- IllegalHistory          (records) a ledger that this protocol cannot have written
 |-- Stopped                 5   stopped and resumable: the same command goes on
 |   `-- TakenOver               another driver opened the run; this one writes nothing more
 |-- NotAdmitted             1   (service.admission) a worker computes something else than the pilot did

@@ -19,6 +19,7 @@ from pcace_dist.analysis.compare import Comparison, Settings, compare_runs
 from pcace_dist.analysis.history import Entry
 from pcace_dist.analysis.publish import write_comparison
 from pcace_dist.analysis.thresholds import Thresholds, drift
+from pcace_dist.checked import parsing
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import data_digest, pieces_of
 from pcace_dist.errors import OutputError, PcaceError
@@ -27,7 +28,7 @@ from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
 from pcace_dist.run import Run
 from pcace_dist.service.prepare import Preparation, prepare
-from pcace_dist.service.schedule import RUNS, Pointer, Schedule, Tick, lock
+from pcace_dist.service.schedule import RUNS, Pointer, Schedule, Tick, lock, pointer_to
 from pcace_dist.service.store import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -79,10 +80,15 @@ def rerank(job: Job, options: Options | None = None) -> Outcome:
     store = open_store(job.output, storage)
     _refuse_plain_run(store, job)
     now = _now(prepare(job))
-    if _is_published(Schedule(store).latest(), now):
+    latest = Schedule(store).latest()
+    if _is_published(latest, now) and not latest.damaged:
         return Outcome(0, None, None)
     with lock(store, storage, take_over=options.take_over) as tick:
         before = tick.latest()
+        if before.damaged:
+            log.warning("%s/latest.json: could not be read; it is written anew from the history", store.url)
+            tick.publish(before.content or {}, before)
+            before = tick.latest()
         if _is_published(before, now):  # another tick was faster
             return Outcome(0, None, None)
         return _work(job, now, before, tick, storage, options)
@@ -91,9 +97,12 @@ def rerank(job: Job, options: Options | None = None) -> Outcome:
 def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, options: Options) -> Outcome:
     from pcace_dist.service.run_job import run_job  # Ray, from here on
 
-    run = f"{RUNS}{_folder(tick, now)}"
+    name = _folder(tick, now)
+    run = f"{RUNS}{name}"
     wanted = _with_base(job, before, now, storage, options).model_copy(update={"output": f"{job.output}/{run}"})
-    code = run_job(_as_begun(tick, run, wanted))
+    asked = _as_begun(tick, name, wanted)
+    tick.begin(name)
+    code = run_job(asked)
     tick.check()
     after = Run(f"{job.output}/{run}", storage)
     compared = _compare(before, after, job.output, storage, options)
@@ -105,7 +114,7 @@ def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, opt
     if reasons:
         content = asdict(entry) | {"path": after.path, "comparison": f"{after.path}/comparison.json"}
         call_hooks(options.hooks, content)
-    tick.publish(_pointer(entry), before)
+    tick.publish(pointer_to(asdict(entry)), before)
     _prune(tick, entry, options.keep)
     return Outcome(entry.exit_code, entry, compared)
 
@@ -150,17 +159,19 @@ def _with_base(job: Job, before: Pointer, now: Now, storage: Storage, options: O
     return job.model_copy(update={"extend": base})
 
 
-def _as_begun(tick: Tick, run: str, wanted: Job) -> Job:
+def _as_begun(tick: Tick, name: str, wanted: Job) -> Job:
     """The job of a folder that is there already: a complete run stays the extension that it was, when data or weights
     go back to what they were; an unfinished one that began as another extension is removed and starts anew."""
+    run = f"{RUNS}{name}"
     data = tick.store.get(f"{run}/job.yaml")
     if data is None:
         return wanted
-    begun = read_job(data.decode(), name=f"{run}/job.yaml")
-    if tick.store.get(f"{run}/rankings.parquet") is not None:
+    with parsing(f"{tick.store.url}/{run}/job.yaml"):
+        begun = read_job(data.decode(), name=f"{run}/job.yaml")
+    if tick.finished(name):
         return wanted.model_copy(update={"extend": begun.extend})
-    if begun.extend != wanted.extend:
-        tick.remove(run.removeprefix(RUNS))
+    if begun.extend != wanted.extend and not tick.remove(name):
+        raise OutputError(f"output {tick.store.url}/{run}: holds an unfinished run of another extension; move it away")
     return wanted
 
 
@@ -232,21 +243,17 @@ def _recorded(tick: Tick, entry: Entry) -> Entry:
     """Record the entry, unless a tick that died before it moved the pointer has done so."""
     known = tick.entries()
     if known and (known[-1]["run"], known[-1]["previous"]) == (entry.run, entry.previous):
-        return Entry.from_json(known[-1])
+        with parsing(f"{tick.store.url}/history"):
+            return Entry.from_json(known[-1])
     number = tick.record(asdict(entry))
     return Entry.from_json(asdict(entry) | {"n": number})
 
 
-def _pointer(entry: Entry) -> dict[str, Any]:
-    names = ("n", "run", "published", "fingerprint", "weights", "data", "exit_code")
-    return {"format_version": 1} | {name: getattr(entry, name) for name in names}
-
-
 def _prune(tick: Tick, entry: Entry, keep: int) -> None:
-    """Keep the folders of the last `keep` published runs; older ones, and unfinished ones of other keys, go."""
+    """Keep the folders of the last `keep` published runs; older ones, and unfinished ones of other keys, go. What this
+    schedule has not made is left."""
     published = list(dict.fromkeys(known["run"] for known in reversed(tick.entries())))
     kept = {entry.run, *published[: max(1, keep)]}
     for name in tick.runs():
-        if f"{RUNS}{name}" not in kept:
-            log.info("%s is removed: the last %d published runs are kept", name, keep)
-            tick.remove(name)
+        if f"{RUNS}{name}" not in kept and tick.remove(name):
+            log.info("%s was removed: the last %d published runs are kept", name, keep)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
+from pcace_dist.checked import parsing
 from pcace_dist.errors import UserError
 from pcace_dist.job import Job
 from pcace_dist.places import absolute
@@ -66,7 +67,11 @@ class RunFacts:
 
     @staticmethod
     def of(run: Run) -> RunFacts:
-        summary, manifest = run.summary, run.manifest()
+        with parsing(run.path):
+            return RunFacts._of(run, run.summary, run.manifest())
+
+    @staticmethod
+    def _of(run: Run, summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> RunFacts:
         if summary.get("exit_code") not in (0, 4):
             raise UserError(f"{run.path}: is not finished ({summary.get('outcome')}); see `pcace status {run.path}`")
         pieces = (piece for unit in manifest["units"] for piece in unit["pieces"])

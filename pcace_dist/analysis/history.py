@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, fields
 from typing import Any
 
+from pcace_dist.checked import RESTORE, fetching, parse_json, parsing, read_checked
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import UserError
+from pcace_dist.run import Run
 
 _NAME = re.compile(r"history/(\d{8})\.json$")
 
@@ -40,8 +41,23 @@ class Entry:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Entry:
+        """Raises KeyError, TypeError or ValueError for what no tick has written."""
+        for name, kinds in _KINDS.items():
+            if name in value and not isinstance(value[name], kinds):
+                raise ValueError(f"{name} is {value[name]!r}")
         known = {field.name: value[field.name] for field in fields(Entry) if field.name in value}
-        return Entry(**known | {"drift": tuple(value.get("drift", ()))})
+        return Entry(**known | {"drift": tuple(map(str, value.get("drift", ())))})
+
+
+_NONE = type(None)
+_KINDS: dict[str, tuple[type, ...]] = (
+    dict.fromkeys(("n", "images", "exit_code"), (int,))
+    | dict.fromkeys(("run", "published", "why", "fingerprint", "weights", "data"), (str,))
+    | dict.fromkeys(("previous", "verdict"), (str, _NONE))
+    | dict.fromkeys(("kendall", "overlap"), (float, int, _NONE))
+    | dict.fromkeys(("moved", "judged"), (int, _NONE))
+    | {"drift": (list, tuple)}
+)
 
 
 @dataclass(frozen=True)
@@ -58,13 +74,18 @@ def read_history(path: str, storage: Storage | None = None) -> History:
     """The history of an output of `pcace rerank`. Raises UserError when there is none."""
     storage = storage or Storage({})
     path = path.rstrip("/")
-    try:
+    latest = Run(path, storage).published()
+    if latest is None:
+        raise UserError(f"{path}: holds no history; is it the output of `pcace rerank`?")
+    with fetching(f"{path}/history", RESTORE):
         found = [file.url for file in storage.list(f"{path}/history")]
-        entries = [Entry.from_json(json.loads(storage.read_bytes(url))) for url in found if _NAME.search(url)]
-        latest = json.loads(storage.read_bytes(f"{path}/latest.json"))["run"]
-    except FileNotFoundError:
-        raise UserError(f"{path}: holds no history; is it the output of `pcace rerank`?") from None
-    except OSError as error:
-        raise UserError(str(error)) from None
-    kept = {entry.run for entry in entries if storage.stat(f"{path}/{entry.run}/summary.json") is not None}
+    entries = [_entry(url, storage) for url in found if _NAME.search(url)]
+    with fetching(path, RESTORE):
+        kept = {entry.run for entry in entries if storage.stat(f"{path}/{entry.run}/summary.json") is not None}
     return History(path, tuple(sorted(entries, key=lambda entry: entry.n)), latest, frozenset(kept))
+
+
+def _entry(url: str, storage: Storage) -> Entry:
+    data = read_checked(storage, url, None)
+    with parsing(url):
+        return Entry.from_json(parse_json(data, url))

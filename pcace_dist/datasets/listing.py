@@ -224,6 +224,25 @@ def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, Stored
     return _base(_glob_root(path)), files
 
 
+def would_list(path: str, file: str) -> bool:
+    """Whether an entry of dataset.path would take a Parquet file at `file` for data, if there were one."""
+    pattern = _translate(_base(path)[len(_base(_glob_root(path))) :].lstrip("/")) if GLOB.search(path) else None
+    base = _real(_base(path if pattern is None else _glob_root(path)))
+    found = _real(_base(file))
+    if not found.startswith(f"{base}/"):
+        return False
+    key = found[len(base) + 1 :]
+    if _hidden(key) or not key.endswith(SUFFIXES):
+        return False
+    parents = [key[:i] for i, letter in enumerate(key) if letter == "/"]
+    return pattern is None or any(map(pattern.fullmatch, [key, *parents]))
+
+
+def _real(base: str) -> str:
+    """A local path without symbolic links; a URL as it is."""
+    return base if "://" in base else os.path.realpath(base)
+
+
 def _no_files(path: str, storage: Storage) -> list[tuple[str, StoredFile]]:
     exists = os.path.isdir(split(path)[1]) if split(path)[0] == "file" else bool(storage.list(path))
     if exists:

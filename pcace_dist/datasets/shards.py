@@ -13,6 +13,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -36,6 +37,7 @@ ROW_GROUP_BYTES = 16 * 2**20
 ROW_GROUP_ROWS = 1000
 RECORDS = "_pack"  # folder of the tasks' records; hidden from data set listings
 SCRATCH = ".pack-"
+_SCRATCH_NAME = re.compile(rf"{re.escape(SCRATCH)}(?P<host>.+)-(?P<pid>\d+)-[a-z0-9_]+")
 DAY = 86400.0
 VERIFY = ("headers", "decode")
 NO_IMAGE = "not an image"  # how the decoder calls what it does not know
@@ -288,14 +290,21 @@ class _Shards:
 
 def remove_left_scratch(folder: str) -> None:
     """Remove what killed packs have left in a folder; what a living process uses stays, here, in another container that
-    shares the folder and this host's name, or on another host."""
+    shares the folder and this host's name, or on another host. So does what no pack has made: a pack's scratch has a
+    name of host, process and letters, and holds Parquet files alone."""
     for left in Path(folder).glob(f"{SCRATCH}*"):
-        parts = left.name.removeprefix(SCRATCH).rsplit("-", 2)
-        ours = len(parts) == 3 and parts[0] == socket.gethostname() and parts[1].isdigit()
+        made = _SCRATCH_NAME.fullmatch(left.name)
         with contextlib.suppress(OSError):
+            if made is None or left.is_symlink() or not all(map(_is_shard, left.iterdir())):
+                continue
             old = time.time() - left.stat().st_mtime > DAY
-            if ((ours and not _lives(int(parts[1]))) or (len(parts) != 3 or old)) and not _in_use(left):
+            dead = made["host"] == socket.gethostname() and not _lives(int(made["pid"]))
+            if (dead or old) and not _in_use(left):
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_shard(path: Path) -> bool:
+    return path.suffix == ".parquet" and path.is_file() and not path.is_symlink()
 
 
 def _in_use(folder: Path) -> bool:

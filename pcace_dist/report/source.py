@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from pcace_dist.checked import parsing
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
 from pcace_dist.datasets.storage import Storage
@@ -177,11 +177,16 @@ class Source:
 
 def open_source(path: str, *, layers: tuple[str, ...] | None = None) -> Source:
     """Open a finished run, local or s3://. `layers`: only these (names or globs). Raises UserError."""
+    with parsing(path):
+        return _opened(path, layers)
+
+
+def _opened(path: str, layers: tuple[str, ...] | None) -> Source:
     plain = open_run(path)
     job = read_job(plain.job_text(), name=f"{path}/job.yaml")
     storage, directory = storage_of(job), begun_in(path, job)
     run = open_run(path, storage=storage)
-    plan = Plan.from_bytes(run.plan_bytes())
+    plan = Plan.from_bytes(run.plan_bytes(), digest=run.plan)
     ranking = _ranking(run, plan, layers)
     targets = tuple(parse_target(target) for target in job.target)
     return Source(
@@ -212,8 +217,7 @@ def _ranking(run: Run, plan: Plan, wanted: tuple[str, ...] | None) -> Ranking:
     kept = [name for name in every if wanted is None or any(fnmatch.fnmatch(name, pattern) for pattern in wanted)]
     if not kept:
         raise UserError(f"--layers {','.join(wanted or ())}: no such layer in this run; there are: {', '.join(every)}")
-    filesystem, path = run.storage.filesystem(f"{run.path}/rankings.parquet")
-    table = pq.read_table(path, filesystem=filesystem, filters=None if wanted is None else [("layer", "in", kept)])
+    table = run.table("rankings.parquet", filters=None if wanted is None else [("layer", "in", kept)])
     layers = tuple((layer.name, layer.channels) for layer in plan.layers if layer.name in kept)
     channels = sum(count for _, count in layers)
     firsts = table.select(["target", "group"]).take(pa.array(np.arange(0, len(table), channels)))

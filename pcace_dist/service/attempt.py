@@ -36,6 +36,8 @@ from pcace_dist.statistics.samples import SampleRows
 from pcace_dist.statistics.segment import RowCodes, Segment
 
 CODES_FILE = "codes.parquet"
+ATTEMPT = r"(?:g\d{5}-)?e(?P<epoch>\d{5})-[a-z]+\d*-f\d{5}"  # how attempts and their files are named, as patterns
+ATTEMPT_FILE = r"[a-z_]+(?:-\d{5})?\.(?:arrow|parquet|safetensors)"
 
 BAD_ROWS_SCHEMA = pa.schema(
     [

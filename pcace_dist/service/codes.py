@@ -29,14 +29,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from pcace_dist.checked import REPAIR, Damaged, Digest
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.storage import Storage, first_line
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, OutputError
 from pcace_dist.service.attempt import CODES_FILE, Block, attempt_key, blocks_of
-from pcace_dist.service.ledger import Receipt
+from pcace_dist.service.frozen import read_plan
+from pcace_dist.service.ledger import Ledger, Receipt, RunState
 from pcace_dist.service.spec import WorkSpec
-from pcace_dist.service.store import Store
+from pcace_dist.service.store import Sink, open_store
 from pcace_dist.statistics.plan import LayerCodes, Plan
 
 INDEX = "codes/index.json"
@@ -205,16 +207,21 @@ def index_of(
     plan: Plan, receipts: Iterable[Receipt], *, fingerprint: str, weights: str, fold_by: str | None
 ) -> CodesIndex:
     """The index of accepted attempts, in the ledger's order."""
+    return CodesIndex(plan.digest, fingerprint, weights, fold_by, parts_of(receipts))
+
+
+def parts_of(receipts: Iterable[Receipt]) -> tuple[CodesPart, ...]:
+    """The codes files of accepted attempts, in the ledger's order."""
     parts = []
     for receipt in receipts:
         ref = receipt.files.get(CODES_FILE)
         if ref is not None:
             rows = sum(count.rows for count in receipt.units.values())
             parts.append(CodesPart(attempt_key(receipt.attempt, CODES_FILE), rows, ref.size))
-    return CodesIndex(plan.digest, fingerprint, weights, fold_by, tuple(parts))
+    return tuple(parts)
 
 
-def publish_index(store: Store, index: CodesIndex) -> None:
+def publish_index(store: Sink, index: CodesIndex) -> None:
     store.put(INDEX, index.to_bytes())
 
 
@@ -269,7 +276,10 @@ class KeptCodes:
             source = self.storage.open(url)
             if source.size() != part.size:
                 raise DatasetError(f"{url}: has {source.size()} bytes, its index says {part.size}")
-            return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+            file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+            if file.metadata.num_rows != part.rows:
+                raise DatasetError(f"{url}: has {file.metadata.num_rows} rows, its index says {part.rows}")
+            return file
 
     @contextmanager
     def _readable(self, part: CodesPart) -> Iterator[None]:
@@ -289,11 +299,26 @@ def open_codes(url: str, storage: Storage) -> KeptCodes | None:
     except (OSError, DatasetError):
         return None
     index = CodesIndex.from_bytes(data, url=url)
-    plan = Plan.from_bytes(storage.read_bytes(f"{url.rstrip('/')}/plan/{index.plan}.safetensors"))
+    store = open_store(url, storage)
+    _check_index(index, data, Ledger(store).load(), index_url)
+    plan = read_plan(store, index.plan)
     held = KeptCodes(url.rstrip("/"), storage, index, plan, pa.schema([]))
     if not index.parts:
         raise DatasetError(f"{url}: its kept codes hold no rows")
     return KeptCodes(held.url, storage, index, plan, held._open(index.parts[0]).schema_arrow)
+
+
+def _check_index(index: CodesIndex, data: bytes, state: RunState, url: str) -> None:
+    """Raises Damaged unless the index is what the finished run published and its ledger accounts for."""
+    if state.done is None or state.manifest is None:
+        return
+    digest = state.done.get("files", {}).get(INDEX)
+    parts = parts_of(state.accepted_receipts())
+    if (digest is not None and not Digest.from_json(digest).fits(data)) or (index.parts, index.plan) != (
+        parts,
+        state.manifest["plan"],
+    ):
+        raise Damaged(f"{url}: is not what the run wrote; {REPAIR}")
 
 
 # -- one unit, for a run that extends another

@@ -44,6 +44,7 @@ from pcace_dist.service.selection import (
     with_knots,
 )
 from pcace_dist.service.spec import CodesSpec
+from pcace_dist.service.store import Sink
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import MIN_IMAGES
 
@@ -192,7 +193,7 @@ class CodesRun(Coordinator[CodesPreparation]):
         """Nothing: rows to show are chosen while images are read."""
         return []
 
-    def _publish_more(self, plan: Plan) -> None:
+    def _publish_more(self, sink: Sink, plan: Plan) -> None:
         """Nothing: the codes stay with the run that kept them."""
 
     # -- the selection

@@ -9,12 +9,13 @@ come from is another matter: model_run.py forwards images, codes_run.py reads ke
 from __future__ import annotations
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -22,32 +23,23 @@ from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, JobError, PcaceError
 from pcace_dist.job import Job
 from pcace_dist.service.account import Account
-from pcace_dist.service.across import across_groups_table
-from pcace_dist.service.attempt import Block, CorruptAttempt, blocks_of
+from pcace_dist.service.attempt import ATTEMPT, ATTEMPT_FILE, Block, CorruptAttempt, blocks_of
 from pcace_dist.service.drift import drift_of
 from pcace_dist.service.events import Crew, WorkerShape
-from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import FrozenPlan
-from pcace_dist.service.jackknife import publish_jackknife
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.main_pass import farm
-from pcace_dist.service.publish import (
-    OUTCOMES,
-    publish_across_groups,
-    publish_bad_rows,
-    publish_rankings,
-    publish_shown,
-    publish_summary,
-    publish_transforms,
-)
-from pcace_dist.service.reduce import BlockScores, rank_batch, rank_tasks, rankings_table
+from pcace_dist.service.publish import OUTCOMES, Publication, Results, done_body, publish_results, publish_summary
+from pcace_dist.service.reduce import BlockScores, rank_batch, rank_tasks
 from pcace_dist.service.shown import EXEMPLARS, SAMPLE
-from pcace_dist.service.store import Store
+from pcace_dist.service.store import Sink, Store
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
+FOLDERS = ("", "ledger", "plan", "attempts/*", "codes")  # that a run writes to
+_ATTEMPT_KEY = re.compile(rf"attempts/(?P<attempt>{ATTEMPT})/{ATTEMPT_FILE}")
 WITH_ALL_WORKERS = ("starting workers", "pilot", "ranking")  # stages that wait for workers.min
 SHOWN_ATTEMPTS = 64  # attempts whose rows to show are added up by one task
 
@@ -128,7 +120,7 @@ class Coordinator(ABC, Generic[P]):
         return "reduce", (plan.digest, block, _for_block(receipts, block))
 
     @abstractmethod
-    def _publish_more(self, plan: Plan) -> None:
+    def _publish_more(self, sink: Sink, plan: Plan) -> None:
         """What this kind of run publishes beside rankings and bad rows, before `done`."""
 
     # -- reduce, publish
@@ -170,51 +162,43 @@ class Coordinator(ABC, Generic[P]):
             raise DatasetError(
                 f"dataset: none of the {bad} rows could be used; the last fault was: {self._account.last_fault}"
             )
-        receipts = self._ledger.state.accepted_receipts()
         self._ledger.check_held()
+        self._ledger.check_whole()
+        published = Publication(self._store.put)
+        group_type = self._preparation.group_type
         with self._account.stage("publish"):
-            group_type = self._preparation.group_type
-            publish_shown(self._store, plan, shown, group_type)
-            publish_transforms(self._store, plan, [c for block in blocks for c in block.curves], group_type)
-            publish_jackknife(self._store, plan, blocks, group_type)
-            if self._job.group_by is not None:
-                publish_across_groups(self._store, across_groups_table(plan, blocks, ranks))
-            publish_rankings(self._store, rankings_table(plan, blocks, ranks, Facts.of(plan).weight_norms, group_type))
-            publish_bad_rows(self._store, receipts, self._rows_of_units_set_aside())
-            self._publish_more(plan)
+            grouped = self._job.group_by is not None
+            found = Results(plan, self._ledger.state, blocks, ranks, shown, group_type, grouped)
+            publish_results(published, self._store, found)
+            self._publish_more(published, plan)
         self._account.drift = drift_of((block.block.layer, block.ends) for block in blocks)
         code = 4 if bad > self._job.max_bad_rows * (images + bad) else 0
         summary = self._account.summary(OUTCOMES[code], code)
-        self._ledger.append("done", {"exit_code": code, "outcome": OUTCOMES[code], "summary": summary})
+        self._ledger.check_whole()
+        self._ledger.append("done", done_body(code, summary, self._job, group_type, published))
         publish_summary(self._store, summary)
         self._clean_up()
         self._account.report(0)
         return code
 
     def _clean_up(self) -> None:
-        """Remove attempts that no record refers to (docs/protocol.md, item 11); what cannot be removed does no harm."""
+        """Remove attempts that no record refers to (docs/protocol.md, item 11); what cannot be removed does no harm.
+
+        An attempt's name tells that it is this run's: it holds an epoch that this ledger has given out, or the manifest
+        takes it over.
+        """
         accepted = {receipt.attempt for receipt in self._ledger.state.accepted_receipts()}
+        inherited = ((self._ledger.state.manifest or {}).get("inherits") or {}).get("sources", {})
         try:
             for key in self._store.list("attempts/"):
-                if key.split("/")[1] not in accepted:
+                made = _ATTEMPT_KEY.fullmatch(key)
+                if made is None or (made["attempt"] not in inherited and int(made["epoch"]) > self._ledger.epoch):
+                    log.warning("%s/%s: is left, for this run has not written it", self._store.url, key)
+                elif made["attempt"] not in accepted:
                     self._store.delete(key)
-            self._store.discard_unfinished()
+            self._store.discard_unfinished(FOLDERS)
         except PcaceError as error:
             log.warning("clean-up: %s", error)
-
-    def _rows_of_units_set_aside(self) -> Iterable[dict[str, Any]]:
-        """A unit that kept killing its workers is listed row group by row group."""
-        units = self._units()
-        for unit, reason in self._ledger.state.set_aside.items():
-            for piece in units[unit].pieces:
-                yield {
-                    "file": piece.key,
-                    "row_group": piece.row_group,
-                    "row": None,
-                    "id": None,
-                    "stage": "model",
-                    "reason": f"{piece.rows} rows: {reason}",
-                }
 
     def _units(self) -> dict[str, Unit]:
         manifest = self._ledger.state.manifest or {}

@@ -24,6 +24,7 @@ from pcace_dist.job import Job, read_job
 from pcace_dist.service.attempt import CODES_FILE, CorruptAttempt, attempt_key, read_checked
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import Ledger, Receipt, RunState
+from pcace_dist.service.recorded import recorded_job
 from pcace_dist.service.store import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,8 @@ def open_base(job: Job, storage: Storage, *, weights: str, layers: tuple[str, ..
     url = str(job.extend)
     store = open_store(url, storage)
     state = Ledger(store).load()
-    data = store.get("job.yaml")
-    if state.done is None or state.manifest is None or data is None:
+    text = recorded_job(store, state)
+    if state.done is None or state.manifest is None or text is None:
         raise JobError(f"extend {url}: is not a finished run; finish it first, or leave the key out")
     if state.settled is not None:
         raise JobError(f"extend {url}: that run stopped before the end of its data; extend a run without stop")
@@ -70,7 +71,7 @@ def open_base(job: Job, storage: Storage, *, weights: str, layers: tuple[str, ..
         raise JobError(f"extend {url}: was ranked with other model.weights; rank without extend")
     if tuple(layer.name for layer in frozen.plan.layers) != layers:
         raise JobError(f"extend {url}: was ranked with other layers; rank without extend")
-    for key, mine, theirs in _different(job, read_job(data.decode(), name=f"{url}/job.yaml")):
+    for key, mine, theirs in _different(job, read_job(text, name=f"{url}/job.yaml")):
         raise JobError(f"extend {url}: has {key} {theirs} where this job has {mine}; rank without extend")
     return Base(url, store, state, frozen)
 

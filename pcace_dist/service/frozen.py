@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pcace_dist.datasets.storage import Storage
-from pcace_dist.errors import OutputError
-from pcace_dist.service.ledger import Ledger
+from pcace_dist.errors import OutputError, StatisticsError
+from pcace_dist.service.ledger import RESTORE, Ledger
 from pcace_dist.service.store import Store, open_store
 from pcace_dist.statistics.plan import Plan
 
@@ -43,16 +43,24 @@ class FrozenPlan:
     @classmethod
     def recorded(cls, store: Store, manifest: dict[str, Any]) -> FrozenPlan:
         """The plan that a manifest names. Raises OutputError when it is gone or another one."""
-        data, check = (_get(store, key(manifest["plan"])) for key in (plan_key, check_key))
-        frozen = cls.of(data, check)
-        if frozen.plan.digest != manifest["plan"] or hashlib.sha256(check).hexdigest() != manifest["check"]:
-            raise OutputError(f"{store.url}/plan: is not the plan that this run recorded; use another output")
-        return frozen
+        digest, check = str(manifest["plan"]), _get(store, check_key(manifest["plan"]))
+        data = _get(store, plan_key(digest))
+        if hashlib.sha256(check).hexdigest() != manifest["check"]:
+            raise OutputError(f"{store.url}/{check_key(digest)}: is not what this run recorded; {RESTORE}")
+        return cls(checked_plan(data, digest, store.url), data, check)
 
 
 def read_plan(store: Store, digest: str) -> Plan:
-    """A stored plan. Raises OutputError when it is gone."""
-    return Plan.from_bytes(_get(store, plan_key(digest)))
+    """A stored plan. Raises OutputError when it is gone or another one."""
+    return checked_plan(_get(store, plan_key(digest)), digest, store.url)
+
+
+def checked_plan(data: bytes, digest: str, url: str) -> Plan:
+    """The plan of this digest from its file's content. Raises OutputError when it is another one, naming the file."""
+    try:
+        return Plan.from_bytes(data, digest=digest)
+    except StatisticsError as error:
+        raise OutputError(f"{url}/{plan_key(digest)}: {error}; {RESTORE}") from error
 
 
 def plan_of_run(url: str, storage: Storage) -> Plan:
@@ -67,5 +75,5 @@ def plan_of_run(url: str, storage: Storage) -> Plan:
 def _get(store: Store, key: str) -> bytes:
     data = store.get(key)
     if data is None:
-        raise OutputError(f"{store.url}/{key}: is missing; use another output")
+        raise OutputError(f"{store.url}/{key}: is missing; {RESTORE}")
     return data

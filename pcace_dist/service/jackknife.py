@@ -16,14 +16,14 @@ import pyarrow as pa
 
 from pcace_dist.service.attempt import parquet_bytes
 from pcace_dist.service.reduce import BlockScores
-from pcace_dist.service.store import Store
+from pcace_dist.service.store import Sink
 from pcace_dist.service.sums import group_order
 from pcace_dist.statistics.plan import Plan
 
 
-def publish_jackknife(store: Store, plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> None:
+def publish_jackknife(sink: Sink, plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> None:
     """Write jackknife.parquet, before the ledger's `done` as every published file."""
-    store.put("jackknife.parquet", parquet_bytes(jackknife_table(plan, blocks, group_type)))
+    sink.put("jackknife.parquet", parquet_bytes(jackknife_table(plan, blocks, group_type)))
 
 
 def jackknife_table(plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> pa.Table:

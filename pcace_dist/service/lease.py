@@ -51,7 +51,7 @@ class LeaseFile:
         try:
             value = json.loads(data or b"null")
             return LeaseFile(int(value["epoch"]), int(value["counter"]), bool(value["released"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
 
 

@@ -1,7 +1,7 @@
 """The ledger: what a run has accepted, as dense immutable records. The only truth of a run
 (docs/protocol.md, items 1 to 3).
 
-    ledger/00000017.json = {n, kind, epoch, nonce, time, body}
+    ledger/00000017.json = {n, kind, epoch, nonce, time, body, digest}   digest: sha256 of what stands before it
 
     open       {holder}                    a driver takes the run; the epoch goes up by one
     manifest   {plan, weights, units, ..}  once: what the run is made of
@@ -14,12 +14,11 @@
     done       {exit_code, summary, ..}    every unit is accepted, set aside or spared and the result is published
 
 `RunState` is a pure fold over the records and refuses illegal histories. `Ledger` adds a store: creating record n + 1
-is the fence, for only one driver can. Knows unit ids and opaque JSON, not what a unit is. No clock decides, no Ray.
+is the fence, for only one driver can. Knows a unit's id and rows, the rest is opaque JSON. No clock decides, no Ray.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import uuid
@@ -28,22 +27,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from pcace_dist.errors import OutputError, StoreUnavailable, TakenOver
+from pcace_dist.errors import StoreUnavailable, TakenOver
+from pcace_dist.records import PREFIX as PREFIX
+from pcace_dist.records import RESTORE as RESTORE
+from pcace_dist.records import IllegalHistory as IllegalHistory
+from pcace_dist.records import Json as Json
+from pcace_dist.records import Record as Record
 from pcace_dist.service.store import FIRST_PAUSE, LONGEST_PAUSE, TRIES, OutcomeUnknown, Store
 
-Json = dict[str, Any]
 UnitStatus = Literal["pending", "accepted", "set_aside", "spared"]
 
-PREFIX = "ledger/"
 KINDS = ("open", "manifest", "inherit", "accept", "set_aside", "retract", "settled", "done")
 READERS = 16  # threads that load a long ledger
 
-_KEY = re.compile(r"ledger/\d{8}\.json")
+_KEY = re.compile(r"ledger/(\d{8})\.json")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-
-
-class IllegalHistory(OutputError):
-    """A ledger that this protocol cannot have written, or an append that would make it one."""
 
 
 # -- what the records hold
@@ -105,52 +103,12 @@ class Receipt:
                 },
                 files={name: FileRef(int(ref["size"]), str(ref["sha256"])) for name, ref in value["files"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise IllegalHistory(f"a receipt is malformed: {error!r}") from error
         for name in (receipt.attempt, *receipt.files):
             if not _NAME.fullmatch(name):
                 raise IllegalHistory(f"receipt {receipt.attempt!r}: {name!r} is no name of an attempt or a file")
         return receipt
-
-
-@dataclass(frozen=True)
-class Record:
-    """One line of the history. `nonce` tells whose put created it; `time` is for people only."""
-
-    n: int
-    kind: str
-    epoch: int
-    nonce: str
-    time: float
-    body: Json
-
-    @property
-    def key(self) -> str:
-        return f"{PREFIX}{self.n:08d}.json"
-
-    def to_bytes(self) -> bytes:
-        names = ("n", "kind", "epoch", "nonce", "time", "body")
-        value = {name: getattr(self, name) for name in names}
-        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-
-    @staticmethod
-    def from_bytes(data: bytes, n: int) -> Record:
-        """Raises IllegalHistory unless this is record n."""
-        try:
-            value = json.loads(data)
-            record = Record(
-                int(value["n"]),
-                str(value["kind"]),
-                int(value["epoch"]),
-                str(value["nonce"]),
-                float(value["time"]),
-                dict(value["body"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise IllegalHistory(f"{PREFIX}{n:08d}.json: is no record of a ledger") from error
-        if record.n != n:
-            raise IllegalHistory(f"{PREFIX}{n:08d}.json: says that it is record {record.n}")
-        return record
 
 
 # -- the fold
@@ -163,7 +121,8 @@ class RunState:
     length: int = 0
     epoch: int = 0
     holder: Json | None = None
-    opened_at: float | None = None  # wall clock of the holder, for messages only
+    opened_at: float | None = None  # wall clock of the holder, for messages only; so is the next
+    finished_at: float | None = None
     manifest: Json | None = None
     set_aside: Mapping[str, str] = field(default_factory=dict)  # unit: reason
     inherited: bool = False
@@ -171,6 +130,7 @@ class RunState:
     done: Json | None = None
     foreign: tuple[Json, ...] = ()  # workers of other numeric classes, each once, in the ledger's order
     units: tuple[str, ...] = ()  # in the manifest's order
+    _rows_of: Mapping[str, int] = field(default_factory=dict)  # of units whose row groups the manifest lists
     _receipts: Mapping[str, Receipt] = field(default_factory=dict)  # accepted attempts in the ledger's order
     _attempt_of: Mapping[str, str] = field(default_factory=dict)  # accepted unit: its attempt
     _retracted: frozenset[str] = frozenset()
@@ -225,7 +185,7 @@ class RunState:
         step: Callable[[Record], RunState] = getattr(self, f"_{record.kind}")
         try:
             return replace(step(record), length=record.n)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _illegal(record, f"its body is malformed: {error!r}") from error
 
     def _open(self, record: Record) -> RunState:
@@ -239,10 +199,15 @@ class RunState:
             raise _illegal(record, "names a unit twice")
         if not isinstance(record.body["plan"], str) or not isinstance(record.body["weights"], str):
             raise _illegal(record, "plan and weights must be digests")
-        return replace(self, manifest=record.body, units=units)
+        rows_of = {
+            str(unit["id"]): sum(int(piece["rows"]) for piece in unit["pieces"])
+            for unit in record.body["units"]
+            if "pieces" in unit
+        }
+        return replace(self, manifest=record.body, units=units, _rows_of=rows_of)
 
     def _accept(self, record: Record) -> RunState:
-        for receipt in map(Receipt.from_json, record.body["receipts"]):
+        for receipt in _receipts_of(record):
             if receipt.epoch != self.epoch:
                 raise _illegal(record, f"attempt {receipt.attempt} is of epoch {receipt.epoch}, not {self.epoch}")
         foreign = tuple(dict(one) for one in record.body.get("foreign", ()))
@@ -258,12 +223,13 @@ class RunState:
         """With all receipts of a record, or none."""
         manifest = self.manifest or {}
         receipts, attempt_of, known = dict(self._receipts), dict(self._attempt_of), set(self.units)
-        for receipt in map(Receipt.from_json, record.body["receipts"]):
+        for receipt in _receipts_of(record):
             if receipt.attempt in receipts or receipt.attempt in self._retracted:
                 raise _illegal(record, f"attempt {receipt.attempt} was accepted before")
             if (receipt.plan, receipt.weights) != (manifest["plan"], manifest["weights"]):
                 raise _illegal(record, f"attempt {receipt.attempt} was made with another plan or other weights")
-            for unit in receipt.units:
+            for unit, count in receipt.units.items():
+                self._check_count(record, receipt.attempt, unit, count)
                 if unit not in known:
                     raise _illegal(record, f"unit {unit} of attempt {receipt.attempt} is not in the manifest")
                 if unit in attempt_of or unit in self.set_aside or unit in self._spared:
@@ -271,6 +237,16 @@ class RunState:
                 attempt_of[unit] = receipt.attempt
             receipts[receipt.attempt] = receipt
         return replace(self, _receipts=receipts, _attempt_of=attempt_of)
+
+    def _check_count(self, record: Record, attempt: str, unit: str, count: UnitCount) -> None:
+        """Every row of a unit is used, set aside or left out, once."""
+        parts = (count.rows, count.bad, count.filtered)
+        rows = self._rows_of.get(unit, sum(parts))
+        if min(parts) < 0 or sum(parts) != rows:
+            counted = " + ".join(map(str, parts))
+            raise _illegal(
+                record, f"attempt {attempt} counts {counted} rows in unit {unit}, which has {rows}; {RESTORE}"
+            )
 
     def _set_aside(self, record: Record) -> RunState:
         units, reason = [str(unit) for unit in record.body["units"]], str(record.body["reason"])
@@ -306,7 +282,7 @@ class RunState:
         pending = self.pending_units()
         if pending:
             raise _illegal(record, f"unit {pending[0]} is neither accepted, set aside nor spared")
-        return replace(self, done=record.body)
+        return replace(self, done=record.body, finished_at=record.time)
 
 
 def fold(records: Iterable[Record], state: RunState | None = None) -> RunState:
@@ -315,6 +291,13 @@ def fold(records: Iterable[Record], state: RunState | None = None) -> RunState:
     for record in records:
         state = state.apply(record)
     return state
+
+
+def _receipts_of(record: Record) -> list[Receipt]:
+    try:
+        return [Receipt.from_json(one) for one in record.body["receipts"]]
+    except IllegalHistory as error:
+        raise _illegal(record, f"{error}; {RESTORE}") from error
 
 
 def _illegal(record: Record, why: str) -> IllegalHistory:
@@ -369,18 +352,23 @@ class Ledger:
 
         List once, then n + 1, n + 2 ... until absent, for a listing may be old by the time it is read.
         """
-        if not self._loaded:
-            listed = sum(1 for key in self._store.list(PREFIX) if _KEY.fullmatch(key))
-            for record in self._read_many(range(self._state.length + 1, listed + 1)):
-                if record is None:
-                    break
+        try:
+            if not self._loaded:
+                self._load_listed()
+            while (record := self._read(self._state.length + 1)) is not None:
                 self._state = self._state.apply(record)
-            if self._state.length < listed:
-                raise IllegalHistory(f"{self._store.url}/{PREFIX}{self._state.length + 1:08d}.json: is missing")
-            self._loaded = True
-        while (record := self._read(self._state.length + 1)) is not None:
-            self._state = self._state.apply(record)
+        except IllegalHistory as error:
+            named = f"{self._store.url}/{error}" if str(error).startswith(PREFIX) else str(error)
+            raise IllegalHistory(named) from error
         return self._state
+
+    def _load_listed(self) -> None:
+        listed = max(self._listed(), default=0)
+        for record in self._read_many(range(self._state.length + 1, listed + 1)):
+            if record is None:
+                raise self._gap(self._state.length + 1)
+            self._state = self._state.apply(record)
+        self._loaded = True
 
     def open(self, holder: Mapping[str, Any]) -> int:
         """Take the run; the new epoch. `holder` (host, boot id, pid, ...) is what another driver will be told.
@@ -424,6 +412,21 @@ class Ledger:
         there = self._read(self._state.length + 1)
         if there is not None:
             raise self._lost_to(there)
+        if self._state.length and self._read(self._state.length) is None:
+            raise self._gap(self._state.length)
+
+    def check_whole(self) -> None:
+        """Raises IllegalHistory if a record of this ledger is gone: whoever reads it later could not trust the rest."""
+        listed = set(self._listed())
+        for n in range(1, self._state.length + 1):
+            if n not in listed and self._read(n) is None:
+                raise self._gap(n)
+
+    def _listed(self) -> list[int]:
+        return [int(found[1]) for found in map(_KEY.fullmatch, self._store.list(PREFIX)) if found]
+
+    def _gap(self, n: int) -> IllegalHistory:
+        return IllegalHistory(f"{self._store.url}/{PREFIX}{n:08d}.json: is missing; {RESTORE}")
 
     def _create(self, mine: Record) -> Record:
         """Put a record in its place; the record that is there afterwards, mine or another's.

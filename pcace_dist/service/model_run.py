@@ -27,6 +27,7 @@ from pcace_dist.service.main_pass import TICK, MainPass
 from pcace_dist.service.memory import check_fits
 from pcace_dist.service.prepare import Preparation
 from pcace_dist.service.reduce import each_ranking
+from pcace_dist.service.store import Sink
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import OK, TOO_FEW_IMAGES
 from pcace_dist.statistics.settled import judge, prefixes, spent
@@ -194,7 +195,7 @@ class ModelRun(Coordinator[Preparation]):
             main_pass.run()
         self._tick(crew, "ranking")
 
-    def _publish_more(self, plan: Plan) -> None:
+    def _publish_more(self, sink: Sink, plan: Plan) -> None:
         if self._preparation.spec.kept is None:
             return
         index = index_of(
@@ -204,7 +205,7 @@ class ModelRun(Coordinator[Preparation]):
             weights=self._preparation.weights,
             fold_by=self._job.dataset.fold_by,
         )
-        publish_index(self._store, index)
+        publish_index(sink, index)
 
 
 def seeded_order(units: Iterable[Unit], seed: int) -> tuple[Unit, ...]:

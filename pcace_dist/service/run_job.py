@@ -11,9 +11,12 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist import logs
+from pcace_dist.checked import Damaged, parsing
+from pcace_dist.datasets.listing import SUFFIXES, would_list
 from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
@@ -26,7 +29,9 @@ from pcace_dist.service.keeper import LeaseKeeper
 from pcace_dist.service.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.service.ledger import Ledger, RunState
 from pcace_dist.service.progress import Display, display_for
-from pcace_dist.service.publish import publish_summary, read_summary
+from pcace_dist.service.publish import publish_summary
+from pcace_dist.service.recorded import read_summary, recorded_job
+from pcace_dist.service.republish import write_anew
 from pcace_dist.service.store import Store, open_store, probe
 
 if TYPE_CHECKING:
@@ -37,8 +42,16 @@ log = logging.getLogger(__name__)
 DIGESTED = {"model.weights", "layers"}  # may be written differently and mean the same: the fingerprint decides
 
 
-def run_job(job: Job, *, display: Display | None = None, take_over: bool = False) -> int:
+def run_job(
+    job: Job,
+    *,
+    display: Display | None = None,
+    take_over: bool = False,
+    tell: Callable[[str], None] = log.info,
+) -> int:
     """Run or resume a job; the exit code (0 or 4). Raises UserError, Stopped, TakenOver.
+
+    tell: is called, with a line for the user, only where the run was finished before.
 
     Ray is joined (RAY_ADDRESS) or started locally and left again; a small run is done by threads of this process on its
     first start, unless RAY_ADDRESS is set (together.py). A run that another living driver holds is refused,
@@ -48,17 +61,19 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
     logs.set_run(store.url)
     ledger = Ledger(store)
     state = ledger.load()
-    recorded = _recorded_job(store)
+    recorded = _recorded_job(store, state)
     if state.done is not None and recorded is not None and not _differences(recorded, job):
-        return _recorded_outcome(store, state.done)
+        return _recorded_outcome(store, state, tell)
     _refuse_foreign(store, job, recorded, state)
     began = time.monotonic()
     from_codes = prepare_from_codes(job)
+    if from_codes is None and state.epoch == 0:
+        _refuse_overlap(job)
     preparation = from_codes or _prepare(job)
     before = {"prepare": time.monotonic() - began}
     _refuse_changed(store, preparation, state.manifest)
     if state.done is not None:
-        return _recorded_outcome(store, state.done)
+        return _recorded_outcome(store, state, tell)
     if not take_over:
         _refuse_held(store, ledger)
     preparation = _here_or_on_ray(preparation, first=state.epoch == 0)
@@ -84,13 +99,42 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
                 raise
 
 
-def _recorded_outcome(store: Store, done: dict[str, Any]) -> int:
-    """A finished run's code. Its driver may have died between `done` and summary.json: then the summary follows now."""
-    summary, code = done.get("summary"), int(done["exit_code"])
-    if summary is not None and (there := read_summary(store)).get("exit_code") != code:
-        log.info("summary.json says %s: written anew from the ledger", there.get("outcome", "nothing"))
-        publish_summary(store, summary)
+def _recorded_outcome(store: Store, state: RunState, tell: Callable[[str], None]) -> int:
+    """A finished run's code. What is damaged of its files is written anew; so is summary.json where the driver died
+    between `done` and it."""
+    done = state.done or {}
+    date = datetime.fromtimestamp(state.finished_at or 0.0, UTC)
+    with parsing(f"{store.url}/ledger"):
+        code, anew = int(done["exit_code"]), write_anew(store, state)
+    if "files" not in done and done.get("summary") is not None and _old_summary(store) != done["exit_code"]:
+        publish_summary(store, done["summary"])
+        anew = ["summary.json"]
+    doing = f"{', '.join(anew)} written anew from what it recorded" if anew else "nothing to do"
+    tell(f"finished on {date:%Y-%m-%d %H:%M} UTC, {doing}")
     return code
+
+
+def _old_summary(store: Store) -> object:
+    """The exit code that summary.json of a run of version 0.1.0 has; None where it cannot be read."""
+    try:
+        return read_summary(store).get("exit_code")
+    except Damaged:
+        return None
+
+
+def _refuse_overlap(job: Job) -> None:
+    """What a run writes must never be taken for data."""
+    for path in job.dataset.path:
+        if would_list(path, f"{job.output}/bad_rows.parquet"):
+            raise OutputError(
+                f"output {job.output}: lies inside dataset.path {path}, so that a later run would take its files for "
+                "data; use an output elsewhere"
+            )
+        if would_list(job.output, path if path.endswith(SUFFIXES) else f"{path.rstrip('/')}/data.parquet"):
+            raise OutputError(
+                f"output {job.output}: dataset.path {path} lies inside it, among the files of the run; use an output "
+                "elsewhere"
+            )
 
 
 def _prepare(job: Job) -> Preparation:
@@ -145,11 +189,12 @@ def _open(store: Store, ledger: Ledger, *, take_over: bool) -> None:
         raise
 
 
-def _recorded_job(store: Store) -> Job | None:
-    data = store.get("job.yaml")
+def _recorded_job(store: Store, state: RunState) -> Job | None:
+    """The job that an output holds, from the ledger where that knows it; None where it cannot be read."""
     try:
-        return None if data is None else read_job(data.decode(), name=f"{store.url}/job.yaml")
-    except JobError:
+        text = recorded_job(store, state)
+        return None if text is None else read_job(text, name=f"{store.url}/job.yaml")
+    except (JobError, Damaged):
         return None
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from pcace_dist.checked import MALFORMED, Damaged, parsing
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError
 from pcace_dist.service.bottleneck import told
 from pcace_dist.service.ledger import Ledger, RunState
 from pcace_dist.service.progress import Tally, describe
+from pcace_dist.service.recorded import recorded_summary
 from pcace_dist.service.store import open_store
 
 
@@ -19,18 +20,26 @@ def describe_run(path: str, storage: Storage | None = None) -> str:
     state = Ledger(store).load()
     if state.epoch == 0:
         raise OutputError(f"{path}: holds no run")
-    data = store.get("summary.json")
-    summary: dict[str, Any] = {} if data is None else json.loads(data)
+    try:
+        return "\n".join(_lines(path, state, recorded_summary(store, state)))
+    except (Damaged, *MALFORMED):
+        note = "note:     summary.json cannot be read; the ledger alone is shown"
+        with parsing(f"{path}/ledger"):
+            return "\n".join([*_lines(path, state, {}), note])
+
+
+def _lines(path: str, state: RunState, summary: dict[str, Any]) -> list[str]:
     lines = [f"run:      {path}", f"state:    {_outcome(state, summary)}", f"progress: {_progress(state, summary)}"]
     if state.done is None and state.holder is not None:
-        lines.append(f"held by:  {state.holder['host']} (process {state.holder['pid']}), epoch {state.epoch}")
+        host, pid = (state.holder.get(name, "?") for name in ("host", "pid"))
+        lines.append(f"held by:  {host} (process {pid}), epoch {state.epoch}")
     lines.append(
         f"recorded: {len(state.accepted_receipts())} attempts, {len(state.set_aside)} units set aside, "
         f"{summary.get('bad_rows', 0)} bad rows"
     )
     lines += [f"time:     {line}" for line in told(summary)]
     lines += [f"fault:    {fault}" for fault in summary.get("last_faults", [])]
-    return "\n".join(lines)
+    return lines
 
 
 def _outcome(state: RunState, summary: dict[str, Any]) -> str:

@@ -15,9 +15,10 @@ import hashlib
 import io
 import os
 import random
+import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TypeVar, cast
@@ -34,6 +35,7 @@ LONGEST_PAUSE = 10.0
 _TEMPORARY = ".tmp-"
 _PROBE = ".probe-"
 _LOCK = ".lock-"
+_OWN = re.compile(r"\.tmp-\d+-[0-9a-f]{32}|\.probe-[0-9a-f]{32}")
 _DENIED = {"401", "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _TRANSIENT = {"408", "429", "500", "502", "503", "504", "RequestTimeout", "SlowDown", "InternalError", "Throttling"}
@@ -51,7 +53,14 @@ class Versioned:
     etag: str
 
 
-class Store(Protocol):
+class Sink(Protocol):
+    """Where whole objects can be put."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Create or replace an object as a whole."""
+
+
+class Store(Sink, Protocol):
     """Whole objects under relative POSIX keys. Names that begin with a dot are the store's own and never listed."""
 
     @property
@@ -88,9 +97,9 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if there is none."""
 
-    def discard_unfinished(self) -> None:
-        """Remove what interrupted writes left behind. Only for the holder of a finished run (docs/protocol.md, item
-        11)."""
+    def discard_unfinished(self, folders: Iterable[str]) -> None:
+        """Remove what interrupted writes of this class left in some folders (patterns; "" is the root). Only for the
+        holder of a finished run (docs/protocol.md, item 11)."""
 
 
 class S3Clients(Protocol):
@@ -241,11 +250,11 @@ class LocalStore:
                 for folder in path.relative_to(self._root).parents[:-1]:
                     (self._root / folder).rmdir()
 
-    def discard_unfinished(self) -> None:
-        for folder, _, names in os.walk(self._root):
-            for name in names:
-                if name.startswith((_TEMPORARY, _PROBE, _LOCK)):
-                    Path(folder, name).unlink(missing_ok=True)
+    def discard_unfinished(self, folders: Iterable[str]) -> None:
+        for folder in folders:
+            for path in self._root.glob(f"{folder}/.*" if folder else ".*"):
+                if _OWN.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                    path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
@@ -394,15 +403,8 @@ class S3Store:
     def delete(self, key: str) -> None:
         self._retried(key, lambda: self._client.delete_object(**self._at(key)))
 
-    def discard_unfinished(self) -> None:
-        def abort() -> None:
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self._bucket, Prefix=self._prefix
-            )
-            for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
-                self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-
-        self._retried("unfinished uploads", abort)
+    def discard_unfinished(self, folders: Iterable[str]) -> None:
+        """Nothing: every put is one request, so that unfinished uploads below this prefix are other people's."""
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}

@@ -247,8 +247,19 @@ class Plan:
         return tensorfile.pack("plan", self._settings(), tensors)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Plan:
-        """The plan that `to_bytes` wrote; StatisticsError if it is not one."""
+    def from_bytes(cls, data: bytes, *, digest: str | None = None) -> Plan:
+        """The plan that `to_bytes` wrote; StatisticsError if it is not one, or not the one of this digest."""
+        try:
+            plan = cls._unpacked(data)
+            damaged = digest is not None and plan.digest != digest
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise StatisticsError(f"plan: cannot be read ({type(error).__name__})") from error
+        if damaged:
+            raise StatisticsError("plan: is not what its name says")
+        return plan
+
+    @classmethod
+    def _unpacked(cls, data: bytes) -> Plan:
         settings, tensors = tensorfile.unpack("plan", data)
         if settings.pop("format_version") != FORMAT_VERSION:
             raise StatisticsError(f"plan: format is not {FORMAT_VERSION}; rank with the version that wrote it")

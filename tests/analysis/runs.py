@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pcace_dist.job import parse_job
 from pcace_dist.run import Run, open_run
+from pcace_dist.service.ledger import Record
 
 Floats = npt.NDArray[np.float64]
 FOLDS = 16
@@ -70,8 +71,6 @@ def write_run(
         "plan": plan,
         "units": [{"id": "u", "pieces": pieces}],
     }
-    (folder / "ledger" / "00000001.json").write_text(json.dumps({"kind": "open", "body": {}}))
-    (folder / "ledger" / "00000002.json").write_text(json.dumps({"kind": "manifest", "body": manifest}))
     summary = {
         "outcome": "done",
         "exit_code": 0,
@@ -80,6 +79,14 @@ def write_run(
         "images": images,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
+    bodies: dict[str, dict[str, Any]] = {
+        "open": {"holder": {}},
+        "manifest": manifest,
+        "done": {"exit_code": 0, "outcome": "done"},
+    }
+    for n, (kind, body) in enumerate(bodies.items(), start=1):
+        record = Record(n, kind, 1, "nonce", 0.0, body)
+        (folder / record.key).write_bytes(record.to_bytes())
     return open_run(str(folder))
 
 

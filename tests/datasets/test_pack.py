@@ -312,7 +312,7 @@ def test_an_interrupted_pack_goes_on_and_ends_the_same(tmp_path: Path) -> None:
         "part-00000.parquet",
         "part-00001.parquet",
     ]
-    (dest / ".pack-left-behind").mkdir()
+    (dest / ".pack-notes").mkdir()
     stamps = {file: file.stat().st_mtime_ns for file in dest.glob("*.parquet")}
     told: list[int] = []
     report: PackReport = pack(str(source), str(dest), shard_rows=3, on_progress=lambda done, total: told.append(done))
@@ -320,7 +320,7 @@ def test_an_interrupted_pack_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
     assert report.shards == pack(str(source), str(other), shard_rows=3).shards
     assert contents(dest) == contents(other)
-    assert not list(dest.glob(".pack-*"))
+    assert [path.name for path in dest.glob(".pack-*")] == [".pack-notes"], "which no pack has made"
 
 
 def contents(dest: Path) -> dict[str, bytes]:
@@ -348,6 +348,10 @@ def test_scratch_of_a_living_process_stays(tmp_path: Path) -> None:
     left = tmp_path / f".pack-{host}-{dead.pid}-x"
     for scratch in (alive, elsewhere, left):
         scratch.mkdir()
+    (left / "part-00000.parquet").write_bytes(b"PAR1")
+    notes = tmp_path / f".pack-{host}-{dead.pid}-z"  # somebody has put something of his own there
+    notes.mkdir()
+    (notes / "thesis.txt").write_text("precious")
     contained = tmp_path / f".pack-{host}-{dead.pid}-y"  # of a process that another container gave this number
     contained.mkdir()
     lock = os.open(contained, os.O_RDONLY)
@@ -358,6 +362,7 @@ def test_scratch_of_a_living_process_stays(tmp_path: Path) -> None:
     remove_left_scratch(str(tmp_path))
     assert not contained.exists()
     assert alive.exists() and elsewhere.exists() and not left.exists()
+    assert (notes / "thesis.txt").exists()
 
 
 def test_where_folders_cannot_be_locked_packs_go_by_the_processs_number(

@@ -20,6 +20,7 @@ from pcace_dist.job import parse_job
 from pcace_dist.places import begun_in
 from pcace_dist.report.evidence import growth
 from pcace_dist.report.source import open_source
+from tests.before import make_before
 from tests.report.conftest import Reported, quietly, square_job
 from tests.report.opened import OpenedReport, numbers, pixels
 from tests.report.square import GROUPS, RING, SQUARE
@@ -256,6 +257,9 @@ def test_a_run_of_an_earlier_version_without_exemplars_still_has_a_page(squares:
     shutil.copytree(squares.run, old)
     for name in ("exemplars.parquet", "sample.parquet", "transforms.parquet"):
         (old / name).unlink()
+    with pytest.raises(UserError, match=r"exemplars\.parquet: is missing; `pcace rank`"):
+        quietly(old)
+    make_before(old)
     result = quietly(old)
     assert result.images == 0 and "keeps no exemplars" in result.notes[0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import BinaryIO
@@ -121,7 +121,7 @@ class MemoryStore:
         self._read("delete", key)
         self.bucket.objects.pop(key, None)
 
-    def discard_unfinished(self) -> None:
+    def discard_unfinished(self, folders: Iterable[str]) -> None:
         return None
 
     def _fault(self, operation: str, key: str) -> Fault:

@@ -28,9 +28,10 @@ from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError, TakenOver
 from pcace_dist.hooks import Hooks
 from pcace_dist.job import Job, parse_job
-from pcace_dist.rerank import Options, rerank
+from pcace_dist.rerank import Options, _as_begun, rerank
 from pcace_dist.run import open_run
 from pcace_dist.service import schedule
+from pcace_dist.service.ledger import Record
 from pcace_dist.service.run_job import run_job
 from pcace_dist.service.store import open_store
 from tests.planted import planted_network, write_planted
@@ -235,15 +236,117 @@ def test_only_the_holder_moves_the_pointer_and_only_from_what_it_saw(tmp_path: P
 def test_the_last_runs_are_kept_and_older_and_abandoned_ones_go(local_ray: None, folder: Path) -> None:
     options = Options(keep=2)
     names = []
+    store = open_store(str(folder / "weekly"))
     for seed in range(3):
         add_shard(folder, f"part-1000{seed}.parquet", seed=20 + seed)
         rerank(parsed(folder), options)
         names.append(pointer(folder))
-        abandoned = folder / "weekly" / "runs" / f"2020-01-0{seed + 1}-abandoned" / "ledger"
-        abandoned.mkdir(parents=True)
-        (abandoned / "00000001.json").write_text("{}")
+        with schedule.lock(store, Storage({})) as tick:
+            tick.begin(f"2020-01-0{seed + 1}-abandoned")
+        store.put(f"runs/2020-01-0{seed + 1}-abandoned/ledger/00000001.json", b"{}")
     assert set(runs(folder)) == {*names[1:], "runs/2020-01-03-abandoned"}
     assert [entry.run for entry in read_history(str(folder / "weekly")).entries] == names
+
+
+# -- what a schedule removes
+
+
+def removed(folder: Path, name: str) -> bool:
+    with schedule.lock(open_store(str(folder)), Storage({})) as tick:
+        return tick.remove(name)
+
+
+def written_run(folder: Path, name: str, weights: str = "w") -> Path:
+    """Some files of a run below runs/, as version 0.1.0 left them: without a mark."""
+    run = folder / "runs" / name
+    (run / "ledger").mkdir(parents=True)
+    bodies: dict[str, dict[str, Any]] = {"open": {"holder": {}}, "manifest": {"weights": weights}}
+    for n, (kind, body) in enumerate(bodies.items(), start=1):
+        record = Record(n, kind, 1, "nonce", 0.0, body)
+        (run / record.key).write_bytes(record.to_bytes())
+    (run / "attempts" / "e00001-a0001-f00001").mkdir(parents=True)
+    (run / "attempts" / "e00001-a0001-f00001" / "block-00000.arrow").write_bytes(b"")
+    (run / "rankings.parquet").write_bytes(b"")
+    return run
+
+
+def write_entry(folder: Path, name: str, weights: str = "w") -> None:
+    entry = dict.fromkeys(schedule.POINTER, 1) | {"run": f"runs/{name}", "weights": weights}
+    (folder / "history").mkdir(exist_ok=True)
+    number = len(list((folder / "history").iterdir())) + 1
+    (folder / "history" / f"{number:08d}.json").write_text(json.dumps(entry))
+
+
+def test_folders_that_the_schedule_has_not_made_are_left_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    precious = written_run(tmp_path, "precious")
+    notes = tmp_path / "runs" / "notes"
+    notes.mkdir()
+    (notes / "thesis.txt").write_text("all of it")
+    for name in ("precious", "notes"):
+        assert not removed(tmp_path, name)
+        assert f"runs/{name}/ is left: nothing shows that this schedule has made it" in caplog.text
+    assert (precious / "rankings.parquet").exists() and (notes / "thesis.txt").exists()
+
+
+def test_a_folder_that_was_there_before_is_not_marked(tmp_path: Path) -> None:
+    written_run(tmp_path, "2026-01-01-key")
+    with schedule.lock(open_store(str(tmp_path)), Storage({})) as tick:
+        tick.begin("2026-01-01-key")
+        assert not tick.owns("2026-01-01-key")
+        tick.begin("2026-01-02-key")
+        assert tick.owns("2026-01-02-key")
+
+
+def test_a_run_of_0_1_0_goes_if_the_history_names_it_with_its_weights(tmp_path: Path) -> None:
+    for name, recorded in (("mine", "w"), ("replaced", "another's")):
+        written_run(tmp_path, name)
+        write_entry(tmp_path, name, recorded)
+    written_run(tmp_path, "never-published")
+    assert [removed(tmp_path, name) for name in ("mine", "replaced", "never-published")] == [True, False, False]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["never-published", "replaced"]
+
+
+def test_files_that_no_run_has_written_stay_in_a_folder_that_goes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with schedule.lock(open_store(str(tmp_path)), Storage({})) as tick:
+        tick.begin("old")
+    run = written_run(tmp_path, "old")
+    (run / "notes.txt").write_text("mine")
+    assert not removed(tmp_path, "old")
+    assert [path.name for path in run.iterdir()] == ["notes.txt"]
+    assert "runs/old/notes.txt: left, for no run has written it" in caplog.text
+    (run / "notes.txt").unlink()
+    assert removed(tmp_path, "old") and not (tmp_path / "schedule" / "runs" / "old.json").exists()
+
+
+def test_a_finished_run_whose_ranking_is_gone_is_not_taken_for_an_unfinished_one(tmp_path: Path) -> None:
+    begun, wanted = (parse_job(job_of(tmp_path, extend=base)) for base in ("runs/one", "runs/two"))
+    with schedule.lock(open_store(str(tmp_path)), Storage({})) as tick:
+        tick.begin("key")
+        run = written_run(tmp_path, "key")
+        (run / "job.yaml").write_text(begun.to_yaml())
+        (run / "rankings.parquet").unlink()
+        done = Record(3, "done", 1, "nonce", 0.0, {"exit_code": 0})
+        (run / done.key).write_bytes(done.to_bytes())
+        assert _as_begun(tick, "key", wanted) == begun and (run / done.key).exists()
+        (run / done.key).unlink()
+        assert _as_begun(tick, "key", wanted) == wanted and not run.exists()
+
+
+def test_a_damaged_pointer_is_that_of_the_last_entry(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for name in ("one", "two"):
+        write_entry(tmp_path, name)
+    for content in (b"", b"[[[[", b"null", b'{"run": 3}', b"\xff"):
+        store.put("latest.json", content)
+        found = schedule.Schedule(store).latest()
+        assert (found["run"], found.damaged) == ("runs/two", True)
+    (tmp_path / "history" / "00000002.json").write_bytes(b"1e400")
+    with pytest.raises(OutputError, match=r"history/00000002\.json: cannot be read"):
+        schedule.Schedule(store).latest()
 
 
 @pytest.mark.jobs
