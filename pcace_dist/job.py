@@ -258,17 +258,22 @@ class Job(Section):
         return held
 
     def fingerprint(
-        self, *, layers: Sequence[str], weights_digest: str, layouts: Mapping[str, str] | None = None
+        self,
+        *,
+        layers: Sequence[str],
+        weights_digest: str,
+        layouts: Mapping[str, str] | None = None,
+        code: str | None = None,
     ) -> str:
         """Digest of all that the result depends on (`dependent`).
 
         `layers` are the resolved layer names, `layouts` those that the job says, by layer; `weights_digest` is that of
-        the loaded weights.
+        the loaded weights, `code` that of the user's code that computes with them.
         """
         covered = self.dependent()
         del covered["model"]["weights"]
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
-        covered |= {"layouts": dict(layouts)} if layouts else {}
+        covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

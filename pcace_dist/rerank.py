@@ -27,7 +27,7 @@ from pcace_dist.hooks import ALL_THE_SAME, Hooks, call_hooks
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
 from pcace_dist.run import Run
-from pcace_dist.service.prepare import Preparation, prepare
+from pcace_dist.service.prepare import Identity, Preparation, prepare
 from pcace_dist.service.schedule import RUNS, Pointer, Schedule, Tick, lock, pointer_to
 from pcace_dist.service.store import Store, open_store
 
@@ -54,9 +54,16 @@ class Options:
 class Now:
     """What a run made now would be made of."""
 
-    fingerprint: str
-    weights: str
+    identity: Identity
     data: str
+
+    @property
+    def fingerprint(self) -> str:
+        return self.identity.fingerprint
+
+    @property
+    def weights(self) -> str:
+        return self.identity.weights
 
     @property
     def key(self) -> str:
@@ -124,11 +131,11 @@ def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, opt
 
 def _now(preparation: Preparation) -> Now:
     pieces = (piece for file in preparation.listing.files for piece in pieces_of(file))
-    return Now(preparation.fingerprint, preparation.weights, data_digest(pieces))
+    return Now(preparation.identity, data_digest(pieces))
 
 
 def _is_published(latest: Pointer, now: Now) -> bool:
-    return (latest["fingerprint"], latest["data"]) == (now.fingerprint, now.data)
+    return now.identity.is_of(latest["fingerprint"]) and bool(latest["data"] == now.data)
 
 
 def _refuse_plain_run(store: Store, job: Job) -> None:
@@ -148,7 +155,7 @@ def _with_base(job: Job, before: Pointer, now: Now, storage: Storage, options: O
     Not where that run said that the data leave its plan's range: then a new plan is due.
     """
     chosen = job.extend is not None or job.statistics.plan is not None or job.stop is not None
-    same = (before["fingerprint"], before["weights"]) == (now.fingerprint, now.weights)
+    same = now.identity.is_of(before["fingerprint"]) and before["weights"] == now.weights
     if not (options.extend and same and not chosen):
         return job
     base = f"{job.output}/{before['run']}"
@@ -232,7 +239,7 @@ def _why(before: Pointer, now: Now) -> str:
     news = []
     if before["weights"] != now.weights:
         news.append("new weights")
-    elif before["fingerprint"] != now.fingerprint:
+    elif not now.identity.is_of(before["fingerprint"]):
         news.append("another job")
     if before["data"] != now.data:
         news.append("other data")

@@ -19,6 +19,7 @@ from pcace_dist.job import Job, Layer
 from pcace_dist.logs import LogSettings
 from pcace_dist.models.layers import do_not_run, named_exactly, resolve_layers
 from pcace_dist.models.load import load_model, weights_digest
+from pcace_dist.models.source import code_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
 from pcace_dist.places import absolute, images_of, storage_of, weights_of
 from pcace_dist.service.cluster import is_wanted, names_a_cluster
@@ -33,17 +34,42 @@ GUESSED_SIZE = 224  # pixels, of an image whose size the job leaves open
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What a job is, once its model is there: resolved layers, what the job says of their axes, the weights' digest, and
+    the fingerprint of all that the result depends on. `former` is the fingerprint as version 0.1.0 made it, which did
+    not cover the model's code."""
+
+    layers: tuple[str, ...]
+    layouts: dict[str, str]
+    weights: str
+    fingerprint: str
+    former: str
+
+    def is_of(self, fingerprint: object) -> bool:
+        """Whether a recorded fingerprint is this job's."""
+        return fingerprint in (self.fingerprint, self.former)
+
+
+@dataclass(frozen=True)
 class Preparation:
     """A job that has been checked against its data and its model."""
 
     job: Job
     spec: WorkSpec
     listing: Listing
-    weights: str
-    fingerprint: str
+    identity: Identity
     group_type: pa.DataType
     base: Base | None = None
     together: Together | None = None  # where threads of this process can do it
+
+    @property
+    def weights(self) -> str:
+        """Digest of the loaded weights."""
+        return self.identity.weights
+
+    @property
+    def fingerprint(self) -> str:
+        return self.identity.fingerprint
 
     @property
     def local(self) -> bool:
@@ -61,7 +87,35 @@ def prepare(job: Job) -> Preparation:
             f"statistics.estimator ace: takes at most {MAX_ROWS:,} images and the data set has {listing.rows:,}; use "
             "dataset.filter, group_by or estimator: gram"
         )
-    model = load_model(
+    model = _load(spec)
+    identity = _identity(job, model)
+    layers, weights = identity.layers, identity.weights
+    if job.statistics.plan is not None:
+        spec = _with_given_plan(job, spec, layers)
+    base = None
+    if job.extend is not None:
+        extended = job.model_copy(update={"extend": absolute(job.extend)})
+        base = open_base(extended, spec.storage, weights=weights, layers=layers)
+    kept = _kept_schema(spec, listing)
+    spec = replace(spec, layers=layers, layouts=identity.layouts, kept=kept, base=None if base is None else base.url)
+    return Preparation(
+        job=job,
+        spec=spec,
+        listing=listing,
+        identity=identity,
+        group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
+        base=base,
+        together=None if is_wanted() else together(job, listing, model),
+    )
+
+
+def identify(job: Job) -> Identity:
+    """What a job is today: its model is loaded, its data are not looked at. Raises UserError."""
+    return _identity(job, _load(_work_spec(job)))
+
+
+def _load(spec: WorkSpec) -> nn.Module:
+    return load_model(
         spec.factory,
         spec.kwargs,
         spec.weights,
@@ -69,28 +123,14 @@ def prepare(job: Job) -> Preparation:
         read=spec.storage.read_bytes,
         output=spec.model_output,
     )
-    layers = _layers(job, model)
-    layouts = _layouts(job, model)
-    weights = weights_digest(model)
-    if job.statistics.plan is not None:
-        spec = _with_given_plan(job, spec, layers)
-    base = None
-    if job.extend is not None:
-        extended = job.model_copy(update={"extend": absolute(job.extend)})
-        base = open_base(extended, spec.storage, weights=weights, layers=layers)
-    spec = replace(
-        spec, layers=layers, layouts=layouts, kept=_kept_schema(spec, listing), base=None if base is None else base.url
-    )
-    return Preparation(
-        job=job,
-        spec=spec,
-        listing=listing,
-        weights=weights,
-        fingerprint=job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts),
-        group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
-        base=base,
-        together=None if is_wanted() else together(job, listing, model),
-    )
+
+
+def _identity(job: Job, model: nn.Module) -> Identity:
+    layers, layouts, weights = _layers(job, model), _layouts(job, model), weights_digest(model)
+    former = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts)
+    code = code_digest(model, job.model.factory)
+    now = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts, code=code)
+    return Identity(layers, layouts, weights, now, former)
 
 
 def _layers(job: Job, model: nn.Module) -> tuple[str, ...]:

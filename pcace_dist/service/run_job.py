@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pcace_dist import logs
 from pcace_dist.checked import Damaged, parsing
 from pcace_dist.datasets.listing import SUFFIXES, would_list
-from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
+from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver, UserError
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
 from pcace_dist.service.account import Account
@@ -63,6 +63,7 @@ def run_job(
     state = ledger.load()
     recorded = _recorded_job(store, state)
     if state.done is not None and recorded is not None and not _differences(recorded, job):
+        _refuse_other_model(store, job, state.manifest)
         return _recorded_outcome(store, state, tell)
     _refuse_foreign(store, job, recorded, state)
     began = time.monotonic()
@@ -230,7 +231,32 @@ def _refuse_foreign(store: Store, job: Job, recorded: Job | None, state: RunStat
 def _refuse_changed(
     store: Store, preparation: Preparation | CodesPreparation, manifest: dict[str, object] | None
 ) -> None:
-    if manifest is None or manifest["fingerprint"] == preparation.fingerprint:
+    if manifest is None or _is_of(preparation, manifest["fingerprint"]):
         return
     what = "model.weights: the weights have" if manifest["weights"] != preparation.weights else "the job has"
     raise OutputError(f"{what} changed since the run in {store.url} began; use another output")
+
+
+def _is_of(preparation: Preparation | CodesPreparation, fingerprint: object) -> bool:
+    if isinstance(preparation, CodesPreparation):
+        return bool(fingerprint == preparation.fingerprint)
+    return preparation.identity.is_of(fingerprint)
+
+
+def _refuse_other_model(store: Store, job: Job, manifest: dict[str, Any] | None) -> None:
+    """A finished run is asked again: its ranking must not be shown for a model that computes something else by now.
+
+    Where the model cannot be loaded any more there is nothing to compare: the recorded outcome stands, and it is said.
+    """
+    if manifest is None or prepare_from_codes(job) is not None:
+        return
+    from pcace_dist.service.prepare import identify
+
+    try:
+        today = identify(job)
+    except UserError as error:
+        log.warning("the model cannot be compared with the run's: %s", error)
+        return
+    if not today.is_of(manifest["fingerprint"]):
+        what = "model.weights: the weights have" if today.weights != manifest["weights"] else "the model's code has"
+        raise OutputError(f"{what} changed since the run in {store.url} was made; use another output")

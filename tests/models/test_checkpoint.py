@@ -34,10 +34,10 @@ class Twice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(3, 3)
-        self.stages = nn.ModuleList([self.first, nn.Linear(3, 3)])
+        self.first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.stages = nn.ModuleList([self.first, second])
         self.tied = nn.Linear(3, 3, bias=False)
-        self.tied.weight = self.stages[1].weight
+        self.tied.weight = second.weight
 
 
 class Inner(nn.Module):
