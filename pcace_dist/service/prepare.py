@@ -35,9 +35,11 @@ GUESSED_SIZE = 224  # pixels, of an image whose size the job leaves open
 
 @dataclass(frozen=True)
 class Identity:
-    """What a job is, once its model is there: resolved layers, what the job says of their axes, the weights' digest, and
-    the fingerprint of all that the result depends on. `former` is the fingerprint as version 0.1.0 made it, which did
-    not cover the model's code."""
+    """What a job is, once its model is there.
+
+    Resolved layers, what the job says of their axes, the weights' digest, and the fingerprint of all that the result
+    depends on; `former` is the fingerprint as version 0.1.0 made it, which did not cover the model's code.
+    """
 
     layers: tuple[str, ...]
     layouts: dict[str, str]
