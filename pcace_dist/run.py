@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.storage import Storage, normalised
 from pcace_dist.errors import DatasetError, UserError
 from pcace_dist.job import Job, read_job
 
@@ -63,11 +63,11 @@ class Run:
         N channels of every target and group (ranks within the layer if a layer is named). Raises UserError naming
         what there is when nothing matches.
         """
-        filesystem, path = self.storage.filesystem(f"{self.path}/rankings.parquet")
         try:
-            schema = pq.read_schema(path, filesystem=filesystem)
+            source = self.storage.open(f"{self.path}/rankings.parquet")
+            schema = pq.read_schema(source)
             selected = _selection(schema, {"layer": layer, "group": group, "target": target})
-            table = None if selected is False else pq.read_table(path, filesystem=filesystem, filters=selected)
+            table = None if selected is False else pq.read_table(source, filters=selected)
         except FileNotFoundError:
             raise self._unfinished("rankings.parquet") from None
         if table is None or not len(table):
@@ -95,9 +95,8 @@ class Run:
         With `top` the N channels of every target that are most often among a group's best. Raises UserError for a run
         without groups.
         """
-        filesystem, path = self.storage.filesystem(f"{self.path}/rankings_across_groups.parquet")
         try:
-            table = pq.read_table(path, filesystem=filesystem)
+            table = pq.read_table(self.storage.open(f"{self.path}/rankings_across_groups.parquet"))
         except FileNotFoundError:
             raise UserError(f"{self.path}: is a run without group_by, or not finished") from None
         names = pc.unique(table["target"]).to_pylist()
@@ -111,9 +110,8 @@ class Run:
 
     def bad_rows(self) -> pa.Table:
         """Rows that were set aside: file, row_group, row, id, stage, reason."""
-        filesystem, path = self.storage.filesystem(f"{self.path}/bad_rows.parquet")
         try:
-            return pq.read_table(path, filesystem=filesystem)
+            return pq.read_table(self.storage.open(f"{self.path}/bad_rows.parquet"))
         except FileNotFoundError:
             raise self._unfinished("bad_rows.parquet") from None
 
@@ -148,9 +146,8 @@ class Run:
         return self._read(f"plan/{self.summary['plan']}.safetensors")
 
     def _table(self, name: str) -> pa.Table | None:
-        filesystem, path = self.storage.filesystem(f"{self.path}/{name}")
         try:
-            return pq.read_table(path, filesystem=filesystem)
+            return pq.read_table(self.storage.open(f"{self.path}/{name}"))
         except FileNotFoundError:
             return None
 
@@ -166,11 +163,11 @@ class Run:
         )
 
     def _nothing_matches(self, **asked: object) -> str:
-        filesystem, path = self.storage.filesystem(f"{self.path}/rankings.parquet")
+        source = self.storage.open(f"{self.path}/rankings.parquet")
         parts = []
         for column, value in asked.items():
             if value is not None:
-                values = pq.read_table(path, filesystem=filesystem, columns=[column])[column]
+                values = pq.read_table(source, columns=[column])[column]
                 known = ", ".join(str(v) for v in pc.unique(values).to_pylist()[:20])
                 parts.append(f"{column} {value!r} (there are: {known})")
         return f"{self.path}: no rows for {' and '.join(parts)}"
@@ -181,7 +178,7 @@ def open_run(path: str, *, storage: Storage | None = None) -> Run:
 
     The output of `pcace rerank` stands for the run that it published last.
     """
-    run = Run(path.rstrip("/"), storage or Storage({}))
+    run = Run(normalised(path), storage or Storage({}))
     latest = run.published()
     run = run if latest is None else Run(f"{run.path}/{latest}", run.storage)
     run.summary  # noqa: B018  (fails here rather than later when there is no run)

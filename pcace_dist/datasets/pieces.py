@@ -6,7 +6,6 @@ be sent to another machine, and reads its rows lazily. Knows nothing of shards, 
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,13 +15,11 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from pcace_dist.datasets.class_names import ClassNames
-from pcace_dist.datasets.reader import RETRY
 from pcace_dist.datasets.storage import Storage, StoredFile, first_line, split
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 READERS = 16
-PASSING = (errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.ESTALE, errno.EAGAIN)
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -79,20 +76,11 @@ class Source:
 
 
 def read_image(storage: Storage, url: str, path: str, cells: dict[str, Any]) -> Row | Fault:
-    """The row of one image file. What the storage refuses in passing is tried again; what it does not have is not."""
-    reason = ""
-    for attempt in range(RETRY.tries):
-        if attempt:
-            RETRY.sleep(RETRY.pause * 2 ** (attempt - 1))
-        try:
-            return Row(path, storage.read_bytes(url), cells)
-        except OSError as error:
-            reason = first_line(error).removeprefix(f"{url}: ")
-            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-                break
-            if split(url)[0] == "file" and error.errno not in PASSING:
-                break
-    return Fault(path, reason)
+    """The row of one image file; a Fault where the storage says that it has none to give. Raises StoreUnavailable."""
+    try:
+        return Row(path, storage.read_bytes(url), cells)
+    except OSError as error:
+        return Fault(path, first_line(error).removeprefix(f"{url}: "))
 
 
 def in_order(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:

@@ -209,8 +209,8 @@ def _ranking(run: Run, plan: Plan, wanted: tuple[str, ...] | None) -> Ranking:
     kept = [name for name in every if wanted is None or any(fnmatch.fnmatch(name, pattern) for pattern in wanted)]
     if not kept:
         raise UserError(f"--layers {','.join(wanted or ())}: no such layer in this run; there are: {', '.join(every)}")
-    filesystem, path = run.storage.filesystem(f"{run.path}/rankings.parquet")
-    table = pq.read_table(path, filesystem=filesystem, filters=None if wanted is None else [("layer", "in", kept)])
+    ranking = run.storage.open(f"{run.path}/rankings.parquet")
+    table = pq.read_table(ranking, filters=None if wanted is None else [("layer", "in", kept)])
     layers = tuple((layer.name, layer.channels) for layer in plan.layers if layer.name in kept)
     channels = sum(count for _, count in layers)
     firsts = table.select(["target", "group"]).take(pa.array(np.arange(0, len(table), channels)))

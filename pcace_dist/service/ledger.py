@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from pcace_dist.errors import OutputError, StoreUnavailable, TakenOver
-from pcace_dist.service.store import FIRST_PAUSE, LONGEST_PAUSE, TRIES, OutcomeUnknown, Store
+from pcace_dist.service.store import OutcomeUnknown, Store
 
 Json = dict[str, Any]
 UnitStatus = Literal["pending", "accepted", "set_aside", "spared"]
@@ -341,14 +341,10 @@ class Ledger:
         *,
         nonce: Callable[[], str] = _new_nonce,
         now: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-        tries: int = TRIES,
     ) -> None:
         self._store = store
         self._nonce = nonce
         self._now = now
-        self._sleep = sleep
-        self._tries = tries
         self._state = RunState()
         self._loaded = False
         self._epoch = 0
@@ -432,24 +428,32 @@ class Ledger:
         finds itself.
         """
         data = mine.to_bytes()
-        pause = FIRST_PAUSE
         self._ended = StoreUnavailable(f"{self._store.url}/{mine.key}: was interrupted while it was written")
-        for _ in range(self._tries):
-            try:
-                created = self._store.put_if_absent(mine.key, data)
-            except OutcomeUnknown:
-                created = False
-            there = mine if created else self._read_or_none(mine.n)
-            if there is not None:
-                self._ended = None
-                return there
-            self._sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-        raise self._end(
-            StoreUnavailable(
-                f"{self._store.url}/{mine.key}: could not be written in {self._tries} tries; the same command goes on"
-            )
-        )
+        there = self._try_to_create(mine, data)
+        if isinstance(there, StoreUnavailable):
+            there = self._create_patiently(mine, data, there)
+        self._ended = None
+        return there
+
+    def _create_patiently(self, mine: Record, data: bytes, last: StoreUnavailable) -> Record:
+        with self._store.patience.outage(f"output {self._store.url}/{mine.key}") as wait:
+            while wait.on(last):
+                there = self._try_to_create(mine, data)
+                if isinstance(there, Record):
+                    return there
+                last = there
+            raise self._end(wait.ended(last)) from last
+
+    def _try_to_create(self, mine: Record, data: bytes) -> Record | StoreUnavailable:
+        """The record that is there after one put, or what left that open."""
+        lost: StoreUnavailable | None = None
+        try:
+            if self._store.put_if_absent(mine.key, data):
+                return mine
+        except OutcomeUnknown as error:
+            lost = error
+        there = self._read_or_none(mine.n)
+        return there or lost or StoreUnavailable(f"{self._store.url}/{mine.key}: is there, but cannot be read")
 
     def _read(self, n: int) -> Record | None:
         data = self._store.get(f"{PREFIX}{n:08d}.json")

@@ -12,12 +12,15 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pcace_dist.errors import StoreUnavailable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from pcace_dist.datasets.listing import Listing
+    from pcace_dist.datasets.storage import Storage
     from pcace_dist.datasets.units import Unit
     from pcace_dist.models.ablation import Effect
     from pcace_dist.service.admission import Admission
@@ -65,12 +68,20 @@ class WorkerBody:
         self._together = together
         self._plan: Plan | None = None
         self._evaluator: Evaluator | None = None
+        self._storage: Storage | None = None
+        self._stopped = False
 
     def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
         """Load the model, or open the kept codes. Raises ModelError or DatasetError as the job's mistake."""
+        from dataclasses import replace
+
         from pcace_dist.service.spec import CodesSpec
         from pcace_dist.service.store import open_store
 
+        self._storage = spec.storage.for_worker()
+        spec = replace(spec, storage=self._storage)
+        if self._stopped:
+            self._storage.patience.stop()
         self._store = store = open_store(spec.output, spec.storage)
         if isinstance(spec, CodesSpec):
             from pcace_dist.service.codes_engine import CodesEngine
@@ -117,7 +128,9 @@ class WorkerBody:
                 if kept is None
                 else self._engine.process_kept(unit, kept, upcoming)
             )
-        except Abandoned:
+        except (Abandoned, StoreUnavailable):
+            if not self._stopped:  # storage is away: the driver gives the unit back, and nobody is blamed
+                raise
             return WorkResult(gave_up=unit.id, flushed_first=before, seconds={"flush": flushing})
         after, seconds = self._flushed() if self._engine.should_flush else (None, 0.0)
         return WorkResult(report=report, flushed_first=before, flushed=after, seconds={"flush": flushing + seconds})
@@ -197,8 +210,16 @@ class WorkerBody:
         engine = getattr(self, "_engine", None)
         return 0 if engine is None else engine.images_seen
 
+    def waits_for(self) -> str | None:
+        """What of the storage this worker waits for, and for how long; None when it does not wait."""
+        waiting = None if self._storage is None else self._storage.patience.waiting
+        return None if waiting is None else f"{waiting[0]} for {waiting[1]:.0f} s"
+
     def stop(self) -> None:
-        """Give up the unit in hand at its next batch."""
+        """Give up the unit in hand at its next batch, and wait for storage no more than a moment."""
+        self._stopped = True
+        if self._storage is not None:
+            self._storage.patience.stop()
         engine = getattr(self, "_engine", None)
         if engine is not None:
             engine.stop()

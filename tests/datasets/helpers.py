@@ -19,7 +19,7 @@ from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
 from pcace_dist.datasets.reader import Retry
 from pcace_dist.datasets.storage import Storage
 
-NO_PAUSE = Retry(tries=3, pause=0, sleep=lambda seconds: None)
+
 
 
 def picture(seed: int, width: int = 12, height: int = 10, mode: str = "RGB") -> Image.Image:
@@ -91,7 +91,7 @@ def reader_of(spec: DatasetSpec, storage: Storage | None = None, **changes: Any)
         "batch_size": 4,
         "fold_bytes": lambda data: len(data) % 16,
         "fold_value": lambda value: 0 if value is None else int(value) % 16,
-        "retry": NO_PAUSE,
+
         **changes,
     }
     return UnitReader(spec, settings.pop("image_spec", ImageSpec()), storage or Storage(), **settings)
