@@ -540,9 +540,7 @@ def _even(total: int, wanted: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return (np.arange(wanted, dtype=np.int64) * 2 + 1) * total // (2 * wanted)
 
 
-def _count_kept_in_threads(
-    pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, threads: int
-) -> list[int]:
+def _count_kept_in_threads(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, threads: int) -> list[int]:
     if not spec.filter:
         return [piece.rows for piece in pieces]
     by_file: dict[str, list[Piece]] = {}

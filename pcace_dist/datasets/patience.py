@@ -139,8 +139,10 @@ def first_line(text: object) -> str:
 
 
 def _short(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-    return text or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror.lower()
+        return f"{text}, free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else text
+    return first_line(error) or type(error).__name__
 
 
 def seconds_from_environment() -> float:
@@ -167,6 +169,7 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] | None = None  # None: as long as nobody stops
     stopped: threading.Event = field(default_factory=threading.Event)
+    quiet_until: float = float("-inf")  # one line for all threads that wait
     _waits: dict[int, tuple[str, float]] = field(default_factory=dict)  # by thread: what for, since when
 
     def __getstate__(self) -> dict[str, Any]:
@@ -174,6 +177,10 @@ class Patience:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    def for_worker(self) -> Patience:
+        """The same patience, to be stopped alone."""
+        return Patience(self.seconds, self.begun, self.clock, self.sleep)
 
     def begin(self, stopped: threading.Event | None = None) -> None:
         """The run has begun: from here on refused access is waited for too. `stopped`: set when it is to end."""
@@ -283,8 +290,8 @@ class Wait:
 
     def _tell(self, error: BaseException) -> None:
         now = self._patience.clock()
-        if now < self._tell_at:
+        if now < self._tell_at or now < self._patience.quiet_until:
             return
-        self._told, self._tell_at = True, now + TOLD_EVERY
+        self._told, self._patience.quiet_until = True, now + TOLD_EVERY
         limit = self._patience.limit()
         log.warning("waiting for %s since %s: %s (for %.0f s at most)", self._what, self._began, _short(error), limit)

@@ -104,7 +104,7 @@ class Storage:
 
     def for_worker(self) -> Storage:
         """The same storage with a patience of its own: stopping one worker stops nobody else's waits."""
-        mine = Storage(patience=Patience(self.patience.seconds, self.patience.begun))
+        mine = Storage(patience=self.patience.for_worker())
         mine.config, mine._cache = self.config, self._cache
         return mine
 
@@ -413,11 +413,17 @@ def split(url: str) -> tuple[str, str]:
             raise JobError(f"{url}: names no bucket")
         if "@" in bucket or (":" in bucket and "@" in rest):
             raise JobError(
-                f"{scheme}://...@{rest.rpartition('@')[2]}: holds credentials; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, and leave them out of the URL"
+                f"{_masked(url)}: holds credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and leave them "
+                "out of the URL"
             )
         return scheme, rest
-    raise JobError(f"{url}: {scheme}:// is not supported; use a local path, s3:// or gs://")
+    raise JobError(f"{_masked(url)}: {scheme}:// is not supported; use a local path, s3:// or gs://")
+
+
+def _masked(url: str) -> str:
+    """A URL without what stands before an @."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://...@{rest.rpartition('@')[2]}" if "@" in rest else url
 
 
 def normalised(url: str) -> str:

@@ -224,7 +224,7 @@ class Coordinator(ABC, Generic[P]):
     def _tick(self, crew: Crew, stage: str) -> None:
         """Show progress; end when the run was taken over, or no worker could be had for workers.start_timeout."""
         self._check_held()
-        self._account.tick(stage, len(crew.up))
+        self._account.tick(stage, len(crew.up), crew.waits_for())
         least = self._job.workers.min if stage in WITH_ALL_WORKERS and not self._enough else 1
         if len(crew.up) >= least:
             self._enough = True

@@ -4,6 +4,7 @@
     ledger/00000017.json = {n, kind, epoch, nonce, time, body}
 
     open       {holder}                    a driver takes the run; the epoch goes up by one
+    reopen     {holder, attempts, reason}  after done: an open that also retracts; the result is to be published anew
     manifest   {plan, weights, units, ..}  once: what the run is made of
     inherit    {receipts}                  attempts of a finished run, copied, that count here too (extend)
     accept     {receipts, foreign}         attempts that count from here on; `foreign`, if any: {class, differing} of
@@ -35,7 +36,7 @@ Json = dict[str, Any]
 UnitStatus = Literal["pending", "accepted", "set_aside", "spared"]
 
 PREFIX = "ledger/"
-KINDS = ("open", "manifest", "inherit", "accept", "set_aside", "retract", "settled", "done")
+KINDS = ("open", "reopen", "manifest", "inherit", "accept", "set_aside", "retract", "settled", "done")
 READERS = 16  # threads that load a long ledger
 
 _KEY = re.compile(r"ledger/\d{8}\.json")
@@ -214,11 +215,13 @@ class RunState:
             raise _illegal(record, f"comes after record {self.length}")
         if record.kind not in KINDS:
             raise _illegal(record, f"its kind {record.kind!r} is not known; was it written by a newer version?")
-        if self.done is not None:
+        if self.done is not None and record.kind != "reopen":
             raise _illegal(record, "comes after done")
+        if self.done is None and record.kind == "reopen":
+            raise _illegal(record, "comes before done")
         if not self.epoch and record.kind != "open":
             raise _illegal(record, "comes before the first open")
-        if record.epoch != self.epoch + (record.kind == "open"):
+        if record.epoch != self.epoch + (record.kind in ("open", "reopen")):
             raise _illegal(record, f"is of epoch {record.epoch} after epoch {self.epoch}")
         if record.kind not in ("open", "manifest") and self.manifest is None:
             raise _illegal(record, "comes before the manifest")
@@ -230,6 +233,9 @@ class RunState:
 
     def _open(self, record: Record) -> RunState:
         return replace(self, epoch=record.epoch, holder=dict(record.body["holder"]), opened_at=record.time)
+
+    def _reopen(self, record: Record) -> RunState:
+        return replace(self._open(record)._retract(record), done=None)
 
     def _manifest(self, record: Record) -> RunState:
         if self.manifest is not None:
@@ -390,16 +396,34 @@ class Ledger:
             state = self._state
             if state.done is not None:
                 raise self._end(TakenOver(f"{self._store.url}: the run is done; the same command gives its result"))
-            body = {"holder": dict(holder)}
-            mine = Record(state.length + 1, "open", state.epoch + 1, self._nonce(), self._now(), body)
-            after = state.apply(mine)
-            there = self._create(mine)
-            if there.nonce == mine.nonce:
-                self._state, self._epoch = after, mine.epoch
+            there = self._take("open", {"holder": dict(holder)})
+            if there is None:
                 return self._epoch
             self.load()  # late records of the driver before
             if self._state.epoch != state.epoch:
                 raise self._lost_to(there)
+
+    def reopen(self, holder: Mapping[str, Any], attempts: Iterable[str], reason: str) -> int:
+        """Take a finished run again, and retract attempts of it; the new epoch. Raises TakenOver, IllegalHistory."""
+        if not self._loaded:
+            self.load()
+        self._check_not_ended()
+        body = {"holder": dict(holder), "attempts": list(attempts), "reason": reason}
+        there = self._take("reopen", body)
+        if there is not None:
+            raise self._lost_to(there)
+        return self._epoch
+
+    def _take(self, kind: str, body: Json) -> Record | None:
+        """Begin the next epoch; None, or the record of another driver that is there instead."""
+        state = self._state
+        mine = Record(state.length + 1, kind, state.epoch + 1, self._nonce(), self._now(), body)
+        after = state.apply(mine)
+        there = self._create(mine)
+        if there.nonce != mine.nonce:
+            return there
+        self._state, self._epoch = after, mine.epoch
+        return None
 
     def append(self, kind: str, body: Json) -> Record:
         """Add one record. Raises IllegalHistory (nothing was written), TakenOver, StoreUnavailable."""
@@ -474,7 +498,7 @@ class Ledger:
             return None
 
     def _lost_to(self, there: Record) -> TakenOver | StoreUnavailable:
-        holder = there.body.get("holder") if there.kind == "open" else None
+        holder = there.body.get("holder") if there.kind in ("open", "reopen") else None
         facts = holder if isinstance(holder, dict) else {"record": there.kind}
         who = ", ".join(f"{name} {value}" for name, value in facts.items())
         return self._end(

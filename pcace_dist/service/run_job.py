@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist import logs
-from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
+from pcace_dist.errors import JobError, OutputError, Stopped, StoreUnavailable, TakenOver
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
 from pcace_dist.service.account import Account
+from pcace_dist.service.attempt import attempts_with_bad
 from pcace_dist.service.cluster import ray_session
 from pcace_dist.service.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.service.coordinator import Coordinator
@@ -27,7 +28,7 @@ from pcace_dist.service.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.service.ledger import Ledger, RunState
 from pcace_dist.service.progress import Display, display_for
 from pcace_dist.service.publish import publish_summary, read_summary
-from pcace_dist.service.store import Store, open_store, probe
+from pcace_dist.service.store import Store, hasty, open_store, probe
 
 if TYPE_CHECKING:
     from pcace_dist.service.prepare import Preparation
@@ -37,19 +38,26 @@ log = logging.getLogger(__name__)
 DIGESTED = {"model.weights", "layers"}  # may be written differently and mean the same: the fingerprint decides
 
 
-def run_job(job: Job, *, display: Display | None = None, take_over: bool = False) -> int:
-    """Run or resume a job; the exit code (0 or 4). Raises UserError, Stopped, TakenOver.
+def run_job(job: Job, *, display: Display | None = None, take_over: bool = False, retry_bad: str | None = None) -> int:
+    """Run or resume a job; the exit code (0 or 4). Raises UserError, Stopped, TakenOver, StoreUnavailable.
+
+    `retry_bad`: a stage of bad_rows.parquet; units that hold such rows are done again, in a finished run too, which is
+    then published anew.
 
     Ray is joined (RAY_ADDRESS) or started locally and left again; a small run is done by threads of this process on its
     first start, unless RAY_ADDRESS is set (together.py). A run that another living driver holds is refused,
     with `take_over` it is taken from it.
     """
-    store = open_store(job.output, storage_of(job))
+    storage = storage_of(job)
+    store = open_store(job.output, storage)
     logs.set_run(store.url)
     ledger = Ledger(store)
     state = ledger.load()
     recorded = _recorded_job(store)
-    if state.done is not None and recorded is not None and not _differences(recorded, job):
+    again = () if retry_bad is None else attempts_with_bad(store, state.accepted_receipts(), retry_bad)
+    if retry_bad is not None and not again:
+        log.info("%s: no attempt has set rows aside at the stage %s: nothing is done again", store.url, retry_bad)
+    if state.done is not None and not again and recorded is not None and not _differences(recorded, job):
         return _recorded_outcome(store, state.done)
     _refuse_foreign(store, job, recorded, state)
     began = time.monotonic()
@@ -57,7 +65,7 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
     preparation = from_codes or _prepare(job)
     before = {"prepare": time.monotonic() - began}
     _refuse_changed(store, preparation, state.manifest)
-    if state.done is not None:
+    if state.done is not None and not again:
         return _recorded_outcome(store, state.done)
     if not take_over:
         _refuse_held(store, ledger)
@@ -69,18 +77,22 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
         before |= {} if local else {"ray": time.monotonic() - began}
         probe(store)
         asked.install()
-        _open(store, ledger, take_over=take_over)
+        for each in (storage, preparation.spec.storage):
+            each.patience.begin(asked.event)
+        _open(store, ledger, take_over=take_over, again=again)
         store.put("job.yaml", job.to_yaml().encode())
         account = Account(store, ledger, shown, preparation.fingerprint, on_ray=not local)
         account.seconds.update(before)
-        with LeaseKeeper(Lease(store, ledger.epoch)) as keeper:
+        with LeaseKeeper(Lease(hasty(store), ledger.epoch)) as keeper:
             coordinator = _coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)
             try:
                 return coordinator.run()
             except TakenOver:
                 raise  # the run is another's now: not one byte more
-            except Stopped:
-                account.write("stopped", Stopped.exit_code)
+            except (Stopped, StoreUnavailable):
+                asked.event.set()  # from here on nothing is waited for
+                with contextlib.suppress(StoreUnavailable):  # it may be what has ended the run
+                    account.write("stopped", Stopped.exit_code)
                 raise
 
 
@@ -135,10 +147,20 @@ def _refuse_held(store: Store, ledger: Ledger) -> None:
         )
 
 
-def _open(store: Store, ledger: Ledger, *, take_over: bool) -> None:
-    """Take the run. Where another driver was a moment quicker, it is the holder: exit code 2 and its name."""
+def _open(store: Store, ledger: Ledger, *, take_over: bool, again: Sequence[str] = ()) -> None:
+    """Take the run; attempts that are to be done `again` no longer count.
+
+    Where another driver was a moment quicker, it is the holder: exit code 2 and its name.
+    """
+    holder, reason = ProcessProbe().this_process().to_json(), "asked for by --retry-bad"
     try:
-        ledger.open(ProcessProbe().this_process().to_json())
+        if again and ledger.state.done is not None:
+            ledger.reopen(holder, again, reason)
+            return
+        ledger.open(holder)
+        there = {receipt.attempt for receipt in ledger.state.accepted_receipts()}
+        if retracted := [attempt for attempt in again if attempt in there]:
+            ledger.append("retract", {"attempts": retracted, "reason": reason})
     except TakenOver:
         if not take_over:
             _refuse_held(store, Ledger(store))

@@ -24,6 +24,8 @@ def describe_run(path: str, storage: Storage | None = None) -> str:
     lines = [f"run:      {path}", f"state:    {_outcome(state, summary)}", f"progress: {_progress(state, summary)}"]
     if state.done is None and state.holder is not None:
         lines.append(f"held by:  {state.holder['host']} (process {state.holder['pid']}), epoch {state.epoch}")
+    if state.done is None and summary.get("waits_for"):
+        lines.append(f"waits:    for {summary['waits_for']}")
     lines.append(
         f"recorded: {len(state.accepted_receipts())} attempts, {len(state.set_aside)} units set aside, "
         f"{summary.get('bad_rows', 0)} bad rows"

@@ -1,7 +1,7 @@
 """A worker: the calls that a crew makes, around an engine that does the work. No Ray: actor.py makes a Ray actor of it,
 local_fleet.py runs it in a thread.
 
-`images_seen` and `stop` may be called while `work` is busy.
+`progress` and `stop` may be called while `work` is busy.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ class WorkerInfo:
     pid: int
     device: str
     weights: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Images forwarded so far, and what of the storage the worker waits for."""
+
+    images: int = 0
+    waits_for: str | None = None
 
 
 @dataclass(frozen=True)
@@ -205,15 +213,14 @@ class WorkerBody:
         """The rows to show of some attempts."""
         return self._engine.merge_shown(self._stored_plan(plan), receipts)
 
-    def images_seen(self) -> int:
-        """Images forwarded so far, for the progress bar."""
+    def progress(self) -> Progress:
+        """How far it is, for the progress bar."""
         engine = getattr(self, "_engine", None)
-        return 0 if engine is None else engine.images_seen
-
-    def waits_for(self) -> str | None:
-        """What of the storage this worker waits for, and for how long; None when it does not wait."""
         waiting = None if self._storage is None else self._storage.patience.waiting
-        return None if waiting is None else f"{waiting[0]} for {waiting[1]:.0f} s"
+        return Progress(
+            images=0 if engine is None else engine.images_seen,
+            waits_for=None if waiting is None else f"{waiting[0]} (for {waiting[1]:.0f} s by now)",
+        )
 
     def stop(self) -> None:
         """Give up the unit in hand at its next batch, and wait for storage no more than a moment."""
