@@ -162,10 +162,13 @@ class Patience:
     """How long one process waits for storage. Travels with `begun` and `seconds` only.
 
     `begun`: the run has begun, so that its addresses and rights were right once. `stopped` ends every wait soon.
+    `refusals_are_answers`: refused access is not waited for all the same, because whoever asks knows how to tell a
+    file of its own rights from an outage.
     """
 
     seconds: float = field(default_factory=seconds_from_environment)
     begun: bool = False
+    refusals_are_answers: bool = False
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] | None = None  # None: as long as nobody stops
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -173,14 +176,14 @@ class Patience:
     _waits: dict[int, tuple[str, float]] = field(default_factory=dict)  # by thread: what for, since when
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "begun": self.begun}
+        return {"seconds": self.seconds, "begun": self.begun, "refusals_are_answers": self.refusals_are_answers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def for_worker(self) -> Patience:
         """The same patience, to be stopped alone."""
-        return Patience(self.seconds, self.begun, self.clock, self.sleep)
+        return Patience(self.seconds, self.begun, self.refusals_are_answers, self.clock, self.sleep)
 
     def begin(self, stopped: threading.Event | None = None) -> None:
         """The run has begun: from here on refused access is waited for too. `stopped`: set when it is to end."""
@@ -202,7 +205,8 @@ class Patience:
 
     def is_outage(self, kind: str) -> bool:
         """Whether an error of this kind passes by itself."""
-        return kind in OUTAGES or (self.begun and kind in AFTER_A_START)
+        waits_for_refusals = self.begun and not self.refusals_are_answers
+        return kind in OUTAGES or (waits_for_refusals and kind in AFTER_A_START)
 
     def call(self, operation: Callable[[], T], what: str) -> T:
         """The result of an operation that may be repeated; `what` names the file.

@@ -76,11 +76,37 @@ class Source:
 
 
 def read_image(storage: Storage, url: str, path: str, cells: dict[str, Any]) -> Row | Fault:
-    """The row of one image file; a Fault where the storage says that it has none to give. Raises StoreUnavailable."""
+    """The row of one image file; a Fault where the storage says that it has none to give.
+
+    Raises StoreUnavailable where storage is away, and OSError where access is denied and nothing could be read before.
+    """
     try:
         return Row(path, storage.read_bytes(url), cells)
+    except PermissionError as error:
+        if split(url)[0] != "file" and not _its_own(storage, error):
+            return _read_once_allowed(storage, url, path, cells, error)
+        return Fault(path, first_line(error).removeprefix(f"{url}: "))
     except OSError as error:
         return Fault(path, first_line(error).removeprefix(f"{url}: "))
+
+
+def _its_own(storage: Storage, error: PermissionError) -> bool:
+    """Whether one file is refused, and not all of them: another that was read before can be read still."""
+    gives = storage.still_gives()
+    if gives is None:
+        raise error
+    return gives
+
+
+def _read_once_allowed(
+    storage: Storage, url: str, path: str, cells: dict[str, Any], error: PermissionError
+) -> Row | Fault:
+    """The row of a file once the storage gives what it gave before."""
+    with storage.patience.outage(url) as wait:
+        while wait.on(error):
+            if storage.still_gives():
+                return read_image(storage, url, path, cells)
+        raise wait.ended(error) from error
 
 
 def in_order(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:

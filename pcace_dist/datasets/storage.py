@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pcace_dist.datasets.patience import Changed, Patience, ShortRead, first_line, kind_of
-from pcace_dist.errors import JobError
+from pcace_dist.errors import JobError, StoreUnavailable
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -70,6 +70,7 @@ class _Cache:
     lock: threading.Lock = field(default_factory=threading.Lock)
     clients: dict[S3Settings, Any] = field(default_factory=dict)
     filesystems: dict[S3Settings, Any] = field(default_factory=dict)
+    read: str | None = None  # the file that was read whole last
     pool: ThreadPoolExecutor | None = None
 
 
@@ -142,7 +143,25 @@ class Storage:
                 data: bytes = file.read()
             return data
 
-        return self._patiently(url, read)
+        data = self._patiently(url, read)
+        self._cache.read = url
+        return data
+
+    def still_gives(self) -> bool | None:
+        """Whether the file that was read last can still be read; None if none was. One attempt."""
+        url = self._cache.read
+        if url is None:
+            return None
+        try:
+            Storage.read_bytes(self._hasty(), url)
+        except (OSError, StoreUnavailable):
+            return False
+        return True
+
+    def _hasty(self) -> Storage:
+        other = self.for_worker()
+        other.patience.seconds = 0.0
+        return other
 
     def fetch(self, file: StoredFile, start: int, length: int) -> bytes:
         """Bytes start .. start + length - 1 of a file, all of them.

@@ -121,7 +121,7 @@ class Clock:
 def patience(seconds: float = 900.0, *, begun: bool = True) -> Patience:
     """A patience that takes no time."""
     clock = Clock()
-    return Patience(seconds, begun, clock, clock.sleep)
+    return Patience(seconds, begun, clock=clock, sleep=clock.sleep)
 
 
 class FailingStorage(Storage):

@@ -95,7 +95,7 @@ def test_what_is_not_storages_is_not_repeated() -> None:
 def test_pauses_grow_and_end_with_the_patience() -> None:
     clock = Clock()
     with pytest.raises(StoreUnavailable, match=r"^x: input/output error \(for 100 s\); the same command goes on$"):
-        Patience(100, True, clock, clock.sleep).call(failing(10**6, OSError(5, "Input/output error")), "x")
+        Patience(100, True, clock=clock, sleep=clock.sleep).call(failing(10**6, OSError(5, "Input/output error")), "x")
     assert clock.now == pytest.approx(100)
     assert clock.pauses[0] <= 0.1 and max(clock.pauses) <= 10 and 10 < len(clock.pauses) < 40
 
@@ -117,7 +117,7 @@ def test_who_waits_for_what_is_known() -> None:
         seen.append(waiting.waiting)
         return failing(0 if clock.now > 20 else 1, OSError(5, "x"))()
 
-    waiting = Patience(900, True, clock, clock.sleep)
+    waiting = Patience(900, True, clock=clock, sleep=clock.sleep)
     assert waiting.call(operation, "s3://b/k") == "done" and waiting.waiting is None
     assert seen[0] is None and seen[-1] == ("s3://b/k", clock.now)
 

@@ -41,7 +41,7 @@ def tries(count: int) -> Patience:
     def sleep(seconds: float) -> None:
         now[0] += 1
 
-    return Patience(count - 1, True, lambda: now[0], sleep)
+    return Patience(count - 1, True, clock=lambda: now[0], sleep=sleep)
 
 
 @dataclass

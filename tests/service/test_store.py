@@ -413,7 +413,7 @@ TIMEOUT = ReadTimeoutError(endpoint_url="http://s3")
 def test_reads_and_plain_puts_are_retried(moto: str, error: Exception) -> None:
     clock = Clock()
     made = S3Store(
-        "bucket", "retry", Wobbly(client(moto), [error, error]), patience=Patience(900, True, clock, clock.sleep)
+        "bucket", "retry", Wobbly(client(moto), [error, error]), patience=Patience(900, True, clock=clock, sleep=clock.sleep)
     )
     made.put("x", b"data")
     assert made.get("x") == b"data"
