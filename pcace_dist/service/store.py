@@ -206,7 +206,7 @@ class LocalStore:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._path(key)
-        with self._one_line(key), self._temporary(key, data) as temporary:
+        with self._one_line(key), self._temporary(path, data) as temporary:
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -291,10 +291,10 @@ class LocalStore:
         return self._root / check_key(key)
 
     @contextlib.contextmanager
-    def _temporary(self, key: str, data: bytes) -> Iterator[Path]:
+    def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
         """As `_written`, tried again while the disk does not take it."""
+        key = path.relative_to(self._root).as_posix()
         with contextlib.ExitStack() as stack:
-            path = self._path(key)
             yield self._patiently(key, lambda: stack.enter_context(self._written(path, data)))
 
     @contextlib.contextmanager

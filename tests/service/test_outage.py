@@ -221,9 +221,7 @@ def test_rows_set_aside_as_unreadable_are_read_again_when_asked_for(damaged: Pat
         ("model.weights", "s3://AKID:HUNTER2@bucket/w.pt"),
     ],
 )
-def test_credentials_in_a_jobs_url_are_refused_and_not_printed(
-    data: Path, tmp_path: Path, key: str, url: str
-) -> None:
+def test_credentials_in_a_jobs_url_are_refused_and_not_printed(data: Path, tmp_path: Path, key: str, url: str) -> None:
     job = planted_job(data, tmp_path / "run", statistics=STATISTICS)
     *sections, last = key.split(".")
     node = job

@@ -413,7 +413,10 @@ TIMEOUT = ReadTimeoutError(endpoint_url="http://s3")
 def test_reads_and_plain_puts_are_retried(moto: str, error: Exception) -> None:
     clock = Clock()
     made = S3Store(
-        "bucket", "retry", Wobbly(client(moto), [error, error]), patience=Patience(900, True, clock=clock, sleep=clock.sleep)
+        "bucket",
+        "retry",
+        Wobbly(client(moto), [error, error]),
+        patience=Patience(900, True, clock=clock, sleep=clock.sleep),
     )
     made.put("x", b"data")
     assert made.get("x") == b"data"
@@ -449,7 +452,7 @@ def test_a_ledger_on_a_wobbly_s3_loses_and_doubles_nothing(moto: str) -> None:
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_refused_access_is_waited_for_in_a_run_and_a_mistake_before(moto: str, begun: bool) -> None:
-    refused = [answered(403, "AccessDenied") for _ in range(9)]
+    refused: list[Exception] = [answered(403, "AccessDenied") for _ in range(9)]
     made = S3Store("bucket", "refused", Wobbly(client(moto), refused), patience=patience(begun=begun))
     if begun:
         made.put("x", b"data")
