@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.storage import Storage, normalised
 from pcace_dist.errors import UserError
 
 _NAME = re.compile(r"history/(\d{8})\.json$")
@@ -57,6 +57,7 @@ class History:
 def read_history(path: str, storage: Storage | None = None) -> History:
     """The history of an output of `pcace rerank`. Raises UserError when there is none."""
     storage = storage or Storage({})
+    path = normalised(path)
     path = path.rstrip("/")
     try:
         found = [file.url for file in storage.list(f"{path}/history")]

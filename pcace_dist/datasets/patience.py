@@ -70,15 +70,15 @@ class ShortRead(OSError):
     """Fewer bytes arrived than the file has."""
 
 
-class Changed(Exception):
+class Changed(OSError):
     """The file is no longer the one that was listed."""
 
 
 def kind_of(error: BaseException) -> str:
     """What an exception says of the storage.
 
-    absent, precondition, denied, bucket, unsupported and refused are answers; transient and conflict are none; foreign
-    is an exception that is not the storage's.
+    absent, changed, precondition, denied, bucket, unsupported and refused are answers; transient and conflict are none;
+    foreign is an exception that is not the storage's.
     """
     if isinstance(error, MemoryError):
         return "transient"
@@ -87,6 +87,8 @@ def kind_of(error: BaseException) -> str:
         return _kind_of_boto(error)
     if isinstance(error, FileNotFoundError):
         return "absent"
+    if isinstance(error, Changed):
+        return "changed"
     if isinstance(error, OSError):
         known = _OF_ERRNO.get(error.errno or 0)
         return known or next((k for k, words in _TEXTS.items() if any(w in str(error) for w in words)), "transient")
@@ -280,6 +282,8 @@ class Wait:
 
     def ended(self, error: BaseException) -> StoreUnavailable:
         waited = self._patience.clock() - self.since
+        if not self._patience.seconds:  # it comes again by itself
+            return StoreUnavailable(f"{self._what}: {_short(error)}")
         return StoreUnavailable(f"{self._what}: {_short(error)} (for {waited:.0f} s); the same command goes on")
 
     def over(self) -> None:

@@ -109,8 +109,8 @@ def _read_once_allowed(
         raise wait.ended(error) from error
 
 
-def in_order(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """Results of `work` in the order of the items, a few ahead in threads."""
+def in_order(work: Callable[[S], T], items: Iterable[S], storage: Storage) -> Iterator[T]:
+    """Results of `work` in the order of the items, a few ahead in threads; Ctrl-C ends their waits for storage."""
     with ThreadPoolExecutor(READERS, thread_name_prefix="pcace-pack") as pool:
         ahead: deque[Future[T]] = deque()
         try:
@@ -120,6 +120,9 @@ def in_order(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+        except KeyboardInterrupt:
+            storage.patience.stop()
+            raise
         finally:
             for future in ahead:
                 future.cancel()

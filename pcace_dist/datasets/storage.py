@@ -224,6 +224,7 @@ class Storage:
         """Move a finished local file to `url` as a whole: rename, or one upload that leaves nothing when it
         fails.
         """
+        url = normalised(url)
         scheme, path = split(url)
 
         def put() -> None:
@@ -242,6 +243,7 @@ class Storage:
 
     def put_bytes(self, data: bytes, url: str) -> None:
         """Write `data` to `url` as a whole object."""
+        url = normalised(url)
         scheme, path = split(url)
 
         def put() -> None:
@@ -295,11 +297,11 @@ class Storage:
             answer = client.get_object(**_at(path), Range=f"bytes={start}-{start + length - 1}")
         except client.exceptions.ClientError as error:
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 416:
-                raise Changed(file.url) from None  # it is shorter now
+                raise Changed(f"{file.url}: changed while it was read") from None  # it is shorter now
             raise
         if file.version and answer.get("ETag", "").strip('"') != file.version:
             answer["Body"].close()
-            raise Changed(file.url)
+            raise Changed(f"{file.url}: changed while it was read")
         data = whole_body(answer)
         return data[start : start + length] if len(data) == file.size > length else data  # a server without ranges
 
@@ -309,7 +311,7 @@ class Storage:
         if now is None:
             raise FileNotFoundError(file.url)
         if file.version and (now.size, now.version) != (file.size, file.version):
-            raise Changed(file.url)
+            raise Changed(f"{file.url}: changed while it was read")
         with filesystem.open_input_file(path) as source:
             data: bytes = source.read_at(length, start)
         return data
@@ -504,7 +506,7 @@ def _read_local(path: str, file: StoredFile, start: int, length: int) -> bytes:
     try:
         info = os.fstat(descriptor)
         if file.version and (info.st_size, str(info.st_mtime_ns)) != (file.size, file.version):
-            raise Changed(file.url)
+            raise Changed(f"{file.url}: changed while it was read")
         data = os.pread(descriptor, length, start)
         while len(data) < length and (more := os.pread(descriptor, length - len(data), start + len(data))):
             data += more  # one call gives 2 GiB at most
@@ -523,7 +525,7 @@ class one_line:
         return None
 
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and (kind := kind_of(error)) != "foreign":
+        if isinstance(error, Exception) and (kind := kind_of(error)) not in ("foreign", "changed"):
             raise _restated(error, kind, self.url) from error
 
 

@@ -44,11 +44,15 @@ class LeaseKeeper:
             raise self._taken
 
     def _keep(self) -> None:
+        failing = False
         while not self._end.wait(self._every):
             try:
                 self._lease.renew_if_due()
+                failing = False
             except TakenOver as taken:
                 self._taken = taken
                 return
             except PcaceError as error:
-                log.warning("the lease could not be renewed: %s", error)
+                if not failing:  # once for every outage
+                    log.warning("the lease cannot be renewed: %s", error)
+                failing = True
