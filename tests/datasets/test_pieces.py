@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pcace_dist.datasets import storage as module
 from pcace_dist.datasets.pack import pack
 from pcace_dist.datasets.pieces import Fault, Row, read_image
 from pcace_dist.datasets.storage import Storage
@@ -89,6 +88,6 @@ def test_a_disk_that_fails_for_a_while_leaves_no_image_out(tmp_path: Path, monke
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return read(path)
 
-    monkeypatch.setattr(module.Path, "read_bytes", failing)
+    monkeypatch.setattr(Path, "read_bytes", failing)
     report = pack(str(tmp_path / "in"), str(tmp_path / "out"), storage=Storage(patience=patience()))
     assert (report.rows, report.bad) == (6, ()) and left[0] < 0
