@@ -44,7 +44,7 @@ _DENIED |= {
     "AuthorizationHeaderMalformed",
 }
 _TRANSIENT = {"408", "425", "429", "500", "502", "503", "504", "RequestTimeout", "SlowDown", "InternalError"}
-_TRANSIENT |= {"Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "IncompleteBody"}
+_TRANSIENT |= {"Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "IncompleteBody", "BadDigest"}
 _OF_ERRNO = {
     errno.ENOENT: "absent",
     errno.ENOTDIR: "absent",
@@ -110,8 +110,8 @@ def _kind_of_boto(error: BaseException) -> str:
         return "denied"
     if isinstance(error, boto.HTTPClientError | boto.IncompleteReadError | boto.ConnectionError):
         return "transient"  # no answer, or half an answer
-    if name == "ResponseParserError" or not isinstance(error, boto.BotoCoreError):
-        return "transient"  # an answer that is not S3's, from something between; or urllib3's
+    if name in ("ResponseParserError", "FlexibleChecksumError") or not isinstance(error, boto.BotoCoreError):
+        return "transient"  # an answer that is not S3's, from something between, or garbled; or urllib3's
     return "refused"
 
 
@@ -175,7 +175,7 @@ class Patience:
     sleep: Callable[[float], object] | None = None  # None: as long as nobody stops
     stopped: threading.Event = field(default_factory=threading.Event)
     quiet_until: float = float("-inf")  # one line for all threads that wait
-    _waits: dict[int, tuple[str, float]] = field(default_factory=dict)  # by thread: what for, since when
+    _waits: dict[int, tuple[str, float]] = field(default_factory=dict)  # what for, since when
 
     def __getstate__(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "begun": self.begun, "refusals_are_answers": self.refusals_are_answers}
@@ -235,12 +235,11 @@ class Patience:
     def outage(self, what: str) -> Iterator[Wait]:
         """From a first failure to the end of the waiting; for operations that must not simply be repeated."""
         wait = Wait(self, what)
-        me = threading.get_ident()
-        self._waits[me] = what, wait.since
+        self._waits[id(wait)] = what, wait.since
         try:
             yield wait
         finally:
-            self._waits.pop(me, None)
+            self._waits.pop(id(wait), None)
             wait.over()
 
     def limit(self) -> float:
