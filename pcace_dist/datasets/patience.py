@@ -43,8 +43,8 @@ _DENIED |= {
     "RequestTimeTooSkewed",
     "AuthorizationHeaderMalformed",
 }
-_TRANSIENT = {"408", "425", "429", "500", "502", "503", "504", "RequestTimeout", "SlowDown", "InternalError"}
-_TRANSIENT |= {"Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "IncompleteBody", "BadDigest"}
+_TRANSIENT = {"BadDigest", "408", "425", "429", "500", "502", "503", "504", "RequestTimeout", "SlowDown", "InternalError"}
+_TRANSIENT |= {"Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "IncompleteBody"}
 _OF_ERRNO = {
     errno.ENOENT: "absent",
     errno.ENOTDIR: "absent",
