@@ -41,9 +41,20 @@ _DENIED |= {
     "ExpiredTokenException",
     "InvalidToken",
     "RequestTimeTooSkewed",
-    "AuthorizationHeaderMalformed",
 }
-_TRANSIENT = {"BadDigest", "408", "425", "429", "500", "502", "503", "504", "RequestTimeout", "SlowDown", "InternalError"}
+_TRANSIENT = {
+    "BadDigest",
+    "408",
+    "425",
+    "429",
+    "500",
+    "502",
+    "503",
+    "504",
+    "RequestTimeout",
+    "SlowDown",
+    "InternalError",
+}
 _TRANSIENT |= {"Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "IncompleteBody"}
 _OF_ERRNO = {
     errno.ENOENT: "absent",
