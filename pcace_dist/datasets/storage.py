@@ -481,7 +481,7 @@ def _at(path: str) -> dict[str, str]:
 def whole_body(answer: Mapping[str, Any]) -> bytes:
     """The whole body of an answer. Raises ShortRead where the connection ended before."""
     data: bytes = answer["Body"].read()
-    if len(data) != answer["ContentLength"]:
+    if len(data) != answer.get("ContentLength", len(data)):
         raise ShortRead(f"{len(data)} bytes of {answer['ContentLength']} arrived")
     return data
 
