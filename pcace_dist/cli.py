@@ -26,7 +26,8 @@ exit codes:
   2  the job or its input is wrong: one line on stderr says which key or file, and what would do
   3  drift above the threshold (compare, rerank)
   4  done, but more rows were set aside than max_bad_rows allows
-  5  stopped and resumable (SIGTERM, SIGINT, or another driver took the run over): the same command goes on
+  5  stopped and resumable (SIGTERM, SIGINT, storage away for longer than PCACE_STORAGE_PATIENCE, or another driver took
+     the run over): the same command goes on
   1  anything unforeseen
 """
 
@@ -149,6 +150,12 @@ def _add_rank(verbs: Verbs[Parser]) -> None:
         "grouping, filter, other knots or folds; the same as dataset.path: RUN",
     )
     verb.add_argument("--take-over", action="store_true", help="take the run from a driver that seems to hold it still")
+    verb.add_argument(
+        "--retry-bad",
+        choices=["read"],
+        help="do units again in which row groups were set aside as unreadable, also of a finished run: version 0.1.0 "
+        "set them aside while storage was away",
+    )
     verb.add_argument("--top", type=int, default=10, help="channels to print at the end (default 10)")
     verb.set_defaults(run=_rank)
 
@@ -164,7 +171,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     from pcace_dist.service.run_job import run_job
 
     finished_before: list[str] = []
-    code = run_job(job, take_over=arguments.take_over, tell=finished_before.append)
+    code = run_job(job, take_over=arguments.take_over, retry_bad=arguments.retry_bad, tell=finished_before.append)
     from pcace_dist.run import open_run
 
     for line in finished_before:

@@ -11,7 +11,7 @@ PcaceError                  1   anything unforeseen
 |-- Stopped                 5   stopped and resumable: the same command goes on
 |   `-- TakenOver               another driver opened the run; this one writes nothing more
 |-- NotAdmitted             1   (service.admission) a worker computes something else than the pilot did
-`-- StoreUnavailable        1   storage did not answer after all retries
+`-- StoreUnavailable        5   storage was away for longer than PCACE_STORAGE_PATIENCE: the same command goes on
     `-- OutcomeUnknown          (service.store) a put was sent and its answer was lost
 RowError                        one row must be set aside; never ends a run
 """
@@ -62,7 +62,9 @@ class TakenOver(Stopped):
 
 
 class StoreUnavailable(PcaceError):
-    """The storage of the run did not answer after all retries."""
+    """Storage was away for longer than PCACE_STORAGE_PATIENCE. Nothing was decided by it: the same command goes on."""
+
+    exit_code = 5
 
 
 class RowError(Exception):

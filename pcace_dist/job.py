@@ -6,6 +6,7 @@ that names the key, the value and what would do.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -194,6 +195,19 @@ class Job(Section):
     max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
     storage: dict[str, Endpoint] = {}
     output: Annotated[str, Field(min_length=1)]
+
+    @field_validator("output")
+    @classmethod
+    def _one_spelling(cls, value: str) -> str:
+        """A URL without `//` and `/` at its end, under which everything is written; what is wrong with one is said
+        when it is opened."""
+        if "://" not in value:
+            return value
+        from pcace_dist.datasets.storage import normalised
+
+        with contextlib.suppress(JobError):
+            value = normalised(value)
+        return value
 
     @field_validator("layers", mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.storage import Storage, normalised
 from pcace_dist.job import Job
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def storage_of(job: Job) -> Storage:
 
 def absolute(path: str, directory: str = "") -> str:
     """A local path from the driver's directory (or another), whatever directory a worker runs in; URLs as they are."""
+    path = normalised(path) if "://" in path else path
     return path if "://" in path else os.path.abspath(os.path.join(directory, path))
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pcace_dist.checked import Damaged, Digest, fetching, parquet, parse_json, parsing, read_checked, read_parquet
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.storage import Storage, normalised
 from pcace_dist.errors import JobError, UserError
 from pcace_dist.job import Job, read_job
 from pcace_dist.records import RESTORE, IllegalHistory, Record
@@ -242,7 +242,7 @@ def open_run(path: str, *, storage: Storage | None = None) -> Run:
 
     The output of `pcace rerank` stands for the run that it published last.
     """
-    run = Run(path.rstrip("/"), storage or Storage({}))
+    run = Run(normalised(path), storage or Storage({}))
     latest = run.published()
     run = run if latest is None else Run(f"{run.path}/{latest}", run.storage)
     run.summary  # noqa: B018  (fails here rather than later when there is no run)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pcace_dist.checked import RESTORE, fetching, parse_json, parsing, read_checked
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.storage import Storage, normalised
 from pcace_dist.errors import UserError
 from pcace_dist.run import Run
 
@@ -73,6 +73,7 @@ class History:
 def read_history(path: str, storage: Storage | None = None) -> History:
     """The history of an output of `pcace rerank`. Raises UserError when there is none."""
     storage = storage or Storage({})
+    path = normalised(path)
     path = path.rstrip("/")
     latest = Run(path, storage).published()
     if latest is None:

@@ -102,9 +102,8 @@ def compare_matched(one: Run, other: Run, found: Comparison) -> Matched:
 
 def sampled_codes(run: Run) -> tuple[Keys, dict[str, Codes]]:
     """Keys (n,) of a run's sampled rows, and by layer their codes (n, C, p). Raises UserError if there are none."""
-    filesystem, path = run.storage.filesystem(f"{run.path}/{SAMPLE}")
     try:
-        table = pq.read_table(path, filesystem=filesystem)
+        table = pq.read_table(run.storage.open(f"{run.path}/{SAMPLE}"))
     except FileNotFoundError:
         raise UserError(f"--match: {run.path} holds no {SAMPLE}, the codes of a sample of its images") from None
     components = run.job.statistics.components

@@ -23,7 +23,7 @@ from pcace_dist.datasets.channel import Channel
 from pcace_dist.datasets.device_images import DeviceDecoder
 from pcace_dist.datasets.images import TORCHVISION_MODE, Encoded, ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing
-from pcace_dist.datasets.reader import RETRY, Retry, RowGroup, count_kept, read_pieces
+from pcace_dist.datasets.reader import RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.runs import (
     DEVICE_RUN_BYTES,
@@ -113,11 +113,10 @@ class UnitReader:
         pinned: bool = False,
         decoder: DeviceDecoder | None = None,
         strict: bool = False,
-        retry: Retry = RETRY,
     ) -> None:
         self.spec, self.image_spec, self.storage = spec, image_spec, storage
         self.strict = strict
-        self.batch_size, self.read_ahead, self.retry = batch_size, read_ahead, retry
+        self.batch_size, self.read_ahead = batch_size, read_ahead
         self.threads = threads
         self.folds = Folds(fold_bytes, fold_value)
         self.image_shape = image_shape
@@ -133,7 +132,7 @@ class UnitReader:
         if stream is None or stream.closed:
             stream = self._streams[unit.id] = UnitStream(
                 self,
-                lambda: read_pieces(unit.pieces, self.spec, self.storage, self.retry),
+                lambda: read_pieces(unit.pieces, self.spec, self.storage),
                 name=unit.id[:8],
                 shape=self.image_shape,
                 strict=self.strict,
@@ -400,7 +399,6 @@ def pilot_rows(
     max_row_groups: int = PILOT_ROW_GROUPS,
     max_bytes: int = PILOT_BYTES,
     decoder: DeviceDecoder | None = None,
-    retry: Retry = RETRY,
 ) -> Generator[Batch]:
     """Batches of about `rows` rows spread evenly over all rows that the filter keeps; a function of the
     listing. On the host, whatever decodes them: they are kept, all of them.
@@ -409,14 +407,14 @@ def pilot_rows(
     Raises DatasetError if the filter keeps no row, no image can be decoded, or images differ in size.
     """
     pieces = [piece for file in listing.files for piece in pieces_of(file)]
-    kept = _count_kept_in_threads(pieces, spec, storage, retry, threads)
+    kept = _count_kept_in_threads(pieces, spec, storage, threads)
     if not sum(kept):
         raise _keeps_nothing(spec)
     groups = _most_groups(listing, pieces, max_row_groups, max_bytes)
     chosen = {pieces[index]: at for index, at in spread(kept, rows, groups).items()}
 
     def source() -> Iterator[RowGroup | BadRow]:
-        for part in read_pieces(tuple(chosen), spec, storage, retry):
+        for part in read_pieces(tuple(chosen), spec, storage):
             if isinstance(part, BadRow):
                 yield part
                 continue
@@ -432,7 +430,6 @@ def pilot_rows(
         fold_value=fold_value,
         threads=threads,
         decoder=decoder,
-        retry=retry,
     ) as reader:
         stream = UnitStream(reader, source, name="pilot", strict=True)
         try:
@@ -463,7 +460,6 @@ class WholeUnits:
         fold_bytes: Callable[[Encoded], int],
         fold_value: Callable[[Any], int],
         threads: int = 1,
-        retry: Retry = RETRY,
     ) -> None:
         self._units = units
         self._reader = UnitReader(
@@ -475,7 +471,6 @@ class WholeUnits:
             fold_value=fold_value,
             threads=threads,
             strict=True,
-            retry=retry,
         )
         self.read: list[tuple[Unit, UnitStream, int]] = []
 
@@ -545,16 +540,14 @@ def _even(total: int, wanted: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return (np.arange(wanted, dtype=np.int64) * 2 + 1) * total // (2 * wanted)
 
 
-def _count_kept_in_threads(
-    pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, retry: Retry, threads: int
-) -> list[int]:
+def _count_kept_in_threads(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, threads: int) -> list[int]:
     if not spec.filter:
         return [piece.rows for piece in pieces]
     by_file: dict[str, list[Piece]] = {}
     for piece in pieces:
         by_file.setdefault(piece.url, []).append(piece)
     with ThreadPoolExecutor(max(threads, 8), thread_name_prefix="pcace-filter") as pool:
-        counts = pool.map(lambda part: count_kept(part, spec, storage, retry), by_file.values())
+        counts = pool.map(lambda part: count_kept(part, spec, storage), by_file.values())
         return [count for part in counts for count in part]
 
 

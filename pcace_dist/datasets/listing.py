@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pcace_dist.datasets.storage import Storage, StoredFile, first_line, split
+from pcace_dist.datasets.storage import Changed, Storage, StoredFile, first_line, split
+from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes, read_footer
 from pcace_dist.errors import DatasetError
 
 Progress = Callable[[int, int], None]
@@ -338,13 +339,15 @@ def _unique_keys(entries: list[tuple[str, str]]) -> list[str]:
 
 def _footer(file: StoredFile, storage: Storage) -> pq.FileMetaData:
     try:
-        with storage.open(file.url) as source:
-            return pq.read_metadata(source)
+        return read_footer(file, storage)
     except FileNotFoundError:
         raise DatasetError(f"dataset.path: {file.url}: no such file") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        text = first_line(error).removeprefix(f"{file.url}: ")
-        raise DatasetError(f"dataset.path: {file.url} is not a readable Parquet file ({text})") from None
+    except Changed:
+        raise DatasetError(f"dataset.path: {file.url} changed while it was listed; list it again") from None
+    except WrongBytes as wrong:
+        raise DatasetError(f"dataset.path: {file.url} is not a readable Parquet file ({wrong})") from None
+    except OSError as error:
+        raise DatasetError(f"dataset.path: {first_line(error)}") from None
 
 
 def _wanted(role: str, kind: pa.DataType) -> str:
@@ -425,9 +428,11 @@ def _digest_ids(file: DataFile, column: str, storage: Storage) -> np.ndarray[Any
 
 def _read_ids(file: DataFile, column: str, storage: Storage) -> pa.ChunkedArray:
     try:
-        with storage.open(file.url) as source:
-            return pq.ParquetFile(source, pre_buffer=True).read(columns=[column]).column(0)
-    except (pa.ArrowException, OSError) as error:
+        parquet = StoredParquet(StoredFile(file.url, file.size, file.version), storage)
+        return parquet.read(range(len(file.row_groups)), [column]).column(0)
+    except Changed:
+        raise DatasetError(f"dataset.path: {file.key} changed while it was listed; list it again") from None
+    except (WrongBytes, OSError) as error:
         raise DatasetError(f"dataset.id: {column} of {file.key} cannot be read ({first_line(error)})") from None
 
 

@@ -33,7 +33,7 @@ from pcace_dist.datasets.shards import (
     write_task,
 )
 from pcace_dist.datasets.sources import Reading, lost_class, open_source
-from pcace_dist.datasets.storage import Storage, StoredFile, first_line, split
+from pcace_dist.datasets.storage import Storage, StoredFile, first_line, normalised, split
 from pcace_dist.errors import DatasetError, OutputError
 
 RECORD = "_pack.json"
@@ -169,6 +169,7 @@ def begin(
 ) -> Packing:
     """Open the source, and begin in `dest` or go on there. Raises DatasetError or OutputError, one line."""
     storage = storage or Storage()
+    source, dest = (normalised(url) if "://" in url else url for url in (source, dest))
     limits = limits or Limits()
     checked = "headers" if verify is True else verify or None
     if checked is not None and checked not in VERIFY:
@@ -187,6 +188,8 @@ def begin(
             _record(dest, {"identity": identity, "complete": False, "tasks": [_as_list(t) for t in tasks]}, storage)
     except OSError as error:
         raise OutputError(first_line(error)) from None
+    storage.patience.begin()
+    storage.patience.refusals_are_answers = True  # one image may be refused to everybody (pieces.read_image)
     return Packing(source, opened, dest, layout, identity, tasks, done, storage, reading.allow_empty_classes, complete)
 
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from pcace_dist.datasets.listing import is_image_struct
 from pcace_dist.datasets.pieces import IMAGE_TYPE, READERS, Fault, Row, Source, identity_of, key_below, utf8_name
-from pcace_dist.datasets.storage import Storage, StoredFile, first_line
+from pcace_dist.datasets.storage import Changed, Storage, StoredFile, first_line
+from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes, read_footer
 from pcace_dist.errors import DatasetError
 
 ROWS_AT_ONCE = 64  # rows decoded into memory at once
@@ -86,17 +87,20 @@ class ParquetPortion:
                         if self.start <= group.first + read < self.stop:
                             yield _row(batch.slice(row, 1), group, read, self)
                         read += 1
-            except FileNotFoundError as error:
+            except Changed:
+                raise DatasetError(f"{group.url}: has changed since the pack began") from None
+            except OSError as error:
                 raise DatasetError(first_line(error)) from None
-            except (pa.ArrowException, OSError) as error:
-                reason = first_line(error).removeprefix(f"{group.url}: ")
-                yield Fault(f"{group.key} row group {group.index} from row {read}", f"cannot be read ({reason})")
+            except WrongBytes as wrong:
+                yield Fault(f"{group.key} row group {group.index} from row {read}", f"cannot be read ({wrong})")
 
 
 def _batches(group: Group, storage: Storage) -> Iterator[pa.RecordBatch]:
-    with storage.open(group.url) as file:
-        opened = pq.ParquetFile(file, page_checksum_verification=True)
-        yield from opened.iter_batches(ROWS_AT_ONCE, row_groups=[group.index])
+    """Raises WrongBytes for bytes that are there and wrong, and what fetching raises."""
+    file = storage.stat(group.url)
+    if file is None:
+        raise FileNotFoundError(f"{group.url}: no such file")
+    yield from StoredParquet(file, storage).batches(group.index, ROWS_AT_ONCE)
 
 
 def _row(cells: pa.RecordBatch, group: Group, number: int, portion: ParquetPortion) -> Row | Fault:
@@ -119,13 +123,11 @@ def _between(groups: Sequence[Group], start: int, stop: int) -> tuple[Group, ...
 
 def _footer(file: StoredFile, storage: Storage) -> pq.FileMetaData:
     try:
-        with storage.open(file.url) as source:
-            return pq.read_metadata(source)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        text = first_line(error).removeprefix(f"{file.url}: ")
-        raise DatasetError(f"{file.url} is not a readable Parquet file ({text})") from None
+        return read_footer(file, storage)
+    except Changed:
+        raise DatasetError(f"{file.url}: has changed since it was listed") from None
+    except WrongBytes as wrong:
+        raise DatasetError(f"{file.url} is not a readable Parquet file ({wrong})") from None
 
 
 def _same_schema(keys: Sequence[str], schemas: Sequence[pa.Schema]) -> pa.Schema:

@@ -6,7 +6,6 @@ be sent to another machine, and reads its rows lazily. Knows nothing of shards, 
 
 from __future__ import annotations
 
-import errno
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,12 +16,10 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from pcace_dist.datasets.class_names import ClassNames
-from pcace_dist.datasets.reader import RETRY
 from pcace_dist.datasets.storage import Storage, StoredFile, first_line, split
 
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 READERS = 16
-PASSING = (errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.ESTALE, errno.EAGAIN)
 DETAIL = re.compile(r"\s*\(.*\)|'[^']*'|\"[^\"]*\"")
 ESCAPED = re.compile(r"\\x[0-9a-f]{2}")
 
@@ -97,24 +94,41 @@ class Source:
 
 
 def read_image(storage: Storage, url: str, path: str, cells: dict[str, Any]) -> Row | Fault:
-    """The row of one image file. What the storage refuses in passing is tried again; what it does not have is not."""
-    reason = ""
-    for attempt in range(RETRY.tries):
-        if attempt:
-            RETRY.sleep(RETRY.pause * 2 ** (attempt - 1))
-        try:
-            return Row(path, storage.read_bytes(url), cells)
-        except OSError as error:
-            reason = first_line(error).removeprefix(f"{url}: ")
-            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-                break
-            if split(url)[0] == "file" and error.errno not in PASSING:
-                break
-    return Fault(path, reason)
+    """The row of one image file; a Fault where the storage says that it has none to give.
+
+    Raises StoreUnavailable where storage is away, and OSError where access is denied and nothing could be read before.
+    """
+    try:
+        return Row(path, storage.read_bytes(url), cells)
+    except PermissionError as error:
+        if split(url)[0] != "file" and not _its_own(storage, error):
+            return _read_once_allowed(storage, url, path, cells, error)
+        return Fault(path, first_line(error).removeprefix(f"{url}: "))
+    except OSError as error:
+        return Fault(path, first_line(error).removeprefix(f"{url}: "))
 
 
-def in_order(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """Results of `work` in the order of the items, a few ahead in threads."""
+def _its_own(storage: Storage, error: PermissionError) -> bool:
+    """Whether one file is refused, and not all of them: another that was read before can be read still."""
+    gives = storage.still_gives()
+    if gives is None:
+        raise error
+    return gives
+
+
+def _read_once_allowed(
+    storage: Storage, url: str, path: str, cells: dict[str, Any], error: PermissionError
+) -> Row | Fault:
+    """The row of a file once the storage gives what it gave before."""
+    with storage.patience.outage(url) as wait:
+        while wait.on(error):
+            if storage.still_gives():
+                return read_image(storage, url, path, cells)
+        raise wait.ended(error) from error
+
+
+def in_order(work: Callable[[S], T], items: Iterable[S], storage: Storage) -> Iterator[T]:
+    """Results of `work` in the order of the items, a few ahead in threads; Ctrl-C ends their waits for storage."""
     with ThreadPoolExecutor(READERS, thread_name_prefix="pcace-pack") as pool:
         ahead: deque[Future[T]] = deque()
         try:
@@ -124,6 +138,9 @@ def in_order(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+        except KeyboardInterrupt:
+            storage.patience.stop()
+            raise
         finally:
             for future in ahead:
                 future.cancel()

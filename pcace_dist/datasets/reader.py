@@ -1,13 +1,13 @@
-"""Read the row groups of a unit: needed columns only, rows of the filter only, transient faults retried.
+"""Read the row groups of a unit: needed columns only, rows of the filter only.
 
-A row group that stays unreadable is handed on as one `BadRow`; a file that is not the one that was listed
-ends the run with a `DatasetError`. No decoding of images, no threads, no Ray.
+A row group whose bytes are there and wrong is handed on as one `BadRow`. Storage that does not give them is waited for
+and then a StoreUnavailable, never a bad row. A file that is not the one that was listed ends the run with a
+`DatasetError`. No decoding of images, no threads, no Ray.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pcace_dist.datasets.listing import DatasetSpec, check_schema, filter_scalar, kept_columns, plain_type
 from pcace_dist.datasets.rows import BadRow
-from pcace_dist.datasets.storage import Storage, first_line
+from pcace_dist.datasets.storage import Changed, Storage, StoredFile, first_line
+from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes
 from pcace_dist.datasets.units import Piece
 from pcace_dist.errors import DatasetError
 
@@ -42,104 +42,75 @@ class RowGroup:
     bytes_read: int
 
 
-@dataclass(frozen=True)
-class Retry:
-    """How often a read is tried, and the pause before the second try in seconds; it doubles from then on."""
+def read_pieces(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage) -> Iterator[RowGroup | BadRow]:
+    """The row groups in order.
 
-    tries: int = 4
-    pause: float = 0.5
-    sleep: Callable[[float], object] = time.sleep
-
-
-RETRY = Retry()
+    Raises DatasetError when a file is gone, has changed or has another schema; StoreUnavailable.
+    """
+    files = _Files(spec, storage)
+    for piece in pieces:
+        yield _read(piece, files)
 
 
-def read_pieces(
-    pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, retry: Retry = RETRY
-) -> Iterator[RowGroup | BadRow]:
-    """The row groups in order. Raises DatasetError when a file is gone, has changed or has another schema."""
-    with _Files(spec, storage) as files:
-        for piece in pieces:
-            yield _read_with_retries(piece, files, retry)
+def count_kept(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage) -> list[int]:
+    """Rows of each piece that the filter keeps, from the filter's columns alone; 0 where their bytes are wrong.
 
-
-def count_kept(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, retry: Retry = RETRY) -> list[int]:
-    """Rows of each piece that the filter keeps, from the filter's columns alone; 0 where they cannot be
-    read.
+    Raises as `read_pieces`.
     """
     if not spec.filter:
         return [piece.rows for piece in pieces]
-    with _Files(spec, storage) as files:
-        return [_count_with_retries(piece, files, retry) for piece in pieces]
+    files = _Files(spec, storage)
+    return [_count(piece, files) for piece in pieces]
 
 
-def _read_with_retries(piece: Piece, files: _Files, retry: Retry) -> RowGroup | BadRow:
-    group, reason = _try(lambda: files.open(piece).read(piece), files, retry)
-    if group is None:
-        return BadRow(piece.key, piece.row_group, None, None, "read", reason, piece.rows)
-    return group
+def _read(piece: Piece, files: _Files) -> RowGroup | BadRow:
+    try:
+        return _of_the_listing(piece, lambda: files.open(piece).read(piece))
+    except WrongBytes as wrong:
+        return BadRow(piece.key, piece.row_group, None, None, "read", f"row group unreadable: {wrong}", piece.rows)
 
 
-def _count_with_retries(piece: Piece, files: _Files, retry: Retry) -> int:
-    count, _ = _try(lambda: len(files.open(piece).kept(piece)), files, retry)
-    return count or 0
+def _count(piece: Piece, files: _Files) -> int:
+    try:
+        return _of_the_listing(piece, lambda: len(files.open(piece).kept(piece)))
+    except WrongBytes:
+        return 0
 
 
-def _try(read: Callable[[], T], files: _Files, retry: Retry) -> tuple[T | None, str]:
-    reason = ""
-    for attempt in range(retry.tries):
-        if attempt:
-            retry.sleep(retry.pause * 2 ** (attempt - 1))
-        try:
-            return read(), ""
-        except (OSError, pa.ArrowException) as error:
-            reason = first_line(error)[:200] or type(error).__name__
-            files.close()  # a connection or a cached footer may be what is wrong
-    return None, f"row group unreadable after {retry.tries} tries: {reason}"
+def _of_the_listing(piece: Piece, read: Callable[[], T]) -> T:
+    """What `read` gives of a file that is still the one that was listed. Raises DatasetError where it is not."""
+    try:
+        return read()
+    except FileNotFoundError:
+        raise DatasetError(f"dataset.path: {piece.key} is gone since the run began") from None
+    except Changed:
+        raise DatasetError(f"dataset.path: {piece.key} has changed since the run began") from None
+    except OSError as error:
+        raise DatasetError(f"dataset.path: {first_line(error)}") from None
 
 
 class _Files:
-    """Keeps the file open that the last piece came from."""
+    """Keeps the footer of the file that the last piece came from."""
 
     def __init__(self, spec: DatasetSpec, storage: Storage) -> None:
         self.spec, self.storage = spec, storage
         self.url: str | None = None
         self.current: _OpenFile | None = None
 
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def open(self, piece: Piece) -> _OpenFile:
         if self.current is None or self.url != piece.url:
-            self.close()
+            self.current, self.url = None, piece.url
             self.current = _OpenFile(piece, self.spec, self.storage)
-            self.url = piece.url
         return self.current
-
-    def close(self) -> None:
-        if self.current is not None:
-            with contextlib.suppress(OSError):
-                self.current.source.close()
-        self.current = self.url = None
 
 
 class _OpenFile:
-    """One Parquet file that is known to be the one that was listed."""
+    """One Parquet file. Each of its bytes is fetched from the version that was listed, or not at all."""
 
     def __init__(self, piece: Piece, spec: DatasetSpec, storage: Storage) -> None:
-        now = storage.stat(piece.url)
-        if now is None:
-            raise DatasetError(f"dataset.path: {piece.key} is gone since the run began")
-        if (now.size, now.version) != (piece.size, piece.version):
-            raise DatasetError(f"dataset.path: {piece.key} has changed since the run began")
         self.spec = spec
-        self.source = storage.open(piece.url)
-        # pre_buffer: the byte ranges of the needed column chunks are fetched together, not page by page
-        self.file = pq.ParquetFile(self.source, pre_buffer=True, page_checksum_verification=True)
-        schema = self.file.schema_arrow
+        self.file = StoredParquet(StoredFile(piece.url, piece.size, piece.version), storage)
+        schema = self.schema = self.file.schema
         check_schema(spec, schema, piece.key)
         self.image_leaf = f"{spec.image}.bytes" if pa.types.is_struct(schema.field(spec.image).type) else spec.image
         kinds = {name: plain_type(schema.field(name).type) for name in spec.filter}
@@ -160,7 +131,7 @@ class _OpenFile:
             return np.arange(piece.rows), pa.table({})
         if self._excluded(piece.row_group):
             return np.arange(0), pa.table({})
-        table = self.file.read_row_group(piece.row_group, columns=list(self.filter), use_threads=False)
+        table = self.file.read([piece.row_group], list(self.filter))
         mask = np.ones(table.num_rows, dtype=bool)
         for name, values in self.filter.items():
             column = _plain(table.column(name))
@@ -170,16 +141,16 @@ class _OpenFile:
 
     def read(self, piece: Piece) -> RowGroup:
         positions, held = self._filtered(piece)
-        kept = kept_columns(self.spec, self.file.schema_arrow) if self.spec.keep else []
+        kept = kept_columns(self.spec, self.schema) if self.spec.keep else []
         names = list(dict.fromkeys([*(column for _, column in self.spec.roles()), *kept]))
         if not len(positions):
             empty = pa.table({name: pa.nulls(0) for name in names})
             return RowGroup(piece, empty, positions, piece.rows, 0)
         leaves = {name: self.image_leaf if name == self.spec.image else name for name in names}
         missing = [leaf for name, leaf in leaves.items() if name not in held.column_names]
-        table = self.file.read_row_group(piece.row_group, columns=missing, use_threads=False)
+        table = self.file.read([piece.row_group], missing)
         if table.num_rows != piece.rows:
-            raise pa.ArrowInvalid(f"{table.num_rows} rows where the footer says {piece.rows}")
+            raise WrongBytes(f"{table.num_rows} rows where the footer says {piece.rows}")
         table = pa.table({name: self._values(held if name in held.column_names else table, name) for name in names})
         if len(positions) < piece.rows:
             table = table.take(positions)

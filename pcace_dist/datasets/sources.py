@@ -281,7 +281,7 @@ class FolderPortion:
                 return Fault(key, "lies beside the class folders, not in one")
             return read_image(storage, url, key, {"label": label} if self.labelled else {})
 
-        return in_order(row, self.files)
+        return in_order(row, self.files, storage)
 
 
 def _found_classes(folders: list[str], source: str, storage: Storage, notes: list[str]) -> ClassNames | None:
@@ -395,7 +395,7 @@ class CsvPortion:
                 return Fault(f"{self.source} row {number}", "names no image")
             return read_image(storage, _image_url(path, self.folder), path, values)
 
-        return in_order(row, enumerate(self._values(), self.first))
+        return in_order(row, enumerate(self._values(), self.first), storage)
 
     def _values(self) -> Iterator[dict[str, Any]]:
         for batch in self.table.to_batches(max_chunksize=1024):
@@ -418,7 +418,7 @@ def _usual_size(paths: pa.ChunkedArray, folder: str, storage: Storage) -> int:
             return 0
         return found.size if found else 0
 
-    sizes = [found for found in in_order(size, names) if found]
+    sizes = [found for found in in_order(size, names, storage) if found]
     return max(1, int(statistics.fmean(sizes))) if sizes else IMAGE_BYTES
 
 

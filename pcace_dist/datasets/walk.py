@@ -238,7 +238,7 @@ def _kinds(files: list[StoredFile], storage: Storage) -> Iterator[str | None]:
         except (FileNotFoundError, PermissionError):
             return None
 
-    return in_order(kind, files)
+    return in_order(kind, files, storage)
 
 
 def _why_not(one: Found, reason: str) -> str:

@@ -92,19 +92,20 @@ class Account:
         """A look of `stop`: so many pairs at the border of the top were open after so many images."""
         self.looks.append({"look": look, "images": self.images, "open_pairs": open_pairs})
 
-    def tick(self, stage: str, workers: int) -> None:
-        """Show where the run stands; from time to time also in summary.json."""
+    def tick(self, stage: str, workers: int, waits_for: str | None = None) -> None:
+        """Show where the run stands, and what of the storage is waited for; from time to time also in summary.json."""
         self.workers = max(self.workers, workers)
         rows = min(self.rows_done, self.rows)
         elapsed = time.monotonic() - self._pass_started
         if stage == "ranking" and elapsed > 1 and rows > self._rows_at_start:
             self._rate = (rows - self._rows_at_start) / elapsed
-        self._display.show(Tally(stage, rows, self.rows, workers, self.bad_rows, self._rate))
+        self._display.show(Tally(stage, rows, self.rows, workers, self.bad_rows, self._rate, waits_for))
         if time.monotonic() - self._summary_at >= SUMMARY_EVERY:
             self._summary_at = time.monotonic()
             self.report(workers)
             self._ledger.check_held()  # a driver that was taken over must not write over its successor's summary
-            self.write("running", None, stage=stage, workers_now=workers, rows_done=rows, rows=self.rows)
+            more = {} if waits_for is None else {"waits_for": waits_for}
+            self.write("running", None, stage=stage, workers_now=workers, rows_done=rows, rows=self.rows, **more)
 
     def report(self, workers: int) -> None:
         """Bring the metrics up to date."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pcace_dist.datasets.rows import BadRow
-from pcace_dist.service.ledger import FileRef
+from pcace_dist.service.ledger import FileRef, Receipt
 from pcace_dist.service.store import Store
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.held_codes import BLOCK_CHANNELS
@@ -147,12 +147,31 @@ def write_attempt(
 
 def read_checked(store: Store, attempt: str, name: str, ref: FileRef) -> bytes:
     """A file of an accepted attempt. Raises CorruptAttempt when it is missing or not the bytes of the receipt."""
-    data = store.get(attempt_key(attempt, name))
-    if data is None:
-        raise CorruptAttempt(attempt, f"{name} is missing")
-    if len(data) != ref.size or hashlib.sha256(data).hexdigest() != ref.sha256:
-        raise CorruptAttempt(attempt, f"{name} is not what its receipt says")
-    return data
+    for _ in range(2):  # what was garbled on the way is right the second time
+        data = store.get(attempt_key(attempt, name))
+        if data is None:
+            raise CorruptAttempt(attempt, f"{name} is missing")
+        if len(data) == ref.size and hashlib.sha256(data).hexdigest() == ref.sha256:
+            return data
+    raise CorruptAttempt(attempt, f"{name} is not what its receipt says")
+
+
+def attempts_with_bad(store: Store, receipts: Iterable[Receipt], stage: str) -> list[str]:
+    """Attempts that set rows aside at this stage (column of bad_rows.parquet), or whose list of them is damaged."""
+    found = []
+    for receipt in receipts:
+        ref = receipt.files.get("bad_rows.parquet")
+        try:
+            if ref is None or stage not in _stages(read_checked(store, receipt.attempt, "bad_rows.parquet", ref)):
+                continue
+        except CorruptAttempt:
+            pass
+        found.append(receipt.attempt)
+    return found
+
+
+def _stages(bad_rows: bytes) -> set[str]:
+    return set(pq.read_table(io.BytesIO(bad_rows), columns=["stage"])["stage"].to_pylist())
 
 
 class CorruptAttempt(Exception):

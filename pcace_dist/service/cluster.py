@@ -42,6 +42,8 @@ def ray_session() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # a call's failure is told by the fleet; of one that nobody waits for any more Ray would print the traceback
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     try:
         if names_a_cluster():
             # workers' lines would come with a prefix: as JSON they stay in Ray's logs on their nodes

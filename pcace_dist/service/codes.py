@@ -31,7 +31,8 @@ import torch
 
 from pcace_dist.checked import REPAIR, Damaged, Digest
 from pcace_dist.datasets.rows import BadRow, RowRef
-from pcace_dist.datasets.storage import Storage, first_line
+from pcace_dist.datasets.storage import Changed, Storage, first_line
+from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, OutputError
 from pcace_dist.service.attempt import CODES_FILE, Block, attempt_key, blocks_of
@@ -252,7 +253,8 @@ class KeptCodes:
         tables = []
         for part in self.index.parts:
             with self._readable(part):
-                tables.append(self._open(part).read(columns=list(columns)))
+                file = self._open(part)
+                tables.append(file.read(range(file.metadata.num_row_groups), columns))
         return pa.concat_tables(tables) if tables else self.schema.empty_table().select(columns)
 
     def read_block(self, block: Block) -> Iterator[LayerCodes]:
@@ -260,23 +262,23 @@ class KeptCodes:
         channels, components = block.stop - block.start, self.plan.components
         names = [codes_column(block), means_column(block)]
         for part in self.index.parts:
-            batches = self._open(part).iter_batches(batch_size=BATCH_ROWS, columns=names)
-            while True:
+            file = self._open(part)
+            for groups in _of_rows(file, BATCH_ROWS):
                 with self._readable(part):
-                    batch = next(batches, None)
-                if batch is None:
-                    break
-                codes = integer_rows(batch.column(0), np.uint8).reshape(-1, channels, components)
-                means = integer_rows(batch.column(1), np.int16)
+                    table = file.read(groups, names).combine_chunks()
+                codes = integer_rows(_one_chunk(table.column(0)), np.uint8).reshape(-1, channels, components)
+                means = integer_rows(_one_chunk(table.column(1)), np.int16)
                 yield LayerCodes(torch.from_numpy(codes), torch.from_numpy(means))
 
-    def _open(self, part: CodesPart) -> pq.ParquetFile:
+    def _open(self, part: CodesPart) -> StoredParquet:
         url = f"{self.url}/{part.file}"
         with self._readable(part):
-            source = self.storage.open(url)
-            if source.size() != part.size:
-                raise DatasetError(f"{url}: has {source.size()} bytes, its index says {part.size}")
-            file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+            stored = self.storage.stat(url)
+            if stored is None:
+                raise FileNotFoundError(f"{url}: no such file")
+            if stored.size != part.size:
+                raise DatasetError(f"{url}: has {stored.size} bytes, its index says {part.size}")
+            file = StoredParquet(stored, self.storage)
             if file.metadata.num_rows != part.rows:
                 raise DatasetError(f"{url}: has {file.metadata.num_rows} rows, its index says {part.rows}")
             return file
@@ -286,7 +288,7 @@ class KeptCodes:
         """What goes wrong while a part is read is named by its file."""
         try:
             yield
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, WrongBytes, Changed) as error:
             url = f"{self.url}/{part.file}"
             raise DatasetError(f"{url}: the kept codes cannot be read ({first_line(error)})") from error
 
@@ -296,7 +298,7 @@ def open_codes(url: str, storage: Storage) -> KeptCodes | None:
     index_url = f"{url.rstrip('/')}/{INDEX}"
     try:
         data = storage.read_bytes(index_url)
-    except (OSError, DatasetError):
+    except OSError:
         return None
     index = CodesIndex.from_bytes(data, url=url)
     store = open_store(url, storage)
@@ -305,7 +307,7 @@ def open_codes(url: str, storage: Storage) -> KeptCodes | None:
     held = KeptCodes(url.rstrip("/"), storage, index, plan, pa.schema([]))
     if not index.parts:
         raise DatasetError(f"{url}: its kept codes hold no rows")
-    return KeptCodes(held.url, storage, index, plan, held._open(index.parts[0]).schema_arrow)
+    return KeptCodes(held.url, storage, index, plan, held._open(index.parts[0]).schema)
 
 
 def _check_index(index: CodesIndex, data: bytes, state: RunState, url: str) -> None:
@@ -352,14 +354,16 @@ def read_unit(spec: WorkSpec, codes_file: str, unit: Unit, plan: Plan) -> KeptUn
     url = f"{spec.base}/{codes_file}"
     pieces = {(piece.key, piece.row_group): piece.rows for piece in unit.pieces}
     try:
-        with spec.storage.open(url) as source:
-            file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
-            groups = [index for index in range(file.num_row_groups) if _touches(file, index, pieces)]
-            table = file.read_row_groups(groups) if groups else file.schema_arrow.empty_table()
+        stored = spec.storage.stat(url)
+        if stored is None:
+            raise FileNotFoundError(f"{url}: no such file")
+        file = StoredParquet(stored, spec.storage)
+        groups = [index for index in range(file.metadata.num_row_groups) if _touches(file, index, pieces)]
+        table = file.read(groups, file.schema.names) if groups else file.schema.empty_table()
         bad_url = url.removesuffix(CODES_FILE) + "bad_rows.parquet"
         with_bad = spec.storage.stat(bad_url) is not None
         listed = pq.read_table(io.BytesIO(spec.storage.read_bytes(bad_url))).to_pylist() if with_bad else []
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, WrongBytes, Changed, pa.ArrowException) as error:
         raise DatasetError(f"extend: {url} cannot be read ({type(error).__name__})") from error
     places = zip(table["file"].to_pylist(), table["row_group"].to_pylist(), strict=True)
     table = table.take(pa.array([row for row, place in enumerate(places) if place in pieces], pa.int64()))
@@ -368,9 +372,27 @@ def read_unit(spec: WorkSpec, codes_file: str, unit: Unit, plan: Plan) -> KeptUn
     return KeptUnit(_kept_rows(table, plan), _kept_codes(table, plan), bad, bad_rows)
 
 
-def _touches(file: pq.ParquetFile, index: int, pieces: Mapping[tuple[str, int], int]) -> bool:
+def _of_rows(file: StoredParquet, rows: int) -> Iterator[list[int]]:
+    """Row groups of a codes file, about `rows` rows at a time."""
+    groups: list[int] = []
+    held = 0
+    for index in range(file.metadata.num_row_groups):
+        groups.append(index)
+        held += file.metadata.row_group(index).num_rows
+        if held >= rows:
+            yield groups
+            groups, held = [], 0
+    if groups:
+        yield groups
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _touches(file: StoredParquet, index: int, pieces: Mapping[tuple[str, int], int]) -> bool:
     """Whether a row group of a codes file holds rows of these pieces."""
-    places = file.read_row_group(index, columns=["file", "row_group"])
+    places = file.read([index], ["file", "row_group"])
     return any(place in pieces for place in zip(*(column.to_pylist() for column in places.columns), strict=True))
 
 

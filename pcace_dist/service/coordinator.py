@@ -208,14 +208,16 @@ class Coordinator(ABC, Generic[P]):
     def _tick(self, crew: Crew, stage: str) -> None:
         """Show progress; end when the run was taken over, or no worker could be had for workers.start_timeout."""
         self._check_held()
-        self._account.tick(stage, len(crew.up))
+        waits_for = crew.waits_for()
+        self._account.tick(stage, len(crew.up), waits_for)
         least = self._job.workers.min if stage in WITH_ALL_WORKERS and not self._enough else 1
         if len(crew.up) >= least:
             self._enough = True
             self._lonely_since = None
             return
         now = time.monotonic()
-        self._lonely_since = now if self._lonely_since is None else self._lonely_since
+        if self._lonely_since is None or waits_for is not None:  # it is storage that is missing, not a worker
+            self._lonely_since = now
         workers = self._job.workers
         if now - self._lonely_since > workers.start_timeout:
             raise JobError(

@@ -75,6 +75,8 @@ def open_evaluation(
     if data is not None:
         elsewhere = list_dataset(replace(spec.dataset, path=(absolute(data),)), storage)
     outputs = Facts.of(plan).outputs
+    for each in (storage, spec.storage):
+        each.patience.begin()
     question = Question(
         listing=_of_run(preparation.listing, units),
         elsewhere=elsewhere,

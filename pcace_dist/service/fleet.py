@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -22,7 +22,7 @@ from pcace_dist.service.actor import Worker
 from pcace_dist.service.cluster import describe_resources
 from pcace_dist.service.events import Event, Explained, Failed, Finished, Joined, Lost, WorkerShape
 from pcace_dist.service.spec import CodesSpec, WorkSpec
-from pcace_dist.service.worker import WorkerInfo
+from pcace_dist.service.worker import Progress, WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ FAILED_STARTS = 3  # workers in a row that die before they are up, with none up:
 class _Member:
     handle: Any
     info: WorkerInfo | None = None
-    images_seen: int = 0
+    progress: Progress = field(default_factory=Progress)
     polled_at: float = 0.0
 
 
@@ -104,7 +104,11 @@ class Fleet:
 
     def images_seen_by(self) -> dict[str, int]:
         """Images forwarded so far by each worker that is up, as of the last poll."""
-        return {actor: member.images_seen for actor, member in self._members.items() if member.info is not None}
+        return {actor: member.progress.images for actor, member in self._members.items() if member.info is not None}
+
+    def waits_for(self) -> str | None:
+        """What of the storage a worker waits for, as of the last poll."""
+        return next((m.progress.waits_for for m in self._members.values() if m.progress.waits_for is not None), None)
 
     def call(self, actor: str, method: str, *args: Any) -> None:
         """Call a method of a worker; its result comes back as an event."""
@@ -165,8 +169,8 @@ class Fleet:
                 member.info = value
                 self._failed_starts = 0
                 yield Joined(actor, value)
-            elif method == "images_seen":
-                member.images_seen = value
+            elif method == "progress":
+                member.progress = value
             else:
                 yield Finished(actor, method, value)
 
@@ -211,12 +215,12 @@ class Fleet:
 
     def _poll(self) -> None:
         """Ask how far the busy workers are; a dead idle worker shows here too."""
-        waiting = {actor for actor, method in self._calls.values() if method == "images_seen"}
+        waiting = {actor for actor, method in self._calls.values() if method == "progress"}
         now = time.monotonic()
         for actor, member in self._members.items():
             if member.info is not None and actor not in waiting and now - member.polled_at >= POLL_SECONDS:
                 member.polled_at = now
-                self.call(actor, "images_seen")
+                self.call(actor, "progress")
 
 
 def _cause(error: Exception) -> str:

@@ -13,11 +13,11 @@ class Interrupt:
     """SIGTERM and SIGINT as a flag. The second signal ends the process at once."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self.event = threading.Event()
         self._before: dict[int, object] = {}
 
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self.event.is_set()
 
     def install(self) -> None:
         """After Ray has started: it puts in a SIGTERM handler of its own."""
@@ -31,9 +31,9 @@ class Interrupt:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self._event.is_set():
+        if self.event.is_set():
             raise KeyboardInterrupt
-        self._event.set()
+        self.event.set()
 
 
 @contextlib.contextmanager

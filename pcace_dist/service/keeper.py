@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from types import TracebackType
 
-from pcace_dist.errors import PcaceError, TakenOver
+from pcace_dist.errors import PcaceError, StoreUnavailable, TakenOver
 from pcace_dist.service.lease import Lease
 
 log = logging.getLogger(__name__)
+
+RELEASES = 3  # tries to release the lease
 
 
 class LeaseKeeper:
@@ -23,7 +26,10 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._keep, name="pcace-lease", daemon=True)
 
     def __enter__(self) -> LeaseKeeper:
-        self._lease.write()
+        try:
+            self._lease.write()
+        except StoreUnavailable as error:  # the thread tries again
+            log.warning("the lease cannot be written: %s", error)
         self._thread.start()
         return self
 
@@ -33,10 +39,17 @@ class LeaseKeeper:
         self._end.set()
         self._thread.join()
         if not isinstance(error, TakenOver):
+            self._release()
+
+    def _release(self) -> None:
+        for left in reversed(range(RELEASES)):
             try:
                 self._lease.release()
+                return
             except PcaceError as failed:  # the store is gone; the next driver waits until the lease is dead
-                log.warning("the lease could not be released: %s", failed)
+                if not left:
+                    log.warning("the lease could not be released: %s", failed)
+            time.sleep(0.2)
 
     def check(self) -> None:
         """Raises TakenOver once a later epoch has the lease."""
@@ -44,11 +57,15 @@ class LeaseKeeper:
             raise self._taken
 
     def _keep(self) -> None:
+        failing = False
         while not self._end.wait(self._every):
             try:
                 self._lease.renew_if_due()
+                failing = False
             except TakenOver as taken:
                 self._taken = taken
                 return
             except PcaceError as error:
-                log.warning("the lease could not be renewed: %s", error)
+                if not failing:  # once for every outage
+                    log.warning("the lease cannot be renewed: %s", error)
+                failing = True

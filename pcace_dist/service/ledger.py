@@ -4,6 +4,7 @@
     ledger/00000017.json = {n, kind, epoch, nonce, time, body, digest}   digest: sha256 of what stands before it
 
     open       {holder}                    a driver takes the run; the epoch goes up by one
+    reopen     {holder, attempts, reason}  after done: an open that also retracts; the result is to be published anew
     manifest   {plan, weights, units, ..}  once: what the run is made of
     inherit    {receipts}                  attempts of a finished run, copied, that count here too (extend)
     accept     {receipts, foreign}         attempts that count from here on; `foreign`, if any: {class, differing} of
@@ -33,11 +34,11 @@ from pcace_dist.records import RESTORE as RESTORE
 from pcace_dist.records import IllegalHistory as IllegalHistory
 from pcace_dist.records import Json as Json
 from pcace_dist.records import Record as Record
-from pcace_dist.service.store import FIRST_PAUSE, LONGEST_PAUSE, TRIES, OutcomeUnknown, Store
+from pcace_dist.service.store import OutcomeUnknown, Store
 
 UnitStatus = Literal["pending", "accepted", "set_aside", "spared"]
 
-KINDS = ("open", "manifest", "inherit", "accept", "set_aside", "retract", "settled", "done")
+KINDS = ("open", "reopen", "manifest", "inherit", "accept", "set_aside", "retract", "settled", "done")
 READERS = 16  # threads that load a long ledger
 
 _KEY = re.compile(r"ledger/(\d{8})\.json")
@@ -174,11 +175,13 @@ class RunState:
             raise _illegal(record, f"comes after record {self.length}")
         if record.kind not in KINDS:
             raise _illegal(record, f"its kind {record.kind!r} is not known; was it written by a newer version?")
-        if self.done is not None:
+        if self.done is not None and record.kind != "reopen":
             raise _illegal(record, "comes after done")
+        if self.done is None and record.kind == "reopen":
+            raise _illegal(record, "comes before done")
         if not self.epoch and record.kind != "open":
             raise _illegal(record, "comes before the first open")
-        if record.epoch != self.epoch + (record.kind == "open"):
+        if record.epoch != self.epoch + (record.kind in ("open", "reopen")):
             raise _illegal(record, f"is of epoch {record.epoch} after epoch {self.epoch}")
         if record.kind not in ("open", "manifest") and self.manifest is None:
             raise _illegal(record, "comes before the manifest")
@@ -190,6 +193,9 @@ class RunState:
 
     def _open(self, record: Record) -> RunState:
         return replace(self, epoch=record.epoch, holder=dict(record.body["holder"]), opened_at=record.time)
+
+    def _reopen(self, record: Record) -> RunState:
+        return replace(self._open(record)._retract(record), done=None, finished_at=None)
 
     def _manifest(self, record: Record) -> RunState:
         if self.manifest is not None:
@@ -324,14 +330,10 @@ class Ledger:
         *,
         nonce: Callable[[], str] = _new_nonce,
         now: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-        tries: int = TRIES,
     ) -> None:
         self._store = store
         self._nonce = nonce
         self._now = now
-        self._sleep = sleep
-        self._tries = tries
         self._state = RunState()
         self._loaded = False
         self._epoch = 0
@@ -382,16 +384,34 @@ class Ledger:
             state = self._state
             if state.done is not None:
                 raise self._end(TakenOver(f"{self._store.url}: the run is done; the same command gives its result"))
-            body = {"holder": dict(holder)}
-            mine = Record(state.length + 1, "open", state.epoch + 1, self._nonce(), self._now(), body)
-            after = state.apply(mine)
-            there = self._create(mine)
-            if there.nonce == mine.nonce:
-                self._state, self._epoch = after, mine.epoch
+            there = self._take("open", {"holder": dict(holder)})
+            if there is None:
                 return self._epoch
             self.load()  # late records of the driver before
             if self._state.epoch != state.epoch:
                 raise self._lost_to(there)
+
+    def reopen(self, holder: Mapping[str, Any], attempts: Iterable[str], reason: str) -> int:
+        """Take a finished run again, and retract attempts of it; the new epoch. Raises TakenOver, IllegalHistory."""
+        if not self._loaded:
+            self.load()
+        self._check_not_ended()
+        body = {"holder": dict(holder), "attempts": list(attempts), "reason": reason}
+        there = self._take("reopen", body)
+        if there is not None:
+            raise self._lost_to(there)
+        return self._epoch
+
+    def _take(self, kind: str, body: Json) -> Record | None:
+        """Begin the next epoch; None, or the record of another driver that is there instead."""
+        state = self._state
+        mine = Record(state.length + 1, kind, state.epoch + 1, self._nonce(), self._now(), body)
+        after = state.apply(mine)
+        there = self._create(mine)
+        if there.nonce != mine.nonce:
+            return there
+        self._state, self._epoch = after, mine.epoch
+        return None
 
     def append(self, kind: str, body: Json) -> Record:
         """Add one record. Raises IllegalHistory (nothing was written), TakenOver, StoreUnavailable."""
@@ -435,24 +455,32 @@ class Ledger:
         finds itself.
         """
         data = mine.to_bytes()
-        pause = FIRST_PAUSE
         self._ended = StoreUnavailable(f"{self._store.url}/{mine.key}: was interrupted while it was written")
-        for _ in range(self._tries):
-            try:
-                created = self._store.put_if_absent(mine.key, data)
-            except OutcomeUnknown:
-                created = False
-            there = mine if created else self._read_or_none(mine.n)
-            if there is not None:
-                self._ended = None
-                return there
-            self._sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-        raise self._end(
-            StoreUnavailable(
-                f"{self._store.url}/{mine.key}: could not be written in {self._tries} tries; the same command goes on"
-            )
-        )
+        there = self._try_to_create(mine, data)
+        if isinstance(there, StoreUnavailable):
+            there = self._create_patiently(mine, data, there)
+        self._ended = None
+        return there
+
+    def _create_patiently(self, mine: Record, data: bytes, last: StoreUnavailable) -> Record:
+        with self._store.patience.outage(f"output {self._store.url}/{mine.key}") as wait:
+            while wait.on(last):
+                there = self._try_to_create(mine, data)
+                if isinstance(there, Record):
+                    return there
+                last = there
+            raise self._end(wait.ended(last)) from last
+
+    def _try_to_create(self, mine: Record, data: bytes) -> Record | StoreUnavailable:
+        """The record that is there after one put, or what left that open."""
+        lost: StoreUnavailable | None = None
+        try:
+            if self._store.put_if_absent(mine.key, data):
+                return mine
+        except OutcomeUnknown as error:
+            lost = error
+        there = self._read_or_none(mine.n)
+        return there or lost or StoreUnavailable(f"{self._store.url}/{mine.key}: is there, but cannot be read")
 
     def _read(self, n: int) -> Record | None:
         data = self._store.get(f"{PREFIX}{n:08d}.json")
@@ -473,7 +501,7 @@ class Ledger:
             return None
 
     def _lost_to(self, there: Record) -> TakenOver | StoreUnavailable:
-        holder = there.body.get("holder") if there.kind == "open" else None
+        holder = there.body.get("holder") if there.kind in ("open", "reopen") else None
         facts = holder if isinstance(holder, dict) else {"record": there.kind}
         who = ", ".join(f"{name} {value}" for name, value in facts.items())
         return self._end(

@@ -83,7 +83,10 @@ class LocalFleet:
         return set()
 
     def images_seen_by(self) -> dict[str, int]:
-        return {actor: self._bodies[actor].images_seen() for actor in self._infos}
+        return {actor: self._bodies[actor].progress().images for actor in self._infos}
+
+    def waits_for(self) -> str | None:
+        return next((text for body in self._bodies.values() if (text := body.progress().waits_for) is not None), None)
 
     def call(self, actor: str, method: str, *args: Any) -> None:
         future = self._pools[actor].submit(getattr(self._bodies[actor], method), *args)

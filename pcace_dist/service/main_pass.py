@@ -60,6 +60,7 @@ class MainPass:
         self._on_tick = on_tick
         self._stopping = stopping
         self._told_to_stop = False
+        self._outage: StoreUnavailable | None = None  # a worker's patience with storage has ended: so does the run
         self._started = False
         self._least_workers = least_workers
         self._kept = kept or {}
@@ -93,10 +94,12 @@ class MainPass:
         while self._beginning or not self._dispatcher.all_done():  # leaves no call behind for what comes next
             for event in self._fleet.events(TICK):
                 self._handle(event)
-            if self._stopping():
+            if self._stopping() or self._outage is not None:
                 self._stop()
             self._feed()
             if self._told_to_stop and not self._busy:
+                if self._outage is not None:
+                    raise self._outage
                 raise Stopped("stopped; finished units are flushed and recorded, the same command goes on")
             self._on_tick()
 
@@ -239,8 +242,22 @@ class MainPass:
         if isinstance(error, NotAdmitted):
             self._refuse(actor, error)
             return
-        # a store that does not answer says nothing against the unit in hand
-        self._drop(actor, f"{method} failed: {error!r}", blame=not isinstance(error, StoreUnavailable))
+        if isinstance(error, StoreUnavailable):
+            self._pause(actor, error)
+            return
+        self._drop(actor, f"{method} failed: {error!r}")
+
+    def _pause(self, actor: str, error: StoreUnavailable) -> None:
+        """Storage is away for too long: what a worker has in hand goes back unblamed, the others flush, the run ends.
+
+        No worker takes its place: it would wait for the same storage.
+        """
+        log.warning("worker %s is ended: %s", actor, error, extra={"actor": actor})
+        self._outage = self._outage or error
+        if actor in self._fleet.up:
+            self._fleet.release(actor)
+        self._fence(actor, str(error), replace=False)
+        self._dispatcher.actor_lost(actor, str(error), blame=False)
 
     def _refuse(self, actor: str, error: NotAdmitted) -> None:
         """A worker that is not admitted is let go; others are tried in its place, but not for ever."""
@@ -334,7 +351,9 @@ def farm(
                 case Failed(actor, name, error) if name == method and actor in working:
                     failed = failed or error
                     del working[actor]
-                case Failed(_, _, error) if isinstance(error, UserError):
+                    if isinstance(error, StoreUnavailable):
+                        fleet.stop_work()  # the others wait for the same storage
+                case Failed(_, _, error) if isinstance(error, UserError | StoreUnavailable):
                     raise error
                 case Lost(actor, reason):
                     log.warning("worker %s was lost in %s: %s", actor, method, reason, extra={"actor": actor})

@@ -26,6 +26,7 @@ class Tally:
     workers: int = 0
     bad_rows: int = 0
     rate: float | None = None
+    waits_for: str | None = None
 
     @property
     def remaining(self) -> float | None:
@@ -62,6 +63,7 @@ def describe(tally: Tally) -> str:
     parts += [f"{duration(tally.remaining)} left"] if tally.remaining else []
     parts.append(f"{tally.workers} worker{'' if tally.workers == 1 else 's'} up")
     parts += [f"{tally.bad_rows:,} bad"] if tally.bad_rows else []
+    parts += [f"waiting for {tally.waits_for}"] if tally.waits_for else []
     return ", ".join(parts)
 
 
@@ -106,6 +108,7 @@ class Lines:
             "workers": tally.workers,
         }
         facts |= {"images_per_second": round(tally.rate, 3)} if tally.rate else {}
+        facts |= {"waits_for": tally.waits_for} if tally.waits_for else {}
         logs.say(describe(tally), prefix="pcace: ", stream=self._stream, **facts)
 
 

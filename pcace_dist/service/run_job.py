@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from pcace_dist import logs
 from pcace_dist.checked import Damaged, parsing
 from pcace_dist.datasets.listing import SUFFIXES, would_list
-from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver, UserError
+from pcace_dist.errors import JobError, OutputError, Stopped, StoreUnavailable, TakenOver, UserError
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
 from pcace_dist.service.account import Account
+from pcace_dist.service.attempt import attempts_with_bad
 from pcace_dist.service.cluster import ray_session
 from pcace_dist.service.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.service.coordinator import Coordinator
@@ -32,7 +33,7 @@ from pcace_dist.service.progress import Display, display_for
 from pcace_dist.service.publish import publish_summary
 from pcace_dist.service.recorded import read_summary, recorded_job
 from pcace_dist.service.republish import write_anew
-from pcace_dist.service.store import Store, open_store, probe
+from pcace_dist.service.store import Store, hasty, open_store, probe
 
 if TYPE_CHECKING:
     from pcace_dist.service.prepare import Preparation
@@ -47,9 +48,13 @@ def run_job(
     *,
     display: Display | None = None,
     take_over: bool = False,
+    retry_bad: str | None = None,
     tell: Callable[[str], None] = log.info,
 ) -> int:
-    """Run or resume a job; the exit code (0 or 4). Raises UserError, Stopped, TakenOver.
+    """Run or resume a job; the exit code (0 or 4). Raises UserError, Stopped, TakenOver, StoreUnavailable.
+
+    `retry_bad`: a stage of bad_rows.parquet; units that hold such rows are done again, in a finished run too, which is
+    then published anew.
 
     tell: is called, with a line for the user, only where the run was finished before.
 
@@ -57,12 +62,16 @@ def run_job(
     first start, unless RAY_ADDRESS is set (together.py). A run that another living driver holds is refused,
     with `take_over` it is taken from it.
     """
-    store = open_store(job.output, storage_of(job))
+    storage = storage_of(job)
+    store = open_store(job.output, storage)
     logs.set_run(store.url)
     ledger = Ledger(store)
     state = ledger.load()
     recorded = _recorded_job(store, state)
-    if state.done is not None and recorded is not None and not _differences(recorded, job):
+    again = () if retry_bad is None else attempts_with_bad(store, state.accepted_receipts(), retry_bad)
+    if retry_bad is not None and not again:
+        log.info("%s: no attempt has set rows aside at the stage %s: nothing is done again", store.url, retry_bad)
+    if state.done is not None and not again and recorded is not None and not _differences(recorded, job):
         _refuse_other_model(store, job, state.manifest)
         return _recorded_outcome(store, state, tell)
     _refuse_foreign(store, job, recorded, state)
@@ -73,7 +82,7 @@ def run_job(
     preparation = from_codes or _prepare(job)
     before = {"prepare": time.monotonic() - began}
     _refuse_changed(store, preparation, state.manifest)
-    if state.done is not None:
+    if state.done is not None and not again:
         return _recorded_outcome(store, state, tell)
     if not take_over:
         _refuse_held(store, ledger)
@@ -85,18 +94,22 @@ def run_job(
         before |= {} if local else {"ray": time.monotonic() - began}
         probe(store)
         asked.install()
-        _open(store, ledger, take_over=take_over)
+        for each in (storage, preparation.spec.storage):
+            each.patience.begin(asked.event)
+        _open(store, ledger, take_over=take_over, again=again)
         store.put("job.yaml", job.to_yaml().encode())
         account = Account(store, ledger, shown, preparation.fingerprint, on_ray=not local)
         account.seconds.update(before)
-        with LeaseKeeper(Lease(store, ledger.epoch)) as keeper:
+        with LeaseKeeper(Lease(hasty(store), ledger.epoch)) as keeper:
             coordinator = _coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)
             try:
                 return coordinator.run()
             except TakenOver:
                 raise  # the run is another's now: not one byte more
-            except Stopped:
-                account.write("stopped", Stopped.exit_code)
+            except (Stopped, StoreUnavailable):
+                asked.event.set()  # from here on nothing is waited for
+                with contextlib.suppress(StoreUnavailable):  # it may be what has ended the run
+                    account.write("stopped", Stopped.exit_code)
                 raise
 
 
@@ -180,10 +193,20 @@ def _refuse_held(store: Store, ledger: Ledger) -> None:
         )
 
 
-def _open(store: Store, ledger: Ledger, *, take_over: bool) -> None:
-    """Take the run. Where another driver was a moment quicker, it is the holder: exit code 2 and its name."""
+def _open(store: Store, ledger: Ledger, *, take_over: bool, again: Sequence[str] = ()) -> None:
+    """Take the run; attempts that are to be done `again` no longer count.
+
+    Where another driver was a moment quicker, it is the holder: exit code 2 and its name.
+    """
+    holder, reason = ProcessProbe().this_process().to_json(), "asked for by --retry-bad"
     try:
-        ledger.open(ProcessProbe().this_process().to_json())
+        if again and ledger.state.done is not None:
+            ledger.reopen(holder, again, reason)
+            return
+        ledger.open(holder)
+        there = {receipt.attempt for receipt in ledger.state.accepted_receipts()}
+        if retracted := [attempt for attempt in again if attempt in there]:
+            ledger.append("retract", {"attempts": retracted, "reason": reason})
     except TakenOver:
         if not take_over:
             _refuse_held(store, Ledger(store))

@@ -33,6 +33,8 @@ def _lines(path: str, state: RunState, summary: dict[str, Any]) -> list[str]:
     if state.done is None and state.holder is not None:
         host, pid = (state.holder.get(name, "?") for name in ("host", "pid"))
         lines.append(f"held by:  {host} (process {pid}), epoch {state.epoch}")
+    if state.done is None and summary.get("waits_for"):
+        lines.append(f"waits:    for {summary['waits_for']}")
     lines.append(
         f"recorded: {len(state.accepted_receipts())} attempts, {len(state.set_aside)} units set aside, "
         f"{summary.get('bad_rows', 0)} bad rows"

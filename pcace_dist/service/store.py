@@ -2,43 +2,39 @@
 
 Everything that is exactly-once rests on that one operation (docs/protocol.md, item 1). Two stores: a local folder
 (temporary file, fsync, hard link) and a bucket on S3 (one PutObject with `IfNoneMatch="*"`). Failures are one-line
-`OutputError`s (settings, rights) or `StoreUnavailable`s (did not answer, disk full). Knows nothing of ledgers,
-attempts or Ray.
+`OutputError`s (settings, rights) or, after `patience` has waited in vain, `StoreUnavailable`s (did not answer, disk
+full). Knows nothing of ledgers, attempts or Ray.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import fcntl
 import hashlib
 import io
 import os
-import random
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TypeVar, cast
 
-from pcace_dist.errors import OutputError, StoreUnavailable
+from pcace_dist.datasets.patience import Patience, first_line, kind_of
+from pcace_dist.datasets.storage import normalised, whole_body
+from pcace_dist.errors import JobError, OutputError, StoreUnavailable
 
 T = TypeVar("T")
 Keys = list[str]  # inside the classes `list` is a method
 
-TRIES = 10  # of an operation on S3; with the pauses below about half a minute in all
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 10.0
+PROBES = 10  # of conditional puts, where answers are lost
 
 _TEMPORARY = ".tmp-"
 _PROBE = ".probe-"
 _LOCK = ".lock-"
 _OWN = re.compile(r"\.tmp-\d+-[0-9a-f]{32}|\.probe-[0-9a-f]{32}")
-_DENIED = {"401", "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
-_ABSENT = {"404", "NoSuchKey", "NotFound"}
-_TRANSIENT = {"408", "429", "500", "502", "503", "504", "RequestTimeout", "SlowDown", "InternalError", "Throttling"}
 
 
 class OutcomeUnknown(StoreUnavailable):
@@ -62,6 +58,8 @@ class Sink(Protocol):
 
 class Store(Sink, Protocol):
     """Whole objects under relative POSIX keys. Names that begin with a dot are the store's own and never listed."""
+
+    patience: Patience
 
     @property
     def url(self) -> str:
@@ -105,30 +103,54 @@ class Store(Sink, Protocol):
 class S3Clients(Protocol):
     """What makes boto3 clients: `datasets.storage.Storage`."""
 
-    def s3_client(self, url: str, attempts: int = ...) -> Any:
-        """A boto3 S3 client for `url`; `attempts=1` turns its own retries off."""
+    patience: Patience
+
+    def s3_client(self, url: str) -> Any:
+        """A boto3 S3 client for `url` that repeats nothing by itself."""
+
+    def forget_client(self, url: str) -> None:
+        """The next client is made anew."""
 
 
 def open_store(url: str, storage: S3Clients | None = None) -> Store:
     """The store of a run: a local folder (made when first written to) or `s3://bucket/prefix`. Raises OutputError."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme == "file":
-        return LocalStore(rest if separator else url)
-    bucket, _, prefix = rest.partition("/")
-    if scheme != "s3" or not bucket:
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme.lower() not in ("file", "s3"):
         raise OutputError(f"output {url}: is neither a local path nor s3://bucket/prefix")
+    patience = None if storage is None else storage.patience
+    if not separator or scheme.lower() == "file":
+        return LocalStore(normalised(url), patience=patience)
+    try:
+        bucket, _, prefix = normalised(url).partition("://")[2].partition("/")
+    except JobError as error:
+        raise OutputError(f"output {error}") from None
     if storage is None:
         raise OutputError(f"output {url}: no storage settings for S3")
-    return S3Store(bucket, prefix, storage.s3_client(url, attempts=1))
+
+    def renew() -> Any:
+        storage.forget_client(url)
+        return storage.s3_client(url)
+
+    return S3Store(bucket, prefix, storage.s3_client(url), patience=patience, renew=renew)
+
+
+def hasty(store: Store) -> Store:
+    """The same store, for what comes again by itself: nothing is waited for."""
+    other = copy.copy(store)
+    other.patience = Patience(seconds=0.0, begun=store.patience.begun)
+    return other
 
 
 def probe(store: Store) -> None:
-    """Try whether the store honours conditional puts: a second put must fail and the first content stay.
+    """Try keys like those that the run will write, and whether the store honours conditional puts: a second put must
+    fail and the first content stay.
 
     Raises OutputError if it does not; such servers exist (`rclone serve s3` overwrites silently).
     """
-    for _ in range(TRIES):
-        key = f"{_PROBE}{uuid.uuid4().hex}"
+    for like in ("{}.parquet", "attempts/{}/codes.parquet", "plan/{}.check.safetensors"):
+        _probe_key(store, like.format(f"{_PROBE}{uuid.uuid4().hex}"))
+    for _ in range(PROBES):
+        key = f"ledger/{_PROBE}{uuid.uuid4().hex}.json"
         try:
             created = store.put_if_absent(key, b"first")
             again = store.put_if_absent(key, b"second")
@@ -143,7 +165,19 @@ def probe(store: Store) -> None:
             f"output {store.url}: this storage ignores conditional puts (IfNoneMatch), so that two runs could write "
             "over each other; use another output"
         )
-    raise StoreUnavailable(f"output {store.url}: did not answer {TRIES} conditional puts")
+    raise StoreUnavailable(f"output {store.url}: did not answer {PROBES} conditional puts")
+
+
+def _probe_key(store: Store, key: str) -> None:
+    """Write, list, read and delete one object. Raises OutputError where it is not there as it was written."""
+    content = uuid.uuid4().hex.encode()
+    try:
+        store.put(key, content)
+        found = store.get(key)
+    finally:
+        store.delete(key)
+    if found != content:
+        raise OutputError(f"output {store.url}: gives back another content than was put; use another output")
 
 
 def check_key(key: str) -> str:
@@ -164,7 +198,8 @@ def _is_hidden(key: str) -> bool:
 class LocalStore:
     """A folder of a local or shared file system that knows hard links. Safe for many processes at once."""
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, patience: Patience | None = None) -> None:
+        self.patience = patience or Patience()
         self._root = Path(os.path.abspath(os.path.expanduser(root)))
 
     @property
@@ -173,11 +208,10 @@ class LocalStore:
 
     def get(self, key: str) -> bytes | None:
         path = self._path(key)
-        with self._one_line(key):
-            try:
-                return path.read_bytes()
-            except (FileNotFoundError, IsADirectoryError):
-                return None
+        try:
+            return self._patiently(key, path.read_bytes)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self._path(key)
@@ -187,18 +221,24 @@ class LocalStore:
             except FileExistsError:
                 return False
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-                    raise
-                raise OutputError(
-                    f"output {self.url}: this file system has no hard links; use another output"
-                ) from error
+                if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise OutputError(
+                        f"output {self.url}: this file system has no hard links; use another output"
+                    ) from error
+                if self.patience.is_outage(kind_of(error)):
+                    raise OutcomeUnknown(f"{path}: {error.strerror or error}") from error
+                raise
         self._settle(path)
         return True
 
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)
-        with self._one_line(key), self._temporary(path, data) as temporary:
-            os.replace(temporary, path)
+
+        def put() -> None:
+            with self._written(path, data) as temporary:
+                os.replace(temporary, path)
+
+        self._patiently(key, put)
         self._settle(path)
 
     def read_versioned(self, key: str) -> Versioned | None:
@@ -208,8 +248,8 @@ class LocalStore:
     def put_if_match(self, key: str, data: bytes, etag: str | None) -> bool:
         path = self._path(key)
         lock = path.with_name(f"{_LOCK}{path.name}")
-        with self._one_line(key), _open_in_folder(lock, "ab") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with self._patiently(key, lambda: _open_in_folder(lock, "ab")) as held:
+            self._patiently(key, lambda: fcntl.flock(held, fcntl.LOCK_EX))
             found = self.read_versioned(key)
             if (None if found is None else found.etag) != etag:
                 return False
@@ -218,37 +258,37 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Keys:
         base = self._root / prefix.rpartition("/")[0]
-        keys = []
-        with self._one_line(prefix):
+
+        def look() -> Keys:
+            keys = []
             for folder, folders, names in os.walk(base, onerror=_raise_unless_absent):
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 relative = Path(folder).relative_to(self._root)
                 keys += [(relative / name).as_posix() for name in names if not name.startswith(".")]
-        return sorted(key for key in keys if key.startswith(prefix))
+            return sorted(key for key in keys if key.startswith(prefix))
+
+        return self._patiently(prefix, look)
 
     def size(self, key: str) -> int | None:
         path = self._path(key)
-        with self._one_line(key):
-            try:
-                return path.stat().st_size
-            except FileNotFoundError:
-                return None
+        try:
+            return self._patiently(key, path.stat).st_size
+        except FileNotFoundError:
+            return None
 
     def open_input(self, key: str) -> BinaryIO | None:
         path = self._path(key)
-        with self._one_line(key):
-            try:
-                return path.open("rb")
-            except FileNotFoundError:
-                return None
+        try:
+            return self._patiently(key, lambda: path.open("rb"))
+        except FileNotFoundError:
+            return None
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with self._one_line(key):
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # folders that became empty go, others stay
-                for folder in path.relative_to(self._root).parents[:-1]:
-                    (self._root / folder).rmdir()
+        self._patiently(key, lambda: path.unlink(missing_ok=True))
+        with contextlib.suppress(OSError):  # folders that became empty go, others stay
+            for folder in path.relative_to(self._root).parents[:-1]:
+                (self._root / folder).rmdir()
 
     def discard_unfinished(self, folders: Iterable[str]) -> None:
         for folder in folders:
@@ -261,6 +301,13 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
+        """As `_written`, tried again while the disk does not take it."""
+        key = path.relative_to(self._root).as_posix()
+        with contextlib.ExitStack() as stack:
+            yield self._patiently(key, lambda: stack.enter_context(self._written(path, data)))
+
+    @contextlib.contextmanager
+    def _written(self, path: Path, data: bytes) -> Iterator[Path]:
         """A synced temporary file beside `path` that holds `data`; gone afterwards unless it was renamed."""
         temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}")
         try:
@@ -276,28 +323,32 @@ class LocalStore:
     def _settle(self, path: Path) -> None:
         """Make a new name durable. The object is in place already, so a failure here leaves its fate open."""
         try:
-            _sync_folder(path.parent)
+            self.patience.call(lambda: _sync_folder(path.parent), f"output {path}")
         except FileNotFoundError:
             return  # removed by another process already
-        except OSError as error:
-            raise OutcomeUnknown(f"{path}: {error.strerror or error}") from error
+        except (OSError, StoreUnavailable) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise OutcomeUnknown(f"{path}: {reason or error}") from error
+
+    def _patiently(self, key: str, operation: Callable[[], T]) -> T:
+        """An operation, repeated while the disk fails. Absence comes out as it is, other answers as OutputError."""
+        with self._one_line(key):
+            return self.patience.call(operation, f"output {self.url}: {key}")
 
     @contextlib.contextmanager
     def _one_line(self, key: str) -> Iterator[None]:
         try:
             yield
+        except (FileNotFoundError, IsADirectoryError):
+            raise
         except OSError as error:
             where = f"output {self.url}: {key}: {(error.strerror or str(error)).lower()}"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreUnavailable(f"{where}; free some space, then the same command goes on") from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
-                raise OutputError(f"{where}; use another output or change its rights") from error
-            raise StoreUnavailable(where) from error
+            raise OutputError(f"{where}; use another output or change its rights") from error
 
 
 def _open_in_folder(path: Path, mode: Literal["xb", "ab"]) -> BinaryIO:
     """Open a file for writing; a folder that is missing, or is cleaned away just now, is made."""
-    for _ in range(TRIES):
+    for _ in range(PROBES):
         try:
             return path.open(mode, buffering=1 << 20)
         except FileNotFoundError:
@@ -340,13 +391,20 @@ class S3Store:
     """A prefix of a bucket. `client` is a boto3 client without retries of its own: no put may be repeated unseen."""
 
     def __init__(
-        self, bucket: str, prefix: str, client: Any, *, tries: int = TRIES, sleep: Callable[[float], None] = time.sleep
+        self,
+        bucket: str,
+        prefix: str,
+        client: Any,
+        *,
+        patience: Patience | None = None,
+        renew: Callable[[], Any] | None = None,
     ) -> None:
+        """`renew` makes another client, when access was denied: credentials in files may have been renewed."""
+        self.patience = patience or Patience()
         self._bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self._client = client
-        self._tries = tries
-        self._sleep = sleep
+        self._renew = renew
 
     @property
     def url(self) -> str:
@@ -365,7 +423,7 @@ class S3Store:
     def read_versioned(self, key: str) -> Versioned | None:
         def read() -> Versioned:
             answer = self._client.get_object(**self._at(key))
-            return Versioned(answer["Body"].read(), answer["ETag"])
+            return Versioned(whole_body(answer), answer["ETag"])
 
         return self._retried(key, read)
 
@@ -396,7 +454,7 @@ class S3Store:
 
         def read() -> bytes:
             answer = self._client.get_object(**self._at(key), Range=f"bytes={start}-{start + length - 1}")
-            return cast(bytes, answer["Body"].read())
+            return whole_body(answer)
 
         return self._retried(key, read)
 
@@ -414,45 +472,50 @@ class S3Store:
         try:
             self._client.put_object(**self._at(key), Body=data, **condition)
         except Exception as error:
-            match _kind(error):
-                case "precondition":
-                    return False
-                case "absent":  # If-Match on an object that is gone
-                    return False
-                case "transient" | "conflict":
-                    raise OutcomeUnknown(f"{self.url}/{key}: {_text(error)}") from error
+            kind = kind_of(error)
+            if kind in ("precondition", "absent"):  # absent: If-Match on an object that is gone
+                return False
+            self._look_after_client(kind)
+            if self.patience.is_outage(kind):
+                raise OutcomeUnknown(f"{self.url}/{key}: {first_line(error)}") from error
             raise self._stated(key, error) from error
         return True
 
     def _retried(self, key: str, call: Callable[[], T]) -> T | None:
         """The result of a call that may be repeated; None if there is no such object."""
-        pause = FIRST_PAUSE
-        for left in reversed(range(self._tries)):
+
+        def attempt() -> T:
             try:
                 return call()
             except Exception as error:
-                kind = _kind(error)
-                if kind == "absent":
-                    return None
-                if kind not in ("transient", "conflict"):
-                    raise self._stated(key, error) from error
-                if not left:
-                    raise StoreUnavailable(f"{self.url}/{key}: {_text(error)} ({self._tries} tries)") from error
-            self._sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, LONGEST_PAUSE)
-        raise StoreUnavailable(f"{self.url}/{key}: not tried")
+                self._look_after_client(kind_of(error))
+                raise
+
+        try:
+            return self.patience.call(attempt, f"output {self.url}/{key}")
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            if kind_of(error) == "absent":
+                return None
+            raise self._stated(key, error) from error
+
+    def _look_after_client(self, kind: str) -> None:
+        if kind == "denied" and self._renew is not None:
+            self._client = self._renew()
 
     def _stated(self, key: str, error: Exception) -> Exception:
         """An error that no retry helps, as one line for the user; what is not S3's is returned as it is."""
-        kind = _kind(error)
+        kind = kind_of(error)
         if kind == "denied":
-            return OutputError(f"output {self.url}: {key}: access denied ({_text(error)}); check the AWS credentials")
+            text = first_line(error)
+            return OutputError(f"output {self.url}: {key}: access denied ({text}); check the AWS credentials")
         if kind == "bucket":
             return OutputError(f"output {self.url}: there is no bucket {self._bucket!r}")
         if kind == "unsupported":
             return OutputError(f"output {self.url}: this storage does not know conditional puts; use another output")
         if kind == "refused":
-            return OutputError(f"output {self.url}: {key}: {_text(error)}")
+            return OutputError(f"output {self.url}: {key}: {first_line(error)}")
         return error
 
 
@@ -485,43 +548,3 @@ class _RangeReader(io.RawIOBase):
         buffer[:length] = data
         self._at += length
         return length
-
-
-def _kind(error: Exception) -> str:
-    """What an exception of boto3 means; `foreign` for those that are not boto3's.
-
-    One of absent, precondition, conflict, transient, denied, bucket, unsupported, refused, foreign.
-    """
-    from botocore import exceptions as boto
-    from urllib3.exceptions import HTTPError
-
-    if isinstance(error, boto.ClientError):
-        answer: dict[str, Any] = dict(error.response)
-        code = str(answer.get("Error", {}).get("Code", ""))
-        status = str(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-        names = {code, status}
-        if code == "NoSuchBucket":
-            return "bucket"
-        for kind, known in (
-            ("absent", _ABSENT),
-            ("precondition", {"412", "PreconditionFailed"}),
-            ("conflict", {"409"}),
-            ("unsupported", {"501", "NotImplemented"}),
-            ("denied", _DENIED),
-            ("transient", _TRANSIENT),
-        ):
-            if names & known:
-                return kind
-        return "transient" if status.startswith("5") else "refused"
-    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
-        return "denied"
-    if isinstance(error, boto.HTTPClientError | boto.IncompleteReadError | boto.ConnectionError | HTTPError | OSError):
-        return "transient"  # no answer, or half an answer
-    if type(error).__name__ == "ResponseParserError":
-        return "transient"  # an answer that is not S3's, from something between
-    return "refused" if isinstance(error, boto.BotoCoreError) else "foreign"
-
-
-def _text(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__

@@ -1,7 +1,7 @@
 """A worker: the calls that a crew makes, around an engine that does the work. No Ray: actor.py makes a Ray actor of it,
 local_fleet.py runs it in a thread.
 
-`images_seen` and `stop` may be called while `work` is busy.
+`progress` and `stop` may be called while `work` is busy.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pcace_dist.errors import StoreUnavailable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from pcace_dist.datasets.listing import Listing
+    from pcace_dist.datasets.storage import Storage
     from pcace_dist.datasets.units import Unit
     from pcace_dist.models.ablation import Effect
     from pcace_dist.service.admission import Admission
@@ -45,6 +48,14 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Images forwarded so far, and what of the storage the worker waits for."""
+
+    images: int = 0
+    waits_for: str | None = None
+
+
+@dataclass(frozen=True)
 class WorkResult:
     """What a call of `work` or `flush` gives back: small, whatever the unit's size. `seconds`: what of the call is not
     in the unit's report."""
@@ -65,12 +76,20 @@ class WorkerBody:
         self._together = together
         self._plan: Plan | None = None
         self._evaluator: Evaluator | None = None
+        self._storage: Storage | None = None
+        self._stopped = False
 
     def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
         """Load the model, or open the kept codes. Raises ModelError or DatasetError as the job's mistake."""
+        from dataclasses import replace
+
         from pcace_dist.service.spec import CodesSpec
         from pcace_dist.service.store import open_store
 
+        self._storage = spec.storage.for_worker()
+        spec = replace(spec, storage=self._storage)
+        if self._stopped:
+            self._storage.patience.stop()
         self._store = store = open_store(spec.output, spec.storage)
         if isinstance(spec, CodesSpec):
             from pcace_dist.service.codes_engine import CodesEngine
@@ -117,7 +136,9 @@ class WorkerBody:
                 if kept is None
                 else self._engine.process_kept(unit, kept, upcoming)
             )
-        except Abandoned:
+        except (Abandoned, StoreUnavailable):
+            if not self._stopped:  # storage is away: the driver gives the unit back, and nobody is blamed
+                raise
             return WorkResult(gave_up=unit.id, flushed_first=before, seconds={"flush": flushing})
         after, seconds = self._flushed() if self._engine.should_flush else (None, 0.0)
         return WorkResult(report=report, flushed_first=before, flushed=after, seconds={"flush": flushing + seconds})
@@ -192,13 +213,20 @@ class WorkerBody:
         """The rows to show of some attempts."""
         return self._engine.merge_shown(self._stored_plan(plan), receipts)
 
-    def images_seen(self) -> int:
-        """Images forwarded so far, for the progress bar."""
+    def progress(self) -> Progress:
+        """How far it is, for the progress bar."""
         engine = getattr(self, "_engine", None)
-        return 0 if engine is None else engine.images_seen
+        waiting = None if self._storage is None else self._storage.patience.waiting
+        return Progress(
+            images=0 if engine is None else engine.images_seen,
+            waits_for=None if waiting is None else f"{waiting[0]} (for {waiting[1]:.0f} s by now)",
+        )
 
     def stop(self) -> None:
-        """Give up the unit in hand at its next batch."""
+        """Give up the unit in hand at its next batch, and wait for storage no more than a moment."""
+        self._stopped = True
+        if self._storage is not None:
+            self._storage.patience.stop()
         engine = getattr(self, "_engine", None)
         if engine is not None:
             engine.stop()

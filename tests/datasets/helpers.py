@@ -16,10 +16,8 @@ from PIL import Image
 from pcace_dist.datasets.batches import Batch, UnitReader
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
-from pcace_dist.datasets.reader import Retry
-from pcace_dist.datasets.storage import Storage
-
-NO_PAUSE = Retry(tries=3, pause=0, sleep=lambda seconds: None)
+from pcace_dist.datasets.patience import Patience
+from pcace_dist.datasets.storage import Storage, StoredFile
 
 
 def picture(seed: int, width: int = 12, height: int = 10, mode: str = "RGB") -> Image.Image:
@@ -91,7 +89,6 @@ def reader_of(spec: DatasetSpec, storage: Storage | None = None, **changes: Any)
         "batch_size": 4,
         "fold_bytes": lambda data: len(data) % 16,
         "fold_value": lambda value: 0 if value is None else int(value) % 16,
-        "retry": NO_PAUSE,
         **changes,
     }
     return UnitReader(spec, settings.pop("image_spec", ImageSpec()), storage or Storage(), **settings)
@@ -106,18 +103,54 @@ def our_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("pcace-")]
 
 
-class FailingStorage(Storage):
-    """Fails the first `times` openings of files whose path ends with `name`."""
+class Clock:
+    """Time that passes only by sleeping."""
 
-    def __init__(self, times: int, name: str = "", error: Exception | None = None) -> None:
-        super().__init__()
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+def patience(seconds: float = 900.0, *, begun: bool = True) -> Patience:
+    """A patience that takes no time."""
+    clock = Clock()
+    return Patience(seconds, begun, clock=clock, sleep=clock.sleep)
+
+
+class FailingStorage(Storage):
+    """Fails the first `times` reads of files whose path ends with `name`."""
+
+    def __init__(self, times: int, name: str = "", error: Exception | None = None, seconds: float = 900.0) -> None:
+        super().__init__(patience=patience(seconds))
         self.times, self.name = times, name
         self.error = error or OSError("connection reset by peer")
-        self.opened = 0
+        self.reads = 0
 
-    def open(self, url: str) -> pa.NativeFile:
-        self.opened += 1
-        if url.endswith(self.name) and self.times > 0:
+    def _read(self, file: StoredFile, start: int, length: int) -> bytes:
+        self.reads += 1
+        if file.url.endswith(self.name) and self.times > 0:
             self.times -= 1
             raise self.error
-        return super().open(url)
+        return super()._read(file, start, length)
+
+
+class GarblingStorage(Storage):
+    """Gives zeros for the first `times` reads of row groups (not of footers) of files whose path ends with `name`."""
+
+    def __init__(self, times: int, name: str = "") -> None:
+        super().__init__(patience=patience())
+        self.times, self.name = times, name
+
+    def _read(self, file: StoredFile, start: int, length: int) -> bytes:
+        data = super()._read(file, start, length)
+        if file.url.endswith(self.name) and start + length < file.size and self.times > 0:
+            self.times -= 1
+            return bytes(length)
+        return data

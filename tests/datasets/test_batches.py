@@ -27,8 +27,7 @@ from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import Unit, make_units
 from pcace_dist.errors import DatasetError
 from tests.datasets.helpers import (
-    NO_PAUSE,
-    FailingStorage,
+    GarblingStorage,
     dataset,
     encoded,
     ids,
@@ -53,7 +52,6 @@ def pilot(listing: Listing, spec: DatasetSpec, rows: int, **changes: Any) -> lis
         "batch_size": 8,
         "fold_bytes": lambda data: len(data) % 16,
         "fold_value": int,
-        "retry": NO_PAUSE,
         **changes,
     }
     return list(pilot_rows(listing, spec, rows, **settings))
@@ -175,7 +173,7 @@ def test_accounting_of_a_unit_adds_up(tmp_path: Path) -> None:
 
 def test_a_lost_row_group_counts_all_its_rows_as_bad(tmp_path: Path) -> None:
     spec, (unit,) = units_of(dataset(tmp_path, files=2))
-    with reader_of(spec, FailingStorage(99, "part-00000.parquet")) as reader:
+    with reader_of(spec, GarblingStorage(99, "part-00000.parquet")) as reader:
         stream = reader.submit(unit)
         assert sum(len(batch) for batch in stream.batches()) == 10
     assert stream.bad_rows == 10 and len(stream.bad) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EACCES, EIO, EMFILE, ENFILE, ENOMEM, ESTALE, ETIMEDOUT
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 
 from pcace_dist.datasets.listing import DatasetSpec
 from pcace_dist.datasets.pack import pack
-from pcace_dist.datasets.reader import Retry, RowGroup, count_kept, read_pieces
+from pcace_dist.datasets.patience import ShortRead
+from pcace_dist.datasets.reader import RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import Piece, make_units
-from pcace_dist.errors import DatasetError
-from tests.datasets.helpers import NO_PAUSE, FailingStorage, dataset, listed, png, shard
+from pcace_dist.errors import DatasetError, StoreUnavailable
+from tests.datasets.helpers import FailingStorage, GarblingStorage, dataset, listed, png, shard
 
 
 def pieces_of(path: Path, **changes: Any) -> tuple[DatasetSpec, list[Piece]]:
@@ -25,7 +27,7 @@ def pieces_of(path: Path, **changes: Any) -> tuple[DatasetSpec, list[Piece]]:
 
 
 def read(pieces: list[Piece], spec: DatasetSpec, storage: Storage | None = None) -> list[RowGroup]:
-    parts = list(read_pieces(pieces, spec, storage or Storage(), NO_PAUSE))
+    parts = list(read_pieces(pieces, spec, storage or Storage()))
     assert all(isinstance(part, RowGroup) for part in parts)
     return [part for part in parts if isinstance(part, RowGroup)]
 
@@ -88,25 +90,35 @@ def test_transient_faults_are_retried(tmp_path: Path) -> None:
     spec, pieces = pieces_of(dataset(tmp_path, files=1))
     storage = FailingStorage(times=2)
     assert sum(len(group.rows) for group in read(pieces, spec, storage)) == 10
-    assert storage.opened == 3
+    assert storage.reads == 2 + 1 + 3, "the footer and three row groups"
 
 
-def test_the_pause_between_tries_doubles(tmp_path: Path) -> None:
-    spec, pieces = pieces_of(dataset(tmp_path, files=1, rows=2))
-    pauses: list[float] = []
-    list(read_pieces(pieces, spec, FailingStorage(times=9), Retry(4, 0.5, pauses.append)))
-    assert pauses == [0.5, 1.0, 2.0]
-
-
-def test_a_row_group_that_stays_unreadable_is_set_aside_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [OSError(number, os.strerror(number)) for number in (EIO, EMFILE, ENFILE, ENOMEM, ESTALE, ETIMEDOUT, EACCES)]
+    + [OSError("connection reset by peer"), MemoryError(), pa.ArrowMemoryError("malloc"), ShortRead("5 bytes of 7")],
+    ids=repr,
+)
+def test_an_outage_is_waited_for_and_costs_no_row(tmp_path: Path, error: Exception) -> None:
     spec, pieces = pieces_of(dataset(tmp_path, files=2))
-    parts = list(read_pieces(pieces, spec, FailingStorage(99, "part-00000.parquet"), NO_PAUSE))
-    reason = "row group unreadable after 3 tries: connection reset by peer"
-    assert parts[:3] == [
-        BadRow("part-00000.parquet", group, None, None, "read", reason, rows)
-        for group, rows in ((0, 4), (1, 4), (2, 2))
-    ]
-    assert all(isinstance(part, RowGroup) for part in parts[3:])
+    storage = FailingStorage(times=60, error=error)
+    assert sum(len(group.rows) for group in read(pieces, spec, storage)) == 20
+
+
+def test_an_outage_that_lasts_is_no_bad_row_and_no_empty_filter(tmp_path: Path) -> None:
+    spec, pieces = pieces_of(dataset(tmp_path, files=2), filter={"label": [1, 2]})
+    for ask in (lambda s: list(read_pieces(pieces, spec, s)), lambda s: count_kept(pieces, spec, s)):
+        storage = FailingStorage(10**9, "part-00001.parquet", seconds=60)
+        with pytest.raises(StoreUnavailable, match=r"part-00001\.parquet: connection reset by peer \(for 60 s\)"):
+            ask(storage)
+
+
+def test_wrong_bytes_are_read_twice_before_a_row_group_is_set_aside(tmp_path: Path) -> None:
+    spec, pieces = pieces_of(dataset(tmp_path, files=1))
+    assert sum(len(group.rows) for group in read(pieces, spec, GarblingStorage(1))) == 10, "garbled on the way, once"
+    parts = list(read_pieces(pieces, spec, GarblingStorage(2)))
+    assert [isinstance(part, BadRow) for part in parts] == [True, False, False]
+    assert isinstance(parts[0], BadRow) and parts[0].reason.startswith("row group unreadable: ")
 
 
 def test_a_flipped_byte_in_a_packed_shard_costs_its_row_group_and_no_other(tmp_path: Path) -> None:
@@ -120,11 +132,11 @@ def test_a_flipped_byte_in_a_packed_shard_costs_its_row_group_and_no_other(tmp_p
     file.write_bytes(bytes(data))
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     spec, pieces = pieces_of(tmp_path / "out")
-    parts = list(read_pieces(pieces, spec, Storage(), NO_PAUSE))
+    parts = list(read_pieces(pieces, spec, Storage()))
     assert [isinstance(part, BadRow) for part in parts] == [False, True, False]
     bad = parts[1]
     assert isinstance(bad, BadRow) and (bad.row_group, bad.row, bad.rows, bad.stage) == (1, None, 4, "read")
-    assert bad.reason.startswith("row group unreadable after 3 tries: ") and "\n" not in bad.reason
+    assert bad.reason.startswith("row group unreadable: ") and "\n" not in bad.reason
 
 
 def test_a_file_that_changed_or_went_ends_the_run(tmp_path: Path) -> None:

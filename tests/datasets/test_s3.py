@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+import ssl
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from pcace_dist.datasets.batches import pilot_rows
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, list_dataset
 from pcace_dist.datasets.pack import pack
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.storage import Storage, StoredFile
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import DatasetError
 from tests.datasets.helpers import dataset, ids, picture, reader_of
@@ -127,3 +135,79 @@ def test_packing_to_and_from_s3(storage: Storage, request: pytest.FixtureRequest
     again = pack(f"{root}/images", f"{root}/two/", storage=storage)
     assert (again.rows, again.bad) == (3, ())
     assert pack(f"{root}/images", f"{root}/two/", storage=storage) == again
+
+
+def test_a_key_with_two_slashes_is_read_as_it_is(
+    storage: Storage, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    root = f"s3://{bucket(request)}"
+    (file, *_) = sorted(dataset(tmp_path / "data", files=1).iterdir())
+    client: Any = storage.s3_client(root)
+    client.put_object(Bucket=bucket(request), Key="data/deep//a.parquet", Body=file.read_bytes())
+    spec = DatasetSpec((f"{root}/data",))
+    listing = list_dataset(spec, storage)
+    assert [one.key for one in listing.files] == ["deep//a.parquet"]
+    (unit,) = make_units(listing, 1000)
+    with reader_of(spec, storage) as reader:
+        assert sum(len(batch) for batch in reader.batches(unit)) == 10
+
+
+class _Tls(BaseHTTPRequestHandler):
+    """An S3 that has one object."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"data")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def private_authority(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An https:// endpoint whose certificate only its own bundle vouches for; the bundle."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    bundle, private = tmp_path / "ca.pem", tmp_path / "key.pem"
+    bundle.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Tls)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(bundle, private)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"https://localhost:{server.server_port}", bundle
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_authority_of_the_environment_holds_for_every_read(
+    private_authority: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint, authority = private_authority
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(PermissionError, match=r"^s3://b/k: SSL validation failed"):
+        Storage().read_bytes("s3://b/k")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
+    storage = Storage()
+    assert storage.read_bytes("s3://b/k") == b"data"
+    assert storage.fetch(StoredFile("s3://b/k", 4, "1"), 1, 3) == b"ata"

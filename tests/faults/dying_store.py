@@ -37,7 +37,9 @@ class DyingStore(LocalStore):
         super()._settle(path)
 
     def _is_due(self, path: Path, content: Path) -> bool:
-        return path.parent.name == "ledger" and json.loads(content.read_bytes())["kind"] == self._kind
+        if path.parent.name != "ledger" or path.name.startswith("."):  # a probe is no record
+            return False
+        return bool(json.loads(content.read_bytes())["kind"] == self._kind)
 
 
 def die_in(kind: str, point: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import BinaryIO
 
+from pcace_dist.datasets.patience import Patience
 from pcace_dist.errors import StoreUnavailable
 from pcace_dist.service.store import Keys, OutcomeUnknown, Versioned
 
@@ -31,6 +32,16 @@ class Fault(Enum):
 
 
 READ_FAULTS = (Fault.NONE, Fault.FAIL, Fault.CRASH_BEFORE)
+
+
+def tries(count: int) -> Patience:
+    """A patience for so many tries of one operation, which takes no time."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += 1
+
+    return Patience(count - 1, True, clock=lambda: now[0], sleep=sleep)
 
 
 @dataclass
@@ -66,6 +77,7 @@ class MemoryStore:
         self.who = who
         self.decide = decide
         self.operations: list[tuple[str, str]] = []
+        self.patience = tries(4)
 
     @property
     def url(self) -> str:

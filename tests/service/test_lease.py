@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pcace_dist.errors import StoreUnavailable, TakenOver
-from pcace_dist.service.lease import KEY, Lease, LeaseObserver, ProcessProbe
+from pcace_dist.service.keeper import LeaseKeeper
+from pcace_dist.service.lease import KEY, Lease, LeaseFile, LeaseObserver, ProcessProbe
 from pcace_dist.service.ledger import Record, RunState
 from tests.service.memory_store import Bucket, Fault, MemoryStore
 
@@ -227,3 +228,13 @@ def test_of_processes_elsewhere_nothing_is_known(process: subprocess.Popen[bytes
 def test_this_process_lives() -> None:
     probe = ProcessProbe()
     assert not probe.is_gone(probe.this_process().to_json())
+
+
+def test_a_lease_that_cannot_be_written_at_once_ends_no_run() -> None:
+    store = MemoryStore()
+    faults = iter([Fault.FAIL, Fault.FAIL])
+    store.decide = lambda operation, key: next(faults, Fault.NONE) if operation == "put" else Fault.NONE
+    with LeaseKeeper(Lease(store, 1)) as keeper:
+        keeper.check()
+    written = LeaseFile.read(store)
+    assert written is not None and written.released, "the second try to release it has succeeded"

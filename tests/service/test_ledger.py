@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -159,9 +158,9 @@ def test_done_ends_the_history() -> None:
 # -- on a store
 
 
-def ledger(store: MemoryStore, *, sleep: Callable[[float], None] = lambda seconds: None) -> Ledger:
+def ledger(store: MemoryStore) -> Ledger:
     nonces = (f"{store.who}-{i}" for i in itertools.count())
-    return Ledger(store, nonce=lambda: next(nonces), now=lambda: 5.0, sleep=sleep, tries=4)
+    return Ledger(store, nonce=lambda: next(nonces), now=lambda: 5.0)
 
 
 def opened(bucket: Bucket, who: str = "one", units: bool = True) -> tuple[Ledger, MemoryStore]:
@@ -249,15 +248,14 @@ def test_a_retried_put_that_finds_itself_has_succeeded() -> None:
 
 
 def test_a_store_that_stays_away_ends_the_instance() -> None:
-    pauses: list[float] = []
     store = MemoryStore()
-    made = ledger(store, sleep=pauses.append)
+    made = ledger(store)
     made.open(HOLDER)
     store.decide = lambda operation, key: Fault.FAIL
-    with pytest.raises(StoreUnavailable, match="4 tries"):
+    with pytest.raises(StoreUnavailable, match="the same command goes on"):
         made.append("manifest", MANIFEST)
-    assert pauses == sorted(pauses)
-    assert len(pauses) == 4
+    assert [name for name, _ in store.operations[-2:]] == ["put_if_absent", "get"]
+    assert sum(name == "put_if_absent" for name, _ in store.operations) == 1 + 4
     store.decide = lambda operation, key: Fault.NONE
     before = len(store.operations)
     with pytest.raises(StoreUnavailable):
@@ -322,6 +320,26 @@ def test_a_late_record_of_the_driver_before_does_not_stop_an_open() -> None:
     old.append(*accept(receipt("u0")))
     assert new.open({"host": "new"}) == 2
     assert new.state.pending_units() == ["u1", "u2"]
+
+
+def test_a_finished_run_is_reopened_with_attempts_to_be_redone() -> None:
+    bucket = Bucket()
+    made, _ = opened(bucket)
+    made.append(*accept(receipt("u0")))
+    made.append(*accept(receipt("u1", "u2", attempt="t2")))
+    made.append("done", {"exit_code": 0})
+    other = ledger(MemoryStore(bucket, "two"))
+    assert other.reopen(HOLDER, ["t2"], "asked for") == 2
+    assert (other.state.done, other.state.pending_units()) == (None, ["u1", "u2"])
+    other.append(*accept(receipt("u1", "u2", attempt="t3", epoch=2)))
+    other.append("done", {"exit_code": 0})
+    assert ledger(MemoryStore(bucket)).load() == other.state
+
+
+def test_only_a_finished_run_is_reopened() -> None:
+    made, _ = opened(Bucket())
+    with pytest.raises(IllegalHistory, match="before done"):
+        made.reopen(HOLDER, [], "asked for")
 
 
 def test_a_finished_run_is_not_opened_again() -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from pcace_dist.datasets.units import Unit
-from pcace_dist.errors import PcaceError, Stopped
+from pcace_dist.errors import PcaceError, Stopped, StoreUnavailable
 from pcace_dist.service.admission import Admission
 from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.engine import UnitReport
@@ -152,6 +152,45 @@ def test_workers_that_all_fail_end_the_run_with_the_reason() -> None:
     fleet, ledger = ScriptedFleet(["a", "b"], failing=True), ListLedger()
     with pytest.raises(PcaceError, match="no unit was finished; the last one: work failed: RuntimeError"):
         main_pass(fleet, ledger, 50, stop_after=999).run()
+
+
+def test_storage_that_stays_away_ends_the_pass_and_blames_nobody() -> None:
+    fleet, ledger = ScriptedFleet(["a", "b"]), ListLedger()
+    work = main_pass(fleet, ledger, 50, stop_after=999)
+    call, seen = fleet.call, 0
+
+    def away_at_the_third(actor: str, method: str, *args: Any) -> None:
+        nonlocal seen
+        seen += method == "work"
+        if method == "work" and seen == 3:
+            fleet.calls.append((actor, method))
+            fleet._events.append(Failed(actor, "work", StoreUnavailable("s3://b/k: no answer (for 900 s)")))
+        else:
+            call(actor, method, *args)
+
+    fleet.call = away_at_the_third  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable, match="no answer"):
+        work.run()
+    assert len(fleet.up) == 1, "nobody takes the place of who waited in vain"
+    assert ledger.accepted() and set_aside(ledger) == [], "what others had finished is recorded"
+    assert work._dispatcher.counters.deaths == 0 and work._losses_in_a_row == 0
+
+
+def test_storage_that_is_away_at_the_beginning_is_no_lost_worker() -> None:
+    fleet, ledger = ScriptedFleet([f"w{i}" for i in range(20)]), ListLedger()
+    work = main_pass(fleet, ledger, 50, stop_after=999)
+    call = fleet.call
+
+    def away(actor: str, method: str, *args: Any) -> None:
+        if method == "work":
+            fleet._events.append(Failed(actor, "work", StoreUnavailable("no answer")))
+        else:
+            call(actor, method, *args)
+
+    fleet.call = away  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable):
+        work.run()
+    assert set_aside(ledger) == [] and work._losses_in_a_row == 0
 
 
 def set_aside(ledger: ListLedger) -> list[str]:

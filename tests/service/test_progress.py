@@ -32,3 +32,8 @@ def test_a_log_gets_a_line_for_each_stage_and_the_end_once() -> None:
 
 def test_a_file_gets_lines_not_a_bar() -> None:
     assert isinstance(display_for(io.StringIO()), Lines)
+
+
+def test_a_tally_says_what_of_the_storage_is_waited_for() -> None:
+    tally = Tally("ranking", 100, 200, 2, waits_for="s3://b/k (for 20 s by now)")
+    assert describe(tally).endswith("2 workers up, waiting for s3://b/k (for 20 s by now)")

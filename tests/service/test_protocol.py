@@ -111,7 +111,7 @@ class Driver:
     def __init__(self, name: str, bucket: Bucket, units: list[str], nonce: Callable[[], str]) -> None:
         self.name, self.bucket, self.units = name, bucket, units
         self.store = MemoryStore(bucket, name, self._park)
-        self.ledger = SerialLedger(self.store, nonce=nonce, now=lambda: 0.0, sleep=lambda seconds: None, tries=4)
+        self.ledger = SerialLedger(self.store, nonce=nonce, now=lambda: 0.0)
         self.mail: list[tuple[str, str, Any]] = []
         self.workers: dict[str, Worker] = {}
         self.parked_at: str | None = None

@@ -87,8 +87,10 @@ def test_wrong_keys_for_the_weights_alone_name_the_weights(served: Path, endpoin
     job = write_job(tmp_path / "job.json", str(tmp_path / "run"), data=str(served / "images" / "planted"))
     done = rank(job, endpoint, secret="a-wrong-secret")
     assert done.returncode == 2, done.stderr
-    what = "s3://models/network.safetensors: cannot be read: access denied; check the AWS credentials"
-    assert done.stderr.splitlines() == [f"pcace rank: model.weights {what}"]
+    denied = "access denied (SignatureDoesNotMatch); check the AWS credentials"
+    assert done.stderr.splitlines() == [
+        f"pcace rank: model.weights s3://models/network.safetensors: cannot be read: {denied}"
+    ]
 
 
 @pytest.mark.faults

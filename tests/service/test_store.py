@@ -21,10 +21,12 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ReadTimeoutError
 
+from pcace_dist.datasets.patience import Patience
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError, StoreUnavailable
 from pcace_dist.service.ledger import Ledger
-from pcace_dist.service.store import LocalStore, OutcomeUnknown, S3Store, Store, check_key, open_store, probe
+from pcace_dist.service.store import LocalStore, OutcomeUnknown, S3Store, Store, check_key, hasty, open_store, probe
+from tests.datasets.helpers import Clock, patience
 from tests.servers import free_port, moto_server, serving
 from tests.service.memory_store import Fault, MemoryStore
 from tests.service.store_processes import put_for_ever, race
@@ -291,7 +293,7 @@ def test_what_a_disk_refuses_is_one_line(
     def refuse(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    store = LocalStore(tmp_path)
+    store = LocalStore(tmp_path, patience=patience(begun=False))
     monkeypatch.setattr(os, "fsync", refuse)
     for put in (store.put, store.put_if_absent):
         with pytest.raises(kind, match=os.strerror(number).lower()) as caught:
@@ -318,7 +320,7 @@ def test_a_put_whose_name_could_not_be_made_durable_has_an_unknown_outcome(
 
     monkeypatch.setattr("pcace_dist.service.store._sync_folder", refuse)
     with pytest.raises(OutcomeUnknown):
-        LocalStore(tmp_path).put_if_absent("x", b"data")
+        LocalStore(tmp_path, patience=patience()).put_if_absent("x", b"data")
 
 
 # -- S3
@@ -409,12 +411,17 @@ TIMEOUT = ReadTimeoutError(endpoint_url="http://s3")
     ],
 )
 def test_reads_and_plain_puts_are_retried(moto: str, error: Exception) -> None:
-    pauses: list[float] = []
-    made = S3Store("bucket", "retry", Wobbly(client(moto), [error, error]), sleep=pauses.append)
+    clock = Clock()
+    made = S3Store(
+        "bucket",
+        "retry",
+        Wobbly(client(moto), [error, error]),
+        patience=Patience(900, True, clock=clock, sleep=clock.sleep),
+    )
     made.put("x", b"data")
     assert made.get("x") == b"data"
-    assert len(pauses) == 2
-    assert pauses[1] > pauses[0] / 2
+    assert len(clock.pauses) == 2
+    assert clock.pauses[1] > clock.pauses[0] / 2
 
 
 @pytest.mark.parametrize("error", [answered(500), answered(409, "ConditionalRequestConflict"), TIMEOUT])
@@ -430,8 +437,8 @@ def test_a_conditional_put_is_sent_once_and_may_not_know(moto: str, error: Excep
 
 
 def test_a_ledger_on_a_wobbly_s3_loses_and_doubles_nothing(moto: str) -> None:
-    made = S3Store("bucket", "wobbly", client(moto), sleep=lambda seconds: None)
-    ledger = Ledger(made, sleep=lambda seconds: None)
+    made = S3Store("bucket", "wobbly", client(moto), patience=patience())
+    ledger = Ledger(made)
     ledger.open({"host": "here"})
     ledger.append("manifest", {"plan": "p", "weights": "w", "units": [{"id": f"u{i}"} for i in range(6)]})
     real = made._client
@@ -443,8 +450,50 @@ def test_a_ledger_on_a_wobbly_s3_loses_and_doubles_nothing(moto: str) -> None:
     assert ledger.state.length == 8
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_refused_access_is_waited_for_in_a_run_and_a_mistake_before(moto: str, begun: bool) -> None:
+    refused: list[Exception] = [answered(403, "AccessDenied") for _ in range(9)]
+    made = S3Store("bucket", "refused", Wobbly(client(moto), refused), patience=patience(begun=begun))
+    if begun:
+        made.put("x", b"data")
+        assert made.get("x") == b"data"
+        made._client._errors.append(answered(403, "AccessDenied"))
+        with pytest.raises(OutcomeUnknown):
+            made.put_if_absent("y", b"data")
+    else:
+        with pytest.raises(OutputError, match="access denied"):
+            made.put("x", b"data")
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, fsync = [30], os.fsync
+
+    def refuse(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    store = LocalStore(tmp_path, patience=patience())
+    store.put("a/x", b"data")
+    assert store.get("a/x") == b"data" and left[0] < 0
+    left[0] = 30
+    assert store.put_if_absent("a/y", b"data") and store.list() == ["a/x", "a/y"]
+
+
+def test_what_comes_again_by_itself_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    store = LocalStore(tmp_path)
+    with pytest.raises(StoreUnavailable, match=r": x: input/output error$"):
+        hasty(store).put("x", b"data")
+
+
 def test_an_s3_that_stays_away_is_one_line() -> None:
-    made = S3Store("bucket", "", client(f"http://127.0.0.1:{free_port()}"), tries=3, sleep=lambda seconds: None)
+    made = S3Store("bucket", "", client(f"http://127.0.0.1:{free_port()}"), patience=patience(60))
     for act in (lambda: made.get("x"), lambda: made.put("x", b""), lambda: made.put_if_absent("x", b""), made.list):
         with pytest.raises(StoreUnavailable) as caught:
             act()
@@ -469,7 +518,7 @@ def test_a_url_names_its_store(tmp_path: Path, moto: str) -> None:
     assert open_store("s3://bucket/a/b/", storage).url == "s3://bucket/a/b"
     assert open_store("s3://bucket", storage).url == "s3://bucket"
     for url in ("gs://bucket/x", "s3://", "http://host/x"):
-        with pytest.raises(OutputError, match="neither"):
+        with pytest.raises(OutputError, match=r"neither|names no bucket"):
             open_store(url, storage)
     with pytest.raises(OutputError, match="no storage settings"):
         open_store("s3://bucket/x")

@@ -1,0 +1,132 @@
+"""A Parquet file on storage: its bytes are fetched first and parsed from memory.
+
+So the two ways of failing are apart by construction. What goes wrong in fetching is storage's business
+(StoreUnavailable, Changed, FileNotFoundError). What goes wrong in parsing bytes that arrived whole, twice the same, is
+`WrongBytes`: these bytes are there and wrong. Knows nothing of data sets or runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pcace_dist.datasets.storage import Range, RangeFile, Storage, StoredFile, first_line, joined
+from pcace_dist.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+FOOTER = 64 << 10  # bytes of a file's end that are fetched for its footer
+PARSING = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises for bytes that it cannot parse
+READINGS = 4  # of bytes that are wrong and each time others
+
+
+class WrongBytes(Exception):
+    """Bytes that are there and cannot be parsed. The message is one line without the file's name."""
+
+
+def read_footer(file: StoredFile, storage: Storage) -> pq.FileMetaData:
+    """The footer of a Parquet file. Raises WrongBytes, and what fetching raises."""
+    length = min(FOOTER, file.size)
+    return _parsed(file, storage, [(file.size - length, length)], pq.read_metadata)
+
+
+class StoredParquet:
+    """One Parquet file; its footer is read once."""
+
+    def __init__(self, file: StoredFile, storage: Storage) -> None:
+        self.file, self._storage = file, storage
+        self.metadata = read_footer(file, storage)
+        self.schema: pa.Schema = self.metadata.schema.to_arrow_schema()
+
+    def read(self, row_groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """Some columns (names, or paths of leaves) of some row groups. Raises as `read_footer`."""
+
+        def parse(source: pa.NativeFile) -> pa.Table:
+            file = pq.ParquetFile(source, metadata=self.metadata, page_checksum_verification=True)
+            return file.read_row_groups(list(row_groups), columns=list(columns), use_threads=False)
+
+        return _parsed(self.file, self._storage, self._ranges(row_groups, columns), parse)
+
+    def batches(self, row_group: int, rows: int) -> Iterator[pa.RecordBatch]:
+        """All columns of one row group, `rows` rows at a time. Raises as `read_footer`, after the rows before."""
+        ranges = self._ranges([row_group], self.schema.names)
+        before: list[bytes] | None = None
+        given = 0
+        for _ in range(READINGS):
+            fetched = self._storage.fetch_many(self.file, ranges)
+            source = RangeFile(self._storage, self.file, dict(zip(ranges, fetched, strict=True)))
+            try:
+                parquet = pq.ParquetFile(
+                    pa.PythonFile(source, mode="r"), metadata=self.metadata, page_checksum_verification=True
+                )
+                for batch in itertools.islice(parquet.iter_batches(rows, row_groups=[row_group]), given, None):
+                    given += 1
+                    yield batch
+                return
+            except PARSING as error:
+                wrong = WrongBytes(first_line(error)[:200] or type(error).__name__)
+            if source.failure is not None:
+                raise source.failure from None
+            if fetched == before:
+                raise wrong
+            before = fetched
+        raise _others_each_time(self.file)
+
+    def _ranges(self, row_groups: Sequence[int], columns: Sequence[str]) -> list[Range]:
+        """Where the column chunks lie, near ones as one range."""
+        found = []
+        for group in map(self.metadata.row_group, row_groups):
+            for index in range(group.num_columns):
+                chunk = group.column(index)
+                if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns):
+                    start = chunk.data_page_offset
+                    if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < start:
+                        start = chunk.dictionary_page_offset
+                    found.append((start, chunk.total_compressed_size))
+        inside = [(start, length) for start, length in found if 0 <= start <= start + length <= self.file.size]
+        return joined(inside)
+
+
+def _parsed(file: StoredFile, storage: Storage, ranges: Sequence[Range], parse: Callable[[pa.NativeFile], T]) -> T:
+    """What `parse` makes of these ranges. Bytes that it cannot parse are fetched again before they count as wrong."""
+    before: list[bytes] | None = None
+    for _ in range(READINGS):
+        fetched = storage.fetch_many(file, ranges)
+        source = RangeFile(storage, file, dict(zip(ranges, fetched, strict=True)))
+        # A lack of memory passes, and patience sees it; an OSError of the parser is about the bytes, and it does not.
+        found = storage.patience.call(partial(_value_or_fault, source, parse), file.url)
+        if source.failure is not None:
+            raise source.failure from None
+        if not isinstance(found, _Fault):
+            return found
+        if fetched == before:
+            raise WrongBytes(found.reason)
+        before = fetched
+    raise _others_each_time(file)
+
+
+def _others_each_time(file: StoredFile) -> StoreUnavailable:
+    return StoreUnavailable(f"{file.url}: gives other bytes each time; the same command goes on")
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Why bytes could not be parsed."""
+
+    reason: str
+
+
+def _value_or_fault(source: RangeFile, parse: Callable[[pa.NativeFile], T]) -> T | _Fault:
+    source.seek(0)
+    try:
+        return parse(pa.PythonFile(source, mode="r"))
+    except MemoryError:
+        raise
+    except PARSING as error:
+        return _Fault(first_line(error)[:200] or type(error).__name__)
