@@ -16,6 +16,7 @@ from pcace_dist.service.drift import advice
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Ledger
 from pcace_dist.service.main_pass import MainPass
+from pcace_dist.service.patience import Patience
 from pcace_dist.service.progress import Display, Tally
 from pcace_dist.service.publish import publish_summary, summary_of
 from pcace_dist.service.store import Store
@@ -54,6 +55,7 @@ class Account:
         self._rows_at_start = 0
         self._rate: float | None = None
         self.workers = 0
+        self.patience: Patience | None = None
         self.drift: dict[str, dict[str, float]] = {}
         self.from_codes: str | None = None  # the run whose kept codes are ranked
         self._on_ray = on_ray
@@ -92,19 +94,20 @@ class Account:
         """A look of `stop`: so many pairs at the border of the top were open after so many images."""
         self.looks.append({"look": look, "images": self.images, "open_pairs": open_pairs})
 
-    def tick(self, stage: str, workers: int) -> None:
-        """Show where the run stands; from time to time also in summary.json."""
+    def tick(self, stage: str, workers: int, waits_for: str = "") -> None:
+        """Show where the run stands and what it waits for; from time to time also in summary.json."""
         self.workers = max(self.workers, workers)
         rows = min(self.rows_done, self.rows)
         elapsed = time.monotonic() - self._pass_started
         if stage == "ranking" and elapsed > 1 and rows > self._rows_at_start:
             self._rate = (rows - self._rows_at_start) / elapsed
-        self._display.show(Tally(stage, rows, self.rows, workers, self.bad_rows, self._rate))
+        self._display.show(Tally(stage, rows, self.rows, workers, self.bad_rows, self._rate, waits_for))
         if time.monotonic() - self._summary_at >= SUMMARY_EVERY:
             self._summary_at = time.monotonic()
             self.report(workers)
             self._ledger.check_held()  # a driver that was taken over must not write over its successor's summary
-            self.write("running", None, stage=stage, workers_now=workers, rows_done=rows, rows=self.rows)
+            now = {"workers_now": workers, "rows_done": rows, "rows": self.rows, "waits_for": waits_for}
+            self.write("running", None, stage=stage, **now)
 
     def report(self, workers: int) -> None:
         """Bring the metrics up to date."""
@@ -236,6 +239,9 @@ class Account:
             "last_faults": self._last_faults,
             **more,
         }
+        if self.patience is not None and (self.patience.refusals or self.patience.short):
+            facts["workers_refused"] = self.patience.refusals
+            facts["workers_short"] = self.patience.short
         if self.from_codes is not None:
             facts["from_codes"] = self.from_codes
         if self.drift:

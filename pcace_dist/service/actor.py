@@ -1,4 +1,4 @@
-"""The Ray actor: a worker whose control group answers `images_seen` and `stop` while `work` is busy."""
+"""The Ray actor: a worker whose control group answers `progress` and `stop` while `work` is busy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ray
 
 from pcace_dist import logs
 from pcace_dist.service.spec import CodesSpec, WorkSpec
-from pcace_dist.service.worker import WorkerBody, WorkerInfo
+from pcace_dist.service.worker import Progress, WorkerBody, WorkerInfo
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
@@ -14,8 +14,8 @@ class Worker(WorkerBody):
     """One per GPU or CPU slot."""
 
     @ray.method(concurrency_group="control")
-    def images_seen(self) -> int:
-        return super().images_seen()
+    def progress(self) -> Progress:
+        return super().progress()
 
     @ray.method(concurrency_group="control")
     def stop(self) -> None:

@@ -9,7 +9,6 @@ come from is another matter: model_run.py forwards images, codes_run.py reads ke
 from __future__ import annotations
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 
 from pcace_dist.datasets.units import Unit
-from pcace_dist.errors import DatasetError, JobError, PcaceError
+from pcace_dist.errors import DatasetError, PcaceError
 from pcace_dist.job import Job
 from pcace_dist.service.account import Account
 from pcace_dist.service.across import across_groups_table
@@ -31,6 +30,7 @@ from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.jackknife import publish_jackknife
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.main_pass import farm
+from pcace_dist.service.patience import Patience
 from pcace_dist.service.publish import (
     OUTCOMES,
     publish_across_groups,
@@ -48,7 +48,6 @@ from pcace_dist.statistics.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
-WITH_ALL_WORKERS = ("starting workers", "pilot", "ranking")  # stages that wait for workers.min
 SHOWN_ATTEMPTS = 64  # attempts whose rows to show are added up by one task
 
 
@@ -91,8 +90,8 @@ class Coordinator(ABC, Generic[P]):
         self._account = account
         self._stopping = stopping
         self._check_held = check
-        self._lonely_since: float | None = time.monotonic()
-        self._enough = False  # workers.min have been up at the same time
+        self._patience = patience_of(preparation.job)
+        account.patience = self._patience
 
     def run(self) -> int:
         """All of it; the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
@@ -144,7 +143,10 @@ class Coordinator(ABC, Generic[P]):
         return blocks
 
     def _farm(self, crew: Crew, method: str, tasks: list[tuple[object, ...]], stage: str) -> list[object]:
-        return farm(crew, method, tasks, stopping=self._stopping, on_tick=lambda: self._tick(crew, stage))
+        def tick() -> None:
+            self._tick(crew, stage if crew.up else "starting workers")
+
+        return farm(crew, method, tasks, stopping=self._stopping, on_tick=tick, patience=self._patience)
 
     def _rank(self, crew: Crew, plan: Plan, blocks: list[BlockScores]) -> list[Ranks]:
         """Ranks of every target and group; on the workers where it is more than a moment's work."""
@@ -221,23 +223,17 @@ class Coordinator(ABC, Generic[P]):
         units = (Unit.from_json(unit) for unit in manifest.get("units", ()))
         return {unit.id: unit for unit in units}
 
-    def _tick(self, crew: Crew, stage: str) -> None:
-        """Show progress; end when the run was taken over, or no worker could be had for workers.start_timeout."""
+    def _tick(self, crew: Crew, stage: str, waits_for: str | None = None) -> None:
+        """Show progress; end when the run was taken over. `waits_for`: None where any worker that is up will do."""
         self._check_held()
-        self._account.tick(stage, len(crew.up))
-        least = self._job.workers.min if stage in WITH_ALL_WORKERS and not self._enough else 1
-        if len(crew.up) >= least:
-            self._enough = True
-            self._lonely_since = None
-            return
-        now = time.monotonic()
-        self._lonely_since = now if self._lonely_since is None else self._lonely_since
-        workers = self._job.workers
-        if now - self._lonely_since > workers.start_timeout:
-            raise JobError(
-                f"workers: {len(crew.up)} of at least {least} workers with {crew.shape} each could start within "
-                f"workers.start_timeout {workers.start_timeout:g} s; the cluster has {crew.resources()}"
-            )
+        if waits_for is None:
+            waits_for = "" if crew.up else self._patience.waits_for(0, 0, len(crew.members))
+        self._account.tick(stage, len(crew.up), waits_for)
+
+
+def patience_of(job: Job) -> Patience:
+    """How long the job waits for its workers."""
+    return Patience(job.workers.min, job.workers.start_timeout)
 
 
 def worker_shape(job: Job) -> WorkerShape:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -21,8 +21,9 @@ from pcace_dist.errors import PcaceError
 from pcace_dist.service.actor import Worker
 from pcace_dist.service.cluster import describe_resources
 from pcace_dist.service.events import Event, Explained, Failed, Finished, Joined, Lost, WorkerShape
+from pcace_dist.service.patience import SignsOfLife
 from pcace_dist.service.spec import CodesSpec, WorkSpec
-from pcace_dist.service.worker import WorkerInfo
+from pcace_dist.service.worker import Progress, WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ FAILED_STARTS = 3  # workers in a row that die before they are up, with none up:
 class _Member:
     handle: Any
     info: WorkerInfo | None = None
-    images_seen: int = 0
+    progress: Progress = field(default_factory=Progress)
     polled_at: float = 0.0
 
 
@@ -62,6 +63,7 @@ class Fleet:
         self._leaving: set[str] = set()
         self._doubts: dict[str, _Doubt] = {}
         self._asked_at = 0.0
+        self._signs = SignsOfLife()
 
     def __enter__(self) -> Fleet:
         for _ in range(self._shape.maximum):
@@ -104,7 +106,7 @@ class Fleet:
 
     def images_seen_by(self) -> dict[str, int]:
         """Images forwarded so far by each worker that is up, as of the last poll."""
-        return {actor: member.images_seen for actor, member in self._members.items() if member.info is not None}
+        return {actor: member.progress.images for actor, member in self._members.items() if member.info is not None}
 
     def call(self, actor: str, method: str, *args: Any) -> None:
         """Call a method of a worker; its result comes back as an event."""
@@ -138,6 +140,7 @@ class Fleet:
         """What has happened, waiting up to `timeout` seconds for the first event."""
         self._poll()
         yield from self._explain()
+        yield from self._give_up_silent()
         refs = list(self._calls)
         if not refs:
             time.sleep(timeout)
@@ -165,8 +168,8 @@ class Fleet:
                 member.info = value
                 self._failed_starts = 0
                 yield Joined(actor, value)
-            elif method == "images_seen":
-                member.images_seen = value
+            elif method == "progress":
+                member.progress = value
             else:
                 yield Finished(actor, method, value)
 
@@ -201,6 +204,16 @@ class Fleet:
                 del self._doubts[actor]
                 yield Explained(actor, with_node)
 
+    def _give_up_silent(self) -> Iterator[Lost]:
+        """Workers that are up and have worked for too long on a call without progress are lost."""
+        signs = {
+            actor: (ref, self._members[actor].progress)
+            for ref, (actor, method) in self._calls.items()
+            if method not in ("progress", "stop", "ready")
+        }
+        for actor in self._signs.silent(signs):
+            yield self._lose(actor, TimeoutError(f"no sign of progress for {self._signs.seconds:g} s"))
+
     def _start(self) -> None:
         self._count += 1
         actor = f"{self._prefix}{self._count:04d}"
@@ -211,12 +224,12 @@ class Fleet:
 
     def _poll(self) -> None:
         """Ask how far the busy workers are; a dead idle worker shows here too."""
-        waiting = {actor for actor, method in self._calls.values() if method == "images_seen"}
+        waiting = {actor for actor, method in self._calls.values() if method == "progress"}
         now = time.monotonic()
         for actor, member in self._members.items():
             if member.info is not None and actor not in waiting and now - member.polled_at >= POLL_SECONDS:
                 member.polled_at = now
-                self.call(actor, "images_seen")
+                self.call(actor, "progress")
 
 
 def _cause(error: Exception) -> str:

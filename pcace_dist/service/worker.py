@@ -1,7 +1,7 @@
 """A worker: the calls that a crew makes, around an engine that does the work. No Ray: actor.py makes a Ray actor of it,
 local_fleet.py runs it in a thread.
 
-`images_seen` and `stop` may be called while `work` is busy.
+`progress` and `stop` may be called while `work` is busy.
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ class WorkResult:
     flushed_first: Receipt | None = None
     flushed: Receipt | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a worker is: images forwarded so far, and batches that went through a pilot. Changes while it works."""
+
+    images: int = 0
+    pilot_batches: int = 0
 
 
 class WorkerBody:
@@ -192,10 +200,10 @@ class WorkerBody:
         """The rows to show of some attempts."""
         return self._engine.merge_shown(self._stored_plan(plan), receipts)
 
-    def images_seen(self) -> int:
-        """Images forwarded so far, for the progress bar."""
+    def progress(self) -> Progress:
+        """How far this worker is."""
         engine = getattr(self, "_engine", None)
-        return 0 if engine is None else engine.images_seen
+        return Progress() if engine is None else Progress(engine.images_seen, engine.pilot_batches)
 
     def stop(self) -> None:
         """Give up the unit in hand at its next batch."""

@@ -18,6 +18,7 @@ from pcace_dist.service.facts import Facts
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import FileRef, Ledger, Receipt, UnitCount
 from pcace_dist.service.main_pass import MainPass, farm
+from pcace_dist.service.patience import Patience
 from pcace_dist.service.worker import WorkResult
 from pcace_dist.statistics.plan import Plan
 
@@ -128,6 +129,7 @@ def main_pass(fleet: ScriptedFleet, ledger: ListLedger, units: int, stop_after: 
         named,
         FrozenPlan(PLAN, b"", b""),
         on_tick=lambda: None,
+        patience=Patience(1, 600),
         stopping=lambda: sum(method == "work" for _, method in fleet.calls) >= stop_after,
     )
 
@@ -199,7 +201,7 @@ class FarmedFleet:
     """Two workers whose calls end one at a time, the last first; the task `bad` fails."""
 
     def __init__(self) -> None:
-        self.up = ["a", "b"]
+        self.up = self.members = ["a", "b"]
         self._calls: list[tuple[str, str, Any]] = []
 
     def call(self, actor: str, method: str, task: Any) -> None:
@@ -216,7 +218,9 @@ def test_what_other_workers_did_when_a_task_failed_is_no_answer_to_later_tasks()
 
     def work(tasks: list[str]) -> list[object]:
         crew = cast(Crew, fleet)
-        return farm(crew, "reduce", [(t,) for t in tasks], on_tick=lambda: None, stopping=lambda: False)
+        arguments = [(t,) for t in tasks]
+        patience = Patience(1, 600)
+        return farm(crew, "reduce", arguments, on_tick=lambda: None, stopping=lambda: False, patience=patience)
 
     with pytest.raises(KeyError, match="bad"):
         work(["one", "bad", "two", "three"])
