@@ -18,7 +18,7 @@ from pcace_dist.errors import JobError, OutputError, Stopped, TakenOver
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
 from pcace_dist.service.account import Account
-from pcace_dist.service.cluster import ray_session
+from pcace_dist.service.cluster import check_address, ray_session
 from pcace_dist.service.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.service.coordinator import Coordinator
 from pcace_dist.service.interrupt import interruptible
@@ -52,6 +52,7 @@ def run_job(job: Job, *, display: Display | None = None, take_over: bool = False
     if state.done is not None and recorded is not None and not _differences(recorded, job):
         return _recorded_outcome(store, state.done)
     _refuse_foreign(store, job, recorded, state)
+    check_address()
     began = time.monotonic()
     from_codes = prepare_from_codes(job)
     preparation = from_codes or _prepare(job)

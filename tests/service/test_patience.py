@@ -189,9 +189,7 @@ def test_fewer_workers_than_min_start_at_once_where_no_more_can_come() -> None:
 def test_without_any_admitted_worker_the_run_ends_and_says_who_was_refused() -> None:
     fates = itertools.chain([Fate(ANSWER), Fate(REFUSE, 1)], itertools.repeat(Fate(WAIT)))
     scene = Scene(fates, least=2)
-    with pytest.raises(
-        JobError, match=r"0 of up to 2 workers .*start_timeout 600 s; .*1 was refused.*w1: other bits"
-    ):
+    with pytest.raises(JobError, match=r"0 of up to 2 workers .*start_timeout 600 s; .*1 was refused.*w1: other bits"):
         scene.main_pass(3)
 
 
