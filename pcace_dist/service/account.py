@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pcace_dist.datasets.units import Unit, data_digest
 from pcace_dist.service.admission import Admission
 from pcace_dist.service.bottleneck import Machine, judge, on_worker, shares
+from pcace_dist.service.crew_patience import CrewPatience
 from pcace_dist.service.drift import advice
 from pcace_dist.service.facts import Facts
 from pcace_dist.service.ledger import Ledger
@@ -54,6 +55,7 @@ class Account:
         self._rows_at_start = 0
         self._rate: float | None = None
         self.workers = 0
+        self.patience: CrewPatience | None = None
         self.drift: dict[str, dict[str, float]] = {}
         self.from_codes: str | None = None  # the run whose kept codes are ranked
         self._on_ray = on_ray
@@ -92,8 +94,8 @@ class Account:
         """A look of `stop`: so many pairs at the border of the top were open after so many images."""
         self.looks.append({"look": look, "images": self.images, "open_pairs": open_pairs})
 
-    def tick(self, stage: str, workers: int, waits_for: str | None = None) -> None:
-        """Show where the run stands, and what of the storage is waited for; from time to time also in summary.json."""
+    def tick(self, stage: str, workers: int, waits_for: str = "") -> None:
+        """Show where the run stands, and what of workers or storage it waits for; now and then also in summary.json."""
         self.workers = max(self.workers, workers)
         rows = min(self.rows_done, self.rows)
         elapsed = time.monotonic() - self._pass_started
@@ -104,8 +106,8 @@ class Account:
             self._summary_at = time.monotonic()
             self.report(workers)
             self._ledger.check_held()  # a driver that was taken over must not write over its successor's summary
-            more = {} if waits_for is None else {"waits_for": waits_for}
-            self.write("running", None, stage=stage, workers_now=workers, rows_done=rows, rows=self.rows, **more)
+            now = {"workers_now": workers, "rows_done": rows, "rows": self.rows, "waits_for": waits_for}
+            self.write("running", None, stage=stage, **now)
 
     def report(self, workers: int) -> None:
         """Bring the metrics up to date."""
@@ -237,6 +239,9 @@ class Account:
             "last_faults": self._last_faults,
             **more,
         }
+        if self.patience is not None and (self.patience.refusals or self.patience.short):
+            facts["workers_refused"] = self.patience.refusals
+            facts["workers_short"] = self.patience.short
         if self.from_codes is not None:
             facts["from_codes"] = self.from_codes
         if self.drift:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -20,10 +19,11 @@ from typing import Generic, Protocol, TypeVar
 import pyarrow as pa
 
 from pcace_dist.datasets.units import Unit
-from pcace_dist.errors import DatasetError, JobError, PcaceError
+from pcace_dist.errors import DatasetError, PcaceError
 from pcace_dist.job import Job
 from pcace_dist.service.account import Account
 from pcace_dist.service.attempt import ATTEMPT, ATTEMPT_FILE, Block, CorruptAttempt, blocks_of
+from pcace_dist.service.crew_patience import CrewPatience
 from pcace_dist.service.drift import drift_of
 from pcace_dist.service.events import Crew, WorkerShape
 from pcace_dist.service.frozen import FrozenPlan
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 FOLDERS = ("", "ledger", "plan", "attempts/*", "codes")  # that a run writes to
 _ATTEMPT_KEY = re.compile(rf"attempts/(?P<attempt>{ATTEMPT})/{ATTEMPT_FILE}")
-WITH_ALL_WORKERS = ("starting workers", "pilot", "ranking")  # stages that wait for workers.min
 SHOWN_ATTEMPTS = 64  # attempts whose rows to show are added up by one task
 
 
@@ -83,8 +82,8 @@ class Coordinator(ABC, Generic[P]):
         self._account = account
         self._stopping = stopping
         self._check_held = check
-        self._lonely_since: float | None = time.monotonic()
-        self._enough = False  # workers.min have been up at the same time
+        self._patience = patience_of(preparation.job)
+        account.patience = self._patience
 
     def run(self) -> int:
         """All of it; the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
@@ -136,7 +135,10 @@ class Coordinator(ABC, Generic[P]):
         return blocks
 
     def _farm(self, crew: Crew, method: str, tasks: list[tuple[object, ...]], stage: str) -> list[object]:
-        return farm(crew, method, tasks, stopping=self._stopping, on_tick=lambda: self._tick(crew, stage))
+        def tick() -> None:
+            self._tick(crew, stage if crew.up else "starting workers")
+
+        return farm(crew, method, tasks, stopping=self._stopping, on_tick=tick, patience=self._patience)
 
     def _rank(self, crew: Crew, plan: Plan, blocks: list[BlockScores]) -> list[Ranks]:
         """Ranks of every target and group; on the workers where it is more than a moment's work."""
@@ -205,25 +207,20 @@ class Coordinator(ABC, Generic[P]):
         units = (Unit.from_json(unit) for unit in manifest.get("units", ()))
         return {unit.id: unit for unit in units}
 
-    def _tick(self, crew: Crew, stage: str) -> None:
-        """Show progress; end when the run was taken over, or no worker could be had for workers.start_timeout."""
+    def _tick(self, crew: Crew, stage: str, waits_for: str | None = None) -> None:
+        """Show progress; end when the run was taken over. `waits_for`: None where any worker that is up will do."""
         self._check_held()
-        waits_for = crew.waits_for()
+        storage = crew.waits_for()
+        if storage is not None:
+            waits_for = f"waits for {storage}"
+        elif waits_for is None:
+            waits_for = "" if crew.up else self._patience.waits_for(0, 0, len(crew.members))
         self._account.tick(stage, len(crew.up), waits_for)
-        least = self._job.workers.min if stage in WITH_ALL_WORKERS and not self._enough else 1
-        if len(crew.up) >= least:
-            self._enough = True
-            self._lonely_since = None
-            return
-        now = time.monotonic()
-        if self._lonely_since is None or waits_for is not None:  # it is storage that is missing, not a worker
-            self._lonely_since = now
-        workers = self._job.workers
-        if now - self._lonely_since > workers.start_timeout:
-            raise JobError(
-                f"workers: {len(crew.up)} of at least {least} workers with {crew.shape} each could start within "
-                f"workers.start_timeout {workers.start_timeout:g} s; the cluster has {crew.resources()}"
-            )
+
+
+def patience_of(job: Job) -> CrewPatience:
+    """How long the job waits for its workers."""
+    return CrewPatience(job.workers.min, job.workers.start_timeout)
 
 
 def worker_shape(job: Job) -> WorkerShape:

@@ -148,6 +148,7 @@ class Engine:
         self._flushes = 0
         self._largest_unit = 0  # bytes of its rows as codes
         self.images_seen = 0
+        self.pilot_batches = 0
 
     # -- the plan
 
@@ -170,6 +171,8 @@ class Engine:
         return made.plan, made.check
 
     def _give_up_if_stopped(self) -> None:
+        """Before every batch of the pilot."""
+        self.pilot_batches += 1
         if self._stop.is_set():
             raise Abandoned("the pilot")
 

@@ -8,7 +8,6 @@ Reads a finished run; writes nothing.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,7 @@ from pcace_dist.models.targets import TargetSpec
 from pcace_dist.places import absolute, storage_of
 from pcace_dist.service.attempt import CorruptAttempt, blocks_of
 from pcace_dist.service.cluster import ray_session
-from pcace_dist.service.coordinator import worker_shape
+from pcace_dist.service.coordinator import patience_of, worker_shape
 from pcace_dist.service.evaluation import AblationTask, Case, Profiled, Question
 from pcace_dist.service.events import Crew
 from pcace_dist.service.facts import Facts
@@ -118,7 +117,7 @@ class Evaluating:
         self._display = display
         self._stopping = stopping
         self._digest = evaluated.plan.digest
-        self._lonely_since = time.monotonic()
+        self._patience = patience_of(evaluated.preparation.job)
 
     def ranked(self) -> list[BlockScores]:
         """Scores of all blocks without the held folds."""
@@ -148,24 +147,13 @@ class Evaluating:
         before = sum(self._crew.images_seen_by().values())
 
         def tick() -> None:
-            self._check_crew()
             seen = sum(self._crew.images_seen_by().values()) - before
             now = stage if self._crew.up else "starting workers"
-            self._display.show(Tally(now, min(seen, images), images, len(self._crew.up)))
+            up = len(self._crew.up)
+            waits_for = "" if up else self._patience.waits_for(0, 0, len(self._crew.members))
+            self._display.show(Tally(now, min(seen, images), images, up, waits_for=waits_for))
 
-        return farm(self._crew, method, tasks, stopping=self._stopping, on_tick=tick)
-
-    def _check_crew(self) -> None:
-        """Raises JobError when no worker has been up for workers.start_timeout."""
-        now = time.monotonic()
-        if self._crew.up:
-            self._lonely_since = now
-        timeout = self._evaluated.preparation.job.workers.start_timeout
-        if now - self._lonely_since > timeout:
-            raise JobError(
-                f"workers: none with {self._crew.shape} could start within workers.start_timeout {timeout:g} s; the "
-                f"cluster has {self._crew.resources()}"
-            )
+        return farm(self._crew, method, tasks, stopping=self._stopping, on_tick=tick, patience=self._patience)
 
 
 @contextlib.contextmanager

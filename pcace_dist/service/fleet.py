@@ -20,6 +20,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from pcace_dist.errors import PcaceError
 from pcace_dist.service.actor import Worker
 from pcace_dist.service.cluster import describe_resources
+from pcace_dist.service.crew_patience import SignsOfLife
 from pcace_dist.service.events import Event, Explained, Failed, Finished, Joined, Lost, WorkerShape
 from pcace_dist.service.spec import CodesSpec, WorkSpec
 from pcace_dist.service.worker import Progress, WorkerInfo
@@ -62,6 +63,7 @@ class Fleet:
         self._leaving: set[str] = set()
         self._doubts: dict[str, _Doubt] = {}
         self._asked_at = 0.0
+        self._signs = SignsOfLife()
 
     def __enter__(self) -> Fleet:
         for _ in range(self._shape.maximum):
@@ -142,6 +144,7 @@ class Fleet:
         """What has happened, waiting up to `timeout` seconds for the first event."""
         self._poll()
         yield from self._explain()
+        yield from self._give_up_silent()
         refs = list(self._calls)
         if not refs:
             time.sleep(timeout)
@@ -204,6 +207,16 @@ class Fleet:
             if with_node or doubt.node == here or now >= doubt.until:
                 del self._doubts[actor]
                 yield Explained(actor, with_node)
+
+    def _give_up_silent(self) -> Iterator[Lost]:
+        """Workers that are up and have worked for too long on a call without progress are lost."""
+        signs = {
+            actor: (ref, self._members[actor].progress)
+            for ref, (actor, method) in self._calls.items()
+            if method not in ("progress", "stop", "ready")
+        }
+        for actor in self._signs.silent(signs):
+            yield self._lose(actor, TimeoutError(f"no sign of progress for {self._signs.seconds:g} s"))
 
     def _start(self) -> None:
         self._count += 1

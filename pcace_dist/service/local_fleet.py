@@ -1,15 +1,20 @@
 """Workers as threads of this process: for work that is over before a cluster has started, and for tests. No Ray.
 
-The same calls and events as `Fleet`; nobody is lost, nobody joins late.
+The same calls and events as `Fleet`. A thread is lost only where a call of it shows no sign of progress; as a thread
+cannot be ended from outside, it is left to itself then.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +22,50 @@ import torch
 
 from pcace_dist.models.settings import settings_restored
 from pcace_dist.service.allocator import memory_restored
-from pcace_dist.service.events import Event, Failed, Finished, Joined, WorkerShape
+from pcace_dist.service.crew_patience import SignsOfLife
+from pcace_dist.service.events import Event, Explained, Failed, Finished, Joined, Lost, WorkerShape
 from pcace_dist.service.spec import CodesSpec, WorkSpec
 from pcace_dist.service.worker import WorkerBody, WorkerInfo
 
 if TYPE_CHECKING:
     from pcace_dist.service.together import Together
+
+log = logging.getLogger(__name__)
+
+END_SECONDS = 30.0  # to wait for a thread that is told to stop: a batch at most
+
+
+class _Thread:
+    """A worker's thread: calls one after the other. It does not hold up the end of the process."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, method: Callable[..., Any], *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(method(*args))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._calls.put(call)
+        return future
+
+    def end(self, seconds: float) -> bool:
+        """Once the call in hand is over. Waits `seconds` for it; whether it is."""
+        self._calls.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
 
 
 class LocalFleet:
@@ -46,8 +89,10 @@ class LocalFleet:
         self._count = 0
         self._bodies: dict[str, WorkerBody] = {}
         self._infos: dict[str, WorkerInfo] = {}
-        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._threads: dict[str, _Thread] = {}
         self._calls: dict[Future[Any], tuple[str, str]] = {}
+        self._signs = SignsOfLife()
+        self._explain: deque[str] = deque()  # lost workers of which `Explained` is to follow
 
     def __enter__(self) -> LocalFleet:
         self._settings.enter_context(settings_restored())
@@ -89,7 +134,7 @@ class LocalFleet:
         return next((text for body in self._bodies.values() if (text := body.progress().waits_for) is not None), None)
 
     def call(self, actor: str, method: str, *args: Any) -> None:
-        future = self._pools[actor].submit(getattr(self._bodies[actor], method), *args)
+        future = self._threads[actor].submit(getattr(self._bodies[actor], method), *args)
         self._calls[future] = (actor, method)
 
     def stop_work(self) -> None:
@@ -97,10 +142,19 @@ class LocalFleet:
             self._bodies[actor].stop()
 
     def release(self, actor: str) -> None:
-        self._bodies.pop(actor).stop()
+        self._end(actor, END_SECONDS)
+
+    def _end(self, actor: str, seconds: float) -> None:
+        body = self._bodies.pop(actor, None)
+        if body is None:
+            return
+        body.stop()
         self._infos.pop(actor, None)
-        self._calls = {future: call for future, call in self._calls.items() if call[0] != actor}
-        self._pools.pop(actor).shutdown(wait=True, cancel_futures=True)
+        for future in [future for future, call in self._calls.items() if call[0] == actor]:
+            future.cancel()
+            del self._calls[future]
+        if not self._threads.pop(actor).end(seconds):
+            log.warning("worker %s: its thread does not end and is left to itself", actor, extra={"actor": actor})
 
     def release_pending(self) -> None:
         for actor in self._bodies.keys() - self._infos.keys():
@@ -111,6 +165,7 @@ class LocalFleet:
             self._start()
 
     def events(self, timeout: float) -> Iterator[Event]:
+        yield from self._give_up_silent()
         if not self._calls:
             time.sleep(timeout)
             return
@@ -123,6 +178,8 @@ class LocalFleet:
     def _event(self, future: Future[Any], actor: str, method: str) -> Iterator[Event]:
         error = future.exception()
         if error is not None:
+            if method == "ready":
+                self.release(actor)
             yield Failed(actor, method, error)
         elif method == "ready":
             self._infos[actor] = future.result()
@@ -130,9 +187,23 @@ class LocalFleet:
         else:
             yield Finished(actor, method, future.result())
 
+    def _give_up_silent(self) -> Iterator[Event]:
+        """Workers that have worked for too long on a call without progress are lost; nothing else ends them."""
+        while self._explain:
+            yield Explained(self._explain.popleft(), with_node=False)
+        signs = {
+            actor: (future, self._bodies[actor].progress())
+            for future, (actor, method) in self._calls.items()
+            if method != "ready"
+        }
+        for actor in self._signs.silent(signs):
+            self._end(actor, 0.0)
+            self._explain.append(actor)
+            yield Lost(actor, f"no sign of progress for {self._signs.seconds:g} s")
+
     def _start(self) -> None:
         self._count += 1
         actor = f"{self._prefix}{self._count:04d}"
         self._bodies[actor] = WorkerBody(actor, self._together)
-        self._pools[actor] = ThreadPoolExecutor(1, thread_name_prefix=f"pcace-{actor}")
+        self._threads[actor] = _Thread(f"pcace-{actor}")
         self.call(actor, "ready", self._spec)

@@ -7,7 +7,6 @@ ledger (what counts). A unit counts only once its attempt's receipt is in the le
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import JobError, PcaceError, Stopped, StoreUnavailable, UserError
 from pcace_dist.service.admission import Admission, NotAdmitted
+from pcace_dist.service.crew_patience import CrewPatience
 from pcace_dist.service.dispatch import Accepted, Dispatcher
 from pcace_dist.service.events import Crew, Event, Explained, Failed, Finished, Joined, Lost
 from pcace_dist.service.facts import Facts
@@ -43,7 +43,7 @@ class MainPass:
         *,
         on_tick: Callable[[], None],
         stopping: Callable[[], bool],
-        least_workers: int = 1,
+        patience: CrewPatience,
         kept: Mapping[str, str] | None = None,
         last: bool = True,
     ) -> None:
@@ -54,15 +54,14 @@ class MainPass:
         self._dispatcher = dispatcher
         self._units = units
         self._plan = plan
-        self._refused = 0
         self._losses_in_a_row = 0
         self.admissions: dict[str, Admission] = {}
         self._on_tick = on_tick
         self._stopping = stopping
         self._told_to_stop = False
         self._outage: StoreUnavailable | None = None  # a worker's patience with storage has ended: so does the run
-        self._started = False
-        self._least_workers = least_workers
+        self._patience = patience
+        self._now = patience.clock
         self._kept = kept or {}
         self._last = last
         self._idle_since: dict[str, float] = {}
@@ -84,29 +83,49 @@ class MainPass:
         try:
             self._run()
         finally:
-            self._ended = time.monotonic()
+            self._ended = self._now()
 
     def _run(self) -> None:
         if self._dispatcher.all_done():
             return
         for actor in self._fleet.up:
             self._begin(actor)
-        while self._beginning or not self._dispatcher.all_done():  # leaves no call behind for what comes next
+        while not self._is_over():
             for event in self._fleet.events(TICK):
                 self._handle(event)
             if self._stopping() or self._outage is not None:
                 self._stop()
             self._feed()
-            if self._told_to_stop and not self._busy:
+            if self._told_to_stop and not self._busy - self._beginning:
                 if self._outage is not None:
                     raise self._outage
                 raise Stopped("stopped; finished units are flushed and recorded, the same command goes on")
+            if not self._dispatcher.all_done():
+                self._patience.check(len(self._ready), self._fleet)
             self._on_tick()
+
+    def _is_over(self) -> bool:
+        """Every unit is settled, and no worker has a call in hand that what comes next would wait for.
+
+        One that does not come to an end of beginning is let go: it holds nothing.
+        """
+        if not self._dispatcher.all_done():
+            return False
+        for actor in sorted(self._beginning):
+            if self._now() - self._since[actor] > self._patience.seconds:
+                self._fleet.release(actor)
+                self._fence(actor, "it did not begin", replace=False)
+        return not self._beginning
+
+    @property
+    def waits_for(self) -> str:
+        """What the pass waits for, in words; empty while it works."""
+        return self._patience.waits_for(len(self._ready), len(self._fleet.up), len(self._fleet.members))
 
     @property
     def worker_seconds(self) -> float:
         """Seconds of all workers in this pass, from when they were given the plan until it ended or they were gone."""
-        now = time.monotonic() if self._ended is None else self._ended
+        now = self._now() if self._ended is None else self._ended
         return self._past_seconds + sum(now - since for since in self._since.values())
 
     @property
@@ -136,7 +155,7 @@ class MainPass:
                 self._begin(actor)
             case Finished(actor, "begin", admission):
                 self.admissions[actor] = admission
-                self.seconds["begin"] += time.monotonic() - self._since.get(actor, time.monotonic())
+                self.seconds["begin"] += self._now() - self._since.get(actor, self._now())
                 self._beginning.discard(actor)
                 self._busy.discard(actor)
                 self._ready.add(actor)
@@ -147,7 +166,8 @@ class MainPass:
             case Failed(actor, method, error):
                 self._failed(actor, method, error)
             case Lost(actor, reason):
-                self._unexplained[actor] = reason
+                if actor in self._ready | self._beginning:  # it was up: `Explained` follows
+                    self._unexplained[actor] = reason
                 self._fence(actor, reason)
             case Explained(actor, with_node):
                 self._explained(actor, with_node)
@@ -157,13 +177,13 @@ class MainPass:
     def _begin(self, actor: str) -> None:
         self._busy.add(actor)
         self._beginning.add(actor)
-        self._since[actor] = time.monotonic()
+        self._since[actor] = self._now()
         self._fleet.call(actor, "begin", self._plan.data, self._plan.check, self._ledger.epoch)
 
     def _feed(self) -> None:
         """Give every idle worker a unit; one for which there is none flushes what it holds, then may be let go."""
-        self._started = self._started or len(self._ready) >= self._least_workers
-        if not self._started and not self._told_to_stop:
+        coming = len(self._fleet.members) - len(self._ready)
+        if not self._patience.may_start(len(self._ready), coming) and not self._told_to_stop:
             return
         draining = self._fleet.draining()
         for actor in sorted(self._ready - self._busy):
@@ -185,8 +205,8 @@ class MainPass:
 
     def _let_go(self, actor: str, *, at_once: bool) -> None:
         """End a worker that has nothing to do, so that its node can leave; `workers.min` stay for the reduce."""
-        idle = time.monotonic() - self._idle_since.setdefault(actor, time.monotonic())
-        needed = not self._last or self._unexplained or len(self._fleet.up) <= self._least_workers
+        idle = self._now() - self._idle_since.setdefault(actor, self._now())
+        needed = not self._last or self._unexplained or len(self._fleet.up) <= self._patience.least
         if not at_once and (idle < IDLE_SECONDS or needed):
             return
         why = "its node drains" if at_once else "nothing is left for it"
@@ -261,11 +281,10 @@ class MainPass:
 
     def _refuse(self, actor: str, error: NotAdmitted) -> None:
         """A worker that is not admitted is let go; others are tried in its place, but not for ever."""
-        self._refused += 1
+        self._patience.refused(actor, str(error))
         log.warning("worker %s is not admitted: %s", actor, error, extra={"actor": actor})
         self._fleet.release(actor)
-        self._fence(actor, str(error), replace=self._refused <= REFUSALS)
-        self._give_back(actor, str(error))
+        self._fence(actor, str(error), replace=self._patience.refusals <= REFUSALS)
         if not self._fleet.members:
             raise JobError(f"no worker could be admitted; the last one: {error}")
 
@@ -290,7 +309,7 @@ class MainPass:
     def _gone(self, actor: str) -> None:
         """A worker's time in this pass is over."""
         since = self._since.pop(actor, None)
-        self._past_seconds += 0.0 if since is None else time.monotonic() - since
+        self._past_seconds += 0.0 if since is None else self._now() - since
 
     def _explained(self, actor: str, with_node: bool) -> None:
         """The units of a lost worker wait again. Its death speaks against the unit in hand only if its node lives."""
@@ -322,6 +341,67 @@ class MainPass:
             self._fleet.stop_work()
 
 
+class _Farm:
+    """Tasks that any worker can do: who works on which, and what came of them."""
+
+    def __init__(self, fleet: Crew, method: str, tasks: Sequence[tuple[object, ...]]) -> None:
+        self._fleet = fleet
+        self._method = method
+        self._tasks = tasks
+        self._waiting = list(range(len(tasks)))[::-1]
+        self._working: dict[str, int] = {}
+        self._losses_in_a_row = 0
+        self.results: dict[int, object] = {}
+        self.failed: BaseException | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        return bool(self._working) or (len(self.results) < len(self._tasks) and self.failed is None)
+
+    def give(self) -> None:
+        """A task to every worker that has none."""
+        if not self._fleet.members:
+            self._fleet.replace()
+        for actor in self._fleet.up:
+            if actor not in self._working and self._waiting and self.failed is None:
+                self._working[actor] = self._waiting.pop()
+                self._fleet.call(actor, self._method, *self._tasks[self._working[actor]])
+
+    def handle(self, event: Event) -> None:
+        match event:
+            case Finished(actor, name, value) if name == self._method and actor in self._working:
+                self._losses_in_a_row = 0
+                self.results[self._working.pop(actor)] = value
+            case Failed(actor, name, error) if name == self._method and actor in self._working:
+                self.failed = self.failed or error
+                del self._working[actor]
+                if isinstance(error, StoreUnavailable):
+                    self._fleet.stop_work()  # the others wait for the same storage
+            case Failed(_, _, error) if isinstance(error, UserError | StoreUnavailable):
+                raise error
+            case Failed(actor, "ready", error):
+                log.warning("worker %s does not start: %r", actor, error, extra={"actor": actor})
+                self._lost(repr(error))
+                self._fleet.replace()
+            case Lost(actor, reason):
+                log.warning("worker %s was lost in %s: %s", actor, self._method, reason, extra={"actor": actor})
+                if actor in self._working:
+                    self._waiting.append(self._working.pop(actor))
+                self._fleet.replace()
+            case Explained(actor, False):
+                self._lost(f"worker {actor} was lost in {self._method}")
+            case _:
+                pass
+
+    def _lost(self, reason: str) -> None:
+        """The end of too many workers in a row, whose nodes live, is the end of the run."""
+        self._losses_in_a_row += 1
+        if self._losses_in_a_row > MOST_LOSSES:
+            raise PcaceError(
+                f"{MOST_LOSSES} workers in a row were lost and none finished {self._method}; the last one: {reason}"
+            )
+
+
 def farm(
     fleet: Crew,
     method: str,
@@ -329,42 +409,23 @@ def farm(
     *,
     on_tick: Callable[[], None],
     stopping: Callable[[], bool],
+    patience: CrewPatience,
 ) -> list[object]:
     """Run independent calls of one method on the fleet's workers; results in the order of the tasks.
 
     A task whose worker is lost is given to another. An exception of the task itself is raised here, once the other
-    workers have ended theirs: what they still say must not be taken for the answer to a later call.
+    workers have ended theirs: what they still say must not be taken for the answer to a later call. Raises JobError
+    when no worker could be had for workers.start_timeout.
     """
-    results: dict[int, object] = {}
-    waiting = list(range(len(tasks)))[::-1]
-    working: dict[str, int] = {}
-    failed: BaseException | None = None
-    while working or (len(results) < len(tasks) and failed is None):
-        for actor in fleet.up:
-            if actor not in working and waiting and failed is None:
-                working[actor] = waiting.pop()
-                fleet.call(actor, method, *tasks[working[actor]])
+    work = _Farm(fleet, method, tasks)
+    while work.goes_on:
+        work.give()
         for event in fleet.events(TICK):
-            match event:
-                case Finished(actor, name, value) if name == method and actor in working:
-                    results[working.pop(actor)] = value
-                case Failed(actor, name, error) if name == method and actor in working:
-                    failed = failed or error
-                    del working[actor]
-                    if isinstance(error, StoreUnavailable):
-                        fleet.stop_work()  # the others wait for the same storage
-                case Failed(_, _, error) if isinstance(error, UserError | StoreUnavailable):
-                    raise error
-                case Lost(actor, reason):
-                    log.warning("worker %s was lost in %s: %s", actor, method, reason, extra={"actor": actor})
-                    if actor in working:
-                        waiting.append(working.pop(actor))
-                    fleet.replace()
-                case _:
-                    pass
+            work.handle(event)
         if stopping():
             raise Stopped("stopped; what is in the ledger stays, the same command goes on")
+        patience.check(len(fleet.up), fleet)
         on_tick()
-    if failed is not None:
-        raise failed
-    return [results[i] for i in range(len(tasks))]
+    if work.failed is not None:
+        raise work.failed
+    return [work.results[i] for i in range(len(tasks))]

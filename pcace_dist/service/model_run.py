@@ -12,18 +12,17 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from pcace_dist.datasets.units import Unit, check_unchanged, make_units, rows_per_unit
-from pcace_dist.errors import Stopped
 from pcace_dist.service.codes import index_of, publish_index
 from pcace_dist.service.coordinator import Coordinator, worker_shape
 from pcace_dist.service.dispatch import Dispatcher
-from pcace_dist.service.events import Crew, Failed, Finished, Lost
+from pcace_dist.service.events import Crew
 from pcace_dist.service.extend import Base, check_base_plan, copy_attempts, generation_of, inherit
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.local_fleet import LocalFleet
-from pcace_dist.service.main_pass import TICK, MainPass
+from pcace_dist.service.main_pass import MainPass, farm
 from pcace_dist.service.memory import check_fits
 from pcace_dist.service.prepare import Preparation
 from pcace_dist.service.reduce import each_ranking
@@ -102,30 +101,21 @@ class ModelRun(Coordinator[Preparation]):
 
     def _pilot(self, crew: Crew) -> tuple[bytes, bytes]:
         """The first worker that is up makes the plan; if it is lost, the next one does."""
-        maker: str | None = None
-        waiting = time.monotonic()
-        while True:
-            for event in crew.events(TICK):
-                match event:
-                    case Finished(_, "pilot", value):
-                        self._account.seconds["pilot"] += time.monotonic() - waiting
-                        plan, check = value
-                        return bytes(plan), bytes(check)
-                    case Failed(_, _, error):
-                        raise error
-                    case Lost(actor):
-                        crew.replace()
-                        maker = None if actor == maker else maker
-                    case _:
-                        pass
-            if self._stopping():
-                raise Stopped("stopped before the plan was made; the same command goes on")
-            if maker is None and crew.up:
-                maker = crew.up[0]
-                self._account.seconds["start"] += time.monotonic() - waiting
-                waiting = time.monotonic()
-                crew.call(maker, "pilot", self._preparation.listing)
-            self._tick(crew, "starting workers" if maker is None else "pilot")
+        began = time.monotonic()
+        up_at: list[float] = []  # when the first worker was up
+
+        def tick() -> None:
+            if crew.up and not up_at:
+                up_at.append(time.monotonic())
+            self._tick(crew, "pilot" if crew.up else "starting workers")
+
+        task = (self._preparation.listing,)
+        found = farm(crew, "pilot", [task], stopping=self._stopping, on_tick=tick, patience=self._patience)
+        first_up = up_at[0] if up_at else began
+        self._account.seconds["start"] += first_up - began
+        self._account.seconds["pilot"] += time.monotonic() - first_up
+        plan, check = cast("tuple[bytes, bytes]", found[0])
+        return bytes(plan), bytes(check)
 
     def _recorded_plan(self, manifest: dict[str, Any]) -> FrozenPlan:
         check_unchanged(list(self._units().values()), self._preparation.listing)
@@ -185,8 +175,8 @@ class ModelRun(Coordinator[Preparation]):
             self._units(),
             frozen,
             stopping=self._stopping,
-            on_tick=lambda: self._tick(crew, "ranking"),
-            least_workers=self._job.workers.min,
+            on_tick=lambda: self._tick(crew, "ranking", main_pass.waits_for),
+            patience=self._patience,
             kept=(self._ledger.state.manifest or {}).get("from_codes"),
             last=last,
         )

@@ -18,7 +18,8 @@ LINE_EVERY = 10.0  # seconds between two lines of a log
 
 @dataclass(frozen=True)
 class Tally:
-    """Where a run stands. `images` counts rows done or in work, `total` all rows before the filter."""
+    """Where a run stands. `images` counts rows done or in work, `total` all rows before the filter; `waits_for`: in
+    words, empty while it works."""
 
     stage: str
     images: int
@@ -26,7 +27,7 @@ class Tally:
     workers: int = 0
     bad_rows: int = 0
     rate: float | None = None
-    waits_for: str | None = None
+    waits_for: str = ""
 
     @property
     def remaining(self) -> float | None:
@@ -53,7 +54,7 @@ def display_for(stream: TextIO | None = None) -> Display:
 
 
 def describe(tally: Tally) -> str:
-    """One line: stage, images, rate, remaining time, workers, bad rows."""
+    """One line: stage, images, rate, remaining time, workers, bad rows, what it waits for."""
     parts = [tally.stage]
     if tally.total:
         parts = [
@@ -63,7 +64,7 @@ def describe(tally: Tally) -> str:
     parts += [f"{duration(tally.remaining)} left"] if tally.remaining else []
     parts.append(f"{tally.workers} worker{'' if tally.workers == 1 else 's'} up")
     parts += [f"{tally.bad_rows:,} bad"] if tally.bad_rows else []
-    parts += [f"waiting for {tally.waits_for}"] if tally.waits_for else []
+    parts += [tally.waits_for] if tally.waits_for else []
     return ", ".join(parts)
 
 

@@ -22,7 +22,7 @@ from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
 from pcace_dist.service.account import Account
 from pcace_dist.service.attempt import attempts_with_bad
-from pcace_dist.service.cluster import ray_session
+from pcace_dist.service.cluster import check_address, ray_session
 from pcace_dist.service.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.service.coordinator import Coordinator
 from pcace_dist.service.interrupt import interruptible
@@ -75,6 +75,7 @@ def run_job(
         _refuse_other_model(store, job, state.manifest)
         return _recorded_outcome(store, state, tell)
     _refuse_foreign(store, job, recorded, state)
+    check_address()
     began = time.monotonic()
     from_codes = prepare_from_codes(job)
     if from_codes is None and state.epoch == 0:

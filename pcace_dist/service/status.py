@@ -33,12 +33,11 @@ def _lines(path: str, state: RunState, summary: dict[str, Any]) -> list[str]:
     if state.done is None and state.holder is not None:
         host, pid = (state.holder.get(name, "?") for name in ("host", "pid"))
         lines.append(f"held by:  {host} (process {pid}), epoch {state.epoch}")
-    if state.done is None and summary.get("waits_for"):
-        lines.append(f"waits:    for {summary['waits_for']}")
     lines.append(
         f"recorded: {len(state.accepted_receipts())} attempts, {len(state.set_aside)} units set aside, "
         f"{summary.get('bad_rows', 0)} bad rows"
     )
+    lines += [f"workers:  {summary['workers_short']}"] if summary.get("workers_short") else []
     lines += [f"time:     {line}" for line in told(summary)]
     lines += [f"fault:    {fault}" for fault in summary.get("last_faults", [])]
     return lines
@@ -57,7 +56,9 @@ def _progress(state: RunState, summary: dict[str, Any]) -> str:
     units = state.manifest["units"]
     total = sum(piece["rows"] for unit in units for piece in unit["pieces"])
     settled = sum(piece["rows"] for unit in units if state.is_settled(unit["id"]) for piece in unit["pieces"])
+    waits_for = summary.get("waits_for", "") if state.done is None else ""
     rate = summary.get("images_per_second") if state.done is None else None
     rows = max(settled, int(summary.get("rows_done", 0))) if state.done is None else settled
-    text = describe(Tally("images", rows, total, int(summary.get("workers_now", 0)), 0, rate)).removeprefix("images: ")
+    tally = Tally("images", rows, total, int(summary.get("workers_now", 0)), 0, rate, waits_for)
+    text = describe(tally).removeprefix("images: ")
     return text if state.done is None else text.removesuffix(", 0 workers up")

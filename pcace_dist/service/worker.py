@@ -48,14 +48,6 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Images forwarded so far, and what of the storage the worker waits for."""
-
-    images: int = 0
-    waits_for: str | None = None
-
-
-@dataclass(frozen=True)
 class WorkResult:
     """What a call of `work` or `flush` gives back: small, whatever the unit's size. `seconds`: what of the call is not
     in the unit's report."""
@@ -65,6 +57,16 @@ class WorkResult:
     flushed_first: Receipt | None = None
     flushed: Receipt | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a worker is: images forwarded so far, batches that went through a pilot, and what of the storage it waits
+    for. Changes while it works, or waits."""
+
+    images: int = 0
+    pilot_batches: int = 0
+    waits_for: str | None = None
 
 
 class WorkerBody:
@@ -214,11 +216,12 @@ class WorkerBody:
         return self._engine.merge_shown(self._stored_plan(plan), receipts)
 
     def progress(self) -> Progress:
-        """How far it is, for the progress bar."""
+        """How far it is, and what it waits for."""
         engine = getattr(self, "_engine", None)
         waiting = None if self._storage is None else self._storage.patience.waiting
         return Progress(
             images=0 if engine is None else engine.images_seen,
+            pilot_batches=0 if engine is None else engine.pilot_batches,
             waits_for=None if waiting is None else f"{waiting[0]} (for {waiting[1]:.0f} s by now)",
         )
 

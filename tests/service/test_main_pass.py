@@ -11,6 +11,7 @@ import pytest
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import PcaceError, Stopped, StoreUnavailable
 from pcace_dist.service.admission import Admission
+from pcace_dist.service.crew_patience import CrewPatience
 from pcace_dist.service.dispatch import Dispatcher
 from pcace_dist.service.engine import UnitReport
 from pcace_dist.service.events import Crew, Event, Explained, Failed, Finished, Lost
@@ -128,6 +129,7 @@ def main_pass(fleet: ScriptedFleet, ledger: ListLedger, units: int, stop_after: 
         named,
         FrozenPlan(PLAN, b"", b""),
         on_tick=lambda: None,
+        patience=CrewPatience(1, 600),
         stopping=lambda: sum(method == "work" for _, method in fleet.calls) >= stop_after,
     )
 
@@ -238,7 +240,7 @@ class FarmedFleet:
     """Two workers whose calls end one at a time, the last first; the task `bad` fails."""
 
     def __init__(self) -> None:
-        self.up = ["a", "b"]
+        self.up = self.members = ["a", "b"]
         self._calls: list[tuple[str, str, Any]] = []
 
     def call(self, actor: str, method: str, task: Any) -> None:
@@ -255,7 +257,9 @@ def test_what_other_workers_did_when_a_task_failed_is_no_answer_to_later_tasks()
 
     def work(tasks: list[str]) -> list[object]:
         crew = cast(Crew, fleet)
-        return farm(crew, "reduce", [(t,) for t in tasks], on_tick=lambda: None, stopping=lambda: False)
+        arguments = [(t,) for t in tasks]
+        patience = CrewPatience(1, 600)
+        return farm(crew, "reduce", arguments, on_tick=lambda: None, stopping=lambda: False, patience=patience)
 
     with pytest.raises(KeyError, match="bad"):
         work(["one", "bad", "two", "three"])
