@@ -67,8 +67,6 @@ def main(argv: Sequence[str]) -> int:
         logs.say(str(error), prefix="pcace: ", level=logging.ERROR, exit_code=error.exit_code)
         return error.exit_code
     arguments = build_parser().parse_args(argv)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # so that `module:function` factories beside the job import
     try:
         code = int(arguments.run(arguments))
     except PcaceError as error:

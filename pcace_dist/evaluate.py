@@ -127,11 +127,11 @@ def evaluate(run: Run, settings: Settings | None = None) -> Evaluation:
 
 
 def write_evaluation(found: Evaluation, folder: str, run: Run) -> None:
-    """evaluation.parquet, evaluation-<replacement>.svg, then evaluation.json. Raises OutputError."""
+    """evaluation.parquet, evaluation.json, then the pictures, evaluation-<replacement>.svg. Raises OutputError."""
     write_parquet(curves_table(found.curves), f"{folder}/evaluation.parquet", run.storage)
+    write_json(found.to_json(), f"{folder}/evaluation.json", run.storage)
     for name in found.replacements:
         write_text(curves_svg(found.curves, name), f"{folder}/evaluation-{name}.svg", run.storage)
-    write_json(found.to_json(), f"{folder}/evaluation.json", run.storage)
 
 
 # -- rankings: scores of all layers by case

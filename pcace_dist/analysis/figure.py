@@ -51,7 +51,8 @@ def _panel(layer: str, held: Sequence[Curves], names: Sequence[str]) -> list[str
     sizes = held[0].sizes
     x = [LEFT + (WIDTH - LEFT - RIGHT) * place / max(1, len(sizes) - 1) for place in range(len(sizes))]
     random = np.mean([np.percentile(one.lost(RANDOM), (BAND[0], 50, BAND[1]), axis=0) for one in held], axis=0)
-    curves = {name: np.mean([one.lost(name)[0] for one in held if name in one.names], axis=0) for name in names}
+    there = [name for name in names if any(name in one.names for one in held)]  # a layer without weights has no norms
+    curves = {name: np.mean([one.lost(name)[0] for one in held if name in one.names], axis=0) for name in there}
     top = max(1e-9, float(max(random.max(), *(curve.max() for curve in curves.values()))))
     lines = [f'<text x="{LEFT}" y="18" font-weight="bold">{escape(layer)}</text>']
     for share in (0.0, 0.5, 1.0):

@@ -14,8 +14,9 @@ import inspect
 import logging
 import os
 import pkgutil
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from types import ModuleType
@@ -45,6 +46,7 @@ def load_model(
     seed: int,
     read: Callable[[str], bytes],
     output: str | int | None = None,
+    python_path: Sequence[str] = (),
 ) -> nn.Module:
     """Build and fill a model: in eval mode, float32, on the CPU, without gradients.
 
@@ -52,10 +54,12 @@ def load_model(
     caller's random state stays as it is); `factory` (what the factory brings; for torchvision its default weights,
     which torchvision downloads); or the path of a state dict (checkpoint.py). A compiled model is taken as it was.
     What else the factory changes (default dtype and device, threads, gradients, working directory) is put back.
-    output: which part of what the model returns are its outputs (outputs.py). Raises ModelError, one line.
+    python_path: folders that come first where the factory imports, and last from then on: what lies there must not take
+    the place of a library's module. output: which part of what the model returns are its outputs (outputs.py). Raises
+    ModelError, one line.
     """
     name = f"model.factory {factory}"
-    with _DRAWING, torch.random.fork_rng(devices=[]), _undisturbed():
+    with _DRAWING, torch.random.fork_rng(devices=[]), _undisturbed(), _importing(python_path):
         torch.manual_seed(seed)
         model = _build(factory, name, kwargs, own_weights=weights == "factory")
     if not isinstance(model, nn.Module):
@@ -84,6 +88,19 @@ def weights_digest(model: nn.Module) -> str:
 
 
 # -- the factory
+
+
+@contextmanager
+def _importing(folders: Sequence[str]) -> Iterator[None]:
+    """Folders are first on sys.path; afterwards they are last, for what a model imports only while it runs."""
+    new = [folder for folder in folders if folder not in sys.path]
+    sys.path[:0] = new
+    try:
+        yield
+    finally:
+        for folder in new:
+            sys.path.remove(folder)
+            sys.path.append(folder)
 
 
 @contextmanager

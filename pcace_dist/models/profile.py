@@ -19,6 +19,12 @@ from pcace_dist.models.tap import channels_and_positions
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 
+NO_GRADIENT = (
+    "runs without a gradient (torch.no_grad in the model, or torch.utils.checkpoint with use_reentrant=True), which "
+    "Taylor scores and class evidence need; use use_reentrant=False, or no checkpoints in evaluation mode"
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Profile:
     """One layer over some images. mean: float64 (C, D). The others (C,), larger is more important:
@@ -75,6 +81,8 @@ class Profiler:
         def keep(name: str) -> Any:
             def hook(_: nn.Module, __: Any, output: Any) -> Any:
                 tensor = output[0] if isinstance(output, tuple | list) else output
+                if not tensor.requires_grad:
+                    raise ModelError(f"layers {name}: {NO_GRADIENT}")
                 tensor.retain_grad()
                 kept[name] = tensor
                 copy = tensor.clone()  # the next layer may work in place

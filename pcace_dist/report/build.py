@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pcace_dist.errors import DatasetError, JobError, PcaceError
+from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.report import cam, content, pictures
 from pcace_dist.report.comparison import AgainstRun, compare
@@ -316,7 +316,11 @@ def _evidence(
         outputs = [cam.output_of(target, found.probed.outputs[n], found.probed.labels[n]) for n in held]
         weights = _channel_weights(source, group, layer)
         stacked = torch.stack([images[n] for n in held]).to(device)
-        seen = cam.evidence(model, layer, stacked, outputs, weights, normalise)
+        try:
+            seen = cam.evidence(model, layer, stacked, outputs, weights, normalise)
+        except ModelError as error:
+            found.notes.append(f"no class evidence: {error}")
+            return
         if seen is not None:
             found.cams.append({"group": group, "rows": held, "weights": weights, "evidence": seen})
         shown.step(len(held))

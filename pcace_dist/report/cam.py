@@ -17,9 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pcace_dist.errors import UserError
+from pcace_dist.errors import ModelError, UserError
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
+from pcace_dist.models.profile import NO_GRADIENT
 from pcace_dist.models.tap import channels_and_positions, channels_last
 from pcace_dist.models.targets import TargetSpec
 
@@ -56,7 +57,7 @@ def evidence(
     """Both maps of images (n, C, H, W) at one layer; None where the layer has no maps of two axes behind the channels,
     as captum takes them.
 
-    weights: of the ranked channels. Raises UserError where captum is missing.
+    weights: of the ranked channels. Raises UserError where captum is missing, ModelError where no gradient is had.
     """
     layer_grad_cam = _captum()
     module = model.get_submodule(layer)
@@ -77,7 +78,10 @@ def evidence(
     maps = held["maps"].float().reshape(len(images), -1, *held["shape"])
     cam = layer_grad_cam(lambda x: as_matrix(model(x)), module)
     chosen = torch.tensor(list(outputs), device=inputs.device)
-    found = cam.attribute(inputs.requires_grad_(True), target=chosen, relu_attributions=True)
+    try:
+        found = cam.attribute(inputs.requires_grad_(True), target=chosen, relu_attributions=True)
+    except RuntimeError as error:
+        raise ModelError(f"layer {layer}: {NO_GRADIENT}") from error
     grad_cam = np.asarray(found[:, 0].detach().cpu().numpy(), np.float32)
     channel_map = ranked_map(maps, weights).cpu().numpy()
     agreement = np.array([_correlation(a, b) for a, b in zip(grad_cam, channel_map, strict=True)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,8 +151,6 @@ class Source:
     def load_model(self, device: torch.device) -> nn.Module:
         """The run's model. Raises ModelError where the weights are others by now."""
         settings = self.job.model
-        if self.directory not in sys.path:
-            sys.path.append(self.directory)  # factories beside the job, from wherever the report is asked for
         model = load_model(
             settings.factory,
             settings.kwargs,
@@ -161,6 +158,7 @@ class Source:
             seed=self.job.compute.seed,
             read=self.storage.read_bytes,
             output=settings.output,
+            python_path=(self.directory,),  # factories beside the job, from wherever the report is asked for
         )
         facts: dict[str, Any] = dict(self.plan.facts)
         if weights_digest(model) != facts["weights"]:

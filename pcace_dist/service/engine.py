@@ -7,7 +7,6 @@ when it is finished; rows that fail are written down and never end a run (docs/p
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -116,9 +115,6 @@ class Engine:
 
     def __init__(self, spec: WorkSpec, actor: str, store: Store, together: Together | None = None) -> None:
         """`together`: of workers that are threads of one process; else the model is loaded. Raises ModelError."""
-        for path in reversed(spec.python_path):
-            if path not in sys.path:
-                sys.path.insert(0, path)
         keep_memory()
         self.spec = spec
         self.actor = actor
@@ -133,6 +129,7 @@ class Engine:
                 seed=spec.seed,
                 read=spec.storage.read_bytes,
                 output=spec.model_output,
+                python_path=spec.python_path,
             )
             if together is None
             else together.model_copy()

@@ -124,6 +124,7 @@ def _load(spec: WorkSpec) -> nn.Module:
         seed=spec.seed,
         read=spec.storage.read_bytes,
         output=spec.model_output,
+        python_path=spec.python_path,
     )
 
 
