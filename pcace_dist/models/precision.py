@@ -102,9 +102,12 @@ def prepared(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.M
 
 
 def _laid_out(model: nn.Module, layout: torch.memory_format) -> nn.Module:
-    """The model with its weights of four axes in a memory format; others have no channels-last (nor does nn.Module.to
-    take a model that has weights of five)."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    """The model with its weights of four axes in a memory format. nn.Module.to does not take a model that has weights of
+    five: they have no channels-last."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(tensor.dim() != 5 for tensor in tensors):
+        return model.to(memory_format=layout)
+    for tensor in tensors:
         if tensor.dim() == 4:
-            tensor.data = tensor.data.contiguous(memory_format=layout)
+            tensor.data = tensor.data.to(memory_format=layout)
     return model

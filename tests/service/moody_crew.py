@@ -68,6 +68,9 @@ class MoodyCrew:
     def draining(self) -> set[str]:
         return self._leaving & set(self.up)
 
+    def waits_for(self) -> str | None:
+        return None
+
     def images_seen_by(self) -> dict[str, int]:
         return {}
 
