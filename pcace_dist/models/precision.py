@@ -102,8 +102,10 @@ def prepared(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.M
 
 
 def _laid_out(model: nn.Module, layout: torch.memory_format) -> nn.Module:
-    """The model with its weights of four axes in a memory format. nn.Module.to does not take a model that has weights of
-    five: they have no channels-last."""
+    """The model with its weights of four axes in a memory format.
+
+    nn.Module.to does not take a model that has weights of five: they have no channels-last.
+    """
     tensors = [*model.parameters(), *model.buffers()]
     if all(tensor.dim() != 5 for tensor in tensors):
         return model.to(memory_format=layout)
