@@ -100,6 +100,9 @@ class ScriptedFleet:
     def draining(self) -> set[str]:
         return set()
 
+    def waits_for(self) -> str | None:
+        return None
+
     def images_seen_by(self) -> dict[str, int]:
         return {}
 
@@ -242,6 +245,9 @@ class FarmedFleet:
     def __init__(self) -> None:
         self.up = self.members = ["a", "b"]
         self._calls: list[tuple[str, str, Any]] = []
+
+    def waits_for(self) -> str | None:
+        return None
 
     def call(self, actor: str, method: str, task: Any) -> None:
         self._calls.append((actor, method, task))
