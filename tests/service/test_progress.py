@@ -35,5 +35,5 @@ def test_a_file_gets_lines_not_a_bar() -> None:
 
 
 def test_a_tally_says_what_of_the_storage_is_waited_for() -> None:
-    tally = Tally("ranking", 100, 200, 2, waits_for="s3://b/k (for 20 s by now)")
-    assert describe(tally).endswith("2 workers up, waiting for s3://b/k (for 20 s by now)")
+    tally = Tally("ranking", 100, 200, 2, waits_for="waits for s3://b/k (for 20 s by now)")
+    assert describe(tally).endswith("2 workers up, waits for s3://b/k (for 20 s by now)")
