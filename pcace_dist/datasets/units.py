@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pcace_dist.datasets.listing import DataFile, Listing
@@ -109,6 +109,17 @@ def rows_per_unit(listing: Listing) -> int:
     bytes_per_row = max(1, sum(file.size for file in listing.files) // max(1, listing.rows))
     least, most = UNIT_ROWS
     return max(1, min(max(least, min(most, listing.rows // 64)), UNIT_BYTES // bytes_per_row))
+
+
+def located(units: Iterable[Unit], listing: Listing) -> Iterator[Unit]:
+    """The same units where the listing has their files now: data may have been moved since a place was recorded.
+
+    A piece is known by its key, size and version. Those that the listing does not have stay as they are.
+    """
+    urls = {(file.key, file.size, file.version): file.url for file in listing.files}
+    for unit in units:
+        pieces = (replace(p, url=urls.get((p.key, p.size, p.version), p.url)) for p in unit.pieces)
+        yield replace(unit, pieces=tuple(pieces))
 
 
 def check_unchanged(units: Iterable[Unit], listing: Listing) -> None:

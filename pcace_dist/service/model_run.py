@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, cast
 
-from pcace_dist.datasets.units import Unit, check_unchanged, make_units, rows_per_unit
+from pcace_dist.datasets.units import Unit, check_unchanged, located, make_units, rows_per_unit
 from pcace_dist.service.codes import index_of, publish_index
 from pcace_dist.service.coordinator import Coordinator, worker_shape
 from pcace_dist.service.dispatch import Dispatcher
@@ -116,6 +116,9 @@ class ModelRun(Coordinator[Preparation]):
         self._account.seconds["pilot"] += time.monotonic() - first_up
         plan, check = cast("tuple[bytes, bytes]", found[0])
         return bytes(plan), bytes(check)
+
+    def _units(self) -> dict[str, Unit]:
+        return {unit.id: unit for unit in located(super()._units().values(), self._preparation.listing)}
 
     def _recorded_plan(self, manifest: dict[str, Any]) -> FrozenPlan:
         check_unchanged(list(self._units().values()), self._preparation.listing)

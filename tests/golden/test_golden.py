@@ -1,0 +1,87 @@
+"""Runs that version 0.1.0 wrote, moved together with their data: read, gone on with, extended and asked again."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pcace_dist.cli import main
+from pcace_dist.run import open_run
+
+RUNS = Path(__file__).with_name("runs-0.1.0.tgz")
+
+
+@pytest.fixture
+def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which data and runs lie now, as the working directory; runs are gone on with by threads."""
+    with tarfile.open(RUNS) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(RUNS.parents[2]))  # the example's model, for workers on Ray
+    return tmp_path
+
+
+def near(one: pa.Table, other: pa.Table) -> None:
+    """The same ranking, up to what another processor does to codes."""
+    assert one.schema.names == other.schema.names
+    assert one.select(["target", "group", "layer", "channel"]).equals(
+        other.select(["target", "group", "layer", "channel"])
+    )
+    scores = [np.array(table["score"].to_pylist(), float) for table in (one, other)]
+    np.testing.assert_allclose(*scores, atol=0.02)
+
+
+def rank(job: str, *overrides: str) -> int:
+    return main(["rank", job, *(part for override in overrides for part in ("--set", override))])
+
+
+def test_they_are_shown(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, images in (("finished", 120), ("extended", 240), ("pooled", 240)):
+        assert main(["show", f"runs/{name}", "--top", "2"]) == 0
+        assert main(["status", f"runs/{name}"]) == 0
+        run = open_run(f"runs/{name}")
+        assert run.summary["images"] == images
+        assert run.jackknife().num_rows == run.ranking().num_rows
+    printed = capsys.readouterr().out
+    assert "done (exit code 0)" in printed and "conv1" in printed
+    assert main(["status", "runs/killed"]) == 0
+    assert main(["compare", "runs/finished", "runs/extended", "--across-data", "--output", "."]) == 0
+
+
+def test_a_finished_one_is_finished(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (moved / "runs/finished/rankings.parquet").read_bytes()
+    assert rank("runs/finished/job.yaml") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert (moved / "runs/finished/rankings.parquet").read_bytes() == before
+
+
+def test_they_are_extended(moved: Path) -> None:
+    assert rank("runs/extended/job.yaml", "output=again", "compute.exact=off") == 0
+    near(open_run("again").ranking(), pq.read_table("runs/extended/rankings.parquet"))
+
+
+def test_their_codes_answer(moved: Path) -> None:
+    assert rank("runs/pooled/job.yaml", "output=again") == 0
+    near(open_run("again").ranking(), pq.read_table("runs/pooled/rankings.parquet"))
+
+
+def test_their_plan_is_taken(moved: Path) -> None:
+    assert rank("runs/extended/job.yaml", "output=again", "extend=null", "statistics.plan=runs/finished") == 0
+    near(open_run("again").ranking(), pq.read_table("runs/extended/rankings.parquet"))
+
+
+@pytest.mark.jobs
+def test_one_that_was_killed_goes_on_where_the_data_are_now(moved: Path) -> None:
+    assert rank("runs/killed/job.yaml", "compute.exact=off") == 0
+    near(open_run("runs/killed").ranking(), pq.read_table("killed-would-be.parquet"))
+
+
+@pytest.mark.jobs
+def test_they_are_reported_and_evaluated(moved: Path) -> None:
+    assert main(["report", "runs/extended", "--no-synthesis", "--top", "1"]) == 0
+    assert main(["evaluate", "runs/extended", "--draws", "2", "--images", "100"]) in (0, 2)
