@@ -32,8 +32,8 @@ def near(one: pa.Table, other: pa.Table) -> None:
     assert one.select(["target", "group", "layer", "channel"]).equals(
         other.select(["target", "group", "layer", "channel"])
     )
-    scores = [np.array(table["score"].to_pylist(), float) for table in (one, other)]
-    np.testing.assert_allclose(*scores, atol=0.02)
+    mine, theirs = (np.array(table["score"].to_pylist(), float) for table in (one, other))
+    np.testing.assert_allclose(mine, theirs, atol=0.02)
 
 
 def rank(job: str, *overrides: str) -> int:
