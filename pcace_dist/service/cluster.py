@@ -142,6 +142,9 @@ def ray_session() -> Iterator[None]:
         _start_or_join()
     except Exception as error:  # Ray raises RuntimeError, ConnectionError, ValueError, its own kinds and bare ones
         where = _without_credentials(os.environ.get("RAY_ADDRESS") or LOCAL)
+        if names_a_cluster() and isinstance(error, ConnectionError):  # gRPC, but for example the port of Ray Client
+            fault = f"it is not the head of a Ray cluster that answers there ({_in_one_line(error)})"
+            raise JobError(f"RAY_ADDRESS {where}: {fault}; {JOINING}") from error
         raise PcaceError(f"Ray ({where}) cannot be reached or started: {_in_one_line(error)}") from error
     logs.adopt("ray")
     try:
