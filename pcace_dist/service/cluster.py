@@ -140,16 +140,33 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # a call's failure is told by the fleet; of one that nobody waits for any more Ray would print the traceback
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    if names_a_cluster():
+        _check_node_here()
     try:
         _start_or_join()
     except Exception as error:  # Ray raises RuntimeError, ConnectionError, ValueError, its own kinds and bare ones
         where = _without_credentials(os.environ.get("RAY_ADDRESS") or LOCAL)
+        if names_a_cluster() and isinstance(error, ConnectionError):  # gRPC, but for example the port of Ray Client
+            fault = f"what answers there is not the head of a Ray cluster ({_in_one_line(error)})"
+            raise JobError(f"RAY_ADDRESS {where}: {fault}; {JOINING}") from error
         raise PcaceError(f"Ray ({where}) cannot be reached or started: {_in_one_line(error)}") from error
     logs.adopt("ray")
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_node_here() -> None:
+    """Raises JobError where no node of any cluster runs on this machine: Ray would look for one for a minute."""
+    from ray._private.services import find_node_ids
+
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while not find_node_ids():
+        if time.monotonic() > deadline:
+            where = _without_credentials(os.environ["RAY_ADDRESS"])
+            raise JobError(f"RAY_ADDRESS {where}: no node of a Ray cluster runs on this machine; {JOINING}")
+        time.sleep(0.5)
 
 
 def _start_or_join() -> None:
@@ -173,9 +190,7 @@ def _start_or_join() -> None:
 
 def _in_one_line(error: Exception) -> str:
     """All of what Ray says: its first line alone may end in a colon."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "No node info found" in text:
-        return f"no node of that cluster runs on this machine; {JOINING}"
+    text = " ".join(str(error).partition("Traceback (most recent")[0].split()) or type(error).__name__
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 

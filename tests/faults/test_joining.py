@@ -14,7 +14,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_a_run_goes_on_with_the_machines_that_are_admitted(data: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
-    workers = {"min": 2, "max": 2, "start_timeout": 15}
+    workers = {"min": 2, "max": 2, "start_timeout": 90}
     write_job(tmp_path / "job.json", slow_job(data, tmp_path / "run", seconds=0.0, workers=workers))
     text = run_scenario("two_kinds", tmp_path, 420, module="tests.faults.joining")
     assert "waits for workers: 1 of workers.min 2 admitted" in text

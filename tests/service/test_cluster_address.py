@@ -143,4 +143,15 @@ def test_what_ray_says_in_many_lines_is_one() -> None:
     line = cluster._in_one_line(said)
     assert line == "Version mismatch: The cluster was started with: Ray: 2.0 To fix this, either: - a"
     assert cluster._in_one_line(RuntimeError()) == "RuntimeError"
-    assert "no node of that cluster runs on this machine" in cluster._in_one_line(RuntimeError("No node info found ''"))
+
+
+def test_a_traceback_in_what_ray_says_is_left_out() -> None:
+    said = RuntimeError("Failed to connect to GCS.\nTraceback (most recent call last):\n  File ...")
+    assert cluster._in_one_line(said) == "Failed to connect to GCS."
+
+
+def test_a_driver_away_from_all_nodes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray._private.services.find_node_ids", lambda: [])
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with pytest.raises(JobError, match=r"RAY_ADDRESS head:6379: no node of a Ray cluster runs on this machine; "):
+        cluster._check_node_here()
