@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pcace_dist.errors import JobError
+from pcace_dist.terminal import is_not_utf8
 
 FORMAT_VERSION = 1
 
@@ -361,7 +362,7 @@ def _refuse_unwritable(data: object, name: str) -> None:
     for count, item in enumerate(_nodes(data, name)):
         if count > MOST_VALUES:
             raise JobError(f"{name}: more than {MOST_VALUES:,} values; is an alias repeated within itself?")
-        if isinstance(item, str) and ("\0" in item or any("\ud800" <= one <= "\udfff" for one in item)):
+        if isinstance(item, str) and ("\0" in item or is_not_utf8(item)):
             raise JobError(f"{name}: {_short(item)} holds a null character or half a character; write plain text")
 
 

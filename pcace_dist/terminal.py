@@ -48,10 +48,15 @@ def tell(text: str) -> None:
     print(visible(text, keep="\n"))
 
 
+def is_not_utf8(text: str) -> bool:
+    """Whether a text holds half a character: bytes that were no UTF-8, or an escape without its other half."""
+    return any("\ud800" <= one <= "\udfff" for one in text)
+
+
 def check_arguments(argv: Sequence[str]) -> None:
     """Raise JobError for an argument that is not UTF-8: neither Arrow nor S3 has such names."""
     for argument in argv:
-        if any("\ud800" <= one <= "\udfff" for one in argument):
+        if is_not_utf8(argument):
             raise JobError(f"the argument {visible(argument)} is not UTF-8; rename the file or folder that it names")
 
 

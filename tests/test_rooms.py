@@ -14,6 +14,7 @@ import pcace_dist
 
 PACKAGE = Path(pcace_dist.__file__).parent
 
+READERS = {"run", "checked", "datasets", "models", "statistics", "errors", "job", "places"}  # of finished runs
 ALLOWED = {
     "statistics": {"statistics", "errors"},
     "models": {"models", "statistics", "errors"},
@@ -21,31 +22,8 @@ ALLOWED = {
     "checked.py": {"datasets", "errors"},
     "records.py": {"errors"},
     "service": {"service", "checked", "records", "datasets", "models", "statistics", "errors", "job", "logs", "places"},
-    "analysis": {
-        "analysis",
-        "run",
-        "checked",
-        "datasets",
-        "models",
-        "statistics",
-        "errors",
-        "job",
-        "places",
-        "terminal",
-    },
-    "report": {
-        "report",
-        "analysis",
-        "run",
-        "checked",
-        "datasets",
-        "models",
-        "statistics",
-        "errors",
-        "job",
-        "places",
-        "bar",
-    },
+    "analysis": READERS | {"analysis", "terminal"},
+    "report": READERS | {"report", "analysis", "bar"},
     "places.py": {"datasets", "job"},
     "terminal.py": {"errors"},
     "logs.py": {"errors", "terminal"},

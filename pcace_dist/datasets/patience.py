@@ -35,27 +35,16 @@ TOLD_AFTER = 3.0  # a shorter wait is nobody's business
 TOLD_EVERY = 30.0
 
 _ABSENT = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
-_DENIED = {"401", "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
-_DENIED |= {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidToken",
-    "RequestTimeTooSkewed",
+# fmt: off
+_DENIED = {
+    "401", "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
+    "ExpiredTokenException", "InvalidToken", "RequestTimeTooSkewed",
 }
 _TRANSIENT = {
-    "BadDigest",
-    "408",
-    "425",
-    "429",
-    "500",
-    "502",
-    "503",
-    "504",
-    "RequestTimeout",
-    "SlowDown",
-    "InternalError",
+    "408", "425", "429", "500", "502", "503", "504", "RequestTimeout", "SlowDown", "InternalError", "BadDigest",
+    "Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "IncompleteBody",
 }
-_TRANSIENT |= {"Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "IncompleteBody"}
+# fmt: on
 _OF_ERRNO = {
     errno.ENOENT: "absent",
     errno.ENOTDIR: "absent",

@@ -214,13 +214,14 @@ def _identity(info: os.stat_result) -> tuple[int, int]:
 
 def _with_kinds(root: str, files: list[StoredFile], walked: Walked, storage: Storage) -> Walked:
     """The walk with what each file is. Where the name does not tell, the first bytes are read."""
-    unknown = [file for file in files if kind_of_name(file.url) is None]
+    by_name = {file.url: kind_of_name(file.url) for file in files}
+    unknown = [file for file in files if by_name[file.url] is None]
+    keys = [key_below(file.url, root) for file in files]
     heads = dict(zip((file.url for file in unknown), _kinds(unknown, storage), strict=True))
     found = (
-        Found(file, utf8_name(key_below(file.url, root)), kind_of_name(file.url) or heads[file.url], file.url in heads)
-        for file in files
+        Found(file, utf8_name(key), by_name[file.url] or heads[file.url], file.url in heads)
+        for file, key in zip(files, keys, strict=True)
     )
-    keys = [key_below(file.url, root) for file in files]
     raw = [utf8_name(key) for key in keys if is_not_utf8(key)]
     if raw:
         walked = replace(walked, notes=(*walked.notes, f"names that are not UTF-8 are written so: {_counted(raw)}"))

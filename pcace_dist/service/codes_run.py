@@ -62,6 +62,10 @@ class CodesPreparation:
     question: Answerable
     fingerprint: str
 
+    def is_of(self, fingerprint: object) -> bool:
+        """Whether a recorded fingerprint is this question's."""
+        return bool(fingerprint == self.fingerprint)
+
     @property
     def weights(self) -> str:
         return self.kept.index.weights

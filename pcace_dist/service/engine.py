@@ -27,7 +27,7 @@ from pcace_dist.errors import DatasetError, ModelError, RowError
 from pcace_dist.models import layouts
 from pcace_dist.models.device import free_memory, once_more, to_device, to_host
 from pcace_dist.models.forward import Forward, numeric_class
-from pcace_dist.models.load import load_model, weights_digest
+from pcace_dist.models.load import weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
 from pcace_dist.models.settings import set_deterministic
 from pcace_dist.models.tap import Receive
@@ -121,19 +121,7 @@ class Engine:
         self.store = store
         set_deterministic(spec.threads, strict=spec.exact == "strict")
         self.device = torch.device(spec.device)
-        self.model = (
-            load_model(
-                spec.factory,
-                spec.kwargs,
-                spec.weights,
-                seed=spec.seed,
-                read=spec.storage.read_bytes,
-                output=spec.model_output,
-                python_path=spec.python_path,
-            )
-            if together is None
-            else together.model_copy()
-        )
+        self.model = spec.load_model() if together is None else together.model_copy()
         self.weights = weights_digest(self.model)
         self.model.to(self.device)
         self._together = together

@@ -18,7 +18,7 @@ from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.job import Job, Layer
 from pcace_dist.logs import LogSettings
 from pcace_dist.models.layers import do_not_run, named_exactly, resolve_layers
-from pcace_dist.models.load import load_model, weights_digest
+from pcace_dist.models.load import weights_digest
 from pcace_dist.models.source import code_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
 from pcace_dist.places import absolute, images_of, storage_of, weights_of
@@ -73,6 +73,10 @@ class Preparation:
     def fingerprint(self) -> str:
         return self.identity.fingerprint
 
+    def is_of(self, fingerprint: object) -> bool:
+        """Whether a recorded fingerprint is this job's."""
+        return self.identity.is_of(fingerprint)
+
     @property
     def local(self) -> bool:
         """Whether threads of this process do the work."""
@@ -89,7 +93,7 @@ def prepare(job: Job) -> Preparation:
             f"statistics.estimator ace: takes at most {MAX_ROWS:,} images and the data set has {listing.rows:,}; use "
             "dataset.filter, group_by or estimator: gram"
         )
-    model = _load(spec)
+    model = spec.load_model()
     identity = _identity(job, model)
     layers, weights = identity.layers, identity.weights
     if job.statistics.plan is not None:
@@ -113,19 +117,7 @@ def prepare(job: Job) -> Preparation:
 
 def identify(job: Job) -> Identity:
     """What a job is today: its model is loaded, its data are not looked at. Raises UserError."""
-    return _identity(job, _load(_work_spec(job)))
-
-
-def _load(spec: WorkSpec) -> nn.Module:
-    return load_model(
-        spec.factory,
-        spec.kwargs,
-        spec.weights,
-        seed=spec.seed,
-        read=spec.storage.read_bytes,
-        output=spec.model_output,
-        python_path=spec.python_path,
-    )
+    return _identity(job, _work_spec(job).load_model())
 
 
 def _identity(job: Job, model: nn.Module) -> Identity:
@@ -139,7 +131,8 @@ def _identity(job: Job, model: nn.Module) -> Identity:
 def _layers(job: Job, model: nn.Module) -> tuple[str, ...]:
     """The job's layers, in model order. Those that a glob or "all" brings and that do not run are left out, by name."""
     layers = resolve_layers(model, job.layer_patterns)
-    brought = [name for name in layers if name not in named_exactly(model, job.layer_patterns)]
+    exact = named_exactly(model, job.layer_patterns)
+    brought = [name for name in layers if name not in exact]
     idle = do_not_run(model, brought, _image_shape(job)) if brought else []
     if idle:
         logs.say(f"left out, as they do not run in a forward pass: {', '.join(idle)}", prefix="pcace: layers: ")

@@ -255,16 +255,10 @@ def _refuse_foreign(store: Store, job: Job, recorded: Job | None, state: RunStat
 def _refuse_changed(
     store: Store, preparation: Preparation | CodesPreparation, manifest: dict[str, object] | None
 ) -> None:
-    if manifest is None or _is_of(preparation, manifest["fingerprint"]):
+    if manifest is None or preparation.is_of(manifest["fingerprint"]):
         return
     what = "model.weights: the weights have" if manifest["weights"] != preparation.weights else "the job has"
     raise OutputError(f"{what} changed since the run in {store.url} began; use another output")
-
-
-def _is_of(preparation: Preparation | CodesPreparation, fingerprint: object) -> bool:
-    if isinstance(preparation, CodesPreparation):
-        return bool(fingerprint == preparation.fingerprint)
-    return preparation.identity.is_of(fingerprint)
 
 
 def _refuse_other_model(store: Store, job: Job, manifest: dict[str, Any] | None) -> None:

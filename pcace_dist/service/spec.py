@@ -10,6 +10,7 @@ from pcace_dist.logs import LogSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import nn
 
     from pcace_dist.datasets.images import ImageSpec
     from pcace_dist.datasets.listing import DatasetSpec
@@ -70,6 +71,20 @@ class WorkSpec:
     plan: str | None = None
     python_path: tuple[str, ...] = field(default=())
     log: LogSettings = field(default=LogSettings())
+
+    def load_model(self) -> nn.Module:
+        """The model, built and filled as the job says. Raises ModelError."""
+        from pcace_dist.models.load import load_model
+
+        return load_model(
+            self.factory,
+            self.kwargs,
+            self.weights,
+            seed=self.seed,
+            read=self.storage.read_bytes,
+            output=self.model_output,
+            python_path=self.python_path,
+        )
 
 
 @dataclass(frozen=True)
