@@ -25,7 +25,7 @@ exit codes:
   0  done
   2  the job or its input is wrong: one line on stderr says which key or file, and what would do
   3  drift above the threshold (compare, rerank)
-  4  done, but more rows were set aside than max_bad_rows allows
+  4  done, but more rows were set aside than max_bad_rows allows, or no channel could be ranked
   5  stopped and resumable (SIGTERM, SIGINT, storage away for longer than PCACE_STORAGE_PATIENCE, or another driver took
      the run over): the same command goes on
   1  anything unforeseen
@@ -182,7 +182,8 @@ def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
     from pcace_dist.tables import print_ranking
 
     summary = run.summary
-    print_ranking(run.ranking(top=top))
+    print_ranking(run.ranking(top=top), grouped=job.group_by is not None)
+    _print_unranked(run)
     if new:
         _print_time(summary)
     else:
@@ -191,8 +192,11 @@ def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
         tell(summary["drift"]["advice"])
     if job.stop is not None and summary.get("stop", {}).get("settled"):
         tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
-    if summary["exit_code"] == 4:
+    if summary["outcome"] == "too_many_bad_rows":
         tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
+    for one in summary.get("left_out", ()):
+        if not one["usual"]:
+            tell(f"left out of dataset.path: {one['files']:,} {one['reason']}: {', '.join(one['names'])}")
     tell(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
 
 
@@ -241,8 +245,22 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.across:
         print_across_groups(run.across_groups(top=arguments.top, target=arguments.target))
         return 0
-    print_ranking(run.ranking(top=arguments.top, layer=arguments.layer, group=arguments.group, target=arguments.target))
+    chosen = {"layer": arguments.layer, "group": arguments.group, "target": arguments.target}
+    print_ranking(run.ranking(top=arguments.top, **chosen), grouped=run.job.group_by is not None)
+    _print_unranked(run, **chosen)
     return 0
+
+
+def _print_unranked(run: Run, **chosen: str | None) -> None:
+    """What a table of ranked channels does not show: that there is none."""
+    from pcace_dist.statistics.score import required_images
+    from pcace_dist.tables import print_unranked
+
+    unranked = run.unranked(**chosen)
+    if len(unranked):
+        job = run.job
+        needed = required_images(job.statistics.components, job.statistics.knots)
+        print_unranked(unranked, grouped=job.group_by is not None, needed=needed)
 
 
 def _add_status(verbs: Verbs[Parser]) -> None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pcace_dist.checked import Damaged, Digest, fetching, parquet, parse_json, parsing, read_checked, read_parquet
+from pcace_dist.datasets.groups import name_of, rows_of
 from pcace_dist.datasets.storage import Storage, normalised
 from pcace_dist.errors import JobError, UserError
 from pcace_dist.job import Job, read_job
@@ -111,6 +112,22 @@ class Run:
             if table is None or not len(table):
                 raise UserError(self._nothing_matches(file, layer=layer, group=group, target=target))
             return _best(table, top, "rank" if layer is None else "layer_rank")
+
+    def unranked(self, *, layer: str | None = None, group: object = None, target: str | None = None) -> pa.Table:
+        """Rankings without a ranked channel: target, group, images (the most that a channel has) and statuses (those
+        of its channels, each once). Selects as `ranking` does.
+        """
+        self._refuse_unfinished()
+        with parquet(self.storage, *self._recorded("rankings.parquet")) as file:
+            selected = _selection(pq.read_schema(file), {"layer": layer, "group": group, "target": target})
+            columns = ["target", "group", "images", "status", "rank"]
+            table = pq.read_table(file, columns=columns, filters=None if selected is False else selected)
+        table = table.append_column("place", pa.array(range(len(table))))
+        wanted = [("rank", "count"), ("images", "max"), ("status", "distinct"), ("place", "min")]
+        found = table.group_by(["target", "group"]).aggregate(wanted).sort_by("place_min")
+        found = found.filter(pc.equal(found["rank_count"], 0))
+        found = found.select(["target", "group", "images_max", "status_distinct"])
+        return found.rename_columns(["target", "group", "images", "statuses"])
 
     def to_pandas(self, **selection: Any) -> pd.DataFrame:
         """`ranking(...)` as a pandas DataFrame; needs the extra `pandas`."""
@@ -232,7 +249,7 @@ class Run:
         for column, value in asked.items():
             if value is not None:
                 values = pq.read_table(file, columns=[column])[column]
-                known = ", ".join(str(v) for v in pc.unique(values).to_pylist()[:20])
+                known = ", ".join(name_of(v) for v in pc.unique(values).to_pylist()[:20])
                 parts.append(f"{column} {value!r} (there are: {known})")
         return f"{self.path}: no rows for {' and '.join(parts)}"
 
@@ -255,11 +272,9 @@ def _selection(schema: pa.Schema, asked: dict[str, object]) -> pc.Expression | b
     for column, value in asked.items():
         if value is None:
             continue
-        try:
-            wanted = pa.scalar(str(value)).cast(schema.field(column).type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        clause = rows_of(column, value, schema.field(column).type) if column == "group" else pc.field(column) == value
+        if clause is None:
             return False
-        clause = pc.field(column) == wanted
         selected = clause if selected is None else selected & clause
     return selected
 
@@ -285,4 +300,4 @@ def _name(value: object) -> str:
 
 
 def _group_key(key: dict[str, Any]) -> tuple[str, str]:
-    return str(key["target"]), str(key["group"])
+    return str(key["target"]), name_of(key["group"])

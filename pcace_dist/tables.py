@@ -12,7 +12,9 @@ from rich.progress import TimeRemainingColumn
 
 from pcace_dist import terminal
 from pcace_dist.bar import StageBar
+from pcace_dist.datasets.groups import name_of
 
+UNRANKED_SHOWN = 10  # groups that are named of those without a ranking
 RANKING = (
     "rank",
     "95 % of ranks",
@@ -27,10 +29,10 @@ RANKING = (
 )
 
 
-def print_ranking(ranking: pa.Table) -> None:
+def print_ranking(ranking: pa.Table, *, grouped: bool) -> None:
     """Print ranked rows, one table for each target and group."""
     console = terminal.console()
-    for title, rows in _by_target_and_group(ranking):
+    for title, rows in _by_target_and_group(ranking, grouped):
         table = terminal.table(title, RANKING, left=("layer", "status"))
         for row in rows:
             table.add_row(*_cells(row))
@@ -55,12 +57,32 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _by_target_and_group(ranking: pa.Table) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def print_unranked(unranked: pa.Table, *, grouped: bool, needed: int) -> None:
+    """Say of which groups no channel is ranked, and why. needed: images for a score (score.required_images)."""
+    rows = unranked.to_pylist()
+    for target in dict.fromkeys(row["target"] for row in rows):
+        own = [row for row in rows if row["target"] == target]
+        named = [_why_unranked(row, grouped) for row in own[:UNRANKED_SHOWN]]
+        more = f" and {len(own) - UNRANKED_SHOWN:,} more" if len(own) > UNRANKED_SHOWN else ""
+        terminal.tell(f"{target}: no channel is ranked: {'; '.join(named)}{more}")
+    if any("too_few_images" in row["statuses"] for row in rows):
+        terminal.tell(
+            f"a channel is ranked from {needed:,} images on (fewer where it varies in fewer components), in 4 folds at "
+            "least: take more images, larger groups, or fewer statistics.components or knots"
+        )
+
+
+def _why_unranked(row: dict[str, Any], grouped: bool) -> str:
+    why = "too few images" if "too_few_images" in row["statuses"] else "constant"
+    return (f"group {name_of(row['group'])} " if grouped else "") + f"({row['images']:,} images, {why})"
+
+
+def _by_target_and_group(ranking: pa.Table, grouped: bool) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     blocks: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in ranking.to_pylist():
-        blocks.setdefault((row["target"], "" if row["group"] is None else str(row["group"])), []).append(row)
+        blocks.setdefault((row["target"], name_of(row["group"])), []).append(row)
     for (target, group), rows in blocks.items():
-        yield f"{target}" + (f", group {group}" if group else ""), rows
+        yield f"{target}" + (f", group {group}" if grouped else ""), rows
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

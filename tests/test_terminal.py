@@ -13,6 +13,7 @@ import pytest
 
 import pcace_dist
 from pcace_dist import logs, terminal
+from pcace_dist.datasets.groups import name_of
 from pcace_dist.tables import print_ranking
 
 HOSTILE = ("[/] closing", "[red]x[/red]", "[unknown]", "\x1b[31mred", "a\rb", "a\nb", ":smile:", "\u202eevil", "\x9b1m")
@@ -49,9 +50,9 @@ def ranking(*groups: str | None) -> pa.Table:
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_a_group_of_any_text_is_printed_as_it_is(value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    print_ranking(ranking(value))
+    print_ranking(ranking(value), grouped=True)
     printed = capsys.readouterr().out
-    assert terminal.visible(value) in printed
+    assert terminal.visible(name_of(value)) in printed
     assert "[bold]conv[/bold]" in printed and "column:[/]" in printed
     assert not set(printed) & set("\x1b\r\x9b\u202e")
 
@@ -75,7 +76,7 @@ def test_nothing_is_printed_past_the_terminal() -> None:
 
 SHOW = (
     "import sys\nfrom tests.test_terminal import ranking\nfrom pcace_dist import cli, tables\n"
-    "cli.main = lambda _: tables.print_ranking(ranking(*['x'] * 2000)) or 0\ncli.entry()"
+    "cli.main = lambda _: tables.print_ranking(ranking(*['x'] * 2000), grouped=True) or 0\ncli.entry()"
 )
 
 

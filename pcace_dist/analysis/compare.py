@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
 from pcace_dist.checked import parsing
+from pcace_dist.datasets.groups import name_of, rows_of
 from pcace_dist.errors import UserError
 from pcace_dist.job import Job
 from pcace_dist.places import absolute
@@ -306,10 +307,10 @@ def selected(run: Run, settings: Settings) -> pa.Table:
     asked = {"target": settings.target, "group": settings.group, "layer": settings.layer}
     for column, value in asked.items():
         if value is not None:
-            names = pc.cast(table[column], pa.string())
-            kept = table.filter(pc.equal(names, value))
+            chosen = rows_of(column, value, table.schema.field(column).type)
+            kept = table.slice(0, 0) if chosen is None else table.filter(chosen)
             if not len(kept):
-                known = _listed([str(name) for name in pc.unique(names).to_pylist()])
+                known = _listed([name_of(value) for value in pc.unique(table[column]).to_pylist()])
                 raise UserError(f"{run.path}: no {column} {value!r}; there are: {known}")
             table = kept
     return table
@@ -321,16 +322,16 @@ def _channels(table: pa.Table) -> Iterator[tuple[str, int]]:
 
 
 def _group_names(table: pa.Table) -> list[str]:
-    return [str(value) for value in pc.unique(table["group"]).to_pylist()]
+    return [name_of(value) for value in pc.unique(table["group"]).to_pylist()]
 
 
 def _common_groups(one: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Both tables with the groups that both have. They are sorted alike, so that their rows then lie side by side."""
-    common = pa.array(sorted(set(_group_names(one)) & set(_group_names(other))), pa.string())
+    common = set(_group_names(one)) & set(_group_names(other))
     kept = []
     for table in (one, other):
-        names = pc.fill_null(pc.cast(table["group"], pa.string()), "None")
-        kept.append(table.filter(pc.is_in(names, common)))
+        values = [value for value in pc.unique(table["group"]).to_pylist() if name_of(value) in common]
+        kept.append(table.filter(pc.is_in(table["group"], pa.array(values, table["group"].type))))
     for key in KEYS:
         left, right = (pc.cast(table[key], pa.string()) for table in kept)
         if not left.equals(right):

@@ -11,6 +11,7 @@ from pcace_dist.analysis.compare import AgreementRow, Comparison
 from pcace_dist.analysis.curves import BEST, Standing
 from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
+from pcace_dist.datasets.groups import name_of
 from pcace_dist.terminal import console, table, tell
 
 SHOWN = 20
@@ -93,9 +94,10 @@ def _agreement_table(rows: Sequence[AgreementRow]) -> Table:
     names = ("target", "group", "layer", "channels", "Kendall", "Spearman", "overlap", "rank-biased")
     more = f" (the first {SHOWN} of {len(rows)})" if len(rows) > SHOWN else ""
     found = table(f"agreement{more}", names, left=("target", "group", "layer"))
+    grouped = any(row.group is not None for row in rows)
     for row in rows[:SHOWN]:
         values = row.found
-        group = "" if row.group is None else str(row.group)
+        group = name_of(row.group) if grouped else ""
         cells = (number(value) for value in (values.kendall, values.spearman, values.overlap, values.rbo))
         found.add_row(row.target, group, row.layer or "all", str(values.channels), *cells)
     return found

@@ -1,5 +1,5 @@
-"""What a data set is made of: its Parquet files, their row groups, and whether they fit the job. Reads
-footers and ids only.
+"""What a data set is made of: its Parquet files and their row groups, and what beside them is left out. Reads footers,
+ids, and the first bytes of files without a suffix.
 
 Everything a job promises to find before the first image is read is found here: no such path, no rows, an
 unreadable file, a missing column, a wrong type, duplicate ids. Errors are one-line `DatasetError`s. Knows
@@ -8,64 +8,34 @@ nothing of units, images or Ray.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pcace_dist.datasets.columns import DatasetSpec, check_same, check_schema
+from pcace_dist.datasets.formats import PARQUET_SUFFIXES, kind_of_name
+from pcace_dist.datasets.globs import pattern_of
+from pcace_dist.datasets.pieces import Fault, by_reason, is_hidden, key_below, utf8_name
 from pcace_dist.datasets.storage import Changed, Storage, StoredFile, first_line, split
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes, read_footer
+from pcace_dist.datasets.walk import NOTHING, UNREADABLE, Entries, entries_of, kinds_by_content
 from pcace_dist.errors import DatasetError
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
 
-SUFFIXES = (".parquet", ".parq")
-GLOB = re.compile(r"[*?\[]")
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """The job's dataset section, and the further columns that the job needs.
-
-    `columns` are target columns (numeric, handed on as float64), `group_by` a column of any plain type. With `keep`
-    every plain column of the files is handed on beside them (`kept_columns`).
-    """
-
-    path: tuple[str, ...]
-    image: str = "image"
-    label: str | None = None
-    id: str | None = None
-    fold_by: str | None = None
-    filter: Mapping[str, Any] = field(default_factory=dict)
-    group_by: str | None = None
-    columns: tuple[str, ...] = ()
-    keep: bool = False
-
-    def roles(self) -> Iterator[tuple[str, str]]:
-        """(key of the job file, column) for every column that is needed."""
-        yield "dataset.image", self.image
-        for key, column in (
-            ("dataset.label", self.label),
-            ("dataset.id", self.id),
-            ("dataset.fold_by", self.fold_by),
-        ):
-            if column is not None:
-                yield key, column
-        for column in self.filter:
-            yield "dataset.filter", column
-        if self.group_by is not None:
-            yield "group_by", self.group_by
-        for column in self.columns:
-            yield "target", column
+UNDERSCORE = (
+    "hidden (an underscore begins its name or a folder's)"  # Spark's and Hive's own files, and a pack's records
+)
+TWICE = "listed under another name too"
+NAMED = 5  # files that are named of all that are left out for one reason
 
 
 @dataclass(frozen=True)
@@ -80,11 +50,29 @@ class DataFile:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Files below dataset.path that are no data, for one reason: how many, and the first of their names."""
+
+    reason: str
+    files: int
+    names: tuple[str, ...]
+    usual: bool  # nobody would take them for data
+
+    def __str__(self) -> str:
+        more = f" and {self.files - len(self.names):,} more" if self.files > len(self.names) else ""
+        return f"{self.files:,} {self.reason} ({', '.join(self.names)}{more})"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"reason": self.reason, "files": self.files, "names": list(self.names), "usual": self.usual}
+
+
+@dataclass(frozen=True)
 class Listing:
-    """All files of a data set, sorted by key, and the Arrow types of the needed columns."""
+    """All files of a data set, sorted by key, the Arrow types of the needed columns, and what is left out."""
 
     files: tuple[DataFile, ...]
     schema: pa.Schema
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -98,7 +86,7 @@ def list_dataset(
     """List and check a data set. Raises DatasetError for everything that must be found at
     listing.
     """
-    found = find_files(spec.path, storage)
+    found, left_out = find_files(spec.path, storage)
     with ThreadPoolExecutor(threads, thread_name_prefix="pcace-list") as pool:
         files: list[DataFile] = []
         first: tuple[str, pa.Schema] | None = None
@@ -107,12 +95,12 @@ def list_dataset(
         ):
             schema = check_schema(spec, footer.schema.to_arrow_schema(), key)
             first = first or (key, schema)
-            _check_same(spec, first, (key, schema))
+            check_same(spec, first, (key, schema))
             rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
             files.append(DataFile(file.url, key, file.size, file.version, rows))
             if on_progress is not None:
                 on_progress(len(files), len(found))
-        listing = Listing(tuple(files), first[1] if first else pa.schema([]))
+        listing = Listing(tuple(files), first[1] if first else pa.schema([]), _summed(left_out))
         if listing.rows == 0:
             raise DatasetError(f"dataset.path: {_shown(spec.path)} holds no rows")
         if spec.id is not None:
@@ -120,209 +108,139 @@ def list_dataset(
     return listing
 
 
-def find_files(paths: Sequence[str], storage: Storage) -> dict[str, StoredFile]:
-    """The files of folders, globs and files by key, sorted. A file that is named twice counts once."""
-    roots = [_list_root(path, storage) for path in paths]
-    seen: set[str] = set()
+def find_files(paths: Sequence[str], storage: Storage) -> tuple[dict[str, StoredFile], list[Fault]]:
+    """The Parquet files of folders, globs and files by key, sorted; and every other file below them, with the reason.
+
+    A file that is there under two names (a link, a path that is named twice) counts once: under the name without a
+    link on the way, else the first. Raises DatasetError for a path without a Parquet file.
+    """
+    roots: list[tuple[str, list[tuple[str, StoredFile]]]] = []
+    left_out: list[Fault] = []
+    for path in paths:
+        root, files, others = _list_root(path, storage)
+        roots.append((root, files))
+        left_out += others
     entries: list[tuple[str, str, StoredFile]] = []  # root, key below it, file
+    taken: dict[str, str] = {}  # identity, URL
     for root, files in roots:
-        for key, file in files:
-            identity = os.path.realpath(file.url) if split(file.url)[0] == "file" else file.url
-            if identity not in seen:
-                seen.add(identity)
+        for key, file, identity, _ in sorted(_identified(root, files), key=lambda one: one[-1]):
+            if identity not in taken:
+                taken[identity] = file.url
                 entries.append((root, key, file))
+            elif taken[identity] != file.url:
+                left_out.append(Fault(key, TWICE))
     keys = _unique_keys([(root, key) for root, key, _ in entries])
-    return dict(sorted((key, file) for key, (_, _, file) in zip(keys, entries, strict=True)))
+    return dict(sorted((key, file) for key, (_, _, file) in zip(keys, entries, strict=True))), left_out
 
 
-def check_schema(spec: DatasetSpec, schema: pa.Schema, key: str) -> pa.Schema:
-    """The needed columns of a file's schema. Raises DatasetError for a missing column or a wrong type."""
-    for role, column in spec.roles():
-        if schema.names.count(column) == 0:
-            near = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
-            hint = (
-                f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, schema.names)) or 'no columns'}"
-            )
-            raise DatasetError(f"{role}: no column {column!r} in {key}; {hint}")
-        if schema.names.count(column) > 1:
-            raise DatasetError(f"{role}: {key} has more than one column {column!r}")
-        kind = plain_type(schema.field(column).type)
-        wanted = _wanted(role, kind)
-        if wanted:
-            raise DatasetError(f"{role}: column {column!r} in {key} is {kind}; it must be {wanted}")
-    for column, value in spec.filter.items():
-        kind = plain_type(schema.field(column).type)
-        for one in value if isinstance(value, list | tuple) else [value]:
-            filter_scalar(column, one, kind)
-    names = dict.fromkeys([*(column for _, column in spec.roles()), *(kept_columns(spec, schema) if spec.keep else ())])
-    return pa.schema([pa.field(name, plain_type(schema.field(name).type)) for name in names])
+def _identified(root: str, files: Iterable[tuple[str, StoredFile]]) -> Iterable[tuple[str, StoredFile, str, bool]]:
+    """Files with what is the same for all their names, and whether a link leads to them."""
+    if split(root)[0] != "file":
+        yield from ((key, file, file.url, False) for key, file in files)
+        return
+    base = os.path.realpath(split(root)[1])
+    for key, file in files:
+        real = os.path.realpath(file.url)
+        yield key, file, real, real != os.path.join(base, os.path.relpath(file.url, split(root)[1]))
 
 
-def kept_columns(spec: DatasetSpec, schema: pa.Schema) -> list[str]:
-    """Columns with plain values, as they are kept beside the codes: all but images and nested or binary columns."""
-    return [
-        field.name
-        for field in schema
-        if field.name != spec.image
-        and schema.names.count(field.name) == 1
-        and not pa.types.is_nested(plain_type(field.type))
-        and not _is_binary(plain_type(field.type))
-    ]
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values: of a dictionary-encoded column the dictionary's."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def is_image_struct(kind: pa.DataType) -> bool:
-    """True for struct<bytes, ...> as Hugging Face writes images."""
-    if not pa.types.is_struct(kind):
-        return False
-    index = kind.get_field_index("bytes")
-    return index >= 0 and _is_binary(kind.field(index).type)
-
-
-def filter_scalar(column: str, value: Any, kind: pa.DataType) -> pa.Scalar:
-    """A filter's value as a scalar of the column's type. Raises DatasetError if the two do not go together."""
-    problem = DatasetError(f"dataset.filter.{column}: {value!r} cannot be compared with the column's type {kind}")
-    fits = (
-        (pa.types.is_boolean(kind) and isinstance(value, bool))
-        or (pa.types.is_integer(kind) and isinstance(value, int) and not isinstance(value, bool))
-        or (pa.types.is_floating(kind) and isinstance(value, int | float) and not isinstance(value, bool))
-        or (_is_text(kind) and isinstance(value, str))
-        or ((pa.types.is_date(kind) or pa.types.is_timestamp(kind)) and isinstance(value, str))
-    )
-    if not fits:
-        raise problem
+def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, StoredFile]], list[Fault]]:
+    """One entry of dataset.path: the root, (path below it, file) of each Parquet file, and what is left out."""
     try:
-        return pa.scalar(value).cast(kind) if pa.types.is_temporal(kind) else pa.scalar(value, kind)
-    except (pa.ArrowException, OverflowError, ValueError, TypeError):
-        raise problem from None
-
-
-def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, StoredFile]]]:
-    """One entry of dataset.path: the root, and (path below it, file) for each file."""
-    try:
-        file = storage.stat(path)
-        if file is not None:
-            root, _, name = file.url.rpartition("/")
-            return root, [(name, file)]
-        if GLOB.search(path):
-            files = _list_glob(path, storage)
-        else:
-            base = _base(path)
-            files = [
-                (key, f) for key, f in _below(base, storage.list(path)) if key.endswith(SUFFIXES) and not _hidden(key)
-            ]
-            if not files:
-                return base, _no_files(path, storage)
-            return base, files
+        found = entries_of(path, storage)
+        files, left_out = _sorted_out(found, storage)
     except OSError as error:
         raise DatasetError(f"dataset.path: {first_line(error)}") from None
-    if not files:
+    for fault in left_out:
+        away = fault.reason.startswith(NOTHING) and kind_of_name(fault.name) == "parquet"
+        if fault.reason == UNREADABLE or away:
+            raise DatasetError(
+                f"dataset.path: {found.root}/{fault.name}: {fault.reason}; put it right, or take it away"
+            )
+    if files:
+        return found.root, files, left_out
+    if found.how == "glob" and not left_out:
         raise DatasetError(f"dataset.path: {path} matches no file")
-    return _base(_glob_root(path)), files
+    if not found.seen and not os.path.isdir(path):
+        raise DatasetError(f"dataset.path: {path}: no such file or folder")
+    raise DatasetError(f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, found, left_out)}")
+
+
+def _sorted_out(found: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Fault]]:
+    """The Parquet files by the path below the root, and the others. What is named itself is taken for Parquet."""
+    keys = {file.url: utf8_name(key_below(file.url, found.root)) for file in found.files}
+    no_suffix = [file for file in found.files if "." not in file.url.rpartition("/")[2]]
+    by_content = dict(zip((f.url for f in no_suffix), kinds_by_content(no_suffix, storage), strict=True))
+    files, left_out = [], list(found.left_out)
+    for file in found.files:
+        key = keys[file.url]
+        if found.how == "file":
+            files.append((key, file))
+        elif _underscored(key):
+            left_out.append(Fault(key, UNDERSCORE))
+        elif file.url in found.named or "parquet" in (kind_of_name(key), by_content.get(file.url)):
+            files.append((key, file))
+        else:
+            left_out.append(Fault(key, f"not a Parquet file ({os.path.splitext(key)[1] or 'no suffix'})"))
+    return files, left_out
+
+
+def _instead(path: str, found: Entries, left_out: Sequence[Fault]) -> str:
+    """What is there in place of Parquet files."""
+    if not left_out:
+        return ""
+    counts = ", ".join(f"{len(names):,} {reason}" for reason, names in by_reason(left_out).items())
+    packable = {"image", "tar", "csv", "idx"} & {kind_of_name(file.url) for file in found.files}
+    return f": {counts}" + (f"; `pcace pack {path} DEST` makes Parquet files of what is there" if packable else "")
+
+
+def _suffixes() -> str:
+    return f"{', '.join(PARQUET_SUFFIXES[:-1])} or {PARQUET_SUFFIXES[-1]}"
+
+
+def _summed(left_out: Iterable[Fault]) -> tuple[LeftOut, ...]:
+    """By reason. Hidden files that are no Parquet are what any writer of data sets leaves."""
+    faults = sorted(left_out, key=lambda fault: fault.name)
+    usual: list[Fault] = []
+    others: list[Fault] = []
+    for fault in faults:
+        hidden = fault.reason == UNDERSCORE or is_hidden(fault.name)
+        (usual if hidden and kind_of_name(fault.name) != "parquet" else others).append(fault)
+    return tuple(
+        LeftOut(reason, len(names), tuple(names[:NAMED]), is_usual)
+        for some, is_usual in ((others, False), (usual, True))
+        for reason, names in by_reason(some).items()
+    )
 
 
 def would_list(path: str, file: str) -> bool:
     """Whether an entry of dataset.path would take a Parquet file at `file` for data, if there were one."""
-    pattern = _translate(_base(path)[len(_base(_glob_root(path))) :].lstrip("/")) if GLOB.search(path) else None
-    base = _real(_base(path if pattern is None else _glob_root(path)))
-    found = _real(_base(file))
+    root, matches, lies_in_match = pattern_of(path, _is_there) or (path, _always, _always)
+    base, found = _real(root), _real(file)
     if not found.startswith(f"{base}/"):
         return False
     key = found[len(base) + 1 :]
-    if _hidden(key) or not key.endswith(SUFFIXES):
-        return False
-    parents = [key[:i] for i, letter in enumerate(key) if letter == "/"]
-    return pattern is None or any(map(pattern.fullmatch, [key, *parents]))
+    hidden = _underscored(key) or is_hidden(key)
+    return not hidden and kind_of_name(key) == "parquet" and (matches(key) or lies_in_match(key))
 
 
-def _real(base: str) -> str:
-    """A local path without symbolic links; a URL as it is."""
-    return base if "://" in base else os.path.realpath(base)
+def _is_there(path: str) -> bool:
+    """For URLs no: nothing is asked of a store here."""
+    return split(path)[0] == "file" and os.path.exists(split(path)[1])
 
 
-def _no_files(path: str, storage: Storage) -> list[tuple[str, StoredFile]]:
-    exists = os.path.isdir(split(path)[1]) if split(path)[0] == "file" else bool(storage.list(path))
-    if exists:
-        raise DatasetError(f"dataset.path: {path} holds no Parquet file ({' or '.join(SUFFIXES)})")
-    raise DatasetError(f"dataset.path: {path}: no such file or folder")
+def _always(key: str) -> bool:
+    return True
 
 
-def _list_glob(path: str, storage: Storage) -> list[tuple[str, StoredFile]]:
-    root = _glob_root(path)
-    base = _base(root)
-    pattern = _translate(_base(path)[len(base) :].lstrip("/"))
-    files = []
-    for key, file in _below(base, storage.list(root)):
-        if _hidden(key):
-            continue
-        parents = [key[:i] for i, letter in enumerate(key) if letter == "/"]
-        if pattern.fullmatch(key) or (key.endswith(SUFFIXES) and any(map(pattern.fullmatch, parents))):
-            files.append((key, file))
-    return files
+def _underscored(key: str) -> bool:
+    return "/_" in f"/{key}"
 
 
-def pattern_of(path: str) -> tuple[str, Callable[[str], bool]]:
-    """The folder that a glob is looked for in, and whether a path below it matches, itself or a folder above it."""
-    root = _glob_root(path)
-    pattern = _translate(_base(path)[len(_base(root)) :].lstrip("/"))
-
-    def matches(key: str) -> bool:
-        above = (key[:i] for i, letter in enumerate(key) if letter == "/")
-        return any(map(pattern.fullmatch, (key, *above)))
-
-    return root, matches
-
-
-def _glob_root(path: str) -> str:
-    """The folder before the first component that has a wildcard."""
-    parts = path.split("/")
-    wild = next(i for i, part in enumerate(parts) if GLOB.search(part))
-    root = "/".join(parts[:wild])
-    return root or ("/" if path.startswith("/") else ".")
-
-
-def _base(path: str) -> str:
-    """The URL prefix, without a slash at its end, that listed files of a folder begin with."""
+def _real(path: str) -> str:
+    """A local path, absolute and without symbolic links; a URL as it is; neither with a slash at its end."""
     scheme, rest = split(path)
-    return rest.rstrip("/") if scheme == "file" else f"{scheme}://{rest.rstrip('/')}"
-
-
-def _below(base: str, files: Iterable[StoredFile]) -> Iterator[tuple[str, StoredFile]]:
-    for file in files:
-        yield file.url[len(base) :].lstrip("/"), file
-
-
-def _hidden(key: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in key.split("/"))
-
-
-def _translate(pattern: str) -> re.Pattern[str]:
-    """A glob as a regular expression: `*` stays inside a folder, `**` crosses folders."""
-    parts: list[str] = []
-    i = 0
-    while i < len(pattern):
-        rest = pattern[i:]
-        if rest.startswith("**/"):
-            parts.append("(?:.*/)?")
-            i += 3
-        elif rest.startswith("**"):
-            parts.append(".*")
-            i += 2
-        elif rest[0] in "*?":
-            parts.append("[^/]*" if rest[0] == "*" else "[^/]")
-            i += 1
-        elif rest[0] == "[" and (end := rest.find("]", 2)) > 0:
-            body = rest[1:end].replace("\\", r"\\")
-            parts.append(f"[{'^' + body[1:] if body[0] == '!' else body}]")
-            i += end + 1
-        else:
-            parts.append(re.escape(rest[0]))
-            i += 1
-    return re.compile("".join(parts))
+    return os.path.realpath(rest).rstrip("/") if scheme == "file" else f"{scheme}://{rest.rstrip('/')}"
 
 
 def _unique_keys(entries: list[tuple[str, str]]) -> list[str]:
@@ -348,50 +266,6 @@ def _footer(file: StoredFile, storage: Storage) -> pq.FileMetaData:
         raise DatasetError(f"dataset.path: {file.url} is not a readable Parquet file ({wrong})") from None
     except OSError as error:
         raise DatasetError(f"dataset.path: {first_line(error)}") from None
-
-
-def _wanted(role: str, kind: pa.DataType) -> str:
-    """What the column must be where `kind` will not do, else an empty string."""
-    if role == "dataset.image":
-        return "" if _is_binary(kind) or is_image_struct(kind) else "binary, or a struct with bytes"
-    if role == "dataset.label":
-        return "" if pa.types.is_integer(kind) else "integer"
-    if role == "dataset.id":
-        return "" if pa.types.is_integer(kind) or _is_text(kind) else "string or integer"
-    if role == "target":
-        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        return "" if numeric or pa.types.is_decimal(kind) else "numeric"
-    return "a plain value" if pa.types.is_nested(kind) or _is_binary(kind) else ""
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _check_same(spec: DatasetSpec, first: tuple[str, pa.Schema], other: tuple[str, pa.Schema]) -> None:
-    """Values of ids, groups and folds are compared across files, so their types must agree."""
-    for role, column in spec.roles():
-        if role not in ("dataset.id", "dataset.fold_by", "group_by"):
-            continue
-        one, two = first[1].field(column).type, other[1].field(column).type
-        if _family(one) != _family(two):
-            raise DatasetError(f"{role}: column {column!r} is {one} in {first[0]} but {two} in {other[0]}")
-    for column in set(first[1].names) & set(other[1].names) if spec.keep else ():
-        one, two = first[1].field(column).type, other[1].field(column).type
-        if column != spec.image and _family(one) != _family(two):
-            raise DatasetError(
-                f"statistics.keep_codes: column {column!r} is {one} in {first[0]} but {two} in {other[0]}"
-            )
-
-
-def _family(kind: pa.DataType) -> str:
-    if _is_text(kind):
-        return "text"
-    return "integer" if pa.types.is_integer(kind) else str(kind)
 
 
 def _check_ids(listing: Listing, column: str, storage: Storage, pool: ThreadPoolExecutor) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pcace_dist.datasets.listing import is_image_struct
+from pcace_dist.datasets.columns import is_image_struct
 from pcace_dist.datasets.pieces import IMAGE_TYPE, READERS, Fault, Row, Source, identity_of, key_below, utf8_name
 from pcace_dist.datasets.storage import Changed, Storage, StoredFile, first_line
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes, read_footer

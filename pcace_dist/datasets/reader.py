@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pcace_dist.datasets.listing import DatasetSpec, check_schema, filter_scalar, kept_columns, plain_type
+from pcace_dist.datasets.columns import DatasetSpec, check_schema, filter_scalar, kept_columns, plain, plain_type
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.storage import Changed, Storage, StoredFile, first_line
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes
@@ -134,7 +134,7 @@ class _OpenFile:
         table = self.file.read([piece.row_group], list(self.filter))
         mask = np.ones(table.num_rows, dtype=bool)
         for name, values in self.filter.items():
-            column = _plain(table.column(name))
+            column = plain(table.column(name))
             wanted = pa.array([value.as_py() for value in values], column.type)
             mask &= pc.fill_null(pc.is_in(column, wanted), False).to_numpy()
         return np.flatnonzero(mask), table
@@ -165,8 +165,8 @@ class _OpenFile:
     def _values(self, table: pa.Table, name: str) -> pa.ChunkedArray:
         column = table.column(name)
         if name == self.spec.image and pa.types.is_struct(column.type):
-            return pc.struct_field(column, "bytes")  # a null struct gives null bytes
-        return _plain(column)
+            column = pc.struct_field(column, "bytes")  # a null struct gives null bytes
+        return plain(column)
 
     def _stored(self, row_group: int, leaves: set[str]) -> int:
         meta = self.file.metadata.row_group(row_group)
@@ -178,7 +178,8 @@ class _OpenFile:
         meta = self.file.metadata.row_group(row_group)
         for index in range(meta.num_columns):
             column = meta.column(index)
-            values = self.filter.get(column.path_in_schema)
+            top_level = self.file.metadata.schema.column(index).name == column.path_in_schema  # no field of a struct
+            values = self.filter.get(column.path_in_schema) if top_level else None
             if values is None or not column.is_stats_set or not column.statistics.has_min_max:
                 continue
             low, high = column.statistics.min, column.statistics.max
@@ -186,7 +187,3 @@ class _OpenFile:
                 if all(value.as_py() < low or value.as_py() > high for value in values):
                     return True
         return False
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column

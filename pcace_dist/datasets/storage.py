@@ -143,7 +143,7 @@ class Storage:
                 data: bytes = file.read()
             return data
 
-        data = self._patiently(url, read)
+        data = self.patiently(url, read)
         self._cache.read = url
         return data
 
@@ -175,7 +175,7 @@ class Storage:
                 raise ShortRead(f"{len(data)} bytes of {length} arrived")
             return data
 
-        return b"" if length == 0 else self._patiently(file.url, read)
+        return b"" if length == 0 else self.patiently(file.url, read)
 
     def fetch_many(self, file: StoredFile, ranges: Sequence[Range]) -> list[bytes]:
         """Several ranges, some at the same time."""
@@ -198,7 +198,7 @@ class Storage:
             return _from_info(self._gs(url).get_file_info(path), scheme)
 
         try:
-            return self._patiently(url, look)
+            return self.patiently(url, look)
         except FileNotFoundError:
             return None
 
@@ -215,7 +215,7 @@ class Storage:
             return [_from_info(info, scheme) for info in self._gs(url).get_file_info(selector)]
 
         try:
-            found = self._patiently(url, look)
+            found = self.patiently(url, look)
         except FileNotFoundError:
             return []
         return sorted((file for file in found if file is not None), key=lambda file: file.url)
@@ -237,7 +237,7 @@ class Storage:
             else:
                 pafs.copy_files(str(local), path, destination_filesystem=self._gs(url))
 
-        self._patiently(url, put)
+        self.patiently(url, put)
         if scheme != "file":
             os.remove(local)
 
@@ -258,14 +258,17 @@ class Storage:
                 file.write(data)
             filesystem.move(temporary, path)
 
-        self._patiently(url, put)
+        self.patiently(url, put)
 
     def forget_client(self, url: str) -> None:
         """The next client is made anew: credentials in files may have been renewed."""
         with self._cache.lock:
             self._cache.clients.pop(self.settings(url), None)
 
-    def _patiently(self, url: str, operation: Callable[[], T]) -> T:
+    def patiently(self, url: str, operation: Callable[[], T]) -> T:
+        """What `operation` on `url` gives; while the storage is away it is repeated. Raises OSErrors that name the URL,
+        and StoreUnavailable."""
+
         def attempt() -> T:
             try:
                 return operation()

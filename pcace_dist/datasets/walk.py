@@ -1,4 +1,5 @@
-"""All files of a source of `pcace pack`: those that may be packed, and by name those that may not, with the reason.
+"""All files of a source of `pcace pack` or of a data set: those that may be taken, and by name those that may not, with
+the reason.
 
 Every file below the source is in one of the two lists, which a plain walk of the folder shows. Links are followed, to
 files and to folders; a link to nothing and a link back to a folder above it are left out. Names that begin with a dot
@@ -12,10 +13,10 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pcace_dist.datasets.formats import HEAD, kind_of_head, kind_of_name
-from pcace_dist.datasets.listing import GLOB, pattern_of
+from pcace_dist.datasets.globs import pattern_of
 from pcace_dist.datasets.pieces import Fault, in_order, is_hidden, is_not_utf8, key_below, parent_of, utf8_name
 from pcace_dist.datasets.storage import Storage, StoredFile, split
 from pcace_dist.errors import DatasetError
@@ -57,37 +58,54 @@ class Walked:
 
 
 def walk(source: str, storage: Storage) -> Walked:
-    """The files of a folder, of a glob (`hf/data/train-*.parquet`), or the one file. A path that exists is no glob.
+    """The files of a folder, of a glob (`hf/data/train-*.parquet`), or the one file, and what each of them is.
 
     Raises OSError where the storage fails, DatasetError where there is nothing.
     """
-    file = storage.stat(source)
-    if file is not None:
-        return _with_kinds(source, [file], Walked(source, ()), storage)
-    below = _below(source, storage)
-    if GLOB.search(source) and not below.seen:
-        root, matches = pattern_of(source)
-        below = _below(root, storage).matching(matches)
-        if not below.files and not below.left_out:
+    found = entries_of(source, storage)
+    if found.how == "file":
+        return _with_kinds(source, found, storage)
+    if found.how == "glob":
+        if not found.files and not found.left_out:
             raise DatasetError(f"{source} matches no file")
         # the folders that all matches have in common tell nothing
-        common = os.path.commonprefix([f.url for f in below.files])  # noqa: RUF071 - of URLs; parent_of cuts at a slash
-        return _with_kinds(parent_of(common) if common else root, below.files, below.walked(), storage)
-    if not below.seen:
+        common = os.path.commonprefix([f.url for f in found.files])  # noqa: RUF071 - of URLs; parent_of cuts at a slash
+        return _with_kinds(parent_of(common) if common else found.root, found, storage)
+    if not found.seen:
         raise DatasetError(f"{source}: no such file, or an empty folder")
-    return _with_kinds(source, below.files, below.walked(), storage)
+    return _with_kinds(source, found, storage)
+
+
+def entries_of(source: str, storage: Storage) -> Entries:
+    """What is at a path: one file, all below a folder, or what matches a glob. A path that exists is no glob."""
+    file = storage.stat(source)
+    if file is not None:
+        return Entries(parent_of(file.url), "file", [file])
+    pattern = pattern_of(source, lambda path: _exists(path, storage))
+    if pattern is None:
+        return _below(source, storage)
+    root, matches, lies_in_match = pattern
+    return _below(root, storage).matching(matches, lies_in_match)
+
+
+def _exists(path: str, storage: Storage) -> bool:
+    scheme, place = split(path)
+    return os.path.lexists(place) if scheme == "file" else bool(storage.list(path))
 
 
 @dataclass
-class _Below:
-    """What lies below a folder, as it is found."""
+class Entries:
+    """What is found at a path. `root`: the folder that it lies below. `how` it was found: file, folder or glob.
+    `named`: the files that a glob matches themselves, not a folder above them."""
 
     root: str
-    files: list[StoredFile]
-    left_out: list[Fault]
-    folders: set[str]
-    links: list[str]
-    outside: list[str]
+    how: str = "folder"
+    files: list[StoredFile] = field(default_factory=list)
+    left_out: list[Fault] = field(default_factory=list)
+    folders: set[str] = field(default_factory=set)
+    links: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    named: frozenset[str] = frozenset()
 
     @property
     def seen(self) -> bool:
@@ -96,10 +114,13 @@ class _Below:
     def leave_out(self, path: str, reason: str) -> None:
         self.left_out.append(Fault(utf8_name(key_below(path, self.root)), reason))
 
-    def matching(self, matches: Callable[[str], bool]) -> _Below:
-        files = [f for f in self.files if matches(key_below(f.url, self.root))]
-        left_out = [fault for fault in self.left_out if matches(fault.name)]
-        return replace(self, files=files, left_out=left_out, folders=set())
+    def matching(self, matches: Callable[[str], bool], lies_in_match: Callable[[str], bool]) -> Entries:
+        """Those of a glob."""
+        keys = [key_below(file.url, self.root) for file in self.files]
+        named = frozenset(file.url for file, key in zip(self.files, keys, strict=True) if matches(key))
+        files = [f for f, key in zip(self.files, keys, strict=True) if f.url in named or lies_in_match(key)]
+        left_out = [fault for fault in self.left_out if matches(fault.name) or lies_in_match(fault.name)]
+        return replace(self, how="glob", files=files, left_out=left_out, folders=set(), named=named)
 
     def walked(self) -> Walked:
         notes = []
@@ -116,13 +137,11 @@ def _counted(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
-def _below(root: str, storage: Storage) -> _Below:
-    below = _Below(root, [], [], set(), [], [])
+def _below(root: str, storage: Storage) -> Entries:
     scheme, path = split(root)
     if scheme == "file":
-        if os.path.isdir(path):
-            _walk_local(path, below)
-        return below
+        return storage.patiently(root, lambda: _walk_local(path)) if os.path.isdir(path) else Entries(root)
+    below = Entries(root)
     for file in storage.list(root):
         key = key_below(file.url, root)
         if is_hidden(key):
@@ -134,8 +153,9 @@ def _below(root: str, storage: Storage) -> _Below:
     return below
 
 
-def _walk_local(root: str, below: _Below) -> None:
-    """Fill in what lies below a local folder. The folders on the way tell a link that leads back."""
+def _walk_local(root: str) -> Entries:
+    """What lies below a local folder. The folders on the way tell a link that leads back."""
+    below = Entries(root)
     waiting = [(root, frozenset({_identity(os.stat(root))}), False)]
     while waiting:
         folder, above, hidden = waiting.pop()
@@ -153,10 +173,11 @@ def _walk_local(root: str, below: _Below) -> None:
             if inner is not None:
                 waiting.append((entry.path, above | {inner}, concealed))
     below.files.sort(key=lambda file: file.url)
+    return below
 
 
 def _take(
-    entry: os.DirEntry[str], above: frozenset[tuple[int, int]], below: _Below, *, hidden: bool, at_root: bool
+    entry: os.DirEntry[str], above: frozenset[tuple[int, int]], below: Entries, *, hidden: bool, at_root: bool
 ) -> tuple[int, int] | None:
     """Put one entry of a folder where it belongs. A folder to go into gives its identity."""
     linked = entry.is_symlink()
@@ -166,6 +187,8 @@ def _take(
     try:
         info = os.stat(entry.path)
     except OSError as error:
+        if not linked and error.errno == errno.ENOENT:
+            return None  # gone since the folder was read
         if not linked or error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES):
             raise
         if at_root and not os.path.splitext(entry.name)[1]:
@@ -187,7 +210,7 @@ def _enter(
     entry: os.DirEntry[str],
     identity: tuple[int, int],
     above: frozenset[tuple[int, int]],
-    below: _Below,
+    below: Entries,
     *,
     hidden: bool,
     at_root: bool,
@@ -212,12 +235,13 @@ def _identity(info: os.stat_result) -> tuple[int, int]:
     return info.st_dev, info.st_ino
 
 
-def _with_kinds(root: str, files: list[StoredFile], walked: Walked, storage: Storage) -> Walked:
+def _with_kinds(root: str, entries: Entries, storage: Storage) -> Walked:
     """The walk with what each file is. Where the name does not tell, the first bytes are read."""
+    files, walked = entries.files, entries.walked()
     by_name = {file.url: kind_of_name(file.url) for file in files}
     unknown = [file for file in files if by_name[file.url] is None]
     keys = [key_below(file.url, root) for file in files]
-    heads = dict(zip((file.url for file in unknown), _kinds(unknown, storage), strict=True))
+    heads = dict(zip((file.url for file in unknown), kinds_by_content(unknown, storage), strict=True))
     found = (
         Found(file, utf8_name(key), by_name[file.url] or heads[file.url], file.url in heads)
         for file, key in zip(files, keys, strict=True)
@@ -229,7 +253,9 @@ def _with_kinds(root: str, files: list[StoredFile], walked: Walked, storage: Sto
     return replace(walked, root=root, files=tuple(found), folders=folders)
 
 
-def _kinds(files: list[StoredFile], storage: Storage) -> Iterator[str | None]:
+def kinds_by_content(files: list[StoredFile], storage: Storage) -> Iterator[str | None]:
+    """What the first bytes of files say, in their order (formats.kind_of_head)."""
+
     def kind(file: StoredFile) -> str | None:
         if file.size == 0:
             return None

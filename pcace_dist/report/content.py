@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pcace_dist.datasets.groups import name_of
 from pcace_dist.report import pictures
 from pcace_dist.report.clusters import across_groups
 from pcace_dist.report.evidence import Transforms, density, scatter
@@ -32,7 +33,7 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
         "targets": list(source.ranking.targets),
         "groupBy": source.job.group_by,
         "groups": [
-            {"name": text(source.ranking.groups[g]), "images": source.ranking.block(0, g)["images"][0].as_py()}
+            {"name": _name(source, source.ranking.groups[g]), "images": source.ranking.block(0, g)["images"][0].as_py()}
             for g in selection.groups
         ],
         "layers": [_layer(source, name, count) for name, count in source.ranking.layers],
@@ -55,9 +56,9 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
     return PageContent(f"{title} - pcace report", data, channels, found.thumbnails)
 
 
-def text(value: Any) -> str:
+def _name(source: Source, group: Any) -> str:
     """A group's name as the page shows it."""
-    return "all images" if value is None else str(value)
+    return "all images" if source.job.group_by is None else name_of(group)
 
 
 def _facts(source: Source) -> list[list[str]]:
@@ -112,7 +113,7 @@ def _row(source: Source, found: Findings, number: int) -> dict[str, Any]:
     if label >= 0:
         entry["label"] = label
     if source.job.group_by is not None:
-        entry["group"] = text(found.probed.groups[number])
+        entry["group"] = name_of(found.probed.groups[number])
     if len(outputs) > 1:
         entry["predicted"] = int(outputs.argmax())
     return entry
@@ -128,7 +129,7 @@ def _across(ranking: Ranking) -> list[dict[str, Any]]:
                 {
                     "target": target,
                     "channels": [names[channel] for channel in seen.channels],
-                    "groups": [text(ranking.groups[g]) for g in seen.groups],
+                    "groups": [name_of(ranking.groups[g]) for g in seen.groups],
                     "score": numbers(seen.score, 4),
                     "tree": [[numbers(x, 6), numbers(y, 6)] for x, y in seen.tree],
                 }

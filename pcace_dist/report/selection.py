@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pcace_dist.datasets.groups import name_of
 from pcace_dist.errors import UserError
 from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.source import Ranking
@@ -56,7 +57,7 @@ def select(ranking: Ranking, options: ReportOptions) -> Selection:
 
 
 def _groups(ranking: Ranking, wanted: tuple[str, ...] | None) -> tuple[int, ...]:
-    names = [str(group) for group in ranking.groups]
+    names = [name_of(group) for group in ranking.groups]
     if wanted is not None:
         for name in wanted:
             if name not in names:

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from pcace_dist.checked import parsing
+from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
-from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
+from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import ModelError, UserError
 from pcace_dist.job import Job, read_job

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pcace_dist.datasets.listing import LeftOut
 from pcace_dist.datasets.units import Unit, data_digest
 from pcace_dist.service.admission import Admission
 from pcace_dist.service.bottleneck import Machine, judge, on_worker, shares
@@ -57,6 +58,7 @@ class Account:
         self.workers = 0
         self.patience: CrewPatience | None = None
         self.drift: dict[str, dict[str, float]] = {}
+        self.left_out: tuple[LeftOut, ...] = ()
         self.from_codes: str | None = None  # the run whose kept codes are ranked
         self._on_ray = on_ray
         self.seconds: dict[str, float] = defaultdict(float)
@@ -227,6 +229,7 @@ class Account:
             "data": self._data,
             "images": images,
             "bad_rows": self.bad_rows,
+            "left_out": [one.to_json() for one in self.left_out],
             "units": len(self._rows_of),
             "units_set_aside": len(state.set_aside),
             "units_redone": self._units_redone,

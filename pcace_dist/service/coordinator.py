@@ -29,8 +29,17 @@ from pcace_dist.service.events import Crew, WorkerShape
 from pcace_dist.service.frozen import FrozenPlan
 from pcace_dist.service.ledger import Ledger, Receipt
 from pcace_dist.service.main_pass import farm
-from pcace_dist.service.publish import OUTCOMES, Publication, Results, done_body, publish_results, publish_summary
-from pcace_dist.service.reduce import BlockScores, rank_batch, rank_tasks
+from pcace_dist.service.publish import (
+    DONE,
+    NOTHING_RANKED,
+    TOO_MANY_BAD_ROWS,
+    Publication,
+    Results,
+    done_body,
+    publish_results,
+    publish_summary,
+)
+from pcace_dist.service.reduce import BlockScores, is_any_ranked, rank_batch, rank_tasks
 from pcace_dist.service.shown import EXEMPLARS, SAMPLE
 from pcace_dist.service.store import Sink, Store
 from pcace_dist.statistics.plan import Plan
@@ -174,10 +183,13 @@ class Coordinator(ABC, Generic[P]):
             publish_results(published, self._store, found)
             self._publish_more(published, plan)
         self._account.drift = drift_of((block.block.layer, block.ends) for block in blocks)
-        code = 4 if bad > self._job.max_bad_rows * (images + bad) else 0
-        summary = self._account.summary(OUTCOMES[code], code)
+        outcome = DONE if is_any_ranked(blocks) else NOTHING_RANKED
+        if bad > self._job.max_bad_rows * (images + bad):
+            outcome = TOO_MANY_BAD_ROWS
+        code = 0 if outcome == DONE else 4
+        summary = self._account.summary(outcome, code)
         self._ledger.check_whole()
-        self._ledger.append("done", done_body(code, summary, self._job, group_type, published))
+        self._ledger.append("done", done_body(summary, self._job, group_type, published))
         publish_summary(self._store, summary)
         self._clean_up()
         self._account.report(0)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pcace_dist.datasets.batches import SLABS, Batch, WholeUnits, pilot_rows, takes_all
 from pcace_dist.datasets.device_images import GPU, choose_decoder, decoder_of, memory_beside
+from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.units import make_units, rows_per_unit
 from pcace_dist.errors import DatasetError, ModelError
@@ -52,10 +53,12 @@ from pcace_dist.service.leftovers import Forwarded, ForwardedUnit
 from pcace_dist.service.spec import WorkSpec
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.plan import LayerPlan, Plan, TargetPlan, build_plan
+from pcace_dist.statistics.score import required_images
 
 log = logging.getLogger(__name__)
 
 SHARE_OF_FREE_MEMORY = 0.25  # for the pilot's activation maps; other workers may share the node
+SHOWN = 5  # groups that a message names
 ROWS_AT_ONCE = 32  # whose maps of all layers are held together, or one forward pass where that takes more
 
 _Passed = tuple[Batch, dict[str, Tensor], Tensor]  # with its maps by layer and its outputs
@@ -134,8 +137,28 @@ def make_plan(
             facts=facts.to_json(),
             needs=pilot.need,
         )
+    if source.took_all and settings.estimator == "gram":
+        _refuse_too_few(plan, pilot.group_sizes(), grouped=spec.dataset.group_by)
     layers = {layer.name: layer.to(device) for layer in plan.layers}
     return Piloted(plan, pilot.check_rows(layers), source.units_of(pilot.forwarded))
+
+
+def _refuse_too_few(plan: Plan, sizes: Mapping[Any, int], *, grouped: str | None) -> None:
+    """Raise DatasetError where it is known that no group has the images that a single channel takes."""
+    live = [int(count) for layer in plan.layers for count in layer.live.sum(1).tolist() if count]
+    needed = required_images(min(live, default=1), plan.knots)
+    if any(images >= needed for images in sizes.values()):
+        return
+    if grouped is None:
+        raise DatasetError(
+            f"dataset: {sum(sizes.values())} images are too few for a ranking, which takes {needed} at least"
+        )
+    largest = sorted(sizes.items(), key=lambda item: -item[1])[:SHOWN]
+    named = ", ".join(f"{name_of(group)} {images}" for group, images in largest)
+    raise DatasetError(
+        f"group_by {grouped}: none of the {len(sizes)} groups has the {needed} images that a ranking takes at least; "
+        f"the largest: {named}; take more images or larger groups"
+    )
 
 
 def _two_images(spec: WorkSpec, device: torch.device, images: Tensor) -> Tensor:
@@ -179,6 +202,7 @@ class _Source:
         check: Callable[[], None],
     ) -> None:
         self._check = check
+        self._all = listing.rows
         self._whole: WholeUnits | None = None
         self.rows = min(listing.rows, CHECK_ROWS if given else spec.statistics.pilot)  # at most
         common: dict[str, Any] = {"image_spec": spec.images, "storage": spec.storage, "batch_size": batch}
@@ -193,6 +217,11 @@ class _Source:
             self._coming = pilot_rows(listing, spec.dataset, self.rows, **common)
         self._read: list[Batch] = []
         self.first = next(iter(self))
+
+    @property
+    def took_all(self) -> bool:
+        """Whether every row was read, once the batches are exhausted."""
+        return self._whole is not None or sum(map(len, self._read)) == self._all
 
     @property
     def leaves(self) -> bool:
@@ -396,6 +425,14 @@ class PilotMaps:
             len(self.targets),
             "forwarded again for every pass" if self._maps is None else "kept in memory",
         )
+
+    def group_sizes(self) -> Counter[Any]:
+        """Usable rows by group; without group_by there is one group, None."""
+        sizes: Counter[Any] = Counter()
+        for batch, keep in self._kept:
+            groups = batch.groups or (None,) * len(batch)
+            sizes.update(group for group, kept in zip(groups, keep.tolist(), strict=True) if kept)
+        return sizes
 
     def _parts(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """What was read together may be much more than what goes through the model together."""

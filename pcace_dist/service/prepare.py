@@ -5,6 +5,7 @@ All that can be wrong with a job without looking at single rows is found here an
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,8 @@ import torch
 from torch import nn
 
 from pcace_dist import logs
-from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
+from pcace_dist.datasets.columns import DatasetSpec
+from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.job import Job, Layer
 from pcace_dist.logs import LogSettings
@@ -88,6 +90,9 @@ def prepare(job: Job) -> Preparation:
     _refuse_what_is_not_built(job)
     spec = _work_spec(job)
     listing = list_dataset(spec.dataset, spec.storage)
+    for left_out in listing.left_out:
+        if not left_out.usual:
+            logs.say(f"left out: {left_out}", prefix="pcace: dataset.path: ", level=logging.WARNING)
     if job.statistics.estimator == "ace" and not job.dataset.filter and not job.group_by and listing.rows > MAX_ROWS:
         raise JobError(
             f"statistics.estimator ace: takes at most {MAX_ROWS:,} images and the data set has {listing.rows:,}; use "

@@ -36,7 +36,7 @@ PACKAGES = ("pcace-dist", "ray", "torch", "torchvision", "numpy", "scipy", "pyar
 
 ROW_GROUP_ROWS = 8192
 
-OUTCOMES = {0: "done", 1: "failed", 2: "wrong_input", 4: "too_many_bad_rows", 5: "stopped"}
+DONE, TOO_MANY_BAD_ROWS, NOTHING_RANKED = "done", "too_many_bad_rows", "nothing_ranked"  # outcomes; with code 0, 4, 4
 
 
 @dataclass
@@ -166,9 +166,7 @@ def summary_bytes(summary: Mapping[str, Any]) -> bytes:
     return (json.dumps(summary, indent=2, sort_keys=False) + "\n").encode()
 
 
-def done_body(
-    code: int, summary: Mapping[str, Any], job: Job, group_type: pa.DataType, published: Publication
-) -> dict[str, Any]:
+def done_body(summary: Mapping[str, Any], job: Job, group_type: pa.DataType, published: Publication) -> dict[str, Any]:
     """What `done` records: the outcome, what small files hold, and the digests of all, so that what is damaged later
     can be told and written anew."""
     last = Publication(lambda key, data: None, dict(published.files))
@@ -176,8 +174,8 @@ def done_body(
     last.put("summary.json", summary_bytes(summary))
     kind = pa.schema([("group", group_type)]).serialize().to_pybytes()
     return {
-        "exit_code": code,
-        "outcome": OUTCOMES[code],
+        "exit_code": summary["exit_code"],
+        "outcome": summary["outcome"],
         "summary": summary,
         "job": job.to_yaml(),
         "group_type": base64.b64encode(kind).decode(),

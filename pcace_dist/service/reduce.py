@@ -180,6 +180,12 @@ def rankings_table(
     )
 
 
+def is_any_ranked(blocks: Iterable[BlockScores]) -> bool:
+    """Whether there is a channel with a score, for any target and group."""
+    every = (scores for block in blocks for of_group in block.scores.values() for scores in of_group)
+    return any(bool((scores.status == OK).any()) for scores in every)
+
+
 def rank_tasks(plan: Plan, blocks: Sequence[BlockScores]) -> list[list[RankInput]]:
     """What is ranked, in the order of rankings.parquet, in batches of about a second's work each."""
     batches: list[list[RankInput]] = [[]]

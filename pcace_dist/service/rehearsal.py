@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import torch
 
 from pcace_dist.datasets.batches import PILOT_BYTES, PILOT_ROW_GROUPS, spread, takes_all
-from pcace_dist.datasets.listing import Listing, filter_scalar, plain_type
+from pcace_dist.datasets.columns import filter_scalar, plain_type
+from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.reader import count_kept
 from pcace_dist.datasets.units import Piece, Unit, make_units, pieces_of, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError

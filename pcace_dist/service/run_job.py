@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pcace_dist import logs
 from pcace_dist.checked import Damaged, parsing
-from pcace_dist.datasets.listing import SUFFIXES, would_list
+from pcace_dist.datasets.formats import kind_of_name
+from pcace_dist.datasets.listing import would_list
 from pcace_dist.errors import JobError, OutputError, Stopped, StoreUnavailable, TakenOver, UserError
 from pcace_dist.job import Job, read_job
 from pcace_dist.places import storage_of
@@ -145,7 +146,7 @@ def _refuse_overlap(job: Job) -> None:
                 f"output {job.output}: lies inside dataset.path {path}, so that a later run would take its files for "
                 "data; use an output elsewhere"
             )
-        if would_list(job.output, path if path.endswith(SUFFIXES) else f"{path.rstrip('/')}/data.parquet"):
+        if would_list(job.output, path if kind_of_name(path) == "parquet" else f"{path.rstrip('/')}/data.parquet"):
             raise OutputError(
                 f"output {job.output}: dataset.path {path} lies inside it, among the files of the run; use an output "
                 "elsewhere"
@@ -181,6 +182,7 @@ def _coordinator(
         return CodesRun(preparation, store, ledger, account, stopping=stopping, check=check)
     from pcace_dist.service.model_run import ModelRun
 
+    account.left_out = preparation.listing.left_out
     return ModelRun(preparation, store, ledger, account, stopping=stopping, check=check)
 
 

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from pcace_dist.datasets.listing import filter_scalar, find_files, plain_type
+from pcace_dist.datasets.columns import filter_scalar, plain_type
+from pcace_dist.datasets.listing import find_files
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.storage import Storage, first_line
 from pcace_dist.errors import DatasetError, JobError
@@ -320,7 +321,7 @@ def _check_numeric(column: str, kind: pa.DataType) -> None:
 
 def _join_files(job: Job, storage: Storage) -> list[str]:
     try:
-        return [file.url for file in find_files([str(job.dataset.join)], storage).values()]
+        return [file.url for file in find_files([str(job.dataset.join)], storage)[0].values()]
     except DatasetError as error:
         raise DatasetError(str(error).replace("dataset.path", "dataset.join", 1)) from None
 

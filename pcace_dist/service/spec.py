@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
+    from pcace_dist.datasets.columns import DatasetSpec
     from pcace_dist.datasets.images import ImageSpec
-    from pcace_dist.datasets.listing import DatasetSpec
     from pcace_dist.datasets.storage import Storage
     from pcace_dist.models.targets import TargetSpec
 

@@ -21,8 +21,9 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from pcace_dist.datasets.batches import UnitReader
+from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec, decode, image_size, scale_of
-from pcace_dist.datasets.listing import DatasetSpec, list_dataset
+from pcace_dist.datasets.listing import list_dataset
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import make_units
 from pcace_dist.service.allocator import keep_memory

@@ -35,9 +35,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from pcace_dist.datasets.batches import UnitReader
+from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.device_images import DeviceDecoder, decode_jpegs
 from pcace_dist.datasets.images import ImageSpec, buffer_of, pixels
-from pcace_dist.datasets.listing import DatasetSpec, list_dataset
+from pcace_dist.datasets.listing import list_dataset
 from pcace_dist.datasets.runs import RUN_ROWS, Slab
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import make_units

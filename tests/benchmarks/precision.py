@@ -22,8 +22,9 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from pcace_dist.datasets.batches import Batch, pilot_rows
+from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
-from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
+from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.load import load_model

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pcace_dist.datasets.batches import Batch, UnitReader
+from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
-from pcace_dist.datasets.listing import DatasetSpec, Listing, list_dataset
+from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.datasets.patience import Patience
 from pcace_dist.datasets.storage import Storage, StoredFile
 

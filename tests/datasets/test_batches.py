@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from pcace_dist.datasets import batches as batches_module
 from pcace_dist.datasets import runs as runs_module
 from pcace_dist.datasets.batches import Batch, pilot_rows, spread
+from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec, Pixels, decode, pixels
-from pcace_dist.datasets.listing import DatasetSpec, Listing
+from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.reader import RowGroup, read_pieces
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.runs import Slab

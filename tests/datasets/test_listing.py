@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pcace_dist.datasets.listing import DatasetSpec, list_dataset
+from pcace_dist.datasets.columns import DatasetSpec
+from pcace_dist.datasets.listing import list_dataset
 from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import DatasetError, UserError
 from tests.datasets.helpers import dataset, listed, png, shard, spec_of
@@ -113,7 +114,9 @@ def test_other_schemes_are_refused() -> None:
 
 def test_folder_without_parquet_and_files_without_rows(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    assert mistake(tmp_path) == f"dataset.path: {tmp_path} holds no Parquet file (.parquet or .parq)"
+    assert mistake(tmp_path) == (
+        f"dataset.path: {tmp_path} holds no Parquet file (.parquet, .parq or .pq): 1 not a Parquet file"
+    )
     shard(tmp_path / "empty.parquet", [])
     assert mistake(tmp_path) == f"dataset.path: {tmp_path} holds no rows"
 

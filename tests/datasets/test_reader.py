@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pcace_dist.datasets.listing import DatasetSpec
+from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.pack import pack
 from pcace_dist.datasets.patience import ShortRead
 from pcace_dist.datasets.reader import RowGroup, count_kept, read_pieces

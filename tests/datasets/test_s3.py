@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pcace_dist.datasets.batches import pilot_rows
+from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
-from pcace_dist.datasets.listing import DatasetSpec, list_dataset
+from pcace_dist.datasets.listing import list_dataset
 from pcace_dist.datasets.pack import pack
 from pcace_dist.datasets.storage import Storage, StoredFile
 from pcace_dist.datasets.units import make_units
@@ -60,6 +61,18 @@ def url(storage: Storage, request: pytest.FixtureRequest, tmp_path: Path) -> str
     for file in sorted(dataset(tmp_path / "data").iterdir()):
         storage.put_bytes(file.read_bytes(), f"{root}/{file.name}")
     return root
+
+
+def test_a_prefix_with_brackets_is_no_pattern(storage: Storage, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    root = f"s3://{bucket(request)}"
+    for name in ("set[12]", "set1"):
+        for path in sorted(dataset(tmp_path / name, files=1).iterdir()):
+            storage.put_file(path, f"{root}/{name}/{path.name}")
+    for path in (f"{root}/set[12]", f"{root}/set[12]/*.parquet"):
+        found = list_dataset(DatasetSpec(path=(str(path),)), storage)
+        assert [file.url for file in found.files] == [f"{root}/set[12]/part-00000.parquet"]
+    found = list_dataset(DatasetSpec(path=(f"{root}/se[st]1",)), storage)
+    assert [file.url for file in found.files] == [f"{root}/set1/part-00000.parquet"]
 
 
 def test_a_listing_on_s3_has_the_same_keys_and_rows_and_etags(url: str, storage: Storage, tmp_path: Path) -> None:

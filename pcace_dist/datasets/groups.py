@@ -1,0 +1,35 @@
+"""Groups and their names: how a value of group_by is shown, and which rows a name that a user writes stands for. Pure.
+
+Null is a group of its own; NaN counts as null. No two groups have the same name, and every name that is shown can be
+asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+NULL = "null"
+
+
+def name_of(group: Any) -> str:
+    """The name of a group: its value as text, `null`, and in quotes what would not be seen or is called like that."""
+    if group is None:
+        return NULL
+    text = str(group)
+    return f"'{text}'" if text in ("", NULL) or text[0] == "'" or text != text.strip() else text
+
+
+def rows_of(column: str, name: object, kind: pa.DataType) -> pc.Expression | None:
+    """Which rows belong to the group of this name (or value); None where a column of this type has no such value."""
+    text = str(name)
+    if text == NULL:
+        return pc.field(column).is_null()
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        text = text[1:-1]
+    try:
+        return pc.field(column) == pa.scalar(text).cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
