@@ -58,6 +58,7 @@ class Account:
         self.patience: CrewPatience | None = None
         self.drift: dict[str, dict[str, float]] = {}
         self.from_codes: str | None = None  # the run whose kept codes are ranked
+        self.layers_left_out: Mapping[str, str] | None = None  # with the reason; None where no model is run
         self._on_ray = on_ray
         self.seconds: dict[str, float] = defaultdict(float)
         self._reduce_seconds: dict[str, float] = defaultdict(float)  # of its tasks
@@ -242,6 +243,9 @@ class Account:
         if self.patience is not None and (self.patience.refusals or self.patience.short):
             facts["workers_refused"] = self.patience.refusals
             facts["workers_short"] = self.patience.short
+        if self.layers_left_out is not None:
+            left_out = self.layers_left_out.items()
+            facts["layers_left_out"] = [{"layer": layer, "reason": reason} for layer, reason in left_out]
         if self.from_codes is not None:
             facts["from_codes"] = self.from_codes
         if self.drift:

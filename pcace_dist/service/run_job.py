@@ -181,6 +181,7 @@ def _coordinator(
         return CodesRun(preparation, store, ledger, account, stopping=stopping, check=check)
     from pcace_dist.service.model_run import ModelRun
 
+    account.layers_left_out = preparation.identity.left_out
     return ModelRun(preparation, store, ledger, account, stopping=stopping, check=check)
 
 
