@@ -194,7 +194,7 @@ def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
         tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
     if summary["outcome"] == "too_many_bad_rows":
         tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
-    for one in summary.get("left_out", ()):
+    for one in summary.get("files_left_out", ()):
         if not one["usual"]:
             tell(f"left out of dataset.path: {one['files']:,} {one['reason']}: {', '.join(one['names'])}")
     tell(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")

@@ -31,21 +31,17 @@ def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     a name or glob leaves out all modules that it matches. A module that has several names goes by the first. Raises
     ModelError for a pattern that matches nothing, with the layers there are, closest first.
     """
-    names = [name for name, _ in model.named_modules() if name]
-    convs = conv_layers(model)
-    aliases = _aliases(model)
-    chosen: set[str] = set()
-    left_out: set[str] = set()
-    for pattern in patterns:
-        out = pattern.startswith(NOT)
-        wanted = pattern.removeprefix(NOT)
-        found = convs if wanted == ALL else _matches(wanted, names, names if out else convs, aliases)
-        if not found:
-            raise ModelError(_matches_nothing(pattern, names, convs))
-        (left_out if out else chosen).update(found)
-    if not chosen - left_out:
+    chosen, excluded = _selected(model, patterns)
+    layers = [name for name in chosen if name not in excluded]
+    if not layers:
         raise ModelError(f"layers {', '.join(patterns)}: nothing is left")
-    return [name for name in names if name in chosen - left_out]
+    return layers
+
+
+def excluded_layers(model: nn.Module, patterns: Sequence[str]) -> dict[str, str]:
+    """Layers that `patterns` bring and leave out again, in model order: name -> the "!" pattern that leaves it out."""
+    chosen, excluded = _selected(model, patterns)
+    return {name: excluded[name] for name in chosen if name in excluded}
 
 
 def named_exactly(model: nn.Module, patterns: Sequence[str]) -> set[str]:
@@ -89,6 +85,26 @@ def weight_norm(model: nn.Module, layer: str) -> Tensor | None:
         weight = weight.reshape(module.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
     norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
     return norms
+
+
+def _selected(model: nn.Module, patterns: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Modules that `patterns` bring, in model order, and modules that a "!" pattern matches -> the first that does."""
+    names = [name for name, _ in model.named_modules() if name]
+    convs = conv_layers(model)
+    aliases = _aliases(model)
+    chosen: set[str] = set()
+    excluded: dict[str, str] = {}
+    for pattern in patterns:
+        out = pattern.startswith(NOT)
+        wanted = pattern.removeprefix(NOT)
+        found = convs if wanted == ALL else _matches(wanted, names, names if out else convs, aliases)
+        if not found:
+            raise ModelError(_matches_nothing(pattern, names, convs))
+        if out:
+            excluded = dict.fromkeys(found, pattern) | excluded
+        else:
+            chosen.update(found)
+    return [name for name in names if name in chosen], excluded
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

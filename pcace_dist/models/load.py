@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pcace_dist.errors import ModelError
@@ -76,15 +76,27 @@ def load_model(
 def weights_digest(model: nn.Module) -> str:
     """Name of a model's parameters and buffers: blake2b (128 bits, hex) over sorted names, dtypes, shapes and bytes.
 
-    The same on every device, and for the same tensors whatever file they came from.
+    The same on every device, and for the same tensors whatever file they came from. Packed weights of quantised
+    modules, which are neither parameters nor buffers, count too.
     """
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     digest = blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+    for name, tensor in [*sorted(tensors.items()), *_packed(model, tensors)]:
+        held = (tensor.dequantize() if tensor.is_quantized else tensor).detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(held.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _packed(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Tensors that the state dict of a quantised model has besides its parameters and buffers, by name."""
+    try:
+        others = [(name, value) for name, value in sorted(model.state_dict().items()) if name not in tensors]
+    except Exception:  # a module of one's own may write what it likes
+        return []
+    parts = [(name, part) for name, value in others for part in (value if isinstance(value, tuple) else (value,))]
+    held = [(name, part) for name, part in parts if isinstance(part, Tensor)]
+    return held if any(part.is_quantized for _, part in held) else []  # else a state dict with names of its own
 
 
 # -- the factory
@@ -93,14 +105,15 @@ def weights_digest(model: nn.Module) -> str:
 @contextmanager
 def _importing(folders: Sequence[str]) -> Iterator[None]:
     """Folders are first on sys.path; afterwards they are last, for what a model imports only while it runs."""
-    new = [folder for folder in folders if folder not in sys.path]
-    sys.path[:0] = new
+    sys.path[:0] = folders
     try:
         yield
     finally:
-        for folder in new:
-            sys.path.remove(folder)
-            sys.path.append(folder)
+        for folder in folders:
+            if folder in sys.path:  # the factory may have taken it off
+                sys.path.remove(folder)  # the first one, from above
+            if folder not in sys.path:
+                sys.path.append(folder)
 
 
 @contextmanager

@@ -83,8 +83,9 @@ class Profiler:
                 tensor = output[0] if isinstance(output, tuple | list) else output
                 if not tensor.requires_grad:
                     raise ModelError(f"layers {name}: {NO_GRADIENT}")
-                tensor.retain_grad()
-                kept[name] = tensor
+                if name not in kept:  # a checkpoint runs the layer again in the backward pass
+                    tensor.retain_grad()
+                    kept[name] = tensor
                 copy = tensor.clone()  # the next layer may work in place
                 return (copy, *output[1:]) if isinstance(output, tuple | list) else copy
 
@@ -101,7 +102,8 @@ class Profiler:
         for name, tensor in kept.items():
             if tensor.grad is None:
                 raise ModelError(
-                    f"layers {name}: the target has no gradient there; evaluate with --baselines without taylor"
+                    f"layers {name}: the target has no gradient there (detached, or not used for it), which Taylor "
+                    "scores need; choose other layers with --layer"
                 )
             maps, gradient = (_as_maps(self._model, name, part) for part in (tensor.detach(), tensor.grad))
             centred = maps.double().cpu() - self.mean_maps(name)

@@ -13,6 +13,7 @@ from pcace_dist.models.outputs import as_matrix
 
 AGAIN = 1e-5  # of the outputs' size: the same batch again changes nothing but, on a GPU, the last bits
 BESIDE = 1e-3  # in float32 another batch changes the last bits; batch statistics change a hundredth and more
+DYNAMIC = ".quantized.dynamic"  # in the name of torch.ao's modules that quantise their input as it comes
 NAMED = 5  # modules in a message
 
 
@@ -63,4 +64,6 @@ def _why(part: nn.Module) -> str | None:
             return f"{kind} in training mode"
     if isinstance(part, _DropoutNd) and part.training:
         return f"{kind} in training mode"
+    if DYNAMIC in type(part).__module__:
+        return f"{kind}, quantised dynamically, takes its scale from the whole batch"
     return None

@@ -105,6 +105,11 @@ def _build(run: str, options: ReportOptions, shown: ReportProgress) -> ReportRes
         if there:
             shown.stage("loading the model")
             model = prepared(source.load_model(device))
+            if not source.is_of_todays_code(model):
+                found.notes.append(
+                    f"the code of {source.job.model.factory} has changed since this run was ranked: pictures, maps and "
+                    "class evidence are those of the model as it is now, the ranking is not"
+                )
             _look(source, model, device, found, shown)
             _evidence(source, model, device, selection, found, shown)
             _where(source, model, device, found, shown)

@@ -23,6 +23,7 @@ from pcace_dist.errors import ModelError, UserError
 from pcace_dist.job import Job, read_job
 from pcace_dist.models import layouts
 from pcace_dist.models.load import load_model, weights_digest
+from pcace_dist.models.source import code_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
 from pcace_dist.places import absolute, begun_in, images_of, storage_of, weights_of
 from pcace_dist.run import Run, open_run
@@ -166,6 +167,11 @@ class Source:
             raise ModelError(f"model.weights {settings.weights}: are not the weights that this run ranked")
         layouts.keep([model], facts.get("channel_axes", {}))
         return model.to(device)
+
+    def is_of_todays_code(self, model: nn.Module) -> bool:
+        """Whether the model's own code is what the run ranked; yes for runs that have not recorded it."""
+        code = code_digest(model, self.job.model.factory)
+        return bool(self.run.manifest().get("code", code) == code)
 
     def weight_norms(self, layer: str) -> list[float | None]:
         """L2 norm of each channel's weights."""

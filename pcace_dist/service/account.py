@@ -58,8 +58,9 @@ class Account:
         self.workers = 0
         self.patience: CrewPatience | None = None
         self.drift: dict[str, dict[str, float]] = {}
-        self.left_out: tuple[LeftOut, ...] = ()
+        self.files_left_out: tuple[LeftOut, ...] = ()
         self.from_codes: str | None = None  # the run whose kept codes are ranked
+        self.layers_left_out: Mapping[str, str] | None = None  # with the reason; None where no model is run
         self._on_ray = on_ray
         self.seconds: dict[str, float] = defaultdict(float)
         self._reduce_seconds: dict[str, float] = defaultdict(float)  # of its tasks
@@ -229,7 +230,7 @@ class Account:
             "data": self._data,
             "images": images,
             "bad_rows": self.bad_rows,
-            "left_out": [one.to_json() for one in self.left_out],
+            "files_left_out": [one.to_json() for one in self.files_left_out],
             "units": len(self._rows_of),
             "units_set_aside": len(state.set_aside),
             "units_redone": self._units_redone,
@@ -245,6 +246,9 @@ class Account:
         if self.patience is not None and (self.patience.refusals or self.patience.short):
             facts["workers_refused"] = self.patience.refusals
             facts["workers_short"] = self.patience.short
+        if self.layers_left_out is not None:
+            left_out = self.layers_left_out.items()
+            facts["layers_left_out"] = [{"layer": layer, "reason": reason} for layer, reason in left_out]
         if self.from_codes is not None:
             facts["from_codes"] = self.from_codes
         if self.drift:

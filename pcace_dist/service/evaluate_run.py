@@ -66,6 +66,10 @@ def open_evaluation(
     preparation = prepare(job.model_copy(update={"output": path}))
     if preparation.weights != state.manifest["weights"]:
         raise JobError(f"model.weights {job.model.weights}: changed since {path} was ranked; evaluate a newer run")
+    if state.manifest.get("code", preparation.identity.code) != preparation.identity.code:
+        raise JobError(
+            f"model.factory {job.model.factory}: its code changed since {path} was ranked; evaluate a newer run"
+        )
     units = [Unit.from_json(unit) for unit in state.manifest["units"]]
     check_unchanged(units, preparation.listing)
     plan = read_plan(store, state.manifest["plan"])

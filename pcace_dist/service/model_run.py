@@ -84,7 +84,8 @@ class ModelRun(Coordinator[Preparation]):
         return base.frozen
 
     def _record_manifest(self, frozen: FrozenPlan, units: Iterable[Unit], **more: Any) -> None:
-        facts = {"fingerprint": self._preparation.fingerprint, "weights": self._preparation.weights}
+        identity = self._preparation.identity
+        facts = {"fingerprint": identity.fingerprint, "weights": identity.weights, "code": identity.code}
         stored = frozen.store(self._store)
         self._ledger.append("manifest", {**facts, **stored, "units": [unit.to_json() for unit in units], **more})
 

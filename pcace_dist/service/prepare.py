@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import torch
@@ -19,7 +19,7 @@ from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.job import Job, Layer
 from pcace_dist.logs import LogSettings
-from pcace_dist.models.layers import do_not_run, named_exactly, resolve_layers
+from pcace_dist.models.layers import do_not_run, excluded_layers, named_exactly, resolve_layers
 from pcace_dist.models.load import weights_digest
 from pcace_dist.models.source import code_digest
 from pcace_dist.models.targets import TargetSpec, parse_target
@@ -32,6 +32,7 @@ from pcace_dist.service.spec import StatisticSpec, WorkSpec
 from pcace_dist.service.together import Together, together
 from pcace_dist.statistics.ace import MAX_ROWS
 
+DOES_NOT_RUN = "does not run in a forward pass"
 GUESSED_SIZE = 224  # pixels, of an image whose size the job leaves open
 
 
@@ -40,7 +41,9 @@ class Identity:
     """What a job is, once its model is there.
 
     Resolved layers, what the job says of their axes, the weights' digest, and the fingerprint of all that the result
-    depends on; `former` is the fingerprint as version 0.1.0 made it, which did not cover the model's code.
+    depends on; `former` is the fingerprint as version 0.1.0 made it, which did not cover the model's code. `code` is
+    the digest of that code (models/source.py). `left_out` are layers that the job's patterns bring and that are not
+    ranked, with the reason.
     """
 
     layers: tuple[str, ...]
@@ -48,6 +51,8 @@ class Identity:
     weights: str
     fingerprint: str
     former: str
+    code: str | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def is_of(self, fingerprint: object) -> bool:
         """Whether a recorded fingerprint is this job's."""
@@ -126,15 +131,17 @@ def identify(job: Job) -> Identity:
 
 
 def _identity(job: Job, model: nn.Module) -> Identity:
-    layers, layouts, weights = _layers(job, model), _layouts(job, model), weights_digest(model)
+    layers, left_out = _layers(job, model)
+    layouts, weights = _layouts(job, model), weights_digest(model)
     former = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts)
     code = code_digest(model, job.model.factory)
     now = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts, code=code)
-    return Identity(layers, layouts, weights, now, former)
+    return Identity(layers, layouts, weights, now, former, code, left_out)
 
 
-def _layers(job: Job, model: nn.Module) -> tuple[str, ...]:
-    """The job's layers, in model order. Those that a glob or "all" brings and that do not run are left out, by name."""
+def _layers(job: Job, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The job's layers, in model order; and those that are left out, with the reason: by "!", or because a glob or
+    "all" brings them and they do not run."""
     layers = resolve_layers(model, job.layer_patterns)
     exact = named_exactly(model, job.layer_patterns)
     brought = [name for name in layers if name not in exact]
@@ -143,7 +150,9 @@ def _layers(job: Job, model: nn.Module) -> tuple[str, ...]:
         logs.say(f"left out, as they do not run in a forward pass: {', '.join(idle)}", prefix="pcace: layers: ")
     if len(idle) == len(layers):
         raise ModelError(f"layers {', '.join(job.layer_patterns)}: none of them runs in a forward pass of the model")
-    return tuple(name for name in layers if name not in idle)
+    excluded = {name: f"left out by {pattern}" for name, pattern in excluded_layers(model, job.layer_patterns).items()}
+    left_out = excluded | dict.fromkeys(idle, DOES_NOT_RUN)
+    return tuple(name for name in layers if name not in idle), left_out
 
 
 def _image_shape(job: Job) -> tuple[int, int, int]:

@@ -187,7 +187,7 @@ def _import_seconds() -> tuple[float, float]:
     """Seconds of a new Python with all imports, as the driver has it, and of the imports alone, as a worker does."""
     done, whole = _timed(
         lambda: subprocess.run(
-            [sys.executable, "-c", IMPORTS],
+            [sys.executable, "-P", "-c", IMPORTS],
             capture_output=True,
             text=True,
             check=True,

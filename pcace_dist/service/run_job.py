@@ -182,7 +182,8 @@ def _coordinator(
         return CodesRun(preparation, store, ledger, account, stopping=stopping, check=check)
     from pcace_dist.service.model_run import ModelRun
 
-    account.left_out = preparation.listing.left_out
+    account.files_left_out = preparation.listing.left_out
+    account.layers_left_out = preparation.identity.left_out
     return ModelRun(preparation, store, ledger, account, stopping=stopping, check=check)
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from pcace_dist.errors import ModelError
 from pcace_dist.models.ablation import Ablation, bias_values, effect, lost_variance, norm_behind
 from pcace_dist.models.profile import Profiler
 
@@ -122,3 +124,41 @@ def test_profiles_are_what_the_formulas_say() -> None:
     assert found.variance == pytest.approx(held.var(0))
     assert found.taylor == pytest.approx(np.square(weights) * held.var(0))
     assert found.pearson == pytest.approx([abs(np.corrcoef(held[:, c], y)[0, 1]) for c in range(3)])
+
+
+class Checkpointed(nn.Module):
+    """A layer that is run again in the backward pass."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = checkpoint(self.inner, x, use_reentrant=False)
+        return out
+
+
+def test_gradients_of_a_checkpointed_model_are_those_of_the_model() -> None:
+    plain, x = planted([1.0, -3.0, 0.5]), images(32, 3)
+    taylor = []
+    for model, layer in ((plain, "conv"), (Checkpointed(plain), "inner.conv")):
+        profiler = Profiler(model, [layer])
+        profiler.add({layer: x.flatten(2)}, plain(x)[:, 0])
+        profiler.add_gradients(x, lambda outputs: outputs[:, 0])
+        taylor.append(profiler.profile(layer).taylor)
+    assert taylor[0].min() > 0 and (taylor[0] == taylor[1]).all()
+
+
+def test_a_layer_that_the_target_does_not_depend_on_is_named() -> None:
+    model, x = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 3, 1), rest=Detached())), images(8, 3)
+    with pytest.raises(ModelError, match=r"layers conv: the target has no gradient there .*; choose other layers"):
+        Profiler(model, ["conv"]).add_gradients(x, lambda outputs: outputs[:, 0])
+
+
+class Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.detach().flatten(1) + self.bias

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from pcace_dist.errors import ModelError
-from pcace_dist.models.layers import conv_layers, resolve_layers, weight_norm
+from pcace_dist.models.layers import conv_layers, excluded_layers, resolve_layers, weight_norm
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,12 @@ def test_an_exact_name_is_any_module(resnet: nn.Module) -> None:
 def test_a_glob_prefers_convolutions_and_else_takes_what_it_matches(resnet: nn.Module) -> None:
     assert resolve_layers(resnet, ["layer1.0*"]) == ["layer1.0.conv1", "layer1.0.conv2"]
     assert resolve_layers(resnet, ["layer1.*.bn1"]) == ["layer1.0.bn1", "layer1.1.bn1"]
+
+
+def test_layers_that_are_left_out_go_with_the_first_pattern_that_does(resnet: nn.Module) -> None:
+    patterns = ["layer1.0*", "!layer1.0.conv1", "!layer1.*", "layer2.0.conv1", "!layer4*"]
+    assert resolve_layers(resnet, patterns) == ["layer2.0.conv1"]
+    assert excluded_layers(resnet, patterns) == {"layer1.0.conv1": "!layer1.0.conv1", "layer1.0.conv2": "!layer1.*"}
 
 
 def test_a_shared_module_goes_by_its_first_name() -> None:

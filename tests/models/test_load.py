@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -185,6 +187,38 @@ def test_the_digest_is_stable() -> None:
     model.register_parameter("w", nn.Parameter(torch.arange(3, dtype=torch.float32)))
     model.register_buffer("n", torch.tensor(5))
     assert weights_digest(model) == "2cc957a6d668ac557e4ef4c9b21c6520"
+
+
+def quantised(scale: float) -> nn.Module:
+    """Whose packed weights are neither parameters nor buffers."""
+    linear: Any = torch.ao.nn.quantized.Linear(3, 2)  # type: ignore[no-untyped-call]
+    linear.set_weight_bias(torch.quantize_per_tensor(torch.ones(2, 3), scale, 0, torch.qint8), torch.zeros(2))
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 3, 3, bias=False), fc=linear))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_packed_weights_count_in_the_digest() -> None:
+    models = [quantised(scale) for scale in (0.1, 0.1, 0.3)]  # 1 is stored as 10 or 3 steps
+    for model in models:
+        nn.init.ones_(model.get_parameter("conv.weight"))
+    first, again, other = (weights_digest(model) for model in models)
+    assert first == again != other
+
+
+class Renaming(nn.Linear):
+    """Writes a state dict with names of its own."""
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}kernel"] = self.weight
+
+
+def test_a_state_dict_with_other_names_changes_nothing() -> None:
+    plain, renaming = nn.Linear(2, 2), Renaming(2, 2)
+    with torch.no_grad():
+        for one in (plain, renaming):
+            one.weight.fill_(1)
+            one.bias.fill_(2)
+    assert weights_digest(plain) == weights_digest(renaming)
 
 
 # -- the factory
@@ -376,6 +410,18 @@ def test_a_compiled_model_is_taken_as_it_was_before() -> None:
     model = build("tests.models.test_load:compiled")
     assert list(model.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
     assert {type(part).__name__ for part in model.modules()} == {"Sequential", "Linear"}
+
+
+def test_folders_come_first_while_the_factory_is_imported_and_last_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import sys\nfrom torch import nn\ndef net():\n    return nn.Linear(sys.path.index({!r}) + 1, 1)\n"
+    (tmp_path / "pcace_placed.py").write_text(text.format(str(tmp_path)))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])  # as it is after another model
+    for _ in range(2):
+        model = load_model("pcace_placed:net", {}, "random", seed=0, read=lambda _: b"", python_path=(str(tmp_path),))
+        assert model.get_parameter("weight").shape == (1, 1), "the factory runs with its folder first"
+        assert sys.path.index(str(tmp_path)) == len(sys.path) - 1
 
 
 def unsettling() -> nn.Module:

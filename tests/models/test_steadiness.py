@@ -78,5 +78,19 @@ def test_other_models_pass(model: nn.Module) -> None:
     check_steady(model, IMAGES[:1].expand(2, 3, 32, 32))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_layer_that_is_quantised_dynamically_is_named() -> None:
+    torch.manual_seed(0)
+    model = network(nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.fill_(1 / 27)  # type: ignore[index]
+        model[0].bias.fill_(0.5 / 255)  # type: ignore[index]
+        model[4].weight.fill_(1)  # type: ignore[index]
+    quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})  # type: ignore[no-untyped-call]
+    images = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])  # the first is half a step beside the second
+    with pytest.raises(ModelError, match="4: Linear, quantised dynamically, takes its scale from the whole batch"):
+        check_steady(quantised, images)
+
+
 def test_outputs_that_are_all_zero_are_steady() -> None:
     check_steady(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2), nn.Threshold(1e9, 0.0)), IMAGES)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from pcace_dist.service import run_job
+from pcace_dist.service import evaluate_run, fleet, run_job
 from pcace_dist.service.coordinator import worker_shape
 from pcace_dist.service.local_fleet import LocalFleet
 from pcace_dist.service.model_run import ModelRun
@@ -42,5 +42,7 @@ def jobs_without_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setattr(ModelRun, "_crew", lambda self: LocalFleet(self._preparation.spec, worker_shape(self._job)))
-        patch.setattr(run_job, "ray_session", contextlib.nullcontext)
+        patch.setattr(fleet, "Fleet", LocalFleet)  # of evaluations
+        for module in (run_job, evaluate_run):
+            patch.setattr(module, "ray_session", contextlib.nullcontext)
         yield

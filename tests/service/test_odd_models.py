@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,11 @@ def ranked(folder: Path) -> dict[str, int]:
     return {name: found.count(name) for name in found}
 
 
+def left_out(folder: Path) -> object:
+    """What summary.json says of layers that were not ranked."""
+    return json.loads((folder / "run" / "summary.json").read_text())["layers_left_out"]
+
+
 @pytest.mark.parametrize("layer", ["block", "block.2"])
 def test_a_block_with_its_channels_last_is_ranked_by_channel(data: Path, tmp_path: Path, layer: str) -> None:
     assert rank(data, tmp_path, "ChannelsLast", f"[{layer}]") == 0
@@ -141,15 +147,18 @@ def test_layers_that_do_not_run_are_left_out_by_name(
     assert rank(data, every, "Auxiliary", "all", crop) == 0
     assert "left out, as they do not run in a forward pass: aux" in capsys.readouterr().err
     assert ranked(every) == {"stem": 6}
+    assert left_out(every) == [{"layer": "aux", "reason": "does not run in a forward pass"}]
 
 
 def test_an_exclamation_mark_leaves_layers_out(data: Path, tmp_path: Path) -> None:
     assert rank(data, tmp_path, "Auxiliary", "[all, '!au*']") == 0
     assert ranked(tmp_path) == {"stem": 6}
+    assert left_out(tmp_path) == [{"layer": "aux", "reason": "left out by !au*"}]
 
 
 def test_a_three_dimensional_convolution_is_ranked(data: Path, tmp_path: Path) -> None:
     assert rank(data, tmp_path, "Volume", "all") == 0
+    assert left_out(tmp_path) == []
     assert ranked(tmp_path) == {"stem": 6, "volume": 3}
 
 

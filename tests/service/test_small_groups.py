@@ -117,7 +117,7 @@ def test_what_is_left_out_of_the_data_is_in_the_summary_and_the_closing_lines(
     assert "left out of dataset.path: 1 not a Parquet file: notes.txt" in said.out
     assert "pcace: dataset.path: left out: 1 not a Parquet file (notes.txt)" in said.err
     assert "_SUCCESS" not in said.out + said.err, "nobody would take it for data"
-    assert open_run(str(tmp_path / "run")).summary["left_out"] == [
+    assert open_run(str(tmp_path / "run")).summary["files_left_out"] == [
         {"reason": "not a Parquet file", "files": 1, "names": ["notes.txt"], "usual": False},
         {"reason": "hidden", "files": 1, "names": ["_SUCCESS"], "usual": True},
     ]
