@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from pcace_dist import hooks
-from pcace_dist.cli import main
-from pcace_dist.hooks import Hooks, call_hooks, check_url
+from pcace_dist.cli.main import main
+from pcace_dist.commands import hooks
+from pcace_dist.commands.hooks import Hooks, call_hooks, check_url
 
 CONTENT = {"path": "runs/x", "comparison": "runs/x/comparison.json", "drift": ["more moved"], "secret": 1}
 

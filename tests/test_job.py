@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pcace_dist.config.job import Job, parse_bytes, read_job
 from pcace_dist.errors import JobError
-from pcace_dist.job import Job, parse_bytes, read_job
 
 MINIMAL = """
 dataset: {path: shards, label: label}

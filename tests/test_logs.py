@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pcace_dist import logs
 from pcace_dist.errors import JobError
-from pcace_dist.logs import JsonFormatter, LogSettings
+from pcace_dist.progress import logs
+from pcace_dist.progress.logs import JsonFormatter, LogSettings
 from tests.faults.harness import ROOT, environment
 from tests.planted import write_planted
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 import pcace_dist
-from pcace_dist import logs, terminal
+from pcace_dist.cli.tables import print_ranking
 from pcace_dist.datasets.groups import name_of
-from pcace_dist.tables import print_ranking
+from pcace_dist.progress import logs, terminal
 
 HOSTILE = ("[/] closing", "[red]x[/red]", "[unknown]", "\x1b[31mred", "a\rb", "a\nb", ":smile:", "\u202eevil", "\x9b1m")
 

@@ -37,7 +37,7 @@ from examples.street.cuts import Ablated, ablate
 from examples.street.planted import CHANNELS
 from examples.street.planted_ranks import PLANTED_PANORAMAS, planted_ranks, rank_planted
 from examples.street.runs import MEASURED, PREDICTION, Share, city_of_run, mean_score
-from pcace_dist.run import Run, open_run
+from pcace_dist.artifacts.run import Run, open_run
 
 SEES = 0.5  # total effect of the vehicles from which a channel counts as one that sees traffic
 

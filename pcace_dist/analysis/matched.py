@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from pcace_dist.analysis.compare import MATCHED, Comparison, compare_tables, selected
 from pcace_dist.analysis.matching import LIKE, Codes, Matching, match_channels
+from pcace_dist.artifacts.run import Run
 from pcace_dist.errors import UserError
-from pcace_dist.run import Run
 
 Keys: TypeAlias = npt.NDArray[np.int64]
 

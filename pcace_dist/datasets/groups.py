@@ -33,3 +33,8 @@ def rows_of(column: str, name: object, kind: pa.DataType) -> pc.Expression | Non
         return pc.field(column) == pa.scalar(text).cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
+
+
+def group_order(value: Any) -> tuple[bool, Any]:
+    """Groups in the order of their values, null last."""
+    return (value is None, 0 if value is None else value)

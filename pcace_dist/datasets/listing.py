@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 from pcace_dist.datasets.columns import DatasetSpec, check_same, check_schema
 from pcace_dist.datasets.formats import PARQUET_SUFFIXES, kind_of_name
 from pcace_dist.datasets.globs import pattern_of
-from pcace_dist.datasets.pieces import Fault, by_reason, is_hidden, key_below, utf8_name
-from pcace_dist.datasets.storage import Changed, Storage, StoredFile, first_line, split
+from pcace_dist.datasets.paths import Fault, by_reason, is_hidden, key_below, utf8_name
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes, read_footer
 from pcace_dist.datasets.walk import NOTHING, UNREADABLE, Entries, entries_of, kinds_by_content
 from pcace_dist.errors import DatasetError
+from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line, split
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""

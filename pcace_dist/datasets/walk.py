@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 
 from pcace_dist.datasets.formats import HEAD, kind_of_head, kind_of_name
 from pcace_dist.datasets.globs import pattern_of
-from pcace_dist.datasets.pieces import Fault, in_order, is_hidden, is_not_utf8, key_below, parent_of, utf8_name
-from pcace_dist.datasets.storage import Storage, StoredFile, split
+from pcace_dist.datasets.paths import Fault, in_order, is_hidden, is_not_utf8, key_below, parent_of, utf8_name
 from pcace_dist.errors import DatasetError
+from pcace_dist.storage.files import Storage, StoredFile, split
 
 HIDDEN = "hidden (a dot begins its name or a folder's)"
 NOTHING = "link to nothing"

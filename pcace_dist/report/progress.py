@@ -7,7 +7,7 @@ from types import TracebackType
 
 from rich.progress import TimeElapsedColumn
 
-from pcace_dist.bar import StageBar
+from pcace_dist.progress.bar import StageBar
 
 
 class ReportProgress(StageBar):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pcace_dist.datasets.images import decode
-from pcace_dist.datasets.reader import RowGroup, read_pieces
+from pcace_dist.datasets.row_groups import RowGroup, read_pieces
 from pcace_dist.datasets.units import Piece, pieces_of
 from pcace_dist.errors import RowError
 from pcace_dist.report.source import Source

@@ -34,13 +34,12 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from pcace_dist.datasets.batches import UnitReader
 from pcace_dist.datasets.columns import DatasetSpec
+from pcace_dist.datasets.decoded_rows import RUN_ROWS, Slab
 from pcace_dist.datasets.device_images import DeviceDecoder, decode_jpegs
 from pcace_dist.datasets.images import ImageSpec, buffer_of, pixels
 from pcace_dist.datasets.listing import list_dataset
-from pcace_dist.datasets.runs import RUN_ROWS, Slab
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.loader import UnitReader
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import RowError
 from pcace_dist.models.device import to_device
@@ -50,6 +49,7 @@ from pcace_dist.models.settings import set_deterministic
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, make_layer_plan
+from pcace_dist.storage.files import Storage
 
 LAST = {"resnet18": "layer4.1.conv2", "resnet50": "layer4.2.conv2"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

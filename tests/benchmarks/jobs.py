@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
-from pcace_dist.job import parse_job
-from pcace_dist.run import open_run
-from pcace_dist.service.engine import Engine
-from pcace_dist.service.facts import Facts
-from pcace_dist.service.prepare import prepare
-from pcace_dist.service.run_job import run_job
-from pcace_dist.service.store import LocalStore
+from pcace_dist.run.prepare import prepare
+from pcace_dist.run.rank import run_job
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.storage.store import LocalStore
+from pcace_dist.worker.engine import Engine
 
 ROOT = Path(__file__).resolve().parents[2]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

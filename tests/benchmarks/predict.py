@@ -21,14 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pcace_dist.datasets.batches import PILOT_BYTES, PILOT_ROW_GROUPS
+from pcace_dist.commands.estimate import BLOCK_CHANNELS, Machine, Prediction, Timings, Workload, predict
+from pcace_dist.datasets.loader import PILOT_BYTES, PILOT_ROW_GROUPS
 from pcace_dist.datasets.units import UNIT_BYTES, UNIT_ROWS
-from pcace_dist.service.engine import FLUSH_PAUSE, FLUSH_SHARE
-from pcace_dist.service.estimate import BLOCK_CHANNELS, Machine, Prediction, Timings, Workload, predict
-from pcace_dist.service.progress import duration
+from pcace_dist.progress.display import duration
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.pca import MIN_ITERATIONS
 from pcace_dist.statistics.segment import WAITING_SHARE
+from pcace_dist.worker.engine import FLUSH_PAUSE, FLUSH_SHARE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 STATED = Path(__file__).parent / "stated_rates.json"

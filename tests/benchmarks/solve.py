@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from pcace_dist.service.allocator import keep_memory
-from pcace_dist.service.attempt import Block, attempt_key, blocks_of, write_attempt
-from pcace_dist.service.ledger import Receipt
-from pcace_dist.service.reduce import reduce_block
-from pcace_dist.service.store import LocalStore
+from pcace_dist.artifacts.attempt import Block, attempt_key, blocks_of, write_attempt
+from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.basis import top_code
 from pcace_dist.statistics.plan import GRID, LayerCodes, Plan
 from pcace_dist.statistics.segment import Segment
+from pcace_dist.storage.store import LocalStore
+from pcace_dist.worker.allocator import keep_memory
+from pcace_dist.worker.reduce import reduce_block
 from tests.benchmarks.codes_scale import FOLDS, KNOTS, synthetic_plan
 from tests.benchmarks.harness import Answer, Settings, Spread, Value, take_turns, timed
 

@@ -15,18 +15,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcace_dist.datasets import batches as batches_module
-from pcace_dist.datasets import runs as runs_module
-from pcace_dist.datasets.batches import Batch, pilot_rows, spread
+from pcace_dist.datasets import decoded_rows as runs_module
+from pcace_dist.datasets import loader as batches_module
 from pcace_dist.datasets.columns import DatasetSpec
+from pcace_dist.datasets.decoded_rows import Slab
 from pcace_dist.datasets.images import ImageSpec, Pixels, decode, pixels
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.reader import RowGroup, read_pieces
+from pcace_dist.datasets.loader import Batch, pilot_rows, spread
+from pcace_dist.datasets.row_groups import RowGroup, read_pieces
 from pcace_dist.datasets.rows import BadRow
-from pcace_dist.datasets.runs import Slab
-from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import Unit, make_units
 from pcace_dist.errors import DatasetError
+from pcace_dist.storage.files import Storage
 from tests.datasets.helpers import (
     GarblingStorage,
     dataset,

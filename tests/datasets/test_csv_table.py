@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pcace_dist.datasets.csv_table import read_table
 from pcace_dist.errors import DatasetError
+from pcace_dist.packing.csv_table import read_table
 
 
 def column(*fields: str, encoding: str = "utf-8", **types: str) -> tuple[pa.ChunkedArray, list[str]]:

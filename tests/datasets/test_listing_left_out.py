@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcace_dist.datasets.listing import Listing, find_files, list_dataset, would_list
-from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import DatasetError
+from pcace_dist.storage.files import Storage
 from tests.datasets.helpers import encoded, listed, picture, png, shard, spec_of
 
 
@@ -167,7 +167,7 @@ def test_every_layout_of_texts_and_bytes_is_read(
         images = pa.StructArray.from_arrays([images, paths], ["bytes", "path"])
     city = pa.array(TEXTS).cast(text) if not pa.types.is_string_view(text) else pa.array(TEXTS, text)
     pq.write_table(pa.table({"image": images, "city": city, "note": city}), tmp_path / "a.parquet")
-    from pcace_dist.datasets.reader import RowGroup, read_pieces
+    from pcace_dist.datasets.row_groups import RowGroup, read_pieces
     from pcace_dist.datasets.units import pieces_of
 
     spec, found = listed(tmp_path, group_by="city", filter={"note": ["a", "b"]}, keep=True)
@@ -185,7 +185,7 @@ def test_a_filter_takes_the_column_and_not_a_field_of_that_path(tmp_path: Path) 
     columns: dict[str, Any] = {"meta.class": [0, 3] * 4}
     shard(tmp_path / "a.parquet", [png(i) for i in range(8)], row_group=8, meta=meta, **columns)
     spec, found = listed(tmp_path, filter={"meta.class": 3})
-    from pcace_dist.datasets.reader import count_kept
+    from pcace_dist.datasets.row_groups import count_kept
     from pcace_dist.datasets.units import pieces_of
 
     assert count_kept(tuple(pieces_of(found.files[0])), spec, Storage()) == [4]

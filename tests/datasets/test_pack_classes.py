@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pcace_dist.datasets.class_names import read_class_names
-from pcace_dist.datasets.pack import pack
-from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import DatasetError
+from pcace_dist.packing.class_names import read_class_names
+from pcace_dist.packing.pack import pack
+from pcace_dist.storage.files import Storage
 from tests.datasets.helpers import picture, png, shard
 from tests.datasets.test_pack import table, tar
 

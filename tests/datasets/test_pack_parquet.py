@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.datasets.pack import pack
 from pcace_dist.errors import DatasetError, OutputError
+from pcace_dist.packing.pack import pack
 from tests.datasets.helpers import png, shard
 from tests.datasets.test_pack import contents, shapes, table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcace_dist.datasets.shards import Limits, Task, plan_tasks
+from pcace_dist.packing.shards import Limits, Task, plan_tasks
 
 MB = 10**6
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 from botocore import exceptions as boto
 
-from pcace_dist.datasets.patience import Patience, kind_of
 from pcace_dist.errors import JobError, StoreUnavailable
+from pcace_dist.storage.retry import Patience, kind_of
 from tests.datasets.helpers import Clock, patience
 
 

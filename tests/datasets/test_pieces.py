@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pcace_dist.datasets.pack import pack
-from pcace_dist.datasets.pieces import Fault, Row, read_image
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.paths import Fault
 from pcace_dist.errors import StoreUnavailable
+from pcace_dist.packing.pack import pack
+from pcace_dist.packing.source import Row, read_image
+from pcace_dist.storage.files import Storage
 from tests.datasets.helpers import patience, picture
 
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 
 from pcace_dist.datasets.columns import DatasetSpec
-from pcace_dist.datasets.pack import pack
-from pcace_dist.datasets.patience import ShortRead
-from pcace_dist.datasets.reader import RowGroup, count_kept, read_pieces
+from pcace_dist.datasets.row_groups import RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow
-from pcace_dist.datasets.storage import Storage
 from pcace_dist.datasets.units import Piece, make_units
 from pcace_dist.errors import DatasetError, StoreUnavailable
+from pcace_dist.packing.pack import pack
+from pcace_dist.storage.files import Storage
+from pcace_dist.storage.retry import ShortRead
 from tests.datasets.helpers import FailingStorage, GarblingStorage, dataset, listed, png, shard
 
 

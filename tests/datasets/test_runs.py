@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pcace_dist.datasets.decoded_rows import VIEWED, encoded_images
 from pcace_dist.datasets.images import ImageSpec, pixels
-from pcace_dist.datasets.runs import VIEWED, encoded_images
 from pcace_dist.statistics.folds import key_of_bytes
 from tests.datasets.helpers import encoded, picture
 

@@ -16,14 +16,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pcace_dist.datasets.batches import pilot_rows
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import list_dataset
-from pcace_dist.datasets.pack import pack
-from pcace_dist.datasets.storage import Storage, StoredFile
+from pcace_dist.datasets.loader import pilot_rows
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import DatasetError
+from pcace_dist.packing.pack import pack
+from pcace_dist.storage.files import Storage, StoredFile
 from tests.datasets.helpers import dataset, ids, picture, reader_of
 from tests.servers import moto_server
 
@@ -69,7 +69,7 @@ def test_a_prefix_with_brackets_is_no_pattern(storage: Storage, request: pytest.
         for path in sorted(dataset(tmp_path / name, files=1).iterdir()):
             storage.put_file(path, f"{root}/{name}/{path.name}")
     for place in (f"{root}/set[12]", f"{root}/set[12]/*.parquet"):
-        found = list_dataset(DatasetSpec(place=(str(place),)), storage)
+        found = list_dataset(DatasetSpec(path=(str(place),)), storage)
         assert [file.url for file in found.files] == [f"{root}/set[12]/part-00000.parquet"]
     found = list_dataset(DatasetSpec(path=(f"{root}/se[st]1",)), storage)
     assert [file.url for file in found.files] == [f"{root}/set1/part-00000.parquet"]

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.datasets.batches import pilot_rows
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.loader import pilot_rows
 from pcace_dist.datasets.units import make_units
+from pcace_dist.storage.files import Storage
 from tests.datasets.helpers import png, reader_of, shard
 from tests.faults.proxy import Mischief, Proxy, misbehaving
 from tests.servers import moto_server

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pcace_dist.datasets.storage import Changed, S3Settings, Storage, joined, normalised, split
 from pcace_dist.errors import JobError, StoreUnavailable
+from pcace_dist.storage.files import Changed, S3Settings, Storage, joined, normalised, split
 from tests.datasets.helpers import FailingStorage, patience
 
 
@@ -151,7 +151,7 @@ def test_a_disk_that_fails_for_a_while_is_waited_for(
 
     file = storage.stat(f"{tmp_path}/a")
     assert file is not None
-    monkeypatch.setattr("pcace_dist.datasets.storage.os.open", failing)
+    monkeypatch.setattr("pcace_dist.storage.files.os.open", failing)
     assert storage.fetch(file, 1, 2) == b"bc" and left[0] < 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.datasets.pack import pack
+from pcace_dist.packing.pack import pack
 from tests.datasets.test_pack import contents
 from tests.examples.images import write_folders
 from tests.faults.harness import Driver

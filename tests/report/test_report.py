@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from pcace_dist.cli import main
+from pcace_dist.cli.main import main
+from pcace_dist.config.job import parse_job
+from pcace_dist.config.resolve import begun_in
 from pcace_dist.errors import UserError
-from pcace_dist.job import parse_job
-from pcace_dist.places import begun_in
 from pcace_dist.report.evidence import growth
 from pcace_dist.report.source import open_source
 from tests.before import make_before

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from pcace_dist.service import evaluate_run, fleet, run_job
-from pcace_dist.service.coordinator import worker_shape
-from pcace_dist.service.local_fleet import LocalFleet
-from pcace_dist.service.model_run import ModelRun
+from pcace_dist.commands import evaluate_on_workers as evaluate_run
+from pcace_dist.executors import ray_executor as fleet
+from pcace_dist.executors.threads import LocalFleet
+from pcace_dist.run import rank as run_job
+from pcace_dist.run.coordinator import worker_shape
+from pcace_dist.run.model_run import ModelRun
 
 
 @pytest.fixture(scope="package")

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pcace_dist.job import parse_job
-from pcace_dist.run import Run, open_run
-from pcace_dist.service.run_job import run_job
+from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.config.job import parse_job
+from pcace_dist.run.rank import run_job
 
 MNIST = Path(__file__).resolve().parents[2] / "examples" / "mnist"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import BinaryIO
 
-from pcace_dist.datasets.patience import Patience
 from pcace_dist.errors import StoreUnavailable
-from pcace_dist.service.store import Keys, OutcomeUnknown, Versioned
+from pcace_dist.storage.retry import Patience
+from pcace_dist.storage.store import Keys, OutcomeUnknown, Versioned
 
 
 class Crash(BaseException):

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pcace_dist.artifacts.plan_metadata import Facts
 from pcace_dist.errors import StoreUnavailable
-from pcace_dist.service.admission import Admission, NotAdmitted
-from pcace_dist.service.crew_patience import SignsOfLife
-from pcace_dist.service.engine import UnitReport
-from pcace_dist.service.events import Event, Explained, Failed, Finished, Joined, Lost, WorkerShape
-from pcace_dist.service.facts import Facts
-from pcace_dist.service.ledger import FileRef, Receipt, UnitCount
-from pcace_dist.service.worker import WorkerInfo, WorkResult
+from pcace_dist.executors.base import Event, Explained, Failed, Finished, Joined, Lost, WorkerShape
+from pcace_dist.executors.start_patience import SignsOfLife
+from pcace_dist.ledger.ledger import FileRef, Receipt, UnitCount
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.worker.admission import Admission, NotAdmitted
+from pcace_dist.worker.engine import UnitReport
+from pcace_dist.worker.worker import WorkerInfo, WorkResult
 
 FACTS = Facts(32, "float32", (8, 8), 2, "w", {"device": "cpu"}, {})
 PLAN = Plan((), (), 1, 9, 4, "pixel", 0, FACTS.to_json())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pcace_dist.service.store import LocalStore
+from pcace_dist.storage.store import LocalStore
 
 
 def race(root: str, who: int, start: Any, wins: Any) -> None:

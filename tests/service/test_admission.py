@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.precision import Numerics
-from pcace_dist.service.admission import CheckRows, NotAdmitted
 from pcace_dist.statistics.plan import LayerPlan, build_plan
+from pcace_dist.worker.admission import CheckRows, NotAdmitted
 from tests.planted import BLOCK, RHO, PlantedNetwork, planted_network
 
 BATCH = 16

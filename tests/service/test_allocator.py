@@ -10,7 +10,7 @@ import pytest
 CODE = """
 import resource, sys
 import numpy as np
-from pcace_dist.service.allocator import keep_memory
+from pcace_dist.worker.allocator import keep_memory
 
 def pages():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pcace_dist.service.bottleneck import DRIVER, HELPS, IN_REDUCE, ON_WORKER, Machine, judge, on_worker, shares, told
+from pcace_dist.run.bottleneck import DRIVER, HELPS, IN_REDUCE, ON_WORKER, Machine, judge, on_worker, shares, told
 
 USUAL = {"start": 2.0, "pilot": 3.0, "main_pass": 90.0, "reduce": 4.0, "publish": 1.0}
 CPU, GPU = Machine(cpu=True, precision="bfloat16"), Machine(cpu=False, precision="bfloat16")

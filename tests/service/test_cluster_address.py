@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from pcace_dist.config.job import parse_job
 from pcace_dist.errors import JobError
-from pcace_dist.job import parse_job
-from pcace_dist.service import cluster
-from pcace_dist.service.run_job import run_job
+from pcace_dist.executors import ray_session as cluster
+from pcace_dist.run.rank import run_job
 
 SETTINGS_FRAME = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\n\r\n"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from pcace_dist.analysis.compare import compare_runs
 from pcace_dist.analysis.matched import compare_matched
 from pcace_dist.api import rank
-from pcace_dist.run import Run
+from pcace_dist.artifacts.run import Run
 from tests.service.test_main_job import MNIST, mnist_job
 
 SHUFFLE = torch.from_numpy(np.random.default_rng(0).permutation(32))

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import JobError, PcaceError, Stopped
-from pcace_dist.service.crew_patience import CrewPatience, SignsOfLife
-from pcace_dist.service.dispatch import Dispatcher
-from pcace_dist.service.events import Crew
-from pcace_dist.service.frozen import FrozenPlan
-from pcace_dist.service.ledger import Ledger
-from pcace_dist.service.main_pass import MainPass, farm
+from pcace_dist.executors.base import Crew
+from pcace_dist.executors.start_patience import CrewPatience, SignsOfLife
+from pcace_dist.ledger.ledger import Ledger
+from pcace_dist.run.dispatcher import Dispatcher
+from pcace_dist.run.main_pass import MainPass, farm
 from tests.service.moody_crew import (
     ANSWER,
     DIE,

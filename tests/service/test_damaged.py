@@ -17,21 +17,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist import checked
 from pcace_dist.analysis.compare import compare_runs
 from pcace_dist.analysis.console import print_history
 from pcace_dist.analysis.history import read_history
-from pcace_dist.checked import Damaged
-from pcace_dist.cli import main
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.artifacts import checked
+from pcace_dist.artifacts.checked import Damaged
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.cli.main import main
+from pcace_dist.config.job import Job, parse_job
 from pcace_dist.errors import OutputError, PcaceError
-from pcace_dist.job import Job, parse_job
+from pcace_dist.ledger.ledger import IllegalHistory, Record
 from pcace_dist.report.source import open_source
-from pcace_dist.run import open_run
-from pcace_dist.service.ledger import IllegalHistory, Record
-from pcace_dist.service.run_job import run_job
-from pcace_dist.service.status import describe_run
-from pcace_dist.service.store import open_store
+from pcace_dist.run.rank import run_job
+from pcace_dist.run.status import describe_run
+from pcace_dist.storage.files import Storage
+from pcace_dist.storage.store import open_store
 from tests.before import record_before
 from tests.planted import write_planted
 from tests.service.conftest import jobs_without_ray
@@ -250,7 +250,7 @@ def test_a_lost_record_in_the_middle_is_named(made: Made) -> None:
 
 
 def test_a_driver_whose_records_were_removed_does_not_end_well(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pcace_dist.service.model_run import ModelRun
+    from pcace_dist.run.model_run import ModelRun
 
     def removed(self: ModelRun, *args: Any) -> None:
         shutil.rmtree(made.run / "ledger")
@@ -458,7 +458,7 @@ def test_no_damage_to_a_run_without_digests_ends_in_a_traceback(old: Made) -> No
 def test_output_and_data_set_must_not_lie_in_one_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, output: str, refused: bool
 ) -> None:
-    from pcace_dist.service.run_job import _refuse_overlap
+    from pcace_dist.run.rank import _refuse_overlap
 
     (tmp_path / "data").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path / "data")

@@ -15,23 +15,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.device_images import DeviceDecoder
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import JobError
-from pcace_dist.job import parse_job
 from pcace_dist.models.device import Footprint
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.precision import Numerics
 from pcace_dist.models.targets import target_values
-from pcace_dist.service import engine as engine_module
-from pcace_dist.service import pilot as pilot_module
-from pcace_dist.service.admission import CheckRows, NotAdmitted
-from pcace_dist.service.engine import Engine
-from pcace_dist.service.facts import Facts
-from pcace_dist.service.pilot import _batch_that_fits
-from pcace_dist.service.prepare import prepare
-from pcace_dist.service.store import LocalStore
+from pcace_dist.run.prepare import prepare
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.storage.store import LocalStore
+from pcace_dist.worker import engine as engine_module
+from pcace_dist.worker import pilot as pilot_module
+from pcace_dist.worker.admission import CheckRows, NotAdmitted
+from pcace_dist.worker.engine import Engine
+from pcace_dist.worker.pilot import _batch_that_fits
 from tests.datasets.helpers import encoded, picture, shard
 
 HOST = torch.device("cpu")

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from pcace_dist.service.dispatch import Accepted, Dispatcher, Lend, Rejected
-from pcace_dist.service.ledger import Receipt, UnitCount
+from pcace_dist.ledger.ledger import Receipt, UnitCount
+from pcace_dist.run.dispatcher import Accepted, Dispatcher, Lend, Rejected
 
 
 def dispatcher(units: int = 4, actors: Iterable[str] = ("a", "b")) -> Dispatcher:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pcace_dist.service.estimate import (
+from pcace_dist.commands.estimate import (
     RANKED_TOGETHER,
     ROUND,
     Machine,
@@ -22,7 +22,7 @@ from pcace_dist.service.estimate import (
     suggest_workers,
     unit_seconds,
 )
-from pcace_dist.service.reduce import PAIRS_AT_A_TIME
+from pcace_dist.worker.reduce import PAIRS_AT_A_TIME
 
 FREE = Timings(
     driver=0.0,

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pcace_dist.artifacts.attempt import read_checked
+from pcace_dist.artifacts.run import Run
 from pcace_dist.errors import UserError
-from pcace_dist.run import Run
-from pcace_dist.service import extend
-from pcace_dist.service.attempt import read_checked
-from pcace_dist.service.engine import Engine
-from pcace_dist.service.ledger import Ledger
+from pcace_dist.ledger.ledger import Ledger
+from pcace_dist.run import extend
+from pcace_dist.worker.engine import Engine
 from tests.planted import PlantedNetwork, planted_network, write_planted
 from tests.service.digits import bytes_of, ranked, records
 

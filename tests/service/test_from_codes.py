@@ -17,22 +17,22 @@ import pytest
 import torch
 
 from pcace_dist.analysis.compare import compare_runs
-from pcace_dist.cli import main
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.artifacts.attempt import blocks_of
+from pcace_dist.artifacts.codes import open_codes
+from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.cli.main import main
+from pcace_dist.config.job import parse_job
 from pcace_dist.errors import Stopped, UserError
-from pcace_dist.job import parse_job
-from pcace_dist.run import Run, open_run
-from pcace_dist.service import codes_run
-from pcace_dist.service.attempt import blocks_of
-from pcace_dist.service.codes import open_codes
-from pcace_dist.service.codes_run import CodesRun, prepare_from_codes
-from pcace_dist.service.frozen import plan_of_run
-from pcace_dist.service.ledger import Ledger
-from pcace_dist.service.run_job import run_job
+from pcace_dist.ledger.ledger import Ledger
+from pcace_dist.run import codes_run
+from pcace_dist.run.codes_run import CodesRun, prepare_from_codes
+from pcace_dist.run.rank import run_job
 from pcace_dist.statistics.basis import choose_knots
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan, make_target_plan, robust_spread
 from pcace_dist.statistics.score import score_channels
+from pcace_dist.storage.files import Storage
 from tests.service.digits import bytes_of, digits_job, digits_table, ranked, records, write_digits
 from tests.statistics.mnist import activations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pcace_dist.service.codes_run import CodesPreparation
+from pcace_dist.run.codes_run import CodesPreparation
 from tests.service.digits import bytes_of, digits_job, ranked, records, write_digits
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pcace_dist.errors import StoreUnavailable, TakenOver
-from pcace_dist.service.keeper import LeaseKeeper
-from pcace_dist.service.lease import KEY, Lease, LeaseFile, LeaseObserver, ProcessProbe
-from pcace_dist.service.ledger import Record, RunState
+from pcace_dist.ledger.lease import KEY, Lease, LeaseFile, LeaseObserver, ProcessProbe
+from pcace_dist.ledger.lease_keeper import LeaseKeeper
+from pcace_dist.ledger.ledger import Record, RunState
 from tests.service.memory_store import Bucket, Fault, MemoryStore
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pcace_dist.errors import StoreUnavailable, TakenOver
-from pcace_dist.service.ledger import FileRef, IllegalHistory, Ledger, Receipt, Record, RunState, UnitCount, fold
+from pcace_dist.ledger.ledger import FileRef, IllegalHistory, Ledger, Receipt, Record, RunState, UnitCount, fold
 from tests.service.memory_store import Bucket, Crash, Fault, MemoryStore
 
 HOLDER = {"host": "one", "pid": 7}

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pcace_dist.service import local_fleet
-from pcace_dist.service.events import Event, Explained, Failed, Finished, Joined, Lost, WorkerShape
-from pcace_dist.service.local_fleet import LocalFleet
-from pcace_dist.service.worker import Progress, WorkerInfo
+from pcace_dist.executors import threads as local_fleet
+from pcace_dist.executors.base import Event, Explained, Failed, Finished, Joined, Lost, WorkerShape
+from pcace_dist.executors.threads import LocalFleet
+from pcace_dist.worker.worker import Progress, WorkerInfo
 
 
 class Body:

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pcace_dist.api import rank
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.config.job import parse_job
 from pcace_dist.errors import JobError, OutputError, UserError
-from pcace_dist.job import parse_job
-from pcace_dist.run import open_run
-from pcace_dist.service.bottleneck import IN_REDUCE, ON_WORKER
-from pcace_dist.service.run_job import run_job
+from pcace_dist.run.bottleneck import IN_REDUCE, ON_WORKER
+from pcace_dist.run.rank import run_job
 from tests.planted import RHO, planted_network, write_planted
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,19 +8,19 @@ from typing import Any, cast
 
 import pytest
 
+from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import PcaceError, Stopped, StoreUnavailable
-from pcace_dist.service.admission import Admission
-from pcace_dist.service.crew_patience import CrewPatience
-from pcace_dist.service.dispatch import Dispatcher
-from pcace_dist.service.engine import UnitReport
-from pcace_dist.service.events import Crew, Event, Explained, Failed, Finished, Lost
-from pcace_dist.service.facts import Facts
-from pcace_dist.service.frozen import FrozenPlan
-from pcace_dist.service.ledger import FileRef, Ledger, Receipt, UnitCount
-from pcace_dist.service.main_pass import MainPass, farm
-from pcace_dist.service.worker import WorkResult
+from pcace_dist.executors.base import Crew, Event, Explained, Failed, Finished, Lost
+from pcace_dist.executors.start_patience import CrewPatience
+from pcace_dist.ledger.ledger import FileRef, Ledger, Receipt, UnitCount
+from pcace_dist.run.dispatcher import Dispatcher
+from pcace_dist.run.main_pass import MainPass, farm
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.worker.admission import Admission
+from pcace_dist.worker.engine import UnitReport
+from pcace_dist.worker.worker import WorkResult
 
 FACTS = Facts(32, "float32", (8, 8), 2, "w", {"device": "cpu"}, {})
 PLAN = Plan((), (), 1, 9, 4, "pixel", 0, FACTS.to_json())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pcace_dist.run import Run
+from pcace_dist.artifacts.run import Run
 from tests.service.digits import digits_job, ranked, write_digits
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -13,7 +13,7 @@ with socket.socket() as probe:
     port = probe.getsockname()[1]
 ray.init("local", num_cpus=1, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False,
          logging_level=40, _metrics_export_port=port)
-from pcace_dist.service.metrics import Metrics, Sample, metric_names
+from pcace_dist.executors.ray_metrics import Metrics, Sample, metric_names
 metrics = Metrics("abc")
 metrics.update(Sample(images=3, bytes=10, bad_rows=1, units_done=1, units_redone=1, queue_depth=4, workers=2,
                       stage_seconds={"decode": 1.5}))

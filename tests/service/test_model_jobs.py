@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pcace_dist.cli import main
+from pcace_dist.cli.main import main
 from tests.service.planted_ablation import CHANNELS, reading, write_images
 
 pytestmark = [

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pcace_dist.cli import main
-from pcace_dist.run import open_run
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.cli.main import main
 from tests.planted import write_planted
 
 JOB = """

@@ -13,14 +13,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.datasets import patience, storage
-from pcace_dist.datasets.storage import StoredFile
+from pcace_dist.config.job import parse_job
 from pcace_dist.errors import Stopped, StoreUnavailable, UserError
-from pcace_dist.job import parse_job
-from pcace_dist.service import store as stores
-from pcace_dist.service.ledger import Ledger, RunState
-from pcace_dist.service.run_job import run_job
-from pcace_dist.service.store import LocalStore
+from pcace_dist.ledger.ledger import Ledger, RunState
+from pcace_dist.run.rank import run_job
+from pcace_dist.storage import files as storage
+from pcace_dist.storage import retry as patience
+from pcace_dist.storage import store as stores
+from pcace_dist.storage.files import StoredFile
+from pcace_dist.storage.store import LocalStore
 from tests.planted import write_planted
 from tests.service.test_main_job import planted_job
 

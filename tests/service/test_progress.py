@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from pcace_dist.service.progress import Lines, Tally, describe, display_for, duration
+from pcace_dist.progress.display import Lines, Tally, describe, display_for, duration
 
 
 def test_a_tally_is_one_line_with_rate_remaining_time_workers_and_bad_rows() -> None:

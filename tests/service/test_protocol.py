@@ -32,8 +32,8 @@ from hypothesis.stateful import (
 )
 
 from pcace_dist.errors import StoreUnavailable, TakenOver
-from pcace_dist.service.dispatch import Accepted, Dispatcher
-from pcace_dist.service.ledger import FileRef, Ledger, Receipt, Record, UnitCount
+from pcace_dist.ledger.ledger import FileRef, Ledger, Receipt, Record, UnitCount
+from pcace_dist.run.dispatcher import Accepted, Dispatcher
 from tests.service.memory_store import READ_FAULTS, Bucket, Crash, Fault, MemoryStore
 
 PLAN, WEIGHTS = "plan", "weights"

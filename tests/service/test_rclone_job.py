@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import save_file
 
-from pcace_dist.job import parse_job
-from pcace_dist.service.run_job import run_job
+from pcace_dist.config.job import parse_job
+from pcace_dist.run.rank import run_job
 from tests.planted import planted_network, write_planted
 from tests.servers import rclone_server, s3_environment
 from tests.service.test_main_job import ROOT, planted_job

@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.cli import main
-from pcace_dist.job import parse_job
-from pcace_dist.service import rehearsal
-from pcace_dist.service.estimate_report import to_json
-from pcace_dist.service.facts import Facts
-from pcace_dist.service.ledger import Ledger
-from pcace_dist.service.rehearsal import estimate
-from pcace_dist.service.run_job import run_job
-from pcace_dist.service.store import LocalStore
+from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.cli.main import main
+from pcace_dist.commands import measure as rehearsal
+from pcace_dist.commands.estimate_report import to_json
+from pcace_dist.commands.measure import estimate
+from pcace_dist.config.job import parse_job
+from pcace_dist.ledger.ledger import Ledger
+from pcace_dist.run.rank import run_job
+from pcace_dist.storage.store import LocalStore
 from tests.planted import RHO, write_planted
 
 pytestmark = pytest.mark.usefixtures("local_ray")

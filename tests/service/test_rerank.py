@@ -23,17 +23,17 @@ from safetensors.torch import save_file
 
 from pcace_dist.analysis.history import read_history
 from pcace_dist.analysis.thresholds import MaxMoved, Thresholds
-from pcace_dist.cli import main
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.cli.main import main
+from pcace_dist.commands import schedule
+from pcace_dist.commands.hooks import Hooks
+from pcace_dist.commands.rerank import Options, _as_begun, rerank
+from pcace_dist.config.job import Job, parse_job
 from pcace_dist.errors import OutputError, TakenOver
-from pcace_dist.hooks import Hooks
-from pcace_dist.job import Job, parse_job
-from pcace_dist.rerank import Options, _as_begun, rerank
-from pcace_dist.run import open_run
-from pcace_dist.service import schedule
-from pcace_dist.service.ledger import Record
-from pcace_dist.service.run_job import run_job
-from pcace_dist.service.store import open_store
+from pcace_dist.ledger.ledger import Record
+from pcace_dist.run.rank import run_job
+from pcace_dist.storage.files import Storage
+from pcace_dist.storage.store import open_store
 from tests.planted import planted_network, write_planted
 from tests.service.test_main_job import wait_until
 
@@ -103,7 +103,7 @@ def test_five_ticks(local_ray: None, folder: Path, monkeypatch: pytest.MonkeyPat
     assert runs(folder) == [one]
 
     with monkeypatch.context() as patched:  # 1: nothing new
-        patched.setattr("pcace_dist.service.run_job.run_job", lambda job: pytest.fail("a run was started"))
+        patched.setattr("pcace_dist.run.rank.run_job", lambda job: pytest.fail("a run was started"))
         nothing = rerank(parsed(folder), strict)
     assert (nothing.exit_code, nothing.entry, pointer(folder)) == (0, None, one)
 
@@ -180,7 +180,7 @@ def test_nothing_new_needs_no_ray(local_ray: None, folder: Path) -> None:
     code = (
         "import sys\n"
         "sys.modules['ray'] = None\n"
-        "from pcace_dist.cli import main\n"
+        "from pcace_dist.cli.main import main\n"
         f"sys.exit(main(['rerank', {str(folder / 'job.json')!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pcace_dist.artifacts import transforms as curves
+from pcace_dist.artifacts.examples import ShownRows, exemplars_table, sample_table
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.artifacts.transforms import pick_curves, transforms_table
+from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.rows import RowRef
-from pcace_dist.job import parse_job
-from pcace_dist.run import open_run
-from pcace_dist.service import curves
-from pcace_dist.service.curves import pick_curves, transforms_table
-from pcace_dist.service.run_job import run_job
-from pcace_dist.service.shown import ShownRows, exemplars_table, sample_table
+from pcace_dist.run.rank import run_job
 from pcace_dist.statistics.plan import Plan
 from tests.planted import GREY_PER_UNIT, latent, write_planted
 from tests.service.test_main_job import planted_job

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pcace_dist.cli import main
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.cli.main import main
 from pcace_dist.errors import DatasetError
-from pcace_dist.run import open_run
 from tests.service.digits import digits_job, digits_table, ranked
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pcace_dist.artifacts.run import Run
 from pcace_dist.errors import Stopped
-from pcace_dist.run import Run
-from pcace_dist.service.ledger import Ledger
-from pcace_dist.service.model_run import ModelRun
+from pcace_dist.ledger.ledger import Ledger
+from pcace_dist.run.model_run import ModelRun
 from tests.planted import write_planted
 from tests.service.digits import bytes_of, ranked, records
 

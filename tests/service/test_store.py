@@ -21,11 +21,11 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from pcace_dist.datasets.patience import Patience
-from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError, StoreUnavailable
-from pcace_dist.service.ledger import Ledger
-from pcace_dist.service.store import LocalStore, OutcomeUnknown, S3Store, Store, check_key, hasty, open_store, probe
+from pcace_dist.ledger.ledger import Ledger
+from pcace_dist.storage.files import Storage
+from pcace_dist.storage.retry import Patience
+from pcace_dist.storage.store import LocalStore, OutcomeUnknown, S3Store, Store, check_key, hasty, open_store, probe
 from tests.datasets.helpers import Clock, patience
 from tests.servers import free_port, moto_server, serving
 from tests.service.memory_store import Fault, MemoryStore
@@ -318,7 +318,7 @@ def test_a_put_whose_name_could_not_be_made_durable_has_an_unknown_outcome(
     def refuse(folder: Path) -> None:
         raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr("pcace_dist.service.store._sync_folder", refuse)
+    monkeypatch.setattr("pcace_dist.storage.store._sync_folder", refuse)
     with pytest.raises(OutcomeUnknown):
         LocalStore(tmp_path, patience=patience()).put_if_absent("x", b"data")
 

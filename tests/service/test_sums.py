@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pcace_dist.service.attempt import Block, BlockPart
-from pcace_dist.service.sums import BlockSums, group_order
+from pcace_dist.artifacts.attempt import Block, BlockPart
+from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, Plan, build_plan
 from pcace_dist.statistics.score import ChannelScores
 from pcace_dist.statistics.segment import RowCodes, add_codes
+from pcace_dist.worker.block_sums import BlockSums
 
 CHANNELS, COMPONENTS, ROWS = 6, 2, 1200
 BLOCK = Block(0, "layer", 0, CHANNELS)
@@ -99,7 +100,7 @@ def test_every_group_comes_once_and_null_comes_last_of_its_pass(planned: Any) ->
 def test_targets_in_slices_are_the_targets_at_once(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned[0]
     whole = scored(planned, BlockSums(plan, BLOCK, memory=HUGE), as_grams=True)
-    monkeypatch.setattr("pcace_dist.service.sums.TARGET_BYTES", 1)
+    monkeypatch.setattr("pcace_dist.worker.block_sums.TARGET_BYTES", 1)
     assert_same(whole, scored(planned, BlockSums(plan, BLOCK, memory=HUGE), as_grams=True))
 
 

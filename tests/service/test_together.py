@@ -17,18 +17,21 @@ import pytest
 import torch
 from torch import nn
 
-from pcace_dist.datasets.batches import Batch
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.config.job import Job, parse_job
 from pcace_dist.datasets.listing import DataFile, Listing
+from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
-from pcace_dist.job import Job, parse_job
+from pcace_dist.executors import ray_session as cluster
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.settings import settings_restored
-from pcace_dist.run import open_run
-from pcace_dist.service import cluster, pilot, run_job, together
-from pcace_dist.service.admission import NotAdmitted
-from pcace_dist.service.engine import Abandoned, Engine
-from pcace_dist.service.prepare import prepare
-from pcace_dist.service.store import open_store
+from pcace_dist.run import rank as run_job
+from pcace_dist.run.prepare import prepare
+from pcace_dist.storage.store import open_store
+from pcace_dist.worker import pilot
+from pcace_dist.worker import shared_model as together
+from pcace_dist.worker.admission import NotAdmitted
+from pcace_dist.worker.engine import Abandoned, Engine
 from tests.planted import planted_network, write_planted
 from tests.service.digits import bytes_of, digits_job, ranked, records, write_digits
 from tests.service.test_main_job import ROOT, planted_job
@@ -45,7 +48,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process of its own, whatever other tests have started here."""
-    monkeypatch.setattr("pcace_dist.service.prepare.is_wanted", lambda: False)
+    monkeypatch.setattr("pcace_dist.run.prepare.is_wanted", lambda: False)
     monkeypatch.setattr(together, "cores", lambda: 2)
 
 
@@ -155,7 +158,7 @@ def test_threads_give_the_bytes_of_ray(
     changes = {"statistics": {"pilot": rows}, "compute": {"precision": precision}, "layers": "all"}
     on_ray = ranked(digits_job(data, tmp_path / "ray", **changes))
     with monkeypatch.context() as patch:
-        patch.setattr("pcace_dist.service.prepare.is_wanted", lambda: False)
+        patch.setattr("pcace_dist.run.prepare.is_wanted", lambda: False)
         patch.setattr(together, "cores", lambda: 2)
         here = ranked(digits_job(data, tmp_path / "here", **changes))
     assert on_ray.summary["workers_are"] == "Ray actors" and "ray" in on_ray.summary["stages"]
@@ -184,7 +187,7 @@ def test_a_factory_that_gives_one_module_again_and_again(
     job["model"] = job["model"] | {"factory": "tests.service.test_together:the_only_network"}
     shared = ranked(job)
     assert shared.summary["workers_are"] == "threads of the driver" and shared.summary["workers"] == 2
-    monkeypatch.setattr("pcace_dist.service.prepare.is_wanted", lambda: True)
+    monkeypatch.setattr("pcace_dist.run.prepare.is_wanted", lambda: True)
     own = ranked(planted_job(tmp_path / "data", tmp_path / "own", statistics={"components": 1, "pilot": 300}))
     assert bytes_of(shared) == bytes_of(own)
 
@@ -270,7 +273,7 @@ def test_bad_rows_are_set_aside_once_whoever_met_them(
     given = planted_job(
         tmp_path / "data", tmp_path / "given", statistics={"components": 1, "plan": str(tmp_path / "whole")}
     )
-    monkeypatch.setattr("pcace_dist.service.prepare.is_wanted", lambda: True)
+    monkeypatch.setattr("pcace_dist.run.prepare.is_wanted", lambda: True)
     again = ranked(given)  # forwards all rows in the main pass, under the same plan
     for name in ("rankings.parquet", "bad_rows.parquet", "sample.parquet"):
         assert bytes_of(again, name) == bytes_of(whole, name)
@@ -345,7 +348,7 @@ def test_another_runs_plan_admits_only_its_numeric_class_also_where_it_was_taken
     plan, check = engine.pilot(prepared.listing)
     engine.begin(plan, check, 1)
     monkeypatch.setattr(
-        "pcace_dist.service.engine.numeric_class", lambda *a, **k: numeric_class(*a, **k) | {"tap": "another"}
+        "pcace_dist.worker.engine.numeric_class", lambda *a, **k: numeric_class(*a, **k) | {"tap": "another"}
     )
     with pytest.raises(NotAdmitted, match="this worker's tap is another"):
         engine.begin(plan, check, 2)
@@ -357,7 +360,7 @@ def test_another_runs_plan_admits_only_its_numeric_class_also_where_it_was_taken
 def command(job: dict[str, Any], folder: Path) -> list[str]:
     (folder / "job.json").write_text(json.dumps(job))
     code = (
-        "import sys\nfrom pcace_dist.cli import main\n"
+        "import sys\nfrom pcace_dist.cli.main import main\n"
         f"code = main(['rank', {str(folder / 'job.json')!r}, '--top', '1'])\n"
         "print('ray' in sys.modules, file=sys.stderr)\nsys.exit(code)"
     )

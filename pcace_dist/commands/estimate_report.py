@@ -1,0 +1,98 @@
+"""An estimate as text for people and as a JSON value for scripts. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pcace_dist.commands.estimate import Estimate, Prediction
+from pcace_dist.progress.display import duration
+
+FORMAT_VERSION = 1
+
+
+def to_json(estimate: Estimate) -> dict[str, Any]:
+    """Everything in plain numbers: bytes, seconds, counts."""
+    load, held = estimate.load, estimate.memory
+    return {
+        "format_version": FORMAT_VERSION,
+        "images": load.images,
+        "bytes": load.bytes,
+        "files": load.files,
+        "units": len(load.units),
+        "layers": load.layers,
+        "channels": load.channels,
+        "groups": load.groups,
+        "targets": load.targets,
+        "batch": load.batch,
+        "device": estimate.device,
+        "memory": asdict(estimate.memory) | {"worker": estimate.memory.worker, "suggested": estimate.memory.suggested},
+        "suggested": {
+            "workers": estimate.suggested_workers,
+            "cpus": estimate.suggested_cpus,
+            "batch": estimate.suggested_batch,
+            "memory": held.suggested,
+        },
+        "seconds_per_image_by_batch": {str(batch): seconds for batch, seconds in estimate.batches.items()},
+        "timings": asdict(estimate.took),
+        "here": _prediction(estimate.here),
+        "predictions": [_prediction(one) for one in estimate.predictions],
+        "notes": list(estimate.notes),
+    }
+
+
+def _prediction(one: Prediction) -> dict[str, Any]:
+    return asdict(one) | {"seconds": one.seconds}
+
+
+def describe(estimate: Estimate) -> str:
+    """What there is, what a worker needs, what it will take."""
+    load, held = estimate.load, estimate.memory
+    lines = [
+        f"images:     {load.images:,} in {_plural(load.files, 'file')}, {size(load.bytes)} to read, "
+        f"{_plural(len(load.units), 'unit')} of work",
+        f"channels:   {load.channels:,} in {_plural(load.layers, 'layer')}, {_plural(load.groups, 'group')}, "
+        f"{_plural(load.targets, 'target')}",
+        f"statistic:  {size(held.gram_per_channel)} a channel and group as sums, "
+        f"{size(held.code_row_per_channel)} a channel and image as codes; in all {size(held.statistic)}",
+        f"a worker:   {size(held.worker)} (process with model {size(held.process)}, pilot's maps "
+        f"{size(held.pilot_maps)}, accumulator {size(held.accumulator)} and unit in hand {size(held.unit)}, "
+        f"reduce {size(held.reduce_task)})",
+        f"timed here: {1000 * _per_image(estimate):.3g} ms an image on {estimate.device}, batch {load.batch}",
+        "",
+        f"{'workers':>16}  {'time':>8}  {'start':>7}  {'pilot':>7}  {'main':>7}  {'reduce':>7}  {'publish':>7}  "
+        f"{'read':>10}  {'written':>10}" + (f"  {'price':>10}" if estimate.here.price is not None else ""),
+        _row(f"{estimate.here.workers} on this machine", estimate.here),
+        *(_row(f"{one.workers}", one) for one in estimate.predictions),
+        "",
+        f"suggested:  workers: {{max: {estimate.suggested_workers}, cpus: {estimate.suggested_cpus}, "
+        f"memory: {held.suggested / 2**30:g}GiB}}",
+        f"            compute: {{batch: {estimate.suggested_batch}}}",
+        *(f"note:       {note}" for note in estimate.notes),
+    ]
+    return "\n".join(lines)
+
+
+def _per_image(estimate: Estimate) -> float:
+    took, load = estimate.took, estimate.load
+    return took.forward / load.batch + took.tap_row + took.statistics_row
+
+
+def _row(name: str, one: Prediction) -> str:
+    stages = (one.start, one.pilot, one.main_pass, one.reduce, one.publish)
+    text = f"{name:>16}  {duration(one.seconds):>8}  " + "  ".join(f"{duration(stage):>7}" for stage in stages)
+    text += f"  {size(one.bytes_read):>10}  {size(one.bytes_written):>10}"
+    return text if one.price is None else f"{text}  {one.price:>10,.2f}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def size(count: float) -> str:
+    """1536 -> '1.5 KiB'."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

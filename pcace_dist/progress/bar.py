@@ -1,0 +1,68 @@
+"""Progress of a command's own work on stderr: a bar in a terminal, a line now and then in a log. Knows no command."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn
+
+from pcace_dist.progress import logs
+
+EVERY = 10.0  # seconds between two lines of a log
+
+
+class StageBar:
+    """Stages one after the other, each with a count of steps. `begin` a stage, then `show` how far it is."""
+
+    def __init__(self, verb: str, clock: ProgressColumn, *, quiet: bool = False) -> None:
+        self._prefix = f"pcace {verb}: "
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty() and not logs.is_json() and not quiet
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            clock,
+            console=Console(file=sys.stderr),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._terminal:
+            self._progress.stop()
+
+    def begin(self, name: str, total: int | None, line: str | None = None) -> None:
+        """A new stage takes the place of the last one; `line` is what a log says of it."""
+        self._told = time.monotonic()
+        if self._terminal:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(name, total=total)
+        elif line is not None:
+            self._say(line)
+
+    def show(self, done: int, total: int | None, line: str, **facts: Any) -> None:
+        """`done` of `total` steps (None where it is not known); `line` goes into a log if the last was long ago."""
+        if self._terminal:
+            if self._task is not None:
+                self._progress.update(self._task, completed=done, total=total)
+        elif time.monotonic() - self._told >= EVERY:
+            self._told = time.monotonic()
+            self._say(line, **facts)
+
+    def _say(self, line: str, **facts: Any) -> None:
+        if not self._quiet:
+            logs.say(line, prefix=self._prefix, **facts)

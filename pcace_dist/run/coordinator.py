@@ -1,0 +1,254 @@
+"""The coordinator: the life of a run on one screen, from an opened ledger to published rankings.
+
+    plan and manifest -> main pass (units out, receipts in) -> reduce -> publish -> done
+
+The ledger is the only truth; nothing here would be missed if the driver were killed (docs/protocol.md). Where the rows
+come from is another matter: model_run.py forwards images, codes_run.py reads kept codes.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
+
+import pyarrow as pa
+
+from pcace_dist.artifacts.attempt import ATTEMPT, ATTEMPT_FILE, Block, CorruptAttempt, blocks_of
+from pcace_dist.artifacts.block_scores import BlockScores, is_any_ranked
+from pcace_dist.artifacts.drift import drift_of
+from pcace_dist.artifacts.examples import EXEMPLARS, SAMPLE
+from pcace_dist.artifacts.plan_store import FrozenPlan
+from pcace_dist.artifacts.publish import (
+    DONE,
+    NOTHING_RANKED,
+    TOO_MANY_BAD_ROWS,
+    Publication,
+    Results,
+    done_body,
+    publish_results,
+    publish_summary,
+)
+from pcace_dist.config.job import Job
+from pcace_dist.datasets.units import Unit
+from pcace_dist.errors import DatasetError, PcaceError
+from pcace_dist.executors.base import Crew, WorkerShape
+from pcace_dist.executors.start_patience import CrewPatience
+from pcace_dist.ledger.ledger import Ledger, Receipt
+from pcace_dist.run.main_pass import farm
+from pcace_dist.run.run_stats import Account
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.ranks import Ranks
+from pcace_dist.storage.store import Sink, Store
+from pcace_dist.worker.reduce import rank_batch, rank_tasks
+
+log = logging.getLogger(__name__)
+
+FOLDERS = ("", "ledger", "plan", "attempts/*", "codes")  # that a run writes to
+_ATTEMPT_KEY = re.compile(rf"attempts/(?P<attempt>{ATTEMPT})/{ATTEMPT_FILE}")
+SHOWN_ATTEMPTS = 64  # attempts whose rows to show are added up by one task
+
+
+class Prepared(Protocol):
+    """What the life of any run needs to know of its job."""
+
+    @property
+    def job(self) -> Job: ...
+
+    @property
+    def weights(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def group_type(self) -> pa.DataType: ...
+
+
+P = TypeVar("P", bound=Prepared)
+
+
+class Coordinator(ABC, Generic[P]):
+    """Drives one run, prepared as a P, whose ledger this driver has opened."""
+
+    def __init__(
+        self,
+        preparation: P,
+        store: Store,
+        ledger: Ledger,
+        account: Account,
+        *,
+        stopping: Callable[[], bool],
+        check: Callable[[], None],
+    ) -> None:
+        self._job = preparation.job
+        self._preparation = preparation
+        self._store = store
+        self._ledger = ledger
+        self._account = account
+        self._stopping = stopping
+        self._check_held = check
+        self._patience = patience_of(preparation.job)
+        account.patience = self._patience
+
+    def run(self) -> int:
+        """All of it; the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
+        with self._crew() as crew:
+            frozen = self._planned(crew)
+            while True:
+                try:
+                    self._main_pass(crew, frozen)
+                    blocks = self._reduce(crew, frozen.plan)
+                    ranks = self._rank(crew, frozen.plan, blocks)
+                    return self._publish(frozen.plan, blocks, ranks, self._merge_shown(crew, frozen.plan))
+                except CorruptAttempt as corrupt:
+                    what = {"attempt": corrupt.attempt}
+                    log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason, extra=what)
+                    self._ledger.append("retract", {"attempts": [corrupt.attempt], "reason": corrupt.reason})
+
+    # -- where kinds of runs differ
+
+    @abstractmethod
+    def _crew(self) -> AbstractContextManager[Crew]:
+        """The workers."""
+
+    @abstractmethod
+    def _planned(self, crew: Crew) -> FrozenPlan:
+        """The recorded plan of a resumed run, or a new one, recorded in the manifest with the units."""
+
+    @abstractmethod
+    def _main_pass(self, crew: Crew, frozen: FrozenPlan) -> None:
+        """Until every unit of the manifest is accepted or set aside."""
+
+    def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> tuple[str, tuple[object, ...]]:
+        """Method and arguments of one reduce task; the receipts go along with what it needs of them only."""
+        return "reduce", (plan.digest, block, _for_block(receipts, block))
+
+    @abstractmethod
+    def _publish_more(self, sink: Sink, plan: Plan) -> None:
+        """What this kind of run publishes beside rankings and bad rows, before `done`."""
+
+    # -- reduce, publish
+
+    def _reduce(self, crew: Crew, plan: Plan) -> list[BlockScores]:
+        """One task per block of channels, on the workers that are up."""
+        receipts = self._ledger.state.accepted_receipts()
+        tasks = [self._reduce_task(plan, block, receipts) for block in blocks_of(plan)]
+        with self._account.stage("reduce"):
+            results = self._farm(crew, tasks[0][0], [arguments for _, arguments in tasks], "reducing")
+        blocks = [result for result in results if isinstance(result, BlockScores)]
+        self._account.reduced(block.seconds for block in blocks)
+        return blocks
+
+    def _farm(self, crew: Crew, method: str, tasks: list[tuple[object, ...]], stage: str) -> list[object]:
+        def tick() -> None:
+            self._tick(crew, stage if crew.up else "starting workers")
+
+        return farm(crew, method, tasks, stopping=self._stopping, on_tick=tick, patience=self._patience)
+
+    def _rank(self, crew: Crew, plan: Plan, blocks: list[BlockScores]) -> list[Ranks]:
+        """Ranks of every target and group; on the workers where it is more than a moment's work."""
+        batches = rank_tasks(plan, blocks)
+        with self._account.stage("rank"):
+            if len(batches) == 1:
+                return rank_batch(batches[0])
+            found = self._farm(crew, "rank", [(batch,) for batch in batches], "ranking channels")
+        return [one for batch in found if isinstance(batch, list) for one in batch]
+
+    def _merge_shown(self, crew: Crew, plan: Plan) -> list[dict[str, bytes]]:
+        """The rows to show, a task for every SHOWN_ATTEMPTS attempts."""
+        receipts = [only_files(receipt, EXEMPLARS, SAMPLE) for receipt in self._ledger.state.accepted_receipts()]
+        chunks = [receipts[start : start + SHOWN_ATTEMPTS] for start in range(0, len(receipts), SHOWN_ATTEMPTS)]
+        with self._account.stage("reduce"):
+            results = self._farm(crew, "merge_shown", [(plan.digest, tuple(chunk)) for chunk in chunks], "reducing")
+        return [result for result in results if isinstance(result, dict)]
+
+    def _publish(self, plan: Plan, blocks: list[BlockScores], ranks: list[Ranks], shown: list[dict[str, bytes]]) -> int:
+        """Rankings, bad rows, then `done`, then summary.json (docs/protocol.md, item 10)."""
+        bad, images = self._account.bad_rows, self._account.images
+        if images == 0:
+            raise DatasetError(
+                f"dataset: none of the {bad} rows could be used; the last fault was: {self._account.last_fault}"
+            )
+        self._ledger.check_held()
+        self._ledger.check_whole()
+        published = Publication(self._store.put)
+        group_type = self._preparation.group_type
+        with self._account.stage("publish"):
+            grouped = self._job.group_by is not None
+            found = Results(plan, self._ledger.state, blocks, ranks, shown, group_type, grouped)
+            publish_results(published, self._store, found)
+            self._publish_more(published, plan)
+        self._account.drift = drift_of((block.block.layer, block.ends) for block in blocks)
+        outcome = DONE if is_any_ranked(blocks) else NOTHING_RANKED
+        if bad > self._job.max_bad_rows * (images + bad):
+            outcome = TOO_MANY_BAD_ROWS
+        code = 0 if outcome == DONE else 4
+        summary = self._account.summary(outcome, code)
+        self._ledger.check_whole()
+        self._ledger.append("done", done_body(summary, self._job, group_type, published))
+        publish_summary(self._store, summary)
+        self._clean_up()
+        self._account.report(0)
+        return code
+
+    def _clean_up(self) -> None:
+        """Remove attempts that no record refers to (docs/protocol.md, item 11); what cannot be removed does no harm.
+
+        An attempt's name tells that it is this run's: it holds an epoch that this ledger has given out, or the manifest
+        takes it over.
+        """
+        accepted = {receipt.attempt for receipt in self._ledger.state.accepted_receipts()}
+        inherited = ((self._ledger.state.manifest or {}).get("inherits") or {}).get("sources", {})
+        try:
+            for key in self._store.list("attempts/"):
+                made = _ATTEMPT_KEY.fullmatch(key)
+                if made is None or (made["attempt"] not in inherited and int(made["epoch"]) > self._ledger.epoch):
+                    log.warning("%s/%s: is left, for this run has not written it", self._store.url, key)
+                elif made["attempt"] not in accepted:
+                    self._store.delete(key)
+            self._store.discard_unfinished(FOLDERS)
+        except PcaceError as error:
+            log.warning("clean-up: %s", error)
+
+    def _units(self) -> dict[str, Unit]:
+        manifest = self._ledger.state.manifest or {}
+        units = (Unit.from_json(unit) for unit in manifest.get("units", ()))
+        return {unit.id: unit for unit in units}
+
+    def _tick(self, crew: Crew, stage: str, waits_for: str | None = None) -> None:
+        """Show progress; end when the run was taken over. `waits_for`: None where any worker that is up will do."""
+        self._check_held()
+        storage = crew.waits_for()
+        if storage is not None:
+            waits_for = f"waits for {storage}"
+        elif waits_for is None:
+            waits_for = "" if crew.up else self._patience.waits_for(0, 0, len(crew.members))
+        self._account.tick(stage, len(crew.up), waits_for)
+
+
+def patience_of(job: Job) -> CrewPatience:
+    """How long the job waits for its workers."""
+    return CrewPatience(job.workers.min, job.workers.start_timeout)
+
+
+def worker_shape(job: Job) -> WorkerShape:
+    """What one worker asks of the cluster, and how many are wanted."""
+    workers = job.workers
+    return WorkerShape(workers.max, workers.cpus, workers.gpus, workers.memory, dict(workers.resources))
+
+
+def _for_block(receipts: Iterable[Receipt], block: Block) -> tuple[Receipt, ...]:
+    """The receipts as a reduce task needs them."""
+    return tuple(
+        only_files(receipt, "rows.arrow", block.file, "samples.arrow", block.sample_file) for receipt in receipts
+    )
+
+
+def only_files(receipt: Receipt, *names: str) -> Receipt:
+    """A receipt with some of its files and without its units: small enough to go with every task."""
+    return replace(receipt, units={}, files={name: ref for name, ref in receipt.files.items() if name in names})

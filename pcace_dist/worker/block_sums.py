@@ -1,0 +1,135 @@
+"""Sums of one block of channels, group by group, within a budget of memory.
+
+Parts come in any order from attempts (Grams, codes) or from kept codes. A group is held as codes while these are
+smaller than its Gram, as a Gram beyond. Groups that do not fit beside the others are left for a further pass over the
+same parts: time instead of memory, the same bits. Knows the statistic only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pcace_dist.artifacts.attempt import Block, BlockPart
+from pcace_dist.datasets.groups import group_order
+from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, TargetPlan
+from pcace_dist.statistics.score import ChannelScores, score_channels, unranked
+from pcace_dist.statistics.segment import RowCodes, add_codes
+
+TARGET_BYTES = 256 << 20  # of one Gram's x-y sums: so many targets are solved together
+
+
+@dataclass
+class Held:
+    """What is known of one group: rows held as codes, rows added up, or both."""
+
+    gram: Gram | None = None
+    codes: list[LayerCodes] = field(default_factory=list)
+    rows: list[RowCodes] = field(default_factory=list)
+    code_bytes: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.code_bytes + (0 if self.gram is None else self.gram.nbytes)
+
+    def fold_rows(self, folds: int) -> npt.NDArray[np.int64]:
+        """Rows in each fold."""
+        total = np.zeros(folds, np.int64)
+        if self.gram is not None:
+            total += self.gram.rows.cpu().numpy()
+        for part in self.rows:
+            total += np.bincount(part.folds.numpy(), minlength=folds)
+        return total
+
+
+class BlockSums:
+    """Everything that is added up for one block under one plan."""
+
+    def __init__(self, plan: Plan, block: Block, *, memory: int, as_codes: bool = False) -> None:
+        """`as_codes`: groups stay codes whatever their size, because their knots are still to be chosen."""
+        self._plan = plan
+        self._block = block
+        self._channels = block.stop - block.start
+        self._memory = memory
+        self._as_codes = as_codes
+        self._gram_bytes = Gram.packed_bytes(self._channels, plan.components, len(plan.targets), plan.knots, plan.folds)
+        self.passes = 0
+
+    def groups(self, parts: Callable[[], Iterable[BlockPart]]) -> Iterator[tuple[Any, Held]]:
+        """Every group once with all that the parts hold for it; `parts()` is called anew for every pass."""
+        done: set[Any] = set()
+        waiting = True
+        while waiting:
+            self.passes += 1
+            held, waiting = self._one_pass(parts(), done)
+            for group in sorted(held, key=group_order):
+                done.add(group)
+                yield group, held.pop(group)
+
+    def _one_pass(self, parts: Iterable[BlockPart], done: set[Any]) -> tuple[dict[Any, Held], bool]:
+        """Groups that fit, complete; and whether others must wait for another pass."""
+        held: dict[Any, Held] = {}
+        left: set[Any] = set()
+        total = 0
+        for part in parts:
+            if part.group in done or part.group in left:
+                continue
+            own = held.setdefault(part.group, Held())
+            total -= own.nbytes
+            self._add(own, part)
+            total += own.nbytes
+            while total > self._memory and len(held) > 1:
+                largest = max(held, key=lambda group: held[group].nbytes)
+                total -= held.pop(largest).nbytes
+                left.add(largest)
+        return held, bool(left)
+
+    def _add(self, held: Held, part: BlockPart) -> None:
+        if part.gram is not None:
+            held.gram = part.gram if held.gram is None else held.gram.merge([part.gram])
+        if part.codes is None:
+            return
+        held.codes.append(part.codes)
+        held.rows.append(part.rows)
+        held.code_bytes += part.codes.nbytes
+        if held.code_bytes >= self._gram_bytes and not self._as_codes:
+            held.gram = self.add_up(held, slice(0, len(self._plan.targets)))
+            held.codes, held.rows, held.code_bytes = [], [], 0
+
+    def add_up(self, held: Held, targets: slice) -> Gram:
+        """The Gram of some of the targets of all that is held; a new one."""
+        every = targets == slice(0, len(self._plan.targets))
+        if held.gram is not None:
+            total = held.gram if every else held.gram.select_targets(targets)
+        else:
+            plan = self._plan
+            count = len(range(*targets.indices(len(plan.targets))))
+            total = Gram(self._channels, plan.components, count, plan.knots, plan.folds)
+        if held.codes:
+            rows = RowCodes.cat(held.rows)
+            add_codes(total, LayerCodes.cat(held.codes), rows if every else rows.select_targets(targets))
+        return total
+
+    def score(
+        self, held: Held, layer: LayerPlan, *, penalty: float, targets: Sequence[TargetPlan] | None = None
+    ) -> list[ChannelScores]:
+        """Scores of the block's channels, one per target. Uses `held` up.
+
+        `layer` is the plan of these channels; `targets` are the targets' plans where they are not the plan's.
+        """
+        plans = self._plan.targets if targets is None else targets
+        few = unranked(held.fold_rows(self._plan.folds), layer, len(plans), knots=self._plan.knots)
+        if few is not None:
+            return few
+        count = len(self._plan.targets)
+        scores: list[ChannelScores] = []
+        step = max(1, min(count, int(TARGET_BYTES * count // max(1, self._gram_bytes))))
+        for start in range(0, count, step):
+            some = slice(start, min(count, start + step))
+            scores += score_channels(self.add_up(held, some), layer, plans[some], penalty=penalty)
+        return scores
