@@ -68,8 +68,8 @@ def test_a_prefix_with_brackets_is_no_pattern(storage: Storage, request: pytest.
     for name in ("set[12]", "set1"):
         for path in sorted(dataset(tmp_path / name, files=1).iterdir()):
             storage.put_file(path, f"{root}/{name}/{path.name}")
-    for path in (f"{root}/set[12]", f"{root}/set[12]/*.parquet"):
-        found = list_dataset(DatasetSpec(path=(str(path),)), storage)
+    for place in (f"{root}/set[12]", f"{root}/set[12]/*.parquet"):
+        found = list_dataset(DatasetSpec(path=(str(place),)), storage)
         assert [file.url for file in found.files] == [f"{root}/set[12]/part-00000.parquet"]
     found = list_dataset(DatasetSpec(path=(f"{root}/se[st]1",)), storage)
     assert [file.url for file in found.files] == [f"{root}/set1/part-00000.parquet"]
