@@ -66,12 +66,21 @@ def test_they_are_extended(moved: Path) -> None:
 
 
 def test_their_codes_answer(moved: Path) -> None:
-    assert rank("runs/pooled/job.yaml", "output=again") == 0
+    assert rank("runs/pooled/job.yaml", "output=again") == 4, "too few images of each digit for any rank"
     near(open_run("again").ranking(), pq.read_table("runs/pooled/rankings.parquet"))
 
 
 def test_their_plan_is_taken(moved: Path) -> None:
-    assert rank("runs/extended/job.yaml", "output=again", "extend=null", "statistics.plan=runs/finished") == 0
+    assert (
+        rank(
+            "runs/extended/job.yaml",
+            "output=again",
+            "extend=null",
+            "statistics.plan=runs/finished",
+            "compute.exact=off",
+        )
+        == 0
+    )
     near(open_run("again").ranking(), pq.read_table("runs/extended/rankings.parquet"))
 
 
