@@ -38,8 +38,8 @@ from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import JobError, RowError
 from tests.datasets.helpers import encoded, ids, listed, picture, png, reader_of, shard
-from tests.datasets.test_batches import pilot
 from tests.datasets.test_images import photograph
+from tests.datasets.test_loader import pilot
 
 HOST = torch.device("cpu")
 GPU = torch.device("cuda", 0)

@@ -26,8 +26,8 @@ from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.progress import ReportProgress
 from tests.examples.mnist_files import write_idx
 from tests.report.opened import OpenedReport
-from tests.service.conftest import jobs_without_ray
 from tests.statistics import mnist
+from tests.whole_jobs import jobs_without_ray
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "examples" / "mnist" / "figures"

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pcace_dist.packing.pack import pack
-from tests.datasets.test_pack import contents
 from tests.examples.images import write_folders
 from tests.faults.harness import Driver
 from tests.faults.namespace import run_scenario
+from tests.packing.test_pack import contents
 
 PACK = (sys.executable, "-m", "pcace_dist", "pack")
 OPTIONS = ("--verify", "decode")

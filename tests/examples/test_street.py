@@ -42,7 +42,7 @@ from pcace_dist.config.job import parse_job
 from pcace_dist.errors import UserError
 from pcace_dist.run.rank import run_job
 from tests.examples.street_files import EXAMPLE, JOB, Ranked, rank_city
-from tests.service.conftest import jobs_without_ray
+from tests.whole_jobs import jobs_without_ray
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from examples.street.runs import MEASURED, mean_score, picture_size
 from examples.street.scale import pieces, write_scale
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.cli.main import main
-from tests.service.conftest import jobs_without_ray
+from tests.whole_jobs import jobs_without_ray
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "street"
 ROWS, SCENES = 6_001, 150

@@ -15,7 +15,7 @@ from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.progress import ReportProgress
 from pcace_dist.run.rank import run_job
 from tests.report.square import write_squares
-from tests.service.conftest import jobs_without_ray
+from tests.whole_jobs import jobs_without_ray
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class TestRowSample(AccumulatorConformance):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.digest()
 
-    # how it is stored needs Arrow, for groups of any type: tests/service/test_shown.py
+    # how it is stored needs Arrow, for groups of any type: tests/artifacts/test_examples.py
     test_save_and_load_give_the_same_state = None  # type: ignore[assignment]
     test_updatable_after_load = None  # type: ignore[assignment]
 

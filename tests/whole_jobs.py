@@ -1,0 +1,50 @@
+"""Fixtures: one local Ray for the tests of a folder that run whole jobs; and whole jobs without Ray, for the many."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from pcace_dist.commands import evaluate_on_workers as evaluate_run
+from pcace_dist.executors import ray_executor as fleet
+from pcace_dist.executors.threads import LocalFleet
+from pcace_dist.run import rank as run_job
+from pcace_dist.run.coordinator import worker_shape
+from pcace_dist.run.model_run import ModelRun
+
+
+@pytest.fixture(scope="package")
+def local_ray() -> Iterator[None]:
+    ray.init(
+        "local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=256 << 20,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def in_process() -> Iterator[None]:
+    """Whole jobs in this process (`jobs_without_ray`)."""
+    with jobs_without_ray():
+        yield
+
+
+@contextlib.contextmanager
+def jobs_without_ray() -> Iterator[None]:
+    """Whole jobs in this process: workers are threads, there is no cluster. The rest is what `pcace rank` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr(ModelRun, "_crew", lambda self: LocalFleet(self._preparation.spec, worker_shape(self._job)))
+        patch.setattr(fleet, "Fleet", LocalFleet)  # of evaluations
+        for module in (run_job, evaluate_run):
+            patch.setattr(module, "ray_session", contextlib.nullcontext)
+        yield
