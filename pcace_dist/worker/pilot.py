@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 
 SHARE_OF_FREE_MEMORY = 0.25  # for the pilot's activation maps; other workers may share the node
 SHOWN = 5  # groups that a message names
+MORE_IMAGES = "take more images, fewer statistics.components or knots"
 ROWS_AT_ONCE = 32  # whose maps of all layers are held together, or one forward pass where that takes more
 
 _Passed = tuple[Batch, dict[str, Tensor], Tensor]  # with its maps by layer and its outputs
@@ -150,14 +151,15 @@ def _refuse_too_few(plan: Plan, sizes: Mapping[Any, int], *, grouped: str | None
     if any(images >= needed for images in sizes.values()):
         return
     if grouped is None:
+        images = sum(sizes.values())
         raise DatasetError(
-            f"dataset: {sum(sizes.values())} images are too few for a ranking, which takes {needed} at least"
+            f"dataset: {images} images are too few for a ranking, which takes {needed} at least; {MORE_IMAGES}"
         )
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:SHOWN]
     named = ", ".join(f"{name_of(group)} {images}" for group, images in largest)
     raise DatasetError(
         f"group_by {grouped}: none of the {len(sizes)} groups has the {needed} images that a ranking takes at least; "
-        f"the largest: {named}; take more images or larger groups"
+        f"the largest: {named}; {MORE_IMAGES}, or larger groups"
     )
 
 

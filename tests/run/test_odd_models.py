@@ -19,6 +19,7 @@ model: {{factory: "tests.run.test_odd_models:{factory}", weights: random, input:
 layers: {layers}
 target: {{output: 0}}
 output: {output}
+statistics: {{components: 2}}
 """
 
 

@@ -33,14 +33,16 @@ def test_groups_that_are_known_to_be_too_small_are_refused_before_the_pass(tmp_p
         ranked(digits_job(data, tmp_path / "run", group_by="city"))
     assert str(caught.value) == (
         "group_by city: none of the 2 groups has the 50 images that a ranking takes at least; the largest: b 38, a 30; "
-        "take more images or larger groups"
+        "take more images, fewer statistics.components or knots, or larger groups"
     )
     assert not (tmp_path / "run" / "attempts").exists()
 
 
 def test_so_are_all_images_together(tmp_path: Path) -> None:
     data = write(tmp_path / "data", ["a"] * 40)
-    with pytest.raises(DatasetError, match=r"^dataset: 40 images are too few for a ranking, which takes 50 at least$"):
+    with pytest.raises(
+        DatasetError, match=r"^dataset: 40 images are too few for a ranking, which takes 50 at least; take more images"
+    ):
         ranked(digits_job(data, tmp_path / "run"))
 
 
