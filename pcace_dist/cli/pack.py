@@ -16,7 +16,7 @@ from pcace_dist.progress.terminal import tell
 
 if TYPE_CHECKING:
     from pcace_dist.packing.pack import PackReport
-    from pcace_dist.packing.sources import Reading
+    from pcace_dist.packing.source import Reading
 
 REASONS = 12  # for leaving files out, that are told on the screen
 NAMED = 3  # files left out that are named for each
@@ -160,7 +160,7 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 
 def _reading(arguments: argparse.Namespace) -> Reading:
-    from pcace_dist.packing.sources import Reading
+    from pcace_dist.packing.source import Reading
 
     return Reading(
         image_key=arguments.image_key,

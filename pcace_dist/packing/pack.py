@@ -19,6 +19,7 @@ from typing import Any
 from pcace_dist.datasets.paths import READERS, Fault, by_reason
 from pcace_dist.errors import DatasetError, OutputError
 from pcace_dist.packing.class_names import class_table, read_class_names
+from pcace_dist.packing.open_source import open_source
 from pcace_dist.packing.shards import (
     RECORDS,
     SHARD_BYTES,
@@ -33,8 +34,8 @@ from pcace_dist.packing.shards import (
     record_url,
     write_task,
 )
-from pcace_dist.packing.source import Portion, Source
-from pcace_dist.packing.sources import Reading, lost_class, open_source
+from pcace_dist.packing.source import Portion, Reading, Request, Source
+from pcace_dist.packing.sources.folder import lost_class
 from pcace_dist.storage.files import Storage, StoredFile, first_line, normalised, split
 
 RECORD = "_pack.json"
@@ -177,7 +178,7 @@ def begin(
         raise OutputError(f"verify {checked!r}: is not one of {', '.join(VERIFY)}")
     names = read_class_names(classes, storage) if classes is not None else None
     reading = reading or Reading()
-    opened = open_source(source, storage, kind=kind, image_column=image_column, classes=names, reading=reading)
+    opened = open_source(Request(source, storage, image_column, names, reading), kind=kind)
     if opened.kind in ("folder", "parquet", "webdataset") and _inside(dest, source):
         raise OutputError(f"{dest}: lies inside {source}; name another folder for the shards")
     layout = layout_of(opened, limits, checked)

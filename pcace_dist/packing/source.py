@@ -7,14 +7,15 @@ be sent to another machine, and reads its rows lazily. Knows nothing of shards, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from pcace_dist.datasets.paths import Fault
+from pcace_dist.errors import DatasetError
 from pcace_dist.packing.class_names import ClassNames
-from pcace_dist.storage.files import Storage, first_line, split
+from pcace_dist.storage.files import Storage, StoredFile, first_line, split
 
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -96,3 +97,47 @@ def _read_once_allowed(
             if storage.still_gives():
                 return read_image(storage, url, path, cells)
         raise wait.ended(error) from error
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a user says where a source can be read in more than one way.
+
+    `image_key`: which member of a tar's samples is the image (jpg; or `jpg;png`, the first that is there). `encoding`
+    and `types` (column -> text or number): of CSV files. `labels`: `order` or `number`, of folders called by numbers.
+    `allow_empty_classes`: a class keeps its label though none of its files is packed. `allow_outside`: a CSV may name
+    files outside its own folder.
+    """
+
+    image_key: str | None = None
+    encoding: str = "utf-8"
+    types: Mapping[str, str] = field(default_factory=dict)
+    labels: str | None = None
+    allow_empty_classes: bool = False
+    allow_outside: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be packed: a path, URL or glob, its storage, and what the user says of it."""
+
+    path: str
+    storage: Storage
+    image_column: str = "image"
+    classes: ClassNames | None = None
+    reading: Reading = field(default_factory=Reading)
+
+
+def is_one_file(files: list[StoredFile], source: str) -> bool:
+    """True if the source is a file, not a folder."""
+    return len(files) == 1 and split(files[0].url) == split(source)
+
+
+def with_class_columns(opened: Source, classes: ClassNames, source: str) -> Source:
+    """The source with its class columns, by the index in `label`."""
+    if "label" not in opened.schema.names or not pa.types.is_integer(opened.schema.field("label").type):
+        raise DatasetError(f"{source}: --classes needs a column 'label' with class indices; there is none")
+    for name in classes.columns():
+        if name in opened.schema.names:
+            raise DatasetError(f"{source}: has a column {name!r} already; leave --classes out, or rename it")
+    return replace(opened, schema=pa.schema([*opened.schema, *classes.fields()]), classes=classes)

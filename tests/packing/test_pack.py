@@ -26,9 +26,9 @@ from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import DatasetError, OutputError
-from pcace_dist.packing.idx import read_idx
 from pcace_dist.packing.pack import PackReport, pack
 from pcace_dist.packing.shards import remove_left_scratch
+from pcace_dist.packing.sources.idx import read_idx
 from tests.datasets.helpers import encoded, listed, picture, png, reader_of
 
 
@@ -243,7 +243,7 @@ def test_webdataset_tars(tmp_path: Path) -> None:
 
 
 def test_a_value_of_another_type_than_the_first_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pcace_dist.packing.sources.PEEKED", 1)
+    monkeypatch.setattr("pcace_dist.packing.sources.webdataset.PEEKED", 1)
     tar(
         tmp_path / "a.tar",
         {"1.png": png(1), "1.json": b'{"x": 1}', "2.png": png(2), "2.json": b'{"x": "one"}'},

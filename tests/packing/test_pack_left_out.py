@@ -20,7 +20,7 @@ from pcace_dist.datasets.images import image_size
 from pcace_dist.datasets.paths import by_reason, utf8_name
 from pcace_dist.errors import DatasetError, RowError
 from pcace_dist.packing.pack import PackReport, pack
-from pcace_dist.packing.sources import Reading
+from pcace_dist.packing.source import Reading
 from tests.datasets.helpers import encoded, picture, png
 from tests.packing.test_pack import table, tar
 

@@ -11,17 +11,25 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pcace_dist.datasets.columns import is_image_struct
-from pcace_dist.datasets.paths import READERS, Fault, identity_of, key_below, utf8_name
+from pcace_dist.datasets.formats import PARQUET_SUFFIXES
+from pcace_dist.datasets.paths import (
+    READERS,
+    Fault,
+    identity_of,
+    key_below,
+    utf8_name,
+)
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes, read_footer
+from pcace_dist.datasets.walk import Walked
 from pcace_dist.errors import DatasetError
-from pcace_dist.packing.source import IMAGE_TYPE, Row, Source
+from pcace_dist.packing.source import IMAGE_TYPE, Request, Row, Source, is_one_file
 from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line
 
 ROWS_AT_ONCE = 64  # rows decoded into memory at once
@@ -40,7 +48,7 @@ class Group:
     rows: int
 
 
-def parquet_source(found: list[StoredFile], source: str, storage: Storage, image_column: str = "image") -> Source:
+def rows_of_files(found: list[StoredFile], source: str, storage: Storage, image_column: str = "image") -> Source:
     """The rows of Parquet files in the order of their paths. The image column becomes `image`, the others stay."""
     with ThreadPoolExecutor(READERS, thread_name_prefix="pcace-pack") as pool:
         footers = list(pool.map(lambda file: _footer(file, storage), found))
@@ -191,3 +199,16 @@ def _split_notes(keys: Sequence[str], source: str) -> list[str]:
     return [
         f"packs {', '.join(splits)} together; for one alone name it: '{source.rstrip('/')}/**/{splits[0]}-*.parquet'"
     ]
+
+
+def open_parquet(walked: Walked, request: Request) -> Source:
+    """The rows of the Parquet files that a walk has found."""
+    named = is_one_file([one.file for one in walked.files], request.path)
+    found, walked = walked.only("parquet", "not a Parquet file")
+    skipped = [one for one in found if "/_" in f"/{one.key}" and not named]
+    files = [one.file for one in found if named or "/_" not in f"/{one.key}"]
+    if not files:
+        raise DatasetError(f"{walked.root}: holds no Parquet file ({' or '.join(PARQUET_SUFFIXES)})")
+    opened = rows_of_files(files, walked.root, request.storage, request.image_column)
+    faults = (Fault(one.key, "its name begins with _ (which readers of Parquet skip)") for one in skipped)
+    return replace(opened, left_out=(*walked.left_out, *faults), notes=(*walked.notes, *opened.notes))
