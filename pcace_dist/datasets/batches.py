@@ -21,7 +21,8 @@ import torch
 
 from pcace_dist.datasets.channel import Channel
 from pcace_dist.datasets.device_images import DeviceDecoder
-from pcace_dist.datasets.images import TORCHVISION_MODE, Encoded, ImageSpec
+from pcace_dist.datasets.formats import Encoded
+from pcace_dist.datasets.images import TORCHVISION_MODE, ImageSpec
 from pcace_dist.datasets.listing import DatasetSpec, Listing
 from pcace_dist.datasets.reader import RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow, RowRef

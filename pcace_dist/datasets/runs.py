@@ -16,7 +16,8 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from pcace_dist.datasets.device_images import DeviceDecoder
-from pcace_dist.datasets.images import Encoded, ImageSpec, Pixels, pixels
+from pcace_dist.datasets.formats import Encoded
+from pcace_dist.datasets.images import ImageSpec, Pixels, pixels
 from pcace_dist.datasets.listing import DatasetSpec, kept_columns
 from pcace_dist.datasets.reader import RowGroup
 from pcace_dist.datasets.rows import BadRow, RowRef
