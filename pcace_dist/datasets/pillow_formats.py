@@ -270,7 +270,7 @@ def _open_ico(data: bytes, _: CheckSize) -> ImageFile.ImageFile:
     """
     (count,) = struct.unpack_from("<H", data, 4)
     icons = [ICON.unpack_from(data, ICONS + i * ICON.size) for i in range(count)]
-    *_, size, offset = min(icons, key=_order_of_icon)
+    size, offset = min(icons, key=_order_of_icon)[-2:]
     if offset + size > len(data):
         raise RowError("decode", "truncated ICO")
     icon = data[offset:]
@@ -285,7 +285,7 @@ def _open_ico(data: bytes, _: CheckSize) -> ImageFile.ImageFile:
 
 def _order_of_icon(icon: tuple[int, ...]) -> tuple[int, int]:
     width, height, colours, bits, *_ = icon
-    return -(width or 256) * (height or 256), bits or (colours - 1).bit_length() if colours else bits or 256
+    return -(width or 256) * (height or 256), bits or (colours and (colours - 1).bit_length()) or 256
 
 
 OPENERS: dict[str, Callable[[bytes, CheckSize], ImageFile.ImageFile]] = {

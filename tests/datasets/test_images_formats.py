@@ -111,7 +111,12 @@ def test_an_avif_is_decoded_in_the_thread_that_asks(monkeypatch: pytest.MonkeyPa
 
     asked: list[tuple[Any, ...]] = []
     real = _avif.AvifDecoder
-    monkeypatch.setattr(_avif, "AvifDecoder", lambda *options: asked.append(options[1:]) or real(*options))
+
+    def noted(*options: Any) -> Any:
+        asked.append(options[1:])
+        return real(*options)
+
+    monkeypatch.setattr(_avif, "AvifDecoder", noted)
     decode(made("AVIF", photograph(48, 32)), ImageSpec())
     assert asked == [("auto", 1)]
     assert AvifImagePlugin.DEFAULT_MAX_THREADS == 0, "nothing of the process is changed"
@@ -259,7 +264,7 @@ def test_icons_that_are_none() -> None:
 
 @pytest.mark.parametrize("version", ["VP8 ", "VP8L", "VP8X"])
 def test_the_size_of_a_webp_is_known_before_its_memory_is_taken(version: str) -> None:
-    options = {"VP8 ": {}, "VP8L": {"lossless": True}, "VP8X": {"exif": b"Exif\0\0II*\0"}}[version]
+    options: dict[str, Any] = {"VP8 ": {}, "VP8L": {"lossless": True}, "VP8X": {"exif": b"Exif\0\0II*\0"}}[version]
     data = encoded(picture(1, 31, 17), "WEBP", **options)
     assert data[12:16] == version.encode()
     assert pillow_formats._webp_size(data) == image_size(data) == (31, 17)
