@@ -31,8 +31,9 @@ IDX = re.compile(r"-(images|labels)[-.]idx[13]-ubyte(\.gz)?$")
 
 # The one table of first bytes: the decoder (images.py) goes by it too.
 BEGINNINGS = (
-    # libjpeg skips what lies before the first marker; without it these two bytes alone would say little
-    (re.compile(rb"\xff\xd8(\xff|([^\xff]|\xff+[\x00\x01\xd0-\xd7]){1,64}\xff+[\xc0-\xcf\xdb-\xdd\xe0-\xef\xfe])"), "JPEG"),
+    (re.compile(rb"\xff\xd8\xff"), "JPEG"),
+    # libjpeg skips what lies before the first marker; without that marker the two bytes would say little
+    (re.compile(rb"\xff\xd8([^\xff]|\xff+[\x00\x01\xd0-\xd7]){1,64}\xff+[\xc0-\xcf\xdb-\xdd\xe0-\xef\xfe]"), "JPEG"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
     (re.compile(rb"GIF8[79]a"), "GIF"),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WebP"),
