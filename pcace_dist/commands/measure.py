@@ -281,7 +281,7 @@ def _stored_share(piece: Piece, spec: WorkSpec) -> float:
 
 
 def _pilot_row_groups(listing: Listing, rows: int) -> int:
-    """Row groups that the pilot reads, chosen as `datasets.batches.pilot_rows` does."""
+    """Row groups that the pilot reads, chosen as `datasets.loader.pilot_rows` does."""
     counts = [piece.rows for file in listing.files for piece in pieces_of(file)]
     per_group = sum(file.size for file in listing.files) / len(counts)
     return len(spread(counts, rows, min(PILOT_ROW_GROUPS, max(32, int(PILOT_BYTES / per_group)))))

@@ -67,6 +67,7 @@ class Input(Section):
     antialias: bool = True
     scaled_decode: bool = True
     decode: Literal["auto", "cpu", "gpu"] = "auto"
+    orientation: Literal["none", "exif"] = "none"
 
     @property
     def image_channels(self) -> int:
@@ -255,8 +256,8 @@ class Job(Section):
     def dependent(self) -> dict[str, Any]:
         """The keys that the result depends on, as plain values. Jobs that differ in the others alone (workers, storage,
         max_bad_rows, output, compute.exact, statistics.memory) are one job: the same command goes on with the run.
-        model.input.decode is left out where it is auto, model.output where it is null: jobs from before the keys keep
-        their fingerprint."""
+        model.input.decode is left out where it is auto, model.input.orientation where it is none, model.output where it
+        is null: jobs from before the keys keep their fingerprint."""
         free: dict[str, Any] = {
             "workers": True,
             "storage": True,
@@ -268,6 +269,8 @@ class Job(Section):
         held = self.model_dump(mode="json", exclude=free)
         if self.model.input.decode == "auto":
             del held["model"]["input"]["decode"]
+        if self.model.input.orientation == "none":
+            del held["model"]["input"]["orientation"]
         if self.model.output is None:
             del held["model"]["output"]
         return held

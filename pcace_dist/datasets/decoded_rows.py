@@ -17,7 +17,8 @@ from torch.utils.dlpack import from_dlpack
 
 from pcace_dist.datasets.columns import DatasetSpec, kept_columns
 from pcace_dist.datasets.device_images import DeviceDecoder
-from pcace_dist.datasets.images import Encoded, ImageSpec, Pixels, pixels
+from pcace_dist.datasets.formats import Encoded
+from pcace_dist.datasets.images import ImageSpec, Pixels, pixels
 from pcace_dist.datasets.row_groups import RowGroup
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.errors import RowError

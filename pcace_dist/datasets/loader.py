@@ -33,7 +33,8 @@ from pcace_dist.datasets.decoded_rows import (
     images_of,
 )
 from pcace_dist.datasets.device_images import DeviceDecoder
-from pcace_dist.datasets.images import TORCHVISION_MODE, Encoded, ImageSpec
+from pcace_dist.datasets.formats import Encoded
+from pcace_dist.datasets.images import TORCHVISION_MODE, ImageSpec
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.row_groups import RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow, RowRef

@@ -101,7 +101,7 @@ class Store(Sink, Protocol):
 
 
 class S3Clients(Protocol):
-    """What makes boto3 clients: `datasets.storage.Storage`."""
+    """What makes boto3 clients: `storage.files.Storage`."""
 
     patience: Patience
 

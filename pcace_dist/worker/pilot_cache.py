@@ -49,7 +49,7 @@ class Forwarded:
 
 @dataclass(frozen=True, eq=False)
 class ForwardedUnit:
-    """All batches of a unit, and what a stream knows of it when it is read (datasets.batches.UnitStream)."""
+    """All batches of a unit, and what a stream knows of it when it is read (datasets.loader.UnitStream)."""
 
     passes: tuple[Forwarded, ...]
     bad: tuple[BadRow, ...]

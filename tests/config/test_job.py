@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pcace_dist.config.job import Job, parse_bytes, read_job
+from pcace_dist.config.resolve import images_of
 from pcace_dist.errors import JobError
 
 MINIMAL = """
@@ -59,6 +60,7 @@ def test_the_resolved_job_reads_back_as_itself() -> None:
         ("compute.batch=big", "compute.batch"),
         ("model.input.mode=CMYK", "model.input.mode: input should be 'RGB' or 'L' (got 'CMYK')"),
         ("model.input.decode=nvjpeg", "model.input.decode: input should be 'auto', 'cpu' or 'gpu' (got 'nvjpeg')"),
+        ("model.input.orientation=auto", "model.input.orientation: input should be 'none' or 'exif' (got 'auto')"),
         ("model.input.std=[0, 1, 1]", "std: every value must be above 0"),
         ("model.input.mean=[1, 2]", "mean: 2 values; mode RGB needs 3"),
         ("target={class: 1}", "is not one of {logit: label}, {output: 0}, {column: NAME}"),
@@ -130,6 +132,12 @@ def test_jobs_from_before_the_key_decode_keep_their_fingerprint() -> None:
     assert "decode" not in job().dependent()["model"]["input"]
     assert digest("model.input.decode=auto") == digest()
     assert len({digest(f"model.input.decode={decode}") for decode in ("auto", "cpu", "gpu")}) == 3
+
+
+def test_jobs_from_before_the_key_orientation_keep_their_fingerprint() -> None:
+    assert "orientation" not in job().dependent()["model"]["input"]
+    assert digest("model.input.orientation=none") == digest() != digest("model.input.orientation=exif")
+    assert images_of(job("model.input.orientation=exif")).orientation == "exif"
 
 
 def test_the_fingerprint_covers_resolved_layers_and_loaded_weights() -> None:

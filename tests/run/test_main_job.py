@@ -219,7 +219,8 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_rankings(mnist_run: Pat
     job.write_text(json.dumps(mnist_job(output)))
     command = [sys.executable, "-m", "pcace_dist", "rank", str(job)]
     for ledger_records in (1, 2):
-        kill_when(command, lambda wanted=ledger_records: records(output) >= wanted)
+        before = records(output)
+        kill_when(command, lambda wanted=before + ledger_records: records(output) >= wanted)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert pq.read_table(output / "rankings.parquet").equals(pq.read_table(mnist_run / "rankings.parquet"))
@@ -238,7 +239,8 @@ def kill_when(command: list[str], reached: Any) -> None:
     deadline = time.monotonic() + 120
     while not reached() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    assert process.poll() is None, f"the driver ended by itself, with {process.returncode}"
+    family = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     for member in family:
