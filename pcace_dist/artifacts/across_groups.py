@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from pcace_dist.artifacts.block_scores import BlockScores, each_ranking
+from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.ranks import Ranks
 from pcace_dist.statistics.score import OK
+from pcace_dist.storage.store import Sink
 
 TOP = 20
 
@@ -69,3 +71,7 @@ def _table(target: str, layers: Sequence[str], channels: np.ndarray, sums: _Sums
             "best_rank": pa.array(sums.best_rank, pa.int32(), mask=none),
         }
     )
+
+
+def publish_across_groups(sink: Sink, table: pa.Table) -> None:
+    sink.put("rankings_across_groups.parquet", parquet_bytes(table))

@@ -16,7 +16,6 @@ and the statistic, not Ray.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
+from pcace_dist.artifacts.bad_rows import BAD_ROWS, bad_rows_table, stages_of
+from pcace_dist.artifacts.encoding import ipc_bytes, parquet_bytes
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.ledger.ledger import FileRef, Receipt
 from pcace_dist.statistics.gram import Gram
@@ -41,16 +41,6 @@ _INHERITED = re.compile(r"g(\d+)-")
 ATTEMPT = r"(?:g\d{5}-)?e(?P<epoch>\d{5})-[a-z]+\d*-f\d{5}"  # how attempts and their files are named, as patterns
 ATTEMPT_FILE = r"[a-z_]+(?:-\d{5})?\.(?:arrow|parquet|safetensors)"
 
-BAD_ROWS_SCHEMA = pa.schema(
-    [
-        ("file", pa.string()),
-        ("row_group", pa.int32()),
-        ("row", pa.int64()),
-        ("id", pa.string()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
 
 _BLOCK_SCHEMA = pa.schema(
     [
@@ -143,7 +133,7 @@ def write_attempt(
     for name, data in (shown or {}).items():
         put(name, data)
     if bad:
-        put("bad_rows.parquet", parquet_bytes(bad_rows_table(bad)))
+        put(BAD_ROWS, parquet_bytes(bad_rows_table(bad)))
     return files
 
 
@@ -162,18 +152,14 @@ def attempts_with_bad(store: Store, receipts: Iterable[Receipt], stage: str) -> 
     """Attempts that set rows aside at this stage (column of bad_rows.parquet), or whose list of them is damaged."""
     found = []
     for receipt in receipts:
-        ref = receipt.files.get("bad_rows.parquet")
+        ref = receipt.files.get(BAD_ROWS)
         try:
-            if ref is None or stage not in _stages(read_checked(store, receipt.attempt, "bad_rows.parquet", ref)):
+            if ref is None or stage not in stages_of(read_checked(store, receipt.attempt, BAD_ROWS, ref)):
                 continue
         except CorruptAttempt:
             pass
         found.append(receipt.attempt)
     return found
-
-
-def _stages(bad_rows: bytes) -> set[str]:
-    return set(pq.read_table(io.BytesIO(bad_rows), columns=["stage"])["stage"].to_pylist())
 
 
 class CorruptAttempt(Exception):
@@ -231,23 +217,6 @@ def read_samples(block: Block, plan: Plan, rows: bytes, components: bytes) -> It
         yield record["group"], SampleRows(keys, targets, {block.layer: _tensor(data, np.float32, shape)})
 
 
-def bad_rows_table(bad: Sequence[BadRow]) -> pa.Table:
-    return pa.Table.from_pylist(
-        [
-            {"file": b.file, "row_group": b.row_group, "row": b.row, "id": b.id, "stage": b.stage, "reason": b.reason}
-            for b in bad
-        ],
-        schema=BAD_ROWS_SCHEMA,
-    )
-
-
-def parquet_bytes(table: pa.Table, *, row_group_rows: int | None = None) -> bytes:
-    """A whole Parquet file in memory: it is published with one put."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_rows)
-    return sink.getvalue()
-
-
 def _rows_file(plan: Plan, groups: list[Any], segments: Mapping[Any, Segment]) -> bytes:
     parts = [segments[group].rows for group in groups]
     table = pa.table(
@@ -283,13 +252,6 @@ def _block_file(block: Block, groups: list[Any], segments: Mapping[Any, Segment]
         columns["means"].append(None if codes is None else _bytes(codes.means))
         columns["gram"].append(None if gram is None else gram.select(block.channels).to_bytes())
     return ipc_bytes(pa.table(columns, schema=_BLOCK_SCHEMA))
-
-
-def ipc_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pcace_dist.artifacts.attempt import CODES_FILE, Block, attempt_key, blocks_of
+from pcace_dist.artifacts.bad_rows import BAD_ROWS
 from pcace_dist.artifacts.checked import REPAIR, Damaged, Digest
 from pcace_dist.artifacts.plan_store import read_plan
 from pcace_dist.datasets.rows import BadRow, RowRef
@@ -358,7 +359,7 @@ def read_unit(url: str, storage: Storage, unit: Unit, plan: Plan) -> KeptUnit:
         file = StoredParquet(stored, storage)
         groups = [index for index in range(file.metadata.num_row_groups) if _touches(file, index, pieces)]
         table = file.read(groups, file.schema.names) if groups else file.schema.empty_table()
-        bad_url = url.removesuffix(CODES_FILE) + "bad_rows.parquet"
+        bad_url = url.removesuffix(CODES_FILE) + BAD_ROWS
         with_bad = storage.stat(bad_url) is not None
         listed = pq.read_table(io.BytesIO(storage.read_bytes(bad_url))).to_pylist() if with_bad else []
     except (OSError, WrongBytes, Changed, pa.ArrowException) as error:

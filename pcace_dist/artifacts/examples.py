@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from pcace_dist.artifacts.attempt import read_checked
+from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.rows import RowRef
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.exemplars import RowRefs, RowSample, SampledRows, TopRows
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.segment import RowCodes
-from pcace_dist.storage.store import Store
+from pcace_dist.storage.store import Sink, Store
 
 EXEMPLARS = "exemplars.safetensors"
 SAMPLE = "sample.arrow"
@@ -182,3 +183,14 @@ def _tensor(column: pa.ChunkedArray) -> Tensor:
     held = column.combine_chunks()
     flat = held.flatten().to_numpy(zero_copy_only=False)
     return torch.from_numpy(flat.reshape(len(held), held.type.list_size).copy())
+
+
+def publish_shown(sink: Sink, plan: Plan, parts: Sequence[Mapping[str, bytes]], group_type: pa.DataType) -> None:
+    """exemplars.parquet and sample.parquet, from what `merge_shown` gave; nothing where no images were read."""
+    if not parts:
+        return
+    total = ShownRows(plan).merge(ShownRows.from_files(plan, part) for part in parts)
+    sink.put("exemplars.parquet", parquet_bytes(exemplars_table(total.top, plan)))
+    rows = total.sample.rows()
+    if rows is not None:
+        sink.put("sample.parquet", parquet_bytes(sample_table(rows, plan, group_type)))

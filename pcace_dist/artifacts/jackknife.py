@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pcace_dist.artifacts.attempt import parquet_bytes
 from pcace_dist.artifacts.block_scores import BlockScores
+from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import Sink

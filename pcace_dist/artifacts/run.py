@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pcace_dist.artifacts.bad_rows import BAD_ROWS
 from pcace_dist.artifacts.checked import (
     Damaged,
     Digest,
@@ -26,8 +27,9 @@ from pcace_dist.artifacts.checked import (
     read_checked,
     read_parquet,
 )
+from pcace_dist.artifacts.rankings import RANKINGS, best_of, select_rows, unranked
 from pcace_dist.config.job import Job, read_job
-from pcace_dist.datasets.groups import name_of, rows_of
+from pcace_dist.datasets.groups import name_of
 from pcace_dist.errors import JobError, UserError
 from pcace_dist.ledger.records import RESTORE, IllegalHistory, Record
 from pcace_dist.storage.files import Storage, normalised
@@ -115,28 +117,23 @@ class Run:
         what there is when nothing matches.
         """
         self._refuse_unfinished()
-        with parquet(self.storage, *self._recorded("rankings.parquet")) as file:
-            selected = _selection(pq.read_schema(file), {"layer": layer, "group": group, "target": target})
+        with parquet(self.storage, *self._recorded(RANKINGS)) as file:
+            selected = select_rows(pq.read_schema(file), {"layer": layer, "group": group, "target": target})
             table = None if selected is False else pq.read_table(file, filters=selected)
             if table is None or not len(table):
                 raise UserError(self._nothing_matches(file, layer=layer, group=group, target=target))
-            return _best(table, top, "rank" if layer is None else "layer_rank")
+            return best_of(table, top, "rank" if layer is None else "layer_rank")
 
     def unranked(self, *, layer: str | None = None, group: object = None, target: str | None = None) -> pa.Table:
         """Rankings without a ranked channel: target, group, images (the most that a channel has) and statuses (those
         of its channels, each once). Selects as `ranking` does.
         """
         self._refuse_unfinished()
-        with parquet(self.storage, *self._recorded("rankings.parquet")) as file:
-            selected = _selection(pq.read_schema(file), {"layer": layer, "group": group, "target": target})
+        with parquet(self.storage, *self._recorded(RANKINGS)) as file:
+            selected = select_rows(pq.read_schema(file), {"layer": layer, "group": group, "target": target})
             columns = ["target", "group", "images", "status", "rank"]
             table = pq.read_table(file, columns=columns, filters=None if selected is False else selected)
-        table = table.append_column("place", pa.array(range(len(table))))
-        wanted = [("rank", "count"), ("images", "max"), ("status", "distinct"), ("place", "min")]
-        found = table.group_by(["target", "group"]).aggregate(wanted).sort_by("place_min")
-        found = found.filter(pc.equal(found["rank_count"], 0))
-        found = found.select(["target", "group", "images_max", "status_distinct"])
-        return found.rename_columns(["target", "group", "images", "statuses"])
+        return unranked(table)
 
     def to_pandas(self, **selection: Any) -> pd.DataFrame:
         """`ranking(...)` as a pandas DataFrame; needs the extra `pandas`."""
@@ -167,7 +164,7 @@ class Run:
 
     def bad_rows(self) -> pa.Table:
         """Rows that were set aside: file, row_group, row, id, stage, reason."""
-        return self._needed("bad_rows.parquet")
+        return self._needed(BAD_ROWS)
 
     def jackknife(self) -> pa.Table:
         """Pseudo-values of score_squared: target, group, layer, channel, pseudo_values (a double per fold).
@@ -275,38 +272,7 @@ def open_run(path: str, *, storage: Storage | None = None) -> Run:
     return run
 
 
-def _selection(schema: pa.Schema, asked: dict[str, object]) -> pc.Expression | bool | None:
-    """What rows are asked for, in the columns' own types; None for all, False where no row can match."""
-    selected = None
-    for column, value in asked.items():
-        if value is None:
-            continue
-        clause = rows_of(column, value, schema.field(column).type) if column == "group" else pc.field(column) == value
-        if clause is None:
-            return False
-        selected = clause if selected is None else selected & clause
-    return selected
-
-
-def _best(table: pa.Table, top: int | None, rank: str) -> pa.Table:
-    """The first `top` by rank of every target and group, best first; the table itself for None."""
-    if top is None:
-        return table
-    table = table.filter(pc.less_equal(pc.field(rank), top))
-    order = pa.array(range(len(table)))
-    keys = table.select(["target", "group"]).to_pylist()
-    seen = {key: index for index, key in enumerate(dict.fromkeys(map(_group_key, keys)))}
-    block = pa.array([seen[_group_key(key)] for key in keys], pa.int64())
-    ranked = table.append_column("_block", block).append_column("_order", order)
-    ranked = ranked.sort_by([("_block", "ascending"), (rank, "ascending"), ("_order", "ascending")])
-    return ranked.drop_columns(["_block", "_order"])
-
-
 def _name(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no name of a run")
     return value
-
-
-def _group_key(key: dict[str, Any]) -> tuple[str, str]:
-    return str(key["target"]), name_of(key["group"])

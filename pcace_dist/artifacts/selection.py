@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pcace_dist.artifacts.attempt import BlockPart, ipc_bytes
+from pcace_dist.artifacts.attempt import BlockPart
 from pcace_dist.artifacts.codes import binary_rows, integer_rows
+from pcace_dist.artifacts.encoding import ipc_bytes
 from pcace_dist.statistics.plan import LayerCodes
 from pcace_dist.statistics.segment import RowCodes
 

@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import OK, ChannelScores
+from pcace_dist.storage.store import Sink
 
 MOST_ROWS = 100_000  # 43 MB before compression at five components and nine knots
 
@@ -113,3 +115,8 @@ def _lists(parts: Sequence[npt.NDArray[Any]], width: int, kind: type) -> pa.Arra
     """All values one after the other, as a column of lists of `width`."""
     flat: npt.NDArray[Any] = np.concatenate([*(part.reshape(-1) for part in parts), np.empty(0)]).astype(kind)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
+
+
+def publish_transforms(sink: Sink, plan: Plan, curves: Sequence[BlockCurves], group_type: pa.DataType) -> None:
+    """transforms.parquet: theta and phi of the channels that are shown (curves.py says which)."""
+    sink.put("transforms.parquet", parquet_bytes(transforms_table(plan, curves, group_type)))

@@ -15,14 +15,10 @@ from functools import cached_property
 import pyarrow as pa
 import torch
 
-from pcace_dist.artifacts.attempt import (
-    Block,
-    attempt_key,
-    bad_rows_table,
-    blocks_of,
-    parquet_bytes,
-)
+from pcace_dist.artifacts.attempt import Block, attempt_key, blocks_of
+from pcace_dist.artifacts.bad_rows import BAD_ROWS, bad_rows_table
 from pcace_dist.artifacts.codes import KeptCodes, open_codes
+from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.artifacts.selection import SELECTION_FILE
 from pcace_dist.config.job import Job
@@ -210,7 +206,7 @@ class CodesRun(Coordinator[CodesPreparation]):
         attempt = f"e{self._ledger.epoch:05d}-{name}-f{self._selections:05d}"
         contents = {SELECTION_FILE: rows.select(plan).to_bytes()}
         if rows.bad:
-            contents["bad_rows.parquet"] = parquet_bytes(bad_rows_table(rows.bad))
+            contents[BAD_ROWS] = parquet_bytes(bad_rows_table(rows.bad))
         files = {}
         for file, data in contents.items():
             self._store.put(attempt_key(attempt, file), data)

@@ -20,19 +20,12 @@ import pyarrow as pa
 
 from pcace_dist.artifacts.attempt import ATTEMPT, ATTEMPT_FILE, Block, CorruptAttempt, blocks_of
 from pcace_dist.artifacts.block_scores import BlockScores, is_any_ranked
+from pcace_dist.artifacts.done import Publication, done_body
 from pcace_dist.artifacts.drift import drift_of
 from pcace_dist.artifacts.examples import EXEMPLARS, SAMPLE
 from pcace_dist.artifacts.plan_store import FrozenPlan
-from pcace_dist.artifacts.publish import (
-    DONE,
-    NOTHING_RANKED,
-    TOO_MANY_BAD_ROWS,
-    Publication,
-    Results,
-    done_body,
-    publish_results,
-    publish_summary,
-)
+from pcace_dist.artifacts.publish import Results, publish_results
+from pcace_dist.artifacts.summary import DONE, NOTHING_RANKED, TOO_MANY_BAD_ROWS, publish_summary
 from pcace_dist.config.job import Job
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, PcaceError

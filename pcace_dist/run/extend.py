@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pcace_dist.artifacts.attempt import CODES_FILE, CorruptAttempt, attempt_key, is_inherited, read_checked
+from pcace_dist.artifacts.done import recorded_job
 from pcace_dist.artifacts.plan_store import FrozenPlan
-from pcace_dist.artifacts.recorded import recorded_job
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.datasets.listing import DataFile, Listing
 from pcace_dist.datasets.units import Piece, Unit, make_units

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pcace_dist.artifacts.attempt import attempts_with_bad
 from pcace_dist.artifacts.checked import Damaged, parsing
-from pcace_dist.artifacts.publish import publish_summary
-from pcace_dist.artifacts.recorded import read_summary, recorded_job
+from pcace_dist.artifacts.done import recorded_job
+from pcace_dist.artifacts.summary import publish_summary, read_summary
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import storage_of
 from pcace_dist.datasets.formats import kind_of_name

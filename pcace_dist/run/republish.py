@@ -16,15 +16,11 @@ from pcace_dist.artifacts.attempt import CorruptAttempt, blocks_of
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.checked import RESTORE, Digest
 from pcace_dist.artifacts.codes import INDEX, index_of, publish_index
+from pcace_dist.artifacts.done import Publication, recorded_group_type
 from pcace_dist.artifacts.examples import merge_shown
 from pcace_dist.artifacts.plan_store import read_plan
-from pcace_dist.artifacts.publish import (
-    Publication,
-    Results,
-    publish_results,
-    recorded_group_type,
-    summary_bytes,
-)
+from pcace_dist.artifacts.publish import Results, publish_results
+from pcace_dist.artifacts.summary import summary_bytes
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import storage_of
 from pcace_dist.errors import JobError, OutputError

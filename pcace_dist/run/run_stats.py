@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcace_dist.artifacts.drift import advice
 from pcace_dist.artifacts.plan_metadata import Facts
-from pcace_dist.artifacts.publish import publish_summary, summary_of
+from pcace_dist.artifacts.summary import publish_summary, summary_of
 from pcace_dist.datasets.listing import LeftOut
 from pcace_dist.datasets.units import Unit, data_digest
 from pcace_dist.executors.start_patience import CrewPatience

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pcace_dist.artifacts.checked import MALFORMED, Damaged, parsing
-from pcace_dist.artifacts.recorded import recorded_summary
+from pcace_dist.artifacts.summary import recorded_summary
 from pcace_dist.errors import OutputError
 from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.progress.display import Tally, describe
