@@ -71,14 +71,9 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(path: Path, *, at_run_time: bool = False) -> Iterator[str]:
-    """Every module that a file names in an import, also inside functions; `at_run_time`: but those for types only."""
-    skipped: set[ast.AST] = set()
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that a file names in an import, also inside functions and for types only."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if at_run_time and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            skipped |= {inner for part in node.body for inner in ast.walk(part)}
-        if node in skipped:
-            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -111,7 +106,7 @@ def test_the_order_of_the_rooms_is_an_order() -> None:
 def test_no_module_imports_itself_through_others() -> None:
     modules = {module_of(path): path for path in FILES}
     graph = {
-        name: {other for other in imports_of(path, at_run_time=True) if other in modules and other != name}
+        name: {other for other in imports_of(path) if other in modules and other != name}
         for name, path in modules.items()
     }
     for name in graph:  # a package's own __init__.py is imported with each of its modules, whatever they name
