@@ -14,7 +14,7 @@ from pcace_dist.progress.terminal import tell
 if TYPE_CHECKING:
     from pcace_dist.analysis.compare import Comparison
     from pcace_dist.analysis.thresholds import MaxMoved, Thresholds
-    from pcace_dist.models.targets import TargetSpec
+    from pcace_dist.config.targets import TargetSpec
 
 AddVerb = Callable[[str, str, str], argparse.ArgumentParser]
 """Name, summary and example of a verb -> its parser."""
@@ -267,8 +267,8 @@ def _replacements(text: str) -> tuple[str, ...]:
 
 
 def _effect(text: str) -> TargetSpec:
+    from pcace_dist.config.targets import parse_target
     from pcace_dist.errors import JobError
-    from pcace_dist.models.targets import parse_target
 
     kind, _, value = text.partition(":")
     try:

@@ -36,9 +36,9 @@ from pcace_dist.analysis.figure import curves_svg
 from pcace_dist.analysis.publish import write_json, write_parquet, write_text
 from pcace_dist.artifacts.run import Run
 from pcace_dist.commands.evaluate_on_workers import Evaluated, Evaluating, evaluating, open_evaluation
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.errors import JobError
 from pcace_dist.models.ablation import BIAS, MEAN, REPLACEMENTS, ZERO, Effect
-from pcace_dist.models.targets import TargetSpec
 from pcace_dist.worker.evaluator import AblationTask, Case, Profiled
 
 Floats: TypeAlias = npt.NDArray[np.float64]

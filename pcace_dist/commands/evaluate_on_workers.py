@@ -17,6 +17,7 @@ from pcace_dist.artifacts.plan_metadata import Facts
 from pcace_dist.artifacts.plan_store import read_plan
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, storage_of
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.datasets.units import Unit, check_unchanged
 from pcace_dist.errors import JobError, OutputError
@@ -25,7 +26,6 @@ from pcace_dist.executors.ray_session import ray_session
 from pcace_dist.executors.signals import interruptible
 from pcace_dist.ledger.ledger import Ledger, Receipt
 from pcace_dist.models.ablation import Effect
-from pcace_dist.models.targets import TargetSpec
 from pcace_dist.progress.display import Display, Tally, display_for
 from pcace_dist.run.coordinator import patience_of, worker_shape
 from pcace_dist.run.main_pass import farm

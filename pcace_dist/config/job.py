@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pcace_dist.config.targets import TargetSpec, parse_target
 from pcace_dist.errors import JobError
 from pcace_dist.progress.terminal import is_not_utf8
 
@@ -26,7 +27,6 @@ FORMAT_VERSION = 1
 Scalar = str | int | float | bool
 LONGEST_VALUE = 100  # characters of a value that an error repeats
 MOST_VALUES = 100_000  # of a job file
-TARGET_KINDS = ("logit", "output", "column")
 
 
 class Section(BaseModel):
@@ -233,10 +233,19 @@ class Job(Section):
     def _known_targets(cls, value: list[dict[str, str | int]]) -> list[dict[str, str | int]]:
         if not value:
             raise ValueError("names no target; for example {logit: label}")
-        for target in value:
-            if len(target) != 1 or next(iter(target)) not in TARGET_KINDS:
-                raise ValueError(f"{target} is not one of {{logit: label}}, {{output: 0}}, {{column: NAME}}")
+        try:
+            names = [parse_target(target).name for target in value]
+        except JobError as error:
+            raise ValueError(str(error).removeprefix("target ")) from None
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is named twice")
         return value
+
+    @property
+    def targets(self) -> tuple[TargetSpec, ...]:
+        """What the channels are ranked against."""
+        return tuple(map(parse_target, self.target))
 
     @model_validator(mode="after")
     def _input_within_limits(self) -> Job:

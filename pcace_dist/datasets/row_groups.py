@@ -7,7 +7,6 @@ and then a StoreUnavailable, never a bad row. A file that is not the one that wa
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pcace_dist.datasets.columns import DatasetSpec, check_schema, filter_scalar, kept_columns, plain, plain_type
+from pcace_dist.datasets.columns import DatasetSpec, check_schema, kept_columns, plain, plain_type
+from pcace_dist.datasets.row_filter import RowFilter
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes
 from pcace_dist.datasets.units import Piece
@@ -113,13 +113,7 @@ class _OpenFile:
         schema = self.schema = self.file.schema
         check_schema(spec, schema, piece.key)
         self.image_leaf = f"{spec.image}.bytes" if pa.types.is_struct(schema.field(spec.image).type) else spec.image
-        kinds = {name: plain_type(schema.field(name).type) for name in spec.filter}
-        self.filter = {
-            name: [
-                filter_scalar(name, one, kinds[name]) for one in (value if isinstance(value, list | tuple) else [value])
-            ]
-            for name, value in spec.filter.items()
-        }
+        self.filter = RowFilter(spec.filter, lambda name: plain_type(schema.field(name).type))
 
     def kept(self, piece: Piece) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Positions in the row group that the filter keeps."""
@@ -129,15 +123,10 @@ class _OpenFile:
         """Positions in the row group that the filter keeps, and the filter's columns: no bytes are fetched twice."""
         if not self.filter:
             return np.arange(piece.rows), pa.table({})
-        if self._excluded(piece.row_group):
+        if self.filter.rules_out(self.file.metadata, piece.row_group):
             return np.arange(0), pa.table({})
-        table = self.file.read([piece.row_group], list(self.filter))
-        mask = np.ones(table.num_rows, dtype=bool)
-        for name, values in self.filter.items():
-            column = plain(table.column(name))
-            wanted = pa.array([value.as_py() for value in values], column.type)
-            mask &= pc.fill_null(pc.is_in(column, wanted), False).to_numpy()
-        return np.flatnonzero(mask), table
+        table = self.file.read([piece.row_group], self.filter.columns)
+        return np.flatnonzero(self.filter.mask(table.column, table.num_rows)), table
 
     def read(self, piece: Piece) -> RowGroup:
         positions, held = self._filtered(piece)
@@ -172,18 +161,3 @@ class _OpenFile:
         meta = self.file.metadata.row_group(row_group)
         chunks = (meta.column(i) for i in range(meta.num_columns))
         return sum(c.total_compressed_size for c in chunks if c.path_in_schema in leaves)
-
-    def _excluded(self, row_group: int) -> bool:
-        """True if the statistics of a filter column rule all its values out."""
-        meta = self.file.metadata.row_group(row_group)
-        for index in range(meta.num_columns):
-            column = meta.column(index)
-            top_level = self.file.metadata.schema.column(index).name == column.path_in_schema  # no field of a struct
-            values = self.filter.get(column.path_in_schema) if top_level else None
-            if values is None or not column.is_stats_set or not column.statistics.has_min_max:
-                continue
-            low, high = column.statistics.min, column.statistics.max
-            with contextlib.suppress(TypeError):  # statistics of another type say nothing
-                if all(value.as_py() < low or value.as_py() > high for value in values):
-                    return True
-        return False

@@ -21,13 +21,15 @@ import torch
 from pcace_dist.artifacts.codes import KeptCodes
 from pcace_dist.artifacts.selection import Selection
 from pcace_dist.config.job import Job
-from pcace_dist.datasets.columns import filter_scalar, plain_type
+from pcace_dist.config.targets import TargetSpec
+from pcace_dist.datasets.columns import plain_type
 from pcace_dist.datasets.listing import find_files
+from pcace_dist.datasets.row_filter import RowFilter
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.ledger.ledger import UnitCount
 from pcace_dist.models.layers import ALL, NOT
-from pcace_dist.models.targets import TargetSpec, parse_target, usable
+from pcace_dist.models.targets import usable
 from pcace_dist.statistics.folds import key_of_value
 from pcace_dist.statistics.plan import Plan, make_target_plan
 from pcace_dist.statistics.recode import knots_of
@@ -58,11 +60,7 @@ def check_question(job: Job, kept: KeptCodes) -> Answerable:
     if job.statistics.keep_codes:
         raise JobError("statistics.keep_codes: the codes are kept already; leave the key out")
     layers = _layers(job.layer_patterns, [layer.name for layer in kept.plan.layers])
-    targets = tuple(parse_target(target) for target in job.target)
-    names = [target.name for target in targets]
-    for name in names:
-        if names.count(name) > 1:
-            raise JobError(f"target {name} is named twice")
+    targets = job.targets
     columns = kept.columns | ({} if job.dataset.join is None else _join_schema(job, kept.storage))
     for target in targets:
         if target.name not in kept.targets and target.kind != "column":
@@ -75,10 +73,9 @@ def check_question(job: Job, kept: KeptCodes) -> Answerable:
     for key, column in (("group_by", job.group_by), ("dataset.fold_by", job.dataset.fold_by)):
         if column is not None:
             _require(key, column, columns)
-    for column, wanted in job.dataset.filter.items():
+    for column in job.dataset.filter:
         _require("dataset.filter", column, columns)
-        for one in wanted if isinstance(wanted, list) else [wanted]:
-            filter_scalar(column, one, columns[column])
+    RowFilter(job.dataset.filter, columns.__getitem__)
     if kept.index.fold_by is not None and job.dataset.fold_by is None:
         raise JobError(f"dataset.fold_by: the codes were kept with {kept.index.fold_by}; name it, or another column")
     group_type = pa.string() if job.group_by is None else columns[job.group_by]
@@ -152,13 +149,8 @@ class Rows:
         self._bad_positions = kept_rows[~good]
 
     def _mask(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        mask = np.ones(self.rows, dtype=bool)
-        for name, value in self._job.dataset.filter.items():
-            column = self._column(name)
-            wanted = [filter_scalar(name, one, column.type) for one in (value if isinstance(value, list) else [value])]
-            held = pa.array([one.as_py() for one in wanted], column.type)
-            mask &= pc.fill_null(pc.is_in(column, held), False).to_numpy()
-        return mask
+        wanted = RowFilter(self._job.dataset.filter, lambda name: self._column(name).type)
+        return wanted.mask(self._column, self.rows)
 
     def _target_values(self, targets: Sequence[TargetSpec]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         found = {}

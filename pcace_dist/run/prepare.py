@@ -17,6 +17,7 @@ from pcace_dist.artifacts.plan_metadata import Facts
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.config.job import Job, Layer
 from pcace_dist.config.resolve import absolute, images_of, storage_of, weights_of
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError, ModelError
@@ -24,7 +25,6 @@ from pcace_dist.executors.ray_session import is_wanted, names_a_cluster
 from pcace_dist.models.layers import do_not_run, excluded_layers, named_exactly, resolve_layers
 from pcace_dist.models.load import weights_digest
 from pcace_dist.models.source import code_digest
-from pcace_dist.models.targets import TargetSpec, parse_target
 from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
@@ -210,7 +210,7 @@ def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
 
 
 def _work_spec(job: Job) -> WorkSpec:
-    targets = tuple(parse_target(target) for target in job.target)
+    targets = job.targets
     _check_targets(job, targets)
     columns = [str(target.value) for target in targets if target.kind == "column"]
     statistics = job.statistics
@@ -275,10 +275,6 @@ def _flush_seconds() -> float:
 def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
     if any(target.needs_label for target in targets) and job.dataset.label is None:
         raise JobError("target {logit: label} needs dataset.label, the column with the class index")
-    names = [target.name for target in targets]
-    for name in names:
-        if names.count(name) > 1:
-            raise JobError(f"target {name} is named twice")
     if job.group_by is not None and job.group_by == job.dataset.image:
         raise DatasetError(f"group_by {job.group_by}: is the image column")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pcace_dist.artifacts.attempt import Block, BlockPart, read_block, read_checked, read_rows
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import pilot_rows
@@ -29,7 +30,7 @@ from pcace_dist.models.forward import Forward
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.profile import Profile, Profiler
-from pcace_dist.models.targets import TargetSpec, target_values
+from pcace_dist.models.targets import target_values
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
+    from pcace_dist.config.targets import TargetSpec
     from pcace_dist.datasets.columns import DatasetSpec
     from pcace_dist.datasets.images import ImageSpec
-    from pcace_dist.models.targets import TargetSpec
     from pcace_dist.storage.files import Storage
 
 

@@ -21,6 +21,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
@@ -29,7 +30,7 @@ from pcace_dist.models.forward import Forward
 from pcace_dist.models.load import load_model
 from pcace_dist.models.precision import CHANNELS_LAST, Numerics
 from pcace_dist.models.settings import set_deterministic
-from pcace_dist.models.targets import TargetSpec, target_values
+from pcace_dist.models.targets import target_values
 from pcace_dist.statistics.folds import fold_of_bytes
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, Plan

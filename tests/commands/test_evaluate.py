@@ -15,8 +15,8 @@ from pcace_dist.api import rank
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.cli.main import main
 from pcace_dist.commands.evaluate import Evaluation, Settings, evaluate, write_evaluation
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.errors import JobError, OutputError
-from pcace_dist.models.targets import TargetSpec
 from tests.planted import write_planted
 from tests.planted_ablation import SHARES, write_images
 from tests.run.test_main_job import planted_job

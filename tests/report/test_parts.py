@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.errors import JobError, UserError
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.models.targets import TargetSpec
 from pcace_dist.report import cam, pictures
 from pcace_dist.report.build import choose_device
 from pcace_dist.report.clusters import across_groups
