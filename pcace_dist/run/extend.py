@@ -1,4 +1,4 @@
-"""Extending a finished run: what of it still stands over today's files, and what must be done.
+"""Extending a finished run: which of its results are still valid for the current files, and what must be computed.
 
 An accepted attempt is taken over whole when all its units' files are still there unchanged. Where one is gone, the
 attempt is not taken over and its surviving units are redone, from kept codes where there are any. The gone file is

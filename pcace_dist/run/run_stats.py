@@ -94,7 +94,7 @@ class Account:
                 self._reduce_seconds[stage] += value
 
     def looked(self, look: int, open_pairs: int) -> None:
-        """A look of `stop`: so many pairs at the border of the top were open after so many images."""
+        """One check of `stop`: how many pairs at the top-k border were still unsettled, and after how many images."""
         self.looks.append({"look": look, "images": self.images, "open_pairs": open_pairs})
 
     def tick(self, stage: str, workers: int, waits_for: str = "") -> None:
