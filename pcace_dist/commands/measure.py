@@ -42,7 +42,7 @@ from pcace_dist.datasets.columns import filter_scalar, plain_type
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import PILOT_BYTES, PILOT_ROW_GROUPS, spread, takes_all
 from pcace_dist.datasets.row_groups import count_kept
-from pcace_dist.datasets.units import Piece, Unit, make_units, pieces_of, rows_per_unit
+from pcace_dist.datasets.units import RowGroupRef, Unit, make_units, pieces_of, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.ray_session import ray_session
 from pcace_dist.ledger.ledger import Receipt
@@ -231,7 +231,7 @@ def _sample(preparation: Preparation, notes: list[str]) -> Sample:
     return Sample(_only(listing, unit), unit, share, groups, _stored_share(looked[0], spec))
 
 
-def _evenly(pieces: Sequence[Piece], most: int) -> list[Piece]:
+def _evenly(pieces: Sequence[RowGroupRef], most: int) -> list[RowGroupRef]:
     count = min(len(pieces), most)
     return [pieces[(2 * i + 1) * len(pieces) // (2 * count)] for i in range(count)]
 
@@ -250,7 +250,7 @@ def _only(listing: Listing, unit: Unit) -> Listing:
     return Listing(tuple(files), listing.schema)
 
 
-def _count_groups(pieces: Sequence[Piece], spec: WorkSpec) -> int:
+def _count_groups(pieces: Sequence[RowGroupRef], spec: WorkSpec) -> int:
     """Values of group_by, null being one, among the rows that the filter keeps; reads no image."""
     column, wanted = str(spec.dataset.group_by), spec.dataset.filter
     seen: set[object] = set()
@@ -267,7 +267,7 @@ def _count_groups(pieces: Sequence[Piece], spec: WorkSpec) -> int:
     return max(1, len(seen))
 
 
-def _stored_share(piece: Piece, spec: WorkSpec) -> float:
+def _stored_share(piece: RowGroupRef, spec: WorkSpec) -> float:
     """Share of a file's bytes that lies in the columns that are read, from one footer."""
     with spec.storage.open(piece.url) as source:
         group = pq.read_metadata(source).row_group(piece.row_group)

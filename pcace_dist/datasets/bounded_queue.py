@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Channel(Generic[T]):
+class BoundedQueue(Generic[T]):
     """A bounded queue that can be finished by the sender (with an error, if need be) and closed by the receiver.
 
     Items have weights; the sender waits while more than `capacity` are held. get() returns None at the end.

@@ -23,15 +23,15 @@ from pcace_dist.datasets.row_groups import RowGroup
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.errors import RowError
 
-RUN_BYTES = 1 << 20  # of encoded images in one run: with 256 KiB, its own cost was 5 % of decoding photographs
-DEVICE_RUN_BYTES = 16 << 20  # the same where a device decodes: it takes many at a time
+ROWS_BYTES = 1 << 20  # of encoded images in one run: with 256 KiB, its own cost was 5 % of decoding photographs
+DEVICE_ROWS_BYTES = 16 << 20  # the same where a device decodes: it takes many at a time
 RUN_ROWS = 64
 VIEWED = 4096  # bytes from which an image is seen where it lies
 
 T = TypeVar("T")
 
 
-class Slab:
+class BatchBuffer:
     """The memory of one batch: `images` uint8 (rows, C, H, W), on the host or on a device that decodes."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Slab:
         else:
             self.images[row].copy_(torch.as_tensor(image))
 
-    def put_rows(self, row: int, other: Slab, start: int, stop: int) -> None:
+    def put_rows(self, row: int, other: BatchBuffer, start: int, stop: int) -> None:
         """Store rows [start, stop) of another slab of the same kind."""
         if self._array is not None and other._array is not None:
             self._array[row : row + stop - start] = other._array[start:stop]
@@ -82,13 +82,13 @@ class Misfit:
 
 
 @dataclass(eq=False)
-class Run:
+class DecodedRows:
     """The good rows of a run, in order; their images are rows `start` and on of `slab`. And what was set aside.
 
     labels: -1 where null; values: float64 by column, NaN where null. What is not asked for is empty.
     """
 
-    slab: Slab | None
+    slab: BatchBuffer | None
     start: int
     refs: list[RowRef]
     fold_keys: list[int]
@@ -104,7 +104,7 @@ class Run:
 
 
 def cut(
-    group: RowGroup, image: str, batch_size: int, at: int, threads: int = 1, run_bytes: int = RUN_BYTES
+    group: RowGroup, image: str, batch_size: int, at: int, threads: int = 1, run_bytes: int = ROWS_BYTES
 ) -> Iterator[slice]:
     """Runs of a row group whose first row has place `at` in its unit: some milliseconds of work each, none across two
     batches, and at least one in a full batch for each of the threads. Their length changes no result.
@@ -133,16 +133,16 @@ def first_shape(group: RowGroup, spec: DatasetSpec, image_spec: ImageSpec) -> tu
     return None
 
 
-def decode_run(
+def decode_rows(
     group: RowGroup,
     rows: slice,
     spec: DatasetSpec,
     image_spec: ImageSpec,
     folds: Folds,
-    slab: Slab | None,
+    slab: BatchBuffer | None,
     start: int,
     decoder: DeviceDecoder | None = None,
-) -> Run:
+) -> DecodedRows:
     """Decode some rows into `slab` from row `start` on. Without a slab no row of them can be good.
 
     With a `decoder` on its device, where the slab lies too; to be called inside its `working`.
@@ -150,7 +150,7 @@ def decode_run(
     table = group.table.slice(rows.start, rows.stop - rows.start)
     refs = _refs(group, rows, table, spec)
     fold_values = None if spec.fold_by is None else _list(table, spec.fold_by)
-    run = Run(slab, start, [], [])
+    run = DecodedRows(slab, start, [], [])
     good: list[int] = []
     at = start
     files = encoded_images(table.column(spec.image))
@@ -221,7 +221,7 @@ def _refs(group: RowGroup, rows: slice, table: pa.Table, spec: DatasetSpec) -> l
     return [RowRef(key, row_group, row, name) for row, name in zip(at, ids, strict=True)]
 
 
-def _set_aside(run: Run, ref: RowRef, shape: Sequence[int], slab: Slab | None) -> None:
+def _set_aside(run: DecodedRows, ref: RowRef, shape: Sequence[int], slab: BatchBuffer | None) -> None:
     """An image of another size than the plan's."""
     size = (shape[1], shape[2])
     expected = size if slab is None else slab.shape[1:]
@@ -250,7 +250,7 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def images_of(parts: Sequence[tuple[Run, int, int]], make: Callable[[], Slab]) -> torch.Tensor:
+def images_of(parts: Sequence[tuple[DecodedRows, int, int]], make: Callable[[], BatchBuffer]) -> torch.Tensor:
     """The images of rows [start, stop) of some runs: where they lie side by side from the slab's beginning on, that
     memory itself; else, after rows were set aside, a copy.
     """

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from pcace_dist.datasets.bounded_queue import Channel
+from pcace_dist.datasets.bounded_queue import BoundedQueue
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.decoded_rows import (
-    DEVICE_RUN_BYTES,
-    RUN_BYTES,
+    DEVICE_ROWS_BYTES,
+    ROWS_BYTES,
+    BatchBuffer,
+    DecodedRows,
     Folds,
-    Run,
-    Slab,
     cut,
-    decode_run,
+    decode_rows,
     first_shape,
     images_of,
 )
@@ -38,13 +38,13 @@ from pcace_dist.datasets.images import TORCHVISION_MODE, ImageSpec
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.row_groups import RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow, RowRef
-from pcace_dist.datasets.units import Piece, Unit, pieces_of
+from pcace_dist.datasets.units import RowGroupRef, Unit, pieces_of
 from pcace_dist.errors import DatasetError
 from pcace_dist.storage.files import Storage
 
 AHEAD_BYTES = 64 << 20  # a row group of more bytes is not followed by the next one while it is decoded
 READ_AHEAD = 2  # batches of a unit that are kept ready
-SLABS = 2 * (2 * READ_AHEAD + 1) + 2  # of two units: being filled, in the hand that forms them, ready; and two in use
+BUFFERS = 2 * (2 * READ_AHEAD + 1) + 2  # of two units: being filled, in the hand that forms them, ready; and two in use
 READERS = 4  # reads at the same time: those of the unit in hand and of the one that follows
 PILOT_ROW_GROUPS = 256
 PILOT_BYTES = 2**30
@@ -198,8 +198,8 @@ class UnitStream:
         self._shape = None if shape is None else (TORCHVISION_MODE[reader.image_spec.mode], *shape)
         self._on_close = on_close
         self._lock = threading.Lock()
-        self._runs: Channel[Future[Run] | BadRow] = Channel(reader.read_ahead * reader.batch_size)
-        self._ready: Channel[Batch] = Channel(reader.read_ahead)
+        self._runs: BoundedQueue[Future[DecodedRows] | BadRow] = BoundedQueue(reader.read_ahead * reader.batch_size)
+        self._ready: BoundedQueue[Batch] = BoundedQueue(reader.read_ahead)
         self._threads = [
             threading.Thread(target=target, name=f"pcace-{role}-{name}", daemon=True)
             for role, target in (("feed", self._feed), ("batch", self._assemble))
@@ -247,7 +247,7 @@ class UnitStream:
         """Thread: row groups into the decoding pool, no more rows at a time than read_ahead allows."""
         try:
             at = 0
-            slab: Slab | None = None
+            slab: BatchBuffer | None = None
             for part in self._row_groups():
                 if isinstance(part, BadRow):
                     self._runs.put(part)
@@ -271,7 +271,7 @@ class UnitStream:
 
     def _cut(self, part: RowGroup, at: int) -> Iterator[slice]:
         reader = self._reader
-        run_bytes = RUN_BYTES if reader.decoder is None else DEVICE_RUN_BYTES
+        run_bytes = ROWS_BYTES if reader.decoder is None else DEVICE_ROWS_BYTES
         return cut(part, reader.spec.image, reader.batch_size, at, reader.threads, run_bytes)
 
     def _row_groups(self) -> Iterator[RowGroup | BadRow]:
@@ -298,28 +298,28 @@ class UnitStream:
             with contextlib.suppress(BaseException):
                 ahead.result()  # it holds an open file
 
-    def _slab(self) -> Slab:
+    def _slab(self) -> BatchBuffer:
         assert self._shape is not None
         reader = self._reader
         if reader.decoder is None:
-            return Slab(reader.batch_size, self._shape, channels_last=reader.channels_last, pinned=reader.pinned)
+            return BatchBuffer(reader.batch_size, self._shape, channels_last=reader.channels_last, pinned=reader.pinned)
         with reader.decoder.holding():
             device = reader.decoder.device
-            return Slab(reader.batch_size, self._shape, channels_last=reader.channels_last, device=device)
+            return BatchBuffer(reader.batch_size, self._shape, channels_last=reader.channels_last, device=device)
 
     def _working(self) -> contextlib.AbstractContextManager[None]:
         """Around all that this thread does with pixels."""
         decoder = self._reader.decoder
         return contextlib.nullcontext() if decoder is None else decoder.working()
 
-    def _decode(self, group: RowGroup, rows: slice, slab: Slab | None, start: int) -> Run:
+    def _decode(self, group: RowGroup, rows: slice, slab: BatchBuffer | None, start: int) -> DecodedRows:
         """Pool: one run of rows."""
         if self._ready.closed:
-            return Run(slab, start, [], [])
+            return DecodedRows(slab, start, [], [])
         before = time.perf_counter()
         reader = self._reader
         with self._working():
-            run = decode_run(group, rows, reader.spec, reader.image_spec, reader.folds, slab, start, reader.decoder)
+            run = decode_rows(group, rows, reader.spec, reader.image_spec, reader.folds, slab, start, reader.decoder)
         with self._lock:
             self.seconds["decode"] += time.perf_counter() - before
         return run
@@ -327,7 +327,7 @@ class UnitStream:
     def _assemble(self) -> None:
         """Thread: decoded runs, in order, into batches."""
         size = self._reader.batch_size
-        held: list[tuple[Run, int, int]] = []
+        held: list[tuple[DecodedRows, int, int]] = []
         count = 0
         try:
             while (item := self._runs.get()) is not None:
@@ -353,7 +353,7 @@ class UnitStream:
             self._ready.finish(error)
             self._runs.close()
 
-    def _checked(self, run: Run) -> Run:
+    def _checked(self, run: DecodedRows) -> DecodedRows:
         if self._strict and run.misfit is not None:
             (height, width), ref = run.misfit.size, run.misfit.ref
             assert self._shape is not None
@@ -364,10 +364,10 @@ class UnitStream:
         self.bad.extend(run.bad)
         return run
 
-    def _batch(self, parts: Sequence[tuple[Run, int, int]]) -> Batch:
+    def _batch(self, parts: Sequence[tuple[DecodedRows, int, int]]) -> Batch:
         spec = self._reader.spec
 
-        def joined(column: Callable[[Run], Sequence[Any]]) -> list[Any]:
+        def joined(column: Callable[[DecodedRows], Sequence[Any]]) -> list[Any]:
             return [value for run, start, stop in parts for value in column(run)[start:stop]]
 
         columns = {
@@ -501,7 +501,7 @@ def takes_all(listing: Listing, rows: int) -> bool:
     return 0 < listing.rows <= rows and len(pieces) <= _most_groups(listing, pieces, PILOT_ROW_GROUPS, PILOT_BYTES)
 
 
-def _most_groups(listing: Listing, pieces: Sequence[Piece], max_row_groups: int, max_bytes: int) -> int:
+def _most_groups(listing: Listing, pieces: Sequence[RowGroupRef], max_row_groups: int, max_bytes: int) -> int:
     bytes_per_group = sum(file.size for file in listing.files) / len(pieces)
     return min(max_row_groups, max(32, int(max_bytes / bytes_per_group)))
 
@@ -542,10 +542,12 @@ def _even(total: int, wanted: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return (np.arange(wanted, dtype=np.int64) * 2 + 1) * total // (2 * wanted)
 
 
-def _count_kept_in_threads(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage, threads: int) -> list[int]:
+def _count_kept_in_threads(
+    pieces: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage, threads: int
+) -> list[int]:
     if not spec.filter:
         return [piece.rows for piece in pieces]
-    by_file: dict[str, list[Piece]] = {}
+    by_file: dict[str, list[RowGroupRef]] = {}
     for piece in pieces:
         by_file.setdefault(piece.url, []).append(piece)
     with ThreadPoolExecutor(max(threads, 8), thread_name_prefix="pcace-filter") as pool:

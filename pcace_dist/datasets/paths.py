@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Fault:
+class Skipped:
     """Something of the source that could not be packed."""
 
     name: str
@@ -29,7 +29,7 @@ class Fault:
         return f"{self.name}: {self.reason}"
 
 
-def by_reason(faults: Iterable[Fault]) -> dict[str, list[str]]:
+def by_reason(faults: Iterable[Skipped]) -> dict[str, list[str]]:
     """Names of what was left out by reason, the most frequent first. What a reason tells of one file alone, in
     brackets or quotes, does not count."""
     found: dict[str, list[str]] = {}

@@ -19,7 +19,7 @@ from pcace_dist.datasets.columns import DatasetSpec, check_schema, kept_columns,
 from pcace_dist.datasets.row_filter import RowFilter
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes
-from pcace_dist.datasets.units import Piece
+from pcace_dist.datasets.units import RowGroupRef
 from pcace_dist.errors import DatasetError
 from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line
 
@@ -35,14 +35,14 @@ class RowGroup:
     read.
     """
 
-    piece: Piece
+    piece: RowGroupRef
     table: pa.Table
     rows: np.ndarray[Any, np.dtype[np.int64]]
     filtered: int
     bytes_read: int
 
 
-def read_pieces(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage) -> Iterator[RowGroup | BadRow]:
+def read_pieces(pieces: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage) -> Iterator[RowGroup | BadRow]:
     """The row groups in order.
 
     Raises DatasetError when a file is gone, has changed or has another schema; StoreUnavailable.
@@ -52,7 +52,7 @@ def read_pieces(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage) ->
         yield _read(piece, files)
 
 
-def count_kept(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage) -> list[int]:
+def count_kept(pieces: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage) -> list[int]:
     """Rows of each piece that the filter keeps, from the filter's columns alone; 0 where their bytes are wrong.
 
     Raises as `read_pieces`.
@@ -63,21 +63,21 @@ def count_kept(pieces: Sequence[Piece], spec: DatasetSpec, storage: Storage) -> 
     return [_count(piece, files) for piece in pieces]
 
 
-def _read(piece: Piece, files: _Files) -> RowGroup | BadRow:
+def _read(piece: RowGroupRef, files: _Files) -> RowGroup | BadRow:
     try:
         return _of_the_listing(piece, lambda: files.open(piece).read(piece))
     except WrongBytes as wrong:
         return BadRow(piece.key, piece.row_group, None, None, "read", f"row group unreadable: {wrong}", piece.rows)
 
 
-def _count(piece: Piece, files: _Files) -> int:
+def _count(piece: RowGroupRef, files: _Files) -> int:
     try:
         return _of_the_listing(piece, lambda: len(files.open(piece).kept(piece)))
     except WrongBytes:
         return 0
 
 
-def _of_the_listing(piece: Piece, read: Callable[[], T]) -> T:
+def _of_the_listing(piece: RowGroupRef, read: Callable[[], T]) -> T:
     """What `read` gives of a file that is still the one that was listed. Raises DatasetError where it is not."""
     try:
         return read()
@@ -97,7 +97,7 @@ class _Files:
         self.url: str | None = None
         self.current: _OpenFile | None = None
 
-    def open(self, piece: Piece) -> _OpenFile:
+    def open(self, piece: RowGroupRef) -> _OpenFile:
         if self.current is None or self.url != piece.url:
             self.current, self.url = None, piece.url
             self.current = _OpenFile(piece, self.spec, self.storage)
@@ -107,7 +107,7 @@ class _Files:
 class _OpenFile:
     """One Parquet file. Each of its bytes is fetched from the version that was listed, or not at all."""
 
-    def __init__(self, piece: Piece, spec: DatasetSpec, storage: Storage) -> None:
+    def __init__(self, piece: RowGroupRef, spec: DatasetSpec, storage: Storage) -> None:
         self.spec = spec
         self.file = StoredParquet(StoredFile(piece.url, piece.size, piece.version), storage)
         schema = self.schema = self.file.schema
@@ -115,11 +115,11 @@ class _OpenFile:
         self.image_leaf = f"{spec.image}.bytes" if pa.types.is_struct(schema.field(spec.image).type) else spec.image
         self.filter = RowFilter(spec.filter, lambda name: plain_type(schema.field(name).type))
 
-    def kept(self, piece: Piece) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def kept(self, piece: RowGroupRef) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Positions in the row group that the filter keeps."""
         return self._filtered(piece)[0]
 
-    def _filtered(self, piece: Piece) -> tuple[np.ndarray[Any, np.dtype[np.int64]], pa.Table]:
+    def _filtered(self, piece: RowGroupRef) -> tuple[np.ndarray[Any, np.dtype[np.int64]], pa.Table]:
         """Positions in the row group that the filter keeps, and the filter's columns: no bytes are fetched twice."""
         if not self.filter:
             return np.arange(piece.rows), pa.table({})
@@ -128,7 +128,7 @@ class _OpenFile:
         table = self.file.read([piece.row_group], self.filter.columns)
         return np.flatnonzero(self.filter.mask(table.column, table.num_rows)), table
 
-    def read(self, piece: Piece) -> RowGroup:
+    def read(self, piece: RowGroupRef) -> RowGroup:
         positions, held = self._filtered(piece)
         kept = kept_columns(self.spec, self.schema) if self.spec.keep else []
         names = list(dict.fromkeys([*(column for _, column in self.spec.roles()), *kept]))

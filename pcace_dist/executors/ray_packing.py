@@ -19,7 +19,7 @@ from pcace_dist.executors.ray_session import ray_session
 from pcace_dist.executors.signals import interruptible
 from pcace_dist.packing.pack import Packing, PackReport, Progress, finish
 from pcace_dist.packing.shards import Layout, Task, Written, write_task
-from pcace_dist.packing.source import Portion
+from pcace_dist.packing.source import SourceSlice
 from pcace_dist.storage.files import Storage, first_line
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def _run(
             raise Stopped(f"stopped with {done:,} of {len(packing.tasks):,} parts done; the same command goes on")
         while todo and len(running) < (workers or _cores()):
             task = todo.popleft()
-            running[remote.remote(task, packing.portion(task), layout, dest, packing.storage)] = task
+            running[remote.remote(task, packing.slice(task), layout, dest, packing.storage)] = task
         ready, _ = ray.wait(list(running), timeout=TICK)
         for reference in ready:
             one = _result(reference, running.pop(reference))
@@ -68,10 +68,10 @@ def _run(
     return written
 
 
-def _write(task: Task, portion: Portion, layout: Layout, dest: str, storage: Storage) -> Written:
+def _write(task: Task, items: SourceSlice, layout: Layout, dest: str, storage: Storage) -> Written:
     """What a worker runs."""
     started = time.monotonic()
-    written = write_task(task, portion, layout, dest, storage)
+    written = write_task(task, items, layout, dest, storage)
     log.info("%s: %d images in %.1f s", task.name, written.seen, time.monotonic() - started)
     return written
 

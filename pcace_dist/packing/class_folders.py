@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from pcace_dist.datasets.paths import Fault, by_reason, parent_of
+from pcace_dist.datasets.paths import Skipped, by_reason, parent_of
 from pcace_dist.errors import DatasetError
 from pcace_dist.packing.class_names import ClassNames, find_class_names, is_synset
 from pcace_dist.storage.files import Storage
@@ -13,7 +13,7 @@ from pcace_dist.storage.files import Storage
 SPLITS = {"train", "val", "valid", "validation", "test", "dev"}
 
 
-def reasons(faults: Sequence[Fault]) -> str:
+def reasons(faults: Sequence[Skipped]) -> str:
     """`: 6 link to nothing, 1 not an image`; empty for no faults."""
     counts = (f"{len(names):,} {reason}" for reason, names in by_reason(faults).items())
     return f": {', '.join(counts)}" if faults else ""

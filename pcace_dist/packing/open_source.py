@@ -1,7 +1,7 @@
-"""What can be packed: image folders, CSV files, MNIST's idx files, WebDataset tars (Parquet: rows_of_files.py).
+"""What a path holds, and the `Source` that packs it.
 
-Each function makes a `Source` from a listing, and a portion class that reads a range of its items. Knows nothing of
-shards. A source for another format is one more of both, and one more line in `open_source`.
+Another kind of source is a module in sources/ (how a listing becomes a `Source`, and a class that reads a range of its
+items), a line in OPENERS, and in `_detect` what shows that a path is of this kind.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pcace_dist.datasets.paths import READERS, Fault, by_reason
+from pcace_dist.datasets.paths import READERS, Skipped, by_reason
 from pcace_dist.errors import DatasetError, OutputError
 from pcace_dist.packing.class_names import class_table, read_class_names
 from pcace_dist.packing.open_source import open_source
@@ -34,7 +34,7 @@ from pcace_dist.packing.shards import (
     record_url,
     write_task,
 )
-from pcace_dist.packing.source import Portion, Reading, Request, Source
+from pcace_dist.packing.source import Reading, Request, Source, SourceSlice
 from pcace_dist.packing.sources.folder import lost_class
 from pcace_dist.storage.files import Storage, StoredFile, first_line, normalised, split
 
@@ -54,7 +54,7 @@ class PackReport:
     shards: tuple[str, ...]
     rows: int
     bytes: int
-    bad: tuple[Fault, ...]
+    bad: tuple[Skipped, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -88,8 +88,8 @@ class Packing:
         """A line for each class folder: its label, name and images."""
         return class_table(self.source.labels, self.source.images)
 
-    def portion(self, task: Task) -> Portion:
-        return self.source.portion(task.start, task.stop)
+    def slice(self, task: Task) -> SourceSlice:
+        return self.source.slice(task.start, task.stop)
 
 
 def pack(
@@ -142,8 +142,8 @@ def run_here(packing: Packing, on_progress: Progress | None = None) -> PackRepor
 
     try:
         for task in packing.todo:
-            portion = packing.portion(task)
-            written.append(write_task(task, portion, packing.layout, packing.dest, packing.storage, count))
+            items = packing.slice(task)
+            written.append(write_task(task, items, packing.layout, packing.dest, packing.storage, count))
     except OSError as error:
         raise OutputError(first_line(error)) from None
     return finish(packing, written)
@@ -226,10 +226,10 @@ def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
     return report
 
 
-def _check_classes(packing: Packing, faults: Iterable[Fault]) -> None:
+def _check_classes(packing: Packing, faults: Iterable[Skipped]) -> None:
     """Raise DatasetError for a class of which every image turned out to be none. The shards stay, the pack is not
     complete."""
-    by_class: dict[str, list[Fault]] = {}
+    by_class: dict[str, list[Skipped]] = {}
     for fault in faults:
         by_class.setdefault(fault.name.partition("/")[0], []).append(fault)
     for folder, images in packing.source.images.items():

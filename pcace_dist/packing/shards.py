@@ -1,7 +1,7 @@
 """The plan of shards, and the writing of one task's shards: pure functions of the source and the limits.
 
 `plan_tasks` cuts the source's items into tasks by size alone. `write_task` is the body of a task, the only one: in
-process and on a cluster it reads its portion, writes its shards under their final names, each whole, and last the
+process and on a cluster it reads its items, writes its shards under their final names, each whole, and last the
 record that says so. The same task gives the same bytes wherever and however often it runs. Knows nothing of who calls
 it, nor of Ray.
 """
@@ -27,10 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pcace_dist.datasets.formats import HEAD, UNMISTAKABLE, format_of
-from pcace_dist.datasets.paths import Fault
+from pcace_dist.datasets.paths import Skipped
 from pcace_dist.errors import RowError
 from pcace_dist.packing.class_names import ClassNames
-from pcace_dist.packing.source import Portion, Row, Source
+from pcace_dist.packing.source import Row, Source, SourceSlice
 from pcace_dist.storage.files import Storage, split
 
 SHARD_BYTES = 256 * 10**6
@@ -94,7 +94,7 @@ class Written:
 
     task: str
     shards: tuple[Shard, ...]
-    bad: tuple[Fault, ...]
+    bad: tuple[Skipped, ...]
     seen: int
 
 
@@ -148,21 +148,21 @@ def _division(size: int, counted: bool, limits: Limits) -> tuple[int | None, int
 
 def write_task(
     task: Task,
-    portion: Portion,
+    items: SourceSlice,
     layout: Layout,
     dest: str,
     storage: Storage,
     on_row: Callable[[], object] = lambda: None,
 ) -> Written:
     """Write a task's shards into `dest`, then its record. Raises OSError or a UserError; a repeated call is safe."""
-    bad: list[Fault] = []
+    bad: list[Skipped] = []
     seen = 0
     with _Shards(task, layout, dest, storage) as shards:
-        for row in portion.rows(storage):
-            fault = row if isinstance(row, Fault) else check(row, layout.verify)
+        for row in items.rows(storage):
+            fault = row if isinstance(row, Skipped) else check(row, layout.verify)
             if fault is not None:
                 bad.append(fault)
-            elif not isinstance(row, Fault):
+            elif not isinstance(row, Skipped):
                 shards.add(row)
             seen += 1
             on_row()
@@ -172,11 +172,11 @@ def write_task(
     return written
 
 
-def check(row: Row, verify: str | None) -> Fault | None:
+def check(row: Row, verify: str | None) -> Skipped | None:
     """What is wrong with an image: nothing in it, no image by its first bytes; with `headers` no readable header, with
     `decode` no pixels."""
     if not row.data:
-        return Fault(row.path, "image is empty")
+        return Skipped(row.path, "image is empty")
     if verify is None and format_of(row.data[:HEAD]) in UNMISTAKABLE:
         return None
     from pcace_dist.datasets.images import ImageSpec, decode, image_size  # with torch: only where it is needed
@@ -186,7 +186,7 @@ def check(row: Row, verify: str | None) -> Fault | None:
         if verify == "decode":
             decode(row.data, ImageSpec())
     except RowError as error:
-        return Fault(row.path, error.reason)
+        return Skipped(row.path, error.reason)
     return None
 
 
@@ -199,7 +199,7 @@ def read_record(data: bytes) -> Written | None:
     try:
         record = json.loads(data)
         shards = tuple(Shard(str(name), int(rows), int(size)) for name, rows, size in record["shards"])
-        bad = tuple(Fault(*fault) for fault in record["bad"])
+        bad = tuple(Skipped(*fault) for fault in record["bad"])
         return Written(str(record["task"]), shards, bad, int(record["seen"]))
     except (ValueError, KeyError, TypeError):
         return None

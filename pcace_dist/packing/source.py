@@ -1,7 +1,7 @@
-"""What every source of `pcace pack` is made of: rows, faults, and portions that can be read anywhere.
+"""What every source of `pcace pack` is made of: rows, what is left out, and slices that can be read anywhere.
 
-A `Source` is known from a listing: how many items, how large each. A `Portion` is a range of its items, small enough to
-be sent to another machine, and reads its rows lazily. Knows nothing of shards, models or Ray.
+A `Source` is known from a listing: how many items, how large each. A `SourceSlice` is a range of its items, small
+enough to be sent to another machine, and reads its rows lazily. Knows nothing of shards, models or Ray.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pcace_dist.datasets.paths import Fault
+from pcace_dist.datasets.paths import Skipped
 from pcace_dist.errors import DatasetError
 from pcace_dist.packing.class_names import ClassNames
 from pcace_dist.storage.files import Storage, StoredFile, first_line, split
@@ -31,10 +31,10 @@ class Row:
     dropped: tuple[str, ...] = ()
 
 
-class Portion(Protocol):
+class SourceSlice(Protocol):
     """A range of a source's items; picklable. Two readings give the same rows and faults in the same order."""
 
-    def rows(self, storage: Storage) -> Iterator[Row | Fault]: ...
+    def rows(self, storage: Storage) -> Iterator[Row | Skipped]: ...
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Source:
     schema: pa.Schema
     identity: tuple[tuple[str, int, str], ...]
     sizes: Sequence[int]
-    portion: Callable[[int, int], Portion]
+    slice: Callable[[int, int], SourceSlice]
     counted: bool = True
     classes: ClassNames | None = None
     features: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    left_out: tuple[Fault, ...] = ()
+    left_out: tuple[Skipped, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict)
     images: Mapping[str, int] = field(default_factory=dict)
 
@@ -65,8 +65,8 @@ class Source:
         return len(self.sizes) if self.counted else None
 
 
-def read_image(storage: Storage, url: str, path: str, cells: dict[str, Any]) -> Row | Fault:
-    """The row of one image file; a Fault where the storage says that it has none to give.
+def read_image(storage: Storage, url: str, path: str, cells: dict[str, Any]) -> Row | Skipped:
+    """The row of one image file; a Skipped where the storage says that it has none to give.
 
     Raises StoreUnavailable where storage is away, and OSError where access is denied and nothing could be read before.
     """
@@ -75,9 +75,9 @@ def read_image(storage: Storage, url: str, path: str, cells: dict[str, Any]) -> 
     except PermissionError as error:
         if split(url)[0] != "file" and not _its_own(storage, error):
             return _read_once_allowed(storage, url, path, cells, error)
-        return Fault(path, first_line(error).removeprefix(f"{url}: "))
+        return Skipped(path, first_line(error).removeprefix(f"{url}: "))
     except OSError as error:
-        return Fault(path, first_line(error).removeprefix(f"{url}: "))
+        return Skipped(path, first_line(error).removeprefix(f"{url}: "))
 
 
 def _its_own(storage: Storage, error: PermissionError) -> bool:
@@ -90,7 +90,7 @@ def _its_own(storage: Storage, error: PermissionError) -> bool:
 
 def _read_once_allowed(
     storage: Storage, url: str, path: str, cells: dict[str, Any], error: PermissionError
-) -> Row | Fault:
+) -> Row | Skipped:
     """The row of a file once the storage gives what it gave before."""
     with storage.patience.outage(url) as wait:
         while wait.on(error):

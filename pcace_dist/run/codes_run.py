@@ -23,7 +23,7 @@ from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.artifacts.selection import SELECTION_FILE
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, storage_of
-from pcace_dist.datasets.units import Piece, Unit
+from pcace_dist.datasets.units import RowGroupRef, Unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.base import Crew
 from pcace_dist.executors.threads import LocalFleet
@@ -225,6 +225,6 @@ class CodesRun(Coordinator[CodesPreparation]):
     def _codes_units(self) -> list[Unit]:
         """A unit per codes file."""
         return [
-            Unit.of([Piece(f"{self._kept.url}/{part.file}", part.file, part.size, "", 0, 0, part.rows)])
+            Unit.of([RowGroupRef(f"{self._kept.url}/{part.file}", part.file, part.size, "", 0, 0, part.rows)])
             for part in self._kept.index.parts
         ]

@@ -20,7 +20,7 @@ from pcace_dist.artifacts.done import recorded_job
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.datasets.listing import DataFile, Listing
-from pcace_dist.datasets.units import Piece, Unit, make_units
+from pcace_dist.datasets.units import RowGroupRef, Unit, make_units
 from pcace_dist.errors import JobError, OutputError
 from pcace_dist.ledger.ledger import Ledger, Receipt, RunState
 from pcace_dist.storage.files import Storage
@@ -120,7 +120,7 @@ def inherit(base: Base, listing: Listing, rows_per_unit: int) -> Inheritance:
     )
 
 
-def _today(piece: Piece, files: Mapping[str, DataFile]) -> Piece | None:
+def _today(piece: RowGroupRef, files: Mapping[str, DataFile]) -> RowGroupRef | None:
     """The same row group where its file lies now; None if that is gone or has changed."""
     file = files.get(piece.key)
     if file is None or (file.size, file.version) != (piece.size, piece.version):

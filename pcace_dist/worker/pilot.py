@@ -28,7 +28,7 @@ from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.datasets.device_images import GPU, choose_decoder, decoder_of, memory_beside
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import SLABS, Batch, WholeUnits, pilot_rows, takes_all
+from pcace_dist.datasets.loader import BUFFERS, Batch, WholeUnits, pilot_rows, takes_all
 from pcace_dist.datasets.units import make_units, rows_per_unit
 from pcace_dist.errors import DatasetError, ModelError
 from pcace_dist.models.device import (
@@ -334,7 +334,7 @@ def _batch_by(
 
     found = footprint(forward.model, lambda: forward(images, receive), plan_bytes)
     if decode == GPU:
-        found = replace(found, waiting=SLABS * images.nbytes, decoding=memory_beside(spec.threads))
+        found = replace(found, waiting=BUFFERS * images.nbytes, decoding=memory_beside(spec.threads))
     return choose_batch(found, device, worker_memory(device, spec.threads))
 
 

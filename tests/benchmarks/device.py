@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from pcace_dist.datasets.columns import DatasetSpec
-from pcace_dist.datasets.decoded_rows import RUN_ROWS, Slab
+from pcace_dist.datasets.decoded_rows import RUN_ROWS, BatchBuffer
 from pcace_dist.datasets.device_images import DeviceDecoder, decode_jpegs
 from pcace_dist.datasets.images import ImageSpec, buffer_of, pixels
 from pcace_dist.datasets.listing import list_dataset
@@ -215,7 +215,7 @@ def inputs(device: torch.device, files: Sequence[bytes], *, threads: Sequence[in
             runs = [range(start, min(start + step, len(files))) for start in range(0, len(files), step)]
 
             def by_processor(pool: ThreadPoolExecutor = pool, runs: Sequence[range] = runs) -> None:
-                slab = Slab(len(files), SHAPE, channels_last=True, pinned=device.type == "cuda")
+                slab = BatchBuffer(len(files), SHAPE, channels_last=True, pinned=device.type == "cuda")
 
                 def one(run: range) -> None:
                     for i in run:
@@ -226,7 +226,7 @@ def inputs(device: torch.device, files: Sequence[bytes], *, threads: Sequence[in
 
             def on_device(pool: ThreadPoolExecutor = pool, runs: Sequence[range] = runs) -> None:
                 with decoder.holding():
-                    slab = Slab(len(files), SHAPE, channels_last=True, device=decoder.device)
+                    slab = BatchBuffer(len(files), SHAPE, channels_last=True, device=decoder.device)
 
                 def one(run: range) -> None:
                     with decoder.working():

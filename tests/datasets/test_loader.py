@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pcace_dist.datasets import decoded_rows as runs_module
 from pcace_dist.datasets import loader as batches_module
 from pcace_dist.datasets.columns import DatasetSpec
-from pcace_dist.datasets.decoded_rows import Slab
+from pcace_dist.datasets.decoded_rows import BatchBuffer
 from pcace_dist.datasets.images import ImageSpec, Pixels, decode, pixels
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import Batch, pilot_rows, spread
@@ -233,13 +233,13 @@ def test_no_more_is_decoded_ahead_than_was_allowed(tmp_path: Path, monkeypatch: 
 def test_batches_are_the_memory_that_was_decoded_into_until_a_row_is_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slabs: list[Slab] = []
+    slabs: list[BatchBuffer] = []
 
-    def counted(*arguments: Any, **options: Any) -> Slab:
-        slabs.append(Slab(*arguments, **options))
+    def counted(*arguments: Any, **options: Any) -> BatchBuffer:
+        slabs.append(BatchBuffer(*arguments, **options))
         return slabs[-1]
 
-    monkeypatch.setattr(batches_module, "Slab", counted)
+    monkeypatch.setattr(batches_module, "BatchBuffer", counted)
     images: list[bytes | None] = [png(i) for i in range(20)]
     shard(tmp_path / "whole/a.parquet", images, row_group=7)
     images[9] = b"junk"

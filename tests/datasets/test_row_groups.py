@@ -13,7 +13,7 @@ import pytest
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.row_groups import RowGroup, count_kept, read_pieces
 from pcace_dist.datasets.rows import BadRow
-from pcace_dist.datasets.units import Piece, make_units
+from pcace_dist.datasets.units import RowGroupRef, make_units
 from pcace_dist.errors import DatasetError, StoreUnavailable
 from pcace_dist.packing.pack import pack
 from pcace_dist.storage.files import Storage
@@ -21,12 +21,12 @@ from pcace_dist.storage.retry import ShortRead
 from tests.datasets.helpers import FailingStorage, GarblingStorage, dataset, listed, png, shard
 
 
-def pieces_of(path: Path, **changes: Any) -> tuple[DatasetSpec, list[Piece]]:
+def pieces_of(path: Path, **changes: Any) -> tuple[DatasetSpec, list[RowGroupRef]]:
     spec, listing = listed(path, **changes)
     return spec, [piece for unit in make_units(listing, 10**6) for piece in unit.pieces]
 
 
-def read(pieces: list[Piece], spec: DatasetSpec, storage: Storage | None = None) -> list[RowGroup]:
+def read(pieces: list[RowGroupRef], spec: DatasetSpec, storage: Storage | None = None) -> list[RowGroup]:
     parts = list(read_pieces(pieces, spec, storage or Storage()))
     assert all(isinstance(part, RowGroup) for part in parts)
     return [part for part in parts if isinstance(part, RowGroup)]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pcace_dist.datasets.paths import Fault
+from pcace_dist.datasets.paths import Skipped
 from pcace_dist.errors import StoreUnavailable
 from pcace_dist.packing.pack import pack
 from pcace_dist.packing.source import Row, read_image
@@ -47,13 +47,13 @@ class Faked(Storage):
         return self
 
 
-def images(storage: Storage, *keys: str) -> list[Row | Fault]:
+def images(storage: Storage, *keys: str) -> list[Row | Skipped]:
     return [read_image(storage, f"s3://b/{key}", key, {}) for key in keys]
 
 
 def test_an_image_that_alone_is_refused_is_left_out_by_name() -> None:
     _, other, last = images(Faked({"private": 10**9}), "a", "private", "b")
-    assert isinstance(other, Fault) and "access denied" in other.reason and isinstance(last, Row)
+    assert isinstance(other, Skipped) and "access denied" in other.reason and isinstance(last, Row)
 
 
 def test_rights_that_are_revoked_for_a_while_leave_no_image_out() -> None:

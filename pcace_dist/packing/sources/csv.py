@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pcace_dist.datasets.paths import Fault, identity_of, in_order, parent_of
+from pcace_dist.datasets.paths import Skipped, identity_of, in_order, parent_of
 from pcace_dist.datasets.walk import Walked
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.packing.csv_table import read_table
@@ -47,7 +47,7 @@ def open_csv(walked: Walked, request: Request) -> Source:
         pa.schema([pa.field("image", IMAGE_TYPE), *others]),
         identity_of(files, source),
         [size] * table.num_rows,
-        lambda start, stop: CsvPortion(table.take(pa.array(range(start, stop))), image_column, source, folder, start),
+        lambda start, stop: CsvSlice(table.take(pa.array(range(start, stop))), image_column, source, folder, start),
         notes=tuple(notes),
     )
 
@@ -72,7 +72,7 @@ def _lies_in(url: str, folder: str) -> bool:
 
 
 @dataclass(frozen=True)
-class CsvPortion:
+class CsvSlice:
     """Rows of a CSV file from row `first`."""
 
     table: pa.Table
@@ -81,12 +81,12 @@ class CsvPortion:
     folder: str
     first: int
 
-    def rows(self, storage: Storage) -> Iterator[Row | Fault]:
-        def row(numbered: tuple[int, dict[str, Any]]) -> Row | Fault:
+    def rows(self, storage: Storage) -> Iterator[Row | Skipped]:
+        def row(numbered: tuple[int, dict[str, Any]]) -> Row | Skipped:
             number, values = numbered
             path = values.pop(self.image_column)
             if not path or "\0" in path:
-                return Fault(f"{self.source} row {number}", "names no image")
+                return Skipped(f"{self.source} row {number}", "names no image")
             return read_image(storage, _image_url(path, self.folder), path, values)
 
         return in_order(row, enumerate(self._values(), self.first), storage)

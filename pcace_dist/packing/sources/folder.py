@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from pcace_dist.datasets.formats import IMAGE_SUFFIXES
-from pcace_dist.datasets.paths import Fault, identity_of, in_order, utf8_name
+from pcace_dist.datasets.paths import Skipped, identity_of, in_order, utf8_name
 from pcace_dist.datasets.walk import HIDDEN, Found, Walked
 from pcace_dist.errors import DatasetError
 from pcace_dist.packing.class_folders import class_labels, doubts, listed_classes, reasons
@@ -52,7 +52,7 @@ def open_folder(walked: Walked, request: Request) -> Source:
         pa.schema(fields),
         identity_of(files, source),
         [f.size for f in files],
-        lambda start, stop: FolderPortion(entries[start:stop], bool(labels)),
+        lambda start, stop: FolderSlice(entries[start:stop], bool(labels)),
         classes=classes,
         notes=tuple(notes),
         left_out=walked.left_out,
@@ -96,7 +96,7 @@ def _with_numbers(classes: ClassNames, folders: Sequence[str], counts: Mapping[s
 
 def _empty_classes(labels: Mapping[str, int], counts: Mapping[str, int], walked: Walked, reading: Reading) -> list[str]:
     """Remarks on classes without an image. Raises DatasetError where files of one are left out, unless told."""
-    by_class: dict[str, list[Fault]] = {}
+    by_class: dict[str, list[Skipped]] = {}
     for fault in walked.left_out:
         by_class.setdefault(_class_of(fault.name), []).append(fault)
     notes = []
@@ -110,7 +110,7 @@ def _empty_classes(labels: Mapping[str, int], counts: Mapping[str, int], walked:
     return notes
 
 
-def lost_class(source: str, folder: str, label: int, faults: Sequence[Fault]) -> DatasetError:
+def lost_class(source: str, folder: str, label: int, faults: Sequence[Skipped]) -> DatasetError:
     """What is said of a class whose files are all left out."""
     return DatasetError(
         f"{source}: no file of the class {folder!r} (label {label}) can be packed{reasons(faults)}; put images there, "
@@ -128,17 +128,17 @@ def _by_content(images: Sequence[Found]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class FolderPortion:
+class FolderSlice:
     """Image files: key, URL, class index (None: beside the class folders)."""
 
     files: tuple[tuple[str, str, int | None], ...]
     labelled: bool
 
-    def rows(self, storage: Storage) -> Iterator[Row | Fault]:
-        def row(file: tuple[str, str, int | None]) -> Row | Fault:
+    def rows(self, storage: Storage) -> Iterator[Row | Skipped]:
+        def row(file: tuple[str, str, int | None]) -> Row | Skipped:
             key, url, label = file
             if self.labelled and label is None:
-                return Fault(key, "lies beside the class folders, not in one")
+                return Skipped(key, "lies beside the class folders, not in one")
             return read_image(storage, url, key, {"label": label} if self.labelled else {})
 
         return in_order(row, self.files, storage)

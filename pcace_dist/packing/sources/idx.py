@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pcace_dist.datasets.paths import Fault, identity_of, parent_of, utf8_name
+from pcace_dist.datasets.paths import Skipped, identity_of, parent_of, utf8_name
 from pcace_dist.datasets.walk import Walked
 from pcace_dist.errors import DatasetError
 from pcace_dist.packing.source import IMAGE_TYPE, Request, Row, Source, is_one_file
@@ -82,17 +82,17 @@ def open_idx(walked: Walked, request: Request) -> Source:
         pa.schema(fields),
         identity_of(used, source),
         sizes,
-        lambda start, stop: IdxPortion(tuple(sets), start, stop),
+        lambda start, stop: IdxSlice(tuple(sets), start, stop),
         notes=walked.notes,
         left_out=walked.left_out if named else (*walked.left_out, *_no_idx(walked, used)),
     )
 
 
-def _no_idx(walked: Walked, used: Sequence[StoredFile]) -> Iterator[Fault]:
+def _no_idx(walked: Walked, used: Sequence[StoredFile]) -> Iterator[Skipped]:
     urls = {file.url for file in used}
     for one in walked.files:
         if one.file.url not in urls:
-            yield Fault(one.key, "not an idx file of the images and labels")
+            yield Skipped(one.key, "not an idx file of the images and labels")
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ class IdxSet:
 
 
 @dataclass(frozen=True)
-class IdxPortion:
+class IdxSlice:
     """Images `start` to `stop` of the sets one after another."""
 
     sets: tuple[IdxSet, ...]
     start: int
     stop: int
 
-    def rows(self, storage: Storage) -> Iterator[Row | Fault]:
+    def rows(self, storage: Storage) -> Iterator[Row | Skipped]:
         before = 0
         for one in self.sets:
             first, last = max(0, self.start - before), min(one.count, self.stop - before)

@@ -21,7 +21,7 @@ from pcace_dist.datasets.columns import is_image_struct
 from pcace_dist.datasets.formats import PARQUET_SUFFIXES
 from pcace_dist.datasets.paths import (
     READERS,
-    Fault,
+    Skipped,
     identity_of,
     key_below,
     utf8_name,
@@ -71,14 +71,14 @@ def rows_of_files(found: list[StoredFile], source: str, storage: Storage, image_
         packed,
         identity_of(found, source),
         sizes,
-        lambda start, stop: ParquetPortion(_between(groups, start, stop), start, stop, column, packed),
+        lambda start, stop: ParquetSlice(_between(groups, start, stop), start, stop, column, packed),
         features=features,
         notes=tuple(_split_notes(keys, source)),
     )
 
 
 @dataclass(frozen=True)
-class ParquetPortion:
+class ParquetSlice:
     """Rows `start` to `stop` of the whole source, and the row groups they lie in."""
 
     groups: tuple[Group, ...]
@@ -87,7 +87,7 @@ class ParquetPortion:
     column: str
     schema: pa.Schema
 
-    def rows(self, storage: Storage) -> Iterator[Row | Fault]:
+    def rows(self, storage: Storage) -> Iterator[Row | Skipped]:
         for group in self.groups:
             read = 0
             try:
@@ -101,7 +101,7 @@ class ParquetPortion:
             except OSError as error:
                 raise DatasetError(first_line(error)) from None
             except WrongBytes as wrong:
-                yield Fault(f"{group.key} row group {group.index} from row {read}", f"cannot be read ({wrong})")
+                yield Skipped(f"{group.key} row group {group.index} from row {read}", f"cannot be read ({wrong})")
 
 
 def _batches(group: Group, storage: Storage) -> Iterator[pa.RecordBatch]:
@@ -112,18 +112,18 @@ def _batches(group: Group, storage: Storage) -> Iterator[pa.RecordBatch]:
     yield from StoredParquet(file, storage).batches(group.index, ROWS_AT_ONCE)
 
 
-def _row(cells: pa.RecordBatch, group: Group, number: int, portion: ParquetPortion) -> Row | Fault:
+def _row(cells: pa.RecordBatch, group: Group, number: int, items: ParquetSlice) -> Row | Skipped:
     name = f"{group.key}#{group.in_file + number}"
-    image = cells.column(cells.schema.get_field_index(portion.column))[0].as_py()
+    image = cells.column(cells.schema.get_field_index(items.column))[0].as_py()
     data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
     if data is None:
-        return Fault(name, "image is null")
+        return Skipped(name, "image is null")
     packed = pa.array([{"bytes": data, "path": path or name}], IMAGE_TYPE)
     columns = [
-        packed if field.name == portion.column else array
+        packed if field.name == items.column else array
         for field, array in zip(cells.schema, cells.columns, strict=True)
     ]
-    return Row(path or name, data, pa.RecordBatch.from_arrays(columns, schema=portion.schema))
+    return Row(path or name, data, pa.RecordBatch.from_arrays(columns, schema=items.schema))
 
 
 def _between(groups: Sequence[Group], start: int, stop: int) -> tuple[Group, ...]:
@@ -210,5 +210,5 @@ def open_parquet(walked: Walked, request: Request) -> Source:
     if not files:
         raise DatasetError(f"{walked.root}: holds no Parquet file ({' or '.join(PARQUET_SUFFIXES)})")
     opened = rows_of_files(files, walked.root, request.storage, request.image_column)
-    faults = (Fault(one.key, "its name begins with _ (which readers of Parquet skip)") for one in skipped)
+    faults = (Skipped(one.key, "its name begins with _ (which readers of Parquet skip)") for one in skipped)
     return replace(opened, left_out=(*walked.left_out, *faults), notes=(*walked.notes, *opened.notes))

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from pcace_dist.datasets.formats import HEAD, IMAGE_SUFFIXES, TAR_SUFFIXES, kind_of_head
-from pcace_dist.datasets.paths import Fault, identity_of, is_hidden, utf8_name
+from pcace_dist.datasets.paths import Skipped, identity_of, is_hidden, utf8_name
 from pcace_dist.datasets.walk import HIDDEN, SPECIAL, Walked
 from pcace_dist.errors import DatasetError
 from pcace_dist.packing.class_folders import class_labels, doubts, listed_classes, reasons
@@ -44,7 +44,7 @@ def open_webdataset(walked: Walked, request: Request) -> Source:
     if not found:
         raise DatasetError(f"{source}: holds no tar file ({', '.join(TAR_SUFFIXES)})")
     tars = [one.file for one in found]
-    plain = TarPortion(tuple((one.file.url, one.key, None) for one in found), None, reading.image_key)
+    plain = TarSlice(tuple((one.file.url, one.key, None) for one in found), None, reading.image_key)
     peeked, notes = _peek(plain, source, storage)
     schema = _schema_of([_cells(row) for row in peeked])
     stems = [_tar_stem(f.url) for f in tars]
@@ -56,7 +56,7 @@ def open_webdataset(walked: Walked, request: Request) -> Source:
         notes += doubts(folders, source) if classes.origin is None else []
         labels = class_labels(folders, Counter(stems), classes, source)
         schema = pa.schema([*schema, pa.field("label", pa.int64())])
-    portion = TarPortion(
+    items = TarSlice(
         tuple((one.file.url, one.key, labels.get(stem)) for one, stem in zip(found, stems, strict=True)),
         schema,
         reading.image_key,
@@ -66,7 +66,7 @@ def open_webdataset(walked: Walked, request: Request) -> Source:
         schema,
         identity_of(tars, source),
         [f.size for f in tars],
-        lambda start, stop: replace(portion, tars=portion.tars[start:stop]),
+        lambda start, stop: replace(items, tars=items.tars[start:stop]),
         counted=False,
         notes=tuple(notes),
         left_out=walked.left_out,
@@ -75,12 +75,12 @@ def open_webdataset(walked: Walked, request: Request) -> Source:
     return with_class_columns(opened, classes, source) if labels and classes else opened
 
 
-def _peek(plain: TarPortion, source: str, storage: Storage) -> tuple[list[Row], list[str]]:
+def _peek(plain: TarSlice, source: str, storage: Storage) -> tuple[list[Row], list[str]]:
     """The first samples, and remarks. Raises DatasetError where it is not clear which member is the image."""
     peeked: list[Row] = []
-    faults: list[Fault] = []
+    faults: list[Skipped] = []
     for row in itertools.islice(plain.rows(storage), 20 * PEEKED):
-        if isinstance(row, Fault):
+        if isinstance(row, Skipped):
             faults.append(row)
             if row.reason.startswith(SEVERAL):
                 raise DatasetError(f"{row}; choose it with --image-key")
@@ -104,7 +104,7 @@ def _cut(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class TarPortion:
+class TarSlice:
     """Tars: URL, key, and the class index of all its samples where that is given. `schema`: what the samples must
     fit; None takes them as they are."""
 
@@ -112,10 +112,10 @@ class TarPortion:
     schema: pa.Schema | None = None
     image_key: str | None = None
 
-    def rows(self, storage: Storage) -> Iterator[Row | Fault]:
+    def rows(self, storage: Storage) -> Iterator[Row | Skipped]:
         for url, key, label in self.tars:
             for row in _tar_rows(url, key, storage, self.image_key):
-                if isinstance(row, Fault):
+                if isinstance(row, Skipped):
                     yield row
                     continue
                 if label is not None:
@@ -123,24 +123,24 @@ class TarPortion:
                 yield row if self.schema is None else _fit(row, self.schema)
 
 
-def _tar_rows(url: str, key: str, storage: Storage, image_key: str | None) -> Iterator[Row | Fault]:
+def _tar_rows(url: str, key: str, storage: Storage, image_key: str | None) -> Iterator[Row | Skipped]:
     """Samples of one tar, streamed; nothing is extracted to disk. Raises DatasetError where the storage fails: what
     is left of the tar must not pass for a fault of the tar."""
     try:
         with storage.open(url) as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
             for sample in _samples(tar, key):
-                if isinstance(sample, Fault):
+                if isinstance(sample, Skipped):
                     yield sample
                 else:
                     name, members = sample
                     yield from _sample(f"{key}/{name}", dict(members), image_key)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, LZMAError) as error:
-        yield Fault(key, f"broken tar file ({first_line(error)})")
+        yield Skipped(key, f"broken tar file ({first_line(error)})")
     except OSError as error:
         raise DatasetError(f"{url}: cannot be read to its end ({first_line(error)}); try again") from None
 
 
-def _samples(tar: tarfile.TarFile, key: str) -> Iterator[tuple[str, Members] | Fault]:
+def _samples(tar: tarfile.TarFile, key: str) -> Iterator[tuple[str, Members] | Skipped]:
     """(name, its members) of each sample, and a fault for each member that belongs to none.
 
     Raises DatasetError where the members of a sample do not follow one another: the image would be packed without its
@@ -157,7 +157,7 @@ def _samples(tar: tarfile.TarFile, key: str) -> Iterator[tuple[str, Members] | F
             yield name, members
             members = []
         if (reason := _unfit(member, {known for known, _ in members}, suffix)) is not None:
-            yield Fault(f"{key}/{path}", reason)
+            yield Skipped(f"{key}/{path}", reason)
             continue
         if not members and sample in seen:
             raise DatasetError(
@@ -185,12 +185,12 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return b"" if content is None else content.read()
 
 
-def _sample(name: str, members: Mapping[str, bytes], image_key: str | None) -> Iterator[Row | Fault]:
+def _sample(name: str, members: Mapping[str, bytes], image_key: str | None) -> Iterator[Row | Skipped]:
     """The sample's row, and a fault for each member that is not in it; or what is wrong with the sample."""
     images = _images_of(members, image_key)
     if len(images) != 1:
         several = f"{SEVERAL} ({', '.join(images)})"
-        yield Fault(name, several if images else f"no image in the sample{f' ({image_key})' if image_key else ''}")
+        yield Skipped(name, several if images else f"no image in the sample{f' ({image_key})' if image_key else ''}")
         return
     (image,) = images
     cells: dict[str, Any] = {}
@@ -206,12 +206,12 @@ def _sample(name: str, members: Mapping[str, bytes], image_key: str | None) -> I
             cells = {**plain, **cells}
             dropped = tuple(k for k in values if k != "image" and k not in plain)
     except (ValueError, AttributeError, RecursionError) as error:
-        yield Fault(name, f"unreadable cls, txt or json ({first_line(error)})")
+        yield Skipped(name, f"unreadable cls, txt or json ({first_line(error)})")
         return
     yield Row(_member(name, image), members[image], cells, dropped)
     for suffix in members:
         if suffix not in (image, *TEXTS):
-            yield Fault(_member(name, suffix), f"a member that is not the image, cls, txt or json (.{suffix})")
+            yield Skipped(_member(name, suffix), f"a member that is not the image, cls, txt or json (.{suffix})")
 
 
 def _member(name: str, suffix: str) -> str:
@@ -246,7 +246,7 @@ def _schema_of(samples: list[dict[str, Any]]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _fit(row: Row, schema: pa.Schema) -> Row | Fault:
+def _fit(row: Row, schema: pa.Schema) -> Row | Skipped:
     """The row with exactly the schema's columns."""
     fitted = {}
     for column in schema:
@@ -258,7 +258,7 @@ def _fit(row: Row, schema: pa.Schema) -> Row | Fault:
         try:
             pa.scalar(value, column.type)
         except (pa.ArrowException, OverflowError, TypeError, ValueError):
-            return Fault(row.path, f"{column.name} {value!r} is not {column.type} as in the first samples")
+            return Skipped(row.path, f"{column.name} {value!r} is not {column.type} as in the first samples")
         fitted[column.name] = value
     return Row(row.path, row.data, fitted)
 
