@@ -7,6 +7,7 @@ a room concerns those above it only.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -166,3 +167,11 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_every_module_says_what_it_is_for() -> None:
     for path in FILES:
         assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/reliability.md", "docs/pipeline.md"])
+def test_pages_name_files_that_are_there(page: str) -> None:
+    root = PACKAGE.parent
+    named = re.findall(r"`((?:tests|docs|[a-z]+)/[a-z_0-9/]+\.(?:py|md))`", (root / page).read_text())
+    missing = [name for name in named if not ((PACKAGE / name).exists() or (root / name).exists())]
+    assert named and not missing, f"{page} names files that are not there: {missing}"

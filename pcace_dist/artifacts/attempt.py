@@ -7,7 +7,7 @@
     attempts/<id>/codes.parquet         statistics.keep_codes: every row's codes (codes.py)
     attempts/<id>/bad_rows.parquet      rows that were set aside, if any
 
-and the rows to show (see shown.py).
+and the rows to show (see examples.py).
 
 Arrow IPC files with plain binary columns; a reduce task reads only its own block. Nothing is pickled. Knows the store
 and the statistic, not Ray.
@@ -110,7 +110,7 @@ def write_attempt(
 ) -> dict[str, FileRef]:
     """Write all files of an attempt and return their sizes and digests, for the receipt.
 
-    codes: a codes file; shown: the files of shown.py.
+    codes: a codes file; shown: the files of examples.py.
     """
     files: dict[str, FileRef] = {}
 

@@ -118,5 +118,5 @@ def _lists(parts: Sequence[npt.NDArray[Any]], width: int, kind: type) -> pa.Arra
 
 
 def publish_transforms(sink: Sink, plan: Plan, curves: Sequence[BlockCurves], group_type: pa.DataType) -> None:
-    """transforms.parquet: theta and phi of the channels that are shown (curves.py says which)."""
+    """transforms.parquet: theta and phi of the channels that are shown (`best_and_worst` says which)."""
     sink.put("transforms.parquet", parquet_bytes(transforms_table(plan, curves, group_type)))
