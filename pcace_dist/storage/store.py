@@ -13,14 +13,13 @@ import copy
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 
 from pcace_dist.errors import JobError, OutputError, StoreUnavailable
 from pcace_dist.storage.files import normalised, whole_body
@@ -85,12 +84,6 @@ class Store(Sink, Protocol):
 
     def list(self, prefix: str = "") -> Keys:
         """All keys that begin with `prefix`, sorted."""
-
-    def size(self, key: str) -> int | None:
-        """Bytes of an object; None if there is none."""
-
-    def open_input(self, key: str) -> BinaryIO | None:
-        """A seekable reader (byte ranges on S3), as pyarrow takes it; None if there is no such object."""
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if there is none."""
@@ -269,20 +262,6 @@ class LocalStore:
 
         return self._patiently(prefix, look)
 
-    def size(self, key: str) -> int | None:
-        path = self._path(key)
-        try:
-            return self._patiently(key, path.stat).st_size
-        except FileNotFoundError:
-            return None
-
-    def open_input(self, key: str) -> BinaryIO | None:
-        path = self._path(key)
-        try:
-            return self._patiently(key, lambda: path.open("rb"))
-        except FileNotFoundError:
-            return None
-
     def delete(self, key: str) -> None:
         path = self._path(key)
         self._patiently(key, lambda: path.unlink(missing_ok=True))
@@ -439,25 +418,6 @@ class S3Store:
 
         return sorted(key for key in self._retried(prefix, read) or [] if not _is_hidden(key) and not key.endswith("/"))
 
-    def size(self, key: str) -> int | None:
-        answer = self._retried(key, lambda: self._client.head_object(**self._at(key)))
-        return None if answer is None else int(answer["ContentLength"])
-
-    def open_input(self, key: str) -> BinaryIO | None:
-        size = self.size(key)
-        if size is None:
-            return None
-        return cast(BinaryIO, io.BufferedReader(_RangeReader(self, key, size), buffer_size=1 << 20))
-
-    def read_range(self, key: str, start: int, length: int) -> bytes | None:
-        """Bytes start .. start + length - 1 of an object; None if there is no such object."""
-
-        def read() -> bytes:
-            answer = self._client.get_object(**self._at(key), Range=f"bytes={start}-{start + length - 1}")
-            return whole_body(answer)
-
-        return self._retried(key, read)
-
     def delete(self, key: str) -> None:
         self._retried(key, lambda: self._client.delete_object(**self._at(key)))
 
@@ -517,34 +477,3 @@ class S3Store:
         if kind == "refused":
             return OutputError(f"output {self.url}: {key}: {first_line(error)}")
         return error
-
-
-class _RangeReader(io.RawIOBase):
-    """A seekable file on byte-range requests; wrap it in a BufferedReader."""
-
-    def __init__(self, store: S3Store, key: str, size: int) -> None:
-        self._store, self._key, self._size, self._at = store, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._at)
-        if length <= 0:
-            return 0
-        data = self._store.read_range(self._key, self._at, length)
-        if data is None or len(data) != length:
-            raise StoreUnavailable(f"{self._store.url}/{self._key}: changed while it was read")
-        buffer[:length] = data
-        self._at += length
-        return length
