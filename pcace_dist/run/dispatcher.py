@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pcace_dist.ledger.ledger import Receipt
 
@@ -39,16 +39,6 @@ class Rejected:
     """The receipt does not count. From a live actor this is a fault of that actor: end it and report it as lost."""
 
     reason: str
-
-
-@dataclass(frozen=True)
-class Counters:
-    """Sums over one dispatcher's life."""
-
-    accepted_units: int = 0
-    accepted_rows: int = 0
-    redone_units: int = 0  # computed or begun, and lent again since
-    deaths: int = 0  # actors lost while they computed a unit
 
 
 @dataclass
@@ -81,7 +71,7 @@ class Dispatcher:
         self._accepted: set[str] = set()
         self._set_aside: dict[str, str] = {}
         self._to_record: list[tuple[str, str]] = []
-        self._counters = Counters()
+        self.redone_units = 0  # computed or begun, and lent again since
 
     # -- actors
 
@@ -112,13 +102,8 @@ class Dispatcher:
         back = [unit for unit in back if unit not in self._set_aside]
         for unit in back:
             self._give_back(unit)
-        self._count(redone_units=len(back))
+        self.redone_units += len(back)
         return back
-
-    @property
-    def live_actors(self) -> list[str]:
-        """Actors that are up, in the order in which they joined."""
-        return list(self._actors)
 
     # -- units
 
@@ -171,7 +156,7 @@ class Dispatcher:
             return False
         hands.working_on = None
         self._give_back(unit)
-        self._count(redone_units=1)
+        self.redone_units += 1
         return True
 
     def receipt(self, actor: str, receipt: Receipt) -> Accepted | Rejected:
@@ -184,20 +169,7 @@ class Dispatcher:
             hands.working_on = None
         hands.held = [unit for unit in hands.held if unit not in receipt.units]
         self._accepted.update(receipt.units)
-        self._count(accepted_units=len(receipt.units), accepted_rows=sum(c.rows for c in receipt.units.values()))
         return Accepted(receipt)
-
-    def set_aside(self, unit: str, reason: str) -> bool:
-        """Give up a unit that waits or is in work. False when it is settled, or finished in an accumulator."""
-        if self._is_settled(unit) or any(unit in hands.held for hands in self._actors.values()):
-            return False
-        for hands in self._actors.values():
-            hands.working_on = None if hands.working_on == unit else hands.working_on
-            hands.reserved = None if hands.reserved == unit else hands.reserved
-        self._waiting = [entry for entry in self._waiting if self._ids[entry[1]] != unit]
-        heapq.heapify(self._waiting)
-        self._put_aside(unit, reason)
-        return True
 
     def take_set_aside(self) -> list[tuple[str, str]]:
         """Units set aside since the last call, with reasons: to be written to the ledger."""
@@ -223,18 +195,10 @@ class Dispatcher:
         hands = self._actors.get(actor)
         return hands is not None and bool(hands.held)
 
-    def idle(self) -> list[str]:
-        """Live actors without a unit in hand."""
-        return [actor for actor, hands in self._actors.items() if hands.working_on is None]
-
     @property
     def waiting(self) -> int:
         """Units that nobody works on; more actors than this find nothing to do."""
         return len(self._waiting) + sum(hands.reserved is not None for hands in self._actors.values())
-
-    @property
-    def counters(self) -> Counters:
-        return self._counters
 
     # -- inside
 
@@ -302,7 +266,6 @@ class Dispatcher:
         return unit
 
     def _count_death(self, unit: str, reason: str) -> None:
-        self._count(deaths=1)
         self._deaths[unit] = self._deaths.get(unit, 0) + 1
         if self._deaths[unit] > self._max_deaths:
             self._put_aside(unit, f"{self._deaths[unit]} workers died while they computed it; the last one: {reason}")
@@ -310,7 +273,3 @@ class Dispatcher:
     def _put_aside(self, unit: str, reason: str) -> None:
         self._set_aside[unit] = reason
         self._to_record.append((unit, reason))
-
-    def _count(self, **more: int) -> None:
-        sums = {name: getattr(self._counters, name) + value for name, value in more.items()}
-        self._counters = replace(self._counters, **sums)
