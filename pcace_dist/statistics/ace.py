@@ -36,7 +36,7 @@ _BLOCK_FLOATS = 32_768  # channels x rows worked on at a time: fits the processo
 
 @dataclass(frozen=True, eq=False)
 class Ace:
-    """ACE of C channels: score and first_component (C,), theta (C, n), phi (C, p, n), iterations (C,).
+    """ACE of C channels: score and first_component (C,), theta (C, n), phi (C, p, n).
 
     score: correlation of theta(y) with the sum of the phi; first_component: |correlation| of phi_1(x_1) with theta(y),
     as the paper's published code reports; both 0 where a transform has no variance. theta has mean 0 and variance 1.
@@ -46,7 +46,6 @@ class Ace:
     first_component: Floats
     theta: Floats
     phi: Floats
-    iterations: Index
 
 
 def ace(components: npt.NDArray[np.floating], target: npt.NDArray[np.floating], *, alpha: float = BASS) -> Ace:
@@ -65,16 +64,15 @@ def ace(components: npt.NDArray[np.floating], target: npt.NDArray[np.floating], 
     step = max(1, _BLOCK_FLOATS // rows)
     score, first = np.zeros(channels), np.zeros(channels)
     theta, phi = np.empty((channels, rows)), np.empty((channels, count, rows))
-    iterations = np.zeros(channels, dtype=np.int64)
     for start in range(0, channels, step):
         block = slice(start, start + step)
         part = _Block([_standardised(np.ascontiguousarray(x[:, block, i].T)) for i in range(count)], response)
         part.solve()
         part.phi[~part.live] = 0.0
-        theta[block], phi[block], iterations[block] = part.theta, part.phi.transpose(1, 0, 2), part.iterations
+        theta[block], phi[block] = part.theta, part.phi.transpose(1, 0, 2)
         score[block] = _correlation(part.theta, part.phi.sum(axis=0))
         first[block] = np.abs(_correlation(part.theta, part.phi[0]))
-    return Ace(score, first, theta, phi, iterations)
+    return Ace(score, first, theta, phi)
 
 
 def _check(x: Floats, y: Floats) -> None:
@@ -283,7 +281,6 @@ class _Block:
         self.theta = np.repeat(response.unsort(response.x), channels, axis=0)
         self.phi = _regression(np.stack(components), self.theta)
         self.squared = np.zeros(channels)
-        self.iterations = np.zeros(channels, dtype=np.int64)
         self.rows = rows
 
     def solve(self) -> None:
@@ -297,7 +294,6 @@ class _Block:
             self.theta[active[moving]] = theta[moving]
             squared = np.where(moving, 1.0 - np.square(theta - phi.sum(axis=0)).mean(axis=1), squared)
             self.squared[active] = squared
-            self.iterations[active] = number + 1
             recent[:, number % SETTLED] = squared
             going = moving & (recent.max(axis=1) - recent.min(axis=1) > TOLERANCE)
             if not going.any():

@@ -184,13 +184,6 @@ class TargetPlan:
     centre: float
     unit: float
 
-    def encode(self, values: npt.NDArray[np.float64] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes uint8 (n,) and fixed-point values int16 (n,) of `values` (n,); no NaN. On the values' device."""
-        held = torch.as_tensor(values).double()
-        codes = basis.encode(held, torch.from_numpy(self.knots).to(held.device))
-        centre = torch.tensor(self.centre, dtype=torch.float64, device=held.device)
-        return codes, fixed_point(held, centre, torch.full_like(centre, self.unit))
-
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -213,8 +206,8 @@ class Plan:
         raise StatisticsError(f"layer {name}: not in the plan, which has {', '.join(x.name for x in self.layers)}")
 
     def encode_targets(self, values: npt.NDArray[np.float64] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes uint8 (n, T) and fixed-point values int16 (n, T) of all targets' values (n, T): those of
-        `TargetPlan.encode`, all targets at once."""
+        """Codes uint8 (n, T) and fixed-point values int16 (n, T) of all targets' values (n, T); no NaN. On
+        the values' device."""
         held = torch.as_tensor(values).double()
         knots, centres, units = (part.to(held.device) for part in self._target_grids)
         return basis.encode(held, knots), fixed_point(held, centres, units)
@@ -225,10 +218,6 @@ class Plan:
         knots = torch.from_numpy(np.stack([target.knots for target in self.targets]))
         grids = torch.tensor([(target.centre, target.unit) for target in self.targets], dtype=torch.float64)
         return knots, grids[:, 0], grids[:, 1]
-
-    def to(self, device: torch.device | str) -> Plan:
-        """The same plan with the layers' tensors on `device`."""
-        return replace(self, layers=tuple(layer.to(device) for layer in self.layers))
 
     @cached_property
     def digest(self) -> str:
@@ -385,7 +374,6 @@ def build_plan(
     folds: int,
     scale: str,
     facts: Mapping[str, JSON],
-    on_pass: Callable[[str], None] | None = None,
     needs: Needs | None = None,
 ) -> Plan:
     """The plan of a run from its pilot.
@@ -393,16 +381,14 @@ def build_plan(
     passes: each call gives a fresh pass over the pilot, in the same order: per batch the maps (B, C, D) of
     every layer.
     shapes: map shape of each layer, in model order. targets: float64 (n,) of each target, in the job's order.
-    on_pass: told a short text before each pass; needs: told the layers that the following passes must give, all before
-    it is told. The same input gives the same plan.
+    needs: told the layers that the following passes must give; all of them before it is told. The same input gives the
+    same plan.
     """
     if not 1 <= components <= pca.MAX_COMPONENTS:
         raise StatisticsError(f"statistics.components: {components} is not between 1 and {pca.MAX_COMPONENTS}")
-    tell = on_pass or (lambda text: None)
-    needs = needs or (lambda layers: None)
-    axes = _find_axes(passes, components, scale, tell, needs)
-    needs(list(axes))
-    tell("knots")
+    axes = _find_axes(passes, components, scale, needs)
+    if needs is not None:
+        needs(list(axes))
     parts, rows = _project_pilot(passes, axes)
     # layer by layer: with all layers of a large network the components of the pilot take a gigabyte
     layers = tuple(_layer_of(name, shape, axes.pop(name), parts.pop(name), knots) for name, shape in shapes.items())
@@ -418,16 +404,11 @@ def build_plan(
     )
 
 
-def _find_axes(
-    passes: Passes, components: int, scale: str, tell: Callable[[str], None], needs: Needs
-) -> dict[str, pca.Axes]:
+def _find_axes(passes: Passes, components: int, scale: str, needs: Needs | None) -> dict[str, pca.Axes]:
     """Passes over the pilot until the axes of every layer are settled."""
     finders: dict[str, pca.AxesFinder] = {}
-    number = 0
     while not finders or not all(finder.done for finder in finders.values()):
-        number += 1
-        tell(f"principal axes, pass {number}")
-        if finders:
+        if finders and needs is not None:
             needs([name for name, finder in finders.items() if not finder.done])
         for batch in passes():
             finders = finders or pca.choose_finders(batch, components, scale)

@@ -88,7 +88,7 @@ def hats(codes: Tensor, knots: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _product_dtype(device: str, precision: str) -> torch.dtype:
+def _product_dtype(device: str, _precision: str) -> torch.dtype:
     """float32 if this device multiplies our integers exactly in it, else float64, else an error."""
     worst = torch.full((2, 48, chunk_limit(9)), 31.0)
     worst[1] = torch.randint(0, 32, worst.shape[1:], generator=torch.Generator().manual_seed(0)).float()

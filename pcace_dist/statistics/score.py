@@ -18,7 +18,7 @@ compared, hold it: the variance of their mean is se^2 + (BIAS_ERROR (r^2 - e))^2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -55,7 +55,8 @@ class ChannelScores:
 
     Finite wherever status is "ok"; NaN elsewhere, except images. pseudo: (C, F), jackknife pseudo-values of r^2: their
     mean is score_squared (see the module for the standard error of that mean); NaN for empty folds. phi float32
-    (C, p, K) and theta float32 (C, K): the transforms on the knots (see `transforms`).
+    (C, p, K) and theta float32 (C, K): the transforms behind score_in_sample on the knots, straight between them and
+    constant beyond the ends. The correlation of theta(y) with the sum of the phi is positive; scales are arbitrary.
     """
 
     images: npt.NDArray[np.int64]
@@ -295,18 +296,6 @@ def _hat_sums(blocks: Tensor, knots: int) -> Tensor:
     )
 
 
-def transforms(
-    gram: Gram, layer: LayerPlan, target: TargetPlan, *, index: int = 0, penalty: float
-) -> tuple[Floats, Floats]:
-    """The transforms behind score_in_sample on the knots, phi (C, p, K) and theta (C, K); index: the target's number.
-
-    The correlation of theta(y) with the sum of the phi is positive; scales are arbitrary. They are straight between
-    knots and constant beyond the ends.
-    """
-    found = _solve(gram, layer, {index: target}, np.array([index]), np.arange(gram.channels), penalty)[index]
-    return found.phi, found.theta
-
-
 @dataclass(frozen=True, eq=False)
 class _Replicates:
     """r^2 of all rows and without each non-empty fold (C, 1+F); of all rows the first component's r^2, phi, theta."""
@@ -320,12 +309,12 @@ class _Replicates:
 def _solve(
     gram: Gram,
     layer: LayerPlan,
-    plans: Sequence[TargetPlan] | Mapping[int, TargetPlan],
+    plans: Sequence[TargetPlan],
     targets: npt.NDArray[np.int64],
     channels: npt.NDArray[np.int64],
     penalty: float,
 ) -> dict[int, _Replicates]:
-    """Some channels against some targets (numbers in the Gram); plans: those of the targets, by number.
+    """Some channels against some targets (numbers in the Gram); plans: those of all targets.
 
     Some channels at a time, against one batch of targets after the other: memory stays bounded. Moments are in units of
     S^2 times the rows of their replicate.
@@ -333,7 +322,7 @@ def _solve(
     with solve.one_thread():
         replicates = _Leave.one_out(gram.rows)
         unit = basis.unit_scale(gram.knots) ** 2
-        lamda = penalty / gram.images * unit * replicates.n if gram.images else torch.zeros_like(replicates.n)
+        lamda = penalty / gram.images * unit * replicates.n
         sides = [_target_side(gram, index, plans[index], replicates, lamda) for index in targets.tolist()]
         size = solve.padded(gram.components * gram.knots)
         step = max(1, _BATCH_BYTES // (8 * size * size * len(replicates.n)))

@@ -5,7 +5,7 @@ Pure tensors: no I/O, no Ray. Guarantee: codes plus Grams always describe exactl
 
 Rule: rows are held as codes while rows * (C (p+2) + 3T + 1) bytes are fewer than the packed Grams of all
 layers would take. Beyond, they are folded into Grams; later rows wait as codes until there are enough of
-them for long products, and `settle` folds the rest.
+them for long products.
 """
 
 from __future__ import annotations
@@ -118,11 +118,6 @@ class Segment:
         return self
 
     @property
-    def as_gram(self) -> bool:
-        """Whether the segment has outgrown codes."""
-        return bool(self._grams)
-
-    @property
     def nbytes(self) -> int:
         """Bytes held now."""
         return self._waiting * self._row_bytes + sum(gram.nbytes for gram in self._grams.values())
@@ -146,12 +141,6 @@ class Segment:
     def gram(self, layer: str) -> Gram | None:
         """A layer's Gram of the rows folded so far; None while all are codes."""
         return self._grams.get(layer)
-
-    def settle(self) -> Segment:
-        """Where the segment has outgrown codes, folds the rows that still wait: it is then Grams alone."""
-        if self._grams and self._waiting:
-            self._fold()
-        return self
 
     def cpu(self) -> Segment:
         """The same rows on the CPU: itself where they are there already."""

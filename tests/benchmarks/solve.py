@@ -76,7 +76,7 @@ def write(folder: Path, plan: Plan) -> list[Receipt]:
             target_codes = (codes[:, :1, 0] // 2 + codes[:, 1:2, 0] // 2).clamp(max=top_code(KNOTS))
             folds = torch.randint(0, FOLDS, (rows,), generator=random)
             segment.append({layer.name: LayerCodes(codes, means)}, target_codes, means[:, :1].clone(), folds.numpy())
-        assert segment.settle().as_gram
+        assert segment.gram(layer.name) is not None
         name = f"e00001-a{number:04d}-f00001"
         files = write_attempt(store, name, plan, {None: segment}, (), {})
         receipts.append(Receipt(name, 1, f"a{number:04d}", plan.digest, "synthetic", {}, files))

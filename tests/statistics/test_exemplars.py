@@ -50,8 +50,6 @@ PARTS = [range(0, 40), range(40, 43), range(43, 1600), range(1600, 1601), range(
 
 
 class TestTopRows(AccumulatorConformance):
-    subtracts = False
-
     def empty(self) -> TopRows:
         return TopRows(LAYERS, TOP)
 
@@ -101,8 +99,6 @@ class TestTopRows(AccumulatorConformance):
 
 
 class TestRowSample(AccumulatorConformance):
-    subtracts = False
-
     def empty(self) -> RowSample:
         return RowSample(64)
 
