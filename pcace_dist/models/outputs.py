@@ -45,7 +45,7 @@ class ChooseOutput:
     def __init__(self, which: str | int) -> None:
         self._which = str(which)
 
-    def __call__(self, model: nn.Module, args: object, outputs: object) -> object:
+    def __call__(self, _model: nn.Module, _args: object, outputs: object) -> object:
         found = outputs
         for part in self._which.split("."):
             parts = dict(_parts(found))
