@@ -139,10 +139,10 @@ class _Line:
         return result
 
     def take(self, kept: Index) -> _Line:
-        held = object.__new__(_Line)
-        held.half, held.width = self.half, self.width
-        held.mean, held.gain, held.inflation = self.mean[kept], self.gain[kept], self.inflation[kept]
-        return held
+        line = object.__new__(_Line)
+        line.half, line.width = self.half, self.width
+        line.mean, line.gain, line.inflation = self.mean[kept], self.gain[kept], self.inflation[kept]
+        return line
 
 
 class _Sorted:
@@ -160,11 +160,11 @@ class _Sorted:
         """The same for some of the channels."""
         if len(self.x) == 1:
             return self
-        held = object.__new__(_Sorted)
-        held.alpha, held.order, held.x = self.alpha, self.order[kept], self.x[kept]
-        held.lines = [line.take(kept) for line in self.lines]
-        held.ties = self.ties.take(kept) if self.ties else None
-        return held
+        taken = object.__new__(_Sorted)
+        taken.alpha, taken.order, taken.x = self.alpha, self.order[kept], self.x[kept]
+        taken.lines = [line.take(kept) for line in self.lines]
+        taken.ties = self.ties.take(kept) if self.ties else None
+        return taken
 
     def sort(self, values: Floats) -> Floats:
         """Values (C, n) in the order of the component."""
@@ -309,23 +309,23 @@ class _Block:
         rest = theta - phi.sum(axis=0)
         for _ in range(MAX_ITERATIONS):
             before = squared[active]
-            for index, one in enumerate(x):
-                aim = one.sort(rest[active] + phi[index, active])
-                fit = one.smooth(aim)
+            for index, component in enumerate(x):
+                aim = component.sort(rest[active] + phi[index, active])
+                fit = component.smooth(aim)
                 fit -= fit.mean(axis=1, keepdims=True)
                 left = aim - fit
-                found = 1.0 - np.square(left).mean(axis=1)
-                better = found > squared[active]
+                r_squared = 1.0 - np.square(left).mean(axis=1)
+                better = r_squared > squared[active]
                 changed = active[better]
-                squared[changed] = found[better]
-                phi[index, changed] = one.unsort(fit)[better]
-                rest[changed] = one.unsort(left)[better]
+                squared[changed] = r_squared[better]
+                phi[index, changed] = component.unsort(fit)[better]
+                rest[changed] = component.unsort(left)[better]
             going = squared[active] - before > TOLERANCE
             if len(x) == 1 or not going.any():
                 break
             kept = np.flatnonzero(going)
             if len(kept) < len(active):
-                active, x = active[kept], [one.take(kept) for one in x]
+                active, x = active[kept], [component.take(kept) for component in x]
         return phi, squared
 
     def _respond(self, phi: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:

@@ -114,8 +114,8 @@ class Gram:
     def __getattr__(self, name: str) -> Tensor:
         state = self.__dict__.get("_state", {})
         if name in state:
-            held: Tensor = state[name]
-            return held
+            tensor: Tensor = state[name]
+            return tensor
         raise AttributeError(name)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -137,7 +137,7 @@ class Gram:
     def packed_bytes(
         channels: int, components: int, targets: int, knots: int, folds: int, dtype: torch.dtype = torch.int32
     ) -> int:
-        """Size in bytes of such a Gram, its x-x and x-y sums held as `dtype`."""
+        """Size in bytes of such a Gram with x-x and x-y sums of `dtype`."""
         wide = channels * folds * (packed_size(components, knots) + targets * components * knots**2)
         rest = folds + targets * folds * knots**2 + channels * (2 + targets + components) + 2 * targets
         return wide * dtype.itemsize + rest * 8
@@ -168,8 +168,8 @@ class Gram:
         counts = torch.bincount(fold_of_row, minlength=self.folds)
         if block.start == 0:
             self._make_room(counts.to(self.device))
-        for one in products(codes, target_codes, fold_of_row, counts.tolist(), self.knots, shared=block.start == 0):
-            self._add(one.name, one.where, one.values, folds=one.folds, channels=block)
+        for addend in products(codes, target_codes, fold_of_row, counts.tolist(), self.knots, shared=block.start == 0):
+            self._add(addend.name, addend.where, addend.values, folds=addend.folds, channels=block)
         step = max(1, min(_ROWS_AT_A_TIME, _CODES_AT_A_TIME // max(1, codes[0:1].numel())))
         for first in range(0, len(codes), step):
             rows = slice(first, first + step)
@@ -313,6 +313,6 @@ class Gram:
             return
         if int(folds.min()) < 0 or int(folds.max()) >= self.folds:
             raise StatisticsError(f"folds: values outside [0, {self.folds})")
-        for held in (codes, target_codes):
-            if held.numel() and int(held.max()) > basis.top_code(self.knots):
+        for part in (codes, target_codes):
+            if part.numel() and int(part.max()) > basis.top_code(self.knots):
                 raise StatisticsError(f"codes: values above {basis.top_code(self.knots)}, the last knot's code")

@@ -69,10 +69,10 @@ class LayerCodes:
     @staticmethod
     def cat(parts: Iterable[LayerCodes]) -> LayerCodes:
         """Rows of several parts, one after the other."""
-        held = list(parts)
-        if len(held) == 1:
-            return held[0]
-        return LayerCodes(torch.cat([part.codes for part in held]), torch.cat([part.means for part in held]))
+        every = list(parts)
+        if len(every) == 1:
+            return every[0]
+        return LayerCodes(torch.cat([part.codes for part in every]), torch.cat([part.means for part in every]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +117,8 @@ class LayerPlan:
         """The weights as the loop over channels-last maps takes them."""
         return channels_last.axes_of(self.weights)
 
-    def turned(self) -> LayerPlan:
-        """The same plan, to project with: its weights are a view of what `project` multiplies by, held once."""
+    def with_projection_layout(self) -> LayerPlan:
+        """The same plan with its weights in memory as `project` multiplies by them: they are held once, not twice."""
         if self.weights.device.type == "cpu" and channels_last.large(self.channels, self.pixels):
             return replace(self, weights=self._axes.permute(2, 0, 1))
         result = replace(self, weights=self._rows[:, :-1].transpose(1, 2))
@@ -208,9 +208,9 @@ class Plan:
     def encode_targets(self, values: npt.NDArray[np.float64] | Tensor) -> tuple[Tensor, Tensor]:
         """Codes uint8 (n, T) and fixed-point values int16 (n, T) of all targets' values (n, T); no NaN. On
         the values' device."""
-        held = torch.as_tensor(values).double()
-        knots, centres, units = (part.to(held.device) for part in self._target_grids)
-        return basis.encode(held, knots), fixed_point(held, centres, units)
+        exact = torch.as_tensor(values).double()
+        knots, centres, units = (part.to(exact.device) for part in self._target_grids)
+        return basis.encode(exact, knots), fixed_point(exact, centres, units)
 
     @cached_property
     def _target_grids(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,7 +225,7 @@ class Plan:
         digest = blake2b(self._settings().encode(), digest_size=16)
         tensors = self._tensors()
         for name in sorted(tensors):
-            tensor = tensors[name].detach().cpu().contiguous()  # one at a time: turned weights are copied
+            tensor = tensors[name].detach().cpu().contiguous()  # one at a time: weights in projection layout are copied
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
@@ -304,9 +304,9 @@ def fixed_point(values: Tensor, centre: Tensor, unit: Tensor) -> Tensor:
 
 def grid_of(values: Tensor) -> tuple[Tensor, Tensor]:
     """Centre and unit, float64 (m,), of the grid for values (n, m): four times the pilot's largest deviation fits."""
-    held = values.double()
-    centre = held.mean(dim=0)
-    reach = 4 * (held - centre).abs().amax(dim=0)
+    exact = values.double()
+    centre = exact.mean(dim=0)
+    reach = 4 * (exact - centre).abs().amax(dim=0)
     return centre, torch.where(reach > 0, reach, torch.ones_like(reach)) / GRID
 
 
@@ -435,7 +435,7 @@ Projected: TypeAlias = list[tuple[Tensor, Tensor]]
 
 def _project_pilot(passes: Passes, axes: Mapping[str, pca.Axes]) -> tuple[dict[str, Projected], int]:
     """Components (n, C, p) and means (n, C) of every batch of the pilot for every layer, and the number of rows."""
-    probes = {name: _probe(name, found) for name, found in axes.items()}
+    probes = {name: _probe(name, own) for name, own in axes.items()}
     parts: dict[str, Projected] = {name: [] for name in axes}
     for batch in passes():
         for name, probe in probes.items():
@@ -446,7 +446,7 @@ def _project_pilot(passes: Passes, axes: Mapping[str, pca.Axes]) -> tuple[dict[s
 
 def _layer_of(name: str, shape: tuple[int, ...], axes: pca.Axes, parts: Projected, knots: int) -> LayerPlan:
     """A layer's plan, on the CPU; empties `parts`."""
-    components, means = (torch.cat(held) for held in zip(*parts, strict=True))
+    components, means = (torch.cat(batches) for batches in zip(*parts, strict=True))
     parts.clear()
     weights, offsets, live, explained = (tensor.cpu() for tensor in axes)
     return make_layer_plan(name, shape, (weights, offsets, live, explained), components, means, knots)

@@ -184,7 +184,7 @@ class Storage:
         with self._cache.lock:
             if self._cache.pool is None:
                 self._cache.pool = ThreadPoolExecutor(4 * FETCHES, thread_name_prefix="s3-fetch")
-        return list(self._cache.pool.map(lambda one: self.fetch(file, *one), ranges))
+        return list(self._cache.pool.map(lambda part: self.fetch(file, *part), ranges))
 
     def stat(self, url: str) -> StoredFile | None:
         """The file at exactly `url`, or None if there is none (a folder is not a file)."""
@@ -215,10 +215,10 @@ class Storage:
             return [_from_info(info, scheme) for info in self._gs(url).get_file_info(selector)]
 
         try:
-            found = self.patiently(url, look)
+            listed = self.patiently(url, look)
         except FileNotFoundError:
             return []
-        return sorted((file for file in found if file is not None), key=lambda file: file.url)
+        return sorted((file for file in listed if file is not None), key=lambda file: file.url)
 
     def put_file(self, local: str | Path, url: str) -> None:
         """Move a finished local file to `url` as a whole: rename, or one upload that leaves nothing when it
@@ -323,8 +323,8 @@ class Storage:
         bucket, _, key = split(url)[1].partition("/")
         if not key or key.endswith("/"):
             return None
-        found = self.s3_client(url).head_object(Bucket=bucket, Key=key)  # type: ignore[attr-defined]
-        return StoredFile(f"s3://{bucket}/{key}", found["ContentLength"], found["ETag"].strip('"'))
+        head = self.s3_client(url).head_object(Bucket=bucket, Key=key)  # type: ignore[attr-defined]
+        return StoredFile(f"s3://{bucket}/{key}", head["ContentLength"], head["ETag"].strip('"'))
 
     def _list_s3(self, url: str) -> Iterator[StoredFile]:
         bucket, _, prefix = split(url)[1].partition("/")
@@ -391,9 +391,9 @@ class RangeFile:
         self.closed = True
 
     def _in_memory(self, start: int, length: int) -> bytes | None:
-        found = self._held.get((start, length))
-        if found is not None:
-            return found
+        exactly = self._held.get((start, length))
+        if exactly is not None:
+            return exactly
         for (at, size), data in self._held.items():
             if at <= start and start + length <= at + size:
                 return data[start - at : start - at + length]
@@ -410,15 +410,15 @@ class RangeFile:
 
 def joined(ranges: Sequence[Range]) -> list[Range]:
     """Ranges in order, near ones as one."""
-    found: list[Range] = []
+    joined_ranges: list[Range] = []
     for start, length in sorted(ranges):
-        if found:
-            at, size = found[-1]
+        if joined_ranges:
+            at, size = joined_ranges[-1]
             if start - (at + size) < HOLE and start + length - at <= LONGEST_RANGE:
-                found[-1] = at, max(size, start + length - at)
+                joined_ranges[-1] = at, max(size, start + length - at)
                 continue
-        found.append((start, length))
-    return found
+        joined_ranges.append((start, length))
+    return joined_ranges
 
 
 def split(url: str) -> tuple[str, str]:

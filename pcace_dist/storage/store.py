@@ -166,10 +166,10 @@ def _probe_key(store: Store, key: str) -> None:
     content = uuid.uuid4().hex.encode()
     try:
         store.put(key, content)
-        found = store.get(key)
+        there = store.get(key)
     finally:
         store.delete(key)
-    if found != content:
+    if there != content:
         raise OutputError(f"output {store.url}: gives back another content than was put; use another output")
 
 
@@ -241,10 +241,10 @@ class LocalStore:
     def put_if_match(self, key: str, data: bytes, etag: str | None) -> bool:
         path = self._path(key)
         lock = path.with_name(f"{_LOCK}{path.name}")
-        with self._patiently(key, lambda: _open_in_folder(lock, "ab")) as held:
-            self._patiently(key, lambda: fcntl.flock(held, fcntl.LOCK_EX))
-            found = self.read_versioned(key)
-            if (None if found is None else found.etag) != etag:
+        with self._patiently(key, lambda: _open_in_folder(lock, "ab")) as lock_file:
+            self._patiently(key, lambda: fcntl.flock(lock_file, fcntl.LOCK_EX))
+            there = self.read_versioned(key)
+            if (None if there is None else there.etag) != etag:
                 return False
             self.put(key, data)
         return True
@@ -390,8 +390,8 @@ class S3Store:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def get(self, key: str) -> bytes | None:
-        found = self.read_versioned(key)
-        return None if found is None else found.data
+        there = self.read_versioned(key)
+        return None if there is None else there.data
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._put_once(key, data, {"IfNoneMatch": "*"})

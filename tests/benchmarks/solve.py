@@ -21,8 +21,8 @@ import torch
 from pcace_dist.artifacts.attempt import Block, attempt_key, blocks_of, write_attempt
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.basis import top_code
+from pcace_dist.statistics.group_accumulator import GroupAccumulator
 from pcace_dist.statistics.plan import GRID, LayerCodes, Plan
-from pcace_dist.statistics.segment import Segment
 from pcace_dist.storage.store import LocalStore
 from pcace_dist.worker.allocator import keep_memory
 from pcace_dist.worker.reduce import reduce_block
@@ -67,7 +67,7 @@ def write(folder: Path, plan: Plan) -> list[Receipt]:
     layer = plan.layers[0]
     for number in range(ATTEMPTS):
         random = torch.Generator().manual_seed(number)
-        segment = Segment(plan)
+        segment = GroupAccumulator(plan)
         for _ in range(3):
             rows = ROWS // 3
             shape = (rows, layer.channels, plan.components)

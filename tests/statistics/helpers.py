@@ -10,9 +10,9 @@ import torch
 
 from pcace_dist.statistics import basis
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, build_plan, make_layer_plan, make_target_plan
 from pcace_dist.statistics.score import ChannelScores, score_channels
-from pcace_dist.statistics.segment import RowCodes
 
 Array = npt.NDArray[Any]
 

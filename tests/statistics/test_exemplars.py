@@ -12,8 +12,8 @@ import torch
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics.exemplars import RowRefs, RowSample, SampledRows, TopRows
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes
-from pcace_dist.statistics.segment import RowCodes
 from tests.statistics.conformance import AccumulatorConformance
 
 LAYERS = {"early": 3, "late": 5}

@@ -100,10 +100,10 @@ def test_projection_of_a_view_equals_that_of_a_copy(plan: Plan) -> None:
     assert torch.allclose(plan.layer("conv1").project(view)[0], plan.layer("conv1").project(maps)[0], atol=1e-6)
 
 
-def test_a_turned_plan_is_the_same_with_its_weights_held_once(plan: Plan) -> None:
-    layers = tuple(layer.turned() for layer in plan.layers)
-    turned = replace(plan, layers=layers)
-    assert turned.digest == plan.digest and turned.to_bytes() == plan.to_bytes()
+def test_a_plan_with_projection_layout_is_the_same_with_its_weights_held_once(plan: Plan) -> None:
+    layers = tuple(layer.with_projection_layout() for layer in plan.layers)
+    laid_out = replace(plan, layers=layers)
+    assert laid_out.digest == plan.digest and laid_out.to_bytes() == plan.to_bytes()
     for layer, own in zip(layers, plan.layers, strict=True):
         assert torch.equal(layer.weights, own.weights)
         assert layer.weights.untyped_storage().data_ptr() == layer._rows.untyped_storage().data_ptr()
