@@ -1,6 +1,6 @@
 """Memory of its own for what stays: large tensors that leave no holes between the maps of the batches.
 
-A worker keeps what it frees for the next batch (service.allocator). Sums and codes that are laid between those maps
+A worker keeps what it frees for the next batch (worker.allocator). Sums and codes that are laid between those maps
 would break that memory up, and the next maps would need more of it: measured, 221 MiB for 41 MiB of codes. Pages that
 are mapped for one tensor go back to the system with it, and count only once they are written to.
 """

@@ -1,7 +1,7 @@
 """One object store for everything that is read or packed: local paths, `s3://` and `gs://`.
 
 S3 is read and written by boto3 alone, with one configuration and no retries of its own; `gs://` by pyarrow. Bytes are
-fetched here and parsed elsewhere: what goes wrong in fetching is repeated (patience.py) and ends as StoreUnavailable,
+fetched here and parsed elsewhere: what goes wrong in fetching is repeated (retry.py) and ends as StoreUnavailable,
 never as an OSError, so that an `except OSError` sees answers only: no such file, access denied at the start, a wrong
 name. Credentials come from the usual AWS chain only and are never kept here. Knows nothing of Parquet, images or Ray.
 """
@@ -260,25 +260,26 @@ class Storage:
 
         self.patiently(url, put)
 
-    def forget_client(self, url: str) -> None:
-        """The next client is made anew: credentials in files may have been renewed."""
-        with self._cache.lock:
-            self._cache.clients.pop(self.settings(url), None)
+    def s3_call(self, url: str, call: Callable[[Any], T]) -> T:
+        """What `call` gives for the S3 client of `url`: one attempt, with boto3's own exceptions."""
+        return self._attempt(url, lambda: call(self.s3_client(url)))
 
     def patiently(self, url: str, operation: Callable[[], T]) -> T:
         """What `operation` on `url` gives; while the storage is away it is repeated. Raises OSErrors that name the URL,
         and StoreUnavailable."""
 
-        def attempt() -> T:
-            try:
-                return operation()
-            except Exception as error:
-                if kind_of(error) == "denied":
-                    self.forget_client(url)
-                raise
-
         with one_line(url):
-            return self.patience.call(attempt, url)
+            return self.patience.call(lambda: self._attempt(url, operation), url)
+
+    def _attempt(self, url: str, operation: Callable[[], T]) -> T:
+        """After refused access the next client is made anew: credentials in files may have been renewed."""
+        try:
+            return operation()
+        except Exception as error:
+            if kind_of(error) == "denied":
+                with self._cache.lock:
+                    self._cache.clients.pop(self.settings(url), None)
+            raise
 
     def _read(self, file: StoredFile, start: int, length: int) -> bytes:
         """One attempt of `fetch`."""
@@ -329,10 +330,8 @@ class Storage:
     def _list_s3(self, url: str) -> Iterator[StoredFile]:
         bucket, _, prefix = split(url)[1].partition("/")
         prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
-        pages = self.s3_client(url).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        for entry in [entry for page in pages for entry in page.get("Contents", [])]:
-            if not entry["Key"].endswith("/"):
-                yield StoredFile(f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))
+        for entry in listed_objects(self.s3_client(url), bucket, prefix):
+            yield StoredFile(f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))
 
 
 class RangeFile:
@@ -481,6 +480,12 @@ def _at(path: str) -> dict[str, str]:
     return {"Bucket": bucket, "Key": key}
 
 
+def listed_objects(client: Any, bucket: str, prefix: str) -> list[dict[str, Any]]:
+    """All objects whose key begins with `prefix`, as S3 describes them, less the folders that consoles make."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return [entry for page in pages for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
+
+
 def whole_body(answer: Mapping[str, Any]) -> bytes:
     """The whole body of an answer. Raises ShortRead where the connection ended before."""
     data: bytes = answer["Body"].read()
@@ -564,7 +569,7 @@ def _make_client(settings: S3Settings) -> BaseClient:
         connect_timeout=CONNECT_SECONDS,
         read_timeout=REQUEST_SECONDS,
         max_pool_connections=CONNECTIONS,
-        retries={"total_max_attempts": 1, "mode": "standard"},  # patience.py repeats, and nobody else
+        retries={"total_max_attempts": 1, "mode": "standard"},  # retry.py repeats, and nobody else
         # Servers other than AWS do not all know the newer checksums: they are checked where the server sends them.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 
 from pcace_dist.errors import JobError, OutputError, StoreUnavailable
-from pcace_dist.storage.files import normalised, whole_body
+from pcace_dist.storage.files import listed_objects, normalised, whole_body
 from pcace_dist.storage.retry import Patience, first_line, kind_of
 
 T = TypeVar("T")
@@ -94,15 +94,13 @@ class Store(Sink, Protocol):
 
 
 class S3Clients(Protocol):
-    """What makes boto3 clients: `storage.files.Storage`."""
+    """What has boto3 clients: `storage.files.Storage`."""
 
     patience: Patience
 
-    def s3_client(self, url: str) -> Any:
-        """A boto3 S3 client for `url` that repeats nothing by itself."""
-
-    def forget_client(self, url: str) -> None:
-        """The next client is made anew."""
+    def s3_call(self, url: str, call: Callable[[Any], T]) -> T:
+        """What `call` gives for a boto3 S3 client of `url` that repeats nothing by itself: no put may be repeated
+        unseen. Raises boto3's own exceptions."""
 
 
 def open_store(url: str, storage: S3Clients | None = None) -> Store:
@@ -110,21 +108,15 @@ def open_store(url: str, storage: S3Clients | None = None) -> Store:
     scheme, separator, _ = url.partition("://")
     if separator and scheme.lower() not in ("file", "s3"):
         raise OutputError(f"output {url}: is neither a local path nor s3://bucket/prefix")
-    patience = None if storage is None else storage.patience
     if not separator or scheme.lower() == "file":
-        return LocalStore(normalised(url), patience=patience)
+        return LocalStore(normalised(url), patience=None if storage is None else storage.patience)
     try:
         bucket, _, prefix = normalised(url).partition("://")[2].partition("/")
     except JobError as error:
         raise OutputError(f"output {error}") from None
     if storage is None:
         raise OutputError(f"output {url}: no storage settings for S3")
-
-    def renew() -> Any:
-        storage.forget_client(url)
-        return storage.s3_client(url)
-
-    return S3Store(bucket, prefix, storage.s3_client(url), patience=patience, renew=renew)
+    return S3Store(bucket, prefix, storage)
 
 
 def hasty(store: Store) -> Store:
@@ -367,23 +359,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 class S3Store:
-    """A prefix of a bucket. `client` is a boto3 client without retries of its own: no put may be repeated unseen."""
+    """A prefix of a bucket, reached by the clients of `storage`."""
 
-    def __init__(
-        self,
-        bucket: str,
-        prefix: str,
-        client: Any,
-        *,
-        patience: Patience | None = None,
-        renew: Callable[[], Any] | None = None,
-    ) -> None:
-        """`renew` makes another client, when access was denied: credentials in files may have been renewed."""
-        self.patience = patience or Patience()
+    def __init__(self, bucket: str, prefix: str, storage: S3Clients) -> None:
+        self.patience = storage.patience
         self._bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self._client = client
-        self._renew = renew
+        self._storage = storage
 
     @property
     def url(self) -> str:
@@ -397,11 +379,11 @@ class S3Store:
         return self._put_once(key, data, {"IfNoneMatch": "*"})
 
     def put(self, key: str, data: bytes) -> None:
-        self._retried(key, lambda: self._client.put_object(**self._at(key), Body=data))
+        self._retried(key, lambda client: client.put_object(**self._at(key), Body=data))
 
     def read_versioned(self, key: str) -> Versioned | None:
-        def read() -> Versioned:
-            answer = self._client.get_object(**self._at(key))
+        def read(client: Any) -> Versioned:
+            answer = client.get_object(**self._at(key))
             return Versioned(whole_body(answer), answer["ETag"])
 
         return self._retried(key, read)
@@ -410,16 +392,12 @@ class S3Store:
         return self._put_once(key, data, {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag})
 
     def list(self, prefix: str = "") -> Keys:
-        def read() -> Keys:
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            return [entry["Key"].removeprefix(self._prefix) for page in pages for entry in page.get("Contents", [])]
-
-        return sorted(key for key in self._retried(prefix, read) or [] if not _is_hidden(key) and not key.endswith("/"))
+        entries = self._retried(prefix, lambda client: listed_objects(client, self._bucket, self._prefix + prefix))
+        keys = (entry["Key"].removeprefix(self._prefix) for entry in entries or [])
+        return sorted(key for key in keys if not _is_hidden(key))
 
     def delete(self, key: str) -> None:
-        self._retried(key, lambda: self._client.delete_object(**self._at(key)))
+        self._retried(key, lambda client: client.delete_object(**self._at(key)))
 
     def discard_unfinished(self, folders: Iterable[str]) -> None:
         """Nothing: every put is one request, so that unfinished uploads below this prefix are other people's."""
@@ -430,39 +408,26 @@ class S3Store:
     def _put_once(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
         """One request, never repeated here: whoever calls knows how to tell its own put from another's."""
         try:
-            self._client.put_object(**self._at(key), Body=data, **condition)
+            self._storage.s3_call(self.url, lambda client: client.put_object(**self._at(key), Body=data, **condition))
         except Exception as error:
             kind = kind_of(error)
             if kind in ("precondition", "absent"):  # absent: If-Match on an object that is gone
                 return False
-            self._look_after_client(kind)
             if self.patience.is_outage(kind):
                 raise OutcomeUnknown(f"{self.url}/{key}: {first_line(error)}") from error
             raise self._stated(key, error) from error
         return True
 
-    def _retried(self, key: str, call: Callable[[], T]) -> T | None:
+    def _retried(self, key: str, call: Callable[[Any], T]) -> T | None:
         """The result of a call that may be repeated; None if there is no such object."""
-
-        def attempt() -> T:
-            try:
-                return call()
-            except Exception as error:
-                self._look_after_client(kind_of(error))
-                raise
-
         try:
-            return self.patience.call(attempt, f"output {self.url}/{key}")
+            return self.patience.call(lambda: self._storage.s3_call(self.url, call), f"output {self.url}/{key}")
         except StoreUnavailable:
             raise
         except Exception as error:
             if kind_of(error) == "absent":
                 return None
             raise self._stated(key, error) from error
-
-    def _look_after_client(self, kind: str) -> None:
-        if kind == "denied" and self._renew is not None:
-            self._client = self._renew()
 
     def _stated(self, key: str, error: Exception) -> Exception:
         """An error that no retry helps, as one line for the user; what is not S3's is returned as it is."""
