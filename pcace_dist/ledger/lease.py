@@ -2,9 +2,10 @@
 
     lease.json = {epoch, counter, released}
 
-The holder raises the counter every 10 s. Whoever wants the run watches it by a monotonic clock of its own: a counter
-that stands still for 30 s is dead; a released lease is free at once, and so is that of a process known to be gone. Two
-drivers that both think they hold the run do no harm: the ledger decides. Wall clocks are never compared. No Ray.
+The holder raises the counter every 10 s. A driver that wants the run watches the counter by its own monotonic clock: if
+it stands still for 30 s, the holder is dead. A released lease is free at once; so is the lease of a process that is
+known to be gone. Two drivers that both think they hold the run do no harm: the ledger decides. Wall clocks are never
+compared. No Ray.
 """
 
 from __future__ import annotations

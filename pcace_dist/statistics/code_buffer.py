@@ -1,10 +1,10 @@
-"""CodeBuffer: codes of the rows that wait to be added up, of all layers of a plan.
+"""CodeBuffer: the codes of rows that wait to be added to Grams, for all layers of a plan.
 
 Pure tensors: no I/O, no Ray. Guarantee: the rows come out as they were appended, in their order.
 
-Few rows are held as they come. More are copied into chunks of CHUNK_ROWS rows, with a mapping for each block of a
-layer's channels (pages.py): neither thousands of small tensors nor a second copy when they are added up, and a block
-goes back to the system as soon as it is added. On a GPU, whose memory is taken as a whole, rows are always held as they
+A few rows are kept as they come. More rows are copied into chunks of CHUNK_ROWS rows, each block of a layer's channels
+in a memory mapping of its own (pages.py). So there are neither thousands of small tensors nor a second copy when rows
+are added to a Gram, and a block goes back to the system as soon as it is added. On a GPU rows are always kept as they
 come.
 """
 
@@ -98,8 +98,8 @@ class CodeBuffer:
             yield {layer: chunk.part(layer, slice(0, channels)) for layer, channels in self._channels.items()}
 
     def take_out(self) -> Iterator[tuple[str, slice, slice, LayerCodes]]:
-        """All that is held, block by block and about CHUNK_ROWS rows at a time: layer, channels, rows and their codes;
-        given up as it is taken."""
+        """Empties the buffer, block by block, about CHUNK_ROWS rows at a time: layer, channels, rows and their
+        codes. A block's memory is given up as soon as it is taken."""
         pieces = list(_pieces([chunk.rows for chunk in self._chunks]))
         chunks, self._chunks = self._chunks, []
         for layer in self._channels:

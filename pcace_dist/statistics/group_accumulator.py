@@ -76,7 +76,7 @@ def gram_bytes(plan: Plan) -> int:
 
 
 class GroupAccumulator:
-    """Rows of one group, all layers of a plan. See the module's docstring for the rule and the guarantee."""
+    """The rows of one group, for all layers of a plan. See the module's docstring for the rule and the guarantee."""
 
     def __init__(self, plan: Plan, *, device: torch.device | str = "cpu") -> None:
         self._plan = plan
@@ -167,8 +167,8 @@ class GroupAccumulator:
         return Gram(channels, plan.components, len(plan.targets), plan.knots, plan.folds, device=self._device)
 
     def _fold(self) -> None:
-        """Block by block, about CHUNK_ROWS rows at a time, each given up as soon as it is added: the sums take the
-        place of the codes, and never are both there of more than a block."""
+        """Adds the waiting codes to the Grams, block by block, about CHUNK_ROWS rows at a time. Each block is given up
+        as soon as it is added, so that codes and sums are never both in memory for more than a block."""
         shared = self.rows
         for name, channels, place, codes in self._codes.take_out():
             if name not in self._grams:

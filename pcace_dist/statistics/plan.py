@@ -1,4 +1,4 @@
-"""The plan: everything that is frozen after the pilot, and what turns activation maps into integers.
+"""The plan: everything that is frozen after the pilot. It turns activation maps into integers.
 
 Pure: tensors in, tensors out. It knows no models, files or Ray. Plans travel between machines as bytes
 (`Plan.to_bytes`), and are named by `Plan.digest`, which depends on content alone.

@@ -1,9 +1,9 @@
 """One object store for everything that is read or packed: local paths, `s3://` and `gs://`.
 
-S3 is read and written by boto3 alone, with one configuration and no retries of its own; `gs://` by pyarrow. Bytes are
-fetched here and parsed elsewhere: what goes wrong in fetching is repeated (retry.py) and ends as StoreUnavailable,
-never as an OSError, so that an `except OSError` sees answers only: no such file, access denied at the start, a wrong
-name. Credentials come from the usual AWS chain only and are never kept here. Knows nothing of Parquet, images or Ray.
+boto3 reads and writes S3, with one configuration and no retries of its own; pyarrow reads and writes `gs://`. Bytes are
+fetched here and parsed elsewhere. A transient failure is retried (retry.py) and in the end raises StoreUnavailable,
+never an OSError: an `except OSError` sees final answers only (no such file, access denied at the start, a wrong name).
+Credentials come from the usual AWS chain only and are never kept here. Knows nothing of Parquet, images or Ray.
 """
 
 from __future__ import annotations
@@ -221,9 +221,7 @@ class Storage:
         return sorted((file for file in listed if file is not None), key=lambda file: file.url)
 
     def put_file(self, local: str | Path, url: str) -> None:
-        """Move a finished local file to `url` as a whole: rename, or one upload that leaves nothing when it
-        fails.
-        """
+        """Move a finished local file to `url` as a whole: a rename, or one upload that leaves nothing if it fails."""
         url = normalised(url)
         scheme, path = split(url)
 
@@ -265,8 +263,8 @@ class Storage:
         return self._attempt(url, lambda: call(self.s3_client(url)))
 
     def patiently(self, url: str, operation: Callable[[], T]) -> T:
-        """What `operation` on `url` gives; while the storage is away it is repeated. Raises OSErrors that name the URL,
-        and StoreUnavailable."""
+        """The result of `operation` on `url`; transient failures are retried. Raises OSErrors that name the URL, and
+        StoreUnavailable."""
 
         with one_line(url):
             return self.patience.call(lambda: self._attempt(url, operation), url)
@@ -408,7 +406,7 @@ class RangeFile:
 
 
 def joined(ranges: Sequence[Range]) -> list[Range]:
-    """Ranges in order, near ones as one."""
+    """Ranges in order; ranges with a gap of less than HOLE bytes between them become one."""
     joined_ranges: list[Range] = []
     for start, length in sorted(ranges):
         if joined_ranges:

@@ -1,9 +1,9 @@
 """Where a run keeps its files: whole objects under short keys, with one conditional operation, `put_if_absent`.
 
-Everything that is exactly-once rests on that one operation (docs/protocol.md, item 1). Two stores: a local folder
-(temporary file, fsync, hard link) and a bucket on S3 (one PutObject with `IfNoneMatch="*"`). Failures are one-line
-`OutputError`s (settings, rights) or, after `patience` has waited in vain, `StoreUnavailable`s (did not answer, disk
-full). Knows nothing of ledgers, attempts or Ray.
+Everything that is exactly-once rests on that one operation (docs/protocol.md, item 1). There are two stores: a local
+folder (temporary file, fsync, hard link) and a bucket on S3 (one PutObject with `IfNoneMatch="*"`). A failure is an
+`OutputError` of one line (settings, rights), or a `StoreUnavailable` after retries in vain (no answer, disk full).
+Knows nothing of ledgers, attempts or Ray.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def open_store(url: str, storage: S3Clients | None = None) -> Store:
 
 
 def hasty(store: Store) -> Store:
-    """The same store, for what comes again by itself: nothing is waited for."""
+    """The same store without retries, for writes that the caller repeats anyway."""
     other = copy.copy(store)
     other.patience = Patience(seconds=0.0, begun=store.patience.begun)
     return other
