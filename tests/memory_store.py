@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import BinaryIO
 
 from pcace_dist.errors import StoreUnavailable
 from pcace_dist.storage.retry import Patience
@@ -120,14 +118,6 @@ class MemoryStore:
             return False
         self.put(key, data)
         return True
-
-    def size(self, key: str) -> int | None:
-        data = self.get(key)
-        return None if data is None else len(data)
-
-    def open_input(self, key: str) -> BinaryIO | None:
-        data = self.get(key)
-        return None if data is None else io.BytesIO(data)
 
     def delete(self, key: str) -> None:
         self._read("delete", key)

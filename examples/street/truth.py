@@ -78,7 +78,8 @@ def boroughs(run: Run, layer: str, channels: Sequence[int]) -> list[Borough]:
 
 
 def best_from_one_picture(panoramas: int = 60_000) -> float:
-    """Share of the NO2's variance that vehicles and trees of one picture tell, to who knows the city's formula.
+    """Share of the NO2's variance that vehicles and trees of one picture tell, to who knows the city's formula: the
+    README's 0.36.
 
     The boroughs cannot be told apart from a picture, nor can the panorama's traffic be told from one view's vehicles
     but on average.

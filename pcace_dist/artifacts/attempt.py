@@ -29,11 +29,11 @@ from pcace_dist.artifacts.bad_rows import BAD_ROWS, bad_rows_table, stages_of
 from pcace_dist.artifacts.encoding import ipc_bytes, parquet_bytes
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.ledger.ledger import FileRef, Receipt
+from pcace_dist.statistics.code_buffer import BLOCK_CHANNELS
 from pcace_dist.statistics.gram import Gram
-from pcace_dist.statistics.held_codes import BLOCK_CHANNELS
+from pcace_dist.statistics.group_accumulator import GroupAccumulator, RowCodes
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.samples import SampleRows
-from pcace_dist.statistics.segment import RowCodes, Segment
 from pcace_dist.storage.store import Store
 
 CODES_FILE = "codes.parquet"
@@ -102,7 +102,7 @@ def write_attempt(
     store: Store,
     attempt: str,
     plan: Plan,
-    segments: Mapping[Any, Segment],
+    segments: Mapping[Any, GroupAccumulator],
     bad: Sequence[BadRow],
     samples: Mapping[Any, SampleRows],
     codes: bytes | None = None,
@@ -217,7 +217,7 @@ def read_samples(block: Block, plan: Plan, rows: bytes, components: bytes) -> It
         yield record["group"], SampleRows(keys, targets, {block.layer: _tensor(data, np.float32, shape)})
 
 
-def _rows_file(plan: Plan, groups: list[Any], segments: Mapping[Any, Segment]) -> bytes:
+def _rows_file(plan: Plan, groups: list[Any], segments: Mapping[Any, GroupAccumulator]) -> bytes:
     parts = [segments[group].rows for group in groups]
     table = pa.table(
         {
@@ -242,7 +242,7 @@ def _samples_file(groups: list[Any], samples: Mapping[Any, SampleRows]) -> bytes
     )
 
 
-def _block_file(block: Block, groups: list[Any], segments: Mapping[Any, Segment]) -> bytes:
+def _block_file(block: Block, groups: list[Any], segments: Mapping[Any, GroupAccumulator]) -> bytes:
     columns: dict[str, list[Any]] = {name: [] for name in _BLOCK_SCHEMA.names}
     for index, group in enumerate(groups):
         codes = segments[group].codes(block.layer, block.channels)

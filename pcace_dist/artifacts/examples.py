@@ -23,8 +23,8 @@ from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.rows import RowRef
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.exemplars import RowRefs, RowSample, SampledRows, TopRows
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes, Plan
-from pcace_dist.statistics.segment import RowCodes
 from pcace_dist.storage.store import Sink, Store
 
 EXEMPLARS = "exemplars.safetensors"

@@ -17,8 +17,8 @@ import torch
 from pcace_dist.artifacts.attempt import BlockPart
 from pcace_dist.artifacts.codes import binary_rows, integer_rows
 from pcace_dist.artifacts.encoding import ipc_bytes
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes
-from pcace_dist.statistics.segment import RowCodes
 
 SELECTION_FILE = "selection.arrow"
 

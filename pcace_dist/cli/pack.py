@@ -198,7 +198,7 @@ def _print_report(report: PackReport, dest: str) -> None:
 def _terminable() -> Iterator[None]:
     """SIGTERM as Ctrl-C: exit code 5, and the same command goes on."""
 
-    def stop(number: int, frame: object) -> None:
+    def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

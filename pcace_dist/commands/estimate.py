@@ -14,8 +14,8 @@ traffic, memory and price for any number of workers. Pure: no I/O, no torch, no 
     and `ROUND` for each of the five: calls to workers and back, records in the ledger, the driver's clock of 0.2 s
 
 Segments (group x attempt) hold rows as codes while these are smaller than the Gram; codes are added up by the reduce,
-beyond that by the workers in the main pass (statistics.segment). What is not in it: nodes that are still to be started
-(`node_start`), faults, bandwidth that many workers share.
+beyond that by the workers in the main pass (statistics.group_accumulator). What is not in it: nodes that are still to
+be started (`node_start`), faults, bandwidth that many workers share.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Workload:
     flush_seconds: float
     flush_pause: float
     flush_share: float
-    waiting_share: float  # of the Grams' bytes: what waits as codes beside them (statistics.segment)
+    waiting_share: float  # of the Grams' bytes: what waits as codes beside them (statistics.group_accumulator)
 
     @property
     def images_per_group(self) -> int:

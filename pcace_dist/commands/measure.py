@@ -51,11 +51,11 @@ from pcace_dist.run.codes_run import prepare_from_codes
 from pcace_dist.run.prepare import Preparation, prepare
 from pcace_dist.statistics.ace import ace
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.group_accumulator import WAITING_SHARE, RowCodes, add_codes, gram_bytes, row_bytes
 from pcace_dist.statistics.pca import COVARIANCE_BYTES, MIN_ITERATIONS
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.ranks import rank_channels
 from pcace_dist.statistics.score import score_channels
-from pcace_dist.statistics.segment import WAITING_SHARE, RowCodes, add_codes, gram_bytes, row_bytes
 from pcace_dist.storage.store import LocalStore
 from pcace_dist.worker.engine import FLUSH_PAUSE, FLUSH_SHARE, Engine
 from pcace_dist.worker.memory import memory_of

@@ -201,9 +201,9 @@ def lock(store: Store, storage: Any, *, take_over: bool = False) -> Iterator[Tic
     ledger = Ledger(guarded)
     state = ledger.load()
     if not take_over:
-        verdict = LeaseObserver(guarded, state).wait()
-        if not verdict.may_take:
-            raise Busy(f"{store.url}: another tick is at work ({verdict.who} since {verdict.since}); nothing was done")
+        lease = LeaseObserver(guarded, state).wait()
+        if not lease.may_take:
+            raise Busy(f"{store.url}: another tick is at work ({lease.who} since {lease.since}); nothing was done")
     probe(guarded)
     ledger.open(ProcessProbe().this_process().to_json())
     with LeaseKeeper(Lease(guarded, ledger.epoch)) as keeper:

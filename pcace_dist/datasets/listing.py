@@ -229,7 +229,7 @@ def _is_there(path: str) -> bool:
     return split(path)[0] == "file" and os.path.exists(split(path)[1])
 
 
-def _always(key: str) -> bool:
+def _always(_key: str) -> bool:
     return True
 
 

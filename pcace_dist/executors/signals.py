@@ -30,7 +30,7 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, _number: int, _: FrameType | None) -> None:
         if self.event.is_set():
             raise KeyboardInterrupt
         self.event.set()

@@ -2,9 +2,10 @@
 
     lease.json = {epoch, counter, released}
 
-The holder raises the counter every 10 s. Whoever wants the run watches it by a monotonic clock of its own: a counter
-that stands still for 30 s is dead; a released lease is free at once, and so is that of a process known to be gone. Two
-drivers that both think they hold the run do no harm: the ledger decides. Wall clocks are never compared. No Ray.
+The holder raises the counter every 10 s. A driver that wants the run watches the counter by its own monotonic clock: if
+it stands still for 30 s, the holder is dead. A released lease is free at once; so is the lease of a process that is
+known to be gone. Two drivers that both think they hold the run do no harm: the ledger decides. Wall clocks are never
+compared. No Ray.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ KEY = "lease.json"
 RENEW_SECONDS = 10.0
 DEAD_SECONDS = 30.0
 
-Status = Literal["free", "held", "watching", "dead", "released"]
+Liveness = Literal["free", "held", "watching", "dead", "released"]
 
 
 # -- the holder's side
@@ -93,9 +94,9 @@ class Lease:
             return
 
     def _put(self, *, released: bool) -> None:
-        found = LeaseFile.read(self._store)
-        if found is not None and found.epoch > self._epoch:
-            raise TakenOver(f"{self._store.url}: another driver has taken the lease (epoch {found.epoch})")
+        there = LeaseFile.read(self._store)
+        if there is not None and there.epoch > self._epoch:
+            raise TakenOver(f"{self._store.url}: another driver has taken the lease (epoch {there.epoch})")
         self._store.put(KEY, LeaseFile(self._epoch, self._counter, released).to_bytes())
         self._written_at = self._clock()
 
@@ -170,23 +171,23 @@ def _read(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LeaseStatus:
     """Whether the run may be taken. `who` and `since` are for the message to the user."""
 
-    status: Status
+    liveness: Liveness
     who: str = ""
     since: str = ""
 
     @property
     def may_take(self) -> bool:
-        return self.status in ("free", "dead", "released")
+        return self.liveness in ("free", "dead", "released")
 
     def __str__(self) -> str:
-        return f"{self.status}: {self.who} since {self.since}" if self.who else self.status
+        return f"{self.liveness}: {self.who} since {self.since}" if self.who else self.liveness
 
 
 class LeaseObserver:
-    """Watches the lease of a run whose ledger says `state`. Ask `verdict` about once a second until it is decided.
+    """Watches the lease of a run whose ledger says `state`. Call `check` about once a second until it is decided.
 
     free      nobody ever opened the run
     released  the holder has let go
@@ -212,31 +213,31 @@ class LeaseObserver:
         self._first: LeaseFile | None = None
         self._since: float | None = None
 
-    def verdict(self) -> Verdict:
+    def check(self) -> LeaseStatus:
         """Read the lease once and say what is known by now. Raises StoreUnavailable."""
         holder = self._state.holder
         if holder is None:
-            return Verdict("free")
-        found = LeaseFile.read(self._store)
-        mine = found if found is not None and found.epoch >= self._state.epoch else None  # not a zombie's
-        if mine is not None and mine.released and mine.epoch == self._state.epoch:
+            return LeaseStatus("free")
+        there = LeaseFile.read(self._store)
+        lease = there if there is not None and there.epoch >= self._state.epoch else None  # not a zombie's
+        if lease is not None and lease.released and lease.epoch == self._state.epoch:
             return self._say("released")
-        if self._probe.is_gone(holder) and (mine is None or mine.epoch == self._state.epoch):
+        if self._probe.is_gone(holder) and (lease is None or lease.epoch == self._state.epoch):
             return self._say("dead")
         if self._since is None:
-            self._first, self._since = mine, self._clock()
-        elif mine is not None and mine != self._first:
+            self._first, self._since = lease, self._clock()
+        elif lease is not None and lease != self._first:
             return self._say("held")
         return self._say("dead" if self._clock() - self._since >= self._dead_after else "watching")
 
-    def wait(self, sleep: Callable[[float], None] = time.sleep, *, every: float = 1.0) -> Verdict:
+    def wait(self, sleep: Callable[[float], None] = time.sleep, *, every: float = 1.0) -> LeaseStatus:
         """Watch until it is decided: at once, when the counter moves, or after DEAD_SECONDS."""
-        while (verdict := self.verdict()).status == "watching":
+        while (status := self.check()).liveness == "watching":
             sleep(every)
-        return verdict
+        return status
 
-    def _say(self, status: Status) -> Verdict:
+    def _say(self, liveness: Liveness) -> LeaseStatus:
         holder = self._state.holder or {}
         opened = self._state.opened_at or 0.0
         who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} (epoch {self._state.epoch})"
-        return Verdict(status, who, datetime.fromtimestamp(opened, UTC).isoformat(timespec="seconds"))
+        return LeaseStatus(liveness, who, datetime.fromtimestamp(opened, UTC).isoformat(timespec="seconds"))

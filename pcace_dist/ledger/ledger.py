@@ -216,8 +216,8 @@ class RunState:
         for receipt in _receipts_of(record):
             if receipt.epoch != self.epoch:
                 raise _illegal(record, f"attempt {receipt.attempt} is of epoch {receipt.epoch}, not {self.epoch}")
-        foreign = tuple(dict(one) for one in record.body.get("foreign", ()))
-        more = tuple(one for one in foreign if one not in self.foreign)
+        foreign = tuple(dict(worker) for worker in record.body.get("foreign", ()))
+        more = tuple(worker for worker in foreign if worker not in self.foreign)
         return replace(self._with_receipts(record), foreign=self.foreign + more)
 
     def _inherit(self, record: Record) -> RunState:
@@ -301,7 +301,7 @@ def fold(records: Iterable[Record], state: RunState | None = None) -> RunState:
 
 def _receipts_of(record: Record) -> list[Receipt]:
     try:
-        return [Receipt.from_json(one) for one in record.body["receipts"]]
+        return [Receipt.from_json(receipt) for receipt in record.body["receipts"]]
     except IllegalHistory as error:
         raise _illegal(record, f"{error}; {RESTORE}") from error
 

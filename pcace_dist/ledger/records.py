@@ -1,5 +1,5 @@
 """One record of a run's ledger as it is stored: JSON with a digest of itself. What records mean together is in
-service/ledger.py. A leaf: whoever reads a run may import it.
+ledger.py. A leaf: every room that reads a run may import it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ USUAL = ("LOC_synset_mapping.txt", "synset_words.txt", "synsets.txt", "imagenet_
 SYNSET = re.compile(r"n\d{8}")
 SYNSET_COLUMN = "synset"
 CLASS_COLUMN = "class"
-NUMBERING = ("order", "number")
 LARGEST_NUMBER = 100_000  # of a folder whose name is its label
 SHOWN = 6  # lines at either end of a long table
 

@@ -24,7 +24,6 @@ GZIP = b"\x1f\x8b"
 LARGEST = 2**31 - 1  # bytes of a block; one block for all, so that the types are those of all rows
 EXACT = 2**53  # whole numbers that a float64 tells apart
 LEADING_ZERO = r"^[+-]?0[\dxX]"
-TYPES = ("text", "number")
 
 
 def read_table(

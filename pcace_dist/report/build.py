@@ -86,7 +86,7 @@ def _build(run: str, options: ReportOptions, shown: ReportProgress) -> ReportRes
                     "class evidence are those of the model as it is now, the ranking is not"
                 )
             _look(source, model, device, found, shown)
-            _evidence(source, model, device, selection, found, shown)
+            _evidence(source, model, device, found, shown)
             _where(source, model, device, found, shown)
             if options.synthesis:
                 _draw(source, model, device, selection, found, options, shown)
@@ -174,7 +174,7 @@ def _choose_rows(source: Source, selection: Selection, found: Findings) -> Trans
         return None
     transforms = Transforms(source.transforms, source.ranking, source.plan.components)
     _choose_extremes(source, source.sample, selection, transforms, found)
-    _choose_cam_rows(source, source.sample, selection, found)
+    _choose_cam_rows(source.sample, selection, found)
     return transforms
 
 
@@ -215,7 +215,7 @@ def _choose_extremes(
                 )
 
 
-def _choose_cam_rows(source: Source, sample: Sample, selection: Selection, found: Findings) -> None:
+def _choose_cam_rows(sample: Sample, selection: Selection, found: Findings) -> None:
     """A few rows of each group, spread over the values of the first target."""
     each = max(1, CAM_IMAGES // len(selection.groups))
     for group in selection.groups[:CAM_IMAGES]:
@@ -271,7 +271,6 @@ def _evidence(
     source: Source,
     model: nn.Module,
     device: torch.device,
-    selection: Selection,
     found: Findings,
     shown: ReportProgress,
 ) -> None:

@@ -42,9 +42,9 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
         "pages": [list(channel) for channel in selection.channels],
         "rows": {str(number): _row(source, found, number) for number in found.thumbnails},
         "across": _across(source.ranking),
-        "cam": _cam(source, selection, found),
+        "cam": _cam(selection, found),
         "places": _places(source, selection, found),
-        "compared": _compared(source, selection, found),
+        "compared": _compared(selection, found),
         "against": None if found.against is None else found.against.path,
         "judged": None if found.against is None else found.against.judged,
         "imageSide": max(source.image_shape),
@@ -135,7 +135,7 @@ def _across(ranking: Ranking) -> list[dict[str, Any]]:
     return result
 
 
-def _cam(source: Source, selection: Selection, found: Findings) -> dict[str, Any] | None:
+def _cam(selection: Selection, found: Findings) -> dict[str, Any] | None:
     if not found.cams:
         return None
     entries = []
@@ -203,7 +203,7 @@ def _map_channels(ranking: Ranking, selection: Selection) -> list[ChannelKey]:
     return [names[place] for place in best]
 
 
-def _compared(source: Source, selection: Selection, found: Findings) -> list[dict[str, Any]]:
+def _compared(selection: Selection, found: Findings) -> list[dict[str, Any]]:
     blocks = () if found.against is None else found.against.blocks
     return [
         {

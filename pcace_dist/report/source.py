@@ -26,8 +26,8 @@ from pcace_dist.errors import ModelError, UserError
 from pcace_dist.models import layouts
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.source import code_digest
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.segment import RowCodes
 from pcace_dist.storage.files import Storage
 
 Floats: TypeAlias = npt.NDArray[np.float64]

@@ -15,7 +15,6 @@ from typing import Any
 ON_WORKER = ("begin", "wait", "forward", "tap", "statistics", "flush", "idle")
 IN_THREADS = ("read", "decode")
 IN_REDUCE = ("sums", "solve")
-DRIVER = ("prepare", "ray", "start", "copy", "pilot", "main_pass", "reduce", "rank", "publish")
 
 HELPS = {
     "prepare": "longer runs spread it over more images; fewer and larger files list faster",

@@ -31,9 +31,9 @@ from pcace_dist.ledger.ledger import UnitCount
 from pcace_dist.models.layers import ALL, NOT
 from pcace_dist.models.targets import usable
 from pcace_dist.statistics.folds import key_of_value
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import Plan, make_target_plan
 from pcace_dist.statistics.recode import knots_of
-from pcace_dist.statistics.segment import RowCodes
 from pcace_dist.storage.files import Storage, first_line
 
 PLACE = ["file", "row_group", "row", "id"]

@@ -182,7 +182,7 @@ class CodesRun(Coordinator[CodesPreparation]):
     def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> tuple[str, tuple[object, ...]]:
         return "reduce_codes", (plan.digest, block, only_files(receipts[0], SELECTION_FILE))
 
-    def _merge_shown(self, crew: Crew, plan: Plan) -> list[dict[str, bytes]]:
+    def _merge_shown(self, crew: Crew, plan: Plan) -> list[dict[str, bytes]]:  # noqa: ARG002 (the coordinator's)
         """Nothing: rows to show are chosen while images are read."""
         return []
 

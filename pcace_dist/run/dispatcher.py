@@ -1,11 +1,11 @@
 """The dispatcher: who works on which unit. A pure state machine (docs/protocol.md, items 6 to 8).
 
-A unit is lent to one live actor at a time. What an actor has finished is in its accumulator and lost with it until a
-receipt is accepted; so a lost actor is fenced (nothing it says later counts) and all its unaccepted units are lent
-anew. A unit during which actors died waits behind those that have killed fewer, so that one lethal unit does not eat
-workers while there is other work; after two deaths it runs alone, and the third time it is set aside. Nothing
-speculative at the tail: a unit is never given to a second actor while the first one lives. Knows neither clock nor
-threads, neither store nor Ray.
+A unit is lent to one live actor at a time. The actor holds a finished unit in its accumulator until a receipt is
+accepted. If it is lost before, the unit is lost with it: the actor is fenced (nothing it says later counts) and all its
+unaccepted units are lent anew. A unit during which actors died waits behind units that killed fewer, so that one
+lethal unit does not eat workers while there is other work. After two deaths it runs alone; after the third it is set
+aside. A unit is never given to a second actor while the first one lives, not even at the end of a run. Knows no clock,
+no threads, no store and no Ray.
 
 An actor that gets nothing to do while it still holds finished units should flush them, then ask again.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pcace_dist.ledger.ledger import Receipt
 
@@ -41,22 +41,12 @@ class Rejected:
     reason: str
 
 
-@dataclass(frozen=True)
-class Counters:
-    """Sums over one dispatcher's life."""
-
-    accepted_units: int = 0
-    accepted_rows: int = 0
-    redone_units: int = 0  # computed or begun, and lent again since
-    deaths: int = 0  # actors lost while they computed a unit
-
-
 @dataclass
 class _Actor:
     """What one live actor has in hand."""
 
     working_on: str | None = None
-    held: list[str] = field(default_factory=list)  # finished, not accepted
+    unaccepted: list[str] = field(default_factory=list)  # finished units
     reserved: str | None = None  # read ahead, not lent
 
 
@@ -81,7 +71,7 @@ class Dispatcher:
         self._accepted: set[str] = set()
         self._set_aside: dict[str, str] = {}
         self._to_record: list[tuple[str, str]] = []
-        self._counters = Counters()
+        self.redone_units = 0  # computed or begun, and lent again since
 
     # -- actors
 
@@ -100,7 +90,7 @@ class Dispatcher:
         lost = self._actors.pop(actor, None)
         if lost is None:
             return []
-        back = list(lost.held)
+        back = list(lost.unaccepted)
         if lost.reserved is not None:
             self._give_back(lost.reserved)
             if blame:
@@ -112,13 +102,8 @@ class Dispatcher:
         back = [unit for unit in back if unit not in self._set_aside]
         for unit in back:
             self._give_back(unit)
-        self._count(redone_units=len(back))
+        self.redone_units += len(back)
         return back
-
-    @property
-    def live_actors(self) -> list[str]:
-        """Actors that are up, in the order in which they joined."""
-        return list(self._actors)
 
     # -- units
 
@@ -129,18 +114,18 @@ class Dispatcher:
         When nothing waits, a unit that a busy actor has only read ahead is taken from it. Raises ValueError for an
         actor that is not up or has a unit in hand.
         """
-        hands = self._live(actor)
-        if hands.working_on is not None:
-            raise ValueError(f"actor {actor} still has unit {hands.working_on}")
-        unit, hands.reserved = hands.reserved, None
+        state = self._live(actor)
+        if state.working_on is not None:
+            raise ValueError(f"actor {actor} still has unit {state.working_on}")
+        unit, state.reserved = state.reserved, None
         if unit is None:
-            unit = self._take(lambda other: not (hands.held and self._is_lonely(other)))
+            unit = self._take(lambda other: not (state.unaccepted and self._must_run_alone(other)))
         if unit is None:
             unit = self._take_reservation()
         if unit is None:
             return None
-        hands.working_on = unit
-        return Lend(unit, alone=self._is_lonely(unit))
+        state.working_on = unit
+        return Lend(unit, alone=self._must_run_alone(unit))
 
     def peek_next(self, actor: str) -> str | None:
         """Reserve the unit that this actor will probably be lent next, to be read ahead; None if there is none.
@@ -148,30 +133,30 @@ class Dispatcher:
         Asking again gives the same unit. Units during which an actor died, or that were being read ahead then, are not
         read ahead again: should they kill once more, the unit in hand must not be blamed.
         """
-        hands = self._live(actor)
-        if hands.working_on is not None and self._is_lonely(hands.working_on):
+        state = self._live(actor)
+        if state.working_on is not None and self._must_run_alone(state.working_on):
             return None
-        if hands.reserved is None:
-            hands.reserved = self._take(lambda unit: unit not in self._suspects and unit not in self._deaths)
-        return hands.reserved
+        if state.reserved is None:
+            state.reserved = self._take(lambda unit: unit not in self._suspects and unit not in self._deaths)
+        return state.reserved
 
     def finished(self, actor: str, unit: str) -> bool:
         """The actor has computed the unit and holds it. False, and nothing changes, when it was not lent this unit."""
-        hands = self._actors.get(actor)
-        if hands is None or hands.working_on != unit:
+        state = self._actors.get(actor)
+        if state is None or state.working_on != unit:
             return False
-        hands.working_on = None
-        hands.held.append(unit)
+        state.working_on = None
+        state.unaccepted.append(unit)
         return True
 
     def gave_up(self, actor: str, unit: str) -> bool:
         """The actor has dropped the unit in hand (told to stop, or its node drains); it waits again."""
-        hands = self._actors.get(actor)
-        if hands is None or hands.working_on != unit:
+        state = self._actors.get(actor)
+        if state is None or state.working_on != unit:
             return False
-        hands.working_on = None
+        state.working_on = None
         self._give_back(unit)
-        self._count(redone_units=1)
+        self.redone_units += 1
         return True
 
     def receipt(self, actor: str, receipt: Receipt) -> Accepted | Rejected:
@@ -179,25 +164,12 @@ class Dispatcher:
         reason = self._objection(actor, receipt)
         if reason is not None:
             return Rejected(reason)
-        hands = self._actors[actor]
-        if hands.working_on in receipt.units:
-            hands.working_on = None
-        hands.held = [unit for unit in hands.held if unit not in receipt.units]
+        state = self._actors[actor]
+        if state.working_on in receipt.units:
+            state.working_on = None
+        state.unaccepted = [unit for unit in state.unaccepted if unit not in receipt.units]
         self._accepted.update(receipt.units)
-        self._count(accepted_units=len(receipt.units), accepted_rows=sum(c.rows for c in receipt.units.values()))
         return Accepted(receipt)
-
-    def set_aside(self, unit: str, reason: str) -> bool:
-        """Give up a unit that waits or is in work. False when it is settled, or finished in an accumulator."""
-        if self._is_settled(unit) or any(unit in hands.held for hands in self._actors.values()):
-            return False
-        for hands in self._actors.values():
-            hands.working_on = None if hands.working_on == unit else hands.working_on
-            hands.reserved = None if hands.reserved == unit else hands.reserved
-        self._waiting = [entry for entry in self._waiting if self._ids[entry[1]] != unit]
-        heapq.heapify(self._waiting)
-        self._put_aside(unit, reason)
-        return True
 
     def take_set_aside(self) -> list[tuple[str, str]]:
         """Units set aside since the last call, with reasons: to be written to the ledger."""
@@ -216,25 +188,17 @@ class Dispatcher:
 
     def finished_unrecorded(self) -> list[str]:
         """Units that are finished but only held in an accumulator."""
-        return [unit for hands in self._actors.values() for unit in hands.held]
+        return [unit for state in self._actors.values() for unit in state.unaccepted]
 
     def holds_unrecorded(self, actor: str) -> bool:
         """Whether an actor holds finished units that a flush would save."""
-        hands = self._actors.get(actor)
-        return hands is not None and bool(hands.held)
-
-    def idle(self) -> list[str]:
-        """Live actors without a unit in hand."""
-        return [actor for actor, hands in self._actors.items() if hands.working_on is None]
+        state = self._actors.get(actor)
+        return state is not None and bool(state.unaccepted)
 
     @property
     def waiting(self) -> int:
         """Units that nobody works on; more actors than this find nothing to do."""
-        return len(self._waiting) + sum(hands.reserved is not None for hands in self._actors.values())
-
-    @property
-    def counters(self) -> Counters:
-        return self._counters
+        return len(self._waiting) + sum(state.reserved is not None for state in self._actors.values())
 
     # -- inside
 
@@ -242,8 +206,8 @@ class Dispatcher:
         """Why a receipt does not count; None if it does (docs/protocol.md, item 7)."""
         if actor in self._gone:
             return f"actor {actor} is fenced"
-        hands = self._actors.get(actor)
-        if hands is None:
+        state = self._actors.get(actor)
+        if state is None:
             return f"actor {actor} is not known"
         if receipt.actor != actor:
             return f"it is of actor {receipt.actor}, and came from {actor}"
@@ -260,7 +224,7 @@ class Dispatcher:
                 return f"unit {unit} is not one of this run's"
             if self._is_settled(unit):
                 return f"unit {unit} is {'accepted' if unit in self._accepted else 'set aside'} already"
-            if unit not in hands.held and unit != hands.working_on:
+            if unit not in state.unaccepted and unit != state.working_on:
                 return f"unit {unit} is not lent to {actor}"
         return None
 
@@ -272,7 +236,7 @@ class Dispatcher:
     def _is_settled(self, unit: str) -> bool:
         return unit in self._accepted or unit in self._set_aside
 
-    def _is_lonely(self, unit: str) -> bool:
+    def _must_run_alone(self, unit: str) -> bool:
         return self._deaths.get(unit, 0) >= self._max_deaths
 
     def _give_back(self, unit: str) -> None:
@@ -280,29 +244,28 @@ class Dispatcher:
 
     def _take(self, suits: Callable[[str], bool]) -> str | None:
         """The first waiting unit that suits, no longer waiting."""
-        passed: list[tuple[int, int]] = []
-        found = None
-        while self._waiting and found is None:
+        skipped: list[tuple[int, int]] = []
+        unit = None
+        while self._waiting and unit is None:
             entry = heapq.heappop(self._waiting)
             if suits(self._ids[entry[1]]):
-                found = self._ids[entry[1]]
+                unit = self._ids[entry[1]]
             else:
-                passed.append(entry)
-        for entry in passed:
+                skipped.append(entry)
+        for entry in skipped:
             heapq.heappush(self._waiting, entry)
-        return found
+        return unit
 
     def _take_reservation(self) -> str | None:
         """The last of the units that others have only read ahead."""
-        reserving = [hands for hands in self._actors.values() if hands.reserved is not None]
+        reserving = [state for state in self._actors.values() if state.reserved is not None]
         if not reserving:
             return None
-        last = max(reserving, key=lambda hands: self._order[hands.reserved or ""])
+        last = max(reserving, key=lambda state: self._order[state.reserved or ""])
         unit, last.reserved = last.reserved, None
         return unit
 
     def _count_death(self, unit: str, reason: str) -> None:
-        self._count(deaths=1)
         self._deaths[unit] = self._deaths.get(unit, 0) + 1
         if self._deaths[unit] > self._max_deaths:
             self._put_aside(unit, f"{self._deaths[unit]} workers died while they computed it; the last one: {reason}")
@@ -310,7 +273,3 @@ class Dispatcher:
     def _put_aside(self, unit: str, reason: str) -> None:
         self._set_aside[unit] = reason
         self._to_record.append((unit, reason))
-
-    def _count(self, **more: int) -> None:
-        sums = {name: getattr(self._counters, name) + value for name, value in more.items()}
-        self._counters = replace(self._counters, **sums)

@@ -131,7 +131,7 @@ class MainPass:
     @property
     def units_redone(self) -> int:
         """Units that were lent again after a worker was lost."""
-        return self._dispatcher.counters.redone_units
+        return self._dispatcher.redone_units
 
     @property
     def queue_depth(self) -> int:

@@ -27,7 +27,7 @@ from pcace_dist.run.main_pass import MainPass, farm
 from pcace_dist.run.prepare import Preparation
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import OK, TOO_FEW_IMAGES
-from pcace_dist.statistics.settled import judge, prefixes, spent
+from pcace_dist.statistics.settled import check_settled, prefixes, spent
 from pcace_dist.storage.store import Sink
 from pcace_dist.worker.memory import check_fits
 
@@ -154,11 +154,11 @@ class ModelRun(Coordinator[Preparation]):
         settled = True
         for _, _, scores in each_ranking(plan, blocks):
             ok = scores.status == OK
-            verdict = judge(
+            found = check_settled(
                 scores.score_squared, scores.pseudo, ok, top=rule.top, level=level, tolerance=rule.tolerance
             )
-            settled &= verdict.settled and not bool((scores.status == TOO_FEW_IMAGES).any())
-            open_pairs += verdict.open_pairs
+            settled &= found.settled and not bool((scores.status == TOO_FEW_IMAGES).any())
+            open_pairs += found.open_pairs
         log.info("look %d: %d pairs at the border of the top %d are open", look, open_pairs, rule.top)
         self._account.looked(look, open_pairs)
         if settled:

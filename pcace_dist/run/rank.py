@@ -189,10 +189,10 @@ def _coordinator(
 
 def _refuse_held(store: Store, ledger: Ledger) -> None:
     """Wait until it is known whether the driver that opened the run last still lives; refuse if it does."""
-    verdict = LeaseObserver(store, ledger.load()).wait()
-    if not verdict.may_take:
+    lease = LeaseObserver(store, ledger.load()).wait()
+    if not lease.may_take:
         raise OutputError(
-            f"output {store.url}: is held by {verdict.who} since {verdict.since}; wait for it, stop it, or take "
+            f"output {store.url}: is held by {lease.who} since {lease.since}; wait for it, stop it, or take "
             "the run over with --take-over"
         )
 

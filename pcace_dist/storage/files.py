@@ -1,9 +1,9 @@
 """One object store for everything that is read or packed: local paths, `s3://` and `gs://`.
 
-S3 is read and written by boto3 alone, with one configuration and no retries of its own; `gs://` by pyarrow. Bytes are
-fetched here and parsed elsewhere: what goes wrong in fetching is repeated (patience.py) and ends as StoreUnavailable,
-never as an OSError, so that an `except OSError` sees answers only: no such file, access denied at the start, a wrong
-name. Credentials come from the usual AWS chain only and are never kept here. Knows nothing of Parquet, images or Ray.
+boto3 reads and writes S3, with one configuration and no retries of its own; pyarrow reads and writes `gs://`. Bytes are
+fetched here and parsed elsewhere. A transient failure is retried (retry.py) and in the end raises StoreUnavailable,
+never an OSError: an `except OSError` sees final answers only (no such file, access denied at the start, a wrong name).
+Credentials come from the usual AWS chain only and are never kept here. Knows nothing of Parquet, images or Ray.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Storage:
         with self._cache.lock:
             if self._cache.pool is None:
                 self._cache.pool = ThreadPoolExecutor(4 * FETCHES, thread_name_prefix="s3-fetch")
-        return list(self._cache.pool.map(lambda one: self.fetch(file, *one), ranges))
+        return list(self._cache.pool.map(lambda part: self.fetch(file, *part), ranges))
 
     def stat(self, url: str) -> StoredFile | None:
         """The file at exactly `url`, or None if there is none (a folder is not a file)."""
@@ -215,15 +215,13 @@ class Storage:
             return [_from_info(info, scheme) for info in self._gs(url).get_file_info(selector)]
 
         try:
-            found = self.patiently(url, look)
+            listed = self.patiently(url, look)
         except FileNotFoundError:
             return []
-        return sorted((file for file in found if file is not None), key=lambda file: file.url)
+        return sorted((file for file in listed if file is not None), key=lambda file: file.url)
 
     def put_file(self, local: str | Path, url: str) -> None:
-        """Move a finished local file to `url` as a whole: rename, or one upload that leaves nothing when it
-        fails.
-        """
+        """Move a finished local file to `url` as a whole: a rename, or one upload that leaves nothing if it fails."""
         url = normalised(url)
         scheme, path = split(url)
 
@@ -260,25 +258,26 @@ class Storage:
 
         self.patiently(url, put)
 
-    def forget_client(self, url: str) -> None:
-        """The next client is made anew: credentials in files may have been renewed."""
-        with self._cache.lock:
-            self._cache.clients.pop(self.settings(url), None)
+    def s3_call(self, url: str, call: Callable[[Any], T]) -> T:
+        """What `call` gives for the S3 client of `url`: one attempt, with boto3's own exceptions."""
+        return self._attempt(url, lambda: call(self.s3_client(url)))
 
     def patiently(self, url: str, operation: Callable[[], T]) -> T:
-        """What `operation` on `url` gives; while the storage is away it is repeated. Raises OSErrors that name the URL,
-        and StoreUnavailable."""
-
-        def attempt() -> T:
-            try:
-                return operation()
-            except Exception as error:
-                if kind_of(error) == "denied":
-                    self.forget_client(url)
-                raise
+        """The result of `operation` on `url`; transient failures are retried. Raises OSErrors that name the URL, and
+        StoreUnavailable."""
 
         with one_line(url):
-            return self.patience.call(attempt, url)
+            return self.patience.call(lambda: self._attempt(url, operation), url)
+
+    def _attempt(self, url: str, operation: Callable[[], T]) -> T:
+        """After refused access the next client is made anew: credentials in files may have been renewed."""
+        try:
+            return operation()
+        except Exception as error:
+            if kind_of(error) == "denied":
+                with self._cache.lock:
+                    self._cache.clients.pop(self.settings(url), None)
+            raise
 
     def _read(self, file: StoredFile, start: int, length: int) -> bytes:
         """One attempt of `fetch`."""
@@ -323,16 +322,14 @@ class Storage:
         bucket, _, key = split(url)[1].partition("/")
         if not key or key.endswith("/"):
             return None
-        found = self.s3_client(url).head_object(Bucket=bucket, Key=key)  # type: ignore[attr-defined]
-        return StoredFile(f"s3://{bucket}/{key}", found["ContentLength"], found["ETag"].strip('"'))
+        head = self.s3_client(url).head_object(Bucket=bucket, Key=key)  # type: ignore[attr-defined]
+        return StoredFile(f"s3://{bucket}/{key}", head["ContentLength"], head["ETag"].strip('"'))
 
     def _list_s3(self, url: str) -> Iterator[StoredFile]:
         bucket, _, prefix = split(url)[1].partition("/")
         prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
-        pages = self.s3_client(url).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        for entry in [entry for page in pages for entry in page.get("Contents", [])]:
-            if not entry["Key"].endswith("/"):
-                yield StoredFile(f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))
+        for entry in listed_objects(self.s3_client(url), bucket, prefix):
+            yield StoredFile(f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))
 
 
 class RangeFile:
@@ -391,9 +388,9 @@ class RangeFile:
         self.closed = True
 
     def _in_memory(self, start: int, length: int) -> bytes | None:
-        found = self._held.get((start, length))
-        if found is not None:
-            return found
+        exactly = self._held.get((start, length))
+        if exactly is not None:
+            return exactly
         for (at, size), data in self._held.items():
             if at <= start and start + length <= at + size:
                 return data[start - at : start - at + length]
@@ -409,16 +406,16 @@ class RangeFile:
 
 
 def joined(ranges: Sequence[Range]) -> list[Range]:
-    """Ranges in order, near ones as one."""
-    found: list[Range] = []
+    """Ranges in order; ranges with a gap of less than HOLE bytes between them become one."""
+    joined_ranges: list[Range] = []
     for start, length in sorted(ranges):
-        if found:
-            at, size = found[-1]
+        if joined_ranges:
+            at, size = joined_ranges[-1]
             if start - (at + size) < HOLE and start + length - at <= LONGEST_RANGE:
-                found[-1] = at, max(size, start + length - at)
+                joined_ranges[-1] = at, max(size, start + length - at)
                 continue
-        found.append((start, length))
-    return found
+        joined_ranges.append((start, length))
+    return joined_ranges
 
 
 def split(url: str) -> tuple[str, str]:
@@ -479,6 +476,12 @@ def _refuse_credentials(endpoint: str | None, what: str) -> None:
 def _at(path: str) -> dict[str, str]:
     bucket, _, key = path.partition("/")
     return {"Bucket": bucket, "Key": key}
+
+
+def listed_objects(client: Any, bucket: str, prefix: str) -> list[dict[str, Any]]:
+    """All objects whose key begins with `prefix`, as S3 describes them, less the folders that consoles make."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return [entry for page in pages for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
 
 
 def whole_body(answer: Mapping[str, Any]) -> bytes:
@@ -564,7 +567,7 @@ def _make_client(settings: S3Settings) -> BaseClient:
         connect_timeout=CONNECT_SECONDS,
         read_timeout=REQUEST_SECONDS,
         max_pool_connections=CONNECTIONS,
-        retries={"total_max_attempts": 1, "mode": "standard"},  # patience.py repeats, and nobody else
+        retries={"total_max_attempts": 1, "mode": "standard"},  # retry.py repeats, and nobody else
         # Servers other than AWS do not all know the newer checksums: they are checked where the server sends them.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

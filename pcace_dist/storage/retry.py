@@ -1,9 +1,10 @@
-"""What a failed operation on storage means, and how long it is repeated: one table of errors, one retry policy.
+"""What a failed operation on storage means, and how long it is retried: one table of errors, one retry policy.
 
-An answer (no such file, another content, a wrong name) is final. Everything else is an outage: no connection, no
-answer in time, a server's error, throttling, a lack of descriptors, memory or disk. It is repeated with growing pauses
-until PCACE_STORAGE_PATIENCE seconds have passed since the first failure, then it is a StoreUnavailable. Refused access
-is a mistake of the user at the start of a run, and an outage once the run has begun. Knows nothing of files or runs.
+An answer is final: no such file, another content, a wrong name. Everything else is an outage: no connection, no answer
+in time, a server's error, throttling, a lack of descriptors, memory or disk. The operation is retried with growing
+pauses until PCACE_STORAGE_PATIENCE seconds have passed since the first failure; then it raises StoreUnavailable.
+Refused access is the user's mistake at the start of a run, and an outage once the run has begun. Knows nothing of files
+or runs.
 """
 
 from __future__ import annotations
@@ -163,9 +164,9 @@ def seconds_from_environment() -> float:
 class Patience:
     """How long one process waits for storage. Travels with `begun` and `seconds` only.
 
-    `begun`: the run has begun, so that its addresses and rights were right once. `stopped` ends every wait soon.
-    `refusals_are_answers`: refused access is not waited for all the same, because whoever asks knows how to tell a
-    file of its own rights from an outage.
+    `begun`: the run has begun, so its addresses and rights were right once. `stopped`: set, it ends every wait soon.
+    `refusals_are_answers`: refused access is final even then, because the caller can tell a file without rights from
+    an outage.
     """
 
     seconds: float = field(default_factory=seconds_from_environment)
@@ -198,7 +199,7 @@ class Patience:
 
     @property
     def waiting(self) -> tuple[str, float] | None:
-        """What is waited for longest, and for how many seconds by now."""
+        """The longest of the waits that go on now: what it is for, and its seconds so far."""
         waits = [wait for wait in self._waits.copy().values() if self.clock() - wait[1] >= TOLD_AFTER]
         if not waits:
             return None
@@ -206,7 +207,7 @@ class Patience:
         return what, self.clock() - since
 
     def is_outage(self, kind: str) -> bool:
-        """Whether an error of this kind passes by itself."""
+        """Whether an operation that failed in this way is retried."""
         waits_for_refusals = self.begun and not self.refusals_are_answers
         return kind in OUTAGES or (waits_for_refusals and kind in AFTER_A_START)
 

@@ -1,9 +1,9 @@
 """Where a run keeps its files: whole objects under short keys, with one conditional operation, `put_if_absent`.
 
-Everything that is exactly-once rests on that one operation (docs/protocol.md, item 1). Two stores: a local folder
-(temporary file, fsync, hard link) and a bucket on S3 (one PutObject with `IfNoneMatch="*"`). Failures are one-line
-`OutputError`s (settings, rights) or, after `patience` has waited in vain, `StoreUnavailable`s (did not answer, disk
-full). Knows nothing of ledgers, attempts or Ray.
+Everything that is exactly-once rests on that one operation (docs/protocol.md, item 1). There are two stores: a local
+folder (temporary file, fsync, hard link) and a bucket on S3 (one PutObject with `IfNoneMatch="*"`). A failure is an
+`OutputError` of one line (settings, rights), or a `StoreUnavailable` after retries in vain (no answer, disk full).
+Knows nothing of ledgers, attempts or Ray.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import copy
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 
 from pcace_dist.errors import JobError, OutputError, StoreUnavailable
-from pcace_dist.storage.files import normalised, whole_body
+from pcace_dist.storage.files import listed_objects, normalised, whole_body
 from pcace_dist.storage.retry import Patience, first_line, kind_of
 
 T = TypeVar("T")
@@ -86,12 +85,6 @@ class Store(Sink, Protocol):
     def list(self, prefix: str = "") -> Keys:
         """All keys that begin with `prefix`, sorted."""
 
-    def size(self, key: str) -> int | None:
-        """Bytes of an object; None if there is none."""
-
-    def open_input(self, key: str) -> BinaryIO | None:
-        """A seekable reader (byte ranges on S3), as pyarrow takes it; None if there is no such object."""
-
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if there is none."""
 
@@ -101,15 +94,13 @@ class Store(Sink, Protocol):
 
 
 class S3Clients(Protocol):
-    """What makes boto3 clients: `storage.files.Storage`."""
+    """What has boto3 clients: `storage.files.Storage`."""
 
     patience: Patience
 
-    def s3_client(self, url: str) -> Any:
-        """A boto3 S3 client for `url` that repeats nothing by itself."""
-
-    def forget_client(self, url: str) -> None:
-        """The next client is made anew."""
+    def s3_call(self, url: str, call: Callable[[Any], T]) -> T:
+        """What `call` gives for a boto3 S3 client of `url` that repeats nothing by itself: no put may be repeated
+        unseen. Raises boto3's own exceptions."""
 
 
 def open_store(url: str, storage: S3Clients | None = None) -> Store:
@@ -117,25 +108,19 @@ def open_store(url: str, storage: S3Clients | None = None) -> Store:
     scheme, separator, _ = url.partition("://")
     if separator and scheme.lower() not in ("file", "s3"):
         raise OutputError(f"output {url}: is neither a local path nor s3://bucket/prefix")
-    patience = None if storage is None else storage.patience
     if not separator or scheme.lower() == "file":
-        return LocalStore(normalised(url), patience=patience)
+        return LocalStore(normalised(url), patience=None if storage is None else storage.patience)
     try:
         bucket, _, prefix = normalised(url).partition("://")[2].partition("/")
     except JobError as error:
         raise OutputError(f"output {error}") from None
     if storage is None:
         raise OutputError(f"output {url}: no storage settings for S3")
-
-    def renew() -> Any:
-        storage.forget_client(url)
-        return storage.s3_client(url)
-
-    return S3Store(bucket, prefix, storage.s3_client(url), patience=patience, renew=renew)
+    return S3Store(bucket, prefix, storage)
 
 
 def hasty(store: Store) -> Store:
-    """The same store, for what comes again by itself: nothing is waited for."""
+    """The same store without retries, for writes that the caller repeats anyway."""
     other = copy.copy(store)
     other.patience = Patience(seconds=0.0, begun=store.patience.begun)
     return other
@@ -173,10 +158,10 @@ def _probe_key(store: Store, key: str) -> None:
     content = uuid.uuid4().hex.encode()
     try:
         store.put(key, content)
-        found = store.get(key)
+        there = store.get(key)
     finally:
         store.delete(key)
-    if found != content:
+    if there != content:
         raise OutputError(f"output {store.url}: gives back another content than was put; use another output")
 
 
@@ -248,10 +233,10 @@ class LocalStore:
     def put_if_match(self, key: str, data: bytes, etag: str | None) -> bool:
         path = self._path(key)
         lock = path.with_name(f"{_LOCK}{path.name}")
-        with self._patiently(key, lambda: _open_in_folder(lock, "ab")) as held:
-            self._patiently(key, lambda: fcntl.flock(held, fcntl.LOCK_EX))
-            found = self.read_versioned(key)
-            if (None if found is None else found.etag) != etag:
+        with self._patiently(key, lambda: _open_in_folder(lock, "ab")) as lock_file:
+            self._patiently(key, lambda: fcntl.flock(lock_file, fcntl.LOCK_EX))
+            there = self.read_versioned(key)
+            if (None if there is None else there.etag) != etag:
                 return False
             self.put(key, data)
         return True
@@ -268,20 +253,6 @@ class LocalStore:
             return sorted(key for key in keys if key.startswith(prefix))
 
         return self._patiently(prefix, look)
-
-    def size(self, key: str) -> int | None:
-        path = self._path(key)
-        try:
-            return self._patiently(key, path.stat).st_size
-        except FileNotFoundError:
-            return None
-
-    def open_input(self, key: str) -> BinaryIO | None:
-        path = self._path(key)
-        try:
-            return self._patiently(key, lambda: path.open("rb"))
-        except FileNotFoundError:
-            return None
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -388,41 +359,31 @@ def _sync_folder(folder: Path) -> None:
 
 
 class S3Store:
-    """A prefix of a bucket. `client` is a boto3 client without retries of its own: no put may be repeated unseen."""
+    """A prefix of a bucket, reached by the clients of `storage`."""
 
-    def __init__(
-        self,
-        bucket: str,
-        prefix: str,
-        client: Any,
-        *,
-        patience: Patience | None = None,
-        renew: Callable[[], Any] | None = None,
-    ) -> None:
-        """`renew` makes another client, when access was denied: credentials in files may have been renewed."""
-        self.patience = patience or Patience()
+    def __init__(self, bucket: str, prefix: str, storage: S3Clients) -> None:
+        self.patience = storage.patience
         self._bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self._client = client
-        self._renew = renew
+        self._storage = storage
 
     @property
     def url(self) -> str:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def get(self, key: str) -> bytes | None:
-        found = self.read_versioned(key)
-        return None if found is None else found.data
+        there = self.read_versioned(key)
+        return None if there is None else there.data
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._put_once(key, data, {"IfNoneMatch": "*"})
 
     def put(self, key: str, data: bytes) -> None:
-        self._retried(key, lambda: self._client.put_object(**self._at(key), Body=data))
+        self._retried(key, lambda client: client.put_object(**self._at(key), Body=data))
 
     def read_versioned(self, key: str) -> Versioned | None:
-        def read() -> Versioned:
-            answer = self._client.get_object(**self._at(key))
+        def read(client: Any) -> Versioned:
+            answer = client.get_object(**self._at(key))
             return Versioned(whole_body(answer), answer["ETag"])
 
         return self._retried(key, read)
@@ -431,35 +392,12 @@ class S3Store:
         return self._put_once(key, data, {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag})
 
     def list(self, prefix: str = "") -> Keys:
-        def read() -> Keys:
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            return [entry["Key"].removeprefix(self._prefix) for page in pages for entry in page.get("Contents", [])]
-
-        return sorted(key for key in self._retried(prefix, read) or [] if not _is_hidden(key) and not key.endswith("/"))
-
-    def size(self, key: str) -> int | None:
-        answer = self._retried(key, lambda: self._client.head_object(**self._at(key)))
-        return None if answer is None else int(answer["ContentLength"])
-
-    def open_input(self, key: str) -> BinaryIO | None:
-        size = self.size(key)
-        if size is None:
-            return None
-        return cast(BinaryIO, io.BufferedReader(_RangeReader(self, key, size), buffer_size=1 << 20))
-
-    def read_range(self, key: str, start: int, length: int) -> bytes | None:
-        """Bytes start .. start + length - 1 of an object; None if there is no such object."""
-
-        def read() -> bytes:
-            answer = self._client.get_object(**self._at(key), Range=f"bytes={start}-{start + length - 1}")
-            return whole_body(answer)
-
-        return self._retried(key, read)
+        entries = self._retried(prefix, lambda client: listed_objects(client, self._bucket, self._prefix + prefix))
+        keys = (entry["Key"].removeprefix(self._prefix) for entry in entries or [])
+        return sorted(key for key in keys if not _is_hidden(key))
 
     def delete(self, key: str) -> None:
-        self._retried(key, lambda: self._client.delete_object(**self._at(key)))
+        self._retried(key, lambda client: client.delete_object(**self._at(key)))
 
     def discard_unfinished(self, folders: Iterable[str]) -> None:
         """Nothing: every put is one request, so that unfinished uploads below this prefix are other people's."""
@@ -470,39 +408,26 @@ class S3Store:
     def _put_once(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
         """One request, never repeated here: whoever calls knows how to tell its own put from another's."""
         try:
-            self._client.put_object(**self._at(key), Body=data, **condition)
+            self._storage.s3_call(self.url, lambda client: client.put_object(**self._at(key), Body=data, **condition))
         except Exception as error:
             kind = kind_of(error)
             if kind in ("precondition", "absent"):  # absent: If-Match on an object that is gone
                 return False
-            self._look_after_client(kind)
             if self.patience.is_outage(kind):
                 raise OutcomeUnknown(f"{self.url}/{key}: {first_line(error)}") from error
             raise self._stated(key, error) from error
         return True
 
-    def _retried(self, key: str, call: Callable[[], T]) -> T | None:
+    def _retried(self, key: str, call: Callable[[Any], T]) -> T | None:
         """The result of a call that may be repeated; None if there is no such object."""
-
-        def attempt() -> T:
-            try:
-                return call()
-            except Exception as error:
-                self._look_after_client(kind_of(error))
-                raise
-
         try:
-            return self.patience.call(attempt, f"output {self.url}/{key}")
+            return self.patience.call(lambda: self._storage.s3_call(self.url, call), f"output {self.url}/{key}")
         except StoreUnavailable:
             raise
         except Exception as error:
             if kind_of(error) == "absent":
                 return None
             raise self._stated(key, error) from error
-
-    def _look_after_client(self, kind: str) -> None:
-        if kind == "denied" and self._renew is not None:
-            self._client = self._renew()
 
     def _stated(self, key: str, error: Exception) -> Exception:
         """An error that no retry helps, as one line for the user; what is not S3's is returned as it is."""
@@ -517,34 +442,3 @@ class S3Store:
         if kind == "refused":
             return OutputError(f"output {self.url}: {key}: {first_line(error)}")
         return error
-
-
-class _RangeReader(io.RawIOBase):
-    """A seekable file on byte-range requests; wrap it in a BufferedReader."""
-
-    def __init__(self, store: S3Store, key: str, size: int) -> None:
-        self._store, self._key, self._size, self._at = store, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._at)
-        if length <= 0:
-            return 0
-        data = self._store.read_range(self._key, self._at, length)
-        if data is None or len(data) != length:
-            raise StoreUnavailable(f"{self._store.url}/{self._key}: changed while it was read")
-        buffer[:length] = data
-        self._at += length
-        return length

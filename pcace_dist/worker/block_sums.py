@@ -17,9 +17,9 @@ import numpy.typing as npt
 from pcace_dist.artifacts.attempt import Block, BlockPart
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.group_accumulator import RowCodes, add_codes
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, TargetPlan
 from pcace_dist.statistics.score import ChannelScores, score_channels, unranked
-from pcace_dist.statistics.segment import RowCodes, add_codes
 
 TARGET_BYTES = 256 << 20  # of one Gram's x-y sums: so many targets are solved together
 

@@ -17,9 +17,9 @@ from pcace_dist.artifacts.codes import open_codes
 from pcace_dist.artifacts.selection import SELECTION_FILE, Selection
 from pcace_dist.errors import OutputError
 from pcace_dist.ledger.ledger import Receipt
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.recode import LEVELS, Recoding, histograms, refit
-from pcace_dist.statistics.segment import RowCodes
 from pcace_dist.storage.store import Store
 from pcace_dist.worker.block_sums import BlockSums, Held
 from pcace_dist.worker.memory import memory_of

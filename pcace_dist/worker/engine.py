@@ -38,11 +38,11 @@ from pcace_dist.models.precision import CHANNELS_LAST
 from pcace_dist.models.settings import set_deterministic
 from pcace_dist.models.tap import Receive
 from pcace_dist.models.targets import target_values
+from pcace_dist.statistics.code_buffer import CodeBuffer
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
-from pcace_dist.statistics.held_codes import HeldCodes
+from pcace_dist.statistics.group_accumulator import GroupAccumulator, RowCodes, row_bytes
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.samples import SampleRows, row_key
-from pcace_dist.statistics.segment import RowCodes, Segment, row_bytes
 from pcace_dist.storage.store import Store
 from pcace_dist.worker.admission import Admission, CheckRows
 from pcace_dist.worker.allocator import keep_memory
@@ -85,7 +85,7 @@ class UnitReport:
 class _UnitRows:
     """Encoded rows of the unit in hand, batch by batch."""
 
-    codes: HeldCodes
+    codes: CodeBuffer
     target_codes: list[Tensor] = field(default_factory=list)
     target_fixed: list[Tensor] = field(default_factory=list)
     folds: list[Tensor] = field(default_factory=list)
@@ -179,7 +179,7 @@ class Engine:
         self._forward = Forward(
             self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers, facts.numerics
         )
-        self._layers = {layer.name: layer.to(self.device).turned() for layer in plan.layers}
+        self._layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
         self.plan = plan if self.device.type != "cpu" else replace(plan, layers=tuple(self._layers.values()))
         mine = numeric_class(
             self.device,
@@ -317,7 +317,7 @@ class Engine:
         return UnitReport(unit.id, self._counts[unit.id], 0, dict(seconds), 0)
 
     def _no_rows(self) -> _UnitRows:
-        return _UnitRows(HeldCodes(self.plan, whole_layers=True, device=self.device))
+        return _UnitRows(CodeBuffer(self.plan, whole_layers=True, device=self.device))
 
     def _folds_of(self, keys: np.ndarray) -> Tensor:
         return torch.from_numpy((keys % np.uint64(self.plan.folds)).astype(np.uint8))
@@ -429,7 +429,7 @@ class Engine:
             index = torch.tensor(indices) if len(members) > 1 else slice(None)  # all rows: no copy
             segment = self._segments.get(group)
             if segment is None:
-                segment = self._segments[group] = Segment(self.plan, device=self.device)
+                segment = self._segments[group] = GroupAccumulator(self.plan, device=self.device)
             segment.append(
                 {name: held.take(index) for name, held in held_codes.items()}, *(part[index] for part in shared)
             )
@@ -484,7 +484,7 @@ class Engine:
         return receipt
 
     def _reset(self) -> None:
-        self._segments: dict[Any, Segment] = {}
+        self._segments: dict[Any, GroupAccumulator] = {}
         self._samples: dict[Any, list[SampleRows]] = defaultdict(list)
         self._shown = ShownRows(self.plan)
         self._bad: list[BadRow] = []

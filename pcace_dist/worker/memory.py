@@ -12,8 +12,8 @@ import psutil
 
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import JobError
+from pcace_dist.statistics.group_accumulator import row_bytes
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.segment import row_bytes
 from pcace_dist.worker.spec import CodesSpec, WorkSpec
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.units import make_units, rows_per_unit
 from pcace_dist.run.prepare import prepare
+from pcace_dist.statistics.group_accumulator import WAITING_SHARE, gram_bytes, row_bytes
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.segment import WAITING_SHARE, gram_bytes, row_bytes
 from pcace_dist.storage.store import LocalStore
 from pcace_dist.worker.admission import CheckRows
 from pcace_dist.worker.engine import Engine

@@ -31,7 +31,7 @@ from pcace_dist.models.load import load_model
 from pcace_dist.models.precision import CHANNELS_LAST, Numerics
 from pcace_dist.models.settings import set_deterministic
 from pcace_dist.models.targets import target_values
-from pcace_dist.statistics.folds import fold_of_bytes
+from pcace_dist.statistics.folds import key_of_bytes
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.score import score_channels
@@ -110,7 +110,7 @@ def read(spec: WorkSpec, listing: Listing, batch: int) -> list[Batch]:
             image_spec=spec.images,
             storage=spec.storage,
             batch_size=batch,
-            fold_bytes=lambda data: fold_of_bytes(data, spec.statistics.folds),
+            fold_bytes=lambda data: key_of_bytes(data) % spec.statistics.folds,
             fold_value=lambda _: 0,
         )
     )

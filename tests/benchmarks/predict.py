@@ -26,8 +26,8 @@ from pcace_dist.datasets.loader import PILOT_BYTES, PILOT_ROW_GROUPS
 from pcace_dist.datasets.units import UNIT_BYTES, UNIT_ROWS
 from pcace_dist.progress.display import duration
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.group_accumulator import WAITING_SHARE
 from pcace_dist.statistics.pca import MIN_ITERATIONS
-from pcace_dist.statistics.segment import WAITING_SHARE
 from pcace_dist.worker.engine import FLUSH_PAUSE, FLUSH_SHARE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scale.md"

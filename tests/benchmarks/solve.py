@@ -21,8 +21,8 @@ import torch
 from pcace_dist.artifacts.attempt import Block, attempt_key, blocks_of, write_attempt
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.basis import top_code
+from pcace_dist.statistics.group_accumulator import GroupAccumulator
 from pcace_dist.statistics.plan import GRID, LayerCodes, Plan
-from pcace_dist.statistics.segment import Segment
 from pcace_dist.storage.store import LocalStore
 from pcace_dist.worker.allocator import keep_memory
 from pcace_dist.worker.reduce import reduce_block
@@ -67,7 +67,7 @@ def write(folder: Path, plan: Plan) -> list[Receipt]:
     layer = plan.layers[0]
     for number in range(ATTEMPTS):
         random = torch.Generator().manual_seed(number)
-        segment = Segment(plan)
+        segment = GroupAccumulator(plan)
         for _ in range(3):
             rows = ROWS // 3
             shape = (rows, layer.channels, plan.components)
@@ -76,7 +76,7 @@ def write(folder: Path, plan: Plan) -> list[Receipt]:
             target_codes = (codes[:, :1, 0] // 2 + codes[:, 1:2, 0] // 2).clamp(max=top_code(KNOTS))
             folds = torch.randint(0, FOLDS, (rows,), generator=random)
             segment.append({layer.name: LayerCodes(codes, means)}, target_codes, means[:, :1].clone(), folds.numpy())
-        assert segment.settle().as_gram
+        assert segment.gram(layer.name) is not None
         name = f"e00001-a{number:04d}-f00001"
         files = write_attempt(store, name, plan, {None: segment}, (), {})
         receipts.append(Receipt(name, 1, f"a{number:04d}", plan.digest, "synthetic", {}, files))

@@ -94,22 +94,22 @@ def test_a_renewal_that_failed_is_due_at_once(store: MemoryStore, clock: Clock) 
 
 
 def test_a_run_that_nobody_opened_is_free(store: MemoryStore, clock: Clock) -> None:
-    verdict = observer(store, clock, RunState()).verdict()
-    assert verdict.status == "free"
-    assert verdict.may_take
+    status = observer(store, clock, RunState()).check()
+    assert status.liveness == "free"
+    assert status.may_take
 
 
 def test_a_counter_that_moves_is_held_and_says_by_whom_since_when(store: MemoryStore, clock: Clock) -> None:
     lease = Lease(store, 1, clock=clock)
     lease.write()
     watching = observer(store, clock)
-    assert watching.verdict().status == "watching"
+    assert watching.check().liveness == "watching"
     clock.sleep(10)
     lease.renew()
-    verdict = watching.verdict()
-    assert verdict.status == "held"
-    assert not verdict.may_take
-    assert str(verdict) == "held: process 7 on elsewhere (epoch 1) since 2001-09-09T01:46:40+00:00"
+    status = watching.check()
+    assert status.liveness == "held"
+    assert not status.may_take
+    assert str(status) == "held: process 7 on elsewhere (epoch 1) since 2001-09-09T01:46:40+00:00"
 
 
 def test_a_counter_that_stands_still_is_dead_after_30_seconds_of_the_observers_clock(
@@ -118,20 +118,20 @@ def test_a_counter_that_stands_still_is_dead_after_30_seconds_of_the_observers_c
     Lease(store, 1).write()
     watching = observer(store, clock)
     for _ in range(30):
-        assert watching.verdict().status == "watching"
+        assert watching.check().liveness == "watching"
         clock.sleep(1)
-    assert watching.verdict().status == "dead"
+    assert watching.check().liveness == "dead"
 
 
 def test_an_old_counter_is_not_dead_at_first_sight(store: MemoryStore, clock: Clock) -> None:
     Lease(store, 1, clock=clock).write()
     clock.sleep(10_000)
-    assert observer(store, clock).verdict().status == "watching"
+    assert observer(store, clock).check().liveness == "watching"
 
 
 def test_a_holder_that_never_wrote_a_lease_is_dead_after_30_seconds(store: MemoryStore, clock: Clock) -> None:
     began = clock.now
-    assert observer(store, clock).wait(clock.sleep).status == "dead"
+    assert observer(store, clock).wait(clock.sleep).liveness == "dead"
     assert clock.now == began + 30
 
 
@@ -139,16 +139,16 @@ def test_a_released_lease_is_free_at_once(store: MemoryStore, clock: Clock) -> N
     lease = Lease(store, 1)
     lease.write()
     lease.release()
-    verdict = observer(store, clock).verdict()
-    assert verdict.status == "released"
-    assert verdict.may_take
+    status = observer(store, clock).check()
+    assert status.liveness == "released"
+    assert status.may_take
 
 
 def test_the_release_of_an_epoch_before_frees_nothing(store: MemoryStore, clock: Clock) -> None:
     lease = Lease(store, 1)
     lease.write()
     lease.release()
-    assert observer(store, clock, state(epoch=2)).verdict().status == "watching"
+    assert observer(store, clock, state(epoch=2)).check().liveness == "watching"
 
 
 def test_a_zombie_that_writes_the_lease_keeps_nobody_alive(clock: Clock) -> None:
@@ -157,24 +157,24 @@ def test_a_zombie_that_writes_the_lease_keeps_nobody_alive(clock: Clock) -> None
     zombie = Lease(store, 1)
     watching = observer(store, clock, state(epoch=2))
     for _ in range(30):
-        assert watching.verdict().status == "watching"
+        assert watching.check().liveness == "watching"
         zombie.renew()
         clock.sleep(1)
-    assert watching.verdict().status == "dead"
+    assert watching.check().liveness == "dead"
 
 
 def test_a_later_epoch_that_appears_is_held(store: MemoryStore, clock: Clock) -> None:
     Lease(store, 1).write()
     watching = observer(store, clock)
-    watching.verdict()
+    watching.check()
     Lease(store, 2).write()
-    assert watching.verdict().status == "held"
+    assert watching.check().liveness == "held"
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[1]", b'{"epoch": "x"}'])
 def test_a_broken_lease_counts_as_none(store: MemoryStore, clock: Clock, data: bytes) -> None:
     store.put(KEY, data)
-    assert observer(store, clock).wait(clock.sleep).status == "dead"
+    assert observer(store, clock).wait(clock.sleep).liveness == "dead"
     Lease(store, 1).write()
 
 
@@ -199,10 +199,10 @@ def test_a_holder_whose_process_is_gone_is_dead_at_once(
 ) -> None:
     Lease(store, 1).write()
     holder = holder_of(process)
-    assert observer(store, clock, state(holder=holder)).verdict().status == "watching"
+    assert observer(store, clock, state(holder=holder)).check().liveness == "watching"
     process.kill()
     process.wait()
-    assert observer(store, clock, state(holder=holder)).verdict().status == "dead"
+    assert observer(store, clock, state(holder=holder)).check().liveness == "dead"
 
 
 def test_a_killed_process_that_nobody_has_waited_for_is_gone(process: subprocess.Popen[bytes]) -> None:

@@ -178,7 +178,7 @@ def test_storage_that_stays_away_ends_the_pass_and_blames_nobody() -> None:
         work.run()
     assert len(fleet.up) == 1, "nobody takes the place of who waited in vain"
     assert ledger.accepted() and set_aside(ledger) == [], "what others had finished is recorded"
-    assert work._dispatcher.counters.deaths == 0 and work._losses_in_a_row == 0
+    assert not work._dispatcher._deaths and work._losses_in_a_row == 0
 
 
 def test_storage_that_is_away_at_the_beginning_is_no_lost_worker() -> None:

@@ -119,6 +119,7 @@ class Driver:
         self.error: BaseException | None = None
         self.lost: set[str] = set()
         self._flushing: set[str] = set()
+        self._in_hand: dict[str, str | None] = {}  # of the workers that are up
         self._answer: Any = None
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -199,26 +200,28 @@ class Driver:
 
     def _main_pass(self) -> None:
         dispatcher = Dispatcher(self.ledger.state.pending_units(), epoch=self.epoch, plan=PLAN, weights=WEIGHTS)
+        self._in_hand = {}
         for worker in self.workers.values():
             if worker.alive and worker.name not in self.lost:
-                dispatcher.actor_joined(worker.name)
+                self._handle(dispatcher, "joined", worker.name, None)
         while not dispatcher.all_done():
             self._feed(dispatcher)
             self._handle(dispatcher, *self._park("mail"))
-            busy = len(dispatcher.live_actors) - len(dispatcher.idle())
+            busy = sum(unit is not None for unit in self._in_hand.values())
             placed = dispatcher.waiting + busy + len(dispatcher.finished_unrecorded())
             if placed != len(dispatcher.outstanding()):
                 raise AssertionError("a unit is lost or in two places")
 
     def _feed(self, dispatcher: Dispatcher) -> None:
-        for actor in dispatcher.idle():
-            if actor in self._flushing:
+        for actor, unit in self._in_hand.items():
+            if unit is not None or actor in self._flushing:
                 continue
             lend = dispatcher.lend(actor)
             if lend is not None:
                 if lend.alone and dispatcher.holds_unrecorded(actor):
                     raise AssertionError("a unit that must run alone was lent to an actor with unflushed units")
                 dispatcher.peek_next(actor)
+                self._in_hand[actor] = lend.unit
                 self.workers[actor].inbox.append(("work", lend.unit))
             elif dispatcher.holds_unrecorded(actor):
                 self._flushing.add(actor)
@@ -227,16 +230,21 @@ class Driver:
     def _handle(self, dispatcher: Dispatcher, kind: str, actor: str, value: Any) -> None:
         if kind == "joined":
             dispatcher.actor_joined(actor)
+            self._in_hand.setdefault(actor, None)
         elif kind == "finished":
-            dispatcher.finished(actor, value)
+            if dispatcher.finished(actor, value):
+                self._in_hand[actor] = None
         elif kind == "lost":
             self.lost.add(actor)
+            self._in_hand.pop(actor, None)
             dispatcher.actor_lost(actor, "it is gone", blame=value != "with its node")
             for unit, reason in dispatcher.take_set_aside():
                 self.ledger.append("set_aside", {"units": [unit], "reason": reason})
         elif kind == "flushed":
             self._flushing.discard(actor)
             if value is not None and isinstance(dispatcher.receipt(actor, value), Accepted):
+                if self._in_hand[actor] in value.units:
+                    self._in_hand[actor] = None
                 self.ledger.append("accept", {"receipts": [value.to_json()]})
 
 

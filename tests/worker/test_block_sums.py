@@ -13,9 +13,9 @@ import torch
 from pcace_dist.artifacts.attempt import Block, BlockPart
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.group_accumulator import RowCodes, add_codes
 from pcace_dist.statistics.plan import LayerCodes, Plan, build_plan
 from pcace_dist.statistics.score import ChannelScores
-from pcace_dist.statistics.segment import RowCodes, add_codes
 from pcace_dist.worker.block_sums import BlockSums
 
 CHANNELS, COMPONENTS, ROWS = 6, 2, 1200

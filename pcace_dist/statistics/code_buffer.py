@@ -1,10 +1,10 @@
-"""HeldCodes: codes of the rows that wait to be added up, of all layers of a plan.
+"""CodeBuffer: the codes of rows that wait to be added to Grams, for all layers of a plan.
 
 Pure tensors: no I/O, no Ray. Guarantee: the rows come out as they were appended, in their order.
 
-Few rows are held as they come. More are copied into chunks of CHUNK_ROWS rows, with a mapping for each block of a
-layer's channels (pages.py): neither thousands of small tensors nor a second copy when they are added up, and a block
-goes back to the system as soon as it is added. On a GPU, whose memory is taken as a whole, rows are always held as they
+A few rows are kept as they come. More rows are copied into chunks of CHUNK_ROWS rows, each block of a layer's channels
+in a memory mapping of its own (pages.py). So there are neither thousands of small tensors nor a second copy when rows
+are added to a Gram, and a block goes back to the system as soon as it is added. On a GPU rows are always kept as they
 come.
 """
 
@@ -20,7 +20,7 @@ from pcace_dist.statistics.plan import LayerCodes, Plan
 
 CHUNK_ROWS = 3072  # added at a time, about: long enough for products of bytes (products.py)
 CHUNKS_FROM = 1 << 18  # bytes of a layer, on average, from which rows are copied into chunks
-BLOCK_CHANNELS = 64  # of a chunk that lie together; an attempt's files are cut in the same way (service.attempt)
+BLOCK_CHANNELS = 64  # of a chunk that lie together; an attempt's files are cut in the same way (artifacts.attempt)
 
 
 @dataclass(eq=False)
@@ -35,25 +35,25 @@ class _Chunk:
         """Copies some rows behind those that are there."""
         place = slice(self.rows, self.rows + rows.stop - rows.start)
         for name, blocks in self.layers.items():
-            for first, held in blocks.items():
-                channels = slice(first, first + held.means.shape[1])
-                held.codes[place] = codes[name].codes[rows, channels]
-                held.means[place] = codes[name].means[rows, channels]
+            for first, block in blocks.items():
+                channels = slice(first, first + block.means.shape[1])
+                block.codes[place] = codes[name].codes[rows, channels]
+                block.means[place] = codes[name].means[rows, channels]
         self.rows = place.stop
 
     def part(self, layer: str, channels: slice) -> LayerCodes:
         """The rows of a layer's channels [start, stop); a view where they are of one block."""
         parts: list[LayerCodes] = []
-        for first, held in self.layers[layer].items():
+        for first, block in self.layers[layer].items():
             own = slice(max(0, channels.start - first), max(0, channels.stop - first))
-            if own.start < held.means.shape[1] and own.stop > 0:
-                parts.append(held.take(slice(0, self.rows)).block(own))
+            if own.start < block.means.shape[1] and own.stop > 0:
+                parts.append(block.take(slice(0, self.rows)).block(own))
         if len(parts) == 1:
             return parts[0]
-        return LayerCodes(torch.cat([one.codes for one in parts], 1), torch.cat([one.means for one in parts], 1))
+        return LayerCodes(torch.cat([part.codes for part in parts], 1), torch.cat([part.means for part in parts], 1))
 
 
-class HeldCodes:
+class CodeBuffer:
     """Rows as codes, all layers of a plan. See the module.
 
     whole_layers: all channels of a layer lie together, else BLOCK_CHANNELS of them; they are given up together.
@@ -98,8 +98,8 @@ class HeldCodes:
             yield {layer: chunk.part(layer, slice(0, channels)) for layer, channels in self._channels.items()}
 
     def take_out(self) -> Iterator[tuple[str, slice, slice, LayerCodes]]:
-        """All that is held, block by block and about CHUNK_ROWS rows at a time: layer, channels, rows and their codes;
-        given up as it is taken."""
+        """Empties the buffer, block by block, about CHUNK_ROWS rows at a time: layer, channels, rows and their
+        codes. A block's memory is given up as soon as it is taken."""
         pieces = list(_pieces([chunk.rows for chunk in self._chunks]))
         chunks, self._chunks = self._chunks, []
         for layer in self._channels:
@@ -130,9 +130,9 @@ class HeldCodes:
         """Room for CHUNK_ROWS rows of a block, in one mapping."""
         channels = block.stop - block.start
         values = CHUNK_ROWS * channels
-        held = pages.zeros((values * (self._components + 2),), torch.uint8)
-        means = held[: 2 * values].view(torch.int16).reshape(CHUNK_ROWS, channels)
-        return LayerCodes(held[2 * values :].reshape(CHUNK_ROWS, channels, self._components), means)
+        room = pages.zeros((values * (self._components + 2),), torch.uint8)
+        means = room[: 2 * values].view(torch.int16).reshape(CHUNK_ROWS, channels)
+        return LayerCodes(room[2 * values :].reshape(CHUNK_ROWS, channels, self._components), means)
 
 
 def _given_up(chunks: list[_Chunk], layer: str, channels: slice) -> Iterator[LayerCodes]:

@@ -1,11 +1,11 @@
-"""Segment: what one attempt holds for one group, as codes or as Grams, whichever is smaller.
+"""GroupAccumulator: the rows that one attempt has of one group, as codes or as Grams, whichever is smaller.
 
 Pure tensors: no I/O, no Ray. Guarantee: codes plus Grams always describe exactly the rows appended, so that
 `total(layer)` is the same bits however the rows were split into appends and whenever they were folded.
 
 Rule: rows are held as codes while rows * (C (p+2) + 3T + 1) bytes are fewer than the packed Grams of all
 layers would take. Beyond, they are folded into Grams; later rows wait as codes until there are enough of
-them for long products, and `settle` folds the rest.
+them for long products.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
+from pcace_dist.statistics.code_buffer import CodeBuffer
 from pcace_dist.statistics.gram import Gram
-from pcace_dist.statistics.held_codes import HeldCodes
 from pcace_dist.statistics.plan import LayerCodes, Plan
 
 WAITING_SHARE = 0.25  # of the Grams' bytes: how much waits as codes once there are Grams
@@ -43,8 +43,8 @@ class RowCodes:
         """Some of the rows."""
         if isinstance(rows, slice) or rows.dtype == torch.bool:
             return RowCodes(self.folds[rows], self.target_codes[rows], self.target_fixed[rows])
-        held = (self.folds, self.target_codes, self.target_fixed)
-        return RowCodes(*(part.index_select(0, rows.to(part.device)) for part in held))  # faster than an index
+        parts = (self.folds, self.target_codes, self.target_fixed)
+        return RowCodes(*(part.index_select(0, rows.to(part.device)) for part in parts))  # faster than an index
 
     def select_targets(self, targets: slice) -> RowCodes:
         """The same rows with some of the targets."""
@@ -75,14 +75,14 @@ def gram_bytes(plan: Plan) -> int:
     )
 
 
-class Segment:
-    """Rows of one group, all layers of a plan. See the module's docstring for the rule and the guarantee."""
+class GroupAccumulator:
+    """The rows of one group, for all layers of a plan. See the module's docstring for the rule and the guarantee."""
 
     def __init__(self, plan: Plan, *, device: torch.device | str = "cpu") -> None:
         self._plan = plan
         self._device = torch.device(device)
         self._rows: list[RowCodes] = []
-        self._codes = HeldCodes(plan, device=self._device)
+        self._codes = CodeBuffer(plan, device=self._device)
         self._layers = {layer.name for layer in plan.layers}
         self._grams: dict[str, Gram] = {}
         self._waiting = 0
@@ -96,16 +96,16 @@ class Segment:
         target_codes: Tensor,
         target_fixed: Tensor,
         folds: Tensor | npt.NDArray[np.integer[Any]],
-    ) -> Segment:
+    ) -> GroupAccumulator:
         """Adds n rows: codes of every layer of the plan, targets uint8 and int16 (n, T), folds (n,)."""
         if set(layer_codes) != self._layers:
             odd = ", ".join(sorted(set(layer_codes) ^ self._layers))
-            raise StatisticsError(f"segment: missing or unexpected layers: {odd}")
+            raise StatisticsError(f"rows of a group: missing or unexpected layers: {odd}")
         device = self._device
         fold_of_row = torch.as_tensor(folds).to(device=device, dtype=torch.uint8)
         rows = RowCodes(fold_of_row, target_codes.to(device), target_fixed.to(device))
         if any(codes.rows != rows.rows for codes in layer_codes.values()) or rows.rows != len(target_codes):
-            raise StatisticsError("segment: layers, targets and folds differ in their number of rows")
+            raise StatisticsError("rows of a group: layers, targets and folds differ in their number of rows")
         self._rows.append(rows)
         self._codes.append(
             {name: LayerCodes(codes.codes.to(device), codes.means.to(device)) for name, codes in layer_codes.items()}
@@ -116,11 +116,6 @@ class Segment:
         if self._waiting * self._row_bytes >= share * self._gram_bytes:
             self._fold()
         return self
-
-    @property
-    def as_gram(self) -> bool:
-        """Whether the segment has outgrown codes."""
-        return bool(self._grams)
 
     @property
     def nbytes(self) -> int:
@@ -147,19 +142,13 @@ class Segment:
         """A layer's Gram of the rows folded so far; None while all are codes."""
         return self._grams.get(layer)
 
-    def settle(self) -> Segment:
-        """Where the segment has outgrown codes, folds the rows that still wait: it is then Grams alone."""
-        if self._grams and self._waiting:
-            self._fold()
-        return self
-
-    def cpu(self) -> Segment:
+    def cpu(self) -> GroupAccumulator:
         """The same rows on the CPU: itself where they are there already."""
         if self._device.type == "cpu":
             return self
-        copy = Segment(self._plan)
-        held = self.rows
-        copy._rows = [RowCodes(held.folds.cpu(), held.target_codes.cpu(), held.target_fixed.cpu())]
+        copy = GroupAccumulator(self._plan)
+        rows = self.rows
+        copy._rows = [RowCodes(rows.folds.cpu(), rows.target_codes.cpu(), rows.target_fixed.cpu())]
         for part in self._codes.parts():
             copy._codes.append({name: codes.cpu() for name, codes in part.items()})
         copy._grams = {name: gram.to("cpu") for name, gram in self._grams.items()}
@@ -178,8 +167,8 @@ class Segment:
         return Gram(channels, plan.components, len(plan.targets), plan.knots, plan.folds, device=self._device)
 
     def _fold(self) -> None:
-        """Block by block, about CHUNK_ROWS rows at a time, each given up as soon as it is added: the sums take the
-        place of the codes, and never are both there of more than a block."""
+        """Adds the waiting codes to the Grams, block by block, about CHUNK_ROWS rows at a time. Each block is given up
+        as soon as it is added, so that codes and sums are never both in memory for more than a block."""
         shared = self.rows
         for name, channels, place, codes in self._codes.take_out():
             if name not in self._grams:
