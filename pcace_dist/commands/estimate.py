@@ -90,6 +90,10 @@ class Timings:
         """Seconds of an image besides its share of `forward`."""
         return self.tap_row + self.statistics_row
 
+    def image(self, batch: int) -> float:
+        """Seconds of the model and the statistic for an image of a full batch."""
+        return self.forward / batch + self.model_row
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -213,25 +217,17 @@ def predict(load: Workload, took: Timings, workers: int, machine: Machine) -> Pr
 def suggest(load: Workload, took: Timings, machine: Machine, batches: Mapping[int, float]) -> dict[str, int]:
     """Workers, cpus of each, and batch; `batches`: seconds of an image by batch size.
 
-    cpus: with which reading and decoding keep up with the model. batch: the smallest within 3 % of the fastest.
+    workers: the largest power of two of which two thirds are spent on what one worker would have to do as well; more
+    would be paid for waiting. cpus: with which reading and decoding keep up with the model. batch: the smallest within
+    3 % of the fastest.
     """
-    model = took.forward / load.batch + took.model_row
-    cpus = max(1, math.ceil(took.processor_row / model - 0.05))  # a twentieth more is not worth a core
+    alone = predict(load, took, 1, machine)
+    waiting = alone.start + alone.pilot + alone.publish  # each of w workers waits so long, whatever w
+    most = alone.seconds / (EFFICIENT * waiting) - (alone.main_pass + alone.reduce) / waiting
+    workers = 2 ** int(math.log2(max(1, min(most, len(load.units), MOST_SUGGESTED))))
+    cpus = max(1, math.ceil(took.processor_row / took.image(load.batch) - 0.05))  # a twentieth more is not worth a core
     batch = min(batch for batch, seconds in batches.items() if seconds <= 1.03 * min(batches.values()))
-    return {"workers": suggest_workers(load, took, machine), "cpus": cpus, "batch": batch}
-
-
-def suggest_workers(load: Workload, took: Timings, machine: Machine) -> int:
-    """The largest power of two of which at least two thirds are spent on what one worker would have to do as well.
-
-    More would be paid for waiting: for start, pilot and publishing, or for units that are too few to share out.
-    """
-    alone, workers = predict(load, took, 1, machine).seconds, 1
-    while 2 * workers <= min(MOST_SUGGESTED, len(load.units)):
-        if alone < EFFICIENT * 2 * workers * predict(load, took, 2 * workers, machine).seconds:
-            break
-        workers *= 2
-    return workers
+    return {"workers": workers, "cpus": cpus, "batch": batch}
 
 
 def memory(load: Workload, took: Timings, machine: Machine, *, process: int, pilot_maps: int) -> Memory:

@@ -33,6 +33,7 @@ def to_json(estimate: Estimate) -> dict[str, Any]:
 def describe(estimate: Estimate) -> str:
     """What there is, what a worker needs, what it will take."""
     load, held, suggested = estimate.load, estimate.memory, estimate.suggested
+    milliseconds = 1000 * estimate.took.image(load.batch)
     lines = [
         f"images:     {load.images:,} in {_plural(load.files, 'file')}, {size(load.bytes)} to read, "
         f"{_plural(len(load.units), 'unit')} of work",
@@ -43,7 +44,7 @@ def describe(estimate: Estimate) -> str:
         f"a worker:   {size(held.worker)} (process with model {size(held.process)}, pilot's maps "
         f"{size(held.pilot_maps)}, accumulator {size(held.accumulator)} and unit in hand {size(held.unit)}, "
         f"reduce {size(held.reduce_task)})",
-        f"timed here: {1000 * _per_image(estimate):.3g} ms an image on {estimate.device}, batch {load.batch}",
+        f"timed here: {milliseconds:.3g} ms an image on {estimate.device}, batch {load.batch}",
         "",
         f"{'workers':>16}  {'time':>8}  {'start':>7}  {'pilot':>7}  {'main':>7}  {'reduce':>7}  {'publish':>7}  "
         f"{'read':>10}  {'written':>10}" + (f"  {'price':>10}" if estimate.here.price is not None else ""),
@@ -56,11 +57,6 @@ def describe(estimate: Estimate) -> str:
         *(f"note:       {note}" for note in estimate.notes),
     ]
     return "\n".join(lines)
-
-
-def _per_image(estimate: Estimate) -> float:
-    took, load = estimate.took, estimate.load
-    return took.forward / load.batch + took.tap_row + took.statistics_row
 
 
 def _row(name: str, one: Prediction) -> str:

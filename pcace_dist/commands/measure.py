@@ -46,6 +46,7 @@ from pcace_dist.worker.pilot import ROWS_AT_ONCE, SHARE_OF_FREE_MEMORY
 Tell = Callable[[str], None]
 T = TypeVar("T")
 
+STAGES = ("tap", "statistics", "decode", "read")  # of a unit, besides the forward pass
 COUNTED_ROW_GROUPS = 256  # in which kept rows and groups are counted; more are extrapolated
 UNIT_ROWS = 256  # of the unit that is processed, or one row group if that has more
 REDUCED_ROWS = 2048  # of the reduce task, at least
@@ -90,10 +91,10 @@ def estimate(
     unit, kept, groups = _sample(preparation, notes)
     tell("start-up")
     python, imports = _import_seconds()
-    ray = _timed(_start_ray)[1]
+    start = {"driver": python + preparing, "imports": imports, "ray": _timed(_start_ray)[1]}
     with tempfile.TemporaryDirectory(prefix="pcace-estimate-") as scratch:
         trial = _Trial(preparation, unit, kept, LocalStore(scratch))
-        took = trial.timings(tell, driver=python + preparing, ray=ray, imports=imports)
+        took = Timings(**start, **trial.stages(tell))
         tell("batch sizes")
         batches = trial.batches()
     load = trial.workload(groups)
@@ -187,30 +188,18 @@ class _Trial:
         self._pilot_rows = min(self._spec.statistics.pilot, round(kept * self._listing.rows))
         self._engine, self._load = _timed(lambda: Engine(self._spec, "estimate", store))
 
-    def timings(self, tell: Tell, *, driver: float, ray: float, imports: float) -> Timings:
-        """All stages in the order of a run."""
+    def stages(self, tell: Tell) -> dict[str, float]:
+        """Seconds of all stages in the order of a run, by their names in `Timings`."""
         tell("pilot")
         first_use, fixed, batch = self._pilot()
-        begin = _repeated(lambda: self._engine.begin(self._plan, self._check, 1))
+        begin = first_use + _repeated(lambda: self._engine.begin(self._plan, self._check, 1))
         tell("main pass")
         unit, receipt = self._main_pass()
         self.process_bytes = psutil.Process().memory_info().rss
+        start = {"load": self._load, "begin": begin}
+        pilot = {"pilot_fixed": first_use + fixed, "pilot_batch": batch + self._passes_again * unit["forward"]}
         tell("reduce and ranking")
-        add_row, part, solve = self._reduce(receipt)
-        return Timings(
-            driver=driver,
-            ray=ray,
-            imports=imports,
-            load=self._load,
-            pilot_fixed=first_use + fixed,
-            pilot_batch=batch + self._passes_again * unit["forward"],
-            begin=first_use + begin,
-            add_row=add_row,
-            part=part,
-            solve=solve,
-            ranking=self._ranking(),
-            **unit,
-        )
+        return start | pilot | unit | self._reduce(receipt) | {"ranking": self._ranking()}
 
     def _pilot(self) -> tuple[float, float, float]:
         """Seconds of the first use of everything, of any pilot, and of a batch of it.
@@ -228,7 +217,8 @@ class _Trial:
         return max(0.0, cold - one), whole - count * each, each
 
     def _timed_pilot(self, rows: int) -> float:
-        self._engine.spec = replace(self._spec, statistics=replace(self._spec.statistics, pilot=rows))
+        statistics = self._spec.statistics
+        self._engine.spec = replace(self._spec, statistics=replace(statistics, pilot=min(rows, statistics.pilot)))
         (self._plan, self._check), seconds = _timed(lambda: self._engine.pilot(self._listing))
         self._engine.leftovers.clear()  # the main pass is to be timed
         return seconds
@@ -254,17 +244,15 @@ class _Trial:
             rows, seconds = report.count.rows, report.seconds
             if not rows:
                 raise DatasetError("dataset: no row of the unit that was looked at can be used; see dataset and model")
-            of_row = {
-                f"{stage}_row": seconds.get(stage, 0.0) / rows for stage in ("tap", "statistics", "decode", "read")
-            }
+            of_row = {f"{stage}_row": seconds.get(stage, 0.0) / rows for stage in STAGES}
             forward = seconds["forward"] / -(-rows // Facts.of(self._plan).batch)
             seen.append(of_row | {"processor_row": processor / rows, "forward": forward, "flush": flush})
         assert receipt is not None
         self._row_stored = report.bytes_read / self._unit.rows
         return {name: median(one[name] for one in seen[1:]) for name in seen[0]}, receipt  # without the first use
 
-    def _reduce(self, receipt: Receipt) -> tuple[float, float, float]:
-        """Seconds to add a row of a channel held as codes, to take in a group of an attempt, to solve a channel.
+    def _reduce(self, receipt: Receipt) -> dict[str, float]:
+        """Seconds to add a row of a channel, to take in a group of an attempt, and to solve a channel.
 
         From reduce tasks over copies of one attempt: as many as its groups take to be ranked, and twice as many.
         """
@@ -278,10 +266,13 @@ class _Trial:
             adding = clock - sum(once.seconds.values())
         else:
             adding = self._engine.reduce(plan, block, 2 * attempts).seconds["solve"] - once.seconds["solve"]
-        ranked = sum(bool((scores[0].status == OK).any()) for scores in once.scores.values())
-        part = once.seconds["sums"] / (len(attempts) * groups)
-        solve = max(0.0, once.seconds["solve"] - max(0.0, adding)) / (channels * max(1, ranked))
-        return max(0.0, adding) / (len(attempts) * rows * channels), part, solve
+        adding, solving = max(0.0, adding), max(0.0, once.seconds["solve"] - max(0.0, adding))
+        ranked = max(1, sum(bool((scores[0].status == OK).any()) for scores in once.scores.values()))
+        return {
+            "add_row": adding / (len(attempts) * rows * channels),
+            "part": once.seconds["sums"] / (len(attempts) * groups),
+            "solve": solving / (channels * ranked),
+        }
 
     def _ranking(self) -> float:
         """Seconds of ranking all channels once: the intervals of the ranks compare every channel with every other."""
