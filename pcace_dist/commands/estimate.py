@@ -221,10 +221,9 @@ def suggest(load: Workload, took: Timings, machine: Machine, batches: Mapping[in
     would be paid for waiting. cpus: with which reading and decoding keep up with the model. batch: the smallest within
     3 % of the fastest.
     """
-    alone = predict(load, took, 1, machine)
-    waiting = alone.start + alone.pilot + alone.publish  # each of w workers waits so long, whatever w
-    most = alone.seconds / (EFFICIENT * waiting) - (alone.main_pass + alone.reduce) / waiting
-    workers = 2 ** int(math.log2(max(1, min(most, len(load.units), MOST_SUGGESTED))))
+    alone, workers, most = predict(load, took, 1, machine).seconds, 1, min(MOST_SUGGESTED, len(load.units))
+    while 2 * workers <= most and alone >= EFFICIENT * 2 * workers * predict(load, took, 2 * workers, machine).seconds:
+        workers *= 2
     cpus = max(1, math.ceil(took.processor_row / took.image(load.batch) - 0.05))  # a twentieth more is not worth a core
     batch = min(batch for batch, seconds in batches.items() if seconds <= 1.03 * min(batches.values()))
     return {"workers": workers, "cpus": cpus, "batch": batch}
