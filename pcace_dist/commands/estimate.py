@@ -1,56 +1,42 @@
 """The arithmetic of `pcace estimate`: from what one unit cost (`Timings`) and what there is to do (`Workload`) to time,
-traffic, memory and price for any number of workers. Pure: no I/O, no torch, no Ray; `rehearsal` measures.
+traffic, memory and price for any number of workers. No I/O; `measure` measures.
 
-    total   = start + pilot + main pass + reduce + publish
-    start   = driver (python, imports, listing, model) + Ray + worker (imports, model), workers side by side
-    pilot   = fixed + batches * seconds a batch; one worker does it, the others wait
-    main    = begin + the units, given one by one to the worker that is free first + a flush for every attempt
-    a unit  = the largest of  model   ceil(rows / batch) * forward + rows * (tap + statistics)
-                              cores   processor seconds of all its threads / cores a worker has
-                              decode  rows * decode / decoding threads
-    reduce  = blocks of at most 64 channels, given to workers in the same way;
-              a block = channels * (groups * solve + code rows * add) + groups * attempts * part
-    publish = groups * targets * ranking of all channels, given to workers in batches of about a second's work
-    and `ROUND` for each of the five: calls to workers and back, records in the ledger, the driver's clock of 0.2 s
-
-Segments (group x attempt) hold rows as codes while these are smaller than the Gram; codes are added up by the reduce,
-beyond that by the workers in the main pass (statistics.group_accumulator). What is not in it: nodes that are still to
-be started (`node_start`), faults, bandwidth that many workers share.
+docs/operations.md says what each stage is made of. Not in it: faults, bandwidth that many workers share.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-GIB = 2**30
-BLOCK_CHANNELS = 64
-RANKED_TOGETHER = 1 << 20  # pairs of channels in one batch of rankings (reduce.PAIRS_AT_A_TIME)
+from pcace_dist.statistics.group_accumulator import WAITING_SHARE
+from pcace_dist.worker.engine import FLUSH_PAUSE, FLUSH_SHARE
+from pcace_dist.worker.reduce import PAIRS_AT_A_TIME
+
 EFFICIENT = 2 / 3  # suggested workers: at least this share of what is paid is not spent on waiting
-ROUND = 0.25  # seconds of a stage besides its work: the one figure that is not measured in the rehearsal
+MOST_SUGGESTED = 1024  # workers
+ROUND = 0.25  # seconds of a stage besides its work: the one figure that is not measured
 HEADROOM = 1.25  # of the memory that is suggested over the memory that is expected
+HALF_GIB = 2**29
 
 
 @dataclass(frozen=True)
 class Workload:
     """What there is to do: counts and bytes, from the listing, the job and the plan's shapes.
 
-    `units` are the kept rows of each unit; `bytes` what the main pass reads; `pilot_rows` and `pilot_bytes` what the
-    pilot reads; `row_bytes` and `gram_bytes` all channels of one row as codes and of one group as packed Gram.
+    `units` are the kept rows of each unit, `blocks` the channels of each; `bytes` what the main pass reads,
+    `pilot_rows` and `pilot_bytes` what the pilot reads; `row_bytes` and `gram_bytes` all channels of one row as codes
+    and of one group as packed Gram; `most_held` what a worker's accumulator may hold.
     """
 
-    images: int
     bytes: int
     files: int
-    units: tuple[int, ...]
+    units: tuple[float, ...]
     groups: int
     targets: int
-    channels: int
     layers: int
-    blocks: tuple[int, ...]  # channels of each
+    blocks: tuple[int, ...]
     batch: int
     pilot_rows: int
     pilot_bytes: int
@@ -60,25 +46,25 @@ class Workload:
     kept_bytes: int
     most_held: int
     flush_seconds: float
-    flush_pause: float
-    flush_share: float
-    waiting_share: float  # of the Grams' bytes: what waits as codes beside them (statistics.group_accumulator)
 
     @property
-    def images_per_group(self) -> int:
-        return max(1, self.images // max(1, self.groups))
+    def images(self) -> int:
+        return round(sum(self.units))
 
     @property
-    def statistic_bytes(self) -> int:
-        """The whole statistic, all groups, each as codes or as Gram, whichever is smaller."""
-        return self.groups * min(self.gram_bytes, self.images_per_group * self.row_bytes)
+    def channels(self) -> int:
+        return sum(self.blocks)
+
+    def segments(self, images: float) -> float:
+        """Bytes of the sums of so many images, all groups, each as codes or as Gram, whichever is smaller."""
+        return min(images * self.row_bytes, self.groups * self.gram_bytes)
 
 
 @dataclass(frozen=True)
 class Timings:
-    """What the rehearsal measured, in seconds. `forward` is a whole batch's; `_row` an image's; add_row and solve are
-    one channel's; `part` is what a reduce task needs for one group of one attempt besides. `processor_row` is processor
-    time of all threads, the rest is time on the clock."""
+    """Measured seconds. `forward` is a whole batch's; `_row` an image's; add_row and solve are one channel's; `part` is
+    what a reduce task needs for one group of one attempt besides. `processor_row` is processor time of all threads, the
+    rest is time on the clock."""
 
     driver: float
     ray: float
@@ -99,13 +85,27 @@ class Timings:
     solve: float
     ranking: float
 
+    @property
+    def model_row(self) -> float:
+        """Seconds of an image besides its share of `forward`."""
+        return self.tap_row + self.statistics_row
+
+    def image(self, batch: int) -> float:
+        """Seconds of the model and the statistic for an image of a full batch."""
+        return self.forward / batch + self.model_row
+
 
 @dataclass(frozen=True)
 class Machine:
-    """What a worker has: cores (its share of them where workers share a machine) and decoding threads."""
+    """What a worker has: cores (its share of them where workers share a machine) and decoding threads.
+
+    `node_start`: seconds until its node is up; `price`: of an hour, paid from the start of the run to its end.
+    """
 
     cores: float
     threads: int = 1
+    node_start: float = 0.0
+    price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -144,162 +144,13 @@ class Memory:
 
     @property
     def worker(self) -> int:
-        """What a worker needs at most: the pilot's maps, the accumulator beside the codes of the unit in hand, and a
-        reduce task come one after the other."""
+        """At most: the pilot's maps, the accumulator beside the unit in hand, and a reduce task follow each other."""
         return self.process + max(self.pilot_maps, self.accumulator + self.unit, self.reduce_task)
 
     @property
     def suggested(self) -> int:
         """workers.memory, rounded up to half a GiB."""
-        return math.ceil(HEADROOM * self.worker / (GIB / 2)) * (GIB // 2)
-
-
-def unit_seconds(rows: int, load: Workload, took: Timings, machine: Machine, *, folds_codes: bool = False) -> float:
-    """One unit in a worker that reads ahead: its slowest part."""
-    model = math.ceil(rows / load.batch) * took.forward + rows * (took.tap_row + took.statistics_row)
-    model += rows * load.channels * took.add_row if folds_codes else 0.0
-    cores = rows * took.processor_row / machine.cores
-    decode = rows * max(took.decode_row / machine.threads, took.read_row)
-    return max(model, cores, decode)
-
-
-def makespan(tasks: Sequence[float], workers: int, *, ahead: bool = False) -> float:
-    """When the last of `tasks` ends, each given in turn to the worker that is free first.
-
-    `ahead`: a worker that begins a task also reserves the next, to read it ahead; another that would have nothing to
-    do takes it away again (service.dispatch).
-    """
-    waiting, reserved = deque(tasks), dict[int, float]()
-    free = [(0.0, worker) for worker in range(max(1, min(workers, len(tasks))))]
-    end = 0.0
-    while free:
-        now, worker = heapq.heappop(free)
-        if worker in reserved:
-            task = reserved.pop(worker)
-        elif waiting:
-            task = waiting.popleft()
-        elif reserved:
-            task = reserved.pop(next(iter(reserved)))
-        else:
-            continue
-        if ahead and waiting:
-            reserved[worker] = waiting.popleft()
-        end = max(end, now + task)
-        heapq.heappush(free, (now + task, worker))
-    return end
-
-
-def flush_every(work: float, load: Workload, workers: int) -> float:
-    """Seconds between two flushes of a worker (service.engine): early where an attempt is small against what was
-    read."""
-    if not work:
-        return load.flush_pause
-    bytes_read = load.bytes / workers * min(1.0, load.flush_pause / work)
-    rows = load.images / workers * min(1.0, load.flush_pause / work)
-    held = load.groups * min(load.gram_bytes, rows / load.groups * load.row_bytes)
-    return load.flush_pause if held <= load.flush_share * bytes_read else load.flush_seconds
-
-
-def predict(
-    load: Workload,
-    took: Timings,
-    workers: int,
-    machine: Machine,
-    *,
-    sharing: float = 1.0,
-    node_start: float = 0.0,
-    price: float | None = None,
-) -> Prediction:
-    """Time, traffic and price with so many workers.
-
-    `sharing`: workers that start on one core at the same time (1 where each has cores of its own). `price`: of one
-    worker for an hour; all are paid from the start to the end, the head and the storage are not in it.
-    """
-    workers = max(1, workers)
-    plain = makespan([unit_seconds(rows, load, took, machine) for rows in load.units], workers, ahead=True)
-    between = flush_every(plain, load, workers)
-    attempts_each = max(1, math.ceil(plain / between))
-    rows_per_segment = load.images / (workers * attempts_each * max(1, load.groups))
-    folds = rows_per_segment * load.row_bytes >= load.gram_bytes
-    lasting = [unit_seconds(rows, load, took, machine, folds_codes=folds) for rows in load.units]
-    units = makespan(lasting, workers, ahead=True)
-    attempts = attempts_each * min(workers, len(load.units))
-    reduce_rows = 0 if folds else load.images
-    parts = load.groups * attempts * took.part
-    blocks = [parts + channels * (load.groups * took.solve + reduce_rows * took.add_row) for channels in load.blocks]
-    start = took.driver + took.ray + node_start + (took.imports + took.load) * max(1.0, sharing)
-    attempt_bytes = int(
-        attempts * load.groups * load.gram_bytes
-        if folds
-        else min(load.images * load.row_bytes, attempts * load.groups * load.gram_bytes)
-    )
-    prediction = Prediction(
-        workers=workers,
-        start=ROUND + start,
-        pilot=ROUND + took.pilot_fixed + math.ceil(load.pilot_rows / load.batch) * took.pilot_batch,
-        main_pass=ROUND + took.begin + units + attempts_each * took.flush,
-        reduce=ROUND + makespan(blocks, workers),
-        publish=ROUND + ranking_seconds(load, took, workers),
-        bytes_read=load.bytes + load.pilot_bytes + (workers + 1) * load.model_bytes + attempt_bytes,
-        bytes_written=attempt_bytes + load.kept_bytes,
-    )
-    if price is None:
-        return prediction
-    return Prediction(**{**prediction.__dict__, "price": price * workers * prediction.seconds / 3600})
-
-
-def ranking_seconds(load: Workload, took: Timings, workers: int) -> float:
-    """All rankings: a single batch is done by the driver, several are given to the workers."""
-    rankings = load.groups * load.targets
-    together = max(1, math.ceil(RANKED_TOGETHER / load.channels**2))
-    batches = [min(together, rankings - first) * took.ranking for first in range(0, rankings, together)]
-    return makespan(batches, workers if len(batches) > 1 else 1)
-
-
-def suggest_workers(load: Workload, took: Timings, machine: Machine, *, most: int = 1024) -> int:
-    """The largest power of two of which at least two thirds are spent on what one worker would have to do as well.
-
-    More would be paid for waiting: for start, pilot and publishing, or for units that are too few to share out.
-    """
-    alone = predict(load, took, 1, machine)
-    best, workers = 1, 2
-    while workers <= min(most, len(load.units)):
-        if alone.seconds / (workers * predict(load, took, workers, machine).seconds) < EFFICIENT:
-            break
-        best, workers = workers, 2 * workers
-    return best
-
-
-def suggest_cpus(load: Workload, took: Timings) -> int:
-    """Processor cores of a worker with which reading and decoding keep up with the model."""
-    model = took.forward / load.batch + took.tap_row + took.statistics_row
-    return max(1, math.ceil(took.processor_row / model - 0.05))  # a twentieth more is not worth a core
-
-
-def suggest_batch(seconds_by_batch: dict[int, float]) -> int:
-    """The smallest batch within 3 % of the fastest; {images of a batch: seconds an image}."""
-    fastest = min(seconds_by_batch.values())
-    return min(batch for batch, seconds in seconds_by_batch.items() if seconds <= 1.03 * fastest)
-
-
-def memory(load: Workload, *, process: int, pilot_maps: int, rate: float) -> Memory:
-    """Bytes a worker needs. `process` is what was seen of it at rest, `rate` images a second of one worker."""
-    rows = min(load.images, int(rate * load.flush_seconds) + 1)
-    codes = max(1, rows // max(1, load.groups)) * load.row_bytes
-    accumulator = load.groups * (codes if codes < load.gram_bytes else (1 + load.waiting_share) * load.gram_bytes)
-    share = max(load.blocks, default=0) / max(1, load.channels)
-    per_group = share * min(3 * load.gram_bytes, load.gram_bytes + load.images_per_group * load.row_bytes)
-    return Memory(
-        code_row_per_channel=max(1, load.row_bytes // max(1, load.channels)),
-        gram_per_channel=load.gram_bytes // max(1, load.channels),
-        statistic=load.statistic_bytes,
-        model=load.model_bytes,
-        process=process,
-        accumulator=min(int(accumulator), load.most_held),
-        unit=max(load.units, default=0) * load.row_bytes,
-        pilot_maps=pilot_maps,
-        reduce_task=min(int(share * load.statistic_bytes + per_group), max(load.most_held, int(per_group))),
-    )
+        return math.ceil(HEADROOM * self.worker / HALF_GIB) * HALF_GIB
 
 
 @dataclass(frozen=True)
@@ -310,11 +161,89 @@ class Estimate:
     took: Timings
     memory: Memory
     device: str
-    machine: Machine
     here: Prediction
-    predictions: tuple[Prediction, ...]
-    suggested_workers: int
-    suggested_cpus: int
-    suggested_batch: int
-    batches: dict[int, float]
-    notes: tuple[str, ...] = field(default=())
+    predictions: Sequence[Prediction]
+    suggested: Mapping[str, int]
+    batches: Mapping[int, float]
+    notes: Sequence[str]
+
+
+def in_turns(tasks: Sequence[float], workers: int) -> float:
+    """Seconds of tasks that workers take in turns, the long ones first; a turn lasts as long as its longest task."""
+    return sum(sorted(tasks, reverse=True)[:: max(1, workers)])
+
+
+def unit_seconds(rows: float, load: Workload, took: Timings, machine: Machine, *, add_row: float = 0.0) -> float:
+    """One unit in a worker that reads ahead: its slowest part. `add_row`: of a channel, where codes are added up."""
+    model = math.ceil(rows / load.batch) * took.forward + rows * (took.model_row + load.channels * add_row)
+    decode = rows * max(took.decode_row / machine.threads, took.read_row)
+    return max(model, rows * took.processor_row / machine.cores, decode)
+
+
+def attempts_of(load: Workload, workers: int, seconds: float) -> tuple[int, float]:
+    """Attempts of each of the busy workers in so many seconds of units, and bytes of each (Engine.should_flush)."""
+    for pause in (FLUSH_PAUSE, load.flush_seconds):
+        count = max(1, math.ceil(seconds / pause))
+        held = load.segments(load.images / workers / count)
+        if held <= FLUSH_SHARE * load.bytes / workers / count:
+            break
+    return count, held
+
+
+def predict(load: Workload, took: Timings, workers: int, machine: Machine) -> Prediction:
+    """Time, traffic and price with so many workers; the head and the storage are not in the price."""
+    busy = max(1, min(workers, len(load.units)))
+    plain = in_turns([unit_seconds(rows, load, took, machine) for rows in load.units], busy)
+    flushes, held = attempts_of(load, busy, plain)
+    attempts, written = flushes * busy, int(flushes * busy * held)
+    by_workers, by_reduce = (took.add_row, 0.0) if held >= load.groups * load.gram_bytes else (0.0, took.add_row)
+    units = [unit_seconds(rows, load, took, machine, add_row=by_workers) for rows in load.units]
+    channel = load.groups * took.solve + load.images * by_reduce
+    rankings = load.groups * load.targets
+    ranked_by = max(1, min(workers, rankings, rankings * load.channels**2 // PAIRS_AT_A_TIME))  # in batches of pairs
+    made = Prediction(
+        workers=workers,
+        start=ROUND + took.driver + took.ray + machine.node_start + took.imports + took.load,
+        pilot=ROUND + took.pilot_fixed + math.ceil(load.pilot_rows / load.batch) * took.pilot_batch,
+        main_pass=ROUND + took.begin + in_turns(units, busy) + flushes * took.flush,
+        reduce=ROUND + in_turns([load.groups * attempts * took.part + size * channel for size in load.blocks], workers),
+        publish=ROUND + rankings * took.ranking / ranked_by,
+        bytes_read=load.bytes + load.pilot_bytes + (workers + 1) * load.model_bytes + written,
+        bytes_written=written + load.kept_bytes,
+    )
+    return replace(made, price=None if machine.price is None else machine.price * workers * made.seconds / 3600)
+
+
+def suggest(load: Workload, took: Timings, machine: Machine, batches: Mapping[int, float]) -> dict[str, int]:
+    """Workers, cpus of each, and batch; `batches`: seconds of an image by batch size.
+
+    workers: the largest power of two of which two thirds are spent on what one worker would have to do as well; more
+    would be paid for waiting. cpus: with which reading and decoding keep up with the model. batch: the smallest within
+    3 % of the fastest.
+    """
+    alone, workers, most = predict(load, took, 1, machine).seconds, 1, min(MOST_SUGGESTED, len(load.units))
+    while 2 * workers <= most and alone >= EFFICIENT * 2 * workers * predict(load, took, 2 * workers, machine).seconds:
+        workers *= 2
+    cpus = max(1, math.ceil(took.processor_row / took.image(load.batch) - 0.05))  # a twentieth more is not worth a core
+    batch = min(batch for batch, seconds in batches.items() if seconds <= 1.03 * min(batches.values()))
+    return {"workers": workers, "cpus": cpus, "batch": batch}
+
+
+def memory(load: Workload, took: Timings, machine: Machine, *, process: int, pilot_maps: int) -> Memory:
+    """Bytes a worker needs; `process` is what was seen of it at rest."""
+    flushed = load.flush_seconds * load.batch / max(1e-9, unit_seconds(load.batch, load, took, machine))  # images
+    codes, grams = min(load.images, flushed + 1) * load.row_bytes, load.groups * load.gram_bytes
+    share, group_images = max(load.blocks) / load.channels, load.images / load.groups
+    group = int(share * min(3 * load.gram_bytes, load.gram_bytes + group_images * load.row_bytes))
+    statistic = int(load.segments(load.images))
+    return Memory(
+        code_row_per_channel=load.row_bytes // load.channels,
+        gram_per_channel=load.gram_bytes // load.channels,
+        statistic=statistic,
+        model=load.model_bytes,
+        process=process,
+        accumulator=min(int(codes if codes < grams else (1 + WAITING_SHARE) * grams), load.most_held),
+        unit=int(max(load.units) * load.row_bytes),
+        pilot_maps=pilot_maps,
+        reduce_task=min(int(share * statistic) + group, max(load.most_held, group)),
+    )

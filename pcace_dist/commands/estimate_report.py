@@ -14,40 +14,26 @@ FORMAT_VERSION = 1
 def to_json(estimate: Estimate) -> dict[str, Any]:
     """Everything in plain numbers: bytes, seconds, counts."""
     load, held = estimate.load, estimate.memory
+    counts = ("images", "bytes", "files", "layers", "channels", "groups", "targets", "batch")
     return {
         "format_version": FORMAT_VERSION,
-        "images": load.images,
-        "bytes": load.bytes,
-        "files": load.files,
+        **{name: getattr(load, name) for name in counts},
         "units": len(load.units),
-        "layers": load.layers,
-        "channels": load.channels,
-        "groups": load.groups,
-        "targets": load.targets,
-        "batch": load.batch,
         "device": estimate.device,
-        "memory": asdict(estimate.memory) | {"worker": estimate.memory.worker, "suggested": estimate.memory.suggested},
-        "suggested": {
-            "workers": estimate.suggested_workers,
-            "cpus": estimate.suggested_cpus,
-            "batch": estimate.suggested_batch,
-            "memory": held.suggested,
-        },
+        "memory": asdict(held) | {"worker": held.worker, "suggested": held.suggested},
+        "suggested": dict(estimate.suggested),
         "seconds_per_image_by_batch": {str(batch): seconds for batch, seconds in estimate.batches.items()},
         "timings": asdict(estimate.took),
-        "here": _prediction(estimate.here),
-        "predictions": [_prediction(one) for one in estimate.predictions],
+        "here": asdict(estimate.here) | {"seconds": estimate.here.seconds},
+        "predictions": [asdict(one) | {"seconds": one.seconds} for one in estimate.predictions],
         "notes": list(estimate.notes),
     }
 
 
-def _prediction(one: Prediction) -> dict[str, Any]:
-    return asdict(one) | {"seconds": one.seconds}
-
-
 def describe(estimate: Estimate) -> str:
     """What there is, what a worker needs, what it will take."""
-    load, held = estimate.load, estimate.memory
+    load, held, suggested = estimate.load, estimate.memory, estimate.suggested
+    milliseconds = 1000 * estimate.took.image(load.batch)
     lines = [
         f"images:     {load.images:,} in {_plural(load.files, 'file')}, {size(load.bytes)} to read, "
         f"{_plural(len(load.units), 'unit')} of work",
@@ -58,24 +44,19 @@ def describe(estimate: Estimate) -> str:
         f"a worker:   {size(held.worker)} (process with model {size(held.process)}, pilot's maps "
         f"{size(held.pilot_maps)}, accumulator {size(held.accumulator)} and unit in hand {size(held.unit)}, "
         f"reduce {size(held.reduce_task)})",
-        f"timed here: {1000 * _per_image(estimate):.3g} ms an image on {estimate.device}, batch {load.batch}",
+        f"timed here: {milliseconds:.3g} ms an image on {estimate.device}, batch {load.batch}",
         "",
         f"{'workers':>16}  {'time':>8}  {'start':>7}  {'pilot':>7}  {'main':>7}  {'reduce':>7}  {'publish':>7}  "
         f"{'read':>10}  {'written':>10}" + (f"  {'price':>10}" if estimate.here.price is not None else ""),
         _row(f"{estimate.here.workers} on this machine", estimate.here),
         *(_row(f"{one.workers}", one) for one in estimate.predictions),
         "",
-        f"suggested:  workers: {{max: {estimate.suggested_workers}, cpus: {estimate.suggested_cpus}, "
+        f"suggested:  workers: {{max: {suggested['workers']}, cpus: {suggested['cpus']}, "
         f"memory: {held.suggested / 2**30:g}GiB}}",
-        f"            compute: {{batch: {estimate.suggested_batch}}}",
+        f"            compute: {{batch: {suggested['batch']}}}",
         *(f"note:       {note}" for note in estimate.notes),
     ]
     return "\n".join(lines)
-
-
-def _per_image(estimate: Estimate) -> float:
-    took, load = estimate.took, estimate.load
-    return took.forward / load.batch + took.tap_row + took.statistics_row
 
 
 def _row(name: str, one: Prediction) -> str:

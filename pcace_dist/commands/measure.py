@@ -1,7 +1,7 @@
-"""What `pcace estimate` measures: the listing, and one unit taken through every stage in this process.
+"""What `pcace estimate` measures: the job's pilot, one unit and a reduce task, by the engine that workers use.
 
-Uses the engine that workers use, on a scratch store; nothing is written to the job's output. Ray is started (or joined)
-and left once, for its time alone: no worker of the job is asked for. The arithmetic is in `estimate`.
+Nothing is written to the job's output: the engine has a scratch store. Ray is started (or joined) and left once, for
+its time alone. The arithmetic is in `estimate`.
 """
 
 from __future__ import annotations
@@ -12,67 +12,50 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import TypeVar
 
 import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
-from pcace_dist.artifacts.attempt import Block, BlockPart, blocks_of, read_block, read_checked, read_rows
+from pcace_dist.artifacts.attempt import blocks_of
 from pcace_dist.artifacts.plan_metadata import Facts
-from pcace_dist.commands.estimate import (
-    Estimate,
-    Machine,
-    Timings,
-    Workload,
-    memory,
-    predict,
-    suggest_batch,
-    suggest_cpus,
-    suggest_workers,
-    unit_seconds,
-)
+from pcace_dist.commands import estimate as arithmetic
+from pcace_dist.commands.estimate import Estimate, Machine, Prediction, Timings, Workload
 from pcace_dist.config.job import Job
-from pcace_dist.datasets.columns import filter_scalar, plain_type
-from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import PILOT_BYTES, PILOT_ROW_GROUPS, spread, takes_all
-from pcace_dist.datasets.row_groups import count_kept
-from pcace_dist.datasets.units import RowGroupRef, Unit, make_units, pieces_of, rows_per_unit
+from pcace_dist.datasets.row_groups import count_kept, kept_values
+from pcace_dist.datasets.units import Unit, make_units, pieces_of, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.ray_session import ray_session
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.models.forward import Forward
 from pcace_dist.run.codes_run import prepare_from_codes
 from pcace_dist.run.prepare import Preparation, prepare
-from pcace_dist.statistics.ace import ace
-from pcace_dist.statistics.gram import Gram
-from pcace_dist.statistics.group_accumulator import WAITING_SHARE, RowCodes, add_codes, gram_bytes, row_bytes
+from pcace_dist.statistics.group_accumulator import gram_bytes, row_bytes
 from pcace_dist.statistics.pca import COVARIANCE_BYTES, MIN_ITERATIONS
-from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.ranks import rank_channels
-from pcace_dist.statistics.score import score_channels
+from pcace_dist.statistics.score import OK, required_images
 from pcace_dist.storage.store import LocalStore
-from pcace_dist.worker.engine import FLUSH_PAUSE, FLUSH_SHARE, Engine
+from pcace_dist.worker.engine import Engine
 from pcace_dist.worker.memory import memory_of
 from pcace_dist.worker.pilot import ROWS_AT_ONCE, SHARE_OF_FREE_MEMORY
-from pcace_dist.worker.spec import WorkSpec
 
 Tell = Callable[[str], None]
 T = TypeVar("T")
 
-SAMPLE_ROWS = 256  # of the unit that is taken through the stages, or one row group if that has more
-LEAST_SECONDS = 1.5  # a stage is repeated until this is reached,
-MOST_REPEATS = 7  # but not more often than this
-PILOT_SECONDS = 3.0  # pilots of growing size are made until one takes so long
+STAGES = ("tap", "statistics", "decode", "read")  # of a unit, besides the forward pass
+COUNTED_ROW_GROUPS = 256  # in which kept rows and groups are counted; more are extrapolated
+UNIT_ROWS = 256  # of the unit that is processed, or one row group if that has more
+REDUCED_ROWS = 2048  # of the reduce task, at least
 RANKED_AT_MOST = 2048  # channels; beyond, the time of ranking grows with their square
+PILOT_SECONDS = 15.0  # the job's own pilot is made, or as many batches of it as take about so long
+LEAST_SECONDS = 1.5  # anything else is repeated until this is reached,
+MOST_REPEATS = 7  # but not more often than this
 BATCHES = {"cpu": (16, 32, 64), "cuda": (64, 128, 256, 512)}
 BATCH_SECONDS = 4.0  # for trying one size
-ROWS = "rows.arrow"
 IMPORTS = """
 import time
 start = time.perf_counter()
@@ -80,22 +63,10 @@ import pcace_dist.worker.engine
 print(time.perf_counter() - start)
 import pcace_dist.run.rank
 """
-COUNTED_ROW_GROUPS = 256  # in which kept rows and groups are counted; more are extrapolated
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The unit of the rehearsal and what was counted for the whole data set.
-
-    `kept` share of rows the filter keeps, `groups` values of group_by, `stored` share of the files' bytes in the
-    columns that are read.
-    """
-
-    listing: Listing
-    unit: Unit
-    kept: float
-    groups: int
-    stored: float
+NO_GPU = (
+    "workers.gpus: no GPU here, so the model was timed on the processor; a GPU is many times faster. Run the estimate "
+    "on a machine like the workers'"
+)
 
 
 def estimate(
@@ -104,69 +75,62 @@ def estimate(
     workers: Sequence[int] = (1, 8, 64),
     price: float | None = None,
     node_start: float = 0.0,
-    tell: Tell = lambda text: None,
+    tell: Tell = lambda stage: None,
 ) -> Estimate:
-    """Rehearse a job on one unit and predict the whole of it. Raises UserError, one line, as `pcace rank` would."""
+    """Measure a job's stages on a little of its data and predict the whole. Raises UserError, as `pcace rank` would."""
     if prepare_from_codes(job) is not None:
         raise JobError(
             f"dataset.path {job.dataset.path[0]}: is a run with kept codes; to rank it again takes no model and little "
             "time, so there is no estimate"
         )
-    job, notes = _on_this_machine(job)
+    notes: list[str] = []
+    if job.workers.gpus and not torch.cuda.is_available():
+        job, notes = _on_processors(job), [NO_GPU]
     tell("listing")
     preparation, preparing = _timed(lambda: prepare(job))
-    sample = _sample(preparation, notes)
+    unit, kept, groups = _sample(preparation, notes)
     tell("start-up")
     python, imports = _import_seconds()
-    ray = _ray_seconds()
+    start = {"driver": python + preparing, "imports": imports, "ray": _timed(_start_ray)[1]}
     with tempfile.TemporaryDirectory(prefix="pcace-estimate-") as scratch:
-        rehearsal = _Rehearsal(preparation, sample, scratch, tell)
-        took = rehearsal.measure(driver=python + preparing, ray=ray, imports=imports)
-    load = rehearsal.workload
-    shape = job.workers
-    alone = Machine(max(shape.cpus, 1.0), max(1, int(shape.cpus)))
-    cores = float(os.cpu_count() or 1)
-    fitting = [cores / shape.cpus] + ([torch.cuda.device_count() / shape.gpus] if shape.gpus else [])
-    side_by_side = max(1, min(job.workers.max, int(min(fitting))))
-    here = replace(alone, cores=cores / side_by_side)
-    took_here = took
-    if preparation.together is not None:
+        trial = _Trial(preparation, unit, kept, LocalStore(scratch))
+        took = Timings(**start, **trial.stages(tell))
+        tell("batch sizes")
+        batches = trial.batches()
+    load = trial.workload(groups)
+    machine = Machine(max(job.workers.cpus, 1.0), max(1, int(job.workers.cpus)))
+    memory = arithmetic.memory(load, took, machine, process=trial.process_bytes, pilot_maps=trial.pilot_maps)
+    paid = replace(machine, node_start=node_start, price=price)
+    if preparation.local:
         notes.append("on this machine the run is done by threads of one process, without Ray")
-        took_here = replace(took, ray=0.0, imports=0.0, load=0.0, pilot_batch=took.pilot_batch / side_by_side)
-        if takes_all(preparation.listing, job.statistics.pilot):  # then the main pass forwards nothing again
-            row = took.tap_row + took.statistics_row
-            took_here = replace(took_here, begin=0.0, forward=0.0, decode_row=0.0, read_row=0.0, processor_row=row)
-    rate = 1 / max(1e-9, unit_seconds(load.batch, load, took, alone) / load.batch)
     return Estimate(
         load=load,
         took=took,
-        memory=memory(load, process=rehearsal.process_bytes, pilot_maps=rehearsal.pilot_maps, rate=rate),
-        device=rehearsal.device,
-        machine=alone,
-        here=predict(load, took_here, side_by_side, here, sharing=side_by_side / cores, price=price),
-        predictions=tuple(
-            predict(load, took, count, alone, node_start=node_start, price=price) for count in sorted(set(workers))
-        ),
-        suggested_workers=suggest_workers(load, took, alone),
-        suggested_cpus=suggest_cpus(load, took),
-        suggested_batch=suggest_batch(rehearsal.batches),
-        batches=rehearsal.batches,
-        notes=tuple(notes),
+        memory=memory,
+        device=preparation.spec.device,
+        here=_here(preparation, load, took, replace(machine, price=price)),
+        predictions=[arithmetic.predict(load, took, count, paid) for count in sorted(set(workers))],
+        suggested=arithmetic.suggest(load, took, machine, batches) | {"memory": memory.suggested},
+        batches=batches,
+        notes=notes,
     )
 
 
-def _on_this_machine(job: Job) -> tuple[Job, list[str]]:
-    """A job for GPUs is timed on the processor where there is none, and says so."""
-    if job.workers.gpus == 0 or torch.cuda.is_available():
-        return job, []
-    note = (
-        "workers.gpus: no GPU here, so the model was timed on the processor; a GPU is many times faster. Run the "
-        "estimate on a machine like the workers'"
-    )
-    workers = job.workers.model_copy(update={"gpus": 0.0})
-    decoding = job.model.input.model_copy(update={"decode": "auto"})
-    model = job.model.model_copy(update={"input": decoding})
-    return job.model_copy(update={"workers": workers, "model": model}), [note]
+def _on_processors(job: Job) -> Job:
+    model = job.model.model_copy(update={"input": job.model.input.model_copy(update={"decode": "auto"})})
+    return job.model_copy(update={"workers": job.workers.model_copy(update={"gpus": 0.0}), "model": model})
+
+
+def _here(preparation: Preparation, load: Workload, took: Timings, machine: Machine) -> Prediction:
+    """The command on this machine: workers share its cores, or are threads of one process, which need no Ray."""
+    shape, cores = preparation.job.workers, float(os.cpu_count() or 1)
+    fitting = min(cores / shape.cpus, torch.cuda.device_count() / shape.gpus if shape.gpus else cores)
+    count = max(1, min(shape.max, int(fitting)))
+    if preparation.local:
+        took = replace(took, ray=0.0, imports=0.0, load=0.0, pilot_batch=took.pilot_batch / count)
+        if takes_all(preparation.listing, preparation.job.statistics.pilot):  # the main pass forwards nothing again
+            took = replace(took, begin=0.0, forward=0.0, decode_row=0.0, read_row=0.0, processor_row=took.model_row)
+    return arithmetic.predict(load, took, count, replace(machine, cores=cores / count))
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -185,328 +149,185 @@ def _repeated(work: Callable[[], object]) -> float:
 
 def _import_seconds() -> tuple[float, float]:
     """Seconds of a new Python with all imports, as the driver has it, and of the imports alone, as a worker does."""
-    done, whole = _timed(
-        lambda: subprocess.run(
-            [sys.executable, "-P", "-c", IMPORTS],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    python = [sys.executable, "-P", "-c", IMPORTS]
+    done, whole = _timed(lambda: subprocess.run(python, capture_output=True, text=True, check=True, env=env))
     return whole, float(done.stdout)
 
 
-def _ray_seconds() -> float:
-    def start_and_leave() -> None:
-        with ray_session():
-            pass
-
-    return _timed(start_and_leave)[1]
+def _start_ray() -> None:
+    with ray_session():
+        pass
 
 
-# -- the data set
+def _sample(preparation: Preparation, notes: list[str]) -> tuple[Unit, float, int]:
+    """A unit from the middle of the data set; share of rows that the filter keeps; values of group_by.
 
-
-def _sample(preparation: Preparation, notes: list[str]) -> Sample:
-    """A unit from the middle of the data set that keeps rows, and what a look at evenly chosen row groups counts."""
-    listing, spec = preparation.listing, preparation.spec
+    The counts are those of evenly chosen row groups.
+    """
+    dataset, storage, listing = preparation.spec.dataset, preparation.spec.storage, preparation.listing
     pieces = [piece for file in listing.files for piece in pieces_of(file)]
-    looked = _evenly(pieces, COUNTED_ROW_GROUPS)
-    kept = count_kept(looked, spec.dataset, spec.storage)
-    share = sum(kept) / sum(piece.rows for piece in looked)
-    if not share:
-        raise DatasetError(f"dataset.filter: {dict(spec.dataset.filter)} keeps no rows")
-    full = {piece for piece, rows in zip(looked, kept, strict=True) if rows == max(kept)}
-    units = make_units(listing, SAMPLE_ROWS)
-    with_rows = [unit for unit in units if full & set(unit.pieces)] or list(units)
-    unit = with_rows[len(with_rows) // 2]
-    groups = 1
-    if spec.dataset.group_by is not None:
-        groups = _count_groups(looked, spec)
-        if len(looked) < len(pieces):
-            notes.append(
-                f"group_by: {groups:,} values counted in {len(looked):,} of {len(pieces):,} row groups; more are likely"
-            )
-    return Sample(_only(listing, unit), unit, share, groups, _stored_share(looked[0], spec))
+    looked = [pieces[i] for i in spread([piece.rows for piece in pieces], COUNTED_ROW_GROUPS, COUNTED_ROW_GROUPS)]
+    kept = count_kept(looked, dataset, storage)
+    if not any(kept):
+        raise DatasetError(f"dataset.filter: {dict(dataset.filter)} keeps no rows")
+    full = [piece for piece, rows in zip(looked, kept, strict=True) if rows == max(kept)]
+    unit = next(unit for unit in make_units(listing, UNIT_ROWS) if full[len(full) // 2] in unit.pieces)
+    groups = 1 if dataset.group_by is None else len(kept_values(dataset.group_by, looked, dataset, storage))
+    if dataset.group_by is not None and len(looked) < len(pieces):
+        seen = f"{groups:,} values counted in {len(looked):,} of {len(pieces):,} row groups"
+        notes.append(f"group_by: {seen}; more are likely")
+    return unit, sum(kept) / sum(piece.rows for piece in looked), max(1, groups)
 
 
-def _evenly(pieces: Sequence[RowGroupRef], most: int) -> list[RowGroupRef]:
-    count = min(len(pieces), most)
-    return [pieces[(2 * i + 1) * len(pieces) // (2 * count)] for i in range(count)]
+class _Trial:
+    """A worker of the job in this process, and the only place that drives its engine."""
 
+    def __init__(self, preparation: Preparation, unit: Unit, kept: float, store: LocalStore) -> None:
+        self._spec, self._listing, self._unit, self._kept = preparation.spec, preparation.listing, unit, kept
+        self._pilot_rows = min(self._spec.statistics.pilot, round(kept * self._listing.rows))
+        self._engine, self._load = _timed(lambda: Engine(self._spec, "estimate", store))
 
-def _only(listing: Listing, unit: Unit) -> Listing:
-    """A listing of nothing but the unit's row groups, for its pilot."""
-    chosen = {(piece.key, piece.row_group) for piece in unit.pieces}
-    files = (
-        replace(
-            file,
-            row_groups=tuple(rows if (file.key, i) in chosen else 0 for i, rows in enumerate(file.row_groups)),
-        )
-        for file in listing.files
-        if any(file.key == key for key, _ in chosen)
-    )
-    return Listing(tuple(files), listing.schema)
-
-
-def _count_groups(pieces: Sequence[RowGroupRef], spec: WorkSpec) -> int:
-    """Values of group_by, null being one, among the rows that the filter keeps; reads no image."""
-    column, wanted = str(spec.dataset.group_by), spec.dataset.filter
-    seen: set[object] = set()
-    for url in dict.fromkeys(piece.url for piece in pieces):
-        with spec.storage.open(url) as source:
-            indices = [piece.row_group for piece in pieces if piece.url == url]
-            table = pq.ParquetFile(source).read_row_groups(indices, columns=list(dict.fromkeys([column, *wanted])))
-        for name, value in wanted.items():
-            kind = plain_type(table.schema.field(name).type)
-            values = [filter_scalar(name, one, kind) for one in (value if isinstance(value, list | tuple) else [value])]
-            held = table.column(name).cast(kind)
-            table = table.filter(pc.is_in(held, pa.array([one.as_py() for one in values], kind)))
-        seen.update(table.column(column).unique().to_pylist())
-    return max(1, len(seen))
-
-
-def _stored_share(piece: RowGroupRef, spec: WorkSpec) -> float:
-    """Share of a file's bytes that lies in the columns that are read, from one footer."""
-    with spec.storage.open(piece.url) as source:
-        group = pq.read_metadata(source).row_group(piece.row_group)
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    needed = {column for _, column in spec.dataset.roles()}
-    image = f"{spec.dataset.image}.bytes"
-    if any(chunk.path_in_schema == image for chunk in chunks):
-        needed = needed - {spec.dataset.image} | {image}
-    stored = sum(int(chunk.total_compressed_size) for chunk in chunks if chunk.path_in_schema in needed)
-    return stored / max(1, sum(int(chunk.total_compressed_size) for chunk in chunks))
-
-
-def _pilot_row_groups(listing: Listing, rows: int) -> int:
-    """Row groups that the pilot reads, chosen as `datasets.loader.pilot_rows` does."""
-    counts = [piece.rows for file in listing.files for piece in pieces_of(file)]
-    per_group = sum(file.size for file in listing.files) / len(counts)
-    return len(spread(counts, rows, min(PILOT_ROW_GROUPS, max(32, int(PILOT_BYTES / per_group)))))
-
-
-# -- the stages
-
-
-class _Rehearsal:
-    """One unit through every stage. `measure` once; what it found besides the timings is in the attributes."""
-
-    def __init__(self, preparation: Preparation, sample: Sample, scratch: str, tell: Tell) -> None:
-        self._spec, self._listing, self._sample, self._tell = preparation.spec, preparation.listing, sample, tell
-        self._store = LocalStore(scratch)
-        self._engine, self._load = _timed(lambda: Engine(self._spec, "estimate", self._store))
-        self.device = self._spec.device
-        self.batches: dict[int, float] = {}
-        self.pilot_maps = 0
-        self.process_bytes = 0
-
-    def measure(self, *, driver: float, ray: float, imports: float) -> Timings:
-        """All stages in the order of a run."""
-        self._tell("pilot")
+    def stages(self, tell: Tell) -> dict[str, float]:
+        """Seconds of all stages in the order of a run, by their names in `Timings`."""
+        tell("pilot")
         first_use, fixed, batch = self._pilot()
-        begin = _repeated(lambda: self._engine.begin(self._plan, self._check, 1))
-        self._tell("main pass")
-        unit = self._main_pass()
-        rows, batches = unit["rows"], unit["batches"]
-        self.workload = self._workload()
+        begin = first_use + _repeated(lambda: self._engine.begin(self._plan, self._check, 1))
+        tell("main pass")
+        unit, receipt = self._main_pass()
         self.process_bytes = psutil.Process().memory_info().rss
-        self._tell("reduce and ranking")
-        add, part, solve = self._reduce()
-        per_byte = unit["read"] / max(1.0, unit["bytes"])
-        timings = Timings(
-            driver=driver,
-            ray=ray,
-            imports=imports,
-            load=self._load,
-            pilot_fixed=first_use + fixed + per_byte * max(0.0, self.workload.pilot_bytes - unit["bytes"]),
-            pilot_batch=batch + self._repeated_forward(unit["forward"] / batches),
-            begin=first_use + begin,
-            forward=unit["forward"] / batches,
-            tap_row=unit["tap"] / rows,
-            statistics_row=unit["statistics"] / rows,
-            processor_row=unit["processor"] / rows,
-            decode_row=unit["decode"] / rows,
-            read_row=unit["read"] / rows,
-            flush=unit["flush"],
-            add_row=add,
-            part=part,
-            solve=solve,
-            ranking=self._ranking(),
-        )
-        self._tell("batch sizes")
-        self._try_batches()
-        return timings
+        start = {"load": self._load, "begin": begin}
+        pilot = {"pilot_fixed": first_use + fixed, "pilot_batch": batch + self._passes_again * unit["forward"]}
+        tell("reduce and ranking")
+        return start | pilot | unit | self._reduce(receipt) | {"ranking": self._ranking()}
 
     def _pilot(self) -> tuple[float, float, float]:
-        """Seconds of the first use of everything, of any pilot, and of a batch of it: from pilots of growing size."""
-        first = self._timed_plan(self._spec.batch or ROWS_AT_ONCE)
-        forwarded = Facts.of(self._plan).batch
-        batch = max(self._spec.batch or ROWS_AT_ONCE, forwarded)
-        most = max(1, int(self._sample.unit.rows * self._sample.kept) // batch)
-        most = min(most, -(-self._spec.statistics.pilot // batch))
-        long = first >= 10 * PILOT_SECONDS  # with many layers the axes take so long, whatever the rows: once is enough
-        taken = [first if long else self._timed_plan(batch)]
-        count, step = 1, 4 if taken[0] >= PILOT_SECONDS else 2
-        while count < most and (count == 1 or taken[-1] < PILOT_SECONDS):  # one size would call all of it a batch's
-            count = min(most, step * count)
-            taken.append(self._timed_plan(count * batch))
-        one = max(0.0, taken[-1] - taken[0]) / (count - 1) if count > 1 else taken[0]
-        return max(0.0, first - taken[0]), max(0.0, taken[-1] - count * one), one * forwarded / batch
+        """Seconds of the first use of everything, of any pilot, and of a batch of it.
 
-    def _timed_plan(self, rows: int) -> float:
-        return _timed(lambda: self._make_plan(rows))[1]
+        From pilots of one batch and of all batches, or of as many as do not take too long.
+        """
+        cold = self._timed_pilot(self._spec.batch or ROWS_AT_ONCE)
+        batch = Facts.of(self._plan).batch
+        one = cold if cold > PILOT_SECONDS else self._timed_pilot(batch)
+        count = min(-(-self._pilot_rows // batch), max(2, int(PILOT_SECONDS / one)))
+        whole = self._timed_pilot(count * batch) if count > 1 else one
+        each = max(0.0, whole - one) / (count - 1) if count > 1 else one
+        self.pilot_maps, again = self._maps_of_pilot()
+        self._passes_again = again if count * batch < self._pilot_rows else 0
+        return max(0.0, cold - one), whole - count * each, each
 
-    def _make_plan(self, rows: int) -> None:
-        self._engine.spec = replace(self._spec, statistics=replace(self._spec.statistics, pilot=rows))
-        try:
-            self._plan, self._check = self._engine.pilot(self._sample.listing)
-            self._engine.leftovers.clear()  # the main pass is to be timed
-        finally:
-            self._engine.spec = self._spec
+    def _timed_pilot(self, rows: int) -> float:
+        statistics = self._spec.statistics
+        self._engine.spec = replace(self._spec, statistics=replace(statistics, pilot=min(rows, statistics.pilot)))
+        (self._plan, self._check), seconds = _timed(lambda: self._engine.pilot(self._listing))
+        self._engine.leftovers.clear()  # the main pass is to be timed
+        return seconds
 
-    def _repeated_forward(self, forward: float) -> float:
-        """Seconds of a pilot's batch for forwarding it again in every pass, where the pilot's maps do not fit."""
-        rows = self.workload.pilot_rows
-        maps = 4 * sum(layer.channels * layer.pixels for layer in self._plan.layers) * rows
-        fits = maps <= SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available
-        self.pilot_maps = maps if fits else 0
-        if fits:
-            return 0.0
-        iterates = any(4 * y.channels * y.pixels**2 > COVARIANCE_BYTES for y in self._plan.layers)
-        return (MIN_ITERATIONS + 2 if iterates else 2) * forward
+    def _maps_of_pilot(self) -> tuple[int, int]:
+        """Bytes of the maps that the job's pilot keeps; where they do not fit, how often it forwards a batch again."""
+        layers = self._plan.layers
+        maps = 4 * sum(layer.channels * layer.pixels for layer in layers) * self._pilot_rows
+        if maps <= SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available:
+            return maps, 0
+        iterates = any(4 * layer.channels * layer.pixels**2 > COVARIANCE_BYTES for layer in layers)
+        return 0, MIN_ITERATIONS + 2 if iterates else 2
 
-    def _main_pass(self) -> dict[str, float]:
-        """Medians over repeats of one unit: seconds by stage, processor seconds, rows, batches, bytes, flush."""
+    def _main_pass(self) -> tuple[dict[str, float], Receipt]:
+        """Median seconds of a unit's stages and of a flush, by their names in `Timings`; and the attempt."""
         seen: list[dict[str, float]] = []
-        self._receipts: list[Receipt] = []
         began = time.perf_counter()
-        while len(seen) < 2 or (time.perf_counter() - began < 2 * LEAST_SECONDS and len(seen) < MOST_REPEATS):
+        while len(seen) < 3 or (time.perf_counter() - began < 2 * LEAST_SECONDS and len(seen) < MOST_REPEATS):
             processor = time.process_time()
-            report = self._engine.process(self._sample.unit)
+            report = self._engine.process(self._unit)
             processor = time.process_time() - processor
             receipt, flush = _timed(self._engine.flush)
-            if receipt is not None:
-                self._receipts.append(receipt)
-            rows = max(1, report.count.rows)
-            batches = max(1, -(-rows // Facts.of(self._plan).batch))
-            seen.append(
-                {name: report.seconds.get(name, 0.0) for name in ("forward", "tap", "statistics", "decode", "read")}
-                | {"processor": processor, "flush": flush, "rows": rows, "batches": batches}
-                | {"bytes": float(report.bytes_read)}
-            )
-        if not any(receipt.files for receipt in self._receipts):
-            raise DatasetError("dataset: no row of the unit that was looked at can be used; see dataset and model")
-        warm = seen[1:]
-        return {name: median(one[name] for one in warm) for name in warm[0]}
+            rows, seconds = report.count.rows, report.seconds
+            if not rows:
+                raise DatasetError("dataset: no row of the unit that was looked at can be used; see dataset and model")
+            of_row = {f"{stage}_row": seconds.get(stage, 0.0) / rows for stage in STAGES}
+            forward = seconds["forward"] / -(-rows // Facts.of(self._plan).batch)
+            seen.append(of_row | {"processor_row": processor / rows, "forward": forward, "flush": flush})
+        assert receipt is not None
+        self._row_stored = report.bytes_read / self._unit.rows
+        return {name: median(one[name] for one in seen[1:]) for name in seen[0]}, receipt  # without the first use
 
-    def _workload(self) -> Workload:
-        listing, sample, plan, spec = self._listing, self._sample, self._plan, self._spec
-        size = sum(file.size for file in listing.files) * sample.stored
-        images = round(listing.rows * sample.kept)
-        pilot_rows = min(spec.statistics.pilot, images)
-        row_groups = sum(1 for file in listing.files for _ in pieces_of(file))
-        model = self._engine.model
-        tensors = [*model.parameters(), *model.buffers()]
-        return Workload(
-            images=images,
-            bytes=int(size),
-            files=len(listing.files),
-            units=tuple(round(unit.rows * sample.kept) for unit in make_units(listing, rows_per_unit(listing))),
-            groups=sample.groups,
-            targets=len(plan.targets),
-            channels=sum(layer.channels for layer in plan.layers),
-            layers=len(plan.layers),
-            blocks=tuple(block.stop - block.start for block in blocks_of(plan)),
-            batch=Facts.of(plan).batch,
-            pilot_rows=pilot_rows,
-            pilot_bytes=int(size * _pilot_row_groups(listing, pilot_rows) / row_groups),
-            row_bytes=row_bytes(plan),
-            gram_bytes=gram_bytes(plan),
-            model_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-            kept_bytes=images * row_bytes(plan) if spec.kept is not None else 0,
-            most_held=memory_of(spec),
-            flush_seconds=spec.flush_seconds,
-            flush_pause=FLUSH_PAUSE,
-            flush_share=FLUSH_SHARE,
-            waiting_share=WAITING_SHARE,
-        )
+    def _reduce(self, receipt: Receipt) -> dict[str, float]:
+        """Seconds to add a row of a channel, to take in a group of an attempt, and to solve a channel.
 
-    def _reduce(self) -> tuple[float, float, float]:
-        """Seconds to add a row of a channel held as codes, to take in a group of an attempt, to solve a channel."""
-        plan = self._plan
-        block = max(blocks_of(plan), key=lambda block: block.stop - block.start)
-        channels = block.stop - block.start
-        receipts = [receipt for receipt in self._receipts if block.file in receipt.files]
-        parts = [part for receipt in receipts for part in _parts(self._store, plan, block, receipt)]
-        codes = LayerCodes.cat(part.codes for part in parts if part.codes is not None)
-        rows = RowCodes.cat([part.rows for part in parts])
-        gram = add_codes(_empty(plan, block), codes, rows)
-        together = _repeated(lambda: add_codes(_empty(plan, block), codes, rows))
-
-        def one_by_one() -> None:
-            total = _empty(plan, block)
-            for receipt in receipts:
-                for part in _parts(self._store, plan, block, receipt):
-                    add_codes(total, part.codes or codes, part.rows)
-
-        part_seconds = max(0.0, _repeated(one_by_one) - together) / len(parts)
-        row_seconds = together / (rows.rows * channels)
+        From reduce tasks over copies of one attempt: as many as its groups take to be ranked, and twice as many.
+        """
+        plan, block = self._plan, max(blocks_of(self._plan), key=lambda block: block.stop - block.start)
+        rows, channels = sum(count.rows for count in receipt.units.values()), block.stop - block.start
+        groups = len(self._engine.reduce(plan, block, [receipt]).scores)
+        least = max(REDUCED_ROWS, 2 * groups * required_images(plan.components, plan.knots))
+        attempts = [receipt] * -(-least // rows)
+        once, clock = _timed(lambda: self._engine.reduce(plan, block, attempts))
         if self._spec.statistics.estimator == "ace":
-            return row_seconds + self._ace_row(), part_seconds, 0.0
-        layer, penalty = plan.layer(block.layer).block(block.channels), self._spec.statistics.penalty
-        solving = _repeated(lambda: score_channels(gram, layer, plan.targets, penalty=penalty, min_images=1))
-        return row_seconds, part_seconds, solving / channels
-
-    def _ace_row(self) -> float:
-        """Seconds of sample-level ACE for one channel and row, all targets."""
-        random = np.random.default_rng(0)
-        rows, channels = 1000, 4
-        x = random.standard_normal((rows, channels, self._plan.components)).astype(np.float32)
-        y = random.standard_normal(rows)
-        return float(len(self._plan.targets) * _repeated(lambda: ace(x, y)) / (rows * channels))
+            adding = clock - sum(once.seconds.values())
+        else:
+            adding = self._engine.reduce(plan, block, 2 * attempts).seconds["solve"] - once.seconds["solve"]
+        adding, solving = max(0.0, adding), max(0.0, once.seconds["solve"] - max(0.0, adding))
+        ranked = max(1, sum(bool((scores[0].status == OK).any()) for scores in once.scores.values()))
+        return {
+            "add_row": adding / (len(attempts) * rows * channels),
+            "part": once.seconds["sums"] / (len(attempts) * groups),
+            "solve": solving / (channels * ranked),
+        }
 
     def _ranking(self) -> float:
         """Seconds of ranking all channels once: the intervals of the ranks compare every channel with every other."""
-        count = min(self.workload.channels, RANKED_AT_MOST)
+        channels = sum(layer.channels for layer in self._plan.layers)
+        count = min(channels, RANKED_AT_MOST)
         random = np.random.default_rng(0)
-        scores = random.random(count)
-        pseudo = scores[:, None] + 0.1 * random.standard_normal((count, self._plan.folds))
-        seconds = _repeated(lambda: rank_channels(scores, pseudo, np.ones(count, dtype=bool)))
-        return float(seconds * (self.workload.channels / count) ** 2)
+        scores, noise = random.random(count), random.standard_normal((count, self._plan.folds))
+        ok = np.ones(count, dtype=bool)
+        seconds = _repeated(lambda: rank_channels(scores, scores[:, None] + 0.1 * noise, ok))
+        return seconds * (channels / count) ** 2
 
-    def _try_batches(self) -> None:
+    def batches(self) -> dict[int, float]:
         """Seconds an image by batch size, model and tap; sizes that do not fit or take too long are left out."""
-        facts, spec = Facts.of(self._plan), self._spec
-        channels = self._check.images.shape[1]
-        per_image = 0.0
-        for batch in sorted({*BATCHES[torch.device(self.device).type], facts.batch}):
-            if per_image * batch > BATCH_SECONDS and self.batches:
+        found: dict[int, float] = {}
+        for batch in sorted({*BATCHES[torch.device(self._spec.device).type], Facts.of(self._plan).batch}):
+            if found and batch * min(found.values()) > BATCH_SECONDS:
                 break
-            images = torch.zeros((batch, channels, *facts.image_shape), dtype=torch.uint8)
             try:
-                forward = Forward(
-                    self._engine.model, self.device, batch, spec.mean, spec.std, spec.layers, facts.numerics
-                )
-
-                def once(forward: Forward = forward, images: torch.Tensor = images) -> None:
-                    forward(images, lambda name, maps, shape: None)
-                    if self.device == "cuda":
-                        torch.cuda.synchronize()
-
-                once()
-                per_image = _repeated(once) / batch
+                found[batch] = self._batch_seconds(batch) / batch
             except (torch.OutOfMemoryError, MemoryError):
                 break
-            self.batches[batch] = per_image
+        return found
 
+    def _batch_seconds(self, batch: int) -> float:
+        facts, spec = Facts.of(self._plan), self._spec
+        images = torch.zeros((batch, self._check.images.shape[1], *facts.image_shape), dtype=torch.uint8)
+        forward = Forward(self._engine.model, spec.device, batch, spec.mean, spec.std, spec.layers, facts.numerics)
 
-def _empty(plan: Plan, block: Block) -> Gram:
-    return Gram(block.stop - block.start, plan.components, len(plan.targets), plan.knots, plan.folds)
+        def once() -> None:
+            forward(images, lambda name, maps, shape: None).cpu()  # waits for a GPU
 
+        once()
+        return _repeated(once)
 
-def _parts(store: LocalStore, plan: Plan, block: Block, receipt: Receipt) -> list[BlockPart]:
-    """One block of an attempt, a part per group: so few rows are held as codes."""
-    held, rows = (read_checked(store, receipt.attempt, name, receipt.files[name]) for name in (block.file, ROWS))
-    return list(read_block(block, plan.components, held, *read_rows(rows)))
+    def workload(self, groups: int) -> Workload:
+        """What there is to do, by the listing and the plan; bytes of a row are those of the unit."""
+        listing, plan, spec, model = self._listing, self._plan, self._spec, self._engine.model
+        size, row_groups = self._row_stored * listing.rows, sum(len([*pieces_of(file)]) for file in listing.files)
+        pilot_groups = min(self._pilot_rows, PILOT_ROW_GROUPS, max(32, int(PILOT_BYTES * row_groups / size)))
+        units = tuple(unit.rows * self._kept for unit in make_units(listing, rows_per_unit(listing)))
+        return Workload(
+            bytes=int(size),
+            files=len(listing.files),
+            units=units,
+            groups=groups,
+            targets=len(plan.targets),
+            layers=len(plan.layers),
+            blocks=tuple(block.stop - block.start for block in blocks_of(plan)),
+            batch=Facts.of(plan).batch,
+            pilot_rows=self._pilot_rows,
+            pilot_bytes=int(size * min(1.0, pilot_groups / row_groups)),
+            row_bytes=row_bytes(plan),
+            gram_bytes=gram_bytes(plan),
+            model_bytes=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
+            kept_bytes=int(sum(units) * row_bytes(plan)) if spec.kept is not None else 0,
+            most_held=memory_of(spec),
+            flush_seconds=spec.flush_seconds,
+        )

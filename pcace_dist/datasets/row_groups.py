@@ -7,8 +7,10 @@ and then a StoreUnavailable, never a bad row. A file that is not the one that wa
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -61,6 +63,22 @@ def count_kept(pieces: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storag
         return [piece.rows for piece in pieces]
     files = _Files(spec, storage)
     return [_count(piece, files) for piece in pieces]
+
+
+def kept_values(column: str, pieces: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage) -> set[object]:
+    """Values of a column, null being one, in the rows that the filter keeps; row groups of wrong bytes have none.
+
+    Raises as `read_pieces`.
+    """
+    files, values = _Files(spec, storage), set[object]()
+    for piece in pieces:
+        with contextlib.suppress(WrongBytes):
+            values |= _of_the_listing(piece, partial(_values, column, piece, files))
+    return values
+
+
+def _values(column: str, piece: RowGroupRef, files: _Files) -> set[object]:
+    return files.open(piece).values(piece, column)
 
 
 def _read(piece: RowGroupRef, files: _Files) -> RowGroup | BadRow:
@@ -118,6 +136,11 @@ class _OpenFile:
     def kept(self, piece: RowGroupRef) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Positions in the row group that the filter keeps."""
         return self._filtered(piece)[0]
+
+    def values(self, piece: RowGroupRef, column: str) -> set[object]:
+        """Values of a column in the rows of a row group that the filter keeps."""
+        held = plain(self.file.read([piece.row_group], [column]).column(column))
+        return set(held.take(self.kept(piece)).unique().to_pylist())
 
     def _filtered(self, piece: RowGroupRef) -> tuple[np.ndarray[Any, np.dtype[np.int64]], pa.Table]:
         """Positions in the row group that the filter keeps, and the filter's columns: no bytes are fetched twice."""

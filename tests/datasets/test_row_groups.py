@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pcace_dist.datasets.columns import DatasetSpec
-from pcace_dist.datasets.row_groups import RowGroup, count_kept, read_pieces
+from pcace_dist.datasets.row_groups import RowGroup, count_kept, kept_values, read_pieces
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import RowGroupRef, make_units
 from pcace_dist.errors import DatasetError, StoreUnavailable
@@ -86,6 +86,12 @@ def test_row_groups_that_statistics_exclude_are_not_read(tmp_path: Path) -> None
     assert count_kept(pieces, spec, Storage()) == [0, 1, 0]
 
 
+def test_values_are_those_of_the_rows_that_the_filter_keeps(tmp_path: Path) -> None:
+    shard(tmp_path / "a.parquet", [png(i) for i in range(6)], place=[*"aabbc", None], half=[0, 1, 0, 0, 1, 1])
+    spec, pieces = pieces_of(tmp_path, filter={"half": 1})
+    assert kept_values("place", pieces, spec, Storage()) == {"a", "c", None}
+
+
 def test_transient_faults_are_retried(tmp_path: Path) -> None:
     spec, pieces = pieces_of(dataset(tmp_path, files=1))
     storage = FailingStorage(times=2)
@@ -107,7 +113,11 @@ def test_an_outage_is_waited_for_and_costs_no_row(tmp_path: Path, error: Excepti
 
 def test_an_outage_that_lasts_is_no_bad_row_and_no_empty_filter(tmp_path: Path) -> None:
     spec, pieces = pieces_of(dataset(tmp_path, files=2), filter={"label": [1, 2]})
-    for ask in (lambda s: list(read_pieces(pieces, spec, s)), lambda s: count_kept(pieces, spec, s)):
+    for ask in (
+        lambda s: list(read_pieces(pieces, spec, s)),
+        lambda s: count_kept(pieces, spec, s),
+        lambda s: kept_values("label", pieces, spec, s),
+    ):
         storage = FailingStorage(10**9, "part-00001.parquet", seconds=60)
         with pytest.raises(StoreUnavailable, match=r"part-00001\.parquet: connection reset by peer \(for 60 s\)"):
             ask(storage)
