@@ -138,7 +138,7 @@ def ray_session() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # a call's failure is told by the fleet; of one that nobody waits for any more Ray would print the traceback
+    # a failed call is an event of the executor; Ray would print the traceback of one that nobody waits for any more
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if names_a_cluster():
         _check_node_here()

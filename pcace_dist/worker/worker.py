@@ -1,7 +1,6 @@
-"""A worker: the calls that a crew makes, around an engine that does the work. No Ray: actor.py makes a Ray actor of it,
-local_fleet.py runs it in a thread.
+"""A worker: what an executor can call, around an engine that does the work. No Ray.
 
-`progress` and `stop` may be called while `work` is busy.
+`progress` and `stop` may be called from another thread while a task runs.
 """
 
 from __future__ import annotations
@@ -175,8 +174,8 @@ class WorkerBody:
         spec = self._engine.spec
         memory = memory_of(spec)
         penalty = spec.statistics.penalty
-        found = self._stored_plan(plan)
-        return rank_without(self._store, found, block, receipts, folds, penalty=penalty, memory=memory)
+        stored = self._stored_plan(plan)
+        return rank_without(self._store, stored, block, receipts, folds, penalty=penalty, memory=memory)
 
     def profile(self, plan: str, question: Question, case: Case) -> Profiled:
         """What the channels of all layers are like over a case's images; for `pcace evaluate`."""
