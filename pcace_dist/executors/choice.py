@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 
@@ -55,15 +56,15 @@ def open_executor(
     prefix: str = "a",
     shared: Together | None = None,
 ) -> Executor:
-    """Not yet entered. `shared`: the loaded model that threads share; without it each worker loads its own."""
+    """An executor that is not entered yet. `shared`: what threads share; without it each loads a model of its own."""
     if kind == ExecutorKind.INLINE:
         from pcace_dist.executors.inline import InlineExecutor
 
-        return InlineExecutor(spec, shape, prefix=prefix)
+        return InlineExecutor(spec, replace(shape, maximum=1), prefix=prefix)
     if kind == ExecutorKind.THREADS:
         from pcace_dist.executors.threads import ThreadExecutor
 
-        return ThreadExecutor(spec, shape, prefix=prefix, make_worker=partial(WorkerBody, together=shared))
+        return ThreadExecutor(spec, shape, prefix=prefix, make_worker=partial(WorkerBody, shared=shared))
     from pcace_dist.executors.ray_executor import RayExecutor
 
     return RayExecutor(spec, shape, prefix=prefix)

@@ -1,6 +1,6 @@
 """The one loop over an executor's events, with the one rule for lost workers. No Ray.
 
-    a task to every idle worker -> events -> told to stop? -> no usable worker for too long? -> progress -> again
+    events -> told to stop? -> a task to every idle worker -> no usable worker for too long? -> progress -> again
 
 map_tasks.py runs a list of tasks with it, run/main_pass.py the units of a run.
 """
@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class LoopControl:
-    """What every turn of a loop asks its owner: whether to stop. `on_tick` shows progress."""
+    """What a loop gets from its owner. At every turn it asks whether to stop; `on_tick` shows progress."""
 
     patience: StartPatience
     stopping: Callable[[], bool]
@@ -85,12 +85,8 @@ class EventLoop(ABC):
         """The run is told to stop; called at every turn from then on."""
 
     @abstractmethod
-    def _task_failed(self, worker: str, task: Task[Any], error: BaseException) -> None:
-        """A task raised."""
-
-    @abstractmethod
-    def _storage_away(self, worker: str, error: StoreUnavailable) -> None:
-        """A worker could not start, because storage was away for too long."""
+    def _failed(self, worker: str, doing: str, error: BaseException) -> None:
+        """A task raised, or a worker could not start because storage was away for too long."""
 
     @abstractmethod
     def _lost(self, worker: str, reason: str) -> None:
@@ -121,9 +117,17 @@ class EventLoop(ABC):
                 then(value)
             case Failed(worker, task, error) if self._has_in_hand(worker, task):
                 del self._in_hand[worker]
-                self._task_failed(worker, task, error)
+                self._failed(worker, task.name, error)
+            case StartFailed(_, error) if isinstance(error, UserError):
+                raise error
+            case StartFailed(worker, error) if isinstance(error, StoreUnavailable):
+                self._failed(worker, "start", error)
             case StartFailed(worker, error):
-                self._start_failed(worker, error)
+                reason = f"does not start: {error!r}"
+                log.warning("worker %s %s", worker, reason, extra={"actor": worker})
+                self._forget(worker, reason)
+                self._replace()
+                self._count_loss(reason)
             case Lost(worker, reason, was_up):
                 if was_up:
                     self._unexplained[worker] = reason
@@ -136,18 +140,6 @@ class EventLoop(ABC):
                 self._explained(worker, reason, with_node=with_node)
             case _:
                 pass
-
-    def _start_failed(self, worker: str, error: BaseException) -> None:
-        """The job's mistake ends the run; any other fault costs a worker."""
-        if isinstance(error, UserError):
-            raise error
-        if isinstance(error, StoreUnavailable):
-            self._storage_away(worker, error)
-            return
-        log.warning("worker %s does not start: %r", worker, error, extra={"actor": worker})
-        self._forget(worker, f"does not start: {error!r}")
-        self._replace()
-        self._count_loss(f"does not start: {error!r}")
 
     def _forget(self, worker: str, reason: str) -> None:
         """Expect nothing more of a worker that is no member any more."""

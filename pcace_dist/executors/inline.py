@@ -1,53 +1,37 @@
 """One worker in the caller's thread, so that a debugger stops inside a task. No Ray.
 
-A task runs while the caller asks for events: meanwhile there is no progress, and a signal is seen after the task only.
+A task runs while it is given to the worker: meanwhile there is no progress, and a signal is seen after the task only.
 The worker cannot be lost.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from concurrent.futures import Future
 from typing import Any
 
-from pcace_dist.executors.base import Event, Task, WorkerShape
-from pcace_dist.executors.local import LocalExecutor
-from pcace_dist.worker.spec import CodesSpec, WorkSpec
-from pcace_dist.worker.worker import WorkerBody
+from pcace_dist.executors.base import Task
+from pcace_dist.executors.threads import ThreadExecutor
 
 
-class InlineExecutor(LocalExecutor):
-    """Runs tasks one after the other, whatever `shape.maximum` says. Use as a context manager."""
+class _CallersThread:
+    """In place of a thread."""
 
-    def __init__(
-        self,
-        spec: WorkSpec | CodesSpec,
-        shape: WorkerShape,
-        *,
-        prefix: str = "a",
-        make_worker: Callable[[str], Any] = WorkerBody,
-    ) -> None:
-        super().__init__(spec, replace(shape, maximum=1), prefix=prefix, make_worker=make_worker)
-        self._calls: dict[str, Task[Any]] = {}
+    def __init__(self, name: str) -> None:
+        pass
 
-    def call(self, worker: str, task: Task[Any]) -> None:
-        self._calls[worker] = task
-
-    def events(self, timeout: float) -> Iterator[Event]:
-        if not self._calls:
-            time.sleep(timeout)
-            return
-        worker, task = self._calls.popitem()
+    def submit(self, task: Task[Any], worker: object) -> Future[Any]:
+        future: Future[Any] = Future()
         try:
-            value = task.run_on(self._workers[worker])
+            future.set_result(task.run_on(worker))
         except Exception as error:
-            yield self._failed(worker, task, error)
-        else:
-            yield self._finished(worker, task, value)
+            future.set_exception(error)
+        return future
 
-    def release(self, worker: str) -> None:
-        self._calls.pop(worker, None)
-        self._infos.pop(worker, None)
-        if (released := self._workers.pop(worker, None)) is not None:
-            released.stop()
+    def end(self, seconds: float) -> bool:
+        return True
+
+
+class InlineExecutor(ThreadExecutor):
+    """Runs tasks one after the other. Meant for one worker: more would only take turns."""
+
+    _thread_class = _CallersThread

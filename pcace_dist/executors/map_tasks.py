@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pcace_dist.errors import Stopped, StoreUnavailable
 from pcace_dist.executors.base import Executor, Task
@@ -67,14 +67,11 @@ class _TaskMap(EventLoop, Generic[R]):
     def _stop(self) -> None:
         raise Stopped("stopped; what is in the ledger stays, the same command goes on")
 
-    def _task_failed(self, worker: str, task: Task[Any], error: BaseException) -> None:
+    def _failed(self, worker: str, doing: str, error: BaseException) -> None:
         self._error = self._error or error
-        del self._index[worker]
+        self._index.pop(worker, None)
         if isinstance(error, StoreUnavailable):
             self._executor.stop_work()  # the others wait for the same storage
-
-    def _storage_away(self, worker: str, error: StoreUnavailable) -> None:
-        raise error
 
     def _lost(self, worker: str, reason: str) -> None:
         log.warning("worker %s was lost: %s", worker, reason, extra={"actor": worker})

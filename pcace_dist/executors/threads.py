@@ -7,19 +7,24 @@ left to itself.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Self
 
-from pcace_dist.executors.base import Event, Explained, Lost, Task, WorkerShape
-from pcace_dist.executors.local import LocalExecutor
+import torch
+
+from pcace_dist.executors.base import Event, Executor, Explained, Lost, Task, WorkerShape
 from pcace_dist.executors.start_patience import Heartbeats
+from pcace_dist.models.settings import settings_restored
+from pcace_dist.worker.allocator import memory_restored
 from pcace_dist.worker.spec import CodesSpec, WorkSpec
-from pcace_dist.worker.worker import WorkerBody
+from pcace_dist.worker.worker import Progress, WorkerBody
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +64,13 @@ class _Thread:
             call()
 
 
-class ThreadExecutor(LocalExecutor):
-    """A thread for each worker. Use as a context manager."""
+class ThreadExecutor(Executor):
+    """A thread for each worker. Use as a context manager.
+
+    Inside the block, torch's settings are those of a worker process; afterwards they are what they were.
+    """
+
+    _thread_class: Callable[[str], Any] = _Thread
 
     def __init__(
         self,
@@ -70,11 +80,36 @@ class ThreadExecutor(LocalExecutor):
         prefix: str = "a",
         make_worker: Callable[[str], Any] = WorkerBody,
     ) -> None:
-        super().__init__(spec, shape, prefix=prefix, make_worker=make_worker)
+        """`make_worker`: takes the worker's name."""
+        super().__init__(spec, shape, prefix=prefix)
+        self._make_worker = make_worker
+        self._settings = ExitStack()
+        self._workers: dict[str, WorkerBody] = {}
         self._threads: dict[str, _Thread] = {}
         self._calls: dict[Future[Any], tuple[str, Task[Any]]] = {}
         self._heartbeats = Heartbeats()
         self._unexplained: deque[str] = deque()  # lost workers for which `Explained` follows
+
+    def __enter__(self) -> Self:
+        self._settings.enter_context(settings_restored())
+        self._settings.enter_context(memory_restored())
+        torch.set_num_threads(1)
+        return super().__enter__()
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        self._settings.close()
+
+    def resources(self) -> str:
+        return f"{os.cpu_count()} CPUs of this machine"
+
+    @property
+    def members(self) -> list[str]:
+        return list(self._workers)
+
+    def stop_work(self) -> None:
+        for worker in self.up:
+            self._workers[worker].stop()
 
     def call(self, worker: str, task: Task[Any]) -> None:
         self._calls[self._threads[worker].submit(task, self._workers[worker])] = worker, task
@@ -97,10 +132,9 @@ class ThreadExecutor(LocalExecutor):
         self._end(worker, END_SECONDS)
 
     def _end(self, worker: str, seconds: float) -> None:
-        body = self._workers.pop(worker, None)
-        if body is None:
+        if worker not in self._workers:
             return
-        body.stop()
+        self._workers.pop(worker).stop()
         self._infos.pop(worker, None)
         for future in [future for future, (name, _) in self._calls.items() if name == worker]:
             future.cancel()
@@ -118,5 +152,9 @@ class ThreadExecutor(LocalExecutor):
             yield Lost(worker, f"no sign of progress for {self._heartbeats.seconds:g} s")
 
     def _start(self, worker: str) -> None:
-        self._threads[worker] = _Thread(f"pcace-{worker}")
-        super()._start(worker)
+        self._workers[worker] = self._make_worker(worker)
+        self._threads[worker] = self._thread_class(f"pcace-{worker}")
+        self.call(worker, self._start_task)
+
+    def _progress(self) -> dict[str, Progress]:
+        return {name: worker.progress() for name, worker in self._workers.items()}

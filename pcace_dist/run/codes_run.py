@@ -1,7 +1,7 @@
 """A run on kept codes: another question about images that have been through the model already.
 
-Its units are the codes files, its one attempt is the selection of rows that the question is about; the rest is the life
-of any run. Small ones are done by threads of this process, before a cluster would have started.
+Its units are the codes files. Its one attempt is the selection of rows that the question is about. The rest is as in
+any run. Threads of this process do small ones before a cluster would have started.
 """
 
 from __future__ import annotations
@@ -178,18 +178,18 @@ class CodesRun(Coordinator[CodesPreparation]):
         return with_knots(plan, self._job.statistics.knots, by_layer)
 
     def _main_pass(self, executor: Executor, frozen: FrozenPlan) -> None:
-        """The selection, written and recorded; nothing else is left to be done before the reduce."""
+        """Write and record the selection. Nothing else is left to do before the reduce."""
         if self._ledger.state.pending_units():
             receipt = self._write_selection(frozen.plan, "rows")
             self._ledger.append("accept", {"receipts": [receipt.to_json()]})
-        self._rows = None  # the selection has what is needed of them, and a million rows take room
+        self._rows = None  # frees memory: the selection has what is needed of them
         self._tick(executor, "selecting")
 
     def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> Task[BlockScores]:
         return Task.of(WorkerBody.reduce_codes, plan.digest, block, only_files(receipts[0], SELECTION_FILE))
 
-    def _merge_shown(self, executor: Executor, plan: Plan) -> list[dict[str, bytes]]:
-        """Nothing: rows to show are chosen while images are read."""
+    def _merge_examples(self, executor: Executor, plan: Plan) -> list[dict[str, bytes]]:
+        """Nothing: examples are chosen while images are read."""
         return []
 
     def _publish_more(self, sink: Sink, plan: Plan) -> None:
@@ -206,7 +206,7 @@ class CodesRun(Coordinator[CodesPreparation]):
         return self._rows
 
     def _write_selection(self, plan: Plan, name: str) -> Receipt:
-        """The selection as an attempt; each has its own name, so that one that was retracted stays so."""
+        """The selection as an attempt. Each attempt has its own name, so that a retracted one stays retracted."""
         rows = self._read_rows()
         self._selections += 1
         attempt = f"e{self._ledger.epoch:05d}-{name}-f{self._selections:05d}"

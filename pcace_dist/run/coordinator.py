@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -53,11 +54,11 @@ log = logging.getLogger(__name__)
 
 FOLDERS = ("", "ledger", "plan", "attempts/*", "codes")  # that a run writes to
 _ATTEMPT_KEY = re.compile(rf"attempts/(?P<attempt>{ATTEMPT})/{ATTEMPT_FILE}")
-SHOWN_ATTEMPTS = 64  # attempts whose rows to show are added up by one task
+EXAMPLE_ATTEMPTS = 64  # attempts whose example rows one task merges
 
 
 class Prepared(Protocol):
-    """What the life of any run needs to know of its job."""
+    """What every kind of run knows of its job."""
 
     @property
     def job(self) -> Job: ...
@@ -96,11 +97,12 @@ class Coordinator(ABC, Generic[P]):
         self._account = account
         self._stopping = stopping
         self._check_held = check
+        self._first_up: float | None = None  # when the progress first saw a worker that is up
         self._patience = patience_of(preparation.job)
         account.patience = self._patience
 
     def run(self) -> int:
-        """All of it; the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
+        """Returns the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
         with self._executor() as executor:
             frozen = self._planned(executor)
             while True:
@@ -108,7 +110,7 @@ class Coordinator(ABC, Generic[P]):
                     self._main_pass(executor, frozen)
                     blocks = self._reduce(executor, frozen.plan)
                     ranks = self._rank(executor, frozen.plan, blocks)
-                    return self._publish(frozen.plan, blocks, ranks, self._merge_shown(executor, frozen.plan))
+                    return self._publish(frozen.plan, blocks, ranks, self._merge_examples(executor, frozen.plan))
                 except CorruptAttempt as corrupt:
                     what = {"attempt": corrupt.attempt}
                     log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason, extra=what)
@@ -118,7 +120,7 @@ class Coordinator(ABC, Generic[P]):
 
     @abstractmethod
     def _executor(self) -> AbstractContextManager[Executor]:
-        """The workers."""
+        """The executor with the workers, to be entered."""
 
     @abstractmethod
     def _planned(self, executor: Executor) -> FrozenPlan:
@@ -126,10 +128,10 @@ class Coordinator(ABC, Generic[P]):
 
     @abstractmethod
     def _main_pass(self, executor: Executor, frozen: FrozenPlan) -> None:
-        """Until every unit of the manifest is accepted or set aside."""
+        """Works until every unit of the manifest is accepted or set aside."""
 
     def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> Task[BlockScores]:
-        """One reduce task. Of the receipts only what it needs goes along."""
+        """The reduce task of one block. It gets only those parts of the receipts that it needs."""
         return Task.of(WorkerBody.reduce, plan.digest, block, _for_block(receipts, block))
 
     @abstractmethod
@@ -154,7 +156,7 @@ class Coordinator(ABC, Generic[P]):
         return map_tasks(executor, tasks, LoopControl(self._patience, self._stopping, tick))
 
     def _rank(self, executor: Executor, plan: Plan, blocks: list[BlockScores]) -> list[Ranks]:
-        """Ranks of every target and group; on the workers where it is more than a moment's work."""
+        """Ranks of every target and group; on the workers, unless it takes only a moment."""
         batches = rank_tasks(plan, blocks)
         with self._account.stage("rank"):
             if len(batches) == 1:
@@ -162,15 +164,17 @@ class Coordinator(ABC, Generic[P]):
             tasks = [Task.of(WorkerBody.rank, batch) for batch in batches]
             return list(chain.from_iterable(self._map(executor, tasks, "ranking channels")))
 
-    def _merge_shown(self, executor: Executor, plan: Plan) -> list[dict[str, bytes]]:
-        """The rows to show, a task for every SHOWN_ATTEMPTS attempts."""
+    def _merge_examples(self, executor: Executor, plan: Plan) -> list[dict[str, bytes]]:
+        """The example rows, a task for every EXAMPLE_ATTEMPTS attempts."""
         receipts = [only_files(receipt, EXEMPLARS, SAMPLE) for receipt in self._ledger.state.accepted_receipts()]
-        chunks = [receipts[start : start + SHOWN_ATTEMPTS] for start in range(0, len(receipts), SHOWN_ATTEMPTS)]
+        chunks = [receipts[start : start + EXAMPLE_ATTEMPTS] for start in range(0, len(receipts), EXAMPLE_ATTEMPTS)]
         with self._account.stage("reduce"):
-            tasks = [Task.of(WorkerBody.merge_shown, plan.digest, tuple(chunk)) for chunk in chunks]
+            tasks = [Task.of(WorkerBody.merge_examples, plan.digest, tuple(chunk)) for chunk in chunks]
             return self._map(executor, tasks, "reducing")
 
-    def _publish(self, plan: Plan, blocks: list[BlockScores], ranks: list[Ranks], shown: list[dict[str, bytes]]) -> int:
+    def _publish(
+        self, plan: Plan, blocks: list[BlockScores], ranks: list[Ranks], examples: list[dict[str, bytes]]
+    ) -> int:
         """Rankings, bad rows, then `done`, then summary.json (docs/protocol.md, item 10)."""
         bad, images = self._account.bad_rows, self._account.images
         if images == 0:
@@ -183,7 +187,7 @@ class Coordinator(ABC, Generic[P]):
         group_type = self._preparation.group_type
         with self._account.stage("publish"):
             grouped = self._job.group_by is not None
-            results = Results(plan, self._ledger.state, blocks, ranks, shown, group_type, grouped)
+            results = Results(plan, self._ledger.state, blocks, ranks, examples, group_type, grouped)
             publish_results(published, self._store, results)
             self._publish_more(published, plan)
         self._account.drift = drift_of((block.block.layer, block.ends) for block in blocks)
@@ -226,6 +230,8 @@ class Coordinator(ABC, Generic[P]):
     def _tick(self, executor: Executor, stage: str, waits_for: str | None = None) -> None:
         """Show progress; end when the run was taken over. `waits_for`: None where any worker that is up will do."""
         self._check_held()
+        if executor.up and self._first_up is None:
+            self._first_up = time.monotonic()
         storage = executor.waits_for()
         if storage is not None:
             waits_for = f"waits for {storage}"

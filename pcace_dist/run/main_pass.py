@@ -204,7 +204,7 @@ class MainPass(EventLoop):
 
     # -- workers go
 
-    def _task_failed(self, worker: str, task: Task[Any], error: BaseException) -> None:
+    def _failed(self, worker: str, doing: str, error: BaseException) -> None:
         """The job's mistake ends the run; otherwise the worker is replaced, or refused."""
         if isinstance(error, UserError):
             raise error
@@ -213,7 +213,7 @@ class MainPass(EventLoop):
         elif isinstance(error, StoreUnavailable):
             self._storage_away(worker, error)
         else:
-            self._drop(worker, f"{task.name} failed: {error!r}")
+            self._drop(worker, f"{doing} failed: {error!r}")
 
     def _storage_away(self, worker: str, error: StoreUnavailable) -> None:
         """What a worker has in hand goes back and nobody is blamed; the others flush, then the run ends.

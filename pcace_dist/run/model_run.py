@@ -21,7 +21,6 @@ from pcace_dist.datasets.units import Unit, check_unchanged, located, make_units
 from pcace_dist.executors.base import Executor, Task
 from pcace_dist.executors.choice import open_executor
 from pcace_dist.executors.event_loop import LoopControl
-from pcace_dist.executors.map_tasks import map_tasks
 from pcace_dist.run.coordinator import Coordinator, worker_shape
 from pcace_dist.run.dispatcher import Dispatcher
 from pcace_dist.run.extend import Base, check_base_plan, copy_attempts, generation_of, inherit
@@ -107,16 +106,8 @@ class ModelRun(Coordinator[Preparation]):
     def _pilot(self, executor: Executor) -> tuple[bytes, bytes]:
         """The first worker that is up makes the plan; if it is lost, the next one does."""
         began = time.monotonic()
-        up_at: list[float] = []  # when the first worker was up
-
-        def tick() -> None:
-            if executor.up and not up_at:
-                up_at.append(time.monotonic())
-            self._tick(executor, "pilot" if executor.up else "starting workers")
-
-        task = Task.of(WorkerBody.pilot, self._preparation.listing)
-        ((plan, check),) = map_tasks(executor, [task], LoopControl(self._patience, self._stopping, tick))
-        first_up = up_at[0] if up_at else began
+        ((plan, check),) = self._map(executor, [Task.of(WorkerBody.pilot, self._preparation.listing)], "pilot")
+        first_up = began if self._first_up is None else self._first_up
         self._account.seconds["start"] += first_up - began
         self._account.seconds["pilot"] += time.monotonic() - first_up
         return plan, check
@@ -133,7 +124,7 @@ class ModelRun(Coordinator[Preparation]):
     # -- main pass
 
     def _main_pass(self, executor: Executor, frozen: FrozenPlan) -> None:
-        """All units; with `stop`, prefix by prefix until the top is settled (docs/protocol.md, item 13)."""
+        """All units; with `stop`, a prefix after the other until the top is settled (docs/protocol.md, item 13)."""
         if self._job.stop is None:
             self._work_through(executor, frozen, self._ledger.state.pending_units())
             return
@@ -148,7 +139,7 @@ class ModelRun(Coordinator[Preparation]):
                 return
 
     def _settled(self, executor: Executor, plan: Plan, look: int, rest: list[str]) -> bool:
-        """Look at what has been accepted; if the top is settled everywhere, record that the rest is spared."""
+        """Check the ranking of the accepted units. If the top is settled everywhere, record that the rest is spared."""
         assert self._job.stop is not None
         rule = self._job.stop
         level = spent(1 - rule.confidence, look)

@@ -45,7 +45,7 @@ def in_threads(size: int = 2, spec: Any = None) -> Executor:
 
 
 def inline(size: int = 2, spec: Any = None) -> Executor:
-    return InlineExecutor(spec, WorkerShape(size), make_worker=FakeWorker)
+    return InlineExecutor(spec, WorkerShape(1), make_worker=FakeWorker)
 
 
 def opener(request: pytest.FixtureRequest) -> Open:
