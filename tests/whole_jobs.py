@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from pcace_dist.commands import evaluate_on_workers as evaluate_run
-from pcace_dist.executors import ray_executor as fleet
-from pcace_dist.executors.threads import LocalFleet
+from pcace_dist.executors.choice import ExecutorKind
+from pcace_dist.executors.threads import ThreadExecutor
 from pcace_dist.run import rank as run_job
 from pcace_dist.run.coordinator import worker_shape
 from pcace_dist.run.model_run import ModelRun
@@ -38,13 +38,18 @@ def in_process() -> Iterator[None]:
         yield
 
 
+def in_threads(run: ModelRun) -> ThreadExecutor:
+    """The run's workers as threads, each with a model of its own."""
+    return ThreadExecutor(run._preparation.spec, worker_shape(run._job))
+
+
 @contextlib.contextmanager
 def jobs_without_ray() -> Iterator[None]:
     """Whole jobs in this process: workers are threads, there is no cluster. The rest is what `pcace rank` does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setattr(ModelRun, "_crew", lambda self: LocalFleet(self._preparation.spec, worker_shape(self._job)))
-        patch.setattr(fleet, "Fleet", LocalFleet)  # of evaluations
+        patch.setattr(ModelRun, "_executor", in_threads)
+        patch.setattr(evaluate_run, "wanted_executor", lambda: ExecutorKind.THREADS)
         for module in (run_job, evaluate_run):
             patch.setattr(module, "ray_session", contextlib.nullcontext)
         yield

@@ -1,4 +1,4 @@
-"""`pcace evaluate` on workers: the tasks of an evaluation, farmed out over the same crew as a run, with progress.
+"""`pcace evaluate` on workers: the tasks of an evaluation, given to the same executor as a run's, with progress.
 
     ranking without the held folds -> profiles of the channels -> orders (whoever asks makes them) -> ablation
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from pcace_dist.artifacts.attempt import CorruptAttempt, blocks_of
 from pcace_dist.artifacts.block_scores import BlockScores
@@ -21,18 +22,23 @@ from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.datasets.units import Unit, check_unchanged
 from pcace_dist.errors import JobError, OutputError
-from pcace_dist.executors.base import Crew
+from pcace_dist.executors.base import Executor, Task
+from pcace_dist.executors.choice import ExecutorKind, check_threads, open_executor, wanted_executor
+from pcace_dist.executors.event_loop import LoopControl
+from pcace_dist.executors.map_tasks import map_tasks
 from pcace_dist.executors.ray_session import ray_session
 from pcace_dist.executors.signals import interruptible
 from pcace_dist.ledger.ledger import Ledger, Receipt
 from pcace_dist.models.ablation import Effect
 from pcace_dist.progress.display import Display, Tally, display_for
 from pcace_dist.run.coordinator import patience_of, worker_shape
-from pcace_dist.run.main_pass import farm
 from pcace_dist.run.prepare import Preparation, prepare
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import open_store
 from pcace_dist.worker.evaluator import AblationTask, Case, Profiled, Question
+from pcace_dist.worker.worker import WorkerBody
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +119,13 @@ def _effect_target(target: TargetSpec, effect: TargetSpec | None, outputs: int) 
 
 
 class Evaluating:
-    """Asks a crew the questions of one evaluation. Made by `evaluating`."""
+    """Gives an executor the tasks of one evaluation. Made by `evaluating`."""
 
-    def __init__(self, evaluated: Evaluated, crew: Crew, display: Display, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, evaluated: Evaluated, executor: Executor, display: Display, stopping: Callable[[], bool]
+    ) -> None:
         self._evaluated = evaluated
-        self._crew = crew
+        self._executor = executor
         self._display = display
         self._stopping = stopping
         self._digest = evaluated.plan.digest
@@ -125,48 +133,53 @@ class Evaluating:
 
     def ranked(self) -> list[BlockScores]:
         """Scores of all blocks without the held folds."""
-        asked = self._evaluated
-        tasks = [(self._digest, block, asked.receipts, asked.question.held) for block in blocks_of(asked.plan)]
+        run = self._evaluated
+        tasks = [
+            Task.of(WorkerBody.rank_without, self._digest, block, run.receipts, run.question.held)
+            for block in blocks_of(run.plan)
+        ]
         try:
-            found = self._farm("rank_without", tasks, "ranking", 0)
+            return self._map(tasks, "ranking")
         except CorruptAttempt as corrupt:
-            path = asked.preparation.job.output
+            path = run.preparation.job.output
             raise OutputError(f"{path}: attempt {corrupt.attempt}: {corrupt.reason}; rank it anew") from None
-        return [one for one in found if isinstance(one, BlockScores)]
 
     def profiles(self, cases: Sequence[Case]) -> list[Profiled]:
-        tasks = [(self._digest, self._evaluated.question, case) for case in cases]
-        return [one for one in self._farm("profile", tasks, "profiles", 0) if isinstance(one, Profiled)]
+        tasks = [Task.of(WorkerBody.profile, self._digest, self._evaluated.question, case) for case in cases]
+        return self._map(tasks, "profiles")
 
     def untouched(self, cases: Sequence[Case]) -> list[Effect]:
-        tasks = [(self._digest, self._evaluated.question, case) for case in cases]
-        return [one for one in self._farm("untouched", tasks, "untouched", 0) if isinstance(one, Effect)]
+        tasks = [Task.of(WorkerBody.untouched, self._digest, self._evaluated.question, case) for case in cases]
+        return self._map(tasks, "untouched")
 
     def ablated(self, tasks: Sequence[AblationTask], images: int) -> list[list[Effect]]:
-        """Effects of every task; images: that will be forwarded in all, for the progress."""
-        asked = [(self._digest, self._evaluated.question, task) for task in tasks]
-        return [one for one in self._farm("ablate", asked, "ablation", images) if isinstance(one, list)]
+        """Effects of every task. `images`: how many all tasks forward, for the progress."""
+        question = self._evaluated.question
+        ablations = [Task.of(WorkerBody.ablate, self._digest, question, ablation) for ablation in tasks]
+        return self._map(ablations, "ablation", images)
 
-    def _farm(self, method: str, tasks: Sequence[tuple[object, ...]], stage: str, images: int) -> list[object]:
-        before = sum(self._crew.images_seen_by().values())
+    def _map(self, tasks: Sequence[Task[R]], stage: str, images: int = 0) -> list[R]:
+        before = sum(self._executor.images_seen_by().values())
 
         def tick() -> None:
-            seen = sum(self._crew.images_seen_by().values()) - before
-            now = stage if self._crew.up else "starting workers"
-            up = len(self._crew.up)
-            waits_for = "" if up else self._patience.waits_for(0, 0, len(self._crew.members))
+            seen = sum(self._executor.images_seen_by().values()) - before
+            now = stage if self._executor.up else "starting workers"
+            up = len(self._executor.up)
+            waits_for = "" if up else self._patience.waits_for(0, 0, len(self._executor.members))
             self._display.show(Tally(now, min(seen, images), images, up, waits_for=waits_for))
 
-        return farm(self._crew, method, tasks, stopping=self._stopping, on_tick=tick, patience=self._patience)
+        return map_tasks(self._executor, tasks, LoopControl(self._patience, self._stopping, tick))
 
 
 @contextlib.contextmanager
 def evaluating(evaluated: Evaluated) -> Iterator[Evaluating]:
-    """Workers for an evaluation, as the run's job wants them."""
-    from pcace_dist.executors.ray_executor import Fleet
-
-    preparation = evaluated.preparation
-    with interruptible() as asked, ray_session(), display_for() as shown:
-        asked.install()
-        with Fleet(preparation.spec, worker_shape(preparation.job), prefix="v") as crew:
-            yield Evaluating(evaluated, crew, shown, asked.is_set)
+    """Workers for an evaluation, as the run's job wants them; on Ray, unless PCACE_EXECUTOR says otherwise."""
+    spec, job = evaluated.preparation.spec, evaluated.preparation.job
+    kind = wanted_executor() or ExecutorKind.RAY
+    if kind == ExecutorKind.THREADS:
+        check_threads(job.workers)
+    session = ray_session() if kind == ExecutorKind.RAY else contextlib.nullcontext()
+    with interruptible() as interrupt, session, display_for() as display:
+        interrupt.install()
+        with open_executor(kind, spec, worker_shape(job), prefix="v") as executor:
+            yield Evaluating(evaluated, executor, display, interrupt.is_set)

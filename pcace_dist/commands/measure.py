@@ -29,6 +29,7 @@ from pcace_dist.datasets.loader import PILOT_BYTES, PILOT_ROW_GROUPS, spread, ta
 from pcace_dist.datasets.row_groups import count_kept, kept_values
 from pcace_dist.datasets.units import Unit, make_units, pieces_of, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError
+from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.executors.ray_session import ray_session
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.models.forward import Forward
@@ -101,7 +102,7 @@ def estimate(
     machine = Machine(max(job.workers.cpus, 1.0), max(1, int(job.workers.cpus)))
     memory = arithmetic.memory(load, took, machine, process=trial.process_bytes, pilot_maps=trial.pilot_maps)
     paid = replace(machine, node_start=node_start, price=price)
-    if preparation.local:
+    if preparation.executor != ExecutorKind.RAY:
         notes.append("on this machine the run is done by threads of one process, without Ray")
     return Estimate(
         load=load,
@@ -126,7 +127,7 @@ def _here(preparation: Preparation, load: Workload, took: Timings, machine: Mach
     shape, cores = preparation.job.workers, float(os.cpu_count() or 1)
     fitting = min(cores / shape.cpus, torch.cuda.device_count() / shape.gpus if shape.gpus else cores)
     count = max(1, min(shape.max, int(fitting)))
-    if preparation.local:
+    if preparation.executor != ExecutorKind.RAY:
         took = replace(took, ray=0.0, imports=0.0, load=0.0, pilot_batch=took.pilot_batch / count)
         if takes_all(preparation.listing, preparation.job.statistics.pilot):  # the main pass forwards nothing again
             took = replace(took, begin=0.0, forward=0.0, decode_row=0.0, read_row=0.0, processor_row=took.model_row)

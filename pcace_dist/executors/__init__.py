@@ -1,4 +1,4 @@
-"""Who runs tasks: Ray's actors, threads of this process. The only room that imports Ray."""
+"""Who runs tasks: Ray's actors, threads of this process, the caller itself. The only room that imports Ray."""
 
 from pcace_dist.executors import search_path
 

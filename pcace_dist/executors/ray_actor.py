@@ -22,7 +22,7 @@ class Worker(WorkerBody):
         super().stop()
 
     def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
-        logs.configure(spec.log, run=spec.output, actor=self._actor)
+        logs.configure(spec.log, run=spec.output, actor=self._name)
         return super().ready(spec)
 
     def _node(self) -> str:

@@ -1,8 +1,8 @@
 """Packing on Ray: the tasks of one pack spread over a cluster.
 
-The plan, the body of a task and its completion mark are those of datasets/: here they are only called. A task whose
-worker or node is lost runs again; what it had written is written once more with the same bytes. A driver that dies
-leaves finished shards with their records, and the same command goes on with the others.
+packing/ has the plan, the body of a task and its completion mark; they are only called here. A task whose worker or
+node is lost runs again and writes the same bytes. A driver that dies leaves finished shards with their records, and the
+same command goes on with the others.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def _run(
             running[remote.remote(task, packing.slice(task), layout, dest, packing.storage)] = task
         ready, _ = ray.wait(list(running), timeout=TICK)
         for reference in ready:
-            one = _result(reference, running.pop(reference))
-            written.append(one)
-            seen += one.seen
+            shard = _result(reference, running.pop(reference))
+            written.append(shard)
+            seen += shard.seen
             if on_progress is not None:
                 on_progress(seen, packing.source.total)
     return written

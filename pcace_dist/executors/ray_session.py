@@ -76,14 +76,14 @@ def _found_on_this_machine() -> str:
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
-    scheme, found, _ = address.partition("://")
-    if found and scheme in ("http", "https"):
+    scheme, has_scheme, _ = address.partition("://")
+    if has_scheme and scheme in ("http", "https"):
         raise _NoCluster("is an address of the dashboard, where jobs are submitted; a driver does not join there")
-    if found and scheme == "ray":
+    if has_scheme and scheme == "ray":
         raise _NoCluster("Ray Client (ray://) is not supported")
     host, colon, port = address.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    plain = not found and bool(host) and not any(mark in host for mark in " /@[]")
+    plain = not has_scheme and bool(host) and not any(mark in host for mark in " /@[]")
     if not colon or not plain or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise _NoCluster("is not host:port")
     return host, int(port)
@@ -120,8 +120,8 @@ def _greet(connection: socket.socket, port: int) -> None:
 
 
 def _without_credentials(address: str) -> str:
-    scheme, found, rest = address.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if found else address.rpartition("@")[2]
+    scheme, has_scheme, rest = address.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if has_scheme else address.rpartition("@")[2]
 
 
 @contextlib.contextmanager
@@ -138,7 +138,7 @@ def ray_session() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # a call's failure is told by the fleet; of one that nobody waits for any more Ray would print the traceback
+    # a failed call is an event of the executor; Ray would print the traceback of one that nobody waits for any more
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if names_a_cluster():
         _check_node_here()

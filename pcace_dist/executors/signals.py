@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as something to look at between two steps. Knows nothing of what is interrupted."""
+"""SIGTERM and SIGINT as a flag, to be checked between two steps. Knows nothing of what is interrupted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A run on kept codes: another question about images that have been through the model already.
 
-Its units are the codes files, its one attempt is the selection of rows that the question is about; the rest is the life
-of any run. Small ones are done by threads of this process, before a cluster would have started.
+Its units are the codes files. Its one attempt is the selection of rows that the question is about. The rest is as in
+any run. Threads of this process do small ones before a cluster would have started.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from pcace_dist.artifacts.attempt import Block, attempt_key, blocks_of
 from pcace_dist.artifacts.bad_rows import BAD_ROWS, bad_rows_table
+from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.codes import KeptCodes, open_codes
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.artifacts.plan_store import FrozenPlan
@@ -25,8 +26,8 @@ from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, storage_of
 from pcace_dist.datasets.units import RowGroupRef, Unit
 from pcace_dist.errors import DatasetError, JobError
-from pcace_dist.executors.base import Crew
-from pcace_dist.executors.threads import LocalFleet
+from pcace_dist.executors.base import Executor, Task
+from pcace_dist.executors.choice import ExecutorKind, open_executor, wanted_executor
 from pcace_dist.ledger.ledger import FileRef, Receipt
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.codes_query import Answerable, Rows, check_question, chooses_knots, question_plan, with_knots
@@ -36,6 +37,7 @@ from pcace_dist.statistics.score import MIN_IMAGES
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import Sink
 from pcace_dist.worker.spec import CodesSpec
+from pcace_dist.worker.worker import WorkerBody
 
 LOCAL_BYTES = 4 << 30  # of codes files; more are worth a cluster
 LOCAL_SCORES = 1 << 15  # channels x groups x targets; more take longer than a cluster's start saves
@@ -64,8 +66,11 @@ class CodesPreparation:
         return self.question.group_type
 
     @cached_property
-    def local(self) -> bool:
-        """Whether threads of this process do the work: no cluster was named, and codes and rankings are few."""
+    def executor(self) -> ExecutorKind:
+        """As PCACE_EXECUTOR says; else threads, where no cluster was named and codes and rankings are few."""
+        return wanted_executor() or (ExecutorKind.THREADS if self._is_small() else ExecutorKind.RAY)
+
+    def _is_small(self) -> bool:
         if os.environ.get("RAY_ADDRESS") or self.kept.index.nbytes > LOCAL_BYTES:
             return False
         channels = sum(self.kept.plan.layer(name).channels for name in self.question.layers)
@@ -126,18 +131,16 @@ class CodesRun(Coordinator[CodesPreparation]):
     def _kept(self) -> KeptCodes:
         return self._preparation.kept
 
-    def _crew(self) -> AbstractContextManager[Crew]:
-        shape = worker_shape(self._job)
-        if self._preparation.local:
-            return LocalFleet(self._preparation.spec, replace(shape, maximum=min(shape.maximum, os.cpu_count() or 1)))
-        from pcace_dist.executors.ray_executor import Fleet
+    def _executor(self) -> AbstractContextManager[Executor]:
+        kind, shape = self._preparation.executor, worker_shape(self._job)
+        if kind != ExecutorKind.RAY:
+            shape = replace(shape, maximum=min(shape.maximum, os.cpu_count() or 1))
+        return open_executor(kind, self._preparation.spec, shape)
 
-        return Fleet(self._preparation.spec, shape)
-
-    def _planned(self, crew: Crew) -> FrozenPlan:
+    def _planned(self, executor: Executor) -> FrozenPlan:
         manifest = self._ledger.state.manifest
         if manifest is None:
-            plan = self._plan(crew)
+            plan = self._plan(executor)
             frozen = FrozenPlan(plan, plan.to_bytes(), b"")
             self._ledger.append(
                 "manifest",
@@ -155,7 +158,7 @@ class CodesRun(Coordinator[CodesPreparation]):
         self._account.planned(frozen.plan, self._units())
         return frozen
 
-    def _plan(self, crew: Crew) -> Plan:
+    def _plan(self, executor: Executor) -> Plan:
         """The kept plan for this question, with knots from the rows where the job asks for them."""
         rows = self._read_rows()
         plan = question_plan(self._job, self._kept, self._preparation.question, rows.values)
@@ -163,27 +166,26 @@ class CodesRun(Coordinator[CodesPreparation]):
             return replace(plan, knots=self._job.statistics.knots)
         selection = self._write_selection(plan, "knots")
         blocks = [block for block in blocks_of(self._kept.plan) if block.layer in self._preparation.question.layers]
-        found = self._farm(crew, "count_codes", [(block, selection) for block in blocks], "choosing knots")
+        tasks = [Task.of(WorkerBody.count_codes, block, selection) for block in blocks]
         counts: dict[str, list[torch.Tensor]] = {}
-        for block, count in zip(blocks, found, strict=True):
-            assert isinstance(count, torch.Tensor)
+        for block, count in zip(blocks, self._map(executor, tasks, "choosing knots"), strict=True):
             counts.setdefault(block.layer, []).append(count)
         by_layer = {layer: torch.cat(parts) for layer, parts in counts.items()}
         return with_knots(plan, self._job.statistics.knots, by_layer)
 
-    def _main_pass(self, crew: Crew, frozen: FrozenPlan) -> None:
-        """The selection, written and recorded; nothing else is left to be done before the reduce."""
+    def _main_pass(self, executor: Executor, frozen: FrozenPlan) -> None:
+        """Write and record the selection. Nothing else is left to do before the reduce."""
         if self._ledger.state.pending_units():
             receipt = self._write_selection(frozen.plan, "rows")
             self._ledger.append("accept", {"receipts": [receipt.to_json()]})
-        self._rows = None  # the selection has what is needed of them, and a million rows take room
-        self._tick(crew, "selecting")
+        self._rows = None  # frees memory: the selection has what is needed of them
+        self._tick(executor, "selecting")
 
-    def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> tuple[str, tuple[object, ...]]:
-        return "reduce_codes", (plan.digest, block, only_files(receipts[0], SELECTION_FILE))
+    def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> Task[BlockScores]:
+        return Task.of(WorkerBody.reduce_codes, plan.digest, block, only_files(receipts[0], SELECTION_FILE))
 
-    def _merge_shown(self, crew: Crew, plan: Plan) -> list[dict[str, bytes]]:  # noqa: ARG002 (the coordinator's)
-        """Nothing: rows to show are chosen while images are read."""
+    def _merge_examples(self, executor: Executor, plan: Plan) -> list[dict[str, bytes]]:  # noqa: ARG002 (the coordinator's)
+        """Nothing: examples are chosen while images are read."""
         return []
 
     def _publish_more(self, sink: Sink, plan: Plan) -> None:
@@ -200,7 +202,7 @@ class CodesRun(Coordinator[CodesPreparation]):
         return self._rows
 
     def _write_selection(self, plan: Plan, name: str) -> Receipt:
-        """The selection as an attempt; each has its own name, so that one that was retracted stays so."""
+        """The selection as an attempt. Each attempt has its own name, so that a retracted one stays retracted."""
         rows = self._read_rows()
         self._selections += 1
         attempt = f"e{self._ledger.epoch:05d}-{name}-f{self._selections:05d}"

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 import pyarrow as pa
@@ -29,25 +31,27 @@ from pcace_dist.artifacts.summary import DONE, NOTHING_RANKED, TOO_MANY_BAD_ROWS
 from pcace_dist.config.job import Job
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, PcaceError
-from pcace_dist.executors.base import Crew, WorkerShape
-from pcace_dist.executors.start_patience import CrewPatience
+from pcace_dist.executors.base import Executor, Task, WorkerShape
+from pcace_dist.executors.event_loop import LoopControl
+from pcace_dist.executors.map_tasks import map_tasks
+from pcace_dist.executors.start_patience import StartPatience
 from pcace_dist.ledger.ledger import Ledger, Receipt
-from pcace_dist.run.main_pass import farm
 from pcace_dist.run.run_stats import Account
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.ranks import Ranks
 from pcace_dist.storage.store import Sink, Store
 from pcace_dist.worker.reduce import rank_batch, rank_tasks
+from pcace_dist.worker.worker import WorkerBody
 
 log = logging.getLogger(__name__)
 
 FOLDERS = ("", "ledger", "plan", "attempts/*", "codes")  # that a run writes to
 _ATTEMPT_KEY = re.compile(rf"attempts/(?P<attempt>{ATTEMPT})/{ATTEMPT_FILE}")
-SHOWN_ATTEMPTS = 64  # attempts whose rows to show are added up by one task
+EXAMPLE_ATTEMPTS = 64  # attempts whose example rows one task merges
 
 
 class Prepared(Protocol):
-    """What the life of any run needs to know of its job."""
+    """What every kind of run knows of its job."""
 
     @property
     def job(self) -> Job: ...
@@ -63,6 +67,7 @@ class Prepared(Protocol):
 
 
 P = TypeVar("P", bound=Prepared)
+R = TypeVar("R")
 
 
 class Coordinator(ABC, Generic[P]):
@@ -85,19 +90,20 @@ class Coordinator(ABC, Generic[P]):
         self._account = account
         self._stopping = stopping
         self._check_held = check
+        self._first_up: float | None = None  # when the progress first saw a worker that is up
         self._patience = patience_of(preparation.job)
         account.patience = self._patience
 
     def run(self) -> int:
-        """All of it; the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
-        with self._crew() as crew:
-            frozen = self._planned(crew)
+        """Returns the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
+        with self._executor() as executor:
+            frozen = self._planned(executor)
             while True:
                 try:
-                    self._main_pass(crew, frozen)
-                    blocks = self._reduce(crew, frozen.plan)
-                    ranks = self._rank(crew, frozen.plan, blocks)
-                    return self._publish(frozen.plan, blocks, ranks, self._merge_shown(crew, frozen.plan))
+                    self._main_pass(executor, frozen)
+                    blocks = self._reduce(executor, frozen.plan)
+                    ranks = self._rank(executor, frozen.plan, blocks)
+                    return self._publish(frozen.plan, blocks, ranks, self._merge_examples(executor, frozen.plan))
                 except CorruptAttempt as corrupt:
                     what = {"attempt": corrupt.attempt}
                     log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason, extra=what)
@@ -106,20 +112,20 @@ class Coordinator(ABC, Generic[P]):
     # -- where kinds of runs differ
 
     @abstractmethod
-    def _crew(self) -> AbstractContextManager[Crew]:
-        """The workers."""
+    def _executor(self) -> AbstractContextManager[Executor]:
+        """The executor with the workers, to be entered."""
 
     @abstractmethod
-    def _planned(self, crew: Crew) -> FrozenPlan:
+    def _planned(self, executor: Executor) -> FrozenPlan:
         """The recorded plan of a resumed run, or a new one, recorded in the manifest with the units."""
 
     @abstractmethod
-    def _main_pass(self, crew: Crew, frozen: FrozenPlan) -> None:
-        """Until every unit of the manifest is accepted or set aside."""
+    def _main_pass(self, executor: Executor, frozen: FrozenPlan) -> None:
+        """Works until every unit of the manifest is accepted or set aside."""
 
-    def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> tuple[str, tuple[object, ...]]:
-        """Method and arguments of one reduce task; the receipts go along with what it needs of them only."""
-        return "reduce", (plan.digest, block, _for_block(receipts, block))
+    def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> Task[BlockScores]:
+        """The reduce task of one block. It gets only those parts of the receipts that it needs."""
+        return Task.of(WorkerBody.reduce, plan.digest, block, _for_block(receipts, block))
 
     @abstractmethod
     def _publish_more(self, sink: Sink, plan: Plan) -> None:
@@ -127,40 +133,41 @@ class Coordinator(ABC, Generic[P]):
 
     # -- reduce, publish
 
-    def _reduce(self, crew: Crew, plan: Plan) -> list[BlockScores]:
+    def _reduce(self, executor: Executor, plan: Plan) -> list[BlockScores]:
         """One task per block of channels, on the workers that are up."""
         receipts = self._ledger.state.accepted_receipts()
         tasks = [self._reduce_task(plan, block, receipts) for block in blocks_of(plan)]
         with self._account.stage("reduce"):
-            results = self._farm(crew, tasks[0][0], [arguments for _, arguments in tasks], "reducing")
-        blocks = [result for result in results if isinstance(result, BlockScores)]
+            blocks = self._map(executor, tasks, "reducing")
         self._account.reduced(block.seconds for block in blocks)
         return blocks
 
-    def _farm(self, crew: Crew, method: str, tasks: list[tuple[object, ...]], stage: str) -> list[object]:
+    def _map(self, executor: Executor, tasks: Sequence[Task[R]], stage: str) -> list[R]:
         def tick() -> None:
-            self._tick(crew, stage if crew.up else "starting workers")
+            self._tick(executor, stage if executor.up else "starting workers")
 
-        return farm(crew, method, tasks, stopping=self._stopping, on_tick=tick, patience=self._patience)
+        return map_tasks(executor, tasks, LoopControl(self._patience, self._stopping, tick))
 
-    def _rank(self, crew: Crew, plan: Plan, blocks: list[BlockScores]) -> list[Ranks]:
-        """Ranks of every target and group; on the workers where it is more than a moment's work."""
+    def _rank(self, executor: Executor, plan: Plan, blocks: list[BlockScores]) -> list[Ranks]:
+        """Ranks of every target and group; on the workers, unless it takes only a moment."""
         batches = rank_tasks(plan, blocks)
         with self._account.stage("rank"):
             if len(batches) == 1:
                 return rank_batch(batches[0])
-            found = self._farm(crew, "rank", [(batch,) for batch in batches], "ranking channels")
-        return [one for batch in found if isinstance(batch, list) for one in batch]
+            tasks = [Task.of(WorkerBody.rank, batch) for batch in batches]
+            return list(chain.from_iterable(self._map(executor, tasks, "ranking channels")))
 
-    def _merge_shown(self, crew: Crew, plan: Plan) -> list[dict[str, bytes]]:
-        """The rows to show, a task for every SHOWN_ATTEMPTS attempts."""
+    def _merge_examples(self, executor: Executor, plan: Plan) -> list[dict[str, bytes]]:
+        """The example rows, a task for every EXAMPLE_ATTEMPTS attempts."""
         receipts = [only_files(receipt, EXEMPLARS, SAMPLE) for receipt in self._ledger.state.accepted_receipts()]
-        chunks = [receipts[start : start + SHOWN_ATTEMPTS] for start in range(0, len(receipts), SHOWN_ATTEMPTS)]
+        chunks = [receipts[start : start + EXAMPLE_ATTEMPTS] for start in range(0, len(receipts), EXAMPLE_ATTEMPTS)]
         with self._account.stage("reduce"):
-            results = self._farm(crew, "merge_shown", [(plan.digest, tuple(chunk)) for chunk in chunks], "reducing")
-        return [result for result in results if isinstance(result, dict)]
+            tasks = [Task.of(WorkerBody.merge_examples, plan.digest, tuple(chunk)) for chunk in chunks]
+            return self._map(executor, tasks, "reducing")
 
-    def _publish(self, plan: Plan, blocks: list[BlockScores], ranks: list[Ranks], shown: list[dict[str, bytes]]) -> int:
+    def _publish(
+        self, plan: Plan, blocks: list[BlockScores], ranks: list[Ranks], examples: list[dict[str, bytes]]
+    ) -> int:
         """Rankings, bad rows, then `done`, then summary.json (docs/protocol.md, item 10)."""
         bad, images = self._account.bad_rows, self._account.images
         if images == 0:
@@ -173,8 +180,8 @@ class Coordinator(ABC, Generic[P]):
         group_type = self._preparation.group_type
         with self._account.stage("publish"):
             grouped = self._job.group_by is not None
-            found = Results(plan, self._ledger.state, blocks, ranks, shown, group_type, grouped)
-            publish_results(published, self._store, found)
+            results = Results(plan, self._ledger.state, blocks, ranks, examples, group_type, grouped)
+            publish_results(published, self._store, results)
             self._publish_more(published, plan)
         self._account.drift = drift_of((block.block.layer, block.ends) for block in blocks)
         outcome = DONE if is_any_ranked(blocks) else NOTHING_RANKED
@@ -213,20 +220,22 @@ class Coordinator(ABC, Generic[P]):
         units = (Unit.from_json(unit) for unit in manifest.get("units", ()))
         return {unit.id: unit for unit in units}
 
-    def _tick(self, crew: Crew, stage: str, waits_for: str | None = None) -> None:
+    def _tick(self, executor: Executor, stage: str, waits_for: str | None = None) -> None:
         """Show progress; end when the run was taken over. `waits_for`: None where any worker that is up will do."""
         self._check_held()
-        storage = crew.waits_for()
+        if executor.up and self._first_up is None:
+            self._first_up = time.monotonic()
+        storage = executor.waits_for()
         if storage is not None:
             waits_for = f"waits for {storage}"
         elif waits_for is None:
-            waits_for = "" if crew.up else self._patience.waits_for(0, 0, len(crew.members))
-        self._account.tick(stage, len(crew.up), waits_for)
+            waits_for = "" if executor.up else self._patience.waits_for(0, 0, len(executor.members))
+        self._account.tick(stage, len(executor.up), waits_for)
 
 
-def patience_of(job: Job) -> CrewPatience:
+def patience_of(job: Job) -> StartPatience:
     """How long the job waits for its workers."""
-    return CrewPatience(job.workers.min, job.workers.start_timeout)
+    return StartPatience(job.workers.min, job.workers.start_timeout)
 
 
 def worker_shape(job: Job) -> WorkerShape:

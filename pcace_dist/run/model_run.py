@@ -12,24 +12,26 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from pcace_dist.artifacts.block_scores import each_ranking
 from pcace_dist.artifacts.codes import index_of, publish_index
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.datasets.units import Unit, check_unchanged, located, make_units, rows_per_unit
-from pcace_dist.executors.base import Crew
-from pcace_dist.executors.threads import LocalFleet
+from pcace_dist.executors.base import Executor, Task
+from pcace_dist.executors.choice import open_executor
+from pcace_dist.executors.event_loop import LoopControl
 from pcace_dist.run.coordinator import Coordinator, worker_shape
 from pcace_dist.run.dispatcher import Dispatcher
 from pcace_dist.run.extend import Base, check_base_plan, copy_attempts, generation_of, inherit
-from pcace_dist.run.main_pass import MainPass, farm
+from pcace_dist.run.main_pass import MainPass
 from pcace_dist.run.prepare import Preparation
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import OK, TOO_FEW_IMAGES
 from pcace_dist.statistics.settled import check_settled, prefixes, spent
 from pcace_dist.storage.store import Sink
 from pcace_dist.worker.memory import check_fits
+from pcace_dist.worker.worker import WorkerBody
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +39,15 @@ log = logging.getLogger(__name__)
 class ModelRun(Coordinator[Preparation]):
     """The usual run: images through the model."""
 
-    def _crew(self) -> AbstractContextManager[Crew]:
-        shape, together = worker_shape(self._job), self._preparation.together
-        if together is not None:
-            return LocalFleet(self._preparation.spec, replace(shape, maximum=together.workers), together=together)
-        from pcace_dist.executors.ray_executor import Fleet
-
-        return Fleet(self._preparation.spec, shape)
+    def _executor(self) -> AbstractContextManager[Executor]:
+        shape, shared = worker_shape(self._job), self._preparation.together
+        if shared is not None:
+            shape = replace(shape, maximum=shared.workers)
+        return open_executor(self._preparation.executor, self._preparation.spec, shape, shared=shared)
 
     # -- plan and manifest
 
-    def _planned(self, crew: Crew) -> FrozenPlan:
+    def _planned(self, executor: Executor) -> FrozenPlan:
         """The recorded plan of a resumed run, or a new one made by one worker and recorded with the units."""
         manifest = self._ledger.state.manifest
         if manifest is not None:
@@ -55,31 +55,34 @@ class ModelRun(Coordinator[Preparation]):
         elif self._preparation.base is not None:
             frozen = self._extended(self._preparation.base)
         else:
-            frozen = self._new_plan(crew)
-        self._take_over_attempts(crew)
+            frozen = self._new_plan(executor)
+        self._take_over_attempts(executor)
         self._account.planned(frozen.plan, self._units())
         check_fits(frozen.plan, self._units().values(), self._preparation.spec.memory)
         return frozen
 
-    def _new_plan(self, crew: Crew) -> FrozenPlan:
+    def _new_plan(self, executor: Executor) -> FrozenPlan:
         units = make_units(self._preparation.listing, rows_per_unit(self._preparation.listing))
         if self._job.stop is not None:
             units = seeded_order(units, self._job.compute.seed)
-        frozen = FrozenPlan.of(*self._pilot(crew))
+        frozen = FrozenPlan.of(*self._pilot(executor))
         self._record_manifest(frozen, units)
         return frozen
 
     def _extended(self, base: Base) -> FrozenPlan:
         """The base's plan, and a manifest that names the attempts which are taken over."""
         listing = self._preparation.listing
-        found = inherit(base, listing, rows_per_unit(listing))
+        inherited = inherit(base, listing, rows_per_unit(listing))
         self._record_manifest(
             base.frozen,
-            found.units,
+            inherited.units,
             base=base.url,
             generation=generation_of(base),
-            inherits={"receipts": [receipt.to_json() for receipt in found.receipts], "sources": dict(found.sources)},
-            from_codes=dict(found.from_codes),
+            inherits={
+                "receipts": [receipt.to_json() for receipt in inherited.receipts],
+                "sources": dict(inherited.sources),
+            },
+            from_codes=dict(inherited.from_codes),
         )
         return base.frozen
 
@@ -89,7 +92,7 @@ class ModelRun(Coordinator[Preparation]):
         stored = frozen.store(self._store)
         self._ledger.append("manifest", {**facts, **stored, "units": [unit.to_json() for unit in units], **more})
 
-    def _take_over_attempts(self, crew: Crew) -> None:
+    def _take_over_attempts(self, executor: Executor) -> None:
         """Copy what the manifest inherits, unless that has been recorded already."""
         base, state = self._preparation.base, self._ledger.state
         manifest = state.manifest or {}
@@ -98,25 +101,16 @@ class ModelRun(Coordinator[Preparation]):
         with self._account.stage("copy"):
             receipts = copy_attempts(base, self._store, manifest, lambda done, total: self._check_held())
         self._ledger.append("inherit", {"receipts": [receipt.to_json() for receipt in receipts]})
-        self._tick(crew, "taking over")
+        self._tick(executor, "taking over")
 
-    def _pilot(self, crew: Crew) -> tuple[bytes, bytes]:
+    def _pilot(self, executor: Executor) -> tuple[bytes, bytes]:
         """The first worker that is up makes the plan; if it is lost, the next one does."""
         began = time.monotonic()
-        up_at: list[float] = []  # when the first worker was up
-
-        def tick() -> None:
-            if crew.up and not up_at:
-                up_at.append(time.monotonic())
-            self._tick(crew, "pilot" if crew.up else "starting workers")
-
-        task = (self._preparation.listing,)
-        found = farm(crew, "pilot", [task], stopping=self._stopping, on_tick=tick, patience=self._patience)
-        first_up = up_at[0] if up_at else began
+        ((plan, check),) = self._map(executor, [Task.of(WorkerBody.pilot, self._preparation.listing)], "pilot")
+        first_up = began if self._first_up is None else self._first_up
         self._account.seconds["start"] += first_up - began
         self._account.seconds["pilot"] += time.monotonic() - first_up
-        plan, check = cast("tuple[bytes, bytes]", found[0])
-        return bytes(plan), bytes(check)
+        return plan, check
 
     def _units(self) -> dict[str, Unit]:
         return {unit.id: unit for unit in located(super()._units().values(), self._preparation.listing)}
@@ -129,27 +123,27 @@ class ModelRun(Coordinator[Preparation]):
 
     # -- main pass
 
-    def _main_pass(self, crew: Crew, frozen: FrozenPlan) -> None:
-        """All units; with `stop`, prefix by prefix until the top is settled (docs/protocol.md, item 13)."""
+    def _main_pass(self, executor: Executor, frozen: FrozenPlan) -> None:
+        """All units; with `stop`, a prefix after the other until the top is settled (docs/protocol.md, item 13)."""
         if self._job.stop is None:
-            self._work_through(crew, frozen, self._ledger.state.pending_units())
+            self._work_through(executor, frozen, self._ledger.state.pending_units())
             return
         units = list(self._ledger.state.units)
         sizes = prefixes(len(units))
         for look, size in enumerate(sizes, start=1):
             state = self._ledger.state
             todo = [unit for unit in units[:size] if not state.is_settled(unit)]
-            self._work_through(crew, frozen, todo, last=size == len(units))
+            self._work_through(executor, frozen, todo, last=size == len(units))
             passed = any(self._ledger.state.is_settled(unit) for unit in units[size:])
-            if size < len(units) and not passed and self._settled(crew, frozen.plan, look, units[size:]):
+            if size < len(units) and not passed and self._settled(executor, frozen.plan, look, units[size:]):
                 return
 
-    def _settled(self, crew: Crew, plan: Plan, look: int, rest: list[str]) -> bool:
-        """Look at what has been accepted; if the top is settled everywhere, record that the rest is spared."""
+    def _settled(self, executor: Executor, plan: Plan, look: int, rest: list[str]) -> bool:
+        """Check the ranking of the accepted units. If the top is settled everywhere, record that the rest is spared."""
         assert self._job.stop is not None
         rule = self._job.stop
         level = spent(1 - rule.confidence, look)
-        blocks = self._reduce(crew, plan)
+        blocks = self._reduce(executor, plan)
         open_pairs = 0
         settled = True
         for _, _, scores in each_ranking(plan, blocks):
@@ -165,7 +159,7 @@ class ModelRun(Coordinator[Preparation]):
             self._ledger.append("settled", {"look": look, "units": rest, "looks": self._account.looks})
         return settled
 
-    def _work_through(self, crew: Crew, frozen: FrozenPlan, units: list[str], *, last: bool = True) -> None:
+    def _work_through(self, executor: Executor, frozen: FrozenPlan, units: list[str], *, last: bool = True) -> None:
         dispatcher = Dispatcher(
             units,
             epoch=self._ledger.epoch,
@@ -173,21 +167,19 @@ class ModelRun(Coordinator[Preparation]):
             weights=self._preparation.weights,
         )
         main_pass = MainPass(
-            crew,
+            executor,
             self._ledger,
             dispatcher,
             self._units(),
             frozen,
-            stopping=self._stopping,
-            on_tick=lambda: self._tick(crew, "ranking", main_pass.waits_for),
-            patience=self._patience,
+            LoopControl(self._patience, self._stopping, lambda: self._tick(executor, "ranking", main_pass.waits_for)),
             kept=(self._ledger.state.manifest or {}).get("from_codes"),
             last=last,
         )
         self._account.main_pass_begins(main_pass)
         with self._account.stage("main_pass"):
             main_pass.run()
-        self._tick(crew, "ranking")
+        self._tick(executor, "ranking")
 
     def _publish_more(self, sink: Sink, plan: Plan) -> None:
         if self._preparation.spec.kept is None:

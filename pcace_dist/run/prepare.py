@@ -21,6 +21,7 @@ from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError, ModelError
+from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
 from pcace_dist.executors.ray_session import is_wanted, names_a_cluster
 from pcace_dist.models.layers import do_not_run, excluded_layers, named_exactly, resolve_layers
 from pcace_dist.models.load import weights_digest
@@ -68,8 +69,9 @@ class Preparation:
     listing: Listing
     identity: Identity
     group_type: pa.DataType
+    executor: ExecutorKind
     base: Base | None = None
-    together: Together | None = None  # where threads of this process can do it
+    together: Together | None = None  # what threads share
 
     @property
     def weights(self) -> str:
@@ -84,15 +86,13 @@ class Preparation:
         """Whether a recorded fingerprint is this job's."""
         return self.identity.is_of(fingerprint)
 
-    @property
-    def local(self) -> bool:
-        """Whether threads of this process do the work."""
-        return self.together is not None
-
 
 def prepare(job: Job) -> Preparation:
     """Check a job against its data and its model. Raises UserError, one line."""
     _refuse_what_is_not_built(job)
+    wanted = wanted_executor()
+    if wanted == ExecutorKind.THREADS:
+        check_threads(job.workers)
     spec = _work_spec(job)
     listing = list_dataset(spec.dataset, spec.storage)
     for left_out in listing.left_out:
@@ -114,15 +114,30 @@ def prepare(job: Job) -> Preparation:
         base = open_base(extended, spec.storage, weights=weights, layers=layers)
     kept = _kept_schema(spec, listing)
     spec = replace(spec, layers=layers, layouts=identity.layouts, kept=kept, base=None if base is None else base.url)
+    shared = _shared_model(job, listing, model, wanted)
     return Preparation(
         job=job,
         spec=spec,
         listing=listing,
         identity=identity,
         group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
+        executor=wanted or (ExecutorKind.RAY if shared is None else ExecutorKind.THREADS),
         base=base,
-        together=None if is_wanted() else together(job, listing, model),
+        together=shared,
     )
+
+
+def _shared_model(job: Job, listing: Listing, model: nn.Module, wanted: ExecutorKind | None) -> Together | None:
+    """What threads of this process share; None where the run is for another executor. Raises JobError where it cannot
+    go in the threads that PCACE_EXECUTOR asks for."""
+    if wanted is None:
+        return None if is_wanted() else together(job, listing, model)
+    if wanted != ExecutorKind.THREADS:
+        return None
+    shared = together(job, listing, model, any_size=True)
+    if shared is None:
+        raise refuse_threads("the model cannot be copied, and each thread needs a model of its own")
+    return shared
 
 
 def identify(job: Job) -> Identity:

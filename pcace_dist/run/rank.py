@@ -23,6 +23,7 @@ from pcace_dist.config.resolve import storage_of
 from pcace_dist.datasets.formats import kind_of_name
 from pcace_dist.datasets.listing import would_list
 from pcace_dist.errors import JobError, OutputError, Stopped, StoreUnavailable, TakenOver, UserError
+from pcace_dist.executors.choice import ExecutorKind, wanted_executor
 from pcace_dist.executors.ray_session import check_address, ray_session
 from pcace_dist.executors.signals import interruptible
 from pcace_dist.ledger.lease import Lease, LeaseObserver, ProcessProbe
@@ -60,9 +61,10 @@ def run_job(
     tell: is called, with a line for the user, only where the run was finished before.
 
     Ray is joined (RAY_ADDRESS) or started locally and left again; a small run is done by threads of this process on its
-    first start, unless RAY_ADDRESS is set (together.py). A run that another living driver holds is refused,
-    with `take_over` it is taken from it.
+    first start, unless RAY_ADDRESS is set (worker/shared_model.py). PCACE_EXECUTOR chooses otherwise. A run that
+    another living driver holds is refused, with `take_over` it is taken from it.
     """
+    wanted = wanted_executor()
     storage = storage_of(job)
     store = open_store(job.output, storage)
     logs.set_run(store.url)
@@ -76,7 +78,8 @@ def run_job(
         _refuse_other_model(store, job, state.manifest)
         return _recorded_outcome(store, state, tell)
     _refuse_foreign(store, job, recorded, state)
-    check_address()
+    if wanted in (None, ExecutorKind.RAY):
+        check_address()
     began = time.monotonic()
     from_codes = prepare_from_codes(job)
     if from_codes is None and state.epoch == 0:
@@ -88,19 +91,20 @@ def run_job(
         return _recorded_outcome(store, state, tell)
     if not take_over:
         _refuse_held(store, ledger)
-    preparation = _here_or_on_ray(preparation, first=state.epoch == 0)
-    local = preparation.local
-    session = contextlib.nullcontext() if local else ray_session()
+    if wanted is None:
+        preparation = _here_or_on_ray(preparation, first=state.epoch == 0)
+    on_ray = preparation.executor == ExecutorKind.RAY
+    session = ray_session() if on_ray else contextlib.nullcontext()
     began = time.monotonic()
     with interruptible() as asked, session, display or display_for() as shown:
-        before |= {} if local else {"ray": time.monotonic() - began}
+        before |= {"ray": time.monotonic() - began} if on_ray else {}
         probe(store)
         asked.install()
         for each in (storage, preparation.spec.storage):
             each.patience.begin(asked.event)
         _open(store, ledger, take_over=take_over, again=again)
         store.put("job.yaml", job.to_yaml().encode())
-        account = Account(store, ledger, shown, preparation.fingerprint, on_ray=not local)
+        account = Account(store, ledger, shown, preparation.fingerprint, preparation.executor)
         account.seconds.update(before)
         with LeaseKeeper(Lease(hasty(store), ledger.epoch)) as keeper:
             coordinator = _coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)
@@ -164,7 +168,7 @@ def _here_or_on_ray(preparation: Preparation | CodesPreparation, *, first: bool)
     that it ends is only one of many."""
     if isinstance(preparation, CodesPreparation) or first:
         return preparation
-    return replace(preparation, together=None)
+    return replace(preparation, executor=ExecutorKind.RAY, together=None)
 
 
 def _coordinator(

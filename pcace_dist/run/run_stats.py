@@ -14,7 +14,8 @@ from pcace_dist.artifacts.plan_metadata import Facts
 from pcace_dist.artifacts.summary import publish_summary, summary_of
 from pcace_dist.datasets.listing import LeftOut
 from pcace_dist.datasets.units import Unit, data_digest
-from pcace_dist.executors.start_patience import CrewPatience
+from pcace_dist.executors.choice import ExecutorKind
+from pcace_dist.executors.start_patience import StartPatience
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.progress.display import Display, Tally
 from pcace_dist.run.bottleneck import Machine, judge, on_worker, shares
@@ -27,21 +28,26 @@ if TYPE_CHECKING:
     from pcace_dist.executors.ray_metrics import Metrics
 
 SUMMARY_EVERY = 5.0  # seconds between two summaries while the run works
+WORKERS_ARE = {
+    ExecutorKind.RAY: "Ray actors",
+    ExecutorKind.THREADS: "threads of the driver",
+    ExecutorKind.INLINE: "the driver itself",
+}
 
 
 class Account:
     """Counts what the ledger has accepted and what this driver has seen of the rest."""
 
     def __init__(
-        self, store: Store, ledger: Ledger, display: Display, fingerprint: str, *, on_ray: bool = True
+        self, store: Store, ledger: Ledger, display: Display, fingerprint: str, executor: ExecutorKind
     ) -> None:
-        """`on_ray`: the workers are Ray's, and its agents are told the metrics."""
+        """`executor`: who runs the workers. Ray's agents are told the metrics."""
         self._store = store
         self._ledger = ledger
         self._display = display
         self._fingerprint = fingerprint
         self._metrics: Metrics | None = None
-        if on_ray:
+        if executor == ExecutorKind.RAY:
             from pcace_dist.executors.ray_metrics import Metrics
 
             self._metrics = Metrics(fingerprint[:12])
@@ -56,12 +62,12 @@ class Account:
         self._rows_at_start = 0
         self._rate: float | None = None
         self.workers = 0
-        self.patience: CrewPatience | None = None
+        self.patience: StartPatience | None = None
         self.drift: dict[str, dict[str, float]] = {}
         self.files_left_out: tuple[LeftOut, ...] = ()
         self.from_codes: str | None = None  # the run whose kept codes are ranked
         self.layers_left_out: Mapping[str, str] | None = None  # with the reason; None where no model is run
-        self._on_ray = on_ray
+        self._executor = executor
         self.seconds: dict[str, float] = defaultdict(float)
         self._reduce_seconds: dict[str, float] = defaultdict(float)  # of its tasks
 
@@ -124,7 +130,7 @@ class Account:
         if self._passes:
             sample = replace(
                 sample,
-                bytes=sum(one.bytes_read for one in self._passes),
+                bytes=sum(one.stats.bytes_read for one in self._passes),
                 units_redone=self._units_redone,
                 queue_depth=self._passes[-1].queue_depth,
                 stage_seconds=self._worker_seconds(),
@@ -159,13 +165,13 @@ class Account:
 
     @property
     def _last_faults(self) -> list[str]:
-        return [fault for one in self._passes for fault in one.last_faults][-10:]
+        return [fault for one in self._passes for fault in one.stats.last_faults][-10:]
 
     def _worker_seconds(self) -> dict[str, float]:
         """Seconds by stage, summed over workers."""
         total: dict[str, float] = defaultdict(float)
         for one in self._passes:
-            for stage, value in one.seconds.items():
+            for stage, value in one.stats.seconds.items():
                 total[stage] += value
         in_pass = on_worker(total, self._in_pass) if self._passes else {}
         return {**total, **in_pass, **self._reduce_seconds}
@@ -173,7 +179,7 @@ class Account:
     @property
     def _in_pass(self) -> float:
         """Seconds of all workers in the main pass."""
-        return sum(one.worker_seconds for one in self._passes)
+        return sum(one.stats.worker_seconds for one in self._passes)
 
     def _time(self) -> dict[str, Any]:
         """Where the time went: seconds and shares by stage, and what would help (docs/pipeline.md)."""
@@ -220,7 +226,7 @@ class Account:
         state = self._ledger.state
         images = self.images
         main_pass = self.seconds["main_pass"] or time.monotonic() - self._pass_started
-        if any(one.units_of_pilot for one in self._passes):
+        if any(one.stats.units_of_pilot for one in self._passes):
             main_pass += self.seconds["pilot"]  # which has forwarded them
         forwarded = self.rows_done - self.rows_spared - self._rows_at_start
         facts: dict[str, Any] = {
@@ -236,7 +242,7 @@ class Account:
             "units_redone": self._units_redone,
             "attempts": len(state.accepted_receipts()),
             "workers": self.workers,
-            "workers_are": "Ray actors" if self._on_ray else "threads of the driver",
+            "workers_are": WORKERS_ARE[self._executor],
             "seconds": round(time.monotonic() - self._started, 3),
             "images_per_second": round(forwarded / main_pass, 3) if main_pass > 0 else None,
             **self._time(),
@@ -290,4 +296,4 @@ class Account:
     def _admitted(self) -> list[Admission]:
         """Workers of other classes that the ledger knows of, of earlier drivers too, and the workers of this one."""
         recorded = [Admission(dict(one["class"]), float(one["differing"])) for one in self._ledger.state.foreign]
-        return [*recorded, *(admission for one in self._passes for admission in one.admissions.values())]
+        return [*recorded, *(admission for one in self._passes for admission in one.stats.admissions.values())]

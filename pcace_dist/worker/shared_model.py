@@ -39,16 +39,18 @@ class Together:
         return copy.deepcopy(self.model)
 
 
-def together(job: Job, listing: Listing, model: nn.Module) -> Together | None:
+def together(job: Job, listing: Listing, model: nn.Module, *, any_size: bool = False) -> Together | None:
     """For a run that is small enough, by what the job, the listing and the model are; else None.
 
-    The job asks for processors alone, and for no more workers (`workers.min`) than there are cores for.
+    The job asks for processors alone, and for no more workers (`workers.min`) than there are cores for. `any_size`: the
+    run need not be small.
     """
     workers = job.workers
     if workers.gpus or workers.resources or workers.memory is not None:
         return None
     count = min(workers.max, int(cores() / max(1.0, workers.cpus)))
-    if count < max(1, workers.min) or listing.rows > ROWS or _nbytes(model) > MODEL_BYTES:
+    small = listing.rows <= ROWS and _nbytes(model) <= MODEL_BYTES
+    if count < max(1, workers.min) or not (small or any_size):
         return None
     found = Together(count, model)
     try:

@@ -1,7 +1,6 @@
-"""A worker: the calls that a crew makes, around an engine that does the work. No Ray: actor.py makes a Ray actor of it,
-local_fleet.py runs it in a thread.
+"""A worker: what an executor can call, around an engine that does the work. No Ray.
 
-`progress` and `stop` may be called while `work` is busy.
+`progress` and `stop` may be called from another thread while a task runs.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 class WorkerInfo:
     """Where a worker runs and what it has loaded."""
 
-    actor: str
+    name: str
     host: str
     node: str
     pid: int
@@ -50,8 +49,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class WorkResult:
-    """What a call of `work` or `flush` gives back: small, whatever the unit's size. `seconds`: what of the call is not
-    in the unit's report."""
+    """Result of `work` or `flush`; small, whatever the unit's size. `seconds`: those outside the unit's report."""
 
     report: UnitReport | None = None
     gave_up: str | None = None
@@ -62,8 +60,7 @@ class WorkResult:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a worker is: images forwarded so far, batches that went through a pilot, and what of the storage it waits
-    for. Changes while it works, or waits."""
+    """How far a worker is: images forwarded so far, batches of a pilot so far, and the storage that it waits for."""
 
     images: int = 0
     pilot_batches: int = 0
@@ -73,10 +70,10 @@ class Progress:
 class WorkerBody:
     """Holds one engine. Imports happen in `ready`, so that creating a worker is quick and its errors are values."""
 
-    def __init__(self, actor: str, together: Together | None = None) -> None:
-        """`together`: of workers that are threads of one process."""
-        self._actor = actor
-        self._together = together
+    def __init__(self, name: str, shared: Together | None = None) -> None:
+        """`shared`: by workers that are threads of one process."""
+        self._name = name
+        self._shared = shared
         self._plan: Plan | None = None
         self._evaluator: Evaluator | None = None
         self._storage: Storage | None = None
@@ -101,18 +98,18 @@ class WorkerBody:
             return self._info("cpu", self._codes.weights)
         from pcace_dist.worker.engine import Engine
 
-        self._engine = Engine(spec, self._actor, store, self._together)
+        self._engine = Engine(spec, self._name, store, self._shared)
         return self._info(spec.device, self._engine.weights)
 
     def _info(self, device: str, weights: str) -> WorkerInfo:
-        return WorkerInfo(self._actor, socket.gethostname(), self._node(), os.getpid(), device, weights)
+        return WorkerInfo(self._name, socket.gethostname(), self._node(), os.getpid(), device, weights)
 
     def _node(self) -> str:
         """Name of the node that this worker runs on; empty where there is only one."""
         return ""
 
     def pilot(self, listing: Listing) -> tuple[bytes, bytes]:
-        """Make the plan; its bytes, and those of the rows by which workers are admitted."""
+        """Make the plan. Returns its bytes and those of the rows by which workers are admitted."""
         plan, check = self._engine.pilot(listing)
         return plan.to_bytes(), check.to_bytes()
 
@@ -126,7 +123,8 @@ class WorkerBody:
         return admission
 
     def work(self, unit: Unit, upcoming: Unit | None, flush_first: bool, kept: str | None = None) -> WorkResult:
-        """One unit; with a receipt if the accumulator was flushed before or after it. No report if it was given up.
+        """Compute one unit. There is a receipt if the accumulator was flushed before or after it, and no report if the
+        unit was given up.
 
         `kept`: the codes file of the extended run that holds the unit's rows; they are not forwarded then.
         """
@@ -151,7 +149,7 @@ class WorkerBody:
         return WorkResult(flushed=receipt, seconds={"flush": seconds})
 
     def _flushed(self) -> tuple[Receipt | None, float]:
-        """The receipt of a flush, and its seconds."""
+        """Flush. Returns the receipt and the seconds it took."""
         start = time.perf_counter()
         return self._engine.flush(), time.perf_counter() - start
 
@@ -175,15 +173,15 @@ class WorkerBody:
         spec = self._engine.spec
         memory = memory_of(spec)
         penalty = spec.statistics.penalty
-        found = self._stored_plan(plan)
-        return rank_without(self._store, found, block, receipts, folds, penalty=penalty, memory=memory)
+        stored = self._stored_plan(plan)
+        return rank_without(self._store, stored, block, receipts, folds, penalty=penalty, memory=memory)
 
     def profile(self, plan: str, question: Question, case: Case) -> Profiled:
         """What the channels of all layers are like over a case's images; for `pcace evaluate`."""
         return self._evaluating(plan, question).profile(case)
 
     def untouched(self, plan: str, question: Question, case: Case) -> Effect:
-        """The model as it is on a case's held images."""
+        """What the unchanged model does on a case's held images."""
         return self._evaluating(plan, question).untouched(case)
 
     def ablate(self, plan: str, question: Question, task: AblationTask) -> list[Effect]:
@@ -212,8 +210,8 @@ class WorkerBody:
 
         return rank_batch(inputs)
 
-    def merge_shown(self, plan: str, receipts: Sequence[Receipt]) -> dict[str, bytes]:
-        """The rows to show of some attempts."""
+    def merge_examples(self, plan: str, receipts: Sequence[Receipt]) -> dict[str, bytes]:
+        """The example rows of some attempts, merged."""
         return self._engine.merge_shown(self._stored_plan(plan), receipts)
 
     def progress(self) -> Progress:

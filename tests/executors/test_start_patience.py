@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any, Never, cast
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import JobError, PcaceError, Stopped
-from pcace_dist.executors.base import Crew
-from pcace_dist.executors.start_patience import CrewPatience, SignsOfLife
+from pcace_dist.executors.base import Task
+from pcace_dist.executors.event_loop import LoopControl
+from pcace_dist.executors.map_tasks import map_tasks
+from pcace_dist.executors.start_patience import Heartbeats, StartPatience
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.run.dispatcher import Dispatcher
-from pcace_dist.run.main_pass import MainPass, farm
+from pcace_dist.run.main_pass import MainPass
 from tests.moody_executor import (
     ANSWER,
     DIE,
@@ -31,7 +33,7 @@ from tests.moody_executor import (
     WAIT,
     FakeClock,
     Fate,
-    MoodyCrew,
+    MoodyExecutor,
 )
 from tests.run.test_main_pass import ListLedger
 
@@ -40,6 +42,11 @@ START_TIMEOUT = 600.0
 
 fates = st.builds(Fate, st.sampled_from(FATES), st.integers(0, 5))
 lasting = st.sampled_from([WAIT, ANSWER, REFUSE, FAIL, STORE, DIE])
+
+
+def reduce(worker: Never, name: str) -> str:
+    """What the workers of the executor are asked; they do it in their own way."""
+    raise NotImplementedError
 
 
 class WaitsForEver(AssertionError):
@@ -55,7 +62,7 @@ def then_always(first: list[Fate], last: str) -> Iterator[Fate]:
 
 
 class Scene:
-    """A crew to which these fates happen, and what is recorded of its work."""
+    """An executor to which these fates happen, and what is recorded of its work."""
 
     def __init__(
         self,
@@ -67,9 +74,9 @@ class Scene:
         step: float = 60.0,
     ) -> None:
         self.clock = FakeClock()
-        self.crew = MoodyCrew(size, self.clock, lambda: next(fates), step=step)
+        self.executor = MoodyExecutor(size, self.clock, lambda: next(fates), step=step)
         self.ledger = ListLedger()
-        self.patience = CrewPatience(least, START_TIMEOUT, clock=self.clock)
+        self.patience = StartPatience(least, START_TIMEOUT, clock=self.clock)
         self.seen: list[str] = []  # what the progress said the run waits for
         self._ticks = 0
         self._stop_after = stop_after
@@ -81,22 +88,19 @@ class Scene:
     def main_pass(self, units: int, *, last: bool = True) -> None:
         named = {f"u{i}": Unit(f"u{i}", (), 1) for i in range(units)}
         work = MainPass(
-            cast(Crew, self.crew),
+            self.executor,
             cast(Ledger, self.ledger),
             Dispatcher(named, epoch=1, plan=PLAN.digest, weights="w"),
             named,
             FrozenPlan(PLAN, b"", b""),
-            on_tick=lambda: self.seen.append(work.waits_for),
-            stopping=self.stopping,
-            patience=self.patience,
+            LoopControl(self.patience, self.stopping, lambda: self.seen.append(work.waits_for)),
             last=last,
         )
         work.run()
 
-    def farm(self, tasks: int) -> list[object]:
-        arguments = [(f"t{i}",) for i in range(tasks)]
-        crew = cast(Crew, self.crew)
-        return farm(crew, "reduce", arguments, on_tick=lambda: None, stopping=self.stopping, patience=self.patience)
+    def map_tasks(self, tasks: int) -> list[str]:
+        named = [Task.of(reduce, f"t{i}") for i in range(tasks)]
+        return map_tasks(self.executor, named, LoopControl(self.patience, self.stopping, lambda: None))
 
     def settled(self) -> list[str]:
         """Units in the order in which they were accepted or set aside; each must be there once."""
@@ -146,13 +150,13 @@ def test_a_main_pass_ends_whatever_happens_to_its_workers(
     stop_after=st.none() | st.integers(0, 40),
 )
 @settings(max_examples=600, deadline=None, derandomize=True, database=None)
-def test_farmed_tasks_end_whatever_happens_to_the_workers(
+def test_mapped_tasks_end_whatever_happens_to_the_workers(
     first: list[Fate], last: str, size: int, tasks: int, stop_after: int | None
 ) -> None:
     scene = Scene(then_always(first, last), size=size, stop_after=stop_after)
 
     def work() -> None:
-        assert scene.farm(tasks) == [f"did t{i}" for i in range(tasks)]
+        assert scene.map_tasks(tasks) == [f"did t{i}" for i in range(tasks)]
 
     try:
         ended(work)
@@ -182,14 +186,16 @@ def test_fewer_workers_than_min_start_at_once_where_no_more_can_come() -> None:
     scene.main_pass(3)
     assert sorted(scene.settled()) == ["u0", "u1", "u2"]
     assert scene.patience.refusals == 9
-    assert "no other one can be had; 9 were refused, the last one w10: other bits" in str(scene.patience.short)
+    assert "no other one can be had; 9 were refused, the last one w0010: other bits" in str(scene.patience.short)
     assert scene.clock.now < START_TIMEOUT
 
 
 def test_without_any_admitted_worker_the_run_ends_and_says_who_was_refused() -> None:
     fates = itertools.chain([Fate(ANSWER), Fate(REFUSE, 1)], itertools.repeat(Fate(WAIT)))
     scene = Scene(fates, least=2)
-    with pytest.raises(JobError, match=r"0 of up to 2 workers .*start_timeout 600 s; .*1 was refused.*w1: other bits"):
+    with pytest.raises(
+        JobError, match=r"0 of up to 2 workers .*start_timeout 600 s; .*1 was refused.*w0001: other bits"
+    ):
         scene.main_pass(3)
 
 
@@ -233,18 +239,18 @@ def test_a_task_that_ends_every_worker_ends_the_run() -> None:
 
     scene = Scene(fates(), size=1)
     with pytest.raises(PcaceError, match="12 workers in a row were lost and none finished reduce"):
-        scene.farm(1)
+        scene.map_tasks(1)
 
 
-def test_workers_that_all_left_before_a_farm_are_asked_for_anew() -> None:
+def test_workers_that_all_left_before_a_map_are_asked_for_anew() -> None:
     scene = Scene(itertools.repeat(Fate(ANSWER)), size=1)
-    scene.crew.release("w1")
-    assert scene.farm(2) == ["did t0", "did t1"]
+    scene.executor.release("w0001")
+    assert scene.map_tasks(2) == ["did t0", "did t1"]
 
 
 def test_a_call_is_silent_once_its_sign_stands_still() -> None:
     clock = FakeClock()
-    signs = SignsOfLife(100, clock=clock)
+    signs = Heartbeats(100, clock=clock)
     assert signs.silent({"a": 1, "b": 1}) == []
     clock.now = 90
     assert signs.silent({"a": 1, "b": 2}) == []

@@ -24,6 +24,7 @@ from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.cli.main import main
 from pcace_dist.config.job import parse_job
 from pcace_dist.errors import Stopped, UserError
+from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.run import codes_run
 from pcace_dist.run.codes_run import CodesRun, prepare_from_codes
@@ -235,7 +236,7 @@ def test_few_rankings_need_no_cluster_and_many_are_worth_one(
         asked = parse_job(digits_job(base / CODES, tmp_path, **changes))
         found = prepare_from_codes(asked)
         assert found is not None
-        return found.local
+        return found.executor == ExecutorKind.THREADS
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert local(group_by="label")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.run.codes_run import CodesPreparation
 from tests.digits import bytes_of, digits_job, ranked, records, write_digits
 
 
 def test_forward_once_rank_many_on_a_cluster(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PCACE_FLUSH_SECONDS", "0.001")
-    monkeypatch.setattr(CodesPreparation, "local", False)
+    monkeypatch.setattr(CodesPreparation, "executor", ExecutorKind.RAY)
     kept = {"keep_codes": True}
     write_digits(tmp_path / "data", 400, files=2)
     base = ranked(digits_job(tmp_path / "data", tmp_path / "base", statistics=kept, group_by="place"))

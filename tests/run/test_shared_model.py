@@ -23,6 +23,7 @@ from pcace_dist.datasets.listing import DataFile, Listing
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
 from pcace_dist.executors import ray_session as cluster
+from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.settings import settings_restored
 from pcace_dist.run import rank as run_job
@@ -143,8 +144,8 @@ def test_ray_address_asks_for_ray(
 
 def test_a_run_that_was_begun_is_for_ray(data: Path, tmp_path: Path, without_ray: None) -> None:
     preparation = prepare(parse_job(digits_job(data, tmp_path / "run")))
-    assert run_job._here_or_on_ray(preparation, first=True).local
-    assert not run_job._here_or_on_ray(preparation, first=False).local
+    assert run_job._here_or_on_ray(preparation, first=True).executor == ExecutorKind.THREADS
+    assert run_job._here_or_on_ray(preparation, first=False).executor == ExecutorKind.RAY
 
 
 # -- the same bytes
