@@ -57,7 +57,8 @@ from pcace_dist.statistics.ranks import rank_channels
 from pcace_dist.statistics.score import score_channels
 from pcace_dist.statistics.segment import WAITING_SHARE, RowCodes, add_codes, gram_bytes, row_bytes
 from pcace_dist.storage.store import LocalStore
-from pcace_dist.worker.engine import FLUSH_PAUSE, FLUSH_SHARE, Engine
+from pcace_dist.worker.attempt_buffer import FLUSH_PAUSE, FLUSH_SHARE
+from pcace_dist.worker.engine import Engine
 from pcace_dist.worker.memory import memory_of
 from pcace_dist.worker.pilot import ROWS_AT_ONCE, SHARE_OF_FREE_MEMORY
 from pcace_dist.worker.spec import WorkSpec
@@ -130,7 +131,7 @@ def estimate(
     side_by_side = max(1, min(job.workers.max, int(min(fitting))))
     here = replace(alone, cores=cores / side_by_side)
     took_here = took
-    if preparation.together is not None:
+    if preparation.shared_model is not None:
         notes.append("on this machine the run is done by threads of one process, without Ray")
         took_here = replace(took, ray=0.0, imports=0.0, load=0.0, pilot_batch=took.pilot_batch / side_by_side)
         if takes_all(preparation.listing, job.statistics.pilot):  # then the main pass forwards nothing again
@@ -362,7 +363,7 @@ class _Rehearsal:
         self._engine.spec = replace(self._spec, statistics=replace(self._spec.statistics, pilot=rows))
         try:
             self._plan, self._check = self._engine.pilot(self._sample.listing)
-            self._engine.leftovers.clear()  # the main pass is to be timed
+            self._engine.pilot_cache.clear()  # the main pass is to be timed
         finally:
             self._engine.spec = self._spec
 

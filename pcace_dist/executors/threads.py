@@ -28,7 +28,7 @@ from pcace_dist.worker.spec import CodesSpec, WorkSpec
 from pcace_dist.worker.worker import WorkerBody, WorkerInfo
 
 if TYPE_CHECKING:
-    from pcace_dist.worker.shared_model import Together
+    from pcace_dist.worker.shared_model import SharedModel
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +78,13 @@ class LocalFleet:
         shape: WorkerShape,
         *,
         prefix: str = "a",
-        together: Together | None = None,
+        shared_model: SharedModel | None = None,
     ) -> None:
-        """`together`: what the workers share; None where each loads a model of its own."""
+        """`shared_model`: what the workers share; None where each loads a model of its own."""
         self._spec = spec
         self._shape = shape
         self._prefix = prefix
-        self._together = together
+        self._shared_model = shared_model
         self._settings = ExitStack()
         self._count = 0
         self._bodies: dict[str, WorkerBody] = {}
@@ -204,6 +204,6 @@ class LocalFleet:
     def _start(self) -> None:
         self._count += 1
         actor = f"{self._prefix}{self._count:04d}"
-        self._bodies[actor] = WorkerBody(actor, self._together)
+        self._bodies[actor] = WorkerBody(actor, self._shared_model)
         self._threads[actor] = _Thread(f"pcace-{actor}")
         self.call(actor, "ready", self._spec)

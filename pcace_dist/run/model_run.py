@@ -38,9 +38,9 @@ class ModelRun(Coordinator[Preparation]):
     """The usual run: images through the model."""
 
     def _crew(self) -> AbstractContextManager[Crew]:
-        shape, together = worker_shape(self._job), self._preparation.together
-        if together is not None:
-            return LocalFleet(self._preparation.spec, replace(shape, maximum=together.workers), together=together)
+        shape, shared = worker_shape(self._job), self._preparation.shared_model
+        if shared is not None:
+            return LocalFleet(self._preparation.spec, replace(shape, maximum=shared.workers), shared_model=shared)
         from pcace_dist.executors.ray_executor import Fleet
 
         return Fleet(self._preparation.spec, shape)

@@ -29,7 +29,7 @@ from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
 from pcace_dist.statistics.ace import MAX_ROWS
-from pcace_dist.worker.shared_model import Together, together
+from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import StatisticSpec, WorkSpec
 
 DOES_NOT_RUN = "does not run in a forward pass"
@@ -69,7 +69,7 @@ class Preparation:
     identity: Identity
     group_type: pa.DataType
     base: Base | None = None
-    together: Together | None = None  # where threads of this process can do it
+    shared_model: SharedModel | None = None  # where threads of this process can do it
 
     @property
     def weights(self) -> str:
@@ -87,7 +87,7 @@ class Preparation:
     @property
     def local(self) -> bool:
         """Whether threads of this process do the work."""
-        return self.together is not None
+        return self.shared_model is not None
 
 
 def prepare(job: Job) -> Preparation:
@@ -121,7 +121,7 @@ def prepare(job: Job) -> Preparation:
         identity=identity,
         group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
         base=base,
-        together=None if is_wanted() else together(job, listing, model),
+        shared_model=None if is_wanted() else share_model(job, listing, model),
     )
 
 

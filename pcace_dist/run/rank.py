@@ -60,7 +60,7 @@ def run_job(
     tell: is called, with a line for the user, only where the run was finished before.
 
     Ray is joined (RAY_ADDRESS) or started locally and left again; a small run is done by threads of this process on its
-    first start, unless RAY_ADDRESS is set (together.py). A run that another living driver holds is refused,
+    first start, unless RAY_ADDRESS is set (worker/shared_model.py). A run that another living driver holds is refused,
     with `take_over` it is taken from it.
     """
     storage = storage_of(job)
@@ -164,7 +164,7 @@ def _here_or_on_ray(preparation: Preparation | CodesPreparation, *, first: bool)
     that it ends is only one of many."""
     if isinstance(preparation, CodesPreparation) or first:
         return preparation
-    return replace(preparation, together=None)
+    return replace(preparation, shared_model=None)
 
 
 def _coordinator(

@@ -37,7 +37,7 @@ from pcace_dist.models.device import (
     footprint,
     is_out_of_memory,
     largest_batch,
-    once_more,
+    retry_on_oom,
     to_device,
     worker_memory,
 )
@@ -52,7 +52,7 @@ from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.plan import LayerPlan, Plan, TargetPlan, build_plan
 from pcace_dist.statistics.score import required_images
 from pcace_dist.worker.admission import CHECK_ROWS, CheckRows
-from pcace_dist.worker.pilot_cache import Forwarded, ForwardedUnit
+from pcace_dist.worker.pilot_cache import CachedBatch, CachedUnit
 from pcace_dist.worker.spec import WorkSpec
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Piloted:
 
     plan: Plan
     check: CheckRows
-    units: Mapping[str, ForwardedUnit]
+    units: Mapping[str, CachedUnit]
 
 
 def make_plan(
@@ -246,14 +246,14 @@ class _Source:
                 return
             self._read.append(following)
 
-    def units_of(self, forwarded: Sequence[Sequence[Forwarded]]) -> dict[str, ForwardedUnit]:
+    def units_of(self, forwarded: Sequence[Sequence[CachedBatch]]) -> dict[str, CachedUnit]:
         """By unit id, where the pilot took every row and `forwarded` is all of it or nothing."""
         if self._whole is None or not forwarded:
             return {}
         passes = (one for part in forwarded for one in part)
         return {
-            unit.id: ForwardedUnit(
-                passes=tuple(_of_rows(passes, rows)),
+            unit.id: CachedUnit(
+                batches=tuple(_of_rows(passes, rows)),
                 bad=tuple(stream.bad),
                 filtered=stream.filtered,
                 bytes_read=stream.bytes_read,
@@ -262,7 +262,7 @@ class _Source:
         }
 
 
-def _of_rows(passes: Iterator[Forwarded], rows: int) -> Iterator[Forwarded]:
+def _of_rows(passes: Iterator[CachedBatch], rows: int) -> Iterator[CachedBatch]:
     """The next ones, of so many rows together."""
     while rows > 0:
         one = next(passes)
@@ -293,9 +293,9 @@ def _looked_at(
         return pilot
 
     if asked is not None:
-        return once_more(lambda: look(asked), device, asked)
+        return retry_on_oom(lambda: look(asked), device, asked)
     image = source.first.images[:1]
-    batch = once_more(lambda: _batch_that_fits(models[0], spec, device, numerics, image, decode), device, 1)
+    batch = retry_on_oom(lambda: _batch_that_fits(models[0], spec, device, numerics, image, decode), device, 1)
     while batch > 1:
         try:
             return look(batch)
@@ -305,7 +305,7 @@ def _looked_at(
             log.warning("compute.batch auto: %d images run out of memory; trying half", batch)
         batch //= 2
         empty(device)
-    return once_more(lambda: look(1), device, 1)
+    return retry_on_oom(lambda: look(1), device, 1)
 
 
 def _batch_that_fits(
@@ -388,7 +388,7 @@ class PilotMaps:
         self._kept: list[tuple[Batch, Tensor]] = []  # batches, and the mask of their usable rows
         self._first = 0  # how many batches came before the first of these
         self._maps: list[dict[str, Tensor]] | None = []
-        self.forwarded: list[list[Forwarded]] = []  # what was read, as it was forwarded, where it is to be left
+        self.forwarded: list[list[CachedBatch]] = []  # what was read, as it was forwarded, where it is to be left
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._channels_last: set[str] = set()
         self.channels: dict[str, int] = {}
@@ -455,17 +455,17 @@ class PilotMaps:
             return
 
         def run(forward: Forward, batch: Batch, layers: Collection[str]) -> tuple[dict[str, Tensor], Tensor]:
-            return once_more(partial(self._run, forward, batch, layers), forward.device, forward.batch_size)
+            return retry_on_oom(partial(self._run, forward, batch, layers), forward.device, forward.batch_size)
 
         passed = self._passed((batch for batch, _ in self._kept), self._needed, run)
         for (_, maps, _), (_, keep) in zip(passed, self._kept, strict=True):
             yield _rows(maps, keep)
 
-    def _as_forwarded(self, batch: Batch, maps: Mapping[str, Tensor], outputs: Tensor) -> list[Forwarded]:
+    def _as_forwarded(self, batch: Batch, maps: Mapping[str, Tensor], outputs: Tensor) -> list[CachedBatch]:
         """The batches that went through the model; their pixels are not needed again."""
         size = self.forward.batch_size
         return [
-            Forwarded(
+            CachedBatch(
                 replace(part, images=part.images.new_empty((len(part), 0))),
                 {name: held[at * size : (at + 1) * size] for name, held in maps.items()},
                 self.shapes,
@@ -484,7 +484,7 @@ class PilotMaps:
         if seen and bool(keep.all()) and len(batch) <= CHECK_ROWS:
             parts = iter(seen)
             return CheckRows.compute(
-                images, lambda part, receive: next(parts).again(part, receive), layers, self.forward.batch_size
+                images, lambda part, receive: next(parts).forward(part, receive), layers, self.forward.batch_size
             )
         return CheckRows.compute(images, self.forward, layers, self.forward.batch_size)
 

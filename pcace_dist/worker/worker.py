@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pcace_dist.worker.engine import UnitReport
     from pcace_dist.worker.evaluator import AblationTask, Case, Evaluator, Profiled, Question
     from pcace_dist.worker.reduce import RankInput
-    from pcace_dist.worker.shared_model import Together
+    from pcace_dist.worker.shared_model import SharedModel
     from pcace_dist.worker.spec import CodesSpec, WorkSpec
 
 
@@ -73,10 +73,10 @@ class Progress:
 class WorkerBody:
     """Holds one engine. Imports happen in `ready`, so that creating a worker is quick and its errors are values."""
 
-    def __init__(self, actor: str, together: Together | None = None) -> None:
-        """`together`: of workers that are threads of one process."""
+    def __init__(self, actor: str, shared_model: SharedModel | None = None) -> None:
+        """`shared_model`: of workers that are threads of one process."""
         self._actor = actor
-        self._together = together
+        self._shared_model = shared_model
         self._plan: Plan | None = None
         self._evaluator: Evaluator | None = None
         self._storage: Storage | None = None
@@ -101,7 +101,7 @@ class WorkerBody:
             return self._info("cpu", self._codes.weights)
         from pcace_dist.worker.engine import Engine
 
-        self._engine = Engine(spec, self._actor, store, self._together)
+        self._engine = Engine(spec, self._actor, store, self._shared_model)
         return self._info(spec.device, self._engine.weights)
 
     def _info(self, device: str, weights: str) -> WorkerInfo:
@@ -134,11 +134,7 @@ class WorkerBody:
 
         before, flushing = self._flushed() if flush_first else (None, 0.0)
         try:
-            report = (
-                self._engine.process(unit, upcoming)
-                if kept is None
-                else self._engine.process_kept(unit, kept, upcoming)
-            )
+            report = self._engine.process(unit, upcoming, kept)
         except (Abandoned, StoreUnavailable):
             if not self._stopped:  # storage is away: the driver gives the unit back, and nobody is blamed
                 raise

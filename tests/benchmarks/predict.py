@@ -28,7 +28,7 @@ from pcace_dist.progress.display import duration
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.pca import MIN_ITERATIONS
 from pcace_dist.statistics.segment import WAITING_SHARE
-from pcace_dist.worker.engine import FLUSH_PAUSE, FLUSH_SHARE
+from pcace_dist.worker.attempt_buffer import FLUSH_PAUSE, FLUSH_SHARE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 STATED = Path(__file__).parent / "stated_rates.json"

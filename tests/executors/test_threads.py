@@ -18,7 +18,7 @@ from pcace_dist.worker.worker import Progress, WorkerInfo
 class Body:
     """A worker without an engine: its calls do what their argument says."""
 
-    def __init__(self, actor: str, together: object = None) -> None:
+    def __init__(self, actor: str, shared_model: object = None) -> None:
         self._actor = actor
 
     def ready(self, spec: Any) -> WorkerInfo:

@@ -27,6 +27,7 @@ from pcace_dist.models.targets import target_values
 from pcace_dist.run.prepare import prepare
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import LocalStore
+from pcace_dist.worker import encoder as encoder_module
 from pcace_dist.worker import engine as engine_module
 from pcace_dist.worker import pilot as pilot_module
 from pcace_dist.worker.admission import CheckRows, NotAdmitted
@@ -107,7 +108,7 @@ def test_every_good_row_counts_and_broken_ones_have_the_same_reason(data: Path) 
         engine.begin(plan, check, 1)
         (unit,) = make_units(prepare(parse_job(job(data))).listing, 100)
         report = engine.process(unit)
-        found[decode] = report.count, [(bad.row, bad.stage, bad.reason) for bad in engine._bad]
+        found[decode] = report.count, [(bad.row, bad.stage, bad.reason) for bad in engine.buffer.bad]
     assert found["cpu"] == found["gpu"]
     assert found["gpu"][0].rows == ROWS - len(BROKEN)
     assert found["gpu"][1] == [(row, "decode", "truncated JPEG") for row in BROKEN]
@@ -194,7 +195,7 @@ def test_rows_that_all_count_are_encoded_without_a_copy_to_the_device(
         moved.append(len(rows))
         return rows.to(device)
 
-    monkeypatch.setattr(engine_module, "to_device", noting)
+    monkeypatch.setattr(encoder_module, "to_device", noting)
     if bad:
 
         def without_first(*arguments: Any) -> Any:
@@ -202,7 +203,7 @@ def test_rows_that_all_count_are_encoded_without_a_copy_to_the_device(
             values[0] = np.nan
             return values, {0: "none"}
 
-        monkeypatch.setattr(engine_module, "target_values", without_first)
+        monkeypatch.setattr(encoder_module, "target_values", without_first)
     (unit,) = make_units(prepare(parse_job(job(data))).listing, 100)
     report = engine.process(unit)
     batches = -(-(ROWS - len(BROKEN)) // 16)
