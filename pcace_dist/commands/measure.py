@@ -60,7 +60,7 @@ from pcace_dist.storage.store import LocalStore
 from pcace_dist.worker.attempt_buffer import FLUSH_PAUSE, FLUSH_SHARE
 from pcace_dist.worker.engine import Engine
 from pcace_dist.worker.memory import memory_of
-from pcace_dist.worker.pilot import ROWS_AT_ONCE, SHARE_OF_FREE_MEMORY
+from pcace_dist.worker.pilot_maps import ROWS_AT_ONCE, SHARE_OF_FREE_MEMORY
 from pcace_dist.worker.spec import WorkSpec
 
 Tell = Callable[[str], None]

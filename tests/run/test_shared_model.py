@@ -31,6 +31,7 @@ from pcace_dist.storage.store import open_store
 from pcace_dist.worker import pilot, shared_model
 from pcace_dist.worker.admission import NotAdmitted
 from pcace_dist.worker.engine import Abandoned, Engine
+from pcace_dist.worker.pilot_maps import PilotMaps
 from tests.digits import bytes_of, digits_job, ranked, records, write_digits
 from tests.planted import planted_network, write_planted
 from tests.run.test_main_job import ROOT, planted_job
@@ -303,13 +304,13 @@ def test_the_pilot_holds_the_maps_of_few_rows_at_a_time(
 ) -> None:
     """Read 128 at a time, whatever goes through the model together."""
     held: list[int] = []
-    run = pilot.PilotMaps._run
+    run = PilotMaps._run
 
-    def counted(self: pilot.PilotMaps, forward: Forward, rows: Batch, layers: Collection[str]) -> Any:
+    def counted(self: PilotMaps, forward: Forward, rows: Batch, layers: Collection[str]) -> Any:
         held.append(len(rows))
         return run(self, forward, rows, layers)
 
-    monkeypatch.setattr(pilot.PilotMaps, "_run", counted)
+    monkeypatch.setattr(PilotMaps, "_run", counted)
     monkeypatch.setattr(pilot, "choose_batch", lambda *_: batch)
     engine, units = left_by_a_pilot(data, tmp_path / "run", compute={"batch": "auto"})
     assert sum(held) == ROWS and max(held) == most

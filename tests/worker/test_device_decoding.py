@@ -30,9 +30,10 @@ from pcace_dist.storage.store import LocalStore
 from pcace_dist.worker import encoder as encoder_module
 from pcace_dist.worker import engine as engine_module
 from pcace_dist.worker import pilot as pilot_module
+from pcace_dist.worker import pilot_rows as pilot_rows_module
 from pcace_dist.worker.admission import CheckRows, NotAdmitted
 from pcace_dist.worker.engine import Engine
-from pcace_dist.worker.pilot import _batch_that_fits
+from pcace_dist.worker.pilot import _batch_that_fits, _Setting
 from tests.datasets.helpers import encoded, picture, shard
 
 HOST = torch.device("cpu")
@@ -71,7 +72,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
         return DeviceDecoder(HOST) if decode == "gpu" else None
 
     monkeypatch.setattr(pilot_module, "choose_decoder", lambda asked, device: "gpu" if asked == "gpu" else "cpu")
-    for module in (pilot_module, engine_module):
+    for module in (pilot_rows_module, engine_module):
         monkeypatch.setattr(module, "decoder_of", decoder_of)
 
 
@@ -176,7 +177,7 @@ def test_batches_and_the_decoder_on_the_device_count_when_the_batch_is_chosen(
 
     monkeypatch.setattr(pilot_module, "choose_batch", noting)
     for decode in ("cpu", "gpu"):
-        _batch_that_fits(engine.model, engine.spec, HOST, Numerics(), image, decode)
+        _batch_that_fits(_Setting([engine.model], engine.spec, HOST, decode, Numerics()), image)
     assert replace(found[1], waiting=0, decoding=0) == found[0]
     assert (found[0].waiting, found[0].decoding) == (0, 0)
     assert (found[1].waiting, found[1].decoding) == (12 * 400, 1000)
