@@ -31,7 +31,7 @@ EXEMPLARS = "exemplars.safetensors"
 SAMPLE = "sample.arrow"
 
 
-class ShownRows:
+class ExampleRows:
     """What one worker, one merge task or the whole run holds of rows to show."""
 
     def __init__(self, plan: Plan) -> None:
@@ -52,7 +52,7 @@ class ShownRows:
         self.top.update({name: held.means for name, held in codes.items()}, rows)
         self.sample.update(SampledRows(rows, codes, shared, tuple(groups), tuple(labels)))
 
-    def merge(self, others: Iterable[ShownRows]) -> ShownRows:
+    def merge(self, others: Iterable[ExampleRows]) -> ExampleRows:
         """Add what others hold; they are left as they are."""
         for other in others:
             self.top.merge([other.top])
@@ -71,7 +71,7 @@ class ShownRows:
         return {EXEMPLARS: self.top.to_bytes(), SAMPLE: sample_bytes(rows, self._plan)}
 
     @classmethod
-    def from_files(cls, plan: Plan, files: Mapping[str, bytes]) -> ShownRows:
+    def from_files(cls, plan: Plan, files: Mapping[str, bytes]) -> ExampleRows:
         """What `files` wrote."""
         held = cls(plan)
         if EXEMPLARS in files:
@@ -80,13 +80,13 @@ class ShownRows:
         return held
 
 
-def merge_shown(store: Store, plan: Plan, receipts: Iterable[Receipt]) -> dict[str, bytes]:
+def merge_examples(store: Store, plan: Plan, receipts: Iterable[Receipt]) -> dict[str, bytes]:
     """Add up the rows to show of some accepted attempts; a task of the reduce. Raises CorruptAttempt."""
-    total = ShownRows(plan)
+    total = ExampleRows(plan)
     for receipt in receipts:
         names = [name for name in (EXEMPLARS, SAMPLE) if name in receipt.files]
         files = {name: read_checked(store, receipt.attempt, name, receipt.files[name]) for name in names}
-        total.merge([ShownRows.from_files(plan, files)])
+        total.merge([ExampleRows.from_files(plan, files)])
     return total.files()
 
 
@@ -185,11 +185,11 @@ def _tensor(column: pa.ChunkedArray) -> Tensor:
     return torch.from_numpy(flat.reshape(len(held), held.type.list_size).copy())
 
 
-def publish_shown(sink: Sink, plan: Plan, parts: Sequence[Mapping[str, bytes]], group_type: pa.DataType) -> None:
-    """exemplars.parquet and sample.parquet, from what `merge_shown` gave; nothing where no images were read."""
+def publish_examples(sink: Sink, plan: Plan, parts: Sequence[Mapping[str, bytes]], group_type: pa.DataType) -> None:
+    """exemplars.parquet and sample.parquet, from what `merge_examples` gave; nothing where no images were read."""
     if not parts:
         return
-    total = ShownRows(plan).merge(ShownRows.from_files(plan, part) for part in parts)
+    total = ExampleRows(plan).merge(ExampleRows.from_files(plan, part) for part in parts)
     sink.put("exemplars.parquet", parquet_bytes(exemplars_table(total.top, plan)))
     rows = total.sample.rows()
     if rows is not None:

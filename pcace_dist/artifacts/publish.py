@@ -13,7 +13,7 @@ from pcace_dist.artifacts.across_groups import across_groups_table, publish_acro
 from pcace_dist.artifacts.attempt import read_checked
 from pcace_dist.artifacts.bad_rows import BAD_ROWS, publish_bad_rows, rows_set_aside
 from pcace_dist.artifacts.block_scores import BlockScores
-from pcace_dist.artifacts.examples import publish_shown
+from pcace_dist.artifacts.examples import publish_examples
 from pcace_dist.artifacts.jackknife import publish_jackknife
 from pcace_dist.artifacts.plan_metadata import Facts
 from pcace_dist.artifacts.rankings import publish_rankings, rankings_table
@@ -43,7 +43,7 @@ def publish_results(sink: Sink, store: Store, found: Results) -> None:
     plan, blocks, group_type = found.plan, found.blocks, found.group_type
     receipts = found.state.accepted_receipts()
     check_counts(store, blocks, receipts)
-    publish_shown(sink, plan, found.shown, group_type)
+    publish_examples(sink, plan, found.shown, group_type)
     publish_transforms(sink, plan, [curves for block in blocks for curves in block.curves], group_type)
     publish_jackknife(sink, plan, blocks, group_type)
     if found.grouped:

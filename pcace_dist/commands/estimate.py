@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pcace_dist.statistics.group_accumulator import WAITING_SHARE
-from pcace_dist.worker.engine import FLUSH_PAUSE, FLUSH_SHARE
+from pcace_dist.worker.attempt_buffer import FLUSH_PAUSE, FLUSH_SHARE
 from pcace_dist.worker.reduce import PAIRS_AT_A_TIME
 
 EFFICIENT = 2 / 3  # suggested workers: at least this share of what is paid is not spent on waiting

@@ -93,7 +93,9 @@ def open_evaluation(
         held=() if elsewhere is not None else held,
         targets=tuple(_effect_target(target, effect, outputs) for target in spec.targets),
     )
-    return Evaluated(replace(preparation, spec=spec, together=None), plan, tuple(state.accepted_receipts()), question)
+    return Evaluated(
+        replace(preparation, spec=spec, shared_model=None), plan, tuple(state.accepted_receipts()), question
+    )
 
 
 def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:

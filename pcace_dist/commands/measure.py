@@ -42,7 +42,7 @@ from pcace_dist.statistics.score import OK, required_images
 from pcace_dist.storage.store import LocalStore
 from pcace_dist.worker.engine import Engine
 from pcace_dist.worker.memory import memory_of
-from pcace_dist.worker.pilot import ROWS_AT_ONCE, SHARE_OF_FREE_MEMORY
+from pcace_dist.worker.pilot_maps import ROWS_AT_ONCE, SHARE_OF_FREE_MEMORY
 
 Tell = Callable[[str], None]
 T = TypeVar("T")
@@ -221,7 +221,7 @@ class _Trial:
         statistics = self._spec.statistics
         self._engine.spec = replace(self._spec, statistics=replace(statistics, pilot=min(rows, statistics.pilot)))
         (self._plan, self._check), seconds = _timed(lambda: self._engine.pilot(self._listing))
-        self._engine.leftovers.clear()  # the main pass is to be timed
+        self._engine.pilot_cache.clear()  # the main pass is to be timed
         return seconds
 
     def _maps_of_pilot(self) -> tuple[int, int]:

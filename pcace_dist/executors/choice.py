@@ -10,7 +10,7 @@ from functools import partial
 from pcace_dist.config.job import Workers
 from pcace_dist.errors import JobError
 from pcace_dist.executors.base import Executor, WorkerShape
-from pcace_dist.worker.shared_model import Together, cores
+from pcace_dist.worker.shared_model import SharedModel, cores
 from pcace_dist.worker.spec import CodesSpec, WorkSpec
 from pcace_dist.worker.worker import WorkerBody
 
@@ -54,7 +54,7 @@ def open_executor(
     shape: WorkerShape,
     *,
     prefix: str = "a",
-    shared: Together | None = None,
+    shared: SharedModel | None = None,
 ) -> Executor:
     """An executor that is not entered yet. `shared`: what threads share; without it each loads a model of its own."""
     if kind == ExecutorKind.INLINE:

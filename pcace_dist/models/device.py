@@ -120,7 +120,7 @@ def empty(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def once_more(
+def retry_on_oom(
     run: Callable[[], Result], device: torch.device, batch: int, *, before: Callable[[], object] = lambda: None
 ) -> Result:
     """The result of `run`. Where memory runs out: `before`, and once more on an empty device.

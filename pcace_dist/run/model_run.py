@@ -40,7 +40,7 @@ class ModelRun(Coordinator[Preparation]):
     """The usual run: images through the model."""
 
     def _executor(self) -> AbstractContextManager[Executor]:
-        shape, shared = worker_shape(self._job), self._preparation.together
+        shape, shared = worker_shape(self._job), self._preparation.shared_model
         if shared is not None:
             shape = replace(shape, maximum=shared.workers)
         return open_executor(self._preparation.executor, self._preparation.spec, shape, shared=shared)

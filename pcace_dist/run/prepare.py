@@ -30,7 +30,7 @@ from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
 from pcace_dist.statistics.ace import MAX_ROWS
-from pcace_dist.worker.shared_model import Together, together
+from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import StatisticSpec, WorkSpec
 
 DOES_NOT_RUN = "does not run in a forward pass"
@@ -71,7 +71,7 @@ class Preparation:
     group_type: pa.DataType
     executor: ExecutorKind
     base: Base | None = None
-    together: Together | None = None  # what threads share
+    shared_model: SharedModel | None = None  # what threads share
 
     @property
     def weights(self) -> str:
@@ -123,18 +123,18 @@ def prepare(job: Job) -> Preparation:
         group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
         executor=wanted or (ExecutorKind.RAY if shared is None else ExecutorKind.THREADS),
         base=base,
-        together=shared,
+        shared_model=shared,
     )
 
 
-def _shared_model(job: Job, listing: Listing, model: nn.Module, wanted: ExecutorKind | None) -> Together | None:
+def _shared_model(job: Job, listing: Listing, model: nn.Module, wanted: ExecutorKind | None) -> SharedModel | None:
     """What threads of this process share; None where the run is for another executor. Raises JobError where it cannot
     go in the threads that PCACE_EXECUTOR asks for."""
     if wanted is None:
-        return None if is_wanted() else together(job, listing, model)
+        return None if is_wanted() else share_model(job, listing, model)
     if wanted != ExecutorKind.THREADS:
         return None
-    shared = together(job, listing, model, any_size=True)
+    shared = share_model(job, listing, model, any_size=True)
     if shared is None:
         raise refuse_threads("the model cannot be copied, and each thread needs a model of its own")
     return shared

@@ -168,7 +168,7 @@ def _here_or_on_ray(preparation: Preparation | CodesPreparation, *, first: bool)
     that it ends is only one of many."""
     if isinstance(preparation, CodesPreparation) or first:
         return preparation
-    return replace(preparation, executor=ExecutorKind.RAY, together=None)
+    return replace(preparation, executor=ExecutorKind.RAY, shared_model=None)
 
 
 def _coordinator(

@@ -17,7 +17,7 @@ from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.checked import RESTORE, Digest
 from pcace_dist.artifacts.codes import INDEX, index_of, publish_index
 from pcace_dist.artifacts.done import Publication, recorded_group_type
-from pcace_dist.artifacts.examples import merge_shown
+from pcace_dist.artifacts.examples import merge_examples
 from pcace_dist.artifacts.plan_store import read_plan
 from pcace_dist.artifacts.publish import Results, publish_results
 from pcace_dist.artifacts.summary import summary_bytes
@@ -88,7 +88,7 @@ def _results(store: Store, state: RunState, job: Job) -> dict[str, bytes]:
             blocks = _blocks(store, state, job, plan)
         ranks = [one for batch in rank_tasks(plan, blocks) for one in rank_batch(batch)]
         images_were_read = state.done["summary"].get("from_codes") is None
-        shown = [merge_shown(store, plan, state.accepted_receipts())] if images_were_read else []
+        shown = [merge_examples(store, plan, state.accepted_receipts())] if images_were_read else []
         grouped = job.group_by is not None
         found = Results(plan, state, blocks, ranks, shown, recorded_group_type(state.done), grouped)
         publish_results(sink, store, found)

@@ -1,4 +1,4 @@
-"""Admission: a worker shows that it computes what the pilot computed before it is given units.
+"""Admission: a worker shows that it computes what the pilot computed, before it is given units.
 
 The pilot keeps a few of its rows with their codes and outputs. Every worker computes them again on arrival; that
 catches other weights, another factory, another instruction set (docs/protocol.md). `exact: strict` admits
@@ -69,8 +69,8 @@ class CheckRows:
         return cls(images, torch.cat(outputs), {name: torch.cat(parts) for name, parts in codes.items()})
 
     def first(self, rows: int) -> CheckRows:
-        """So many of the rows, or all."""
-        codes = {name: held[:rows] for name, held in self.codes.items()}
+        """The first `rows` of them; all where there are fewer."""
+        codes = {name: layer[:rows] for name, layer in self.codes.items()}
         return CheckRows(self.images[:rows], self.outputs[:rows], codes)
 
     def to_bytes(self) -> bytes:

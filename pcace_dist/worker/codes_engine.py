@@ -1,4 +1,4 @@
-"""The body of a worker that ranks from kept codes: no model, no images, one block of channels at a time.
+"""A worker that ranks from kept codes: no model, no images, one block of channels at a time.
 
 Knows the store, the codes and the statistic, not Ray.
 """
@@ -21,7 +21,7 @@ from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.recode import LEVELS, Recoding, histograms, refit
 from pcace_dist.storage.store import Store
-from pcace_dist.worker.block_sums import BlockSums, Held
+from pcace_dist.worker.block_sums import BlockSums, GroupSums
 from pcace_dist.worker.memory import memory_of
 from pcace_dist.worker.reduce import score_block
 from pcace_dist.worker.spec import CodesSpec
@@ -67,12 +67,12 @@ class CodesEngine:
         base = self._kept.plan.layer(block.layer).block(block.channels).first_components(plan.components)
         sums = BlockSums(plan, block, memory=self._memory, as_codes=True)
         scores = {}
-        for group, held in sums.groups(lambda: self._parts(block, receipt, plan.components)):
-            rows = RowCodes.cat(held.rows)
-            layer, targets, codes, rows = refit(base, plan.targets, LayerCodes.cat(held.codes), rows, plan.knots)
-            own = Held(codes=[codes], rows=[rows])
-            found = sums.score(own, layer, penalty=self._spec.penalty, targets=targets)
-            scores[group] = [one.without_transforms() for one in found]  # their knots are nobody else's
+        for group, old in sums.groups(lambda: self._parts(block, receipt, plan.components)):
+            rows = RowCodes.cat(old.rows)
+            layer, targets, codes, rows = refit(base, plan.targets, LayerCodes.cat(old.codes), rows, plan.knots)
+            refitted = GroupSums(codes=[codes], rows=[rows])
+            by_target = sums.score(refitted, layer, penalty=self._spec.penalty, targets=targets)
+            scores[group] = [scored.without_transforms() for scored in by_target]  # no other group has their knots
         return BlockScores(block, scores)
 
     def _recoding(self, plan: Plan, block: Block) -> Callable[[Tensor], Tensor]:
@@ -83,12 +83,11 @@ class CodesEngine:
 
     def _parts(self, block: Block, receipt: Receipt, components: int) -> Iterator[BlockPart]:
         """The selected rows of a block, their first components."""
-        pieces = (LayerCodes(held.codes[:, :, :components], held.means) for held in self._kept.read_block(block))
-        return self._selection(receipt).parts(pieces)
+        codes = (LayerCodes(part.codes[:, :, :components], part.means) for part in self._kept.read_block(block))
+        return self._selection(receipt).parts(codes)
 
     def _selection(self, receipt: Receipt) -> Selection:
-        held = self._selections.get(receipt.attempt)
-        if held is None:
+        if receipt.attempt not in self._selections:
             data = read_checked(self._store, receipt.attempt, SELECTION_FILE, receipt.files[SELECTION_FILE])
-            held = self._selections[receipt.attempt] = Selection.from_bytes(data)
-        return held
+            self._selections[receipt.attempt] = Selection.from_bytes(data)
+        return self._selections[receipt.attempt]

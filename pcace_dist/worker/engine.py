@@ -1,76 +1,66 @@
-"""The body of a worker, without Ray: makes the plan, works through units, accumulates, flushes attempts.
+"""A worker without Ray: makes the plan, works through units, writes attempts.
 
-It exists once; the Ray actor only calls it, and so can a script on a bare GPU box. A unit enters the accumulator only
-when it is finished; rows that fail are written down and never end a run (docs/protocol.md, items 5 to 7).
+A unit enters the next attempt only when it is finished; rows that fail are recorded and never end a run
+(docs/protocol.md, items 5 to 7). What it puts together: sources.py finds a unit's batches, encoder.py turns them into
+codes, attempt_buffer.py adds these up.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from pcace_dist.artifacts.attempt import Block, write_attempt
+from pcace_dist.artifacts.attempt import Block
 from pcace_dist.artifacts.block_scores import BlockScores
-from pcace_dist.artifacts.codes import CodesWriter, KeptRows, read_unit
-from pcace_dist.artifacts.examples import ShownRows, merge_shown
+from pcace_dist.artifacts.examples import merge_examples
 from pcace_dist.artifacts.plan_metadata import Facts
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import Batch, UnitReader, UnitStream
-from pcace_dist.datasets.rows import BadRow, RowRef
+from pcace_dist.datasets.loader import UnitReader
+from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import Unit
-from pcace_dist.errors import DatasetError, ModelError, RowError
+from pcace_dist.errors import ModelError
 from pcace_dist.ledger.ledger import Receipt, UnitCount
 from pcace_dist.models import layouts
-from pcace_dist.models.device import free_memory, once_more, to_device, to_host
+from pcace_dist.models.device import free_memory, retry_on_oom
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.load import weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
 from pcace_dist.models.settings import set_deterministic
-from pcace_dist.models.tap import Receive
-from pcace_dist.models.targets import target_values
-from pcace_dist.statistics.code_buffer import CodeBuffer
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
-from pcace_dist.statistics.group_accumulator import GroupAccumulator, RowCodes, row_bytes
-from pcace_dist.statistics.plan import LayerCodes, Plan
-from pcace_dist.statistics.samples import SampleRows, row_key
+from pcace_dist.statistics.plan import LayerPlan, Plan
 from pcace_dist.storage.store import Store
 from pcace_dist.worker.admission import Admission, CheckRows
 from pcace_dist.worker.allocator import keep_memory
+from pcace_dist.worker.attempt_buffer import AttemptBuffer
+from pcace_dist.worker.encoder import BatchEncoder
 from pcace_dist.worker.memory import memory_of
 from pcace_dist.worker.pilot import make_plan
-from pcace_dist.worker.pilot_cache import ForwardedUnit, Leftovers
+from pcace_dist.worker.pilot_cache import PilotCache
 from pcace_dist.worker.reduce import reduce_block
+from pcace_dist.worker.sources import CODES, PILOT, UnitSources
 from pcace_dist.worker.spec import WorkSpec
+from pcace_dist.worker.stage_seconds import StageSeconds
 
 if TYPE_CHECKING:
-    from pcace_dist.worker.shared_model import Together
+    from pcace_dist.worker.shared_model import SharedModel
 
 log = logging.getLogger(__name__)
 
-FLUSH_SHARE = 0.05  # flush once the attempt is at most this share of the bytes read since the last flush,
-FLUSH_PAUSE = 60.0  # but not more often than this, in seconds: many small attempts cost the reduce
-
-
-_Forward = Callable[[Tensor, Receive], Tensor]
-
 
 class Abandoned(Exception):
-    """The unit in hand was given up because the worker was told to stop; it will be redone."""
+    """The worker was told to stop and gave up its unit, which will be redone."""
 
 
 @dataclass(frozen=True)
 class UnitReport:
-    """What a finished unit came to: counts and seconds by stage."""
+    """A finished unit: counts, images forwarded for it, seconds by stage, and the last row that was set aside."""
 
     unit: str
     count: UnitCount
@@ -81,89 +71,77 @@ class UnitReport:
     of_pilot: bool = False  # its rows had been forwarded by the pilot
 
 
-@dataclass
-class _UnitRows:
-    """Encoded rows of the unit in hand, batch by batch."""
+@dataclass(eq=False)
+class _MainPass:
+    """What a worker works with from `begin` on, under one plan."""
 
-    codes: CodeBuffer
-    target_codes: list[Tensor] = field(default_factory=list)
-    target_fixed: list[Tensor] = field(default_factory=list)
-    folds: list[Tensor] = field(default_factory=list)
-    samples: list[SampleRows] = field(default_factory=list)
-    groups: list[Any] = field(default_factory=list)
-    kept: list[KeptRows] = field(default_factory=list)
-    refs: list[RowRef] = field(default_factory=list)
-    labels: list[int | None] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class _Passed:
-    """A batch that has been forwarded: components and means by layer on the device; `wait` gives outputs and the mask
-    of the rows that are finite, on the host."""
-
-    batch: Batch
-    projected: Mapping[str, tuple[Tensor, Tensor]]
-    wait: Callable[[], tuple[Tensor, ...]]
+    plan: Plan
+    epoch: int
+    memory: int  # bytes that `buffer` may hold
+    encoder: BatchEncoder
+    sources: UnitSources
+    buffer: AttemptBuffer
 
 
 class Engine:
-    """One worker's model, reader and accumulator.
+    """One worker's model, and what it has added up.
 
-    Life: `Engine(spec, actor, store)`, perhaps `pilot(listing)`, `begin(plan, epoch)`, then `process(unit)` again and
-    again and `flush()` whenever `should_flush`; at the end `reduce(...)`.
+    Life: `Engine(spec, actor, store)`, perhaps `pilot(listing)`, `begin(plan, check, epoch)`, then `process(unit)`
+    again and again and `flush()` whenever `should_flush`; at the end `reduce(...)`.
     """
 
-    def __init__(self, spec: WorkSpec, actor: str, store: Store, together: Together | None = None) -> None:
-        """`together`: of workers that are threads of one process; else the model is loaded. Raises ModelError."""
+    def __init__(self, spec: WorkSpec, actor: str, store: Store, shared_model: SharedModel | None = None) -> None:
+        """`shared_model`: where workers are threads of one process; else the model is loaded. Raises ModelError."""
         keep_memory()
         self.spec = spec
         self.actor = actor
         self.store = store
         set_deterministic(spec.threads, strict=spec.exact == "strict")
         self.device = torch.device(spec.device)
-        self.model = spec.load_model() if together is None else together.model_copy()
+        self.model = spec.load_model() if shared_model is None else shared_model.model_copy()
         self.weights = weights_digest(self.model)
         self.model.to(self.device)
-        self._together = together
-        self.leftovers = Leftovers() if together is None else together.leftovers
+        self.pilot_cache = PilotCache() if shared_model is None else shared_model.pilot_cache
+        self._shared_model = shared_model
+        self._main_pass: _MainPass | None = None
+        self._attempts = 0
         self._stop = threading.Event()
-        self._passed: _Passed | None = None
-        self._ahead: Unit | None = None
-        self._keeps_samples = spec.statistics.estimator == "ace"
-        self._flushes = 0
-        self._largest_unit = 0  # bytes of its rows as codes
         self.images_seen = 0
         self.pilot_batches = 0
 
     # -- the plan
 
     def pilot(self, listing: Listing) -> tuple[Plan, CheckRows]:
-        """Make the plan from the pilot, and the rows by which workers are admitted; the caller records both."""
-        copies = (
-            [] if self._together is None else [self._together.model_copy() for _ in range(1, self._together.workers)]
-        )
-        made = make_plan(
+        """Make the plan from the pilot, and the rows by which workers are admitted; the caller records both.
+
+        Raises DatasetError or ModelError for what only real rows show, Abandoned after `stop`.
+        """
+        shared = self._shared_model
+        copies = [] if shared is None else [shared.model_copy() for _ in range(1, shared.workers)]
+        piloted = make_plan(
             [self.model, *copies],  # the other workers wait for the plan
             self.spec,
             listing,
             device=self.device,
             weights=self.weights,
-            check=self._give_up_if_stopped,
+            check=self._check_pilot,
         )
         if self.spec.plan is None:  # another run's plan may be of another numeric class
-            self.leftovers.plan = made.plan.digest
-        self.leftovers.units.update(made.units)
-        return made.plan, made.check
+            self.pilot_cache.plan = piloted.plan.digest
+        self.pilot_cache.units.update(piloted.units)
+        return piloted.plan, piloted.check
 
-    def _give_up_if_stopped(self) -> None:
+    def _check_pilot(self) -> None:
         """Before every batch of the pilot."""
         self.pilot_batches += 1
+        self._check_stopped()
+
+    def _check_stopped(self) -> None:
         if self._stop.is_set():
-            raise Abandoned("the pilot")
+            raise Abandoned(f"worker {self.actor} was told to stop")
 
     def begin(self, plan: Plan, check: CheckRows, epoch: int) -> Admission:
-        """Take the frozen plan; only from here on units can be worked on.
+        """Take the plan; only from here on units can be worked on.
 
         Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker, JobError where the
         plan's images are decoded on a GPU and this worker cannot.
@@ -171,16 +149,30 @@ class Engine:
         facts = Facts.of(plan)
         if facts.weights != self.weights:
             raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
-        self.epoch = epoch
-        self._memory = memory_of(self.spec)
-        if self.device.type == "cuda":  # sums stay there until they are flushed
-            self._memory = min(self._memory, free_memory(self.device) // 4)
+        spec, memory = self.spec, self._memory()
         layouts.keep([self.model], facts.channel_axes)
-        self._forward = Forward(
-            self.model, self.device, facts.batch, self.spec.mean, self.spec.std, self.spec.layers, facts.numerics
+        forward = Forward(self.model, self.device, facts.batch, spec.mean, spec.std, spec.layers, facts.numerics)
+        layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
+        if self.device.type == "cpu":
+            plan = replace(plan, layers=tuple(layers.values()))
+        admission = self._admit(plan, layers, check, forward)
+        reader = self._reader(facts)
+        encoder = BatchEncoder(
+            plan,
+            layers,
+            spec.targets,
+            device=self.device,
+            batch_size=facts.batch,
+            keep_samples=spec.statistics.estimator == "ace",
+            check=self._check_stopped,
         )
-        self._layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
-        self.plan = plan if self.device.type != "cpu" else replace(plan, layers=tuple(self._layers.values()))
+        sources = UnitSources(spec, plan, reader, forward, self.pilot_cache, self._count_images)
+        self._main_pass = _MainPass(plan, epoch, memory, encoder, sources, self._empty_buffer(plan))
+        return admission
+
+    def _admit(self, plan: Plan, layers: Mapping[str, LayerPlan], check: CheckRows, forward: Forward) -> Admission:
+        """Show that this worker computes what the pilot computed. Raises NotAdmitted."""
+        facts = Facts.of(plan)
         mine = numeric_class(
             self.device,
             numerics=facts.numerics,
@@ -188,16 +180,16 @@ class Engine:
             threads=self.spec.threads,
             decode=facts.decode,
         )
-        plans, exact = facts.numeric_class, self.spec.exact
-        made_here = self.leftovers.plan
-        if made_here is not None and made_here == self.plan.digest:  # one pass shows that the model does it again
+        made_here = self.pilot_cache.plan
+        if made_here is not None and made_here == plan.digest:  # one pass shows that the model does it again
             check = check.first(facts.batch)
-        admission = once_more(
-            lambda: check.admit(self._forward, self._layers, mine=mine, plans=plans, exact=exact),
-            self.device,
-            facts.batch,
+        plans, exact = facts.numeric_class, self.spec.exact
+        return retry_on_oom(
+            lambda: check.admit(forward, layers, mine=mine, plans=plans, exact=exact), self.device, facts.batch
         )
-        self._reader = UnitReader(
+
+    def _reader(self, facts: Facts) -> UnitReader:
+        return UnitReader(
             self.spec.dataset,
             self.spec.images,
             self.spec.storage,
@@ -210,296 +202,105 @@ class Engine:
             fold_bytes=key_of_bytes,
             fold_value=key_of_value,
         )
-        self._reset()
-        return admission
+
+    def _memory(self) -> int:
+        """Bytes that the buffer may hold: on a GPU, whose sums stay there until they are written, a share of it."""
+        memory = memory_of(self.spec)
+        return min(memory, free_memory(self.device) // 4) if self.device.type == "cuda" else memory
+
+    def _empty_buffer(self, plan: Plan) -> AttemptBuffer:
+        return AttemptBuffer(plan, device=self.device, kept=self.spec.kept)
+
+    def _count_images(self, rows: int) -> None:
+        self.images_seen += rows
 
     # -- units
 
-    def process(self, unit: Unit, upcoming: Unit | None = None) -> UnitReport:
-        """Work through one unit and add it to the accumulator, reading the upcoming one ahead meanwhile.
+    @property
+    def plan(self) -> Plan:
+        """The plan as this worker holds it."""
+        return self._begun.plan
 
-        Raises Abandoned after `stop`.
+    @property
+    def buffer(self) -> AttemptBuffer:
+        """What is added up for the next attempt."""
+        return self._begun.buffer
+
+    @property
+    def sources(self) -> UnitSources:
+        """Where units' batches come from."""
+        return self._begun.sources
+
+    @property
+    def _begun(self) -> _MainPass:
+        if self._main_pass is None:
+            raise RuntimeError(f"worker {self.actor}: has no plan yet; begin comes first")
+        return self._main_pass
+
+    def process(self, unit: Unit, upcoming: Unit | None = None, codes_file: str | None = None) -> UnitReport:
+        """Work through one unit and add it to the buffer; read the upcoming one ahead meanwhile.
+
+        codes_file: of the extended run; it holds the unit's rows, which are not forwarded then. Where it cannot be read
+        any more, they are.
+
+        Raises Abandoned after `stop`; the buffer is as it was then.
         """
-        forwarded = self.leftovers.take(unit.id)
-        if forwarded is not None:
-            return self._process_forwarded(unit, forwarded, upcoming)
-        stream = self._reader.submit(unit)
-        self._read_ahead(unit, upcoming)
-        rows = self._no_rows()
+        work = self._begun
+        seconds = StageSeconds()
         before = self.images_seen
-        seconds: dict[str, float] = defaultdict(float)
-        self._passed = None
-        for batch in stream.batches():
-            if self._stop.is_set():
-                self._reader.discard(unit)
-                raise Abandoned(unit.id)
-            self._step(batch, self._forward, rows, seconds)
-            self.images_seen += len(batch.images)
-        for stage, value in stream.seconds.items():
-            seconds[stage] += value
-        return self._finish(unit, stream, rows, seconds, self.images_seen - before)
-
-    def _process_forwarded(self, unit: Unit, forwarded: ForwardedUnit, upcoming: Unit | None) -> UnitReport:
-        """A unit that the pilot has forwarded: what is left to be done. Raises Abandoned after `stop`."""
-        self._read_ahead(unit, upcoming)
-        rows = self._no_rows()
-        seconds: dict[str, float] = defaultdict(float)
-        self._passed = None
-        for one in forwarded.passes:
-            if self._stop.is_set():
-                raise Abandoned(unit.id)
-            self._step(one.batch, one.again, rows, seconds)
-        return self._finish(unit, forwarded, rows, seconds, 0)
-
-    def _read_ahead(self, unit: Unit, upcoming: Unit | None) -> None:
-        """Begin to read what follows `unit`, unless it has been forwarded; discard what was begun and does not follow
-        any more: it was given to another worker meanwhile."""
-        if self._ahead is not None and self._ahead not in (unit, upcoming):
-            self._reader.discard(self._ahead)
-        self._ahead = None if upcoming is None or upcoming.id in self.leftovers.units else upcoming
-        if self._ahead is not None:
-            self._reader.submit(self._ahead)
-
-    def _finish(
-        self,
-        unit: Unit,
-        source: UnitStream | ForwardedUnit,
-        rows: _UnitRows,
-        seconds: dict[str, float],
-        forwarded: int,
-    ) -> UnitReport:
-        """Add a unit's rows to the accumulator and report it."""
-        self._settle(rows, seconds)
+        with closing(work.sources.open(unit, codes_file, seconds)) as source:
+            work.sources.read_ahead(unit, upcoming)
+            rows = work.encoder.no_rows()
+            for batch in source.encoded(work.encoder, seconds):
+                rows.append(batch)
         rows.bad.extend(source.bad)
-        with _Timer(seconds, "statistics"):
-            used = self._accumulate(rows)
-        count = UnitCount(rows=used, bad=unit.rows - source.filtered - used, filtered=source.filtered)
-        self._counts[unit.id] = count
-        self._bytes_read += source.bytes_read
-        self._largest_unit = max(self._largest_unit, used * row_bytes(self.plan))
-        last = rows.bad[-1] if rows.bad else None
-        what = {"actor": self.actor, "unit": unit.id, "rows": used}
-        log.info("unit %s: %d rows of %d count", unit.id, used, unit.rows, extra=what)
-        fault = None if last is None else f"{last.file} row {last.row}: {last.reason}"
-        of_pilot = isinstance(source, ForwardedUnit)
-        return UnitReport(unit.id, count, forwarded, dict(seconds), source.bytes_read, fault, of_pilot)
-
-    def process_kept(self, unit: Unit, codes_file: str, upcoming: Unit | None = None) -> UnitReport:
-        """A unit whose rows are in a codes file of the extended run: the same sums, without forwarding.
-
-        Where that file cannot be read any more, its images are forwarded.
-        """
-        seconds: dict[str, float] = defaultdict(float)
-        try:
-            with _Timer(seconds, "read"):
-                found = read_unit(f"{self.spec.base}/{codes_file}", self.spec.storage, unit, self.plan)
-        except DatasetError as error:
-            what = {"actor": self.actor, "unit": unit.id}
-            log.warning("%s: unit %s is forwarded instead", error, unit.id, extra=what)
-            return self.process(unit, upcoming)
-        self._read_ahead(unit, upcoming)
-        rows = self._no_rows()
-        rows.bad.extend(found.bad)
-        if found.rows.refs:
-            target_codes, target_fixed = self.plan.encode_targets(found.rows.targets)
-            rows.target_codes.append(target_codes)
-            rows.target_fixed.append(target_fixed)
-            rows.folds.append(self._folds_of(found.rows.fold_keys))
-            rows.groups = found.groups(self.spec.dataset.group_by)
-            rows.kept.append(found.rows)
-            rows.refs.extend(found.rows.refs)
-            rows.labels.extend(found.labels(self.spec.dataset.label))
-            rows.codes.append(found.codes)
-        with _Timer(seconds, "statistics"):
-            used = self._accumulate(rows)
-        self._counts[unit.id] = UnitCount(rows=used, bad=found.bad_rows, filtered=unit.rows - used - found.bad_rows)
-        self._largest_unit = max(self._largest_unit, used * row_bytes(self.plan))
-        return UnitReport(unit.id, self._counts[unit.id], 0, dict(seconds), 0)
-
-    def _no_rows(self) -> _UnitRows:
-        return _UnitRows(CodeBuffer(self.plan, whole_layers=True, device=self.device))
-
-    def _folds_of(self, keys: np.ndarray) -> Tensor:
-        return torch.from_numpy((keys % np.uint64(self.plan.folds)).astype(np.uint8))
+        seconds.add(source.seconds)
+        with seconds.stage("statistics"):
+            count = work.buffer.add(unit, rows, filtered=source.filtered, bytes_read=source.bytes_read)
+        what = {"actor": self.actor, "unit": unit.id, "rows": count.rows}
+        log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=what)
+        return UnitReport(
+            unit=unit.id,
+            count=count,
+            forwarded=self.images_seen - before,
+            seconds=seconds.by_stage(),
+            bytes_read=source.bytes_read,
+            last_fault=None if source.kind == CODES else _last_fault(rows.bad),  # those were reported by that run
+            of_pilot=source.kind == PILOT,
+        )
 
     def stop(self) -> None:
         """Give up the unit in hand at the next batch (another thread may call this)."""
         self._stop.set()
 
-    def _step(self, batch: Batch, forward: _Forward, rows: _UnitRows, seconds: dict[str, float]) -> None:
-        """Forward one batch. On a GPU, which works on it still, the one before it is encoded meanwhile."""
-        passed = once_more(
-            lambda: self._pass(batch, forward, seconds),
-            self.device,
-            self._forward.batch_size,
-            before=lambda: self._settle(rows, seconds),
-        )
-        self._settle(rows, seconds)
-        self._passed = passed
-        if self.device.type != "cuda":  # nothing runs beside it, and what it gave is in the caches
-            self._settle(rows, seconds)
-
-    def _settle(self, rows: _UnitRows, seconds: dict[str, float]) -> None:
-        """Encode the batch that was forwarded last, if that is not done."""
-        passed, self._passed = self._passed, None
-        if passed is not None:
-            self._encode(passed, rows, seconds)
-
-    def _pass(self, batch: Batch, forward: _Forward, seconds: dict[str, float]) -> _Passed:
-        """Forward one batch: components of all layers stay on the device, outputs start on their way back."""
-        projected: dict[str, tuple[Tensor, Tensor]] = {}
-        count = len(batch.images)
-        finite = torch.ones(count, dtype=torch.bool, device=self.device)
-
-        def receive(name: str, maps: Tensor, _: tuple[int, ...]) -> None:
-            start = time.perf_counter()
-            components, means = (part[:count] for part in self._layers[name].project(maps))
-            projected[name] = components, means
-            torch.logical_and(finite, torch.isfinite(components).flatten(1).all(1), out=finite)
-            torch.logical_and(finite, torch.isfinite(means).all(1), out=finite)
-            seconds["tap"] += time.perf_counter() - start
-
-        before = seconds["tap"]
-        start = time.perf_counter()
-        outputs = forward(batch.images, receive)
-        seconds["forward"] += time.perf_counter() - start - (seconds["tap"] - before)
-        return _Passed(batch, projected, to_host(outputs, finite))
-
-    def _encode(self, passed: _Passed, rows: _UnitRows, seconds: dict[str, float]) -> None:
-        """Keep codes of a batch's good rows and the reasons of the bad ones."""
-        batch, projected = passed.batch, passed.projected
-        with _Timer(seconds, "forward"):
-            outputs, finite = passed.wait()
-        with _Timer(seconds, "statistics"):
-            values, reasons = target_values(self.spec.targets, outputs, batch.labels, batch.columns)
-            keep = self._sort_out(batch, finite.numpy(), values, reasons, rows)
-            kept = torch.from_numpy(np.flatnonzero(keep))
-            if not keep.all():  # nothing here waits for a GPU, which is at the next batch already
-                on_device = to_device(kept, self.device)
-                projected = {name: (parts[0][on_device], parts[1][on_device]) for name, parts in projected.items()}
-            rows.codes.append({name: self._layers[name].encode(*parts) for name, parts in projected.items()})
-            target_codes, target_fixed = self.plan.encode_targets(values[keep])
-            rows.target_codes.append(target_codes)
-            rows.target_fixed.append(target_fixed)
-            if self._keeps_samples:
-                keys = [row_key(f"{batch.refs[i].file}#{batch.refs[i].row}") for i in kept.tolist()]
-                held = {name: components.cpu() for name, (components, _) in projected.items()}
-                rows.samples.append(SampleRows(torch.tensor(keys), torch.from_numpy(values[keep]), held))
-            keys = batch.fold_keys[keep]
-            rows.folds.append(self._folds_of(keys))
-            if batch.kept is not None:
-                held_rows = [(batch.refs[i], batch.kept[i]) for i in kept.tolist()]
-                refs, columns = [ref for ref, _ in held_rows], [row for _, row in held_rows]
-                rows.kept.append(KeptRows(refs, keys, columns, values[keep]))
-            rows.groups.extend(batch.groups[i] if batch.groups is not None else None for i in kept.tolist())
-            rows.refs.extend(batch.refs[i] for i in kept.tolist())
-            rows.labels.extend(_label(batch, i) for i in kept.tolist())
-
-    def _sort_out(
-        self, batch: Batch, finite: np.ndarray, values: np.ndarray, reasons: Mapping[int, str], rows: _UnitRows
-    ) -> np.ndarray:
-        """Mask of the good rows; every other one is written down with its reason."""
-        good = np.isfinite(values).all(1)
-        for i in np.flatnonzero(~(finite & good)):
-            ref = batch.refs[i]
-            stage, reason = (
-                ("model", "an activation is NaN or infinite")
-                if not finite[i]
-                else ("target", reasons.get(int(i), "the target is NaN or infinite"))
-            )
-            rows.bad.append(BadRow.of(ref, RowError(stage, reason)))
-        return np.asarray(finite & good)
-
-    def _accumulate(self, rows: _UnitRows) -> int:
-        """Add a finished unit's rows to the segment of each group; the number of rows used."""
-        self._bad.extend(rows.bad)
-        if not rows.groups:
-            return 0
-        held_codes = {name: held for name in self._layers if (held := rows.codes.codes(name)) is not None}
-        codes = {name: held.cpu() for name, held in held_codes.items()}  # on a GPU: one copy of a unit
-        shared = (torch.cat(rows.target_codes), torch.cat(rows.target_fixed), torch.cat(rows.folds))
-        self._show(codes, RowCodes(shared[2], shared[0], shared[1]), rows)
-        samples = SampleRows.cat(rows.samples) if rows.samples else None
-        if rows.kept:
-            self._kept_codes().add(KeptRows.cat(rows.kept), codes)
-        members: dict[Any, list[int]] = defaultdict(list)
-        for i, group in enumerate(rows.groups):
-            members[group].append(i)
-        for group, indices in members.items():
-            index = torch.tensor(indices) if len(members) > 1 else slice(None)  # all rows: no copy
-            segment = self._segments.get(group)
-            if segment is None:
-                segment = self._segments[group] = GroupAccumulator(self.plan, device=self.device)
-            segment.append(
-                {name: held.take(index) for name, held in held_codes.items()}, *(part[index] for part in shared)
-            )
-            if samples is not None:
-                self._samples[group].append(samples.take(torch.tensor(indices)))
-        return len(rows.groups)
-
-    def _show(self, codes: Mapping[str, LayerCodes], shared: RowCodes, rows: _UnitRows) -> None:
-        """Keep exemplars and the sample up to date (shown.py)."""
-        self._shown.update(codes, shared, rows.refs, rows.groups, rows.labels)
-
     # -- attempts
 
     @property
     def should_flush(self) -> bool:
-        """Whether the accumulator is small against what was read for it, has waited long enough, or is full."""
-        if not self._counts:
-            return False
-        held = self._shown.nbytes + sum(segment.nbytes for segment in self._segments.values())
-        held += sum(part.nbytes for parts in self._samples.values() for part in parts)
-        held += 0 if self._codes_writer is None else self._codes_writer.nbytes
-        if held + self._largest_unit >= self._memory:
-            return True
-        waited = time.monotonic() - self._flushed_at
-        if waited >= self.spec.flush_seconds:
-            return True
-        return waited >= FLUSH_PAUSE and held <= FLUSH_SHARE * self._bytes_read
+        """Whether the buffer is small against what was read for it, has waited long enough, or is full."""
+        work = self._begun
+        return work.buffer.is_due(memory=work.memory, seconds=self.spec.flush_seconds)
 
     def flush(self) -> Receipt | None:
-        """Write the accumulator as an attempt and return its receipt; None when nothing is held."""
-        if not self._counts:
+        """Write the buffer as an attempt and return its receipt; None where no unit is in it."""
+        work = self._begun
+        if not work.buffer.counts:
             return None
-        self._flushes += 1
-        attempt = f"e{self.epoch:05d}-{self.actor}-f{self._flushes:05d}"
-        samples = {group: SampleRows.cat(parts) for group, parts in self._samples.items()}
-        kept = None if self._codes_writer is None else self._codes_writer.finish()
-        shown = self._shown.files()
-        segments = {group: segment.cpu() for group, segment in self._segments.items()}
-        files = write_attempt(self.store, attempt, self.plan, segments, self._bad, samples, kept, shown)
+        self._attempts += 1
+        attempt = f"e{work.epoch:05d}-{self.actor}-f{self._attempts:05d}"
         receipt = Receipt(
             attempt=attempt,
-            epoch=self.epoch,
+            epoch=work.epoch,
             actor=self.actor,
-            plan=self.plan.digest,
+            plan=work.plan.digest,
             weights=self.weights,
-            units=dict(self._counts),
-            files=files,
+            units=dict(work.buffer.counts),
+            files=work.buffer.write(self.store, attempt),
         )
         what = {"actor": self.actor, "attempt": attempt}
         log.info("attempt %s is written: %d units", attempt, len(receipt.units), extra=what)
-        self._reset()
+        work.buffer = self._empty_buffer(work.plan)
         return receipt
-
-    def _reset(self) -> None:
-        self._segments: dict[Any, GroupAccumulator] = {}
-        self._samples: dict[Any, list[SampleRows]] = defaultdict(list)
-        self._shown = ShownRows(self.plan)
-        self._bad: list[BadRow] = []
-        self._counts: dict[str, UnitCount] = {}
-        self._codes_writer: CodesWriter | None = None
-        self._bytes_read = 0
-        self._largest_unit = 0
-        self._flushed_at = time.monotonic()
-
-    def _kept_codes(self) -> CodesWriter:
-        """The writer of this attempt's codes; begun with its first unit."""
-        if self._codes_writer is None:
-            assert self.spec.kept is not None
-            self._codes_writer = CodesWriter(self.plan, self.spec.kept)
-        return self._codes_writer
 
     # -- reduce
 
@@ -516,25 +317,10 @@ class Engine:
             memory=memory_of(self.spec),
         )
 
-    def merge_shown(self, plan: Plan, receipts: Sequence[Receipt]) -> dict[str, bytes]:
-        """One task of the reduce: the rows to show of some attempts."""
-        return merge_shown(self.store, plan, receipts)
+    def merge_examples(self, plan: Plan, receipts: Sequence[Receipt]) -> dict[str, bytes]:
+        """One task of the reduce: the example rows of some attempts."""
+        return merge_examples(self.store, plan, receipts)
 
 
-def _label(batch: Batch, row: int) -> int | None:
-    """The class index of a row; None where there is none."""
-    label = -1 if batch.labels is None else int(batch.labels[row])
-    return None if label < 0 else label
-
-
-class _Timer:
-    """Adds the seconds of a `with` block to a stage."""
-
-    def __init__(self, seconds: dict[str, float], stage: str, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._seconds, self._stage, self._clock = seconds, stage, clock
-
-    def __enter__(self) -> None:
-        self._start = self._clock()
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds[self._stage] += self._clock() - self._start
+def _last_fault(bad: Sequence[BadRow]) -> str | None:
+    return f"{bad[-1].file} row {bad[-1].row}: {bad[-1].reason}" if bad else None

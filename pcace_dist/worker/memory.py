@@ -1,6 +1,6 @@
-"""How much memory sums may take: of a worker's accumulator, and of a reduce task. Arithmetic only; no Ray.
+"""How much memory sums may take: those of a worker's next attempt, and those of a reduce task. Arithmetic only; no Ray.
 
-What is held where, and when it is written out, never changes a result: sums are integers.
+How much is held, and when it is written, never changes a result: sums are integers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pcace_dist.worker.spec import CodesSpec, WorkSpec
 
 
 def memory_of(spec: WorkSpec | CodesSpec) -> int:
-    """Bytes that a worker's accumulator, or one of its reduce tasks, may hold."""
+    """Bytes that a worker's attempt buffer, or one of its reduce tasks, may hold."""
     return spec.memory or default_memory(spec.threads)
 
 

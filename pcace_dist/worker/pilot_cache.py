@@ -1,7 +1,7 @@
-"""What a pilot that took every row leaves to the main pass: its batches, which need not be forwarded again.
+"""Batches that the pilot has forwarded and that the main pass need not forward again.
 
-A pilot of a small data set reads the very batches of the main pass, unit by unit. Maps and outputs depend on nothing
-but model and batch, so what is kept here gives the bits that another forward pass would give. No Ray.
+A pilot that takes every row of a small data set reads exactly the batches of the main pass, unit by unit. Maps and
+outputs depend on model and batch alone, so a cached batch gives the same bits as another forward pass would. No Ray.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from pcace_dist.models.tap import Receive
 
 
 @dataclass(frozen=True, eq=False)
-class Forwarded:
-    """A batch of n rows as it went through the model, padded to `batch_size`: maps (n, C, D) and the shape of their
-    positions by layer, and the outputs (n, O), all without the padding. `batch` is without its pixels: images (n, 0).
-    `channels_last`: the layers whose maps lay so when they came out of the model; here they are contiguous."""
+class CachedBatch:
+    """A batch of n rows with what the model gave for it; the forward pass had `batch_size` rows, the padding included.
+
+    batch: without its pixels: images (n, 0). maps: (n, C, D) by layer, contiguous. shapes: of the maps' positions, by
+    layer. channels_last: the layers whose maps came out of the model channels-last. outputs: (n, O).
+    """
 
     batch: Batch
     maps: Mapping[str, Tensor]
@@ -31,44 +33,47 @@ class Forwarded:
     batch_size: int
 
     @torch.inference_mode()
-    def again(self, images: Tensor, receive: Receive) -> Tensor:
-        """As `Forward` with the images of the batch: hands on the maps, with some padding, and gives the outputs.
+    def forward(self, images: Tensor, receive: Receive) -> Tensor:
+        """Stands in for `Forward` on this batch: hands the maps on, padded to the batch size, and returns the outputs.
 
-        A product of fewer rows may have other bits; what the padding holds changes none of them.
+        The padding is needed: a product of fewer rows may have other bits. What it holds changes no other row.
+        Raises ValueError for another number of images.
         """
         if len(images) != len(self.batch):
             raise ValueError(f"{len(images)} images: {len(self.batch)} were forwarded")
         missing = self.batch_size - len(images)
         for name, maps in self.maps.items():
             padded = torch.cat([maps, maps[-1:].expand(missing, *maps.shape[1:])]) if missing else maps
-            if name in self.channels_last:  # what is computed of them may depend on how they lie
+            if name in self.channels_last:  # the bits of what is computed from them may depend on their layout
                 padded = padded.transpose(1, 2).contiguous().transpose(1, 2)
             receive(name, padded, self.shapes[name])
         return self.outputs
 
 
 @dataclass(frozen=True, eq=False)
-class ForwardedUnit:
-    """All batches of a unit, and what a stream knows of it when it is read (datasets.loader.UnitStream)."""
+class CachedUnit:
+    """All batches of a unit, and what its stream knew when it was read (datasets.loader.UnitStream)."""
 
-    passes: tuple[Forwarded, ...]
+    batches: tuple[CachedBatch, ...]
     bad: tuple[BadRow, ...]
     filtered: int
     bytes_read: int
 
 
 @dataclass(eq=False)
-class Leftovers:
-    """By unit id what the pilot has forwarded; and the digest of the plan that it made, None where it took another
-    run's. Of one process."""
+class PilotCache:
+    """What the pilot has forwarded in this process.
 
-    units: dict[str, ForwardedUnit] = field(default_factory=dict)
+    units: by unit id. plan: the digest of the plan that the pilot made; None where it took another run's plan.
+    """
+
+    units: dict[str, CachedUnit] = field(default_factory=dict)
     plan: str | None = None
 
     def clear(self) -> None:
         self.units.clear()
         self.plan = None
 
-    def take(self, unit: str) -> ForwardedUnit | None:
-        """What there is of a unit; it is not kept any longer."""
+    def take(self, unit: str) -> CachedUnit | None:
+        """A unit's batches, which leave the cache; None where the pilot did not forward the unit."""
         return self.units.pop(unit, None)

@@ -49,12 +49,12 @@ def reduce_block(
     Raises CorruptAttempt when a file is missing or not what its receipt says; StatisticsError when a group has more
     rows than the estimator takes.
     """
-    held_by = [receipt for receipt in receipts if block.file in receipt.files]
+    with_block = [receipt for receipt in receipts if block.file in receipt.files]
     layer = plan.layer(block.layer).block(block.channels)
     ends: dict[str, Ends] = {}
 
     def parts() -> Iterator[BlockPart]:
-        for receipt in held_by:
+        for receipt in with_block:
             own = Ends()
             rows = read_rows(_read(store, receipt, "rows.arrow"))
             for part in read_block(block, plan.components, _read(store, receipt, block.file), *rows):
@@ -62,9 +62,9 @@ def reduce_block(
                 yield part
             ends[receipt.attempt] = own  # in a further pass the same again
 
-    found = score_block(plan, block, parts, penalty=penalty, memory=memory)
-    found = replace(found, ends=reduce_pairs(Ends.plus, ends.values(), Ends()))
-    return found if estimator == "gram" else _by_ace(found, store, plan, held_by)
+    scores = score_block(plan, block, parts, penalty=penalty, memory=memory)
+    scores = replace(scores, ends=reduce_pairs(Ends.plus, ends.values(), Ends()))
+    return scores if estimator == "gram" else _by_ace(scores, store, plan, with_block)
 
 
 def score_block(
@@ -76,13 +76,13 @@ def score_block(
     solving = 0.0
     sums = BlockSums(plan, block, memory=memory)
     scores = {}
-    for group, held in sums.groups(parts):
+    for group, group_sums in sums.groups(parts):
         start = time.perf_counter()
-        scores[group] = sums.score(held, layer, penalty=penalty)
+        scores[group] = sums.score(group_sums, layer, penalty=penalty)
         solving += time.perf_counter() - start
     seconds = {"sums": time.perf_counter() - began - solving, "solve": solving}
     curves = pick_curves(plan, block.layer, block.start, scores)
-    plain = {group: [s.without_transforms() for s in held] for group, held in scores.items()}
+    plain = {group: [s.without_transforms() for s in by_target] for group, by_target in scores.items()}
     return BlockScores(block, plain, curves, seconds=seconds)
 
 
@@ -90,9 +90,9 @@ def _read(store: Store, receipt: Receipt, name: str) -> bytes:
     return read_checked(store, receipt.attempt, name, receipt.files[name])
 
 
-def _by_ace(found: BlockScores, store: Store, plan: Plan, receipts: Sequence[Receipt]) -> BlockScores:
+def _by_ace(scores: BlockScores, store: Store, plan: Plan, receipts: Sequence[Receipt]) -> BlockScores:
     """The paper's own estimate in place of ours, from the sample rows of the same attempts."""
-    block = found.block
+    block = scores.block
     samples: dict[Any, list[SampleRows]] = {}
     for receipt in receipts:
         files = (_read(store, receipt, "samples.arrow"), _read(store, receipt, block.sample_file))
@@ -102,12 +102,12 @@ def _by_ace(found: BlockScores, store: Store, plan: Plan, receipts: Sequence[Rec
     return BlockScores(
         block,
         {
-            group: [_ace_scores(one, ordered[group], block, index) for index, one in enumerate(scores)]
-            for group, scores in found.scores.items()
+            group: [_ace_scores(ours, ordered[group], block, index) for index, ours in enumerate(by_target)]
+            for group, by_target in scores.scores.items()
         },
-        found.curves,
-        found.ends,
-        found.seconds,
+        scores.curves,
+        scores.ends,
+        scores.seconds,
     )
 
 
@@ -117,8 +117,8 @@ def _ace_scores(scores: ChannelScores, rows: SampleRows, block: Block, target: i
     summed, first = np.full(len(ok), np.nan), np.full(len(ok), np.nan)
     if ok.any():
         components = rows.components[block.layer][:, torch.from_numpy(ok)].numpy()
-        found = ace(components, rows.targets[:, target].numpy())
-        summed[ok], first[ok] = found.score, found.first_component
+        estimate = ace(components, rows.targets[:, target].numpy())
+        summed[ok], first[ok] = estimate.score, estimate.first_component
     none = np.full(len(ok), np.nan)
     return replace(
         scores,
@@ -147,4 +147,4 @@ def rank_tasks(plan: Plan, blocks: Sequence[BlockScores]) -> list[list[RankInput
 
 def rank_batch(inputs: Sequence[RankInput]) -> list[Ranks]:
     """One task: ranks and their intervals of some rankings."""
-    return [rank_channels(*one) for one in inputs]
+    return [rank_channels(*ranking) for ranking in inputs]

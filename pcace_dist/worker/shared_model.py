@@ -1,8 +1,8 @@
-"""A run of the model by threads of the driver's process: which runs are small enough, and what the workers share.
+"""Small runs use threads of the driver's process: which runs are small enough, and what their workers share.
 
-A Ray that starts, and workers that import what the driver has imported, take longer than a small run itself. What is
-given up is that a row which ends its process costs a worker only: so it is done on a first start alone; the same
-command goes on on Ray (docs/protocol.md, item 8). No Ray.
+Starting Ray, and importing in every worker what the driver has imported, takes longer than a small run. The price: an
+image that ends the process ends the run, not one worker. So only the first start of a run uses threads; the same
+command after that goes on with Ray (docs/protocol.md, item 8). No Ray.
 """
 
 from __future__ import annotations
@@ -16,34 +16,36 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from pcace_dist.worker.pilot_cache import Leftovers
+from pcace_dist.worker.pilot_cache import PilotCache
 
 if TYPE_CHECKING:
     from pcace_dist.config.job import Job
     from pcace_dist.datasets.listing import Listing
 
-ROWS = 4096  # of the data set
-MODEL_BYTES = 512 << 20  # of parameters and buffers; every worker has a copy
+ROWS = 4096  # the most rows of such a run's data set
+MODEL_BYTES = 512 << 20  # the most bytes of parameters and buffers; every worker has a copy
 
 
 @dataclass(frozen=True, eq=False)
-class Together:
-    """What workers that are threads of one process share: how many they are, and the loaded model, which none of them
-    runs: each takes a copy, whatever the factory shares between its models; and what the pilot leaves."""
+class SharedModel:
+    """What workers that are threads of one process share: their number, the loaded model, and what the pilot forwarded.
+
+    No worker runs `model` itself: each takes a copy, even where the factory shares parts between its models.
+    """
 
     workers: int
     model: nn.Module
-    leftovers: Leftovers = field(default_factory=Leftovers)
+    pilot_cache: PilotCache = field(default_factory=PilotCache)
 
     def model_copy(self) -> nn.Module:
         return copy.deepcopy(self.model)
 
 
-def together(job: Job, listing: Listing, model: nn.Module, *, any_size: bool = False) -> Together | None:
-    """For a run that is small enough, by what the job, the listing and the model are; else None.
+def share_model(job: Job, listing: Listing, model: nn.Module, *, any_size: bool = False) -> SharedModel | None:
+    """What the workers share where the run can use threads; None where it needs Ray.
 
-    The job asks for processors alone, and for no more workers (`workers.min`) than there are cores for. `any_size`: the
-    run need not be small.
+    It can use threads where the job asks for processors alone and for no more workers (`workers.min`) than this
+    machine has cores for, data set and model are small (or `any_size`), and the model can be copied.
     """
     workers = job.workers
     if workers.gpus or workers.resources or workers.memory is not None:
@@ -52,25 +54,31 @@ def together(job: Job, listing: Listing, model: nn.Module, *, any_size: bool = F
     small = listing.rows <= ROWS and _nbytes(model) <= MODEL_BYTES
     if count < max(1, workers.min) or not (small or any_size):
         return None
-    found = Together(count, model)
+    shared = SharedModel(count, model)
     try:
-        copied = found.model_copy()
+        copied = shared.model_copy()
     except Exception:  # a model of one's own may hold anything
         return None
-    return None if _leads_back(copied, model) else found
+    return None if _refers_to_original(copied, model) else shared
 
 
-def _leads_back(copied: nn.Module, model: nn.Module) -> bool:
-    """Whether a function of the copy (a replaced forward, a hook) holds modules of the model: functions are not copied.
-    Such a copy would run what it was copied from."""
-    own = {id(module) for module in model.modules()}
+def _refers_to_original(copied: nn.Module, model: nn.Module) -> bool:
+    """Whether a function of the copy (a replaced forward, a hook) refers to modules of the original.
+
+    `deepcopy` does not copy functions, so such a copy would run modules of the original.
+    """
+    original = {id(module) for module in model.modules()}
     values = [value for module in copied.modules() for value in vars(module).values()]
-    functions = [one for value in values for one in (value.values() if isinstance(value, dict) else [value])]
-    return any(id(getattr(held, "__self__", held)) in own for one in functions for held in _held_by(one))
+    functions = [function for value in values for function in (value.values() if isinstance(value, dict) else [value])]
+    return any(
+        id(getattr(referred, "__self__", referred)) in original
+        for function in functions
+        for referred in _captured_by(function)
+    )
 
 
-def _held_by(function: object) -> list[object]:
-    """What a function written in Python holds besides its arguments."""
+def _captured_by(function: object) -> list[object]:
+    """Closure variables and defaults of a function written in Python."""
     if not isinstance(function, FunctionType):
         return []
     variables = getclosurevars(function).nonlocals.values()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pcace_dist.worker.engine import UnitReport
     from pcace_dist.worker.evaluator import AblationTask, Case, Evaluator, Profiled, Question
     from pcace_dist.worker.reduce import RankInput
-    from pcace_dist.worker.shared_model import Together
+    from pcace_dist.worker.shared_model import SharedModel
     from pcace_dist.worker.spec import CodesSpec, WorkSpec
 
 
@@ -70,7 +70,7 @@ class Progress:
 class WorkerBody:
     """Holds one engine. Imports happen in `ready`, so that creating a worker is quick and its errors are values."""
 
-    def __init__(self, name: str, shared: Together | None = None) -> None:
+    def __init__(self, name: str, shared: SharedModel | None = None) -> None:
         """`shared`: by workers that are threads of one process."""
         self._name = name
         self._shared = shared
@@ -132,11 +132,7 @@ class WorkerBody:
 
         before, flushing = self._flushed() if flush_first else (None, 0.0)
         try:
-            report = (
-                self._engine.process(unit, upcoming)
-                if kept is None
-                else self._engine.process_kept(unit, kept, upcoming)
-            )
+            report = self._engine.process(unit, upcoming, kept)
         except (Abandoned, StoreUnavailable):
             if not self._stopped:  # storage is away: the driver gives the unit back, and nobody is blamed
                 raise
@@ -212,7 +208,7 @@ class WorkerBody:
 
     def merge_examples(self, plan: str, receipts: Sequence[Receipt]) -> dict[str, bytes]:
         """The example rows of some attempts, merged."""
-        return self._engine.merge_shown(self._stored_plan(plan), receipts)
+        return self._engine.merge_examples(self._stored_plan(plan), receipts)
 
     def progress(self) -> Progress:
         """How far it is, and what it waits for."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pcace_dist.artifacts import transforms as curves
-from pcace_dist.artifacts.examples import ShownRows, exemplars_table, sample_table
+from pcace_dist.artifacts.examples import ExampleRows, exemplars_table, sample_table
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.artifacts.transforms import pick_curves, transforms_table
 from pcace_dist.config.job import parse_job
@@ -35,8 +35,8 @@ def plan() -> Plan:
     return plan_of(random.standard_normal((100, 3, 9)), {"y": random.standard_normal(100)}, components=2)
 
 
-def shown(plan: Plan, rows: range, groups: list[Any]) -> ShownRows:
-    held = ShownRows(plan)
+def shown(plan: Plan, rows: range, groups: list[Any]) -> ExampleRows:
+    held = ExampleRows(plan)
     random = np.random.default_rng(rows.start)
     maps, y = random.standard_normal((len(rows), 3, 9)), random.standard_normal(len(rows))
     codes, shared = codes_of(plan, maps, {"y": y}, np.arange(len(rows)) % 16)
@@ -50,20 +50,20 @@ def shown(plan: Plan, rows: range, groups: list[Any]) -> ShownRows:
 )
 def test_files_of_an_attempt_are_read_back_with_groups_of_any_type(plan: Plan, value: Any) -> None:
     held = shown(plan, range(40), [value] * 39 + [None])
-    again = ShownRows.from_files(plan, held.files())
+    again = ExampleRows.from_files(plan, held.files())
     assert again.top.to_bytes() == held.top.to_bytes()
     rows, loaded = held.sample.rows(), again.sample.rows()
     assert rows is not None and loaded is not None
     assert sample_table(loaded, plan).equals(sample_table(rows, plan))
     more = shown(plan, range(40, 60), [value] * 20)
-    merged = ShownRows(plan).merge([more, again])
-    straight = ShownRows(plan).merge([held, more])
+    merged = ExampleRows(plan).merge([more, again])
+    straight = ExampleRows(plan).merge([held, more])
     assert merged.files() == straight.files()
 
 
 def test_no_rows_make_no_files(plan: Plan) -> None:
-    assert ShownRows(plan).files() == {}
-    assert len(exemplars_table(ShownRows(plan).top, plan)) == 0
+    assert ExampleRows(plan).files() == {}
+    assert len(exemplars_table(ExampleRows(plan).top, plan)) == 0
 
 
 @pytest.fixture(scope="module")

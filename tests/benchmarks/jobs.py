@@ -94,7 +94,7 @@ def ready(job: Job) -> Ready:
     prepared = prepare(parse_job(job))
     engine = Engine(prepared.spec, "bench", LocalStore(prepared.spec.output))
     plan, check = engine.pilot(prepared.listing)
-    engine.leftovers.clear()  # what it has forwarded is to be forwarded again
+    engine.pilot_cache.clear()  # what it has forwarded is to be forwarded again
     engine.begin(plan, check, 1)
     return Ready(engine, plan, tuple(make_units(prepared.listing, rows_per_unit(prepared.listing))))
 

@@ -74,7 +74,7 @@ def test_threads_are_refused_for_a_model_that_cannot_be_copied(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PCACE_EXECUTOR", "threads")
-    monkeypatch.setattr("pcace_dist.run.prepare.together", lambda *_, **__: None)
+    monkeypatch.setattr("pcace_dist.run.prepare.share_model", lambda *_, **__: None)
     with pytest.raises(JobError, match="PCACE_EXECUTOR threads: the model cannot be copied"):
         prepare(parse_job(digits_job(data, tmp_path / "run")))
 
@@ -86,7 +86,7 @@ def test_threads_can_be_asked_for_where_ray_is_there_and_the_run_is_large(
     monkeypatch.setattr("pcace_dist.run.prepare.is_wanted", lambda: True)
     monkeypatch.setattr("pcace_dist.worker.shared_model.ROWS", 10)
     preparation = prepare(parse_job(digits_job(data, tmp_path / "run")))
-    assert preparation.executor == ExecutorKind.THREADS and preparation.together is not None
+    assert preparation.executor == ExecutorKind.THREADS and preparation.shared_model is not None
 
 
 def test_ray_can_be_asked_for_where_the_run_is_small(

@@ -29,10 +29,10 @@ from pcace_dist.models.settings import settings_restored
 from pcace_dist.run import rank as run_job
 from pcace_dist.run.prepare import prepare
 from pcace_dist.storage.store import open_store
-from pcace_dist.worker import pilot
-from pcace_dist.worker import shared_model as together
+from pcace_dist.worker import pilot, shared_model
 from pcace_dist.worker.admission import NotAdmitted
 from pcace_dist.worker.engine import Abandoned, Engine
+from pcace_dist.worker.pilot_maps import PilotMaps
 from tests.digits import bytes_of, digits_job, ranked, records, write_digits
 from tests.planted import planted_network, write_planted
 from tests.run.test_main_job import ROOT, planted_job
@@ -50,7 +50,7 @@ def data(tmp_path: Path) -> Path:
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process of its own, whatever other tests have started here."""
     monkeypatch.setattr("pcace_dist.run.prepare.is_wanted", lambda: False)
-    monkeypatch.setattr(together, "cores", lambda: 2)
+    monkeypatch.setattr(shared_model, "cores", lambda: 2)
 
 
 # -- which runs
@@ -62,7 +62,7 @@ def asked(rows: int = 300, **workers: Any) -> tuple[Job, Listing]:
 
 
 def count(job: Job, listing: Listing) -> int | None:
-    found = together.together(job, listing, planted_network())
+    found = shared_model.share_model(job, listing, planted_network())
     return None if found is None else found.workers
 
 
@@ -85,18 +85,18 @@ def count(job: Job, listing: Listing) -> int | None:
 def test_as_many_workers_as_there_are_cores_for_and_none_where_more_is_asked_for(
     cores: int, workers: dict[str, Any], expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "cores", lambda: cores)
+    monkeypatch.setattr(shared_model, "cores", lambda: cores)
     assert count(*asked(**workers)) == expected
 
 
 def test_many_rows_large_models_and_such_as_cannot_be_copied_are_for_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together, "cores", lambda: 2)
-    assert count(*asked(together.ROWS)) == 2
-    assert count(*asked(together.ROWS + 1)) is None
+    monkeypatch.setattr(shared_model, "cores", lambda: 2)
+    assert count(*asked(shared_model.ROWS)) == 2
+    assert count(*asked(shared_model.ROWS + 1)) is None
     network = planted_network()
     network.__dict__["held"] = (line for line in "a generator cannot be copied")
-    assert together.together(*asked(), network) is None
-    monkeypatch.setattr(together, "MODEL_BYTES", 8)
+    assert shared_model.share_model(*asked(), network) is None
+    monkeypatch.setattr(shared_model, "MODEL_BYTES", 8)
     assert count(*asked()) is None
 
 
@@ -124,10 +124,10 @@ def harmless(network: nn.Module) -> None:
 def test_models_whose_copies_would_lead_back_to_them_are_for_ray(
     change: Callable[[nn.Module], None], expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "cores", lambda: 2)
+    monkeypatch.setattr(shared_model, "cores", lambda: 2)
     network = planted_network()
     change(network)
-    found = together.together(*asked(), network)
+    found = shared_model.share_model(*asked(), network)
     assert (None if found is None else found.workers) == expected
 
 
@@ -160,7 +160,7 @@ def test_threads_give_the_bytes_of_ray(
     on_ray = ranked(digits_job(data, tmp_path / "ray", **changes))
     with monkeypatch.context() as patch:
         patch.setattr("pcace_dist.run.prepare.is_wanted", lambda: False)
-        patch.setattr(together, "cores", lambda: 2)
+        patch.setattr(shared_model, "cores", lambda: 2)
         here = ranked(digits_job(data, tmp_path / "here", **changes))
     assert on_ray.summary["workers_are"] == "Ray actors" and "ray" in on_ray.summary["stages"]
     assert here.summary["workers_are"] == "threads of the driver" and "ray" not in here.summary["stages"]
@@ -224,14 +224,14 @@ def test_what_the_pilot_has_forwarded_is_what_the_main_pass_would_forward(
 ) -> None:
     compute = {"precision": precision, "batch": batch}
     statistics = {"pilot": ROWS, "keep_codes": keep_codes}
-    more = {"statistics": statistics, "dataset": dataset, "group_by": "label", "layers": "all"}
+    more = {"statistics": statistics, "dataset": dataset, "group_by": "place", "layers": "all"}
     job = digits_job(data, tmp_path / "run", compute=compute, **more)
     prepared = prepare(parse_job(job | {"model": job["model"] | model}))
     units = make_units(prepared.listing, rows_per_unit(prepared.listing))
     store = open_store(str(tmp_path / "run"), prepared.spec.storage)
     engines = [Engine(prepared.spec, name, store) for name in ("pilot", "other")]
     plan, check = engines[0].pilot(prepared.listing)
-    assert engines[0].leftovers.units.keys() == {unit.id for unit in units}
+    assert engines[0].pilot_cache.units.keys() == {unit.id for unit in units}
     files, reports = [], []
     for engine in engines:
         engine.begin(plan, check, 1)
@@ -243,7 +243,7 @@ def test_what_the_pilot_has_forwarded_is_what_the_main_pass_would_forward(
         assert [one.of_pilot for one in done] == [engine is engines[0]] * len(units)
     assert files[0] == files[1]
     assert reports[0] == reports[1]
-    assert not engines[0].leftovers.units, "given back as they are used"
+    assert not engines[0].pilot_cache.units, "given back as they are used"
 
 
 def test_a_model_that_gives_something_else_each_time_is_not_admitted(data: Path, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def left_by_a_pilot(data: Path, output: Path, **changes: Any) -> tuple[Engine, t
 
 def test_what_is_left_is_maps_without_pixels_and_is_given_up_when_told_to_stop(data: Path, tmp_path: Path) -> None:
     engine, units = left_by_a_pilot(data, tmp_path / "run")
-    left = [one.batch for unit in engine.leftovers.units.values() for one in unit.passes]
+    left = [one.batch for unit in engine.pilot_cache.units.values() for one in unit.batches]
     assert sum(len(batch.images) for batch in left) == ROWS
     assert sum(batch.images.numel() for batch in left) == 0
     engine.stop()
@@ -305,17 +305,17 @@ def test_the_pilot_holds_the_maps_of_few_rows_at_a_time(
 ) -> None:
     """Read 128 at a time, whatever goes through the model together."""
     held: list[int] = []
-    run = pilot.PilotMaps._run
+    run = PilotMaps._run
 
-    def counted(self: pilot.PilotMaps, forward: Forward, rows: Batch, layers: Collection[str]) -> Any:
+    def counted(self: PilotMaps, forward: Forward, rows: Batch, layers: Collection[str]) -> Any:
         held.append(len(rows))
         return run(self, forward, rows, layers)
 
-    monkeypatch.setattr(pilot.PilotMaps, "_run", counted)
+    monkeypatch.setattr(PilotMaps, "_run", counted)
     monkeypatch.setattr(pilot, "choose_batch", lambda *_: batch)
     engine, units = left_by_a_pilot(data, tmp_path / "run", compute={"batch": "auto"})
     assert sum(held) == ROWS and max(held) == most
-    left = {unit.id: [len(one.batch) for one in engine.leftovers.units[unit.id].passes] for unit in units}
+    left = {unit.id: [len(one.batch) for one in engine.pilot_cache.units[unit.id].batches] for unit in units}
     for unit in units:
         assert left[unit.id] == [min(batch, unit.rows - start) for start in range(0, unit.rows, batch)]
 
@@ -323,9 +323,9 @@ def test_the_pilot_holds_the_maps_of_few_rows_at_a_time(
 def test_what_was_read_ahead_is_discarded_when_a_unit_that_was_left_comes_instead(data: Path, tmp_path: Path) -> None:
     engine, (first, second, third, *_) = left_by_a_pilot(data, tmp_path / "run")
     for unit in (first, second):
-        engine.leftovers.take(unit.id)
+        engine.pilot_cache.take(unit.id)
     engine.process(first, second)
-    ahead = engine._reader.stream(second)
+    ahead = engine.sources.reader.stream(second)
     reading = not ahead.closed
     assert engine.process(third).of_pilot
     assert reading and ahead.closed
@@ -336,7 +336,7 @@ def test_a_pilot_of_some_rows_leaves_nothing(data: Path, tmp_path: Path) -> None
     prepared = prepare(parse_job(digits_job(data, tmp_path / "run", statistics={"pilot": ROWS - 1})))
     engine = Engine(prepared.spec, "pilot", open_store(str(tmp_path / "run"), prepared.spec.storage))
     engine.pilot(prepared.listing)
-    assert not engine.leftovers.units
+    assert not engine.pilot_cache.units
 
 
 def test_another_runs_plan_admits_only_its_numeric_class_also_where_it_was_taken(

@@ -27,11 +27,13 @@ from pcace_dist.models.targets import target_values
 from pcace_dist.run.prepare import prepare
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import LocalStore
+from pcace_dist.worker import encoder as encoder_module
 from pcace_dist.worker import engine as engine_module
 from pcace_dist.worker import pilot as pilot_module
+from pcace_dist.worker import pilot_rows as pilot_rows_module
 from pcace_dist.worker.admission import CheckRows, NotAdmitted
 from pcace_dist.worker.engine import Engine
-from pcace_dist.worker.pilot import _batch_that_fits
+from pcace_dist.worker.pilot import _batch_that_fits, _Setting
 from tests.datasets.helpers import encoded, picture, shard
 
 HOST = torch.device("cpu")
@@ -70,7 +72,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
         return DeviceDecoder(HOST) if decode == "gpu" else None
 
     monkeypatch.setattr(pilot_module, "choose_decoder", lambda asked, device: "gpu" if asked == "gpu" else "cpu")
-    for module in (pilot_module, engine_module):
+    for module in (pilot_rows_module, engine_module):
         monkeypatch.setattr(module, "decoder_of", decoder_of)
 
 
@@ -107,7 +109,7 @@ def test_every_good_row_counts_and_broken_ones_have_the_same_reason(data: Path) 
         engine.begin(plan, check, 1)
         (unit,) = make_units(prepare(parse_job(job(data))).listing, 100)
         report = engine.process(unit)
-        found[decode] = report.count, [(bad.row, bad.stage, bad.reason) for bad in engine._bad]
+        found[decode] = report.count, [(bad.row, bad.stage, bad.reason) for bad in engine.buffer.bad]
     assert found["cpu"] == found["gpu"]
     assert found["gpu"][0].rows == ROWS - len(BROKEN)
     assert found["gpu"][1] == [(row, "decode", "truncated JPEG") for row in BROKEN]
@@ -175,7 +177,7 @@ def test_batches_and_the_decoder_on_the_device_count_when_the_batch_is_chosen(
 
     monkeypatch.setattr(pilot_module, "choose_batch", noting)
     for decode in ("cpu", "gpu"):
-        _batch_that_fits(engine.model, engine.spec, HOST, Numerics(), image, decode)
+        _batch_that_fits(_Setting([engine.model], engine.spec, HOST, decode, Numerics()), image)
     assert replace(found[1], waiting=0, decoding=0) == found[0]
     assert (found[0].waiting, found[0].decoding) == (0, 0)
     assert (found[1].waiting, found[1].decoding) == (12 * 400, 1000)
@@ -194,7 +196,7 @@ def test_rows_that_all_count_are_encoded_without_a_copy_to_the_device(
         moved.append(len(rows))
         return rows.to(device)
 
-    monkeypatch.setattr(engine_module, "to_device", noting)
+    monkeypatch.setattr(encoder_module, "to_device", noting)
     if bad:
 
         def without_first(*arguments: Any) -> Any:
@@ -202,7 +204,7 @@ def test_rows_that_all_count_are_encoded_without_a_copy_to_the_device(
             values[0] = np.nan
             return values, {0: "none"}
 
-        monkeypatch.setattr(engine_module, "target_values", without_first)
+        monkeypatch.setattr(encoder_module, "target_values", without_first)
     (unit,) = make_units(prepare(parse_job(job(data))).listing, 100)
     report = engine.process(unit)
     batches = -(-(ROWS - len(BROKEN)) // 16)
