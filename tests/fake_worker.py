@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -58,6 +59,9 @@ class FakeWorker:
 
     def wait_for(self, storage: str | None) -> None:
         self._waits_for = storage
+
+    def thread(self) -> int:
+        return threading.get_ident()
 
     def is_stopped(self) -> bool:
         return self._stopped

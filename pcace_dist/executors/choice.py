@@ -22,6 +22,12 @@ class ExecutorKind(StrEnum):
     THREADS = "threads"
     INLINE = "inline"
 
+    @property
+    def workers_are(self) -> str:
+        """What summary.json calls the workers."""
+        names = {ExecutorKind.RAY: "Ray actors", ExecutorKind.THREADS: "threads of the driver"}
+        return names.get(self, "the driver itself")
+
 
 def wanted_executor() -> ExecutorKind | None:
     """What PCACE_EXECUTOR says; None where it leaves the choice to the run. Raises JobError."""

@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from pcace_dist.executors.ray_metrics import Metrics
 
 SUMMARY_EVERY = 5.0  # seconds between two summaries while the run works
-WORKERS_ARE = {
-    ExecutorKind.RAY: "Ray actors",
-    ExecutorKind.THREADS: "threads of the driver",
-    ExecutorKind.INLINE: "the driver itself",
-}
 
 
 class Account:
@@ -242,7 +237,7 @@ class Account:
             "units_redone": self._units_redone,
             "attempts": len(state.accepted_receipts()),
             "workers": self.workers,
-            "workers_are": WORKERS_ARE[self._executor],
+            "workers_are": self._executor.workers_are,
             "seconds": round(time.monotonic() - self._started, 3),
             "images_per_second": round(forwarded / main_pass, 3) if main_pass > 0 else None,
             **self._time(),

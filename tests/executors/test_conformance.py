@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,6 +175,13 @@ def test_stop_reaches_every_worker(executor_of: Open) -> None:
             executor.call(worker, Task.of(FakeWorker.is_stopped))
         finished = events_to(executor, Finished, len(executor.up))
         assert [event.value for event in finished if isinstance(event, Finished)] == [True] * len(executor.up)
+
+
+def test_only_inline_works_in_the_callers_thread() -> None:
+    for opened in (in_threads, inline):
+        with opened(1) as executor:
+            (thread,) = map_tasks(executor, [Task.of(FakeWorker.thread)], control())
+        assert (thread == threading.get_ident()) == (opened is inline)
 
 
 # -- what workers tell
