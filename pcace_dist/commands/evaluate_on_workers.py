@@ -32,7 +32,7 @@ from pcace_dist.run.main_pass import farm
 from pcace_dist.run.prepare import Preparation, prepare
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import open_store
-from pcace_dist.worker.evaluator import AblationTask, Case, Profiled, Question
+from pcace_dist.worker.evaluator import AblationTask, Case, EvaluationSpec, Profiled
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Evaluated:
     preparation: Preparation
     plan: Plan
     receipts: tuple[Receipt, ...]
-    question: Question
+    question: EvaluationSpec
 
     @property
     def facts(self) -> Facts:
@@ -80,7 +80,7 @@ def open_evaluation(
     outputs = Facts.of(plan).outputs
     for each in (storage, spec.storage):
         each.patience.begin()
-    question = Question(
+    question = EvaluationSpec(
         listing=_of_run(preparation.listing, units),
         elsewhere=elsewhere,
         images=images,
