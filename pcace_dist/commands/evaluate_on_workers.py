@@ -35,7 +35,7 @@ from pcace_dist.run.coordinator import patience_of, worker_shape
 from pcace_dist.run.prepare import Preparation, prepare
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import open_store
-from pcace_dist.worker.evaluator import AblationTask, Case, Profiled, Question
+from pcace_dist.worker.evaluator import AblationTask, Case, EvaluationSpec, Profiled
 from pcace_dist.worker.worker import WorkerBody
 
 R = TypeVar("R")
@@ -48,7 +48,7 @@ class Evaluated:
     preparation: Preparation
     plan: Plan
     receipts: tuple[Receipt, ...]
-    question: Question
+    question: EvaluationSpec
 
     @property
     def facts(self) -> Facts:
@@ -86,7 +86,7 @@ def open_evaluation(
     outputs = Facts.of(plan).outputs
     for each in (storage, spec.storage):
         each.patience.begin()
-    question = Question(
+    question = EvaluationSpec(
         listing=_of_run(preparation.listing, units),
         elsewhere=elsewhere,
         images=images,

@@ -112,6 +112,7 @@ class BatchEncoder:
         self._layers = layers
         self._targets = targets
         self._device = device
+        self._overlaps = device.type == "cuda"  # it computes while the host encodes
         self._batch_size = batch_size
         self._keep_samples = keep_samples
         self._check = check
@@ -138,7 +139,7 @@ class BatchEncoder:
                 yield waiting.encoded()
             waiting = _Waiting(partial(self._encode, forwarded, seconds))
             del forwarded  # `waiting` alone holds its tensors
-            if self._device.type != "cuda":  # nothing runs beside it, and its tensors are in the processor's caches
+            if not self._overlaps:  # its tensors are in the processor's caches now
                 yield waiting.encoded()
                 waiting = None
         if waiting is not None:

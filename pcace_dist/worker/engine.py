@@ -253,10 +253,11 @@ class Engine:
             rows = work.encoder.no_rows()
             for batch in source.encoded(work.encoder, seconds):
                 rows.append(batch)
-        rows.bad.extend(source.bad)
+        tally = source.tally
+        rows.bad.extend(tally.bad)
         seconds.add(source.seconds)
         with seconds.stage("statistics"):
-            count = work.buffer.add(unit, rows, filtered=source.filtered, bytes_read=source.bytes_read)
+            count = work.buffer.add(unit, rows, filtered=tally.filtered, bytes_read=tally.bytes_read)
         what = {"actor": self.actor, "unit": unit.id, "rows": count.rows}
         log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=what)
         return UnitReport(
@@ -264,7 +265,7 @@ class Engine:
             count=count,
             forwarded=self.images_seen - before,
             seconds=seconds.by_stage(),
-            bytes_read=source.bytes_read,
+            bytes_read=tally.bytes_read,
             last_fault=None if source.kind == CODES else _last_fault(rows.bad),  # those were reported by that run
             of_pilot=source.kind == PILOT,
         )

@@ -1,7 +1,7 @@
 """What a worker does for `pcace evaluate`: rank without some folds, profile channels, ablate them. No Ray.
 
-Images are read once per worker and kept. Every task is a function of the job, the plan and the task alone, so that it
-does not matter which worker does it.
+Images are read once per worker and kept. A task's result depends on the job, the plan and the task alone, not on the
+worker that does it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is evaluated, the same for all tasks. held: folds whose images the ranking does not know.
+class EvaluationSpec:
+    """What is evaluated, the same for all tasks.
 
-    elsewhere: a listing of other images, on which effects are measured in place of those of the held folds. images:
-    rows that are read, of each listing. targets: whose change is the effect, one for each target of the plan.
+    listing: of the run's images. elsewhere: a listing of other images; where there is one, effects are measured on them
+    and not on those of the held folds. images: rows that are read of each listing. held: the folds whose images the
+    ranking does not know. targets: whose change is the effect, one for each target of the plan.
     """
 
     listing: Listing
@@ -117,12 +118,13 @@ class _Rows:
 
 
 class Evaluator:
-    """One worker's answers to one question."""
+    """One worker's part of one evaluation: profiles and effects, case by case."""
 
-    def __init__(self, engine: Engine, plan: Plan, question: Question) -> None:
+    def __init__(self, engine: Engine, plan: Plan, evaluation: EvaluationSpec) -> None:
+        """Reads the images. Raises DatasetError where they differ in size from the run's."""
         self._engine = engine
         self._plan = plan
-        self.question = question
+        self._evaluation = evaluation
         facts = Facts.of(plan)
         spec = engine.spec
         layouts.keep([engine.model], facts.channel_axes)
@@ -131,10 +133,11 @@ class Evaluator:
         )
         self._normalise = Normalise(spec.mean, spec.std, engine.device)
         self._shape = facts.image_shape
-        rows = self._read(question.listing)
-        held = np.isin(rows.folds, question.held)
-        self._ranked = rows.take(~held)
-        self._held = rows.take(held) if question.elsewhere is None else self._read(question.elsewhere)
+        rows = self._read(evaluation.listing)
+        in_held_folds = np.isin(rows.folds, evaluation.held)
+        self._ranked = rows.take(~in_held_folds)
+        elsewhere = evaluation.elsewhere
+        self._held = rows.take(in_held_folds) if elsewhere is None else self._read(elsewhere)
         self._usable: dict[tuple[Case, bool], tuple[_Rows, Floats]] = {}
 
     def profile(self, case: Case) -> Profiled:
@@ -148,7 +151,7 @@ class Evaluator:
         for at in self._batches(rows):
             profiler.add(self._maps(rows.images[at]), torch.from_numpy(target[at]))
             self._engine.images_seen += len(target[at])
-        spec = self.question.targets[case.target]
+        spec = self._evaluation.targets[case.target]
         for at in self._batches(rows):
             classes = None if rows.classes is None else rows.classes[at]
             profiler.add_gradients(
@@ -157,10 +160,10 @@ class Evaluator:
             )
             self._engine.images_seen += len(target[at])
         first = self._normalise(rows.images[:1].to(self._engine.device))
-        found = {name: bias_values(self._engine.model, name, first) for name in layers}
+        bias = {name: bias_values(self._engine.model, name, first) for name in layers}
         return Profiled(
             {name: profiler.profile(name) for name in layers},
-            {name: values for name, values in found.items() if values is not None},
+            {name: values for name, values in bias.items() if values is not None},
             len(rows),
             len(measured),
         )
@@ -186,7 +189,7 @@ class Evaluator:
             pilot_rows(
                 listing,
                 spec.dataset,
-                self.question.images,
+                self._evaluation.images,
                 image_spec=spec.images,
                 storage=spec.storage,
                 batch_size=self._forward.batch_size,
@@ -215,19 +218,18 @@ class Evaluator:
 
     def _of(self, case: Case, *, held: bool) -> tuple[_Rows, Floats]:
         """Rows of a case with a finite target, and the target's values; worked out once."""
-        known = self._usable.get((case, held))
-        if known is None:
+        if (case, held) not in self._usable:
             rows = self._held if held else self._ranked
             rows = rows.take(np.array([group == case.group for group in rows.groups], dtype=bool))
             values = np.empty(0)
             if len(rows):
                 outputs = self._outputs(rows)
-                if self.question.targets[case.target].value == "predicted":
+                if self._evaluation.targets[case.target].value == "predicted":
                     rows = replace(rows, classes=outputs.argmax(axis=1))
                 values = self._target(case, rows, outputs)
-            fine = np.isfinite(values)
-            known = self._usable[case, held] = (rows.take(fine), values[fine])
-        return known
+            finite = np.isfinite(values)
+            self._usable[case, held] = rows.take(finite), values[finite]
+        return self._usable[case, held]
 
     def _outputs(self, rows: _Rows) -> Floats:
         parts = []
@@ -250,7 +252,7 @@ class Evaluator:
         return (slice(start, start + step) for start in range(0, len(rows), step))
 
     def _target(self, case: Case, rows: _Rows, outputs: Floats) -> Floats:
-        spec = self.question.targets[case.target]
+        spec = self._evaluation.targets[case.target]
         if spec.value == "predicted":
             spec = TargetSpec("logit", "label")
         return target_values([spec], torch.from_numpy(outputs), rows.classes, rows.columns)[0][:, 0]
@@ -267,8 +269,8 @@ def _correct(labels: npt.NDArray[np.int64] | None, outputs: Floats) -> npt.NDArr
     if labels is None or outputs.shape[1] < 2:
         return None
     known = (labels >= 0) & (labels < outputs.shape[1])
-    found: npt.NDArray[np.bool_] = outputs[known].argmax(axis=1) == labels[known]
-    return found
+    correct: npt.NDArray[np.bool_] = outputs[known].argmax(axis=1) == labels[known]
+    return correct
 
 
 def _fold_numbers(keys: npt.NDArray[np.integer[Any]], folds: int) -> npt.NDArray[np.int64]:
@@ -292,10 +294,10 @@ def rank_without(
 
     The plan alone knows them: its axes and knots come from a pilot of all folds.
     """
-    mine = [receipt for receipt in receipts if block.file in receipt.files]
+    with_block = [receipt for receipt in receipts if block.file in receipt.files]
 
     def parts() -> Iterable[BlockPart]:
-        for receipt in mine:
+        for receipt in with_block:
             read = {name: read_checked(store, receipt.attempt, name, receipt.files[name]) for name in _files(block)}
             for part in read_block(block, plan.components, read[block.file], *read_rows(read["rows.arrow"])):
                 yield without_folds(part, held)
@@ -317,15 +319,15 @@ def gram_without(gram: Gram, held: Sequence[int]) -> Gram:
 
     Sums that are not kept by fold (for Pearson's correlation and mean activations) are 0 altogether.
     """
-    found = gram.copy()
+    rest = gram.copy()
     folds = list(held)
-    for whole in (found.mean_sum, found.mean_square, found.mean_target, found.target_sum, found.target_square):
+    for whole in (rest.mean_sum, rest.mean_square, rest.mean_target, rest.target_sum, rest.target_square):
         whole.zero_()
-    found.rows[folds] = 0
-    found.xx[:, folds] = 0
-    found.xy[:, :, folds] = 0
-    found.yy[:, folds] = 0
-    return found
+    rest.rows[folds] = 0
+    rest.xx[:, folds] = 0
+    rest.xy[:, :, folds] = 0
+    rest.yy[:, folds] = 0
+    return rest
 
 
 def _files(block: Block) -> tuple[str, str]:

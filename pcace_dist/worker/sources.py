@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pcace_dist.artifacts.codes import KeptUnit, read_unit
@@ -25,121 +26,68 @@ log = logging.getLogger(__name__)
 IMAGES, PILOT, CODES = "images", "pilot", "codes"  # kinds of sources
 
 
-class UnitSource(Protocol):
-    """The batches of one unit.
+class Tally(Protocol):
+    """What is known of a unit when its batches are exhausted: rows set aside, rows that the filter removed, bytes."""
 
-    kind: IMAGES, PILOT or CODES. The others are complete when the batches are exhausted: bad (rows that could not be
-    read, or that the extended run set aside), filtered (rows that the filter removed), bytes_read, and the seconds of
-    the threads that read.
-    """
-
-    @property
-    def kind(self) -> str: ...
     @property
     def bad(self) -> Sequence[BadRow]: ...
     @property
     def filtered(self) -> int: ...
     @property
     def bytes_read(self) -> int: ...
-    @property
-    def seconds(self) -> Mapping[str, float]: ...
-
-    def encoded(self, encoder: BatchEncoder, seconds: StageSeconds) -> Iterator[EncodedBatch]:
-        """The batches as codes, in row order."""
-
-    def close(self) -> None:
-        """Stop reading. Nothing happens after the last batch."""
 
 
-class ImageSource:
-    """Images that are read and forwarded now."""
+@dataclass(frozen=True, eq=False)
+class UnitSource:
+    """The batches of one unit.
 
-    kind = IMAGES
+    encoded: gives the batches as codes, in row order. tally: complete when they are exhausted, as are `seconds`, those
+    of the threads that read. close: stops reading; does nothing after the last batch.
+    """
 
-    def __init__(self, stream: UnitStream, forward: ForwardPass, on_forwarded: Callable[[int], None]) -> None:
-        self._stream = stream
-        self._forward = forward
-        self._on_forwarded = on_forwarded
-
-    @property
-    def bad(self) -> Sequence[BadRow]:
-        return self._stream.bad
-
-    @property
-    def filtered(self) -> int:
-        return self._stream.filtered
-
-    @property
-    def bytes_read(self) -> int:
-        return self._stream.bytes_read
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        return self._stream.seconds
-
-    def encoded(self, encoder: BatchEncoder, seconds: StageSeconds) -> Iterator[EncodedBatch]:
-        return encoder.encode(self._passes(), seconds)
-
-    def _passes(self) -> Iterator[tuple[Batch, ForwardPass]]:
-        for batch in self._stream.batches():
-            yield batch, self._forward
-            self._on_forwarded(len(batch))
-
-    def close(self) -> None:
-        self._stream.close()
+    kind: str
+    encoded: Callable[[BatchEncoder, StageSeconds], Iterator[EncodedBatch]]
+    tally: Tally
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
 
 
-class PilotSource:
+@dataclass(frozen=True)
+class _KeptTally:
+    bad: Sequence[BadRow]
+    filtered: int
+    bytes_read: int = 0
+
+
+def image_source(stream: UnitStream, forward: ForwardPass, on_forwarded: Callable[[int], None]) -> UnitSource:
+    """Images that are read and forwarded now; `on_forwarded(rows)` is called after every batch."""
+
+    def passes() -> Iterator[tuple[Batch, ForwardPass]]:
+        for batch in stream.batches():
+            yield batch, forward
+            on_forwarded(len(batch))
+
+    return UnitSource(
+        IMAGES, lambda encoder, seconds: encoder.encode(passes(), seconds), stream, stream.seconds, stream.close
+    )
+
+
+def pilot_source(unit: CachedUnit) -> UnitSource:
     """Batches that the pilot has forwarded."""
-
-    kind = PILOT
-
-    def __init__(self, cached: CachedUnit) -> None:
-        self._batches = cached.batches
-        self.bad: Sequence[BadRow] = cached.bad
-        self.filtered = cached.filtered
-        self.bytes_read = cached.bytes_read
-        self.seconds: Mapping[str, float] = {}
-
-    def encoded(self, encoder: BatchEncoder, seconds: StageSeconds) -> Iterator[EncodedBatch]:
-        return encoder.encode(((cached.batch, cached.forward) for cached in self._batches), seconds)
-
-    def close(self) -> None:
-        return None
+    passes = ((cached.batch, cached.forward) for cached in unit.batches)
+    return UnitSource(PILOT, lambda encoder, seconds: encoder.encode(passes, seconds), unit)
 
 
-class CodesSource:
-    """Rows as the extended run kept them: one batch, of all the unit's rows."""
+def codes_source(kept: KeptUnit, unit: Unit, plan: Plan, *, group_by: str | None, label: str | None) -> UnitSource:
+    """Rows as the extended run kept them: one batch, of all the unit's rows; none where it kept none."""
+    rows = kept.rows
 
-    kind = CODES
-
-    def __init__(self, kept: KeptUnit, unit: Unit, plan: Plan, *, group_by: str | None, label: str | None) -> None:
-        self._kept = kept
-        self._plan = plan
-        self._group_by, self._label = group_by, label
-        self.bad: Sequence[BadRow] = kept.bad
-        self.filtered = unit.rows - len(kept.rows.refs) - kept.bad_rows
-        self.bytes_read = 0
-        self.seconds: Mapping[str, float] = {}
-
-    def encoded(
-        self,
-        encoder: BatchEncoder,  # noqa: ARG002 (the interface's)
-        seconds: StageSeconds,  # noqa: ARG002
-    ) -> Iterator[EncodedBatch]:
-        rows = self._kept.rows
+    def encoded(_: BatchEncoder, __: StageSeconds) -> Iterator[EncodedBatch]:
         if rows.refs:
-            yield EncodedBatch(
-                codes=self._kept.codes,
-                rows=row_codes(self._plan, rows.targets, rows.fold_keys),
-                refs=rows.refs,
-                groups=self._kept.groups(self._group_by),
-                labels=self._kept.labels(self._label),
-                kept=rows,
-            )
+            row_parts = row_codes(plan, rows.targets, rows.fold_keys)
+            yield EncodedBatch(kept.codes, row_parts, rows.refs, kept.groups(group_by), kept.labels(label), rows)
 
-    def close(self) -> None:
-        return None
+    return UnitSource(CODES, encoded, _KeptTally(kept.bad, unit.rows - len(rows.refs) - kept.bad_rows))
 
 
 class UnitSources:
@@ -169,11 +117,11 @@ class UnitSources:
         kept = None if codes_file is None else self._read_codes(unit, codes_file, seconds)
         if kept is not None:
             dataset = self._spec.dataset
-            return CodesSource(kept, unit, self._plan, group_by=dataset.group_by, label=dataset.label)
+            return codes_source(kept, unit, self._plan, group_by=dataset.group_by, label=dataset.label)
         cached = self._pilot_cache.take(unit.id)
         if cached is not None:
-            return PilotSource(cached)
-        return ImageSource(self.reader.submit(unit), self._forward, self._on_forwarded)
+            return pilot_source(cached)
+        return image_source(self.reader.submit(unit), self._forward, self._on_forwarded)
 
     def read_ahead(self, unit: Unit, upcoming: Unit | None) -> None:
         """Begin to read what follows `unit`, unless the pilot has forwarded it. What was begun earlier and does not

@@ -35,12 +35,12 @@ class StatisticSpec:
 class WorkSpec:
     """Everything a worker needs besides the plan and its units.
 
-    `layers` are resolved names in model order, `layouts` what the job says of some of them, `model_output` is which
-    part of what the model returns are its outputs; `batch` is None where the pilot is to choose it; `python_path` is
-    put in front of sys.path so that `module:function` factories import on every node; `flush_seconds` is the longest
-    time between two flushes of the accumulator; `memory` bytes are what it may hold (None: a share of what is free);
-    `kept` are the columns that are kept beside the codes, None where no codes are kept; `base` is the run that is
-    extended, `plan` the run whose plan is used; `log` is how the worker's process writes its log lines.
+    layers: resolved names in model order. layouts: what the job says of some of them. model_output: which part of what
+    the model returns are its outputs. batch: None where the pilot is to choose it. python_path: put in front of
+    sys.path, so that `module:function` factories import on every node. flush_seconds: the longest time between two
+    attempts. memory: bytes that the next attempt may take up before it is written; None: a share of what is free. kept:
+    the columns that are kept beside the codes; None where no codes are kept. base: the run that is extended. plan: the
+    run whose plan is used. log: how the worker's process writes its log lines.
     """
 
     dataset: DatasetSpec

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pcace_dist.storage.files import Storage
     from pcace_dist.worker.admission import Admission
     from pcace_dist.worker.engine import UnitReport
-    from pcace_dist.worker.evaluator import AblationTask, Case, Evaluator, Profiled, Question
+    from pcace_dist.worker.evaluator import AblationTask, Case, EvaluationSpec, Evaluator, Profiled
     from pcace_dist.worker.reduce import RankInput
     from pcace_dist.worker.shared_model import SharedModel
     from pcace_dist.worker.spec import CodesSpec, WorkSpec
@@ -172,19 +172,19 @@ class WorkerBody:
         stored = self._stored_plan(plan)
         return rank_without(self._store, stored, block, receipts, folds, penalty=penalty, memory=memory)
 
-    def profile(self, plan: str, question: Question, case: Case) -> Profiled:
+    def profile(self, plan: str, question: EvaluationSpec, case: Case) -> Profiled:
         """What the channels of all layers are like over a case's images; for `pcace evaluate`."""
         return self._evaluating(plan, question).profile(case)
 
-    def untouched(self, plan: str, question: Question, case: Case) -> Effect:
+    def untouched(self, plan: str, question: EvaluationSpec, case: Case) -> Effect:
         """What the unchanged model does on a case's held images."""
         return self._evaluating(plan, question).untouched(case)
 
-    def ablate(self, plan: str, question: Question, task: AblationTask) -> list[Effect]:
+    def ablate(self, plan: str, question: EvaluationSpec, task: AblationTask) -> list[Effect]:
         """The effects of one task of `pcace evaluate`."""
         return self._evaluating(plan, question).ablate(task)
 
-    def _evaluating(self, plan: str, question: Question) -> Evaluator:
+    def _evaluating(self, plan: str, question: EvaluationSpec) -> Evaluator:
         """Reads the images at the first task."""
         from pcace_dist.worker.evaluator import Evaluator
 

@@ -12,7 +12,7 @@ import torch
 from pcace_dist.errors import JobError
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.samples import row_key
-from pcace_dist.worker.encoder import EncodedBatch
+from pcace_dist.worker.encoder import EncodedBatch, ForwardedBatch
 from pcace_dist.worker.stage_seconds import StageSeconds
 from tests.worker.tiny import BATCH, FOLDS, TARGET, TableForward, batch_of, maps_of, outputs_of, tiny_encoder, tiny_plan
 
@@ -124,6 +124,41 @@ def test_memory_that_runs_out_once_is_no_matter_and_twice_names_the_key(plan: Pl
     forward.failures = 2
     with pytest.raises(JobError, match=r"^compute\.batch 8: memory of this machine runs out"):
         encoded(plan, forward, NUMBERS)
+
+
+@pytest.mark.parametrize("full_at", [None, 2])
+def test_on_a_device_that_works_beside_the_host_a_batch_is_encoded_after_the_next_was_begun(
+    plan: Plan, full_at: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And before it where memory runs out: its tensors take room on the device."""
+    events: list[str] = []
+
+    class Noting(TableForward):
+        def __call__(self, images: torch.Tensor, *rest: Any) -> torch.Tensor:
+            events.append(f"forward {int(images.flatten()[0])}")
+            if len(events) == full_at:
+                raise torch.OutOfMemoryError
+            return super().__call__(images, *rest)
+
+    encoder = tiny_encoder(plan)
+    encode = encoder._encode
+
+    def noting(forwarded: ForwardedBatch, seconds: StageSeconds) -> EncodedBatch:
+        events.append(f"encode {forwarded.batch.refs[0].row}")
+        return encode(forwarded, seconds)
+
+    monkeypatch.setattr(encoder, "_encode", noting)
+    monkeypatch.setattr(encoder, "_overlaps", True)
+    forward = Noting(maps_of(20))
+    passes = ((batch_of(NUMBERS[at : at + BATCH]), forward) for at in range(0, 20, BATCH))
+    batches = list(encoder.encode(passes, StageSeconds()))
+    assert [ref.row for batch in batches for ref in batch.refs] == NUMBERS
+    expected = encoded(plan, TableForward(maps_of(20)), NUMBERS)
+    assert all(
+        torch.equal(a.codes["large"].codes, b.codes["large"].codes) for a, b in zip(batches, expected, strict=True)
+    )
+    second = ["forward 8", "encode 0"] if full_at is None else ["forward 8", "encode 0", "forward 8"]
+    assert events == ["forward 0", *second, "forward 16", "encode 8", "encode 16"]
 
 
 def test_rows_are_in_the_order_of_their_batches(plan: Plan) -> None:
