@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.errors import StoreUnavailable
 from pcace_dist.executors.base import Event, Executor, Explained, Lost, Task, WorkerShape
 from pcace_dist.executors.start_patience import Heartbeats
@@ -16,7 +16,7 @@ from pcace_dist.worker.admission import Admission, NotAdmitted
 from pcace_dist.worker.engine import UnitReport
 from pcace_dist.worker.worker import Progress, WorkerInfo, WorkResult
 
-FACTS = Facts(32, "float32", (8, 8), 2, "w", {"device": "cpu"}, {})
+FACTS = PlanMetadata(32, "float32", (8, 8), 2, "w", {"device": "cpu"}, {})
 PLAN = Plan((), (), 1, 9, 4, "pixel", 0, FACTS.to_json())
 
 WAIT, ANSWER, REFUSE, FAIL = "wait", "answer", "refuse", "fail"

@@ -53,7 +53,7 @@ _BLOCK_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Block:
+class ChannelBlock:
     """At most 64 neighbouring channels of one layer: the unit of a reduce task."""
 
     index: int
@@ -84,14 +84,14 @@ class BlockPart:
     gram: Gram | None
 
 
-def blocks_of(plan: Plan) -> list[Block]:
+def blocks_of(plan: Plan) -> list[ChannelBlock]:
     """All blocks of a plan in layer order, then channel order."""
     spans = [
         (layer.name, start, min(start + BLOCK_CHANNELS, layer.channels))
         for layer in plan.layers
         for start in range(0, layer.channels, BLOCK_CHANNELS)
     ]
-    return [Block(index, *span) for index, span in enumerate(spans)]
+    return [ChannelBlock(index, *span) for index, span in enumerate(spans)]
 
 
 def attempt_key(attempt: str, file: str) -> str:
@@ -190,7 +190,7 @@ def read_rows(data: bytes) -> tuple[list[Any], list[RowCodes]]:
 
 
 def read_block(
-    block: Block, components: int, data: bytes, groups: Sequence[Any], rows: Sequence[RowCodes]
+    block: ChannelBlock, components: int, data: bytes, groups: Sequence[Any], rows: Sequence[RowCodes]
 ) -> Iterator[BlockPart]:
     """The parts of one block file, a part per group."""
     channels = block.stop - block.start
@@ -206,7 +206,7 @@ def read_block(
         yield BlockPart(group=groups[index], codes=codes, rows=rows[index], gram=gram)
 
 
-def read_samples(block: Block, plan: Plan, rows: bytes, components: bytes) -> Iterator[tuple[Any, SampleRows]]:
+def read_samples(block: ChannelBlock, plan: Plan, rows: bytes, components: bytes) -> Iterator[tuple[Any, SampleRows]]:
     """Groups of an attempt with the sample rows of one block."""
     shared = pa.ipc.open_file(pa.BufferReader(rows)).read_all().to_pylist()
     held = pa.ipc.open_file(pa.BufferReader(components)).read_all()["components"].to_pylist()
@@ -242,7 +242,7 @@ def _samples_file(groups: list[Any], samples: Mapping[Any, SampleRows]) -> bytes
     )
 
 
-def _block_file(block: Block, groups: list[Any], segments: Mapping[Any, GroupAccumulator]) -> bytes:
+def _block_file(block: ChannelBlock, groups: list[Any], segments: Mapping[Any, GroupAccumulator]) -> bytes:
     columns: dict[str, list[Any]] = {name: [] for name in _BLOCK_SCHEMA.names}
     for index, group in enumerate(groups):
         codes = segments[group].codes(block.layer, block.channels)

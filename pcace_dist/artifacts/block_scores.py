@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pcace_dist.artifacts.attempt import Block
+from pcace_dist.artifacts.attempt import ChannelBlock
 from pcace_dist.artifacts.drift import Ends
-from pcace_dist.artifacts.transforms import BlockCurves
+from pcace_dist.artifacts.transforms import BlockTransforms
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import OK, ChannelScores
@@ -19,9 +19,9 @@ class BlockScores:
     """Scores of one block: for each group a list with a ChannelScores per target; the transforms to publish; and how
     many codes lie at the ends of the knots."""
 
-    block: Block
+    block: ChannelBlock
     scores: Mapping[Any, Sequence[ChannelScores]]
-    curves: Sequence[BlockCurves] = ()
+    curves: Sequence[BlockTransforms] = ()
     ends: Ends = field(default_factory=Ends)
     seconds: Mapping[str, float] = field(default_factory=dict)  # reading and adding up sums; solving
 

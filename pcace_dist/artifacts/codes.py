@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pcace_dist.artifacts.attempt import CODES_FILE, Block, attempt_key, blocks_of
+from pcace_dist.artifacts.attempt import CODES_FILE, ChannelBlock, attempt_key, blocks_of
 from pcace_dist.artifacts.bad_rows import BAD_ROWS
 from pcace_dist.artifacts.checked import REPAIR, Damaged, Digest
 from pcace_dist.artifacts.plan_store import read_plan
@@ -76,11 +76,11 @@ class KeptRows:
         )
 
 
-def codes_column(block: Block) -> str:
+def codes_column(block: ChannelBlock) -> str:
     return f"codes:{block.layer}[{block.start}:{block.stop}]"
 
 
-def means_column(block: Block) -> str:
+def means_column(block: ChannelBlock) -> str:
     return f"means:{block.layer}[{block.start}:{block.stop}]"
 
 
@@ -230,7 +230,7 @@ def publish_index(store: Sink, index: CodesIndex) -> None:
 
 
 @dataclass(frozen=True)
-class KeptCodes:
+class StoredCodes:
     """The kept codes of a finished run. `url` is the run's output, local or s3://."""
 
     url: str
@@ -257,7 +257,7 @@ class KeptCodes:
                 tables.append(file.read(range(file.metadata.num_row_groups), columns))
         return pa.concat_tables(tables) if tables else self.schema.empty_table().select(columns)
 
-    def read_block(self, block: Block) -> Iterator[LayerCodes]:
+    def read_block(self, block: ChannelBlock) -> Iterator[LayerCodes]:
         """The codes of one block of channels, a part of the rows after the other, in the order of `read_rows`."""
         channels, components = block.stop - block.start, self.plan.components
         names = [codes_column(block), means_column(block)]
@@ -293,7 +293,7 @@ class KeptCodes:
             raise DatasetError(f"{url}: the kept codes cannot be read ({first_line(error)})") from error
 
 
-def open_codes(url: str, storage: Storage) -> KeptCodes | None:
+def open_codes(url: str, storage: Storage) -> StoredCodes | None:
     """The kept codes of the run at `url`; None when there are none."""
     index_url = f"{url.rstrip('/')}/{INDEX}"
     try:
@@ -304,10 +304,10 @@ def open_codes(url: str, storage: Storage) -> KeptCodes | None:
     store = open_store(url, storage)
     _check_index(index, data, Ledger(store).load(), index_url)
     plan = read_plan(store, index.plan)
-    held = KeptCodes(url.rstrip("/"), storage, index, plan, pa.schema([]))
+    held = StoredCodes(url.rstrip("/"), storage, index, plan, pa.schema([]))
     if not index.parts:
         raise DatasetError(f"{url}: its kept codes hold no rows")
-    return KeptCodes(held.url, storage, index, plan, held._open(index.parts[0]).schema)
+    return StoredCodes(held.url, storage, index, plan, held._open(index.parts[0]).schema)
 
 
 def _check_index(index: CodesIndex, data: bytes, state: RunState, url: str) -> None:

@@ -10,7 +10,7 @@ from pcace_dist.statistics.plan import Plan
 
 
 @dataclass(frozen=True)
-class Facts:
+class PlanMetadata:
     """Frozen with the plan.
 
     `image_shape` is (H, W) as the model gets it, `weights` the digest of the loaded weights, `numeric_class` what the
@@ -36,7 +36,7 @@ class Facts:
         return Numerics(self.precision, self.layout)
 
     @classmethod
-    def of(cls, plan: Plan) -> Facts:
+    def of(cls, plan: Plan) -> PlanMetadata:
         held: dict[str, Any] = dict(plan.facts)
         height, width = held.pop("image_shape")
         return cls(image_shape=(height, width), **held)

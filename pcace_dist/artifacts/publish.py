@@ -15,7 +15,7 @@ from pcace_dist.artifacts.bad_rows import BAD_ROWS, publish_bad_rows, rows_set_a
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.examples import publish_examples
 from pcace_dist.artifacts.jackknife import publish_jackknife
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.rankings import publish_rankings, rankings_table
 from pcace_dist.artifacts.transforms import publish_transforms
 from pcace_dist.errors import OutputError
@@ -48,7 +48,7 @@ def publish_results(sink: Sink, store: Store, found: Results) -> None:
     publish_jackknife(sink, plan, blocks, group_type)
     if found.grouped:
         publish_across_groups(sink, across_groups_table(plan, blocks, found.ranks))
-    publish_rankings(sink, rankings_table(plan, blocks, found.ranks, Facts.of(plan).weight_norms, group_type))
+    publish_rankings(sink, rankings_table(plan, blocks, found.ranks, PlanMetadata.of(plan).weight_norms, group_type))
     of_attempts = (
         read_checked(store, receipt.attempt, BAD_ROWS, receipt.files[BAD_ROWS])
         for receipt in receipts

@@ -26,7 +26,7 @@ MOST_ROWS = 100_000  # 43 MB before compression at five components and nine knot
 
 
 @dataclass(frozen=True, eq=False)
-class BlockCurves:
+class BlockTransforms:
     """Transforms of c channels of one layer for one target and group.
 
     scores: float64 (c,), unclipped; phi: float32 (c, p, K); theta: float32 (c, K).
@@ -40,21 +40,21 @@ class BlockCurves:
     phi: npt.NDArray[np.float32]
     theta: npt.NDArray[np.float32]
 
-    def best_and_worst(self, best: int, worst: int) -> BlockCurves:
+    def best_and_worst(self, best: int, worst: int) -> BlockTransforms:
         """The best and worst of the channels, in the order of their numbers."""
         if len(self.channels) <= best + worst:
             return self
         order = np.lexsort((self.channels, -self.scores))
         kept = np.sort(np.concatenate([order[:best], order[len(order) - worst :]]))
         parts = (getattr(self, name)[kept] for name in ("channels", "scores", "phi", "theta"))
-        return BlockCurves(self.target, self.group, self.layer, *parts)
+        return BlockTransforms(self.target, self.group, self.layer, *parts)
 
     @staticmethod
-    def cat(parts: Sequence[BlockCurves]) -> BlockCurves:
+    def cat(parts: Sequence[BlockTransforms]) -> BlockTransforms:
         """Blocks of one target, group and layer, in the order of the channels."""
         held = sorted(parts, key=lambda part: part.channels[:1].tolist())
         joined = (np.concatenate([getattr(p, name) for p in held]) for name in ("channels", "scores", "phi", "theta"))
-        return BlockCurves(held[0].target, held[0].group, held[0].layer, *joined)
+        return BlockTransforms(held[0].target, held[0].group, held[0].layer, *joined)
 
 
 def shares(plan: Plan, groups: int) -> tuple[int, int]:
@@ -63,7 +63,9 @@ def shares(plan: Plan, groups: int) -> tuple[int, int]:
     return count - count // 3, count // 3
 
 
-def pick_curves(plan: Plan, layer: str, start: int, scores: Mapping[Any, Sequence[ChannelScores]]) -> list[BlockCurves]:
+def pick_transforms(
+    plan: Plan, layer: str, start: int, scores: Mapping[Any, Sequence[ChannelScores]]
+) -> list[BlockTransforms]:
     """Transforms of the block of `layer` that begins at channel `start`: of the best and worst of the block.
 
     Those of the layer are among them. scores: for each group a ChannelScores per target, with transforms.
@@ -73,22 +75,22 @@ def pick_curves(plan: Plan, layer: str, start: int, scores: Mapping[Any, Sequenc
         for target, found in enumerate(held):
             ok = np.flatnonzero(found.status == OK)
             channels = (start + ok).astype(np.int32)
-            all_ok = BlockCurves(
+            all_ok = BlockTransforms(
                 target, group, layer, channels, found.score_squared[ok], found.phi[ok], found.theta[ok]
             )
             picked.append(all_ok.best_and_worst(*shares(plan, len(scores))))
     return picked
 
 
-def transforms_table(plan: Plan, blocks: Sequence[BlockCurves], group_type: pa.DataType) -> pa.Table:
+def transforms_table(plan: Plan, blocks: Sequence[BlockTransforms], group_type: pa.DataType) -> pa.Table:
     """transforms.parquet: a row per target, group, layer and channel, in the rankings' order (docs/outputs.md)."""
-    parts: dict[tuple[int, Any, str], list[BlockCurves]] = {}
+    parts: dict[tuple[int, Any, str], list[BlockTransforms]] = {}
     for block in blocks:
         parts.setdefault((block.target, block.group, block.layer), []).append(block)
     share = shares(plan, len({block.group for block in blocks}))
     layers = {layer.name: index for index, layer in enumerate(plan.layers)}
     order = sorted(parts, key=lambda key: (key[0], group_order(key[1]), layers[key[2]]))
-    curves = [BlockCurves.cat(parts[key]).best_and_worst(*share) for key in order]
+    curves = [BlockTransforms.cat(parts[key]).best_and_worst(*share) for key in order]
     counts = [len(c.channels) for c in curves]
     axes = {layer.name: layer.knots.numpy() for layer in plan.layers}
 
@@ -117,6 +119,6 @@ def _lists(parts: Sequence[npt.NDArray[Any]], width: int, kind: type) -> pa.Arra
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
 
 
-def publish_transforms(sink: Sink, plan: Plan, curves: Sequence[BlockCurves], group_type: pa.DataType) -> None:
+def publish_transforms(sink: Sink, plan: Plan, curves: Sequence[BlockTransforms], group_type: pa.DataType) -> None:
     """transforms.parquet: theta and phi of the channels that are shown (`best_and_worst` says which)."""
     sink.put("transforms.parquet", parquet_bytes(transforms_table(plan, curves, group_type)))

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pcace_dist.artifacts.attempt import CorruptAttempt, blocks_of
 from pcace_dist.artifacts.block_scores import BlockScores
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import read_plan
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, storage_of
@@ -51,8 +51,8 @@ class Evaluated:
     question: EvaluationSpec
 
     @property
-    def facts(self) -> Facts:
-        return Facts.of(self.plan)
+    def facts(self) -> PlanMetadata:
+        return PlanMetadata.of(self.plan)
 
 
 def open_evaluation(
@@ -83,7 +83,7 @@ def open_evaluation(
     elsewhere = None
     if data is not None:
         elsewhere = list_dataset(replace(spec.dataset, path=(absolute(data),)), storage)
-    outputs = Facts.of(plan).outputs
+    outputs = PlanMetadata.of(plan).outputs
     for each in (storage, spec.storage):
         each.patience.begin()
     question = EvaluationSpec(

@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from pcace_dist.artifacts.attempt import blocks_of
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.commands import estimate as arithmetic
 from pcace_dist.commands.estimate import Estimate, Machine, Prediction, Timings, Workload
 from pcace_dist.config.job import Job
@@ -208,7 +208,7 @@ class _Trial:
         From pilots of one batch and of all batches, or of as many as do not take too long.
         """
         cold = self._timed_pilot(self._spec.batch or ROWS_AT_ONCE)
-        batch = Facts.of(self._plan).batch
+        batch = PlanMetadata.of(self._plan).batch
         one = cold if cold > PILOT_SECONDS else self._timed_pilot(batch)
         count = min(-(-self._pilot_rows // batch), max(2, int(PILOT_SECONDS / one)))
         whole = self._timed_pilot(count * batch) if count > 1 else one
@@ -246,7 +246,7 @@ class _Trial:
             if not rows:
                 raise DatasetError("dataset: no row of the unit that was looked at can be used; see dataset and model")
             of_row = {f"{stage}_row": seconds.get(stage, 0.0) / rows for stage in STAGES}
-            forward = seconds["forward"] / -(-rows // Facts.of(self._plan).batch)
+            forward = seconds["forward"] / -(-rows // PlanMetadata.of(self._plan).batch)
             seen.append(of_row | {"processor_row": processor / rows, "forward": forward, "flush": flush})
         assert receipt is not None
         self._row_stored = report.bytes_read / self._unit.rows
@@ -288,7 +288,7 @@ class _Trial:
     def batches(self) -> dict[int, float]:
         """Seconds an image by batch size, model and tap; sizes that do not fit or take too long are left out."""
         found: dict[int, float] = {}
-        for batch in sorted({*BATCHES[torch.device(self._spec.device).type], Facts.of(self._plan).batch}):
+        for batch in sorted({*BATCHES[torch.device(self._spec.device).type], PlanMetadata.of(self._plan).batch}):
             if found and batch * min(found.values()) > BATCH_SECONDS:
                 break
             try:
@@ -298,7 +298,7 @@ class _Trial:
         return found
 
     def _batch_seconds(self, batch: int) -> float:
-        facts, spec = Facts.of(self._plan), self._spec
+        facts, spec = PlanMetadata.of(self._plan), self._spec
         images = torch.zeros((batch, self._check.images.shape[1], *facts.image_shape), dtype=torch.uint8)
         forward = Forward(self._engine.model, spec.device, batch, spec.mean, spec.std, spec.layers, facts.numerics)
 
@@ -322,7 +322,7 @@ class _Trial:
             targets=len(plan.targets),
             layers=len(plan.layers),
             blocks=tuple(block.stop - block.start for block in blocks_of(plan)),
-            batch=Facts.of(plan).batch,
+            batch=PlanMetadata.of(plan).batch,
             pilot_rows=self._pilot_rows,
             pilot_bytes=int(size * min(1.0, pilot_groups / row_groups)),
             row_bytes=row_bytes(plan),

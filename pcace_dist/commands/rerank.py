@@ -21,7 +21,7 @@ from pcace_dist.analysis.thresholds import Thresholds, drift
 from pcace_dist.artifacts.checked import parsing
 from pcace_dist.artifacts.run import Run
 from pcace_dist.commands.hooks import ALL_THE_SAME, Hooks, call_hooks
-from pcace_dist.commands.schedule import RUNS, Pointer, Schedule, Tick, lock, pointer_to
+from pcace_dist.commands.schedule import RUNS, Pointer, Schedule, ScheduleLock, lock, pointer_to
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import storage_of
 from pcace_dist.datasets.units import data_digest, pieces_of
@@ -51,7 +51,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Now:
+class RunIdentity:
     """What a run made now would be made of."""
 
     identity: Identity
@@ -101,7 +101,9 @@ def rerank(job: Job, options: Options | None = None) -> Outcome:
         return _work(job, now, before, tick, storage, options)
 
 
-def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, options: Options) -> Outcome:
+def _work(
+    job: Job, now: RunIdentity, before: Pointer, tick: ScheduleLock, storage: Storage, options: Options
+) -> Outcome:
     from pcace_dist.run.rank import run_job  # Ray, from here on
 
     name = _folder(tick, now)
@@ -129,12 +131,12 @@ def _work(job: Job, now: Now, before: Pointer, tick: Tick, storage: Storage, opt
 # -- what is there
 
 
-def _now(preparation: Preparation) -> Now:
+def _now(preparation: Preparation) -> RunIdentity:
     pieces = (piece for file in preparation.listing.files for piece in pieces_of(file))
-    return Now(preparation.identity, data_digest(pieces))
+    return RunIdentity(preparation.identity, data_digest(pieces))
 
 
-def _is_published(latest: Pointer, now: Now) -> bool:
+def _is_published(latest: Pointer, now: RunIdentity) -> bool:
     return now.identity.is_of(latest["fingerprint"]) and bool(latest["data"] == now.data)
 
 
@@ -143,13 +145,13 @@ def _refuse_plain_run(store: Store, job: Job) -> None:
         raise OutputError(f"output {job.output}: holds a run of `pcace rank`; give the schedule an output of its own")
 
 
-def _folder(tick: Tick, now: Now) -> str:
+def _folder(tick: ScheduleLock, now: RunIdentity) -> str:
     """The folder of a run of the same key, finished or not, else a new one that begins with the date."""
     same = [name for name in tick.runs() if name.endswith(f"-{now.key}")]
     return same[-1] if same else f"{datetime.now(UTC):%Y-%m-%d}-{now.key}"
 
 
-def _with_base(job: Job, before: Pointer, now: Now, storage: Storage, options: Options) -> Job:
+def _with_base(job: Job, before: Pointer, now: RunIdentity, storage: Storage, options: Options) -> Job:
     """The job of the run. Where only data came or went, it extends the last published run: only new files are computed.
 
     Not where that run said that the data leave its plan's range: then a new plan is due.
@@ -166,7 +168,7 @@ def _with_base(job: Job, before: Pointer, now: Now, storage: Storage, options: O
     return job.model_copy(update={"extend": base})
 
 
-def _as_begun(tick: Tick, name: str, wanted: Job) -> Job:
+def _as_begun(tick: ScheduleLock, name: str, wanted: Job) -> Job:
     """The job of a folder that is there already: a complete run stays the extension that it was, when data or weights
     go back to what they were; an unfinished one that began as another extension is removed and starts anew."""
     run = f"{RUNS}{name}"
@@ -208,7 +210,7 @@ def _write_report(after: Run, compared: Comparison | None) -> None:
 
 
 def _entry(
-    run: str, now: Now, before: Pointer, after: Run, compared: Comparison | None, reasons: list[str], code: int
+    run: str, now: RunIdentity, before: Pointer, after: Run, compared: Comparison | None, reasons: list[str], code: int
 ) -> Entry:
     summary, weights = after.summary, after.manifest()["weights"]
     facts: dict[str, Any] = {}
@@ -233,7 +235,7 @@ def _entry(
     )
 
 
-def _why(before: Pointer, now: Now) -> str:
+def _why(before: Pointer, now: RunIdentity) -> str:
     if before.content is None:
         return "first run"
     news = []
@@ -246,7 +248,7 @@ def _why(before: Pointer, now: Now) -> str:
     return ", ".join(news)
 
 
-def _recorded(tick: Tick, entry: Entry) -> Entry:
+def _recorded(tick: ScheduleLock, entry: Entry) -> Entry:
     """Record the entry, unless a tick that died before it moved the pointer has done so."""
     known = tick.entries()
     if known and (known[-1]["run"], known[-1]["previous"]) == (entry.run, entry.previous):
@@ -256,7 +258,7 @@ def _recorded(tick: Tick, entry: Entry) -> Entry:
     return Entry.from_json(asdict(entry) | {"n": number})
 
 
-def _prune(tick: Tick, entry: Entry, keep: int) -> None:
+def _prune(tick: ScheduleLock, entry: Entry, keep: int) -> None:
     """Keep the folders of the last `keep` published runs; older ones, and unfinished ones of other keys, go. What this
     schedule has not made is left."""
     published = list(dict.fromkeys(known["run"] for known in reversed(tick.entries())))

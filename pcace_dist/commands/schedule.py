@@ -6,7 +6,7 @@
     schedule/                     ledger and lease of the tick that is at work: one at a time
     schedule/runs/<name>.json     a mark for each folder that this schedule has made
 
-`Schedule` only reads; `Tick` is what the holder of the lock may do. A tick that dies anywhere leaves a pointer to a
+`Schedule` only reads; `ScheduleLock` is what the holder of the lock may do. A tick that dies anywhere leaves a pointer to a
 complete run, and the next one goes on. Nothing is removed but files of runs in folders that are shown to be this
 schedule's. Knows stores and the names of a run's files, no Ray.
 """
@@ -130,7 +130,7 @@ class Schedule:
             yield Record.from_bytes(data or b"", n)
 
 
-class Tick(Schedule):
+class ScheduleLock(Schedule):
     """A schedule whose lock this process holds. `check` raises TakenOver once it does not."""
 
     def __init__(self, store: Store, ledger: Ledger, keeper: LeaseKeeper) -> None:
@@ -195,7 +195,7 @@ class Tick(Schedule):
 
 
 @contextlib.contextmanager
-def lock(store: Store, storage: Any, *, take_over: bool = False) -> Iterator[Tick]:
+def lock(store: Store, storage: Any, *, take_over: bool = False) -> Iterator[ScheduleLock]:
     """Hold the schedule of an output. Raises Busy when another tick lives (see `lease`), TakenOver after a race."""
     guarded = open_store(f"{store.url}/{LOCK}", storage)
     ledger = Ledger(guarded)
@@ -207,7 +207,7 @@ def lock(store: Store, storage: Any, *, take_over: bool = False) -> Iterator[Tic
     probe(guarded)
     ledger.open(ProcessProbe().this_process().to_json())
     with LeaseKeeper(Lease(guarded, ledger.epoch)) as keeper:
-        yield Tick(store, ledger, keeper)
+        yield ScheduleLock(store, ledger, keeper)
 
 
 def pointer_to(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Bottleneck:
     """The stage that takes most, its share of the run (0 to 1), and what would shorten it."""
 
     stage: str
@@ -87,14 +87,14 @@ def shares(driver: Mapping[str, float], workers: Mapping[str, float]) -> dict[st
     return found
 
 
-def judge(driver: Mapping[str, float], workers: Mapping[str, float], machine: Machine) -> Verdict | None:
+def find_bottleneck(driver: Mapping[str, float], workers: Mapping[str, float], machine: Machine) -> Bottleneck | None:
     """The stage that takes most and what would help; None before anything was done."""
     held = shares(driver, workers)
     if not held or max(held.values()) <= 0:
         return None
     held = _by_cause(held, workers, machine)
     stage = max(held, key=lambda name: held[name])
-    return Verdict(stage, held[stage], _advice(stage, machine))
+    return Bottleneck(stage, held[stage], _advice(stage, machine))
 
 
 def _by_cause(held: Mapping[str, float], workers: Mapping[str, float], machine: Machine) -> dict[str, float]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from pcace_dist.artifacts.codes import KeptCodes
+from pcace_dist.artifacts.codes import StoredCodes
 from pcace_dist.artifacts.selection import Selection
 from pcace_dist.config.job import Job
 from pcace_dist.config.targets import TargetSpec
@@ -40,7 +40,7 @@ PLACE = ["file", "row_group", "row", "id"]
 
 
 @dataclass(frozen=True, eq=False)
-class Answerable:
+class CodesQuery:
     """A job that kept codes can answer: layers and targets of the question, and the columns it needs."""
 
     layers: tuple[str, ...]
@@ -48,7 +48,7 @@ class Answerable:
     group_type: pa.DataType
 
 
-def check_question(job: Job, kept: KeptCodes) -> Answerable:
+def check_question(job: Job, kept: StoredCodes) -> CodesQuery:
     """Check a job against kept codes before anything is read but footers. Raises UserError, one line."""
     if job.statistics.estimator != "gram":
         raise JobError("statistics.estimator ace: needs the maps' components, and kept codes have none; use gram")
@@ -79,10 +79,12 @@ def check_question(job: Job, kept: KeptCodes) -> Answerable:
     if kept.index.fold_by is not None and job.dataset.fold_by is None:
         raise JobError(f"dataset.fold_by: the codes were kept with {kept.index.fold_by}; name it, or another column")
     group_type = pa.string() if job.group_by is None else columns[job.group_by]
-    return Answerable(layers, targets, group_type)
+    return CodesQuery(layers, targets, group_type)
 
 
-def question_plan(job: Job, kept: KeptCodes, question: Answerable, values: Mapping[str, np.ndarray[Any, Any]]) -> Plan:
+def question_plan(
+    job: Job, kept: StoredCodes, question: CodesQuery, values: Mapping[str, np.ndarray[Any, Any]]
+) -> Plan:
     """The kept plan for this question: fewer layers, other targets (knots at the quantiles of `values`), other folds.
 
     The layers' knots are still the kept ones; see `chooses_knots` and `with_knots`. A kept target's plan stays too,
@@ -105,7 +107,7 @@ def question_plan(job: Job, kept: KeptCodes, question: Answerable, values: Mappi
     )
 
 
-def chooses_knots(job: Job, kept: KeptCodes) -> bool:
+def chooses_knots(job: Job, kept: StoredCodes) -> bool:
     """Whether the layers' knots are chosen anew from all the rows."""
     return job.statistics.knots_from == "rows" or (
         job.statistics.knots_from == "plan" and job.statistics.knots != kept.plan.knots
@@ -125,7 +127,7 @@ def with_knots(plan: Plan, knots: int, counts: Mapping[str, torch.Tensor]) -> Pl
 class Rows:
     """The rows of kept codes with the columns that a job asks for, joined and filtered, and those set aside."""
 
-    def __init__(self, job: Job, kept: KeptCodes, question: Answerable) -> None:
+    def __init__(self, job: Job, kept: StoredCodes, question: CodesQuery) -> None:
         self._job = job
         self._stored = [target for target in question.targets if target.name in kept.targets]
         named = [str(t.value) for t in question.targets if t not in self._stored]

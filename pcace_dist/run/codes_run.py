@@ -15,10 +15,10 @@ from functools import cached_property
 import pyarrow as pa
 import torch
 
-from pcace_dist.artifacts.attempt import Block, attempt_key, blocks_of
+from pcace_dist.artifacts.attempt import ChannelBlock, attempt_key, blocks_of
 from pcace_dist.artifacts.bad_rows import BAD_ROWS, bad_rows_table
 from pcace_dist.artifacts.block_scores import BlockScores
-from pcace_dist.artifacts.codes import KeptCodes, open_codes
+from pcace_dist.artifacts.codes import StoredCodes, open_codes
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.artifacts.selection import SELECTION_FILE
@@ -30,7 +30,7 @@ from pcace_dist.executors.base import Executor, Task
 from pcace_dist.executors.choice import ExecutorKind, open_executor, wanted_executor
 from pcace_dist.ledger.ledger import FileRef, Receipt
 from pcace_dist.progress.logs import LogSettings
-from pcace_dist.run.codes_query import Answerable, Rows, check_question, chooses_knots, question_plan, with_knots
+from pcace_dist.run.codes_query import CodesQuery, Rows, check_question, chooses_knots, question_plan, with_knots
 from pcace_dist.run.coordinator import Coordinator, only_files, worker_shape
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import MIN_IMAGES
@@ -49,8 +49,8 @@ class CodesPreparation:
 
     job: Job
     spec: CodesSpec
-    kept: KeptCodes
-    question: Answerable
+    kept: StoredCodes
+    question: CodesQuery
     fingerprint: str
 
     def is_of(self, fingerprint: object) -> bool:
@@ -128,7 +128,7 @@ class CodesRun(Coordinator[CodesPreparation]):
     _selections = 0
 
     @property
-    def _kept(self) -> KeptCodes:
+    def _kept(self) -> StoredCodes:
         return self._preparation.kept
 
     def _executor(self) -> AbstractContextManager[Executor]:
@@ -155,7 +155,7 @@ class CodesRun(Coordinator[CodesPreparation]):
             frozen = FrozenPlan.recorded(self._store, manifest)
             if list(self._units()) != [unit.id for unit in self._codes_units()]:
                 raise DatasetError(f"dataset.path: the kept codes of {self._kept.url} have changed since the run began")
-        self._account.planned(frozen.plan, self._units())
+        self._stats.planned(frozen.plan, self._units())
         return frozen
 
     def _plan(self, executor: Executor) -> Plan:
@@ -181,7 +181,7 @@ class CodesRun(Coordinator[CodesPreparation]):
         self._rows = None  # frees memory: the selection has what is needed of them
         self._tick(executor, "selecting")
 
-    def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> Task[BlockScores]:
+    def _reduce_task(self, plan: Plan, block: ChannelBlock, receipts: tuple[Receipt, ...]) -> Task[BlockScores]:
         return Task.of(WorkerBody.reduce_codes, plan.digest, block, only_files(receipts[0], SELECTION_FILE))
 
     def _merge_examples(self, executor: Executor, plan: Plan) -> list[dict[str, bytes]]:  # noqa: ARG002 (the coordinator's)
@@ -195,7 +195,7 @@ class CodesRun(Coordinator[CodesPreparation]):
 
     def _read_rows(self) -> Rows:
         if self._rows is None:
-            with self._account.stage("read"):
+            with self._stats.stage("read"):
                 self._rows = Rows(self._job, self._kept, self._preparation.question)
             if not len(self._rows.taken):
                 raise DatasetError(f"dataset.filter: keeps none of the {self._rows.rows:,} rows that have kept codes")

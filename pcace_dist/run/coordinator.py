@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
-from pcace_dist.artifacts.attempt import ATTEMPT, ATTEMPT_FILE, Block, CorruptAttempt, blocks_of
+from pcace_dist.artifacts.attempt import ATTEMPT, ATTEMPT_FILE, ChannelBlock, CorruptAttempt, blocks_of
 from pcace_dist.artifacts.block_scores import BlockScores, is_any_ranked
 from pcace_dist.artifacts.done import Publication, done_body
 from pcace_dist.artifacts.drift import drift_of
@@ -36,7 +36,7 @@ from pcace_dist.executors.event_loop import LoopControl
 from pcace_dist.executors.map_tasks import map_tasks
 from pcace_dist.executors.start_patience import StartPatience
 from pcace_dist.ledger.ledger import Ledger, Receipt
-from pcace_dist.run.run_stats import Account
+from pcace_dist.run.run_stats import RunStats
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.ranks import Ranks
 from pcace_dist.storage.store import Sink, Store
@@ -78,7 +78,7 @@ class Coordinator(ABC, Generic[P]):
         preparation: P,
         store: Store,
         ledger: Ledger,
-        account: Account,
+        stats: RunStats,
         *,
         stopping: Callable[[], bool],
         check: Callable[[], None],
@@ -87,12 +87,12 @@ class Coordinator(ABC, Generic[P]):
         self._preparation = preparation
         self._store = store
         self._ledger = ledger
-        self._account = account
+        self._stats = stats
         self._stopping = stopping
         self._check_held = check
         self._first_up: float | None = None  # when the progress first saw a worker that is up
         self._patience = patience_of(preparation.job)
-        account.patience = self._patience
+        stats.patience = self._patience
 
     def run(self) -> int:
         """Returns the exit code. Raises UserError, Stopped or TakenOver; what is in the ledger stays."""
@@ -123,7 +123,7 @@ class Coordinator(ABC, Generic[P]):
     def _main_pass(self, executor: Executor, frozen: FrozenPlan) -> None:
         """Works until every unit of the manifest is accepted or set aside."""
 
-    def _reduce_task(self, plan: Plan, block: Block, receipts: tuple[Receipt, ...]) -> Task[BlockScores]:
+    def _reduce_task(self, plan: Plan, block: ChannelBlock, receipts: tuple[Receipt, ...]) -> Task[BlockScores]:
         """The reduce task of one block. It gets only those parts of the receipts that it needs."""
         return Task.of(WorkerBody.reduce, plan.digest, block, _for_block(receipts, block))
 
@@ -137,9 +137,9 @@ class Coordinator(ABC, Generic[P]):
         """One task per block of channels, on the workers that are up."""
         receipts = self._ledger.state.accepted_receipts()
         tasks = [self._reduce_task(plan, block, receipts) for block in blocks_of(plan)]
-        with self._account.stage("reduce"):
+        with self._stats.stage("reduce"):
             blocks = self._map(executor, tasks, "reducing")
-        self._account.reduced(block.seconds for block in blocks)
+        self._stats.reduced(block.seconds for block in blocks)
         return blocks
 
     def _map(self, executor: Executor, tasks: Sequence[Task[R]], stage: str) -> list[R]:
@@ -151,7 +151,7 @@ class Coordinator(ABC, Generic[P]):
     def _rank(self, executor: Executor, plan: Plan, blocks: list[BlockScores]) -> list[Ranks]:
         """Ranks of every target and group; on the workers, unless it takes only a moment."""
         batches = rank_tasks(plan, blocks)
-        with self._account.stage("rank"):
+        with self._stats.stage("rank"):
             if len(batches) == 1:
                 return rank_batch(batches[0])
             tasks = [Task.of(WorkerBody.rank, batch) for batch in batches]
@@ -161,7 +161,7 @@ class Coordinator(ABC, Generic[P]):
         """The example rows, a task for every EXAMPLE_ATTEMPTS attempts."""
         receipts = [only_files(receipt, EXEMPLARS, SAMPLE) for receipt in self._ledger.state.accepted_receipts()]
         chunks = [receipts[start : start + EXAMPLE_ATTEMPTS] for start in range(0, len(receipts), EXAMPLE_ATTEMPTS)]
-        with self._account.stage("reduce"):
+        with self._stats.stage("reduce"):
             tasks = [Task.of(WorkerBody.merge_examples, plan.digest, tuple(chunk)) for chunk in chunks]
             return self._map(executor, tasks, "reducing")
 
@@ -169,31 +169,31 @@ class Coordinator(ABC, Generic[P]):
         self, plan: Plan, blocks: list[BlockScores], ranks: list[Ranks], examples: list[dict[str, bytes]]
     ) -> int:
         """Rankings, bad rows, then `done`, then summary.json (docs/protocol.md, item 10)."""
-        bad, images = self._account.bad_rows, self._account.images
+        bad, images = self._stats.bad_rows, self._stats.images
         if images == 0:
             raise DatasetError(
-                f"dataset: none of the {bad} rows could be used; the last fault was: {self._account.last_fault}"
+                f"dataset: none of the {bad} rows could be used; the last fault was: {self._stats.last_fault}"
             )
         self._ledger.check_held()
         self._ledger.check_whole()
         published = Publication(self._store.put)
         group_type = self._preparation.group_type
-        with self._account.stage("publish"):
+        with self._stats.stage("publish"):
             grouped = self._job.group_by is not None
             results = Results(plan, self._ledger.state, blocks, ranks, examples, group_type, grouped)
             publish_results(published, self._store, results)
             self._publish_more(published, plan)
-        self._account.drift = drift_of((block.block.layer, block.ends) for block in blocks)
+        self._stats.drift = drift_of((block.block.layer, block.ends) for block in blocks)
         outcome = DONE if is_any_ranked(blocks) else NOTHING_RANKED
         if bad > self._job.max_bad_rows * (images + bad):
             outcome = TOO_MANY_BAD_ROWS
         code = 0 if outcome == DONE else 4
-        summary = self._account.summary(outcome, code)
+        summary = self._stats.summary(outcome, code)
         self._ledger.check_whole()
         self._ledger.append("done", done_body(summary, self._job, group_type, published))
         publish_summary(self._store, summary)
         self._clean_up()
-        self._account.report(0)
+        self._stats.report(0)
         return code
 
     def _clean_up(self) -> None:
@@ -230,7 +230,7 @@ class Coordinator(ABC, Generic[P]):
             waits_for = f"waits for {storage}"
         elif waits_for is None:
             waits_for = "" if executor.up else self._patience.waits_for(0, 0, len(executor.members))
-        self._account.tick(stage, len(executor.up), waits_for)
+        self._stats.tick(stage, len(executor.up), waits_for)
 
 
 def patience_of(job: Job) -> StartPatience:
@@ -244,7 +244,7 @@ def worker_shape(job: Job) -> WorkerShape:
     return WorkerShape(workers.max, workers.cpus, workers.gpus, workers.memory, dict(workers.resources))
 
 
-def _for_block(receipts: Iterable[Receipt], block: Block) -> tuple[Receipt, ...]:
+def _for_block(receipts: Iterable[Receipt], block: ChannelBlock) -> tuple[Receipt, ...]:
     """The receipts as a reduce task needs them."""
     return tuple(
         only_files(receipt, "rows.arrow", block.file, "samples.arrow", block.sample_file) for receipt in receipts

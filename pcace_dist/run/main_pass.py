@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import JobError, Stopped, StoreUnavailable, UserError
@@ -198,7 +198,7 @@ class MainPass(EventLoop):
     def _foreign(self, worker: str) -> dict[str, list[dict[str, Any]]]:
         """What the ledger must know of a worker of another numeric class: a later driver's summary names it too."""
         admission = self.stats.admissions[worker]
-        if not admission.differing and admission.numeric_class == Facts.of(self._plan.plan).numeric_class:
+        if not admission.differing and admission.numeric_class == PlanMetadata.of(self._plan.plan).numeric_class:
             return {}
         return {"foreign": [{"class": admission.numeric_class, "differing": admission.differing}]}
 

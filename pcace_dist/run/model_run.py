@@ -57,7 +57,7 @@ class ModelRun(Coordinator[Preparation]):
         else:
             frozen = self._new_plan(executor)
         self._take_over_attempts(executor)
-        self._account.planned(frozen.plan, self._units())
+        self._stats.planned(frozen.plan, self._units())
         check_fits(frozen.plan, self._units().values(), self._preparation.spec.memory)
         return frozen
 
@@ -98,7 +98,7 @@ class ModelRun(Coordinator[Preparation]):
         manifest = state.manifest or {}
         if base is None or state.inherited or not manifest["inherits"]["receipts"]:
             return
-        with self._account.stage("copy"):
+        with self._stats.stage("copy"):
             receipts = copy_attempts(base, self._store, manifest, lambda done, total: self._check_held())
         self._ledger.append("inherit", {"receipts": [receipt.to_json() for receipt in receipts]})
         self._tick(executor, "taking over")
@@ -108,8 +108,8 @@ class ModelRun(Coordinator[Preparation]):
         began = time.monotonic()
         ((plan, check),) = self._map(executor, [Task.of(WorkerBody.pilot, self._preparation.listing)], "pilot")
         first_up = began if self._first_up is None else self._first_up
-        self._account.seconds["start"] += first_up - began
-        self._account.seconds["pilot"] += time.monotonic() - first_up
+        self._stats.seconds["start"] += first_up - began
+        self._stats.seconds["pilot"] += time.monotonic() - first_up
         return plan, check
 
     def _units(self) -> dict[str, Unit]:
@@ -154,9 +154,9 @@ class ModelRun(Coordinator[Preparation]):
             settled &= found.settled and not bool((scores.status == TOO_FEW_IMAGES).any())
             open_pairs += found.open_pairs
         log.info("look %d: %d pairs at the border of the top %d are open", look, open_pairs, rule.top)
-        self._account.looked(look, open_pairs)
+        self._stats.looked(look, open_pairs)
         if settled:
-            self._ledger.append("settled", {"look": look, "units": rest, "looks": self._account.looks})
+            self._ledger.append("settled", {"look": look, "units": rest, "looks": self._stats.looks})
         return settled
 
     def _work_through(self, executor: Executor, frozen: FrozenPlan, units: list[str], *, last: bool = True) -> None:
@@ -176,8 +176,8 @@ class ModelRun(Coordinator[Preparation]):
             kept=(self._ledger.state.manifest or {}).get("from_codes"),
             last=last,
         )
-        self._account.main_pass_begins(main_pass)
-        with self._account.stage("main_pass"):
+        self._stats.main_pass_begins(main_pass)
+        with self._stats.stage("main_pass"):
             main_pass.run()
         self._tick(executor, "ranking")
 

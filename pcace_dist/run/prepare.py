@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.config.job import Job, Layer
 from pcace_dist.config.resolve import absolute, images_of, storage_of, weights_of
@@ -201,15 +201,15 @@ def _with_given_plan(job: Job, spec: WorkSpec, layers: tuple[str, ...]) -> WorkS
                 f"statistics.{name} {getattr(job.statistics, name)}: the plan of {job.statistics.plan} has {value}; "
                 "leave one of the keys out"
             )
-    batch = Facts.of(plan).batch
+    batch = PlanMetadata.of(plan).batch
     if spec.batch not in (None, batch):
         raise JobError(f"compute.batch {spec.batch}: the plan of {job.statistics.plan} has {batch}; use auto")
-    precision = Facts.of(plan).precision
+    precision = PlanMetadata.of(plan).precision
     if spec.precision not in ("auto", precision):
         raise JobError(
             f"compute.precision {spec.precision}: the plan of {job.statistics.plan} has {precision}; use auto"
         )
-    decode = Facts.of(plan).decode
+    decode = PlanMetadata.of(plan).decode
     if spec.decode not in ("auto", decode):
         raise JobError(f"model.input.decode {spec.decode}: the plan of {job.statistics.plan} has {decode}; use auto")
     if decode == "gpu" and job.workers.gpus == 0:

@@ -34,7 +34,7 @@ from pcace_dist.progress.display import Display, display_for
 from pcace_dist.run.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.run.coordinator import Coordinator
 from pcace_dist.run.republish import write_anew
-from pcace_dist.run.run_stats import Account
+from pcace_dist.run.run_stats import RunStats
 from pcace_dist.storage.store import Store, hasty, open_store, probe
 
 if TYPE_CHECKING:
@@ -104,10 +104,10 @@ def run_job(
             each.patience.begin(asked.event)
         _open(store, ledger, take_over=take_over, again=again)
         store.put("job.yaml", job.to_yaml().encode())
-        account = Account(store, ledger, shown, preparation.fingerprint, preparation.executor)
-        account.seconds.update(before)
+        stats = RunStats(store, ledger, shown, preparation.fingerprint, preparation.executor)
+        stats.seconds.update(before)
         with LeaseKeeper(Lease(hasty(store), ledger.epoch)) as keeper:
-            coordinator = _coordinator(preparation, store, ledger, account, stopping=asked.is_set, check=keeper.check)
+            coordinator = _coordinator(preparation, store, ledger, stats, stopping=asked.is_set, check=keeper.check)
             try:
                 return coordinator.run()
             except TakenOver:
@@ -115,7 +115,7 @@ def run_job(
             except (Stopped, StoreUnavailable):
                 asked.event.set()  # from here on nothing is waited for
                 with contextlib.suppress(StoreUnavailable):  # it may be what has ended the run
-                    account.write("stopped", Stopped.exit_code)
+                    stats.write("stopped", Stopped.exit_code)
                 raise
 
 
@@ -175,20 +175,20 @@ def _coordinator(
     preparation: Preparation | CodesPreparation,
     store: Store,
     ledger: Ledger,
-    account: Account,
+    stats: RunStats,
     *,
     stopping: Callable[[], bool],
     check: Callable[[], None],
 ) -> Coordinator[Any]:
     """The kind of run that this job is."""
     if isinstance(preparation, CodesPreparation):
-        account.from_codes = preparation.kept.url
-        return CodesRun(preparation, store, ledger, account, stopping=stopping, check=check)
+        stats.from_codes = preparation.kept.url
+        return CodesRun(preparation, store, ledger, stats, stopping=stopping, check=check)
     from pcace_dist.run.model_run import ModelRun
 
-    account.files_left_out = preparation.listing.left_out
-    account.layers_left_out = preparation.identity.left_out
-    return ModelRun(preparation, store, ledger, account, stopping=stopping, check=check)
+    stats.files_left_out = preparation.listing.left_out
+    stats.layers_left_out = preparation.identity.left_out
+    return ModelRun(preparation, store, ledger, stats, stopping=stopping, check=check)
 
 
 def _refuse_held(store: Store, ledger: Ledger) -> None:

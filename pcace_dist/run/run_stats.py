@@ -1,4 +1,4 @@
-"""The account of a run: rows, faults, seconds by stage; shown as progress and written to summary.json."""
+"""The figures of a run: rows, faults, seconds by stage; shown as progress and written to summary.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist.artifacts.drift import advice
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.summary import publish_summary, summary_of
 from pcace_dist.datasets.listing import LeftOut
 from pcace_dist.datasets.units import Unit, data_digest
@@ -18,7 +18,7 @@ from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.executors.start_patience import StartPatience
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.progress.display import Display, Tally
-from pcace_dist.run.bottleneck import Machine, judge, on_worker, shares
+from pcace_dist.run.bottleneck import Machine, find_bottleneck, on_worker, shares
 from pcace_dist.run.main_pass import MainPass
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import Store
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SUMMARY_EVERY = 5.0  # seconds between two summaries while the run works
 
 
-class Account:
+class RunStats:
     """Counts what the ledger has accepted and what this driver has seen of the rest."""
 
     def __init__(
@@ -181,9 +181,9 @@ class Account:
         driver, workers = dict(self.seconds), self._worker_seconds()
         machine = Machine()
         if self._plan is not None:
-            frozen = Facts.of(self._plan)
+            frozen = PlanMetadata.of(self._plan)
             machine = Machine(frozen.numeric_class["device"] == "cpu", frozen.precision, frozen.batch, frozen.decode)
-        verdict = judge(driver, workers, machine)
+        verdict = find_bottleneck(driver, workers, machine)
         return {
             "stages": {name: round(value, 3) for name, value in driver.items()},
             "worker_stages": {name: round(value, 3) for name, value in workers.items()},
@@ -261,7 +261,7 @@ class Account:
                 "looks": (state.settled or {}).get("looks", self.looks),
             }
         if self._plan is not None:
-            frozen = Facts.of(self._plan)
+            frozen = PlanMetadata.of(self._plan)
             facts |= {
                 "plan": self._plan.digest,
                 "precision": frozen.precision,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pcace_dist.artifacts.attempt import Block, BlockPart
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.group_accumulator import RowCodes, add_codes
@@ -50,7 +50,7 @@ class GroupSums:
 class BlockSums:
     """Everything that is added up for one block under one plan."""
 
-    def __init__(self, plan: Plan, block: Block, *, memory: int, as_codes: bool = False) -> None:
+    def __init__(self, plan: Plan, block: ChannelBlock, *, memory: int, as_codes: bool = False) -> None:
         """memory: bytes that all groups together may hold, but at least one group is held. as_codes: groups stay codes
         whatever their size, because their knots are still to be chosen."""
         self._plan = plan

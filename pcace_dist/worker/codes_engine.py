@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pcace_dist.artifacts.attempt import Block, BlockPart, read_checked
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_checked
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.codes import open_codes
 from pcace_dist.artifacts.selection import SELECTION_FILE, Selection
@@ -41,7 +41,7 @@ class CodesEngine:
         self._selections: dict[str, Selection] = {}
         self.weights = kept.index.weights
 
-    def count(self, block: Block, receipt: Receipt) -> Tensor:
+    def count(self, block: ChannelBlock, receipt: Receipt) -> Tensor:
         """How often each code occurs in the selected rows: int64 (channels, p, 256)."""
         total = torch.zeros(block.stop - block.start, self._kept.plan.components, LEVELS, dtype=torch.int64)
         for part in self._parts(block, receipt, self._kept.plan.components):
@@ -49,7 +49,7 @@ class CodesEngine:
             total += histograms(part.codes.codes)
         return total
 
-    def reduce(self, plan: Plan, block: Block, receipt: Receipt) -> BlockScores:
+    def reduce(self, plan: Plan, block: ChannelBlock, receipt: Receipt) -> BlockScores:
         """Add up and score one block of the selected rows, group by group."""
         if self._spec.knots_from == "group":
             return self._reduce_by_own_knots(plan, block, receipt)
@@ -62,7 +62,7 @@ class CodesEngine:
 
         return score_block(plan, block, parts, penalty=self._spec.penalty, memory=self._memory)
 
-    def _reduce_by_own_knots(self, plan: Plan, block: Block, receipt: Receipt) -> BlockScores:
+    def _reduce_by_own_knots(self, plan: Plan, block: ChannelBlock, receipt: Receipt) -> BlockScores:
         """Each group on knots at the quantiles of its own rows."""
         base = self._kept.plan.layer(block.layer).block(block.channels).first_components(plan.components)
         sums = BlockSums(plan, block, memory=self._memory, as_codes=True)
@@ -75,13 +75,13 @@ class CodesEngine:
             scores[group] = [scored.without_transforms() for scored in by_target]  # no other group has their knots
         return BlockScores(block, scores)
 
-    def _recoding(self, plan: Plan, block: Block) -> Callable[[Tensor], Tensor]:
+    def _recoding(self, plan: Plan, block: ChannelBlock) -> Callable[[Tensor], Tensor]:
         """From the kept codes to the codes on the plan's knots."""
         old = self._kept.plan.layer(block.layer).knots[block.channels, : plan.components]
         new = plan.layer(block.layer).knots[block.channels]
         return (lambda codes: codes) if torch.equal(old, new) else Recoding.between(old, new)
 
-    def _parts(self, block: Block, receipt: Receipt, components: int) -> Iterator[BlockPart]:
+    def _parts(self, block: ChannelBlock, receipt: Receipt, components: int) -> Iterator[BlockPart]:
         """The selected rows of a block, their first components."""
         codes = (LayerCodes(part.codes[:, :, :components], part.means) for part in self._kept.read_block(block))
         return self._selection(receipt).parts(codes)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pcace_dist.artifacts.attempt import Block
+from pcace_dist.artifacts.attempt import ChannelBlock
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.examples import merge_examples
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import UnitReader
@@ -146,7 +146,7 @@ class Engine:
         Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker, JobError where the
         plan's images are decoded on a GPU and this worker cannot.
         """
-        facts = Facts.of(plan)
+        facts = PlanMetadata.of(plan)
         if facts.weights != self.weights:
             raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
         spec, memory = self.spec, self._memory()
@@ -172,7 +172,7 @@ class Engine:
 
     def _admit(self, plan: Plan, layers: Mapping[str, LayerPlan], check: CheckRows, forward: Forward) -> Admission:
         """Show that this worker computes what the pilot computed. Raises NotAdmitted."""
-        facts = Facts.of(plan)
+        facts = PlanMetadata.of(plan)
         mine = numeric_class(
             self.device,
             numerics=facts.numerics,
@@ -188,7 +188,7 @@ class Engine:
             lambda: check.admit(forward, layers, mine=mine, plans=plans, exact=exact), self.device, facts.batch
         )
 
-    def _reader(self, facts: Facts) -> UnitReader:
+    def _reader(self, facts: PlanMetadata) -> UnitReader:
         return UnitReader(
             self.spec.dataset,
             self.spec.images,
@@ -305,7 +305,7 @@ class Engine:
 
     # -- reduce
 
-    def reduce(self, plan: Plan, block: Block, receipts: Sequence[Receipt]) -> BlockScores:
+    def reduce(self, plan: Plan, block: ChannelBlock, receipts: Sequence[Receipt]) -> BlockScores:
         """One reduce task; needs no model, but the worker is up anyway."""
         settings = self.spec.statistics
         return reduce_block(

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pcace_dist.artifacts.attempt import Block, BlockPart, read_block, read_checked, read_rows
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_block, read_checked, read_rows
 from pcace_dist.artifacts.block_scores import BlockScores
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
@@ -125,7 +125,7 @@ class Evaluator:
         self._engine = engine
         self._plan = plan
         self._evaluation = evaluation
-        facts = Facts.of(plan)
+        facts = PlanMetadata.of(plan)
         spec = engine.spec
         layouts.keep([engine.model], facts.channel_axes)
         self._forward = Forward(
@@ -194,7 +194,7 @@ class Evaluator:
                 storage=spec.storage,
                 batch_size=self._forward.batch_size,
                 threads=spec.threads,
-                decoder=decoder_of(Facts.of(self._plan).decode, self._engine.device),
+                decoder=decoder_of(PlanMetadata.of(self._plan).decode, self._engine.device),
                 fold_bytes=key_of_bytes,
                 fold_value=key_of_value,
             )
@@ -283,7 +283,7 @@ def _fold_numbers(keys: npt.NDArray[np.integer[Any]], folds: int) -> npt.NDArray
 def rank_without(
     store: Store,
     plan: Plan,
-    block: Block,
+    block: ChannelBlock,
     receipts: Sequence[Receipt],
     held: Sequence[int],
     *,
@@ -330,5 +330,5 @@ def gram_without(gram: Gram, held: Sequence[int]) -> Gram:
     return rest
 
 
-def _files(block: Block) -> tuple[str, str]:
+def _files(block: ChannelBlock) -> tuple[str, str]:
     return "rows.arrow", block.file

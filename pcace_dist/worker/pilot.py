@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.datasets.device_images import GPU, choose_decoder, memory_beside
 from pcace_dist.datasets.groups import name_of
@@ -106,7 +106,7 @@ def make_plan(
     Raises DatasetError or ModelError for what only real rows show.
     """
     given = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
-    known = None if given is None else Facts.of(given)
+    known = None if given is None else PlanMetadata.of(given)
     asked = spec.batch or (None if known is None else known.batch)
     decode = choose_decoder(spec.decode, device) if known is None else known.decode
     rows = PilotRows(
@@ -143,12 +143,12 @@ def _steady_axes(setting: _Setting, images: Tensor) -> Mapping[str, str]:
     return axes
 
 
-def _facts(setting: _Setting, pilot: PilotMaps, image: Tensor, weights: str, axes: Mapping[str, str]) -> Facts:
+def _facts(setting: _Setting, pilot: PilotMaps, image: Tensor, weights: str, axes: Mapping[str, str]) -> PlanMetadata:
     """What the plan says of model, images and machine."""
     height, width = (int(n) for n in image.shape[-2:])
     batch = pilot.forward.batch_size
     model = setting.models[0]
-    return Facts(
+    return PlanMetadata(
         batch=batch,
         precision=setting.numerics.precision,
         layout=setting.numerics.layout,
@@ -162,7 +162,7 @@ def _facts(setting: _Setting, pilot: PilotMaps, image: Tensor, weights: str, axe
     )
 
 
-def _build(setting: _Setting, pilot: PilotMaps, facts: Facts) -> Plan:
+def _build(setting: _Setting, pilot: PilotMaps, facts: PlanMetadata) -> Plan:
     settings = setting.spec.statistics
     return build_plan(
         pilot.passes,
@@ -281,7 +281,7 @@ def _batch_by(size: int, setting: _Setting, images: Tensor) -> int:
 # -- another run's plan
 
 
-def _adopt(given: Plan, spec: WorkSpec, pilot: PilotMaps, facts: Facts) -> Plan:
+def _adopt(given: Plan, spec: WorkSpec, pilot: PilotMaps, facts: PlanMetadata) -> Plan:
     """The part of another run's plan that this job asks for; with the same weights its facts stay as they are.
 
     Raises ModelError where this model's maps do not fit the plan's axes.
@@ -295,7 +295,7 @@ def _adopt(given: Plan, spec: WorkSpec, pilot: PilotMaps, facts: Facts) -> Plan:
                 f"{_shape((layer.channels, *layer.shape))} in the plan; leave the key out"
             )
     names = {target.name for target in spec.targets}
-    known = Facts.of(given)
+    known = PlanMetadata.of(given)
     norms = {name: known.weight_norms[name] for name in spec.layers}
     kept = known.to_json() | {"weight_norms": norms}
     return replace(

@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from pcace_dist.artifacts.attempt import Block, BlockPart, read_block, read_checked, read_rows, read_samples
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_block, read_checked, read_rows, read_samples
 from pcace_dist.artifacts.block_scores import BlockScores, each_ranking
 from pcace_dist.artifacts.drift import Ends
-from pcace_dist.artifacts.transforms import pick_curves
+from pcace_dist.artifacts.transforms import pick_transforms
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.ace import ace
 from pcace_dist.statistics.plan import Plan
@@ -37,7 +37,7 @@ RankInput: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray]"  # score_squa
 def reduce_block(
     store: Store,
     plan: Plan,
-    block: Block,
+    block: ChannelBlock,
     receipts: Sequence[Receipt],
     *,
     penalty: float,
@@ -68,7 +68,7 @@ def reduce_block(
 
 
 def score_block(
-    plan: Plan, block: Block, parts: Callable[[], Iterable[BlockPart]], *, penalty: float, memory: int
+    plan: Plan, block: ChannelBlock, parts: Callable[[], Iterable[BlockPart]], *, penalty: float, memory: int
 ) -> BlockScores:
     """Add up and score the parts of one block, wherever they come from; `parts()` may be called several times."""
     layer = plan.layer(block.layer).block(block.channels)
@@ -81,7 +81,7 @@ def score_block(
         scores[group] = sums.score(group_sums, layer, penalty=penalty)
         solving += time.perf_counter() - start
     seconds = {"sums": time.perf_counter() - began - solving, "solve": solving}
-    curves = pick_curves(plan, block.layer, block.start, scores)
+    curves = pick_transforms(plan, block.layer, block.start, scores)
     plain = {group: [s.without_transforms() for s in by_target] for group, by_target in scores.items()}
     return BlockScores(block, plain, curves, seconds=seconds)
 
@@ -111,7 +111,7 @@ def _by_ace(scores: BlockScores, store: Store, plan: Plan, receipts: Sequence[Re
     )
 
 
-def _ace_scores(scores: ChannelScores, rows: SampleRows, block: Block, target: int) -> ChannelScores:
+def _ace_scores(scores: ChannelScores, rows: SampleRows, block: ChannelBlock, target: int) -> ChannelScores:
     """Sample-level ACE of one group: without interval and without bias correction."""
     ok = scores.status == OK
     summed, first = np.full(len(ok), np.nan), np.full(len(ok), np.nan)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pcace_dist.artifacts.attempt import Block
+    from pcace_dist.artifacts.attempt import ChannelBlock
     from pcace_dist.artifacts.block_scores import BlockScores
     from pcace_dist.datasets.listing import Listing
     from pcace_dist.datasets.units import Unit
@@ -149,19 +149,21 @@ class WorkerBody:
         start = time.perf_counter()
         return self._engine.flush(), time.perf_counter() - start
 
-    def reduce(self, plan: str, block: Block, receipts: Sequence[Receipt]) -> BlockScores:
+    def reduce(self, plan: str, block: ChannelBlock, receipts: Sequence[Receipt]) -> BlockScores:
         """One reduce task under the stored plan of this digest."""
         return self._engine.reduce(self._stored_plan(plan), block, receipts)
 
-    def count_codes(self, block: Block, selection: Receipt) -> Tensor:
+    def count_codes(self, block: ChannelBlock, selection: Receipt) -> Tensor:
         """How often each code occurs in the selected rows of one block of the kept codes."""
         return self._codes.count(block, selection)
 
-    def reduce_codes(self, plan: str, block: Block, selection: Receipt) -> BlockScores:
+    def reduce_codes(self, plan: str, block: ChannelBlock, selection: Receipt) -> BlockScores:
         """One reduce task of a run on kept codes."""
         return self._codes.reduce(self._stored_plan(plan), block, selection)
 
-    def rank_without(self, plan: str, block: Block, receipts: Sequence[Receipt], folds: tuple[int, ...]) -> BlockScores:
+    def rank_without(
+        self, plan: str, block: ChannelBlock, receipts: Sequence[Receipt], folds: tuple[int, ...]
+    ) -> BlockScores:
         """One reduce task of `pcace evaluate`: as `reduce`, without the images of some folds."""
         from pcace_dist.worker.evaluator import rank_without
         from pcace_dist.worker.memory import memory_of

@@ -17,7 +17,7 @@ import torch
 from pcace_dist.artifacts import transforms as curves
 from pcace_dist.artifacts.examples import ExampleRows, exemplars_table, sample_table
 from pcace_dist.artifacts.run import open_run
-from pcace_dist.artifacts.transforms import pick_curves, transforms_table
+from pcace_dist.artifacts.transforms import pick_transforms, transforms_table
 from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.rows import RowRef
 from pcace_dist.run.rank import run_job
@@ -129,7 +129,7 @@ def test_of_many_channels_the_best_and_the_worst_are_published(plan: Plan, monke
     monkeypatch.setattr(curves, "MOST_ROWS", 3)
     blocks = []
     for start, squared in ((0, [0.1, 0.9, 0.5]), (3, [0.7, 0.2, 0.05])):
-        blocks += pick_curves(plan, plan.layers[0].name, start, {"a": [fake_scores(plan, squared)]})
+        blocks += pick_transforms(plan, plan.layers[0].name, start, {"a": [fake_scores(plan, squared)]})
     table = transforms_table(replace(plan, layers=(wide(plan),)), blocks, pa.string())
     assert table["channel"].to_pylist() == [1, 3, 5]
 

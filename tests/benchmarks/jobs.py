@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
@@ -80,8 +80,8 @@ class Ready:
     units: tuple[Unit, ...]
 
     @property
-    def facts(self) -> Facts:
-        return Facts.of(self.plan)
+    def facts(self) -> PlanMetadata:
+        return PlanMetadata.of(self.plan)
 
     def main_pass(self) -> None:
         """All units, reading ahead as a worker does."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from pcace_dist.artifacts.attempt import Block, attempt_key, blocks_of, write_attempt
+from pcace_dist.artifacts.attempt import ChannelBlock, attempt_key, blocks_of, write_attempt
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.basis import top_code
 from pcace_dist.statistics.group_accumulator import GroupAccumulator
@@ -103,7 +103,7 @@ def begin(folder: Path, plan: bytes, receipts: list[Receipt]) -> None:
     _held = LocalStore(str(folder)), Plan.from_bytes(plan), receipts
 
 
-def one(block: Block) -> tuple[float, float]:
+def one(block: ChannelBlock) -> tuple[float, float]:
     """A reduce task: seconds of reading and adding up, and of solving."""
     store, plan, receipts = _held
     found = reduce_block(store, plan, block, receipts, penalty=0.3, memory=1 << 30)
@@ -111,7 +111,7 @@ def one(block: Block) -> tuple[float, float]:
     return found.seconds["sums"], found.seconds["solve"]
 
 
-def read(folder: Path, receipts: list[Receipt], block: Block) -> str:
+def read(folder: Path, receipts: list[Receipt], block: ChannelBlock) -> str:
     """The same files as they are."""
     digest = hashlib.sha256()
     for receipt in receipts:

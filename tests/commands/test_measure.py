@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.cli.main import main
 from pcace_dist.commands import measure as rehearsal
 from pcace_dist.commands.estimate_report import to_json
@@ -126,7 +126,7 @@ def test_the_pilots_seconds_are_those_of_the_plans_batch(
     monkeypatch.setattr(rehearsal, "PILOT_SECONDS", patience)
     monkeypatch.setattr(trial, "_timed_pilot", lambda rows: 5 + 0.1 * -(-rows // forwarded) * forwarded)
     monkeypatch.setattr(trial, "_maps_of_pilot", lambda: (0, 3))
-    monkeypatch.setattr(Facts, "of", lambda _: SimpleNamespace(batch=forwarded))
+    monkeypatch.setattr(PlanMetadata, "of", lambda _: SimpleNamespace(batch=forwarded))
     assert trial._pilot() == pytest.approx(terms)
     assert trial._passes_again == passes_again
 
@@ -138,7 +138,7 @@ def test_the_first_use_of_everything_is_told_apart(monkeypatch: pytest.MonkeyPat
     seconds = iter((4.0, 1.5))
     monkeypatch.setattr(trial, "_timed_pilot", lambda rows: next(seconds))
     monkeypatch.setattr(trial, "_maps_of_pilot", lambda: (7, 0))
-    monkeypatch.setattr(Facts, "of", lambda _: SimpleNamespace(batch=64))
+    monkeypatch.setattr(PlanMetadata, "of", lambda _: SimpleNamespace(batch=64))
     assert trial._pilot() == (2.5, 0.0, 1.5)  # a pilot of a single batch
 
 

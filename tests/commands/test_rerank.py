@@ -196,7 +196,7 @@ def test_a_tick_that_died_before_the_pointer_moved_is_taken_up(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(schedule.Tick, "publish", die)
+        patched.setattr(schedule.ScheduleLock, "publish", die)
         with pytest.raises(KeyboardInterrupt):
             rerank(parsed(folder))
     assert not (folder / "weekly" / "latest.json").exists()

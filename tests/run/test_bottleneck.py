@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pcace_dist.run.bottleneck import HELPS, IN_REDUCE, ON_WORKER, Machine, judge, on_worker, shares, told
+from pcace_dist.run.bottleneck import HELPS, IN_REDUCE, ON_WORKER, Machine, find_bottleneck, on_worker, shares, told
 
 USUAL = {"start": 2.0, "pilot": 3.0, "main_pass": 90.0, "reduce": 4.0, "publish": 1.0}
 CPU, GPU = Machine(cpu=True, precision="bfloat16"), Machine(cpu=False, precision="bfloat16")
@@ -55,25 +55,25 @@ def test_a_run_of_two_workers_is_shared_out_as_one_of_one() -> None:
 def test_the_stage_that_takes_most_is_named_with_what_would_help(
     stages: dict[str, float], machine: Machine, stage: str, helps: str
 ) -> None:
-    verdict = judge(USUAL, worked(**stages), machine)
+    verdict = find_bottleneck(USUAL, worked(**stages), machine)
     assert verdict is not None and verdict.stage == stage and helps in verdict.advice
     assert 0 < verdict.share <= 1
 
 
 def test_a_short_run_is_told_that_starting_took_most() -> None:
-    verdict = judge({"start": 8.0, "pilot": 1.0, "main_pass": 2.0, "reduce": 0.1}, worked(forward=170.0), CPU)
+    verdict = find_bottleneck({"start": 8.0, "pilot": 1.0, "main_pass": 2.0, "reduce": 0.1}, worked(forward=170.0), CPU)
     assert verdict is not None and verdict.stage == "start"
 
 
 def test_a_reduce_is_split_into_reading_and_solving() -> None:
     driver = {"start": 1.0, "main_pass": 5.0, "reduce": 60.0}
     for sums, solve, stage in ((50.0, 3.0, "sums"), (3.0, 50.0, "solve")):
-        verdict = judge(driver, worked() | {"sums": sums, "solve": solve}, CPU)
+        verdict = find_bottleneck(driver, worked() | {"sums": sums, "solve": solve}, CPU)
         assert verdict is not None and verdict.stage == stage
 
 
 def test_nothing_is_said_before_anything_was_done() -> None:
-    assert judge({}, {}, CPU) is None and judge({"start": 0.0}, {}, CPU) is None
+    assert find_bottleneck({}, {}, CPU) is None and find_bottleneck({"start": 0.0}, {}, CPU) is None
     assert told({}) == [] and told({"shares": {}, "bottleneck": None}) == []
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import PcaceError, Stopped, StoreUnavailable
@@ -23,7 +23,7 @@ from pcace_dist.worker.admission import Admission
 from pcace_dist.worker.engine import UnitReport
 from pcace_dist.worker.worker import WorkerInfo, WorkResult
 
-FACTS = Facts(32, "float32", (8, 8), 2, "w", {"device": "cpu"}, {})
+FACTS = PlanMetadata(32, "float32", (8, 8), 2, "w", {"device": "cpu"}, {})
 PLAN = Plan((), (), 1, 9, 4, "pixel", 0, FACTS.to_json())
 
 

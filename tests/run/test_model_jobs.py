@@ -98,7 +98,7 @@ class Mixed(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class ChannelBlock(nn.Module):
     """As in vision transformers: tokens in and out."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class Tokens(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, 6, 4, stride=4)
-        self.block = Block()
+        self.block = ChannelBlock()
         self.head = nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:

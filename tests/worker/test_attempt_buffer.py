@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pcace_dist.artifacts.attempt import Block, blocks_of, read_block, read_checked, read_rows
+from pcace_dist.artifacts.attempt import ChannelBlock, blocks_of, read_block, read_checked, read_rows
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import RowGroupRef, Unit
 from pcace_dist.ledger.ledger import UnitCount
@@ -46,7 +46,7 @@ def rows_of(plan: Plan, numbers: Sequence[int], *, groups: bool = False, **optio
     return rows
 
 
-def sums(plan: Plan, store: MemoryStore, attempt: str, files: dict[str, Any], block: Block) -> dict[Any, bytes]:
+def sums(plan: Plan, store: MemoryStore, attempt: str, files: dict[str, Any], block: ChannelBlock) -> dict[Any, bytes]:
     """Every group's Gram of a block of an attempt."""
     rows = read_rows(read_checked(store, attempt, "rows.arrow", files["rows.arrow"]))
     found = {}

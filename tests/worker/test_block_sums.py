@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcace_dist.artifacts.attempt import Block, BlockPart
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.group_accumulator import RowCodes, add_codes
@@ -19,7 +19,7 @@ from pcace_dist.statistics.score import ChannelScores
 from pcace_dist.worker.block_sums import BlockSums
 
 CHANNELS, COMPONENTS, ROWS = 6, 2, 1200
-BLOCK = Block(0, "layer", 0, CHANNELS)
+BLOCK = ChannelBlock(0, "layer", 0, CHANNELS)
 TARGETS = ("a", "b", "c")
 HUGE = 1 << 40
 

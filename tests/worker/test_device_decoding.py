@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.device_images import DeviceDecoder
 from pcace_dist.datasets.units import make_units
@@ -86,15 +86,15 @@ def worker(data: Path, decode: str, **changes: Any) -> tuple[Engine, Plan, Check
 def test_what_decodes_is_frozen_with_the_plan_and_named_in_the_numeric_class(data: Path) -> None:
     for decode, frozen in (("auto", "cpu"), ("cpu", "cpu"), ("gpu", "gpu")):
         _, plan, _ = worker(data, decode)
-        facts = Facts.of(Plan.from_bytes(plan.to_bytes()))
+        facts = PlanMetadata.of(Plan.from_bytes(plan.to_bytes()))
         assert facts.decode == frozen
         assert facts.numeric_class.get("decode", "cpu") == frozen
 
 
 def test_plans_that_do_not_say_mean_the_processor() -> None:
-    facts = Facts(32, "float32", (8, 8), 2, "w", {"device": "cpu"}, {}, decode="gpu").to_json()
+    facts = PlanMetadata(32, "float32", (8, 8), 2, "w", {"device": "cpu"}, {}, decode="gpu").to_json()
     del facts["decode"]
-    assert Facts.of(_plan_with(facts)).decode == "cpu"
+    assert PlanMetadata.of(_plan_with(facts)).decode == "cpu"
 
 
 def _plan_with(facts: dict[str, Any]) -> Plan:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pcace_dist.artifacts.plan_metadata import Facts
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.errors import DatasetError, JobError, ModelError
@@ -156,7 +156,7 @@ def test_the_plan_is_the_same_whatever_is_kept_and_whatever_the_number_of_models
 
 
 def test_the_plan_says_what_model_images_and_machine_are(data: Path) -> None:
-    facts = Facts.of(piloted(prepared(data)).plan)
+    facts = PlanMetadata.of(piloted(prepared(data)).plan)
     assert (facts.batch, facts.precision, facts.image_shape, facts.outputs) == (BATCH, "float32", (4, 32), 2)
     assert (facts.weights, facts.decode, facts.numeric_class["batch"]) == ("weights", "cpu", BATCH)
     assert len(facts.weight_norms["read"]) == 8
@@ -184,7 +184,7 @@ def test_a_batch_that_is_chosen_is_halved_until_it_fits(data: Path, monkeypatch:
     monkeypatch.setattr(PilotMaps, "_run", full_above_eight)
     monkeypatch.setattr(pilot_module, "choose_batch", lambda *_: 32)
     plan = piloted(prepared(data, compute={"batch": "auto", "precision": "float32"})).plan
-    assert Facts.of(plan).batch == 8 and sorted(set(tried)) == [8, 16, 32]
+    assert PlanMetadata.of(plan).batch == 8 and sorted(set(tried)) == [8, 16, 32]
     with pytest.raises(JobError, match=r"^compute\.batch 32: memory of this machine runs out"):
         piloted(prepared(data))
 
