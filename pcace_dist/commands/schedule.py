@@ -6,8 +6,8 @@
     schedule/                     ledger and lease of the tick that is at work: one at a time
     schedule/runs/<name>.json     a mark for each folder that this schedule has made
 
-`Schedule` only reads; `ScheduleLock` is what the holder of the lock may do. A tick that dies anywhere leaves a pointer to a
-complete run, and the next one goes on. Nothing is removed but files of runs in folders that are shown to be this
+`Schedule` only reads; `ScheduleLock` is what the holder of the lock may do. A tick that dies anywhere leaves a pointer
+to a complete run, and the next one goes on. Nothing is removed but files of runs in folders that are shown to be this
 schedule's. Knows stores and the names of a run's files, no Ray.
 """
 
