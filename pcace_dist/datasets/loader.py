@@ -88,10 +88,11 @@ class Batch:
             )
 
 
-class UnitReader:
-    """Reads units ahead of the device.
+@dataclass(frozen=True)
+class LoaderOptions:
+    """What a loader reads, and how.
 
-    `fold_bytes(image bytes)` or, with spec.fold_by, `fold_value(value)` gives a row's fold key. `image_shape`
+    `fold_bytes(image bytes)` or, with dataset.fold_by, `fold_value(value)` gives a row's fold key. `image_shape`
     (H, W) is the plan's: images of another size are set aside. `read_ahead` batches of each submitted unit
     are decoded at most before they are asked for, and one row group is read while another is decoded. `pinned`: into
     memory from which a GPU copies by itself. `decoder`: images are decoded on its device, and batches lie there: their
@@ -99,32 +100,34 @@ class UnitReader:
     that differ in size are a DatasetError.
     """
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        image_spec: ImageSpec,
-        storage: Storage,
-        *,
-        batch_size: int,
-        fold_bytes: Callable[[Encoded], int],
-        fold_value: Callable[[Any], int],
-        image_shape: tuple[int, int] | None = None,
-        threads: int = 1,
-        read_ahead: int = READ_AHEAD,
-        channels_last: bool = False,
-        pinned: bool = False,
-        decoder: DeviceDecoder | None = None,
-        strict: bool = False,
-    ) -> None:
-        self.spec, self.image_spec, self.storage = spec, image_spec, storage
-        self.strict = strict
-        self.batch_size, self.read_ahead = batch_size, read_ahead
-        self.threads = threads
-        self.folds = Folds(fold_bytes, fold_value)
-        self.image_shape = image_shape
-        self.channels_last, self.pinned = channels_last, pinned
-        self.decoder = decoder
-        self.decoders = ThreadPoolExecutor(threads, thread_name_prefix="pcace-decode")
+    dataset: DatasetSpec
+    images: ImageSpec
+    storage: Storage
+    batch_size: int
+    fold_bytes: Callable[[Encoded], int]
+    fold_value: Callable[[Any], int]
+    image_shape: tuple[int, int] | None = None
+    threads: int = 1
+    read_ahead: int = READ_AHEAD
+    channels_last: bool = False
+    pinned: bool = False
+    decoder: DeviceDecoder | None = None
+    strict: bool = False
+
+
+class UnitReader:
+    """Reads units ahead of the device."""
+
+    def __init__(self, options: LoaderOptions) -> None:
+        self.spec, self.image_spec, self.storage = options.dataset, options.images, options.storage
+        self.strict = options.strict
+        self.batch_size, self.read_ahead = options.batch_size, options.read_ahead
+        self.threads = options.threads
+        self.folds = Folds(options.fold_bytes, options.fold_value)
+        self.image_shape = options.image_shape
+        self.channels_last, self.pinned = options.channels_last, options.pinned
+        self.decoder = options.decoder
+        self.decoders = ThreadPoolExecutor(options.threads, thread_name_prefix="pcace-decode")
         self.readers = ThreadPoolExecutor(READERS, thread_name_prefix="pcace-read")
         self._streams: dict[str, UnitStream] = {}
 
@@ -389,18 +392,11 @@ class UnitStream:
 
 def pilot_rows(
     listing: Listing,
-    spec: DatasetSpec,
     rows: int,
+    options: LoaderOptions,
     *,
-    image_spec: ImageSpec,
-    storage: Storage,
-    batch_size: int,
-    fold_bytes: Callable[[Encoded], int],
-    fold_value: Callable[[Any], int],
-    threads: int = 1,
     max_row_groups: int = PILOT_ROW_GROUPS,
     max_bytes: int = PILOT_BYTES,
-    decoder: DeviceDecoder | None = None,
 ) -> Generator[Batch]:
     """Batches of about `rows` rows spread evenly over all rows that the filter keeps; a function of the
     listing. On the host, whatever decodes them: they are kept, all of them.
@@ -408,8 +404,9 @@ def pilot_rows(
     At most `max_row_groups` row groups, and about `max_bytes` of them, are read. Bad rows are left out.
     Raises DatasetError if the filter keeps no row, no image can be decoded, or images differ in size.
     """
+    spec, storage = options.dataset, options.storage
     pieces = [piece for file in listing.files for piece in pieces_of(file)]
-    kept = _count_kept_in_threads(pieces, spec, storage, threads)
+    kept = _count_kept_in_threads(pieces, spec, storage, options.threads)
     if not sum(kept):
         raise _keeps_nothing(spec)
     groups = _most_groups(listing, pieces, max_row_groups, max_bytes)
@@ -423,22 +420,13 @@ def pilot_rows(
             at = chosen[part.piece]
             yield RowGroup(part.piece, part.table.take(at), part.rows[at], 0, part.bytes_read)
 
-    with UnitReader(
-        spec,
-        image_spec,
-        storage,
-        batch_size=batch_size,
-        fold_bytes=fold_bytes,
-        fold_value=fold_value,
-        threads=threads,
-        decoder=decoder,
-    ) as reader:
+    with UnitReader(options) as reader:
         stream = UnitStream(reader, source, name="pilot", strict=True)
         try:
             count = 0
             for batch in stream.batches():
                 count += len(batch)
-                yield batch if decoder is None else replace(batch, images=batch.images.cpu())
+                yield batch if options.decoder is None else replace(batch, images=batch.images.cpu())
             if not count:
                 raise _nothing_usable(stream.bad)
         finally:
@@ -451,29 +439,9 @@ class WholeUnits:
     `read`, once `batches` is exhausted: each unit with its stream and the number of rows in its batches.
     """
 
-    def __init__(
-        self,
-        units: Sequence[Unit],
-        spec: DatasetSpec,
-        *,
-        image_spec: ImageSpec,
-        storage: Storage,
-        batch_size: int,
-        fold_bytes: Callable[[Encoded], int],
-        fold_value: Callable[[Any], int],
-        threads: int = 1,
-    ) -> None:
+    def __init__(self, units: Sequence[Unit], options: LoaderOptions) -> None:
         self._units = units
-        self._reader = UnitReader(
-            spec,
-            image_spec,
-            storage,
-            batch_size=batch_size,
-            fold_bytes=fold_bytes,
-            fold_value=fold_value,
-            threads=threads,
-            strict=True,
-        )
+        self._reader = UnitReader(replace(options, strict=True))
         self.read: list[tuple[Unit, UnitStream, int]] = []
 
     def batches(self) -> Generator[Batch]:

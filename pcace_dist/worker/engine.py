@@ -22,7 +22,7 @@ from pcace_dist.artifacts.examples import merge_examples
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import UnitReader
+from pcace_dist.datasets.loader import LoaderOptions, UnitReader
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import ModelError
@@ -189,7 +189,7 @@ class Engine:
         )
 
     def _reader(self, facts: PlanMetadata) -> UnitReader:
-        return UnitReader(
+        options = LoaderOptions(
             self.spec.dataset,
             self.spec.images,
             self.spec.storage,
@@ -202,6 +202,7 @@ class Engine:
             fold_bytes=key_of_bytes,
             fold_value=key_of_value,
         )
+        return UnitReader(options)
 
     def _memory(self) -> int:
         """Bytes that the buffer may hold: on a GPU, whose sums stay there until they are written, a share of it."""

@@ -21,7 +21,7 @@ from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import pilot_rows
+from pcace_dist.datasets.loader import LoaderOptions, pilot_rows
 from pcace_dist.errors import DatasetError
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.models import layouts
@@ -185,20 +185,17 @@ class Evaluator:
 
     def _read(self, listing: Listing) -> _Rows:
         spec = self._engine.spec
-        batches = list(
-            pilot_rows(
-                listing,
-                spec.dataset,
-                self._evaluation.images,
-                image_spec=spec.images,
-                storage=spec.storage,
-                batch_size=self._forward.batch_size,
-                threads=spec.threads,
-                decoder=decoder_of(PlanMetadata.of(self._plan).decode, self._engine.device),
-                fold_bytes=key_of_bytes,
-                fold_value=key_of_value,
-            )
+        options = LoaderOptions(
+            spec.dataset,
+            spec.images,
+            spec.storage,
+            batch_size=self._forward.batch_size,
+            threads=spec.threads,
+            decoder=decoder_of(PlanMetadata.of(self._plan).decode, self._engine.device),
+            fold_bytes=key_of_bytes,
+            fold_value=key_of_value,
         )
+        batches = list(pilot_rows(listing, self._evaluation.images, options))
         if tuple(batches[0].images.shape[-2:]) != self._shape:
             raise DatasetError(
                 f"--data: images are {tuple(batches[0].images.shape[-2:])}, the run's {self._shape} (height, width); "

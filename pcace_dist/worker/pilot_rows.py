@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import Batch, WholeUnits, pilot_rows, takes_all
+from pcace_dist.datasets.loader import Batch, LoaderOptions, WholeUnits, pilot_rows, takes_all
 from pcace_dist.datasets.units import make_units, rows_per_unit
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.worker.admission import CHECK_ROWS
@@ -41,16 +41,23 @@ class PilotRows:
         self._all = listing.rows
         self._units: WholeUnits | None = None
         self.most_rows = min(listing.rows, CHECK_ROWS if has_plan else spec.statistics.pilot)
-        common: dict[str, Any] = {"image_spec": spec.images, "storage": spec.storage, "batch_size": batch}
-        common |= {"threads": spec.threads, "fold_bytes": key_of_bytes, "fold_value": key_of_value}
+        options = LoaderOptions(
+            spec.dataset,
+            spec.images,
+            spec.storage,
+            batch_size=batch,
+            threads=spec.threads,
+            fold_bytes=key_of_bytes,
+            fold_value=key_of_value,
+        )
         if not has_plan and device.type == "cpu" and takes_all(listing, spec.statistics.pilot):
             units = make_units(listing, rows_per_unit(listing))
-            self._units = WholeUnits(units, spec.dataset, **common)
+            self._units = WholeUnits(units, options)
             self._unread: Generator[Batch] = self._units.batches()
         else:
-            common |= {"fold_bytes": lambda _: 0, "fold_value": lambda _: 0}  # a pilot has no folds
-            common["decoder"] = decoder_of(decode, device)
-            self._unread = pilot_rows(listing, spec.dataset, self.most_rows, **common)
+            decoder = decoder_of(decode, device)
+            no_folds = replace(options, fold_bytes=lambda _: 0, fold_value=lambda _: 0, decoder=decoder)
+            self._unread = pilot_rows(listing, self.most_rows, no_folds)
         self._read: list[Batch] = []
         self.first = next(iter(self))
 

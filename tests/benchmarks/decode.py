@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec, decode, image_size, scale_of
 from pcace_dist.datasets.listing import list_dataset
-from pcace_dist.datasets.loader import UnitReader
+from pcace_dist.datasets.loader import LoaderOptions, UnitReader
 from pcace_dist.datasets.units import make_units
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.storage.files import Storage
@@ -116,13 +116,15 @@ def reading(folder: Path, images: Sequence[bytes], spec: ImageSpec, *, channels_
 
     def work() -> None:
         with UnitReader(
-            data,
-            spec,
-            Storage({}),
-            batch_size=32,
-            fold_bytes=key_of_bytes,
-            fold_value=key_of_value,
-            channels_last=channels_last,
+            LoaderOptions(
+                data,
+                spec,
+                Storage({}),
+                batch_size=32,
+                fold_bytes=key_of_bytes,
+                fold_value=key_of_value,
+                channels_last=channels_last,
+            )
         ) as reader:
             found = sum(len(batch) for batch in reader.batches(unit))
         if found != len(images):

@@ -39,7 +39,7 @@ from pcace_dist.datasets.decoded_rows import RUN_ROWS, BatchBuffer
 from pcace_dist.datasets.device_images import DeviceDecoder, decode_jpegs
 from pcace_dist.datasets.images import ImageSpec, buffer_of, pixels
 from pcace_dist.datasets.listing import list_dataset
-from pcace_dist.datasets.loader import UnitReader
+from pcace_dist.datasets.loader import LoaderOptions, UnitReader
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import RowError
 from pcace_dist.models.device import to_device
@@ -258,7 +258,7 @@ def fed(name: str, device: torch.device, files: Sequence[bytes], *, batch: int, 
         spec = DatasetSpec(path=(folder,))
         (unit,) = make_units(list_dataset(spec, Storage()), len(rows))
         for way, decoder in (("cpu", None), (_gpu(device), DeviceDecoder(device))):
-            with UnitReader(
+            options = LoaderOptions(
                 spec,
                 INPUT,
                 Storage(),
@@ -270,7 +270,8 @@ def fed(name: str, device: torch.device, files: Sequence[bytes], *, batch: int, 
                 channels_last=True,
                 pinned=device.type == "cuda",
                 decoder=decoder,
-            ) as reader:
+            )
+            with UnitReader(options) as reader:
 
                 def work(reader: UnitReader = reader) -> None:
                     for one in reader.batches(unit):

@@ -25,7 +25,7 @@ from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
-from pcace_dist.datasets.loader import Batch, pilot_rows
+from pcace_dist.datasets.loader import Batch, LoaderOptions, pilot_rows
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.load import load_model
 from pcace_dist.models.precision import CHANNELS_LAST, Numerics
@@ -102,18 +102,15 @@ def photos(folder: str, factory: str, weights: str, layers: tuple[str, ...]) -> 
 
 
 def read(spec: WorkSpec, listing: Listing, batch: int) -> list[Batch]:
-    return list(
-        pilot_rows(
-            listing,
-            spec.dataset,
-            spec.statistics.pilot,
-            image_spec=spec.images,
-            storage=spec.storage,
-            batch_size=batch,
-            fold_bytes=lambda data: key_of_bytes(data) % spec.statistics.folds,
-            fold_value=lambda _: 0,
-        )
+    options = LoaderOptions(
+        spec.dataset,
+        spec.images,
+        spec.storage,
+        batch_size=batch,
+        fold_bytes=lambda data: key_of_bytes(data) % spec.statistics.folds,
+        fold_value=lambda _: 0,
     )
+    return list(pilot_rows(listing, spec.statistics.pilot, options))
 
 
 def encode(forward: Forward, plan: Plan, batches: Sequence[Batch], spec: WorkSpec) -> _Codes:

@@ -16,7 +16,7 @@ from PIL import Image
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
-from pcace_dist.datasets.loader import Batch, UnitReader
+from pcace_dist.datasets.loader import Batch, LoaderOptions, UnitReader
 from pcace_dist.storage.files import Storage, StoredFile
 from pcace_dist.storage.retry import Patience
 
@@ -92,7 +92,8 @@ def reader_of(spec: DatasetSpec, storage: Storage | None = None, **changes: Any)
         "fold_value": lambda value: 0 if value is None else int(value) % 16,
         **changes,
     }
-    return UnitReader(spec, settings.pop("image_spec", ImageSpec()), storage or Storage(), **settings)
+    images = settings.pop("image_spec", ImageSpec())
+    return UnitReader(LoaderOptions(spec, images, storage or Storage(), **settings))
 
 
 def ids(batches: Sequence[Batch]) -> list[str]:

@@ -21,7 +21,7 @@ from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.decoded_rows import BatchBuffer
 from pcace_dist.datasets.images import ImageSpec, Pixels, decode, pixels
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import Batch, pilot_rows, spread
+from pcace_dist.datasets.loader import Batch, LoaderOptions, pilot_rows, spread
 from pcace_dist.datasets.row_groups import RowGroup, read_pieces
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import Unit, make_units
@@ -47,15 +47,17 @@ def units_of(path: Path, rows: int = 10**6, **changes: Any) -> tuple[DatasetSpec
 
 
 def pilot(listing: Listing, spec: DatasetSpec, rows: int, **changes: Any) -> list[Batch]:
+    limits = {name: changes.pop(name) for name in ("max_row_groups", "max_bytes") if name in changes}
     settings: dict[str, Any] = {
-        "image_spec": ImageSpec(),
+        "dataset": spec,
+        "images": changes.pop("image_spec", ImageSpec()),
         "storage": Storage(),
         "batch_size": 8,
         "fold_bytes": lambda data: len(data) % 16,
         "fold_value": int,
         **changes,
     }
-    return list(pilot_rows(listing, spec, rows, **settings))
+    return list(pilot_rows(listing, rows, LoaderOptions(**settings), **limits))
 
 
 def wait_for_no_threads() -> None:

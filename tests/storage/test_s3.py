@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import list_dataset
-from pcace_dist.datasets.loader import pilot_rows
+from pcace_dist.datasets.loader import LoaderOptions, pilot_rows
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import DatasetError
 from pcace_dist.packing.pack import pack
@@ -96,13 +96,10 @@ def test_batches_and_pilot_from_s3_are_those_from_disk(url: str, storage: Storag
             batches = list(stream.batches())
         pilot = pilot_rows(
             listing,
-            spec,
             4,
-            image_spec=ImageSpec(),
-            storage=where,
-            batch_size=2,
-            fold_bytes=lambda data: len(data) % 16,
-            fold_value=int,
+            LoaderOptions(
+                spec, ImageSpec(), where, batch_size=2, fold_bytes=lambda data: len(data) % 16, fold_value=int
+            ),
         )
         read[place] = (ids(batches), [b.images.tolist() for b in batches], stream.filtered, ids(list(pilot)))
     one, two = read.values()

@@ -14,7 +14,7 @@ import pytest
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
-from pcace_dist.datasets.loader import pilot_rows
+from pcace_dist.datasets.loader import LoaderOptions, pilot_rows
 from pcace_dist.datasets.units import make_units
 from pcace_dist.storage.files import Storage
 from tests.datasets.helpers import png, reader_of, shard
@@ -152,13 +152,8 @@ def test_the_pilot_reads_only_row_groups_that_it_takes_rows_of(
     spec, listing = listed(storage, proxy)
     pilot = pilot_rows(
         listing,
-        spec,
         4,
-        image_spec=ImageSpec(),
-        storage=storage,
-        batch_size=4,
-        fold_bytes=len,
-        fold_value=int,
+        LoaderOptions(spec, ImageSpec(), storage, batch_size=4, fold_bytes=len, fold_value=int),
         max_row_groups=2,
         max_bytes=1,
     )
