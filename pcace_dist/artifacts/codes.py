@@ -33,6 +33,7 @@ from pcace_dist.artifacts.attempt import CODES_FILE, ChannelBlock, attempt_key, 
 from pcace_dist.artifacts.bad_rows import BAD_ROWS
 from pcace_dist.artifacts.checked import REPAIR, Damaged, Digest
 from pcace_dist.artifacts.plan_store import read_plan
+from pcace_dist.datasets.groups import group_of
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes
 from pcace_dist.datasets.units import Unit
@@ -340,7 +341,7 @@ class KeptUnit:
         if column is None:
             return [None] * len(self.rows.refs)
         values = [row[column] for row in self.rows.columns]
-        return [None if isinstance(value, float) and value != value else value for value in values]
+        return [group_of(value) for value in values]
 
     def labels(self, column: str | None) -> list[int | None]:
         """Each row's class index, None where there is none."""

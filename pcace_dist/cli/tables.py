@@ -110,7 +110,7 @@ class PackProgress:
     """A bar of images packed in a terminal, a line every ten seconds in a log."""
 
     def __init__(self) -> None:
-        self._bar = StageBar("pack", TimeRemainingColumn())
+        self._bar = StageBar("pcace pack: ", TimeRemainingColumn())
 
     def __enter__(self) -> PackProgress:
         self._bar.__enter__()

@@ -30,7 +30,7 @@ from pcace_dist.executors.ray_session import ray_session
 from pcace_dist.executors.signals import interruptible
 from pcace_dist.ledger.ledger import Ledger, Receipt
 from pcace_dist.models.ablation import Effect
-from pcace_dist.progress.display import Display, Tally, display_for
+from pcace_dist.progress.display import RunDisplay, Tally
 from pcace_dist.run.coordinator import patience_of, worker_shape
 from pcace_dist.run.prepare import Preparation, prepare
 from pcace_dist.statistics.plan import Plan
@@ -124,7 +124,7 @@ class Evaluating:
     """Gives an executor the tasks of one evaluation. Made by `evaluating`."""
 
     def __init__(
-        self, evaluated: Evaluated, executor: Executor, display: Display, stopping: Callable[[], bool]
+        self, evaluated: Evaluated, executor: Executor, display: RunDisplay, stopping: Callable[[], bool]
     ) -> None:
         self._evaluated = evaluated
         self._executor = executor
@@ -181,7 +181,7 @@ def evaluating(evaluated: Evaluated) -> Iterator[Evaluating]:
     if kind == ExecutorKind.THREADS:
         check_threads(job.workers)
     session = ray_session() if kind == ExecutorKind.RAY else contextlib.nullcontext()
-    with interruptible() as interrupt, session, display_for() as display:
+    with interruptible() as interrupt, session, RunDisplay() as display:
         interrupt.install()
         with open_executor(kind, spec, worker_shape(job), prefix="v") as executor:
             yield Evaluating(evaluated, executor, display, interrupt.is_set)

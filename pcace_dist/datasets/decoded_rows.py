@@ -18,6 +18,7 @@ from torch.utils.dlpack import from_dlpack
 from pcace_dist.datasets.columns import DatasetSpec, kept_columns
 from pcace_dist.datasets.device_images import DeviceDecoder
 from pcace_dist.datasets.formats import Encoded
+from pcace_dist.datasets.groups import group_of
 from pcace_dist.datasets.images import ImageSpec, Pixels, pixels
 from pcace_dist.datasets.row_groups import RowGroup
 from pcace_dist.datasets.rows import BadRow, RowRef
@@ -176,7 +177,7 @@ def decode_rows(
     if spec.label is not None:
         run.labels = [-1 if label is None else label for label in taken(_list(table, spec.label))]
     if spec.group_by is not None:
-        run.groups = [_group(value) for value in taken(_list(table, spec.group_by))]
+        run.groups = [group_of(value) for value in taken(_list(table, spec.group_by))]
     if spec.columns:
         run.values = [_floats(table.column(name))[good] for name in spec.columns]
     if spec.keep:
@@ -236,11 +237,6 @@ def _set_aside(run: DecodedRows, ref: RowRef, shape: Sequence[int], slab: BatchB
 def _list(table: pa.Table, name: str) -> list[Any]:
     values: list[Any] = table.column(name).to_pylist()
     return values
-
-
-def _group(value: Any) -> Any:
-    """A NaN equals nothing, so as a group it counts as null."""
-    return None if isinstance(value, float) and value != value else value
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:

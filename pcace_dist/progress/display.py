@@ -1,19 +1,14 @@
-"""Progress of a run: a live bar in a terminal, plain lines in a log. Knows neither Ray nor the ledger."""
+"""Progress of a run: its stages, images, rate and workers, on the one bar. Knows neither Ray nor the ledger."""
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import Any, Self, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 
-from pcace_dist.progress import logs
-
-LINE_EVERY = 10.0  # seconds between two lines of a log
+from pcace_dist.progress.bar import StageBar
 
 
 @dataclass(frozen=True)
@@ -35,22 +30,6 @@ class Tally:
         if not self.rate or self.images > self.total:
             return None
         return (self.total - self.images) / self.rate
-
-
-class Display(Protocol):
-    """Anything that shows a tally."""
-
-    def __enter__(self) -> Display: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-    def show(self, tally: Tally) -> None: ...
-
-
-def display_for(stream: TextIO | None = None) -> Display:
-    """A live bar when the stream is a terminal and log lines are text, else lines."""
-    stream = sys.stderr if stream is None else stream
-    return Bar(stream) if stream.isatty() and not logs.is_json() else Lines(stream)
 
 
 def describe(tally: Tally) -> str:
@@ -77,70 +56,43 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
-class Lines:
-    """A line at every change of stage and every ten seconds: for logs and `ray job submit`."""
+class RunDisplay:
+    """Shows where a run stands: its stages as a `StageBar`. A log gets a line at every change of stage, now and then,
+    and one when all images of a stage are done."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._bar = StageBar("pcace: ", TimeElapsedColumn(), stream=stream)
         self._stage = ""
-        self._next = 0.0
+        self._finished = False
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        self._bar.__exit__(kind, error, trace)
 
     def show(self, tally: Tally) -> None:
-        now = time.monotonic()
-        finished = tally.images == tally.total and tally.total > 0
-        if tally.stage == self._stage and now < self._next and not finished:
-            return
-        if tally.stage == self._stage and finished and self._next == float("inf"):
-            return
-        self._stage = tally.stage
-        self._next = float("inf") if finished else now + LINE_EVERY
-        facts: dict[str, Any] = {
-            "stage": tally.stage,
-            "images": tally.images,
-            "rows": tally.total,
-            "workers": tally.workers,
-        }
-        facts |= {"images_per_second": round(tally.rate, 3)} if tally.rate else {}
-        facts |= {"waits_for": tally.waits_for} if tally.waits_for else {}
-        logs.say(describe(tally), prefix="pcace: ", stream=self._stream, **facts)
+        line, total = describe(tally), tally.total or None
+        finished = tally.images == tally.total > 0
+        if tally.stage != self._stage:
+            self._stage, self._finished = tally.stage, finished
+            self._bar.begin(tally.stage, total, line, **_facts(tally))
+        text = line.removeprefix(tally.stage).lstrip(":, ")
+        log = not self._finished if finished else None
+        self._bar.show(tally.images, total, line, text=text, log=log, **_facts(tally))
+        self._finished = finished
 
 
-class Bar:
-    """A live bar for a terminal."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            console=Console(file=stream),
-            transient=True,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        self._task = self._progress.add_task("starting", total=None, text="")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def show(self, tally: Tally) -> None:
-        if self._task is None:
-            return
-        text = describe(tally).removeprefix(tally.stage).lstrip(":, ")
-        self._progress.update(
-            self._task, description=tally.stage, total=tally.total or None, completed=tally.images, text=text
-        )
+def _facts(tally: Tally) -> dict[str, Any]:
+    """What a line of a JSON log holds beside its text."""
+    facts: dict[str, Any] = {
+        "stage": tally.stage,
+        "images": tally.images,
+        "rows": tally.total,
+        "workers": tally.workers,
+    }
+    facts |= {"images_per_second": round(tally.rate, 3)} if tally.rate else {}
+    return facts | ({"waits_for": tally.waits_for} if tally.waits_for else {})

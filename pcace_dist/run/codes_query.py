@@ -23,6 +23,7 @@ from pcace_dist.artifacts.selection import Selection
 from pcace_dist.config.job import Job
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.columns import plain_type
+from pcace_dist.datasets.groups import groups_of
 from pcace_dist.datasets.listing import find_files
 from pcace_dist.datasets.row_filter import RowFilter
 from pcace_dist.datasets.rows import BadRow
@@ -203,9 +204,7 @@ class Rows:
         if self._job.group_by is None:
             return pa.nulls(1, pa.string()), np.zeros(len(self.taken), np.int32)
         column = self._column(self._job.group_by).combine_chunks().take(pa.array(self.taken))
-        if pa.types.is_floating(column.type):
-            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-        held = column.dictionary_encode()
+        held = groups_of(column).dictionary_encode()
         index = pc.fill_null(held.indices, len(held.dictionary)).to_numpy().astype(np.int32)
         groups = pa.concat_arrays([held.dictionary, pa.nulls(1, held.dictionary.type)])
         return groups, index

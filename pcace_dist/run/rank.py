@@ -30,7 +30,7 @@ from pcace_dist.ledger.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.ledger.lease_keeper import LeaseKeeper
 from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.progress import logs
-from pcace_dist.progress.display import Display, display_for
+from pcace_dist.progress.display import RunDisplay
 from pcace_dist.run.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.run.coordinator import Coordinator
 from pcace_dist.run.republish import write_anew
@@ -48,7 +48,7 @@ DIGESTED = {"model.weights", "layers"}  # may be written differently and mean th
 def run_job(
     job: Job,
     *,
-    display: Display | None = None,
+    display: RunDisplay | None = None,
     take_over: bool = False,
     retry_bad: str | None = None,
     tell: Callable[[str], None] = log.info,
@@ -96,7 +96,7 @@ def run_job(
     on_ray = preparation.executor == ExecutorKind.RAY
     session = ray_session() if on_ray else contextlib.nullcontext()
     began = time.monotonic()
-    with interruptible() as asked, session, display or display_for() as shown:
+    with interruptible() as asked, session, display or RunDisplay() as shown:
         before |= {"ray": time.monotonic() - began} if on_ray else {}
         probe(store)
         asked.install()

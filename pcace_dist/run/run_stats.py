@@ -17,7 +17,7 @@ from pcace_dist.datasets.units import Unit, data_digest
 from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.executors.start_patience import StartPatience
 from pcace_dist.ledger.ledger import Ledger
-from pcace_dist.progress.display import Display, Tally
+from pcace_dist.progress.display import RunDisplay, Tally
 from pcace_dist.run.bottleneck import Machine, find_bottleneck, on_worker, shares
 from pcace_dist.run.main_pass import MainPass
 from pcace_dist.statistics.plan import Plan
@@ -34,7 +34,7 @@ class RunStats:
     """Counts what the ledger has accepted and what this driver has seen of the rest."""
 
     def __init__(
-        self, store: Store, ledger: Ledger, display: Display, fingerprint: str, executor: ExecutorKind
+        self, store: Store, ledger: Ledger, display: RunDisplay, fingerprint: str, executor: ExecutorKind
     ) -> None:
         """`executor`: who runs the workers. Ray's agents are told the metrics."""
         self._store = store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from pcace_dist.progress.display import Lines, Tally, describe, display_for, duration
+from pcace_dist.progress.display import RunDisplay, Tally, describe, duration
 
 
 def test_a_tally_is_one_line_with_rate_remaining_time_workers_and_bad_rows() -> None:
@@ -18,7 +18,7 @@ def test_durations() -> None:
 
 def test_a_log_gets_a_line_for_each_stage_and_the_end_once() -> None:
     stream = io.StringIO()
-    with Lines(stream) as lines:
+    with RunDisplay(stream) as lines:
         for images in (0, 10, 20, 100, 100):
             lines.show(Tally("ranking", images, 100, workers=1))
         lines.show(Tally("reducing", 100, 100, workers=1))
@@ -30,10 +30,20 @@ def test_a_log_gets_a_line_for_each_stage_and_the_end_once() -> None:
     ]
 
 
-def test_a_file_gets_lines_not_a_bar() -> None:
-    assert isinstance(display_for(io.StringIO()), Lines)
-
-
 def test_a_tally_says_what_of_the_storage_is_waited_for() -> None:
     tally = Tally("ranking", 100, 200, 2, waits_for="waits for s3://b/k (for 20 s by now)")
     assert describe(tally).endswith("2 workers up, waits for s3://b/k (for 20 s by now)")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_on_which_names_are_no_markup() -> None:
+    terminal = Terminal()
+    with RunDisplay(terminal) as display:
+        display.show(Tally("ranking", 1, 4, waits_for="waits for s3://b/[/red]k"))
+        display.show(Tally("ranking", 4, 4))
+    assert "waits for s3://b/[/red]k" in terminal.getvalue() or "4 of 4 images (100 %)" in terminal.getvalue()
+    assert "pcace: " not in terminal.getvalue()
