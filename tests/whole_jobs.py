@@ -38,6 +38,13 @@ def in_process() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def without_ray() -> Iterator[None]:
+    """The same for one test of a module whose others need Ray."""
+    with jobs_without_ray():
+        yield
+
+
 def in_threads(run: ModelRun) -> ThreadExecutor:
     """The run's workers as threads, each with a model of its own."""
     return ThreadExecutor(run._preparation.spec, worker_shape(run._job))

@@ -131,7 +131,7 @@ def test_effects_on_another_data_set(run: Run, tmp_path: Path, capsys: pytest.Ca
     )
 
 
-def test_a_target_that_is_no_output_wants_to_know_what_to_watch(local_ray: None, tmp_path: Path) -> None:
+def test_a_target_that_is_no_output_wants_to_know_what_to_watch(without_ray: None, tmp_path: Path) -> None:
     write_planted(tmp_path / "data", 800)
     found = rank(planted_job(tmp_path / "data", tmp_path / "run", target={"column": "exponential"}))
     with pytest.raises(JobError, match="--effect output:0"):

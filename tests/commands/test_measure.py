@@ -183,7 +183,9 @@ def test_what_a_run_would_refuse_is_refused(
     assert part in refused(path, capsys, ["--set", override])
 
 
-def test_kept_codes_need_no_estimate(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kept_codes_need_no_estimate(
+    without_ray: None, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     kept = job(data, tmp_path / "run")
     kept["statistics"] |= {"keep_codes": True}
     assert run_job(parse_job(kept)) == 0

@@ -94,7 +94,7 @@ def add_shard(folder: Path, name: str, seed: int) -> None:
     os.rename(folder / "more" / "part-00000.parquet", folder / "data" / name)
 
 
-def test_five_ticks(local_ray: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_ticks(without_ray: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     strict = Options(thresholds=Thresholds(max_moved=MaxMoved.parse("0")))
 
     first = rerank(parsed(folder), strict)

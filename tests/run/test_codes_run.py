@@ -206,7 +206,7 @@ def test_ids_that_repeat_are_refused_and_the_join_needs_its_key(named: Path, tmp
         ({"statistics": {"keep_codes": True}}, r"statistics\.keep_codes: the codes are kept already"),
         ({"statistics": {"components": 3}}, r"statistics\.components 3: the kept codes have 2"),
         ({"statistics": {"estimator": "ace"}}, r"statistics\.estimator ace: needs the maps' components"),
-        ({"target": [{"column": "ink"}, {"column": "ink"}]}, r"target column:ink is named twice"),
+        ({"target": [{"column": "ink"}, {"column": "ink"}]}, r"target: column:ink is named twice"),
     ],
     ids=str,
 )

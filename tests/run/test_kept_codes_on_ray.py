@@ -11,6 +11,7 @@ from pcace_dist.run.codes_run import CodesPreparation
 from tests.digits import bytes_of, digits_job, ranked, records, write_digits
 
 
+@pytest.mark.jobs
 def test_forward_once_rank_many_on_a_cluster(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PCACE_FLUSH_SECONDS", "0.001")
     monkeypatch.setattr(CodesPreparation, "executor", ExecutorKind.RAY)

@@ -213,6 +213,7 @@ def test_an_output_that_holds_another_job_is_refused(mnist_run: Path, tmp_path: 
         run_job(parse_job(mnist_job(tmp_path)))
 
 
+@pytest.mark.jobs
 def test_killed_at_any_moment_and_resumed_gives_the_same_rankings(mnist_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     job = tmp_path / "job.json"
@@ -261,7 +262,7 @@ def test_planted_channels_come_first_and_scores_match_the_known_maximal_correlat
     assert abs(square.pearson.iloc[0]) < 0.1  # a straight line sees nothing of the square
 
 
-def test_bad_rows_are_listed_and_the_rest_counts(local_ray: None, tmp_path: Path) -> None:
+def test_bad_rows_are_listed_and_the_rest_counts(without_ray: None, tmp_path: Path) -> None:
     write_planted(tmp_path / "data", 1200, shards=1)
     path = tmp_path / "data" / "part-00000.parquet"
     table = pq.read_table(path)
@@ -289,7 +290,7 @@ def test_bad_rows_are_listed_and_the_rest_counts(local_ray: None, tmp_path: Path
     assert (strict.summary["outcome"], strict.summary["exit_code"]) == ("too_many_bad_rows", 4)
 
 
-def test_infinite_activations_are_bad_rows_of_the_stage_model(local_ray: None, tmp_path: Path) -> None:
+def test_infinite_activations_are_bad_rows_of_the_stage_model(without_ray: None, tmp_path: Path) -> None:
     write_planted(tmp_path / "data", 600, shards=1)
     job = planted_job(tmp_path / "data", tmp_path / "run", max_bad_rows=1)
     job["model"] = job["model"] | {"factory": "tests.run.test_main_job:network_that_overflows"}
@@ -311,7 +312,7 @@ def network_that_overflows() -> Any:
     return network
 
 
-def test_the_pilot_names_labels_beyond_the_outputs(local_ray: None, tmp_path: Path) -> None:
+def test_the_pilot_names_labels_beyond_the_outputs(without_ray: None, tmp_path: Path) -> None:
     write_planted(tmp_path / "data", 300, shards=1)
     path = tmp_path / "data" / "part-00000.parquet"
     table = pq.read_table(path)
@@ -322,6 +323,7 @@ def test_the_pilot_names_labels_beyond_the_outputs(local_ray: None, tmp_path: Pa
         run_job(parse_job(planted_job(tmp_path / "data", tmp_path / "run", target={"logit": "label"})))
 
 
+@pytest.mark.jobs
 def test_a_stopped_run_is_flushed_and_goes_on(mnist_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     job = tmp_path / "job.json"
@@ -370,7 +372,7 @@ def test_the_run_is_read_back_by_group_layer_and_top(mnist_run: Path) -> None:
         run.ranking(group=11)
 
 
-def test_a_job_refused_by_the_pilot_can_be_mended_and_run_in_the_same_output(local_ray: None, tmp_path: Path) -> None:
+def test_a_job_refused_by_the_pilot_can_be_mended_and_run_in_the_same_output(without_ray: None, tmp_path: Path) -> None:
     write_planted(tmp_path / "data", 400, shards=1)
     broken = planted_job(tmp_path / "data", tmp_path / "run", dataset={"path": str(tmp_path / "data")})
     broken["model"] = broken["model"] | {"input": {"mode": "L", "resize": [8, 8]}}
@@ -421,7 +423,7 @@ def test_a_run_waits_for_its_least_number_of_workers(local_ray: None, tmp_path: 
     assert run.summary["workers"] == 2
 
 
-def test_the_papers_estimator_runs_through_the_same_job(local_ray: None, tmp_path: Path) -> None:
+def test_the_papers_estimator_runs_through_the_same_job(without_ray: None, tmp_path: Path) -> None:
     write_planted(tmp_path / "data", 400)
     settings = {"components": 1, "pilot": 400, "estimator": "ace", "scale": "standard"}
     two = rank(planted_job(tmp_path / "data", tmp_path / "two", statistics=settings))
@@ -435,7 +437,7 @@ def test_the_papers_estimator_runs_through_the_same_job(local_ray: None, tmp_pat
     assert two.jackknife()["pseudo_values"].null_count == len(two.ranking())  # it has no jackknife
 
 
-def test_the_papers_estimator_refuses_more_images_than_it_takes(local_ray: None, tmp_path: Path) -> None:
+def test_the_papers_estimator_refuses_more_images_than_it_takes(without_ray: None, tmp_path: Path) -> None:
     write_planted(tmp_path / "data", 10_100, row_group=2000)
     job = planted_job(tmp_path / "data", tmp_path / "run", statistics={"components": 1, "estimator": "ace"})
     with pytest.raises(UserError, match="takes at most 10,000 images and the data set has 10,100"):
@@ -488,6 +490,7 @@ def test_a_wrong_flush_interval_is_named(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.jobs
 def test_exactness_may_change_on_resume_and_the_summary_remembers(often_flushed: Path, tmp_path: Path) -> None:
     """Two threads are another numeric class: admitted with `off`, and named still when `strict` goes on afterwards."""
     output = tmp_path / "run"

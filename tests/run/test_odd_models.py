@@ -13,6 +13,8 @@ from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
 from tests.planted import write_planted
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 JOB = """
 dataset: {{path: {data}, label: label}}
 model: {{factory: "tests.run.test_odd_models:{factory}", weights: random, input: {{mode: L}}}}

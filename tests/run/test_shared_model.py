@@ -393,7 +393,7 @@ def slow_network(seconds: float = 1.0) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.jobs), signal.SIGINT])
 def test_stopped_in_the_pilot_it_ends_within_a_batch_and_goes_on_with_ray(
     local_ray: None, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +423,7 @@ def test_stopped_in_the_pilot_it_ends_within_a_batch_and_goes_on_with_ray(
     assert open_run(str(tmp_path / "run")).summary["workers_are"] == "Ray actors"
 
 
+@pytest.mark.jobs
 def test_killed_it_goes_on_with_ray_to_the_same_bytes(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
