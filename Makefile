@@ -70,6 +70,7 @@ test-all: test test-faults test-outages test-soak test-statistics test-apps test
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/vulture
 
 types: setup
 	$(BIN)/mypy

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pcace_dist.cli import main
+from pcace_dist.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["rank", *sys.argv[1:]]))

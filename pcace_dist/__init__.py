@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pcace_dist.api import load_job, rank
-    from pcace_dist.job import Job
-    from pcace_dist.run import Run, open_run
+    from pcace_dist.artifacts.run import Run, open_run
+    from pcace_dist.config.job import Job
     from pcace_dist.statistics.maximal import maximal_correlation
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Job": "pcace_dist.job",
-    "Run": "pcace_dist.run",
+    "Job": "pcace_dist.config.job",
+    "Run": "pcace_dist.artifacts.run",
     "load_job": "pcace_dist.api",
     "maximal_correlation": "pcace_dist.statistics.maximal",
-    "open_run": "pcace_dist.run",
+    "open_run": "pcace_dist.artifacts.run",
     "rank": "pcace_dist.api",
 }
 

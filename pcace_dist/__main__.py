@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pcace_dist.cli import entry
+from pcace_dist.cli.main import entry
 
 entry()

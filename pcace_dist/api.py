@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.config.job import Job, load_job_file, parse_job
 from pcace_dist.errors import PcaceError
-from pcace_dist.job import Job, load_job_file, parse_job
-from pcace_dist.run import Run, open_run
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -23,8 +23,8 @@ def rank(job: str | Path | Mapping[str, Any] | Job, *, overrides: Sequence[str] 
     max_bad_rows is finished all the same: its `summary["exit_code"]` is 4. Raises UserError for a wrong job or input,
     Stopped when interrupted (call again to go on).
     """
-    from pcace_dist.places import storage_of
-    from pcace_dist.service.run_job import run_job
+    from pcace_dist.config.resolve import storage_of
+    from pcace_dist.run.rank import run_job
 
     if isinstance(job, str | Path):
         job = load_job(job, overrides)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pcace_dist.cli import build_parser
-from pcace_dist.job import read_job
+from pcace_dist.cli.main import build_parser
+from pcace_dist.config.job import read_job
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 

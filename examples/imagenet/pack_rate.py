@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 
 from examples.imagenet.photographs import write_crops
-from pcace_dist.datasets.pack import begin, limits_of, run_here
-from pcace_dist.service.cluster import ray_session
-from pcace_dist.service.pack_run import run_on_ray
+from pcace_dist.executors.ray_packing import run_on_ray
+from pcace_dist.executors.ray_session import ray_session
+from pcace_dist.packing.pack import begin, limits_of, run_here
 
 WORKERS, SHARDS, REPEATS = 2, 8, 3
 WAYS: tuple[tuple[str | bool, str], ...] = (

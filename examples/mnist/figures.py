@@ -19,8 +19,8 @@ from examples import drawing
 from examples.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, Line, Panel, Point
 from examples.mnist.layerwise import Floats, Layer, Shared, layers_of, pairwise, quarter, shared, spearman, twins
 from examples.mnist.questions import ALL, COMPONENTS
+from pcace_dist.artifacts.run import open_run
 from pcace_dist.errors import UserError
-from pcace_dist.run import open_run
 
 Rankings = dict[str, dict[str, Layer]]
 USUAL = 5  # components, as in job.yaml

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pcace_dist.analysis.agreement import agreement
-from pcace_dist.run import Run
+from pcace_dist.artifacts.run import Run
 from pcace_dist.statistics.ranks import rank_channels
 
 Floats: TypeAlias = npt.NDArray[np.float64]

@@ -19,8 +19,8 @@ from examples.street.city import City, Floats, make_city, saturating
 from examples.street.runs import PREDICTION, Share, city_of_run, model_of, picture_size
 from examples.street.sight import images_of, total_effects
 from examples.street.train import normalise
+from pcace_dist.artifacts.run import Run
 from pcace_dist.models.ablation import Ablation
-from pcace_dist.run import Run
 
 OTHER_SEED = 1000  # added to the run's city's seed
 DRAWS = 200  # random sets of channels, and bootstrap samples of panoramas

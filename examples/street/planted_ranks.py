@@ -13,8 +13,8 @@ from examples.street.city import City, make_city, write_city
 from examples.street.planted import CHANNELS, LAYER, SKY, TRAFFIC, planted_channels, planted_cnn
 from examples.street.sight import drawn, seen
 from examples.street.train import MEAN, STD
-from pcace_dist.datasets.pack import pack
-from pcace_dist.run import Run
+from pcace_dist.artifacts.run import Run
+from pcace_dist.packing.pack import pack
 
 PLANTED_PANORAMAS = 600
 

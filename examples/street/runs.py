@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from examples.street.city import City, city_of
+from pcace_dist.artifacts.run import Run
 from pcace_dist.models.load import load_model
-from pcace_dist.run import Run
 
 PREDICTION, MEASURED = "output:0", "column:no2"
 

@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 
 from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
-from pcace_dist.checked import parsing
+from pcace_dist.artifacts.checked import parsing
+from pcace_dist.artifacts.run import Run
+from pcace_dist.config.job import Job
+from pcace_dist.config.resolve import absolute
 from pcace_dist.datasets.groups import name_of, rows_of
 from pcace_dist.errors import UserError
-from pcace_dist.job import Job
-from pcace_dist.places import absolute
-from pcace_dist.run import Run
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Verdict = Literal["same", "moved", "not comparable"]

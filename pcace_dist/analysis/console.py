@@ -12,7 +12,7 @@ from pcace_dist.analysis.curves import BEST, Standing
 from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
 from pcace_dist.datasets.groups import name_of
-from pcace_dist.terminal import console, table, tell
+from pcace_dist.progress.terminal import console, table, tell
 
 SHOWN = 20
 

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pcace_dist.checked import RESTORE, fetching, parse_json, parsing, read_checked
-from pcace_dist.datasets.storage import Storage, normalised
+from pcace_dist.artifacts.checked import RESTORE, fetching, parse_json, parsing, read_checked
+from pcace_dist.artifacts.run import Run
 from pcace_dist.errors import UserError
-from pcace_dist.run import Run
+from pcace_dist.storage.files import Storage, normalised
 
 _NAME = re.compile(r"history/(\d{8})\.json$")
 

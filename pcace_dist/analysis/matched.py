@@ -13,12 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pcace_dist.analysis.compare import MATCHED, Comparison, compare_tables, selected
 from pcace_dist.analysis.matching import LIKE, Codes, Matching, match_channels
+from pcace_dist.artifacts.run import Run
 from pcace_dist.errors import UserError
-from pcace_dist.run import Run
 
 Keys: TypeAlias = npt.NDArray[np.int64]
 
@@ -102,10 +101,9 @@ def compare_matched(one: Run, other: Run, found: Comparison) -> Matched:
 
 def sampled_codes(run: Run) -> tuple[Keys, dict[str, Codes]]:
     """Keys (n,) of a run's sampled rows, and by layer their codes (n, C, p). Raises UserError if there are none."""
-    try:
-        table = pq.read_table(run.storage.open(f"{run.path}/{SAMPLE}"))
-    except FileNotFoundError:
-        raise UserError(f"--match: {run.path} holds no {SAMPLE}, the codes of a sample of its images") from None
+    table = run.sample()
+    if table is None:
+        raise UserError(f"--match: {run.path} holds no {SAMPLE}, the codes of a sample of its images")
     components = run.job.statistics.components
     codes = {
         name.removeprefix("codes/"): _codes(table[name], components)

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from pcace_dist.analysis.compare import Comparison
 from pcace_dist.analysis.matched import Matched
-from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import OutputError
+from pcace_dist.storage.files import Storage
 
 
 def write_comparison(found: Comparison, folder: str, storage: Storage, matched: Matched | None = None) -> None:

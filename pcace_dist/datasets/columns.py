@@ -64,9 +64,8 @@ def check_schema(spec: DatasetSpec, schema: pa.Schema, key: str) -> pa.Schema:
         if wanted:
             raise DatasetError(f"{role}: column {column!r} in {key} is {kind}; it must be {wanted}")
     for column, value in spec.filter.items():
-        kind = plain_type(schema.field(column).type)
         for one in value if isinstance(value, list | tuple) else [value]:
-            filter_scalar(column, one, kind)
+            filter_scalar(column, one, plain_type(schema.field(column).type))
     names = dict.fromkeys([*(column for _, column in spec.roles()), *(kept_columns(spec, schema) if spec.keep else ())])
     return pa.schema([pa.field(name, plain_type(schema.field(name).type)) for name in names])
 

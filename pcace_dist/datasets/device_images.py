@@ -26,7 +26,18 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional
 
-from pcace_dist.datasets.images import JPEG_BEGIN, TORCHVISION_MODE, Encoded, ImageSpec, buffer_of, pixels, resized
+from pcace_dist.datasets.formats import Encoded
+from pcace_dist.datasets.images import (
+    EXIF,
+    JPEG_BEGIN,
+    TORCHVISION_MODE,
+    ImageSpec,
+    buffer_of,
+    orientation_of_jpeg,
+    pixels,
+    resized,
+)
+from pcace_dist.datasets.orientation import AS_STORED, turned, turned_size
 from pcace_dist.errors import JobError, RowError
 
 AUTO, CPU, GPU = "auto", "cpu", "gpu"
@@ -86,7 +97,7 @@ def memory_beside(threads: int) -> int:
 
 @dataclass(frozen=True)
 class JpegFrame:
-    """What a JPEG says of itself: sides in pixels, and components (1 grey, 3 YCbCr)."""
+    """What a JPEG says of itself: sides in pixels, as they are stored, and components (1 grey, 3 YCbCr)."""
 
     height: int
     width: int
@@ -101,10 +112,15 @@ def frame_for_device(data: Encoded | None, spec: ImageSpec) -> JpegFrame | None:
     if frame is None or not 0 < frame.height * frame.width <= spec.max_pixels:
         return None
     if spec.resize is not None:
-        height, width = resized(frame.height, frame.width, spec.resize)
+        seen_width, seen_height = turned_size(frame.width, frame.height, _orientation(data, spec))
+        height, width = resized(seen_height, seen_width, spec.resize)
         if not 0 < height * width <= spec.max_pixels:
             return None
     return frame
+
+
+def _orientation(data: Encoded, spec: ImageSpec) -> int:
+    return orientation_of_jpeg(data) if spec.orientation == EXIF else AS_STORED
 
 
 def _frame(data: Encoded) -> JpegFrame | None:
@@ -118,7 +134,10 @@ def _frame(data: Encoded) -> JpegFrame | None:
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a body
             at += 2
             continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        length = int.from_bytes(data[at + 2 : at + 4])
+        end = at + 2 + length
+        if length < 2:
+            return None
         if marker in OTHER_FRAMES:
             return None
         if marker == ADOBE and _is_adobe_rgb(bytes(data[at + 4 : end])):
@@ -242,10 +261,12 @@ class DeviceDecoder:
         self, data: Sequence[Encoded | None], rows: Sequence[int], channels: int, spec: ImageSpec
     ) -> dict[int, Tensor]:
         """Decoded and brought to size, those of one size together; rows that the device refuses are left out."""
-        files = [buffer_of(one) for row in rows if (one := data[row]) is not None]
+        files = [one for row in rows if (one := data[row]) is not None]
+        decoded = self._decoded([buffer_of(one) for one in files], channels)
         by_size: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
-        for row, image in zip(rows, self._decoded(files, channels), strict=True):
-            if image is not None:
+        for row, file, stored in zip(rows, files, decoded, strict=True):
+            if stored is not None:
+                image = turned(stored, _orientation(file, spec))
                 by_size[image.shape].append((row, image))
         found: dict[int, Tensor] = {}
         for held in by_size.values():

@@ -7,6 +7,10 @@ nothing of how an image is decoded.
 from __future__ import annotations
 
 import re
+from typing import TypeAlias
+
+Encoded: TypeAlias = bytes | memoryview
+"""A file's bytes. A JPEG is decoded where it lies from a view that could be written to: torch warns of other memory."""
 
 HEAD = 512  # first bytes that tell what a file is
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -25,15 +29,19 @@ RAW_SUFFIXES = (
 # fmt: on
 IDX = re.compile(r"-(images|labels)[-.]idx[13]-ubyte(\.gz)?$")
 
+# The one table of first bytes: the decoder (images.py) goes by it too.
 BEGINNINGS = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
+    # libjpeg skips what lies before the first marker; without that marker the two bytes would say little
+    (re.compile(rb"\xff\xd8([^\xff]|\xff+[\x00\x01\xd0-\xd7]){1,64}\xff+[\xc0-\xcf\xdb-\xdd\xe0-\xef\xfe]"), "JPEG"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
     (re.compile(rb"GIF8[79]a"), "GIF"),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WebP"),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
     (re.compile(rb"BM.{8}.{4}[\x0c-\x7c]\0\0\0", re.DOTALL), "BMP"),
     (re.compile(rb"P[1-6]\s"), "PNM"),
-    (re.compile(rb".{4}ftypavi[fs]", re.DOTALL), "AVIF"),
+    # where the first brand is the container's own, a later one tells
+    (re.compile(rb".{4}ftyp(avi[fs]|(mif1|msf1).{4}(.{4}){0,15}?avi[fs])", re.DOTALL), "AVIF"),
     (re.compile(rb".{4}ftyp(hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL), "HEIC"),
     (re.compile(rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xffO\xffQ"), "JPEG 2000"),
     (re.compile(rb"\x00\x00\x01\x00[^\x00]\x00"), "ICO"),

@@ -22,6 +22,18 @@ def name_of(group: Any) -> str:
     return f"'{text}'" if text in ("", NULL) or text[0] == "'" or text != text.strip() else text
 
 
+def group_of(value: Any) -> Any:
+    """The group of a row by its value of group_by: a NaN equals nothing, so it counts as null."""
+    return None if isinstance(value, float) and value != value else value
+
+
+def groups_of(column: pa.Array) -> pa.Array:
+    """`group_of` for a column."""
+    if not pa.types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+
+
 def rows_of(column: str, name: object, kind: pa.DataType) -> pc.Expression | None:
     """Which rows belong to the group of this name (or value); None where a column of this type has no such value."""
     text = str(name)
@@ -33,3 +45,8 @@ def rows_of(column: str, name: object, kind: pa.DataType) -> pc.Expression | Non
         return pc.field(column) == pa.scalar(text).cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
+
+
+def group_order(value: Any) -> tuple[bool, Any]:
+    """Groups in the order of their values, null last."""
+    return (value is None, 0 if value is None else value)

@@ -2,8 +2,8 @@
 I/O, no threads.
 
 The first bytes decide the decoder, never a name: JPEG goes to torchvision's libjpeg-turbo (which takes a
-truncated file for an error), the others to Pillow's class for that very format. torchvision's PNG decoder is
-not used: a single flipped bit ends the whole process there. All limits are checked before a pixel is
+truncated file for an error), the others to Pillow's class for that very format (`pillow_formats.py`). torchvision's
+PNG decoder is not used: a single flipped bit ends the whole process there. All limits are checked before a pixel is
 decoded.
 
 Two short cuts, both a function of the file alone. A plain PNG (8 bits, no palette, no alpha, nothing but
@@ -11,9 +11,10 @@ pixels) goes straight to Pillow's inflater: the same pixels without the format's
 that stays at least four times as large as `resize` asks for is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled
 inverse DCT), unless `scaled_decode` is off; docs/pipeline.md says how far that is from the whole image.
 
-Conventions: the first frame of an animation; alpha is dropped; 16-bit grey keeps the high byte, as 16-bit
-colour does; EXIF orientation is not applied; grey of a colour JPEG is its luma channel. These are
-torchvision's.
+Conventions: the first frame of an animation; the largest image of an icon; alpha is dropped; 16-bit grey keeps the
+high byte, as 16-bit colour does; grey of a colour JPEG is its luma channel. These are torchvision's. Pixels stay as
+they are stored, or (`orientation: exif`) are turned as the orientation tag says before anything else is done with
+them, whatever the format (`orientation.py`).
 """
 
 from __future__ import annotations
@@ -22,44 +23,33 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torchvision.io  # noqa: F401 - registers torch.ops.image
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, JpegImagePlugin
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from pcace_dist.datasets.formats import HEAD, Encoded, format_of
+from pcace_dist.datasets.jpeg_header import jpeg_exif, jpeg_size
+from pcace_dist.datasets.orientation import AS_STORED, orientation_in, turned, turned_size
+from pcace_dist.datasets.pillow_formats import broken, open_image, orientation_of
 from pcace_dist.errors import RowError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (C, H, W)
-Encoded: TypeAlias = bytes | memoryview
-"""A file's bytes. A JPEG is decoded where it lies from a view that could be written to: torch warns of other memory."""
-
 TORCHVISION_MODE = {"L": 1, "RGB": 3}  # also the channels that it gives
 JPEG_BEGIN = b"\xff\xd8\xff"
-PNG_END = b"IEND\xaeB`\x82"
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
 PNG_HEADER = struct.Struct(">IIBBBBB")  # width, height, bits, colour type, compression, filtering, interlacing
 PLAIN_PNG = {(8, 0, 0, 0, 0): "L", (8, 2, 0, 0, 0): "RGB"}
 PNG_START = 8  # the first chunk begins after the signature
 PNG_DATA = 33  # and the second after the header
 UINT32 = struct.Struct(">I")
-# Start-of-frame markers hold the size; C4, C8 and CC are tables and reserved.
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+EXIF = "exif"  # of model.input.orientation; the other is "none"
 # torchvision's own condition for resizing bytes as bytes, on every processor on which nothing else is different
 BYTES_RESIZE = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512", "AMX")
 SCALES = (8, 4, 2)  # what libjpeg divides sides by
@@ -72,6 +62,7 @@ class ImageSpec:
 
     `resize` int: the shorter side, aspect kept; (h, w): exact. `crop`: centre crop, int or (h, w).
     torchvision's meaning. `scaled_decode`: whether much larger JPEGs are decoded at 1/2, 1/4 or 1/8.
+    `orientation`: none (pixels as stored) or exif (turned as the file's orientation tag says).
     """
 
     mode: str = "RGB"
@@ -80,6 +71,7 @@ class ImageSpec:
     interpolation: str = "bilinear"
     antialias: bool = True
     scaled_decode: bool = True
+    orientation: str = "none"
     max_pixels: int = 178_956_970
     max_bytes: int = 67_108_864
 
@@ -106,24 +98,43 @@ def pixels(data: Encoded | None, spec: ImageSpec) -> Pixels:
     else:
         data = bytes(data)
         plain = _plain_png(data, spec) if data.startswith(PNG_BEGIN) else None
-        array = _decode_pillow(data, spec) if plain is None else _as_array(plain, spec.mode)
+        array = _decode_other(data, spec) if plain is None else _as_array(plain, spec.mode)
         if spec.resize is None and spec.crop is None:
             return array
         image = torch.from_numpy(array)
     return _to_size(image, spec).numpy()
 
 
-def image_size(data: bytes) -> tuple[int, int]:
-    """(width, height) from the header, without decoding. Raises RowError if there is no such header."""
-    if data[:3] == JPEG_BEGIN:
-        return _jpeg_size(data)
-    return _open_pillow(data)[1].size
+def image_size(data: Encoded, orientation: str = "none") -> tuple[int, int]:
+    """(width, height) of the image as it is decoded with this `orientation`, from the header alone.
+
+    Raises RowError if there is no such header, or nothing here decodes such a file.
+    """
+    data = bytes(data)
+    if format_of(data[:HEAD]) == "JPEG":
+        width, height = jpeg_size(data)
+        _check_pixels(width, height, None)
+        return turned_size(width, height, orientation_of_jpeg(data) if orientation == EXIF else AS_STORED)
+    kind, image = open_image(data, partial(_check_pixels, spec=None))
+    return turned_size(*image.size, orientation_of(kind, data, image) if orientation == EXIF else AS_STORED)
 
 
 def _decode_jpeg(data: Encoded, spec: ImageSpec) -> torch.Tensor:
-    width, height = _jpeg_size(data)
+    width, height = jpeg_size(data)
     _check_pixels(width, height, spec)
-    scale = scale_of(height, width, spec)
+    if spec.orientation != EXIF:
+        return _stored_jpeg(data, spec, scale_of(height, width, spec))
+    orientation = orientation_of_jpeg(data)
+    seen_width, seen_height = turned_size(width, height, orientation)
+    return turned(_stored_jpeg(data, spec, scale_of(seen_height, seen_width, spec)), orientation)
+
+
+def orientation_of_jpeg(data: Encoded) -> int:
+    """The orientation that a JPEG asks for, 1 to 8."""
+    return orientation_in(jpeg_exif(data))
+
+
+def _stored_jpeg(data: Encoded, spec: ImageSpec, scale: int) -> torch.Tensor:
     scaled = _scaled_jpeg(data, spec.mode, scale) if scale > 1 else None
     if scaled is not None:
         return torch.from_numpy(scaled)
@@ -131,7 +142,7 @@ def _decode_jpeg(data: Encoded, spec: ImageSpec) -> torch.Tensor:
         image: torch.Tensor = torch.ops.image.decode_jpeg(buffer_of(data), TORCHVISION_MODE[spec.mode], False)
     except RuntimeError as error:
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])
-        raise _broken("JPEG", reason) from None
+        raise broken("JPEG", reason) from None
     return image
 
 
@@ -155,39 +166,26 @@ def scale_of(height: int, width: int, spec: ImageSpec) -> int:
 
 
 def _scaled_jpeg(data: Encoded, mode: str, scale: int) -> Pixels | None:
-    """Decode at 1/scale; None for colour spaces other than grey and YCbCr, which the usual decoder takes.
+    """Decode at 1/scale; None for colour spaces other than grey and YCbCr, and for headers that Pillow reads in
+    another way than libjpeg or not at all. Those the usual decoder takes or refuses.
 
     By Pillow, whose libjpeg-turbo is torchvision's; torchvision does not offer the scale.
     """
     try:
         image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    except Exception:  # Pillow raises a dozen kinds for broken files
+        return None
+    try:
         width, height = image.size
+        if (width, height) != jpeg_size(data):
+            return None
         image.draft("L" if mode == "L" else None, (width // scale, height // scale))
         if image.mode not in TORCHVISION_MODE or image.size != (-(-width // scale), -(-height // scale)):
             return None
         image.load()
-    except Exception as error:  # Pillow raises a dozen kinds for broken files
-        raise _broken("JPEG", str(error)) from None
+    except Exception as error:  # as above
+        raise broken("JPEG", str(error)) from None
     return _as_array(image, mode)
-
-
-def _jpeg_size(data: Encoded) -> tuple[int, int]:
-    """Walk the marker segments up to the start of frame."""
-    at = 2
-    while at + 9 <= len(data):
-        if data[at] != 0xFF:
-            raise RowError("decode", "broken JPEG (no frame header)")
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif marker in FRAMES:
-            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            return width, height
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a body
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    raise RowError("decode", "truncated JPEG")
 
 
 def _plain_png(data: bytes, spec: ImageSpec) -> Image.Image | None:
@@ -225,44 +223,21 @@ def _png_data(data: bytes) -> bytes | None:
         return None
 
 
-def _decode_pillow(data: bytes, spec: ImageSpec) -> Pixels:
-    kind, image = _open_pillow(data)
-    _check_pixels(*image.size, spec)
+def _decode_other(data: bytes, spec: ImageSpec) -> Pixels:
+    """Any format but JPEG. One that begins as a JPEG with bytes before its first marker is decoded as such."""
+    if format_of(data[:HEAD]) == "JPEG":
+        return _decode_jpeg(data, spec).numpy()
+    kind, image = open_image(data, partial(_check_pixels, spec=spec))
     try:
         image.load()
-        return _as_array(image, spec.mode)
+        array = _as_array(_narrow(image) if kind == "PNM" else image, spec.mode)
     except RowError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for broken files
-        raise _broken(kind, str(error)) from None
-
-
-def _open_pillow(data: bytes) -> tuple[str, ImageFile.ImageFile]:
-    """Open by the first bytes. The format's own class reads the header only, and knows no global pixel
-    limit.
-    """
-    for kind, (matches, factory) in PILLOW.items():
-        if matches(data):
-            if kind == "PNG" and data.rfind(PNG_END) < 0:  # Pillow forgives a missing end
-                raise RowError("decode", "truncated PNG")
-            try:
-                return kind, factory(io.BytesIO(data))
-            except Exception as error:  # as above
-                raise _broken(kind, str(error)) from None
-    raise RowError("decode", "not an image")
-
-
-PILLOW: dict[str, tuple[Callable[[bytes], bool], Callable[[io.BytesIO], ImageFile.ImageFile]]] = {
-    "PNG": (lambda d: d.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
-    "GIF": (lambda d: d.startswith((b"GIF87a", b"GIF89a")), GifImagePlugin.GifImageFile),
-    "WebP": (lambda d: d.startswith(b"RIFF") and d[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
-    "BMP": (lambda d: d.startswith(b"BM"), BmpImagePlugin.BmpImageFile),
-    "TIFF": (lambda d: d.startswith((b"II*\0", b"MM\0*")), TiffImagePlugin.TiffImageFile),
-    "PNM": (
-        lambda d: d[:1] == b"P" and d[1:2] in b"123456" and d[2:3].isspace(),
-        PpmImagePlugin.PpmImageFile,
-    ),
-}
+        raise broken(kind, str(error)) from None
+    if spec.orientation != EXIF:
+        return array
+    return turned(torch.from_numpy(array), orientation_of(kind, data, image)).numpy()
 
 
 def _as_array(image: Image.Image, mode: str) -> Pixels:
@@ -271,6 +246,11 @@ def _as_array(image: Image.Image, mode: str) -> Pixels:
         image = _converted(image, mode)
     flat = np.frombuffer(bytearray(image.tobytes()), dtype=np.uint8)
     return flat.reshape(image.height, image.width, TORCHVISION_MODE[mode]).transpose(2, 0, 1)
+
+
+def _narrow(image: Image.Image) -> Image.Image:
+    """A PNM with more than 8 bits, which Pillow holds in 32 and scales to 16, as a 16-bit PNG is: the high byte."""
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode == "I" else image
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
@@ -325,15 +305,9 @@ def resized(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, 
     return int(size * height / width), size
 
 
-def _check_pixels(width: int, height: int, spec: ImageSpec) -> None:
-    if width * height > spec.max_pixels:
-        raise RowError("decode", f"{width}x{height} pixels are beyond limits.pixels {spec.max_pixels}")
-    if width * height == 0:
+def _check_pixels(width: int, height: int, spec: ImageSpec | None) -> None:
+    """Without a spec: of any size, but not of none."""
+    if width <= 0 or height <= 0:
         raise RowError("decode", "image has no pixels")
-
-
-def _broken(kind: str, text: str) -> RowError:
-    text = text.strip().splitlines()[0][:120] if text.strip() else "cannot be decoded"
-    if re.search("truncated|incomplete|premature", text, re.IGNORECASE):
-        return RowError("decode", f"truncated {kind}")
-    return RowError("decode", f"broken {kind} ({text})")
+    if spec is not None and width * height > spec.max_pixels:
+        raise RowError("decode", f"{width}x{height} pixels are beyond limits.pixels {spec.max_pixels}")

@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 from pcace_dist.datasets.columns import DatasetSpec, check_same, check_schema
 from pcace_dist.datasets.formats import PARQUET_SUFFIXES, kind_of_name
 from pcace_dist.datasets.globs import pattern_of
-from pcace_dist.datasets.pieces import Fault, by_reason, is_hidden, key_below, utf8_name
-from pcace_dist.datasets.storage import Changed, Storage, StoredFile, first_line, split
+from pcace_dist.datasets.paths import Skipped, by_reason, is_hidden, key_below, utf8_name
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes, read_footer
 from pcace_dist.datasets.walk import NOTHING, UNREADABLE, Entries, entries_of, kinds_by_content
 from pcace_dist.errors import DatasetError
+from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line, split
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
@@ -108,14 +108,14 @@ def list_dataset(
     return listing
 
 
-def find_files(paths: Sequence[str], storage: Storage) -> tuple[dict[str, StoredFile], list[Fault]]:
+def find_files(paths: Sequence[str], storage: Storage) -> tuple[dict[str, StoredFile], list[Skipped]]:
     """The Parquet files of folders, globs and files by key, sorted; and every other file below them, with the reason.
 
     A file that is there under two names (a link, a path that is named twice) counts once: under the name without a
     link on the way, else the first. Raises DatasetError for a path without a Parquet file.
     """
     roots: list[tuple[str, list[tuple[str, StoredFile]]]] = []
-    left_out: list[Fault] = []
+    left_out: list[Skipped] = []
     for path in paths:
         root, files, others = _list_root(path, storage)
         roots.append((root, files))
@@ -128,7 +128,7 @@ def find_files(paths: Sequence[str], storage: Storage) -> tuple[dict[str, Stored
                 taken[identity] = file.url
                 entries.append((root, key, file))
             elif taken[identity] != file.url:
-                left_out.append(Fault(key, TWICE))
+                left_out.append(Skipped(key, TWICE))
     keys = _unique_keys([(root, key) for root, key, _ in entries])
     return dict(sorted((key, file) for key, (_, _, file) in zip(keys, entries, strict=True))), left_out
 
@@ -144,7 +144,7 @@ def _identified(root: str, files: Iterable[tuple[str, StoredFile]]) -> Iterable[
         yield key, file, real, real != os.path.join(base, os.path.relpath(file.url, split(root)[1]))
 
 
-def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, StoredFile]], list[Fault]]:
+def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, StoredFile]], list[Skipped]]:
     """One entry of dataset.path: the root, (path below it, file) of each Parquet file, and what is left out."""
     try:
         found = entries_of(path, storage)
@@ -166,7 +166,7 @@ def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, Stored
     raise DatasetError(f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, found, left_out)}")
 
 
-def _sorted_out(found: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Fault]]:
+def _sorted_out(found: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Skipped]]:
     """The Parquet files by the path below the root, and the others. What is named itself is taken for Parquet."""
     keys = {file.url: utf8_name(key_below(file.url, found.root)) for file in found.files}
     no_suffix = [file for file in found.files if "." not in file.url.rpartition("/")[2]]
@@ -177,15 +177,15 @@ def _sorted_out(found: Entries, storage: Storage) -> tuple[list[tuple[str, Store
         if found.how == "file":
             files.append((key, file))
         elif _underscored(key):
-            left_out.append(Fault(key, UNDERSCORE))
+            left_out.append(Skipped(key, UNDERSCORE))
         elif file.url in found.named or "parquet" in (kind_of_name(key), by_content.get(file.url)):
             files.append((key, file))
         else:
-            left_out.append(Fault(key, f"not a Parquet file ({os.path.splitext(key)[1] or 'no suffix'})"))
+            left_out.append(Skipped(key, f"not a Parquet file ({os.path.splitext(key)[1] or 'no suffix'})"))
     return files, left_out
 
 
-def _instead(path: str, found: Entries, left_out: Sequence[Fault]) -> str:
+def _instead(path: str, found: Entries, left_out: Sequence[Skipped]) -> str:
     """What is there in place of Parquet files."""
     if not left_out:
         return ""
@@ -198,11 +198,11 @@ def _suffixes() -> str:
     return f"{', '.join(PARQUET_SUFFIXES[:-1])} or {PARQUET_SUFFIXES[-1]}"
 
 
-def _summed(left_out: Iterable[Fault]) -> tuple[LeftOut, ...]:
+def _summed(left_out: Iterable[Skipped]) -> tuple[LeftOut, ...]:
     """By reason. Hidden files that are no Parquet are what any writer of data sets leaves."""
     faults = sorted(left_out, key=lambda fault: fault.name)
-    usual: list[Fault] = []
-    others: list[Fault] = []
+    usual: list[Skipped] = []
+    others: list[Skipped] = []
     for fault in faults:
         hidden = fault.reason == UNDERSCORE or is_hidden(fault.name)
         (usual if hidden and kind_of_name(fault.name) != "parquet" else others).append(fault)
@@ -229,7 +229,7 @@ def _is_there(path: str) -> bool:
     return split(path)[0] == "file" and os.path.exists(split(path)[1])
 
 
-def _always(key: str) -> bool:
+def _always(_key: str) -> bool:
     return True
 
 

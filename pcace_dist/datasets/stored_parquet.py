@@ -16,8 +16,8 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pcace_dist.datasets.storage import Range, RangeFile, Storage, StoredFile, first_line, joined
 from pcace_dist.errors import StoreUnavailable
+from pcace_dist.storage.files import Range, RangeFile, Storage, StoredFile, first_line, joined
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ UNIT_BYTES = 64 << 20  # a unit reads about this much at most
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowGroupRef:
     """One row group of one file; `first_row` is the row in the file at which it begins."""
 
     url: str
@@ -35,11 +35,11 @@ class Unit:
     """
 
     id: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[RowGroupRef, ...]
     rows: int
 
     @classmethod
-    def of(cls, pieces: Sequence[Piece]) -> Unit:
+    def of(cls, pieces: Sequence[RowGroupRef]) -> Unit:
         """The unit of these pieces, in this order."""
         content = [[p.key, p.size, p.version, p.row_group, p.rows] for p in pieces]
         digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
@@ -52,22 +52,22 @@ class Unit:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Unit:
         """The unit that to_json wrote. Raises ValueError if the id does not match the content."""
-        unit = cls.of([Piece(**piece) for piece in data["pieces"]])
+        unit = cls.of([RowGroupRef(**piece) for piece in data["pieces"]])
         if unit.id != data["id"]:
             raise ValueError(f"unit {data['id']}: its content gives the id {unit.id}")
         return unit
 
 
-def pieces_of(file: DataFile) -> Iterator[Piece]:
+def pieces_of(file: DataFile) -> Iterator[RowGroupRef]:
     """The row groups of a file that hold rows."""
     first = 0
     for index, rows in enumerate(file.row_groups):
         if rows:
-            yield Piece(file.url, file.key, file.size, file.version, index, first, rows)
+            yield RowGroupRef(file.url, file.key, file.size, file.version, index, first, rows)
         first += rows
 
 
-def data_digest(pieces: Iterable[Piece]) -> str:
+def data_digest(pieces: Iterable[RowGroupRef]) -> str:
     """Name of the data that some row groups hold, in any order: equal digests, the same files in the same versions."""
     content = sorted([p.key, p.size, p.version, p.row_group, p.rows] for p in set(pieces))
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
@@ -83,7 +83,7 @@ def make_units(listing: Listing, rows_per_unit: int) -> tuple[Unit, ...]:
     if rows_per_unit < 1:
         raise ValueError(f"rows_per_unit must be at least 1, not {rows_per_unit}")
     units: list[Unit] = []
-    held: list[Piece] = []
+    held: list[RowGroupRef] = []
 
     def flush() -> None:
         if held:
@@ -139,5 +139,5 @@ def check_unchanged(units: Iterable[Unit], listing: Listing) -> None:
                 )
 
 
-def _state(file: Piece | DataFile) -> str:
+def _state(file: RowGroupRef | DataFile) -> str:
     return f"{file.size} bytes, version {file.version}"

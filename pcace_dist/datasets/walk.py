@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 
 from pcace_dist.datasets.formats import HEAD, kind_of_head, kind_of_name
 from pcace_dist.datasets.globs import pattern_of
-from pcace_dist.datasets.pieces import Fault, in_order, is_hidden, is_not_utf8, key_below, parent_of, utf8_name
-from pcace_dist.datasets.storage import Storage, StoredFile, split
+from pcace_dist.datasets.paths import Skipped, in_order, is_hidden, is_not_utf8, key_below, parent_of, utf8_name
 from pcace_dist.errors import DatasetError
+from pcace_dist.storage.files import Storage, StoredFile, split
 
 HIDDEN = "hidden (a dot begins its name or a folder's)"
 NOTHING = "link to nothing"
@@ -46,14 +46,14 @@ class Walked:
 
     root: str
     files: tuple[Found, ...]
-    left_out: tuple[Fault, ...] = ()
+    left_out: tuple[Skipped, ...] = ()
     folders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def only(self, kind: str, reason: str) -> tuple[list[Found], Walked]:
         """The files of this kind, and the walk with the others left out."""
         fitting = [one for one in self.files if one.kind == kind]
-        others = [Fault(one.key, _why_not(one, reason)) for one in self.files if one.kind != kind]
+        others = [Skipped(one.key, _why_not(one, reason)) for one in self.files if one.kind != kind]
         return fitting, replace(self, left_out=(*self.left_out, *others))
 
 
@@ -101,7 +101,7 @@ class Entries:
     root: str
     how: str = "folder"
     files: list[StoredFile] = field(default_factory=list)
-    left_out: list[Fault] = field(default_factory=list)
+    left_out: list[Skipped] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
     links: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Entries:
         return bool(self.files or self.left_out or self.folders)
 
     def leave_out(self, path: str, reason: str) -> None:
-        self.left_out.append(Fault(utf8_name(key_below(path, self.root)), reason))
+        self.left_out.append(Skipped(utf8_name(key_below(path, self.root)), reason))
 
     def matching(self, matches: Callable[[str], bool], lies_in_match: Callable[[str], bool]) -> Entries:
         """Those of a glob."""

@@ -73,14 +73,14 @@ def norm_behind(model: nn.Module, layer: str, images: Tensor) -> _BatchNorm | No
     if isinstance(module, _BatchNorm):
         return module
     given: list[object] = []
-    found: list[_BatchNorm] = []
+    behind: list[_BatchNorm] = []
 
     def remember(_: nn.Module, __: Any, output: Any) -> None:
         given.append(output)
 
     def look(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(norm, _BatchNorm) and given and inputs and inputs[0] is given[-1]:
-            found.append(norm)
+            behind.append(norm)
 
     handles = [module.register_forward_hook(remember)]
     handles += [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, _BatchNorm)]
@@ -90,7 +90,7 @@ def norm_behind(model: nn.Module, layer: str, images: Tensor) -> _BatchNorm | No
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else None
+    return behind[0] if behind else None
 
 
 def bias_values(model: nn.Module, layer: str, images: Tensor) -> Tensor | None:
@@ -99,12 +99,12 @@ def bias_values(model: nn.Module, layer: str, images: Tensor) -> Tensor | None:
     if norm is None:
         return None
     if norm is model.get_submodule(layer):
-        held: Tensor = torch.zeros(norm.num_features) if norm.bias is None else norm.bias
+        shift: Tensor = torch.zeros(norm.num_features) if norm.bias is None else norm.bias
     elif norm.running_mean is None:
         return None
     else:
-        held = norm.running_mean
-    return held.detach().float().cpu().unsqueeze(1)
+        shift = norm.running_mean
+    return shift.detach().float().cpu().unsqueeze(1)
 
 
 @dataclass(frozen=True)

@@ -236,9 +236,9 @@ def _wrapper_of(own: Mapping[str, Any]) -> str:
     """What DataParallel or torch.compile has put before all of the model's own names."""
     wrapper = ""
     while True:
-        for one in WRAPPERS:
-            if own and all(key.startswith(wrapper + one) for key in own):
-                wrapper += one
+        for prefix in WRAPPERS:
+            if own and all(key.startswith(wrapper + prefix) for key in own):
+                wrapper += prefix
                 break
         else:
             return wrapper
@@ -247,8 +247,8 @@ def _wrapper_of(own: Mapping[str, Any]) -> str:
 def _prefixes(own: Mapping[str, Any], state: Mapping[str, Tensor], wrapped: str) -> Iterator[str]:
     """What may stand before the model's names in a state dict: nothing, or what is before one of them."""
     first = next(iter(own), "").removeprefix(wrapped)
-    found = dict.fromkeys(["", *(key[: -len(first)] for key in state if first and key.endswith(first))])
-    yield from (prefix for prefix in found if not prefix or prefix.endswith("."))
+    candidates = dict.fromkeys(["", *(key[: -len(first)] for key in state if first and key.endswith(first))])
+    yield from (prefix for prefix in candidates if not prefix or prefix.endswith("."))
 
 
 def _missing(own: Mapping[str, Any], named: Mapping[str, Tensor]) -> list[str]:
@@ -264,9 +264,9 @@ class _Versioned(dict[str, Tensor]):
 
 
 def _count(kind: str, keys: Iterable[str]) -> str:
-    held = list(keys)
-    more = f" and {len(held) - SHOWN} more" if len(held) > SHOWN else ""
-    return f"{len(held)} {kind} ({', '.join(held[:SHOWN])}{more})"
+    listed = list(keys)
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return f"{len(listed)} {kind} ({', '.join(listed[:SHOWN])}{more})"
 
 
 def kind_of(value: object) -> str:

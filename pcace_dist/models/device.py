@@ -73,14 +73,14 @@ def largest_batch(device: torch.device) -> int:
     return LARGEST_BATCH.get(device.type, LARGEST_BATCH["cpu"])
 
 
-def choose_batch(found: Footprint, device: torch.device, memory: int) -> int:
+def choose_batch(footprint: Footprint, device: torch.device, memory: int) -> int:
     """The largest power of two, up to 128 on processors and 256 on GPUs, whose activations fit beside the plan into
     half of `memory` bytes."""
-    room = SHARE_OF_MEMORY * memory - found.plan - found.decoding
-    each = found.largest * ACTIVATIONS_AT_ONCE + found.waiting
+    room = SHARE_OF_MEMORY * memory - footprint.plan - footprint.decoding
+    each = footprint.largest * ACTIVATIONS_AT_ONCE + footprint.waiting
     batch = largest_batch(device)
     most = CPU_ACTIVATION if device.type == "cpu" else sys.maxsize
-    while batch > 1 and (batch * found.largest > most or batch * each > room):
+    while batch > 1 and (batch * footprint.largest > most or batch * each > room):
         batch //= 2
     return batch
 
@@ -120,7 +120,7 @@ def empty(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def once_more(
+def retry_on_oom(
     run: Callable[[], Result], device: torch.device, batch: int, *, before: Callable[[], object] = lambda: None
 ) -> Result:
     """The result of `run`. Where memory runs out: `before`, and once more on an empty device.

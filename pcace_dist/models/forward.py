@@ -24,7 +24,7 @@ from pcace_dist.models.precision import Numerics, prepared
 from pcace_dist.models.tap import LayerTap, Receive
 from pcace_dist.statistics.channels_last import version as compiler
 
-Facts: TypeAlias = dict[str, str | int]
+NumericClass: TypeAlias = dict[str, str | int]  # what bits depend on, by name
 
 
 class Forward:
@@ -123,13 +123,13 @@ def _padded(images: Tensor, size: int) -> Tensor:
 
 def numeric_class(
     device: torch.device | str, *, numerics: Numerics, batch_size: int, threads: int, decode: str = "cpu"
-) -> Facts:
-    """What the bits of activations and outputs depend on besides plan and image: equal facts, equal bits.
+) -> NumericClass:
+    """What the bits of activations and outputs depend on besides plan and image: equal classes, equal bits.
 
-    `decode`: what decodes images, cpu or gpu; named only where it is the GPU, as plans from before have no such fact.
+    `decode`: what decodes images, cpu or gpu; named only where it is the GPU, as plans from before have no such entry.
     """
     kind = torch.device(device)
-    facts: Facts = {
+    known: NumericClass = {
         "device": kind.type,
         "model": torch.cuda.get_device_name(kind) if kind.type == "cuda" else cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -142,13 +142,13 @@ def numeric_class(
         "threads": threads,
     }
     if kind.type == "cpu":
-        facts["tap"] = compiler()
+        known["tap"] = compiler()
     if kind.type == "cuda":
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        facts |= {"cuda": str(torch.version.cuda), "cudnn": int(cudnn or 0)}
+        known |= {"cuda": str(torch.version.cuda), "cudnn": int(cudnn or 0)}
     if decode != "cpu":
-        facts["decode"] = decode
-    return facts
+        known["decode"] = decode
+    return known
 
 
 def cpu_model() -> str:

@@ -143,6 +143,6 @@ class _Likeness:
 
 
 def _listed(names: Iterable[str]) -> str:
-    held = list(names)
-    more = f" and {len(held) - SHOWN} more" if len(held) > SHOWN else ""
-    return (", ".join(held[:SHOWN]) + more) if held else "none"
+    listed = list(names)
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return (", ".join(listed[:SHOWN]) + more) if listed else "none"

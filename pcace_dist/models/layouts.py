@@ -56,7 +56,7 @@ def settle(
         return {}
     traces = _trace(model, {*open_layers, *asked}, images)
     larger = None
-    found: dict[str, Axis] = {}
+    settled: dict[str, Axis] = {}
     for name in dict.fromkeys([*open_layers, *asked]):
         trace = traces.get(name)
         if trace is None or trace.shape is None or (len(trace.shape) < 3 and name not in layouts):
@@ -68,9 +68,9 @@ def settle(
                 larger = _shapes_of_larger(model, open_layers, images)
             axis = _weighed(name, trace, larger.get(name))
         if (axis == "last") != channels_last(model.get_submodule(name), len(trace.shape)):
-            found[name] = axis
-    keep(models, found)
-    return found
+            settled[name] = axis
+    keep(models, settled)
+    return settled
 
 
 def keep(models: Sequence[nn.Module], axes: Mapping[str, str]) -> None:

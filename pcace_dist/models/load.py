@@ -140,15 +140,15 @@ def _undisturbed() -> Iterator[None]:
 
 def _eager(model: nn.Module, name: str) -> nn.Module:
     """The model without torch.compile, which loses the hooks that layers are read by."""
-    found = False
+    was_compiled = False
     while isinstance(inner := model._modules.get(COMPILED), nn.Module):
-        model, found = inner, True
+        model, was_compiled = inner, True
     for part in list(model.modules()):
         for key, child in list(part.named_children()):
             if isinstance(inner := child._modules.get(COMPILED), nn.Module):
                 setattr(part, key, inner)
-                found = True
-    if found:
+                was_compiled = True
+    if was_compiled:
         log.warning("%s: is compiled (torch.compile); the module inside is taken", name)
     return model
 

@@ -23,14 +23,14 @@ def as_matrix(outputs: object) -> Tensor:
 
     Raises ModelError where there is none or more than one; the message names them and `model.output`.
     """
-    found = _usual(outputs)
-    if isinstance(found, Tensor):
-        return _matrix(found)
-    held = dict(_tensors(outputs))
-    fitting = {path: tensor for path, tensor in held.items() if _fits(tensor)}
+    usual = _usual(outputs)
+    if isinstance(usual, Tensor):
+        return _matrix(usual)
+    tensors = dict(_tensors(outputs))
+    fitting = {path: tensor for path, tensor in tensors.items() if _fits(tensor)}
     if len(fitting) == 1:
         return _matrix(next(iter(fitting.values())))
-    shown = ", ".join(f"{path}: {_shape(tensor)}" for path, tensor in held.items())
+    shown = ", ".join(f"{path}: {_shape(tensor)}" for path, tensor in tensors.items())
     if not fitting:
         what = f"{type(outputs).__name__} with {shown}" if shown else type(outputs).__name__
         raise ModelError(f"model.factory: the model returns {what}, not a tensor of real values (images, outputs)")
@@ -45,15 +45,15 @@ class ChooseOutput:
     def __init__(self, which: str | int) -> None:
         self._which = str(which)
 
-    def __call__(self, model: nn.Module, args: object, outputs: object) -> object:
-        found = outputs
+    def __call__(self, _model: nn.Module, _args: object, outputs: object) -> object:
+        chosen = outputs
         for part in self._which.split("."):
-            parts = dict(_parts(found))
+            parts = dict(_parts(chosen))
             if part not in parts:
-                known = ", ".join(parts) or "a tensor alone" if found is outputs else ", ".join(parts) or "no parts"
+                known = ", ".join(parts) or "a tensor alone" if chosen is outputs else ", ".join(parts) or "no parts"
                 raise ModelError(f"model.output {self._which}: the model returns no such part; there are: {known}")
-            found = parts[part]
-        return found
+            chosen = parts[part]
+        return chosen
 
 
 def choose_output(model: nn.Module, which: str | int | None) -> nn.Module:

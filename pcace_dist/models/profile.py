@@ -56,11 +56,11 @@ class Profiler:
         """First pass: maps float (n, C, D) by layer and the target's values (n,)."""
         y = target.double().cpu()
         for name in self._layers:
-            held = maps[name].double().cpu()
-            means = held.mean(dim=2)
+            pixels = maps[name].double().cpu()
+            means = pixels.mean(dim=2)
             parts = [
-                held.sum(0),
-                held.square().sum(0),
+                pixels.sum(0),
+                pixels.square().sum(0),
                 means.sum(0),
                 means.square().sum(0),
                 (means * y[:, None]).sum(0),

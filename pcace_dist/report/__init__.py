@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page about a finished run. Reads runs through run.py; no Ray.
+"""The report: one self-contained HTML page about a finished run. Reads runs through artifacts/; no Ray.
 
     options    what the caller asked for                   source     the run, its job, plan, tables and model
     selection  which groups and channels are shown         rows       fetches the shown rows' images again
@@ -6,7 +6,7 @@
     synthesis  images that excite a channel                cam        Grad-CAM beside the map of the ranked channels
     geography  latitude and longitude, where there are     comparison a second run beside this one
     pictures   thumbnails, maps, axes as small files       page       data, pictures and assets into one file
-    build      all of it in order
+    findings   what all of these have found out            build      all of it in order
 
 assets/ holds the page itself: template, style and scripts.
 """

@@ -6,8 +6,7 @@ import contextlib
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,14 +15,15 @@ from torch import nn
 from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.report import cam, content, pictures
-from pcace_dist.report.comparison import AgainstRun, compare
-from pcace_dist.report.evidence import Growth, Transforms, extreme_rows, growth, summed
-from pcace_dist.report.geography import Places, read_places
+from pcace_dist.report.comparison import compare
+from pcace_dist.report.evidence import Transforms, extreme_rows, growth, summed
+from pcace_dist.report.findings import Findings
+from pcace_dist.report.geography import read_places
 from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.page import render
-from pcace_dist.report.probe import Probe, Probed
+from pcace_dist.report.probe import Probe
 from pcace_dist.report.progress import ReportProgress
-from pcace_dist.report.rows import Ref, RowPool, fetch
+from pcace_dist.report.rows import Ref, fetch
 from pcace_dist.report.selection import Selection, select
 from pcace_dist.report.source import Sample, Source, open_source
 from pcace_dist.report.synthesis import Canvas, excite
@@ -38,9 +38,6 @@ SMALL_IMAGE = 64  # pixels of the longer side
 BATCH = {"cpu": 16, "cuda": 128}
 DRAWN_AT_ONCE = {"cpu": 8, "cuda": 32}
 
-Block = tuple[int, int]  # target, group
-Page = tuple[str, int]  # layer, channel
-
 
 @dataclass(frozen=True)
 class ReportResult:
@@ -52,28 +49,6 @@ class ReportResult:
     images: int
     seconds: dict[str, float]
     notes: tuple[str, ...]
-
-
-@dataclass
-class Findings:
-    """What is gathered for the page, part by part."""
-
-    pool: RowPool = field(default_factory=RowPool)
-    exemplars: dict[Page, list[tuple[int, float]]] = field(default_factory=dict)  # row number, mean activation
-    extremes: dict[tuple[Page, Block], tuple[list[tuple[int, float]], list[tuple[int, float]]]] = field(
-        default_factory=dict
-    )
-    cam_rows: dict[int, list[int]] = field(default_factory=dict)  # by group
-    growth: dict[str, dict[int, list[Growth]]] = field(default_factory=dict)  # layer, group: by target
-    thumbnails: dict[int, str] = field(default_factory=dict)
-    probed: Probed = field(default_factory=Probed)
-    cams: list[dict[str, Any]] = field(default_factory=list)
-    cam_layer: str | None = None
-    synthetic: dict[Page, np.ndarray] = field(default_factory=dict)
-    places: Places | None = None
-    predictions: np.ndarray | None = None
-    against: AgainstRun | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def build_report(run: str, options: ReportOptions, *, progress: ReportProgress | None = None) -> ReportResult:
@@ -111,7 +86,7 @@ def _build(run: str, options: ReportOptions, shown: ReportProgress) -> ReportRes
                     "class evidence are those of the model as it is now, the ranking is not"
                 )
             _look(source, model, device, found, shown)
-            _evidence(source, model, device, selection, found, shown)
+            _evidence(source, model, device, found, shown)
             _where(source, model, device, found, shown)
             if options.synthesis:
                 _draw(source, model, device, selection, found, options, shown)
@@ -199,7 +174,7 @@ def _choose_rows(source: Source, selection: Selection, found: Findings) -> Trans
         return None
     transforms = Transforms(source.transforms, source.ranking, source.plan.components)
     _choose_extremes(source, source.sample, selection, transforms, found)
-    _choose_cam_rows(source, source.sample, selection, found)
+    _choose_cam_rows(source.sample, selection, found)
     return transforms
 
 
@@ -240,7 +215,7 @@ def _choose_extremes(
                 )
 
 
-def _choose_cam_rows(source: Source, sample: Sample, selection: Selection, found: Findings) -> None:
+def _choose_cam_rows(sample: Sample, selection: Selection, found: Findings) -> None:
     """A few rows of each group, spread over the values of the first target."""
     each = max(1, CAM_IMAGES // len(selection.groups))
     for group in selection.groups[:CAM_IMAGES]:
@@ -296,7 +271,6 @@ def _evidence(
     source: Source,
     model: nn.Module,
     device: torch.device,
-    selection: Selection,
     found: Findings,
     shown: ReportProgress,
 ) -> None:

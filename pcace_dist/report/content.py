@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +10,10 @@ from pcace_dist.datasets.groups import name_of
 from pcace_dist.report import pictures
 from pcace_dist.report.clusters import across_groups
 from pcace_dist.report.evidence import Transforms, density, scatter
+from pcace_dist.report.findings import ChannelKey, Findings, RankingKey
 from pcace_dist.report.page import PageContent, floats, numbers
 from pcace_dist.report.selection import Selection
 from pcace_dist.report.source import NUMBERS, Ranking, Sample, Source
-
-if TYPE_CHECKING:
-    from pcace_dist.report.build import Block, Findings, Page
 
 STATUSES = ("ok", "constant", "too_few_images")
 NEARLY_NONE = 0.05  # share of a channel's values above zero at which its maps are drawn from their least value
@@ -44,9 +42,9 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
         "pages": [list(channel) for channel in selection.channels],
         "rows": {str(number): _row(source, found, number) for number in found.thumbnails},
         "across": _across(source.ranking),
-        "cam": _cam(source, selection, found),
+        "cam": _cam(selection, found),
         "places": _places(source, selection, found),
-        "compared": _compared(source, selection, found),
+        "compared": _compared(selection, found),
         "against": None if found.against is None else found.against.path,
         "judged": None if found.against is None else found.against.judged,
         "imageSide": max(source.image_shape),
@@ -137,7 +135,7 @@ def _across(ranking: Ranking) -> list[dict[str, Any]]:
     return result
 
 
-def _cam(source: Source, selection: Selection, found: Findings) -> dict[str, Any] | None:
+def _cam(selection: Selection, found: Findings) -> dict[str, Any] | None:
     if not found.cams:
         return None
     entries = []
@@ -197,7 +195,7 @@ def _places(source: Source, selection: Selection, found: Findings) -> dict[str, 
     }
 
 
-def _map_channels(ranking: Ranking, selection: Selection) -> list[Page]:
+def _map_channels(ranking: Ranking, selection: Selection) -> list[ChannelKey]:
     """The channels that rank highest over the shown targets and groups."""
     ranks = np.stack([ranking.numbers(t, g, "rank") for t in range(len(ranking.targets)) for g in selection.groups])
     best = np.argsort(np.nan_to_num(ranks, nan=np.inf).min(0), kind="stable")[:MAP_CHANNELS]
@@ -205,7 +203,7 @@ def _map_channels(ranking: Ranking, selection: Selection) -> list[Page]:
     return [names[place] for place in best]
 
 
-def _compared(source: Source, selection: Selection, found: Findings) -> list[dict[str, Any]]:
+def _compared(selection: Selection, found: Findings) -> list[dict[str, Any]]:
     blocks = () if found.against is None else found.against.blocks
     return [
         {
@@ -248,7 +246,7 @@ def _channel(
     found: Findings,
     transforms: Transforms | None,
     sampled: _Sampled,
-    channel: Page,
+    channel: ChannelKey,
 ) -> dict[str, Any]:
     layer, number = channel
     plan = source.plan.layer(layer)
@@ -284,7 +282,7 @@ def _channel(
     }
 
 
-def _range(found: Findings, channel: Page) -> tuple[float, float]:
+def _range(found: Findings, channel: ChannelKey) -> tuple[float, float]:
     """One scale for all maps of a channel: from zero, or its least value where nearly all are below, to its largest."""
     maps = [
         found.probed.maps[row, *channel] for row in _rows_of(found, channel) if (row, *channel) in found.probed.maps
@@ -296,7 +294,7 @@ def _range(found: Findings, channel: Page) -> tuple[float, float]:
     return (max(least, 0.0), most) if above > NEARLY_NONE else (least, most)
 
 
-def _rows_of(found: Findings, channel: Page) -> list[int]:
+def _rows_of(found: Findings, channel: ChannelKey) -> list[int]:
     rows = [row for row, _ in found.exemplars.get(channel, [])]
     for (other, _), ends in found.extremes.items():
         if other == channel:
@@ -304,7 +302,7 @@ def _rows_of(found: Findings, channel: Page) -> list[int]:
     return rows
 
 
-def _tile(found: Findings, channel: Page, row: int, value: float, low: float, high: float) -> dict[str, Any]:
+def _tile(found: Findings, channel: ChannelKey, row: int, value: float, low: float, high: float) -> dict[str, Any]:
     tile: dict[str, Any] = {"row": row, "value": float(f"{value:.4g}")}
     values = found.probed.maps.get((row, *channel))
     if values is not None:
@@ -313,7 +311,7 @@ def _tile(found: Findings, channel: Page, row: int, value: float, low: float, hi
 
 
 def _curve(
-    source: Source, transforms: Transforms, sampled: _Sampled, block: Block, channel: Page
+    source: Source, transforms: Transforms, sampled: _Sampled, block: RankingKey, channel: ChannelKey
 ) -> dict[str, Any] | None:
     transform = transforms.get(*block, *channel)
     if transform is None or sampled.sample is None:
@@ -337,7 +335,7 @@ def _curve(
     return entry
 
 
-def _steps(selection: Selection, found: Findings, block: Block, channel: Page) -> dict[str, Any] | None:
+def _steps(selection: Selection, found: Findings, block: RankingKey, channel: ChannelKey) -> dict[str, Any] | None:
     layer, number = channel
     grown = found.growth.get(layer, {}).get(block[1])
     if grown is None:

@@ -16,9 +16,9 @@ import torch
 from pcace_dist.report.source import Ranking, Sample, Source
 from pcace_dist.statistics import basis
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.group_accumulator import add_codes
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan
 from pcace_dist.statistics.score import score_channels
-from pcace_dist.statistics.segment import add_codes
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 

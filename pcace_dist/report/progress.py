@@ -7,14 +7,14 @@ from types import TracebackType
 
 from rich.progress import TimeElapsedColumn
 
-from pcace_dist.bar import StageBar
+from pcace_dist.progress.bar import StageBar
 
 
 class ReportProgress(StageBar):
     """Stages one after the other, each with a number of steps; remembers the seconds that each took."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        super().__init__("report", TimeElapsedColumn(), quiet=quiet)
+        super().__init__("pcace report: ", TimeElapsedColumn(), quiet=quiet)
         self._stage = ""
         self._total = 0
         self._done = 0

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from pcace_dist.datasets.images import decode
-from pcace_dist.datasets.reader import RowGroup, read_pieces
-from pcace_dist.datasets.units import Piece, pieces_of
+from pcace_dist.datasets.row_groups import RowGroup, read_pieces
+from pcace_dist.datasets.units import RowGroupRef, pieces_of
 from pcace_dist.errors import RowError
 from pcace_dist.report.source import Source
 
@@ -83,7 +83,7 @@ def fetch(source: Source, refs: Sequence[Ref], batch: int) -> Iterator[Fetched]:
         yield _together(held)
 
 
-def _pieces(source: Source, refs: Sequence[Ref]) -> tuple[Piece, ...]:
+def _pieces(source: Source, refs: Sequence[Ref]) -> tuple[RowGroupRef, ...]:
     needed = {(file, group) for file, group, _ in refs}
     return tuple(
         piece for file in source.listing.files for piece in pieces_of(file) if (piece.key, piece.row_group) in needed

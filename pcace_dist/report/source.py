@@ -14,21 +14,21 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from pcace_dist.checked import parsing
+from pcace_dist.artifacts.checked import parsing
+from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.config.job import Job, read_job
+from pcace_dist.config.resolve import absolute, begun_in, images_of, storage_of, weights_of
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
-from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import ModelError, UserError
-from pcace_dist.job import Job, read_job
 from pcace_dist.models import layouts
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.source import code_digest
-from pcace_dist.models.targets import TargetSpec, parse_target
-from pcace_dist.places import absolute, begun_in, images_of, storage_of, weights_of
-from pcace_dist.run import Run, open_run
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.segment import RowCodes
+from pcace_dist.storage.files import Storage
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -193,7 +193,7 @@ def _opened(path: str, layers: tuple[str, ...] | None) -> Source:
     run = open_run(path, storage=storage)
     plan = Plan.from_bytes(run.plan_bytes(), digest=run.plan)
     ranking = _ranking(run, plan, layers)
-    targets = tuple(parse_target(target) for target in job.target)
+    targets = job.targets
     return Source(
         run=run,
         directory=directory,

@@ -36,7 +36,7 @@ _BLOCK_FLOATS = 32_768  # channels x rows worked on at a time: fits the processo
 
 @dataclass(frozen=True, eq=False)
 class Ace:
-    """ACE of C channels: score and first_component (C,), theta (C, n), phi (C, p, n), iterations (C,).
+    """ACE of C channels: score and first_component (C,), theta (C, n), phi (C, p, n).
 
     score: correlation of theta(y) with the sum of the phi; first_component: |correlation| of phi_1(x_1) with theta(y),
     as the paper's published code reports; both 0 where a transform has no variance. theta has mean 0 and variance 1.
@@ -46,7 +46,6 @@ class Ace:
     first_component: Floats
     theta: Floats
     phi: Floats
-    iterations: Index
 
 
 def ace(components: npt.NDArray[np.floating], target: npt.NDArray[np.floating], *, alpha: float = BASS) -> Ace:
@@ -65,16 +64,15 @@ def ace(components: npt.NDArray[np.floating], target: npt.NDArray[np.floating], 
     step = max(1, _BLOCK_FLOATS // rows)
     score, first = np.zeros(channels), np.zeros(channels)
     theta, phi = np.empty((channels, rows)), np.empty((channels, count, rows))
-    iterations = np.zeros(channels, dtype=np.int64)
     for start in range(0, channels, step):
         block = slice(start, start + step)
         part = _Block([_standardised(np.ascontiguousarray(x[:, block, i].T)) for i in range(count)], response)
         part.solve()
         part.phi[~part.live] = 0.0
-        theta[block], phi[block], iterations[block] = part.theta, part.phi.transpose(1, 0, 2), part.iterations
+        theta[block], phi[block] = part.theta, part.phi.transpose(1, 0, 2)
         score[block] = _correlation(part.theta, part.phi.sum(axis=0))
         first[block] = np.abs(_correlation(part.theta, part.phi[0]))
-    return Ace(score, first, theta, phi, iterations)
+    return Ace(score, first, theta, phi)
 
 
 def _check(x: Floats, y: Floats) -> None:
@@ -141,10 +139,10 @@ class _Line:
         return result
 
     def take(self, kept: Index) -> _Line:
-        held = object.__new__(_Line)
-        held.half, held.width = self.half, self.width
-        held.mean, held.gain, held.inflation = self.mean[kept], self.gain[kept], self.inflation[kept]
-        return held
+        line = object.__new__(_Line)
+        line.half, line.width = self.half, self.width
+        line.mean, line.gain, line.inflation = self.mean[kept], self.gain[kept], self.inflation[kept]
+        return line
 
 
 class _Sorted:
@@ -162,11 +160,11 @@ class _Sorted:
         """The same for some of the channels."""
         if len(self.x) == 1:
             return self
-        held = object.__new__(_Sorted)
-        held.alpha, held.order, held.x = self.alpha, self.order[kept], self.x[kept]
-        held.lines = [line.take(kept) for line in self.lines]
-        held.ties = self.ties.take(kept) if self.ties else None
-        return held
+        taken = object.__new__(_Sorted)
+        taken.alpha, taken.order, taken.x = self.alpha, self.order[kept], self.x[kept]
+        taken.lines = [line.take(kept) for line in self.lines]
+        taken.ties = self.ties.take(kept) if self.ties else None
+        return taken
 
     def sort(self, values: Floats) -> Floats:
         """Values (C, n) in the order of the component."""
@@ -283,7 +281,6 @@ class _Block:
         self.theta = np.repeat(response.unsort(response.x), channels, axis=0)
         self.phi = _regression(np.stack(components), self.theta)
         self.squared = np.zeros(channels)
-        self.iterations = np.zeros(channels, dtype=np.int64)
         self.rows = rows
 
     def solve(self) -> None:
@@ -297,7 +294,6 @@ class _Block:
             self.theta[active[moving]] = theta[moving]
             squared = np.where(moving, 1.0 - np.square(theta - phi.sum(axis=0)).mean(axis=1), squared)
             self.squared[active] = squared
-            self.iterations[active] = number + 1
             recent[:, number % SETTLED] = squared
             going = moving & (recent.max(axis=1) - recent.min(axis=1) > TOLERANCE)
             if not going.any():
@@ -313,23 +309,23 @@ class _Block:
         rest = theta - phi.sum(axis=0)
         for _ in range(MAX_ITERATIONS):
             before = squared[active]
-            for index, one in enumerate(x):
-                aim = one.sort(rest[active] + phi[index, active])
-                fit = one.smooth(aim)
+            for index, component in enumerate(x):
+                aim = component.sort(rest[active] + phi[index, active])
+                fit = component.smooth(aim)
                 fit -= fit.mean(axis=1, keepdims=True)
                 left = aim - fit
-                found = 1.0 - np.square(left).mean(axis=1)
-                better = found > squared[active]
+                r_squared = 1.0 - np.square(left).mean(axis=1)
+                better = r_squared > squared[active]
                 changed = active[better]
-                squared[changed] = found[better]
-                phi[index, changed] = one.unsort(fit)[better]
-                rest[changed] = one.unsort(left)[better]
+                squared[changed] = r_squared[better]
+                phi[index, changed] = component.unsort(fit)[better]
+                rest[changed] = component.unsort(left)[better]
             going = squared[active] - before > TOLERANCE
             if len(x) == 1 or not going.any():
                 break
             kept = np.flatnonzero(going)
             if len(kept) < len(active):
-                active, x = active[kept], [one.take(kept) for one in x]
+                active, x = active[kept], [component.take(kept) for component in x]
         return phi, squared
 
     def _respond(self, phi: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:

@@ -37,16 +37,6 @@ def top_code(knots: int) -> int:
     return (knots - 1) * unit_scale(knots)
 
 
-def hat_table(knots: int) -> Tensor:
-    """Integer weights of every code on the knots: float32 (256, knots); codes above `top_code` have no weight."""
-    scale = unit_scale(knots)
-    codes = torch.arange(256, dtype=torch.float32).unsqueeze(1)
-    centres = torch.arange(knots, dtype=torch.float32) * scale
-    table = (scale - (codes - centres).abs()).clamp_(min=0)
-    table[top_code(knots) + 1 :] = 0
-    return table
-
-
 def encode(values: Tensor, knots: Tensor) -> Tensor:
     """Codes of `values` (n, ...) on strictly increasing `knots` (..., K), for all rows: uint8 (n, ...).
 

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import pages, tensorfile
+from pcace_dist.statistics.group_accumulator import RowCodes, row_bytes
 from pcace_dist.statistics.plan import LayerCodes, Plan
-from pcace_dist.statistics.segment import RowCodes, row_bytes
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
@@ -141,14 +141,14 @@ class TopRows:
 
     def update(self, means: Mapping[str, Tensor], refs: RowRefs) -> TopRows:
         """Add n rows: means int16 (n, C) of every layer, as in LayerCodes, and their references."""
-        held = pages.zeros((len(refs), self._width), torch.int16)
+        joined = pages.zeros((len(refs), self._width), torch.int16)
         first = 0
         for name, channels in self.channels.items():
             if means[name].shape != (len(refs), channels):
                 raise StatisticsError(f"exemplars: means {tuple(means[name].shape)} for {len(refs)} rows of {name}")
-            held[:, first : first + channels] = means[name]
+            joined[:, first : first + channels] = means[name]
             first += channels
-        self._add(held, refs)
+        self._add(joined, refs)
         return self
 
     def merge(self, others: Iterable[TopRows]) -> TopRows:
@@ -193,12 +193,12 @@ class TopRows:
     def from_bytes(cls, data: bytes) -> TopRows:
         """The state that `to_bytes` wrote; StatisticsError if it is not one."""
         settings, tensors = tensorfile.unpack("exemplars", data)
-        held = cls(dict(settings["channels"]), settings["top"])
-        held._refs = RowRefs(
+        top_rows = cls(dict(settings["channels"]), settings["top"])
+        top_rows._refs = RowRefs(
             tuple(settings["files"]), *(tensors[name].numpy().copy() for name in ("file", "row_group", "row", "key"))
         )
-        held._means, held._index = tensors["means"].clone(), tensors["index"].long()
-        return held
+        top_rows._means, top_rows._index = tensors["means"].clone(), tensors["index"].long()
+        return top_rows
 
     def _add(self, means: Tensor, refs: RowRefs) -> None:
         if means.shape != (len(refs), self._width):

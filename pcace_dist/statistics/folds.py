@@ -23,16 +23,6 @@ def key_of_value(value: object) -> int:
     return key_of_bytes(_canonical(value))
 
 
-def fold_of_bytes(data: bytes | bytearray | memoryview, folds: int) -> int:
-    """Fold of an image from its undecoded bytes."""
-    return key_of_bytes(data) % folds
-
-
-def fold_of_value(value: object, folds: int) -> int:
-    """Fold of a row from its value in the `fold_by` column; equal values share a fold."""
-    return key_of_value(value) % folds
-
-
 def _canonical(value: object) -> bytes:
     if value is None:
         return b"null"

@@ -3,7 +3,7 @@
 Pure tensors: no I/O, no Ray. Guarantee: the state is a function of the multiset of rows alone. Any order, any
 partition into updates, any grouping of merges gives the same bits, because every addend is an integer, every
 product is exact (chunks short enough for float32's 2^24, proven by a self-test on the device), and sums widen
-from int32 to int64 before they could overflow. `subtract` undoes `merge`.
+from int32 to int64 before they could overflow.
 
 With z = [hats of y | hats of x_1 | ... | hats of x_p] (basis.py), the state holds the distinct entries of
 the sums of z z^T: x-x packed (the diagonal blocks are tridiagonal and symmetric), x-y, y-y; and the
@@ -114,8 +114,8 @@ class Gram:
     def __getattr__(self, name: str) -> Tensor:
         state = self.__dict__.get("_state", {})
         if name in state:
-            held: Tensor = state[name]
-            return held
+            tensor: Tensor = state[name]
+            return tensor
         raise AttributeError(name)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -137,7 +137,7 @@ class Gram:
     def packed_bytes(
         channels: int, components: int, targets: int, knots: int, folds: int, dtype: torch.dtype = torch.int32
     ) -> int:
-        """Size in bytes of such a Gram, its x-x and x-y sums held as `dtype`."""
+        """Size in bytes of such a Gram with x-x and x-y sums of `dtype`."""
         wide = channels * folds * (packed_size(components, knots) + targets * components * knots**2)
         rest = folds + targets * folds * knots**2 + channels * (2 + targets + components) + 2 * targets
         return wide * dtype.itemsize + rest * 8
@@ -153,10 +153,9 @@ class Gram:
         target_fixed: Tensor,
         folds: Tensor | npt.NDArray[np.integer[Any]],
         *,
-        repeat: int = 1,
         channels: slice | None = None,
     ) -> Gram:
-        """Adds rows, each `repeat` times.
+        """Adds rows.
 
         codes: uint8 (n, C, p); means: int16 (n, C); target_codes: uint8 (n, T); target_fixed: int16 (n, T);
         folds: integers (n,) in [0, F).
@@ -168,30 +167,28 @@ class Gram:
         self._check_rows(codes, means, target_codes, target_fixed, fold_of_row, block.stop - block.start)
         counts = torch.bincount(fold_of_row, minlength=self.folds)
         if block.start == 0:
-            self._make_room(counts.to(self.device) * repeat)
-        for one in products(codes, target_codes, fold_of_row, counts.tolist(), self.knots, shared=block.start == 0):
-            self._add(one.name, one.where, one.values, repeat, folds=one.folds, channels=block)
+            self._make_room(counts.to(self.device))
+        for addend in products(codes, target_codes, fold_of_row, counts.tolist(), self.knots, shared=block.start == 0):
+            self._add(addend.name, addend.where, addend.values, folds=addend.folds, channels=block)
         step = max(1, min(_ROWS_AT_A_TIME, _CODES_AT_A_TIME // max(1, codes[0:1].numel())))
         for first in range(0, len(codes), step):
             rows = slice(first, first + step)
             for name, values in self._moments(codes[rows], means[rows], target_fixed[rows]):
                 if block.start == 0 or name in _CHANNEL_AXIS:
-                    self._add(name, (), values, repeat, channels=block)
+                    self._add(name, (), values, channels=block)
         if block.start == 0:
-            self._add("rows", (), counts, repeat)
+            self._add("rows", (), counts)
         return self
 
     def merge(self, others: Iterable[Gram]) -> Gram:
         """Adds the rows of others, which stay as they are."""
         for other in others:
-            self._combine(other, 1)
+            if self.sizes != other.sizes:
+                raise StatisticsError(f"Grams of different sizes: {self.sizes} and {other.sizes}")
+            self._make_room(other._state["rows"].to(self.device))
+            for name in self._state:
+                self._add(name, (), other._state[name])
         return self
-
-    def subtract(self, other: Gram) -> Gram:
-        """Takes away the rows of another Gram, which must be among this one's; undoes `merge` bit for bit."""
-        if bool((self._state["rows"] < other._state["rows"].to(self.device)).any()):
-            raise StatisticsError("subtract: the other Gram holds more rows of a fold than this one")
-        return self._combine(other, -1)
 
     def select(self, channels: slice) -> Gram:
         """A copy of some of the channels."""
@@ -219,26 +216,12 @@ class Gram:
         result._state = {name: tensor.to(device) for name, tensor in result._state.items()}
         return result
 
-    def equal(self, other: Gram) -> bool:
-        """Same sizes and the same bits."""
-        return self.sizes == other.sizes and all(
-            tensor.dtype == other._state[name].dtype and torch.equal(tensor.cpu(), other._state[name].cpu())
-            for name, tensor in self._state.items()
-        )
-
     # How it travels
     # --------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies of all tensors by name."""
-        return {name: tensor.clone() for name, tensor in self._state.items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Replaces the state; strict: StatisticsError for missing or unexpected names, shapes or dtypes."""
-        self._take({name: tensor.to(self.device, copy=True) for name, tensor in state.items()})
-
     def _take(self, state: Mapping[str, Tensor]) -> None:
-        """The same with tensors that are now this Gram's own."""
+        """Replaces the state by tensors that are now this Gram's own. StatisticsError for missing or unexpected names,
+        shapes or dtypes."""
         shapes = self._shapes()
         if set(state) != set(shapes):
             odd = ", ".join(sorted(set(state) ^ set(shapes)))
@@ -250,7 +233,7 @@ class Gram:
                     f"Gram state {name}: {tensor.dtype} {tuple(tensor.shape)} does not fit {shapes[name]}"
                 )
         self._state = {name: state[name] for name in shapes}
-        self._settle()
+        self._set_width(self._state["rows"])
 
     def to_bytes(self) -> bytes:
         """The Gram as a safetensors file; the same bytes for the same state."""
@@ -268,12 +251,6 @@ class Gram:
         result._take(tensors)
         return result
 
-    def __getstate__(self) -> dict[str, Any]:
-        return dict(self.__dict__)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     # Where the arithmetic is
     # -----------------------------------------------------------------------------------
 
@@ -282,7 +259,6 @@ class Gram:
         name: str,
         where: Index,
         values: Tensor,
-        times: int,
         *,
         folds: Tensor | None = None,
         channels: slice = slice(None),
@@ -292,19 +268,9 @@ class Gram:
         target = self._state[name][_place(name, channels)][where]
         addend = values.to(device=target.device, dtype=target.dtype)
         if folds is None:
-            target.add_(addend, alpha=times)
+            target.add_(addend)
         else:
-            target.index_add_(-2, folds.to(target.device), addend, alpha=times)
-
-    def _combine(self, other: Gram, sign: int) -> Gram:
-        if self.sizes != other.sizes:
-            raise StatisticsError(f"Grams of different sizes: {self.sizes} and {other.sizes}")
-        if sign > 0:
-            self._make_room(other._state["rows"].to(self.device))
-        for name in self._state:
-            self._add(name, (), other._state[name], sign)
-        self._settle()
-        return self
+            target.index_add_(-2, folds.to(target.device), addend)
 
     def _make_room(self, more: Tensor) -> None:
         """Widens to int64 before `more` rows (F,) could overflow int32; refuses what would overflow int64."""
@@ -312,9 +278,6 @@ class Gram:
         if int(rows.sum()) > MAX_ROWS:
             raise StatisticsError(f"more than {MAX_ROWS} rows in one Gram; rank fewer rows")
         self._set_width(rows)
-
-    def _settle(self) -> None:
-        self._set_width(self._state["rows"])
 
     def _set_width(self, rows: Tensor) -> None:
         """The dtype of the sums is a function of the rows, so that equal content has equal bits."""
@@ -350,6 +313,6 @@ class Gram:
             return
         if int(folds.min()) < 0 or int(folds.max()) >= self.folds:
             raise StatisticsError(f"folds: values outside [0, {self.folds})")
-        for held in (codes, target_codes):
-            if held.numel() and int(held.max()) > basis.top_code(self.knots):
+        for part in (codes, target_codes):
+            if part.numel() and int(part.max()) > basis.top_code(self.knots):
                 raise StatisticsError(f"codes: values above {basis.top_code(self.knots)}, the last knot's code")

@@ -1,6 +1,6 @@
 """Memory of its own for what stays: large tensors that leave no holes between the maps of the batches.
 
-A worker keeps what it frees for the next batch (service.allocator). Sums and codes that are laid between those maps
+A worker keeps what it frees for the next batch (worker.allocator). Sums and codes that are laid between those maps
 would break that memory up, and the next maps would need more of it: measured, 221 MiB for 41 MiB of codes. Pages that
 are mapped for one tensor go back to the system with it, and count only once they are written to.
 """
@@ -23,10 +23,10 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str
     if torch.device(device).type != "cpu" or size < LEAST_BYTES or not hasattr(mmap, "MAP_ANONYMOUS"):
         return torch.zeros(shape, dtype=dtype, device=device)
     try:
-        held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError:  # too many mappings
         return torch.zeros(shape, dtype=dtype)
-    return torch.from_numpy(np.frombuffer(held, np.uint8)).view(dtype).reshape(shape)
+    return torch.from_numpy(np.frombuffer(mapping, np.uint8)).view(dtype).reshape(shape)
 
 
 def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:

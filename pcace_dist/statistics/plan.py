@@ -1,4 +1,4 @@
-"""The plan: everything that is frozen after the pilot, and what turns activation maps into integers.
+"""The plan: everything that is frozen after the pilot. It turns activation maps into integers.
 
 Pure: tensors in, tensors out. It knows no models, files or Ray. Plans travel between machines as bytes
 (`Plan.to_bytes`), and are named by `Plan.digest`, which depends on content alone.
@@ -69,10 +69,10 @@ class LayerCodes:
     @staticmethod
     def cat(parts: Iterable[LayerCodes]) -> LayerCodes:
         """Rows of several parts, one after the other."""
-        held = list(parts)
-        if len(held) == 1:
-            return held[0]
-        return LayerCodes(torch.cat([part.codes for part in held]), torch.cat([part.means for part in held]))
+        every = list(parts)
+        if len(every) == 1:
+            return every[0]
+        return LayerCodes(torch.cat([part.codes for part in every]), torch.cat([part.means for part in every]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +117,8 @@ class LayerPlan:
         """The weights as the loop over channels-last maps takes them."""
         return channels_last.axes_of(self.weights)
 
-    def turned(self) -> LayerPlan:
-        """The same plan, to project with: its weights are a view of what `project` multiplies by, held once."""
+    def with_projection_layout(self) -> LayerPlan:
+        """The same plan with its weights in memory as `project` multiplies by them: they are held once, not twice."""
         if self.weights.device.type == "cpu" and channels_last.large(self.channels, self.pixels):
             return replace(self, weights=self._axes.permute(2, 0, 1))
         result = replace(self, weights=self._rows[:, :-1].transpose(1, 2))
@@ -184,13 +184,6 @@ class TargetPlan:
     centre: float
     unit: float
 
-    def encode(self, values: npt.NDArray[np.float64] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes uint8 (n,) and fixed-point values int16 (n,) of `values` (n,); no NaN. On the values' device."""
-        held = torch.as_tensor(values).double()
-        codes = basis.encode(held, torch.from_numpy(self.knots).to(held.device))
-        centre = torch.tensor(self.centre, dtype=torch.float64, device=held.device)
-        return codes, fixed_point(held, centre, torch.full_like(centre, self.unit))
-
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -213,11 +206,11 @@ class Plan:
         raise StatisticsError(f"layer {name}: not in the plan, which has {', '.join(x.name for x in self.layers)}")
 
     def encode_targets(self, values: npt.NDArray[np.float64] | Tensor) -> tuple[Tensor, Tensor]:
-        """Codes uint8 (n, T) and fixed-point values int16 (n, T) of all targets' values (n, T): those of
-        `TargetPlan.encode`, all targets at once."""
-        held = torch.as_tensor(values).double()
-        knots, centres, units = (part.to(held.device) for part in self._target_grids)
-        return basis.encode(held, knots), fixed_point(held, centres, units)
+        """Codes uint8 (n, T) and fixed-point values int16 (n, T) of all targets' values (n, T); no NaN. On
+        the values' device."""
+        exact = torch.as_tensor(values).double()
+        knots, centres, units = (part.to(exact.device) for part in self._target_grids)
+        return basis.encode(exact, knots), fixed_point(exact, centres, units)
 
     @cached_property
     def _target_grids(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -226,17 +219,13 @@ class Plan:
         grids = torch.tensor([(target.centre, target.unit) for target in self.targets], dtype=torch.float64)
         return knots, grids[:, 0], grids[:, 1]
 
-    def to(self, device: torch.device | str) -> Plan:
-        """The same plan with the layers' tensors on `device`."""
-        return replace(self, layers=tuple(layer.to(device) for layer in self.layers))
-
     @cached_property
     def digest(self) -> str:
         """Name of the plan: blake2b (128 bits, hex) over its settings and every tensor's name, shape and bytes."""
         digest = blake2b(self._settings().encode(), digest_size=16)
         tensors = self._tensors()
         for name in sorted(tensors):
-            tensor = tensors[name].detach().cpu().contiguous()  # one at a time: turned weights are copied
+            tensor = tensors[name].detach().cpu().contiguous()  # one at a time: weights in projection layout are copied
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
@@ -315,9 +304,9 @@ def fixed_point(values: Tensor, centre: Tensor, unit: Tensor) -> Tensor:
 
 def grid_of(values: Tensor) -> tuple[Tensor, Tensor]:
     """Centre and unit, float64 (m,), of the grid for values (n, m): four times the pilot's largest deviation fits."""
-    held = values.double()
-    centre = held.mean(dim=0)
-    reach = 4 * (held - centre).abs().amax(dim=0)
+    exact = values.double()
+    centre = exact.mean(dim=0)
+    reach = 4 * (exact - centre).abs().amax(dim=0)
     return centre, torch.where(reach > 0, reach, torch.ones_like(reach)) / GRID
 
 
@@ -385,7 +374,6 @@ def build_plan(
     folds: int,
     scale: str,
     facts: Mapping[str, JSON],
-    on_pass: Callable[[str], None] | None = None,
     needs: Needs | None = None,
 ) -> Plan:
     """The plan of a run from its pilot.
@@ -393,16 +381,14 @@ def build_plan(
     passes: each call gives a fresh pass over the pilot, in the same order: per batch the maps (B, C, D) of
     every layer.
     shapes: map shape of each layer, in model order. targets: float64 (n,) of each target, in the job's order.
-    on_pass: told a short text before each pass; needs: told the layers that the following passes must give, all before
-    it is told. The same input gives the same plan.
+    needs: told the layers that the following passes must give; all of them before it is told. The same input gives the
+    same plan.
     """
     if not 1 <= components <= pca.MAX_COMPONENTS:
         raise StatisticsError(f"statistics.components: {components} is not between 1 and {pca.MAX_COMPONENTS}")
-    tell = on_pass or (lambda text: None)
-    needs = needs or (lambda layers: None)
-    axes = _find_axes(passes, components, scale, tell, needs)
-    needs(list(axes))
-    tell("knots")
+    axes = _find_axes(passes, components, scale, needs)
+    if needs is not None:
+        needs(list(axes))
     parts, rows = _project_pilot(passes, axes)
     # layer by layer: with all layers of a large network the components of the pilot take a gigabyte
     layers = tuple(_layer_of(name, shape, axes.pop(name), parts.pop(name), knots) for name, shape in shapes.items())
@@ -418,16 +404,11 @@ def build_plan(
     )
 
 
-def _find_axes(
-    passes: Passes, components: int, scale: str, tell: Callable[[str], None], needs: Needs
-) -> dict[str, pca.Axes]:
+def _find_axes(passes: Passes, components: int, scale: str, needs: Needs | None) -> dict[str, pca.Axes]:
     """Passes over the pilot until the axes of every layer are settled."""
     finders: dict[str, pca.AxesFinder] = {}
-    number = 0
     while not finders or not all(finder.done for finder in finders.values()):
-        number += 1
-        tell(f"principal axes, pass {number}")
-        if finders:
+        if finders and needs is not None:
             needs([name for name, finder in finders.items() if not finder.done])
         for batch in passes():
             finders = finders or pca.choose_finders(batch, components, scale)
@@ -454,7 +435,7 @@ Projected: TypeAlias = list[tuple[Tensor, Tensor]]
 
 def _project_pilot(passes: Passes, axes: Mapping[str, pca.Axes]) -> tuple[dict[str, Projected], int]:
     """Components (n, C, p) and means (n, C) of every batch of the pilot for every layer, and the number of rows."""
-    probes = {name: _probe(name, found) for name, found in axes.items()}
+    probes = {name: _probe(name, own) for name, own in axes.items()}
     parts: dict[str, Projected] = {name: [] for name in axes}
     for batch in passes():
         for name, probe in probes.items():
@@ -465,7 +446,7 @@ def _project_pilot(passes: Passes, axes: Mapping[str, pca.Axes]) -> tuple[dict[s
 
 def _layer_of(name: str, shape: tuple[int, ...], axes: pca.Axes, parts: Projected, knots: int) -> LayerPlan:
     """A layer's plan, on the CPU; empties `parts`."""
-    components, means = (torch.cat(held) for held in zip(*parts, strict=True))
+    components, means = (torch.cat(batches) for batches in zip(*parts, strict=True))
     parts.clear()
     weights, offsets, live, explained = (tensor.cpu() for tensor in axes)
     return make_layer_plan(name, shape, (weights, offsets, live, explained), components, means, knots)

@@ -88,15 +88,15 @@ def hats(codes: Tensor, knots: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _product_dtype(device: str, precision: str) -> torch.dtype:
+def _product_dtype(device: str, _precision: str) -> torch.dtype:
     """float32 if this device multiplies our integers exactly in it, else float64, else an error."""
     worst = torch.full((2, 48, chunk_limit(9)), 31.0)
     worst[1] = torch.randint(0, 32, worst.shape[1:], generator=torch.Generator().manual_seed(0)).float()
     expected = worst[:, :8].double() @ worst.double().transpose(1, 2)
     for dtype in (torch.float32, torch.float64):
-        held = worst.to(device=device, dtype=dtype)
-        by_batch = torch.bmm(held, held.transpose(1, 2))[:, :8].double().cpu()
-        flat = torch.stack([matrix @ matrix.T for matrix in held])[:, :8].double().cpu()
+        weights = worst.to(device=device, dtype=dtype)
+        by_batch = torch.bmm(weights, weights.transpose(1, 2))[:, :8].double().cpu()
+        flat = torch.stack([matrix @ matrix.T for matrix in weights])[:, :8].double().cpu()
         if torch.equal(by_batch, expected) and torch.equal(flat, expected):
             return dtype
     raise StatisticsError(f"device {device}: integer products are not exact in float32 nor float64")
@@ -174,15 +174,15 @@ def _steps(folds: Tensor, counts: list[int], longest: int) -> Iterator[_Step]:
         for fold, count in enumerate(counts)
         for first in range(0, count, longest)
     ]
-    held: list[tuple[int, Tensor]] = []
+    waiting: list[tuple[int, Tensor]] = []
     width = 0
     for fold, rows in [*pieces, (-1, order[:0])]:
         width = max(width, len(rows))
-        if held and (fold < 0 or width * (len(held) + 1) > STEP_ROWS):
-            index = torch.tensor([one for one, _ in held], device=folds.device)
-            yield _Step(index, [len(part) for _, part in held], [part for _, part in held])
-            held, width = [], len(rows)
-        held.append((fold, rows))
+        if waiting and (fold < 0 or width * (len(waiting) + 1) > STEP_ROWS):
+            index = torch.tensor([number for number, _ in waiting], device=folds.device)
+            yield _Step(index, [len(part) for _, part in waiting], [part for _, part in waiting])
+            waiting, width = [], len(rows)
+        waiting.append((fold, rows))
 
 
 class _Products:
@@ -249,8 +249,8 @@ class _Floats(_Products):
     def _hats(self, codes: Tensor) -> Tensor:
         weights = hats(codes, self._knots).reshape(-1, *self._real.shape).mul_(self._real)
         dtype = exactness_self_test(codes.device)
-        held: Tensor = weights.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format)
-        return held
+        by_channel: Tensor = weights.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format)
+        return by_channel
 
     def _y_y(self) -> Tensor:
         y = self._y.reshape(-1, self._knots, self._y.shape[2])
@@ -290,8 +290,8 @@ class _Bytes(_Products):
         out = torch.empty((matrices, len(self._parts), each.shape[1], each.shape[1]), dtype=torch.int32)
         for matrix, sums in zip(each, out, strict=True):
             for part, place in zip(self._parts, sums, strict=True):
-                held = matrix[:, part]
-                torch._int_mm(held, held.T, out=place)
+                rows = matrix[:, part]
+                torch._int_mm(rows, rows.T, out=place)
         return out
 
 

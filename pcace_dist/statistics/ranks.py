@@ -74,14 +74,14 @@ def _significant(
     better, worse = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
     if count < 2 or folds < 2:
         return better, worse
-    estimate, held = torch.from_numpy(scores), torch.from_numpy(residuals)
-    critical = _critical(held, level).unsqueeze(1)
-    norms = held.square().sum(dim=1)
+    estimate, residual = torch.from_numpy(scores), torch.from_numpy(residuals)
+    critical = _critical(residual, level).unsqueeze(1)
+    norms = residual.square().sum(dim=1)
     step = max(1, _CHUNK_BYTES // (8 * count))
     for start in range(0, count, step):
         block = slice(start, start + step)
         both = norms[block].unsqueeze(1) + norms
-        squares = torch.clamp(both - 2 * held[block] @ held.T, min=_TINY * both, max=None)
+        squares = torch.clamp(both - 2 * residual[block] @ residual.T, min=_TINY * both, max=None)
         apart = estimate - estimate[block].unsqueeze(1)
         t = apart * (folds * (folds - 1) / squares.clamp(min=1e-300)).sqrt()
         t[apart.abs() <= _TINY] = 0.0

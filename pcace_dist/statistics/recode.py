@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pcace_dist.statistics import basis
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, TargetPlan, robust_spread
-from pcace_dist.statistics.segment import RowCodes
 
 LEVELS = 256
 QUANTILES = 2048  # points of a histogram that new knots are chosen from

@@ -29,7 +29,7 @@ class SampleRows:
 
     def take(self, rows: Tensor) -> SampleRows:
         """Some of the rows, in the order asked for."""
-        components = {name: held[rows] for name, held in self.components.items()}
+        components = {name: values[rows] for name, values in self.components.items()}
         return SampleRows(self.keys[rows], self.targets[rows], components)
 
     def ordered(self) -> SampleRows:
@@ -42,11 +42,11 @@ class SampleRows:
     @staticmethod
     def cat(parts: Iterable[SampleRows]) -> SampleRows:
         """Rows of several parts, one after the other."""
-        held = list(parts)
+        every = list(parts)
         return SampleRows(
-            torch.cat([part.keys for part in held]),
-            torch.cat([part.targets for part in held]),
-            {name: torch.cat([part.components[name] for part in held]) for name in held[0].components},
+            torch.cat([part.keys for part in every]),
+            torch.cat([part.targets for part in every]),
+            {name: torch.cat([part.components[name] for part in every]) for name in every[0].components},
         )
 
 

@@ -18,7 +18,7 @@ compared, hold it: the variance of their mean is se^2 + (BIAS_ERROR (r^2 - e))^2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -55,7 +55,8 @@ class ChannelScores:
 
     Finite wherever status is "ok"; NaN elsewhere, except images. pseudo: (C, F), jackknife pseudo-values of r^2: their
     mean is score_squared (see the module for the standard error of that mean); NaN for empty folds. phi float32
-    (C, p, K) and theta float32 (C, K): the transforms on the knots (see `transforms`).
+    (C, p, K) and theta float32 (C, K): the transforms behind score_in_sample on the knots, straight between them and
+    constant beyond the ends. The correlation of theta(y) with the sum of the phi is positive; scales are arbitrary.
     """
 
     images: npt.NDArray[np.int64]
@@ -142,15 +143,15 @@ def score_channels(
         )
     if len(target_plans) != gram.targets:
         raise StatisticsError(f"{len(target_plans)} target plans for a Gram of {gram.targets} targets")
-    held = gram if gram.device.type == "cpu" else gram.to("cpu")
-    moving = [_target_moves(held, index) for index in range(gram.targets)]
-    status = _status(held, layer, min_images)
+    on_cpu = gram if gram.device.type == "cpu" else gram.to("cpu")
+    moving = [_target_moves(on_cpu, index) for index in range(gram.targets)]
+    status = _status(on_cpu, layer, min_images)
     ok = np.flatnonzero(status == OK)
-    solved = _solve(held, layer, target_plans, np.flatnonzero(moving), ok, penalty) if len(ok) and any(moving) else {}
+    solved = _solve(on_cpu, layer, target_plans, np.flatnonzero(moving), ok, penalty) if len(ok) and any(moving) else {}
     constant = np.where(status == OK, CONSTANT, status)
-    facts = _Facts.of(held, layer) if solved else None
+    stats = ChannelStats.of(on_cpu, layer) if solved else None
     return [
-        _scores(held, facts, index, status if moves else constant, solved.get(index))
+        _scores(on_cpu, stats, index, status if moves else constant, solved.get(index))
         for index, moves in enumerate(moving)
     ]
 
@@ -169,43 +170,44 @@ def unranked(
 
 
 @dataclass(frozen=True, eq=False)
-class _Facts:
-    """What is said of the channels of a Gram whatever the target: (C,) each."""
+class ChannelStats:
+    """What a Gram says of its channels whatever the target: mean and variance of the map's mean over the images, and
+    the share of codes at the first or last knot; (C,) each."""
 
     mean: Floats
     variance: Floats
     clamped: Floats
 
     @classmethod
-    def of(cls, gram: Gram, layer: LayerPlan) -> _Facts:
+    def of(cls, gram: Gram, layer: LayerPlan) -> ChannelStats:
         return cls(_mean_activation(gram, layer), _activation_variance(gram, layer), _clamped(gram, layer))
 
 
 def _scores(
-    gram: Gram, facts: _Facts | None, index: int, status: npt.NDArray[np.str_], solved: _Replicates | None
+    gram: Gram, stats: ChannelStats | None, index: int, status: npt.NDArray[np.str_], solved: _Replicates | None
 ) -> ChannelScores:
     """Scores for one target; solved: of the channels that are ok."""
     images = np.full(gram.channels, gram.images, dtype=np.int64)
     result = _empty(images, status, gram.folds, (gram.channels, gram.components, gram.knots))
     ok = status == OK
-    if solved is None or facts is None or not ok.any():
+    if solved is None or stats is None or not ok.any():
         return result
     rows = gram.rows.numpy()
     used = np.flatnonzero(rows)
-    found = jackknife(solved.squared[:, 0], solved.squared[:, 1:], rows[used])
-    low, high = found.interval()
-    result.pseudo[np.ix_(ok, used)] = found.pseudo
+    r_squared = jackknife(solved.squared[:, 0], solved.squared[:, 1:], rows[used])
+    low, high = r_squared.interval()
+    result.pseudo[np.ix_(ok, used)] = r_squared.pseudo
     for column, values in (
-        (result.score, _root(found.estimate)),
-        (result.score_squared, found.estimate),
+        (result.score, _root(r_squared.estimate)),
+        (result.score_squared, r_squared.estimate),
         (result.score_low, _root(low)),
         (result.score_high, _root(high)),
         (result.score_in_sample, np.sqrt(solved.squared[:, 0])),
         (result.score_first_component, np.sqrt(solved.first)),
         (result.pearson, _pearson(gram, index)[ok]),
-        (result.mean_activation, facts.mean[ok]),
-        (result.activation_variance, facts.variance[ok]),
-        (result.clamped, facts.clamped[ok]),
+        (result.mean_activation, stats.mean[ok]),
+        (result.activation_variance, stats.variance[ok]),
+        (result.clamped, stats.clamped[ok]),
         (result.phi, solved.phi),
         (result.theta, solved.theta),
     ):
@@ -295,18 +297,6 @@ def _hat_sums(blocks: Tensor, knots: int) -> Tensor:
     )
 
 
-def transforms(
-    gram: Gram, layer: LayerPlan, target: TargetPlan, *, index: int = 0, penalty: float
-) -> tuple[Floats, Floats]:
-    """The transforms behind score_in_sample on the knots, phi (C, p, K) and theta (C, K); index: the target's number.
-
-    The correlation of theta(y) with the sum of the phi is positive; scales are arbitrary. They are straight between
-    knots and constant beyond the ends.
-    """
-    found = _solve(gram, layer, {index: target}, np.array([index]), np.arange(gram.channels), penalty)[index]
-    return found.phi, found.theta
-
-
 @dataclass(frozen=True, eq=False)
 class _Replicates:
     """r^2 of all rows and without each non-empty fold (C, 1+F); of all rows the first component's r^2, phi, theta."""
@@ -320,20 +310,20 @@ class _Replicates:
 def _solve(
     gram: Gram,
     layer: LayerPlan,
-    plans: Sequence[TargetPlan] | Mapping[int, TargetPlan],
+    plans: Sequence[TargetPlan],
     targets: npt.NDArray[np.int64],
     channels: npt.NDArray[np.int64],
     penalty: float,
 ) -> dict[int, _Replicates]:
-    """Some channels against some targets (numbers in the Gram); plans: those of the targets, by number.
+    """Some channels against some targets (numbers in the Gram); plans: those of all targets.
 
     Some channels at a time, against one batch of targets after the other: memory stays bounded. Moments are in units of
     S^2 times the rows of their replicate.
     """
     with solve.one_thread():
-        replicates = _Leave.one_out(gram.rows)
+        replicates = LeaveOneOut.of_rows(gram.rows)
         unit = basis.unit_scale(gram.knots) ** 2
-        lamda = penalty / gram.images * unit * replicates.n if gram.images else torch.zeros_like(replicates.n)
+        lamda = penalty / gram.images * unit * replicates.n
         sides = [_target_side(gram, index, plans[index], replicates, lamda) for index in targets.tolist()]
         size = solve.padded(gram.components * gram.knots)
         step = max(1, _BATCH_BYTES // (8 * size * size * len(replicates.n)))
@@ -344,7 +334,7 @@ def _solve(
     length = math.sqrt(unit * gram.images)  # of transforms for moments in other units
     result = {}
     for place, index in enumerate(targets.tolist()):
-        mine = [[one[place] for one in part] for part in parts]
+        mine = [[column[place] for column in part] for part in parts]
         squared, first, phi, theta = (torch.cat(column).numpy() for column in zip(*mine, strict=True))
         result[index] = _Replicates(squared, first, length * phi, length * theta)
     return result
@@ -356,13 +346,13 @@ def _solve_some(
     targets: Tensor,
     sides: Sequence[tuple[solve.Target, Tensor]],
     channels: Tensor,
-    replicates: _Leave,
+    replicates: LeaveOneOut,
     lamda: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """squared (t, c, R), first (t, c), phi (t, c, p, K) and theta (t, c, K)."""
     moments, sums, moving = _channel_moments(gram, channels, replicates)
     curvature = solve.Curvature.of(layer.knots[channels].double().cpu(), layer.spread[channels].double().cpu())
-    held = solve.Channels.of(moments, curvature, lamda)
+    sides_x = solve.Channels.of(moments, curvature, lamda)
     step = max(1, _PROBLEMS // (len(channels) * len(replicates.n)))
     parts = []
     for start in range(0, len(targets), step):
@@ -372,39 +362,42 @@ def _solve_some(
         )
         if moving is not None:
             sxy.mul_(moving.unsqueeze(3))
-        found = solve.canonical(held, [side[0] for side in some], sxy)
-        parts.append((found.squared, found.squared_first, found.x[:, :, 0], found.y[:, :, 0]))
+        solution = solve.canonical(sides_x, [side[0] for side in some], sxy)
+        parts.append((solution.squared, solution.squared_first, solution.x[:, :, 0], solution.y[:, :, 0]))
     squared, first, phi, theta = (torch.cat(column) for column in zip(*parts, strict=True))
     return squared, first, phi, theta
 
 
 @dataclass(frozen=True, eq=False)
-class _Leave:
-    """All rows, then without each non-empty fold: the folds that hold rows, and rows of each replicate (R,)."""
+class LeaveOneOut:
+    """The jackknife's replicates: all rows, then all rows without one fold, for each fold that holds rows.
+
+    used: int64 (R - 1,), the folds that hold rows; n: float64 (R,), rows of each replicate.
+    """
 
     used: Tensor
     n: Tensor
 
     @classmethod
-    def one_out(cls, rows: Tensor) -> _Leave:
+    def of_rows(cls, rows: Tensor) -> LeaveOneOut:
         used = rows.nonzero().flatten()
         n = rows.sum() - torch.cat([torch.zeros(1, dtype=torch.int64), rows[used]])
         return cls(used, n.double())
 
     def of(self, sums: Tensor, out: Tensor | None = None) -> Tensor:
         """Sums (..., F, k) by fold as those of the replicates (..., R, k): integers, exact in float64."""
-        held = sums if len(self.used) == sums.shape[-2] else sums.index_select(-2, self.used)
-        held = held.double()
-        shape = (*held.shape[:-2], len(self.n), held.shape[-1])
+        by_fold = sums if len(self.used) == sums.shape[-2] else sums.index_select(-2, self.used)
+        by_fold = by_fold.double()
+        shape = (*by_fold.shape[:-2], len(self.n), by_fold.shape[-1])
         out = torch.empty(shape, dtype=torch.float64) if out is None else out
-        total = held.sum(dim=-2, keepdim=True)
+        total = by_fold.sum(dim=-2, keepdim=True)
         out[..., :1, :] = total
-        torch.sub(total, held, out=out[..., 1:, :])
+        torch.sub(total, by_fold, out=out[..., 1:, :])
         return out
 
 
 def _target_side(
-    gram: Gram, index: int, plan: TargetPlan, replicates: _Leave, lamda: Tensor
+    gram: Gram, index: int, plan: TargetPlan, replicates: LeaveOneOut, lamda: Tensor
 ) -> tuple[solve.Target, Tensor]:
     """A target in every replicate, and the means of its hats (R, K)."""
     n = replicates.n
@@ -419,7 +412,7 @@ def _target_side(
     return solve.Target.of(moments, penalty), means
 
 
-def _channel_moments(gram: Gram, channels: Tensor, replicates: _Leave) -> tuple[Tensor, Tensor, Tensor | None]:
+def _channel_moments(gram: Gram, channels: Tensor, replicates: LeaveOneOut) -> tuple[Tensor, Tensor, Tensor | None]:
     """Centred moments of hats in every replicate (c, R, M, M), their sums (c, R, M), zero beyond p K; and 1 for hats
     that move, 0 for others (c, R, M), where any does not."""
     knots, components, n = gram.knots, gram.components, replicates.n
@@ -443,13 +436,13 @@ def _channel_moments(gram: Gram, channels: Tensor, replicates: _Leave) -> tuple[
 
 
 def _cross_moments(
-    gram: Gram, targets: Tensor, channels: Tensor, replicates: _Leave, sums: Tensor, means_y: Sequence[Tensor]
+    gram: Gram, targets: Tensor, channels: Tensor, replicates: LeaveOneOut, sums: Tensor, means_y: Sequence[Tensor]
 ) -> Tensor:
     """Centred moments of channels' hats with targets' in every replicate: (t, c, R, M, K), zeros beyond p K."""
     knots, size = gram.knots, gram.components * gram.knots
-    held = gram.xy.index_select(0, targets).index_select(1, channels)
-    result = torch.zeros((*held.shape[:2], *sums.shape[1:], knots), dtype=torch.float64)
-    replicates.of(held, result.flatten(3)[..., : size * knots])
+    xy = gram.xy.index_select(0, targets).index_select(1, channels)
+    result = torch.zeros((*xy.shape[:2], *sums.shape[1:], knots), dtype=torch.float64)
+    replicates.of(xy, result.flatten(3)[..., : size * knots])
     means = torch.stack(list(means_y)).unsqueeze(1).unsqueeze(3)  # (t, 1, R, 1, K)
     return result.addcmul_(sums.unsqueeze(3), means, value=-1)
 
@@ -479,7 +472,7 @@ def _moving(variance: Tensor, second: Tensor) -> Tensor:
 def _pearson(gram: Gram, target: int) -> Floats:
     """Correlation (C,) of the map's mean with the target, from exact integers; 0 where either does not vary."""
     n = gram.images
-    sums, squares, products = (_exact(held, n) for held in (gram.mean_sum, gram.mean_square, gram.mean_target[target]))
+    sums, squares, products = (_exact(part, n) for part in (gram.mean_sum, gram.mean_square, gram.mean_target[target]))
     y_sum, y_square = int(gram.target_sum[target]), int(gram.target_square[target])
     y_variance = float(n * y_square - y_sum**2)
     variance = (n * squares - sums**2).astype(np.float64)

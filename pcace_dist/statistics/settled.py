@@ -1,10 +1,11 @@
 """Are the best channels settled? The rule by which a run may stop before the end of the data. Pure; no I/O, no Ray.
 
-The top k by score_squared are settled when every pair of one channel inside and one outside is: the one inside is
-better, or worse by no more than a tolerance in the score. Each pair is a t test on the differences of the fold
-pseudo-values. A wrong set needs at least one true-null pair to pass, together with all others, so the pairs share
+The top k by score_squared are settled when every pair of one channel inside and one outside is settled: the channel
+inside is better, or worse by no more than a tolerance in the score. Each pair is a t test on the differences of the
+fold pseudo-values. A wrong set needs at least one true-null pair to pass, together with all others, so the pairs share
 one level (an intersection-union test, in the way of Gutmann & Maymin 1987, "Is the selected population the best?").
-Looks are many: look l spends alpha / (l (l + 1)), which adds up to alpha however many looks there are.
+A run looks several times while its data grow. Look l spends alpha / (l (l + 1)), so that all looks together spend no
+more than alpha.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ _TILE_FLOATS = 1 << 22
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a ranking's top is settled, and how many pairs of one inside and one outside are not."""
+class Settlement:
+    """Whether a ranking's top is settled, and how many pairs of a channel inside and one outside are still open."""
 
     settled: bool
     open_pairs: int
 
 
 def spent(alpha: float, look: int) -> float:
-    """What look 1, 2, ... may spend of alpha: alpha / (l (l + 1))."""
+    """The error that look 1, 2, ... may spend of alpha: alpha / (l (l + 1))."""
     return alpha / (look * (look + 1))
 
 
 def prefixes(units: int) -> list[int]:
-    """How many units each look takes: 1/64, 1/32 ... 1 of them, each once, increasing."""
+    """Number of units after which each look comes: 1/64, 1/32 ... 1 of `units`, each number once, increasing."""
     sizes = {max(1, -(-units // 2**power)) for power in range(PREFIXES, -1, -1)}
     return sorted(sizes) if units else []
 
 
-def judge(
+def check_settled(
     score_squared: Floats, pseudo: Floats, ok: npt.NDArray[np.bool_], *, top: int, level: float, tolerance: float
-) -> Verdict:
+) -> Settlement:
     """Whether the `top` best channels are settled at error `level` (already that of this look).
 
     score_squared: float64 (C,); pseudo: float64 (C, F), as ChannelScores has them; tolerance in units of the score.
@@ -51,13 +52,13 @@ def judge(
     """
     places = np.flatnonzero(ok)
     if len(places) <= top:
-        return Verdict(True, 0)
+        return Settlement(True, 0)
     order = places[np.argsort(-score_squared[places], kind="stable")]
     inside, outside = order[:top], order[top:]
     residual = (pseudo - score_squared[:, None])[:, np.isfinite(pseudo[places]).all(axis=0)]
     folds = residual.shape[1]
     if folds < 2:
-        return Verdict(False, len(inside) * len(outside))
+        return Settlement(False, len(inside) * len(outside))
     critical = float(stdtrit(folds - 1, 1 - level / 2))
     roots = np.sqrt(np.clip(score_squared, 0, 1))
     open_pairs = 0
@@ -69,4 +70,4 @@ def judge(
         ahead = score_squared[inside][:, None] - score_squared[part]
         allowed = tolerance * (roots[inside][:, None] + roots[part])  # r_j - r_i <= tolerance, in squares
         open_pairs += int((ahead + allowed <= critical * error).sum())
-    return Verdict(open_pairs == 0, open_pairs)
+    return Settlement(open_pairs == 0, open_pairs)

@@ -179,11 +179,11 @@ def canonical(channels: Channels, targets: Sequence[Target], sxy: Tensor) -> Sol
     # written column by column, as LAPACK wants it
     half = torch.bmm(white.mT, sxy.flatten(0, 2).mT).reshape(count, some * replicates, white.shape[2], -1).mT
     lower = channels.factor.mT
-    half = torch.stack([torch.linalg.solve_triangular(lower, one, upper=False).mT for one in half]).flatten(0, 1)
+    half = torch.stack([torch.linalg.solve_triangular(lower, sides, upper=False).mT for sides in half]).flatten(0, 1)
     values, vectors = torch.linalg.eigh(torch.bmm(half, half.mT))
     top, best = values[:, -1].clamp(min=0), vectors[:, :, -1:].contiguous()
     along = torch.bmm(half.mT, best).reshape(count, some * replicates, -1, 1)
-    x = torch.cat([torch.linalg.solve_triangular(channels.factor, one, upper=True) for one in along])
+    x = torch.cat([torch.linalg.solve_triangular(channels.factor, sides, upper=True) for sides in along])
     variance = _each([target.variance for target in targets], some)
     y_variance = _dot(best, torch.bmm(variance, best))
     phi = x[:, : components * knots, 0].reshape(*batch, components, knots)
@@ -200,8 +200,8 @@ def canonical(channels: Channels, targets: Sequence[Target], sxy: Tensor) -> Sol
 
 def _each(matrices: Sequence[Tensor], channels: int) -> Tensor:
     """Matrices (R, m, n) of each target for every channel: (t c R, m, n)."""
-    held = torch.stack(list(matrices))
-    return held.unsqueeze(1).expand(-1, channels, -1, -1, -1).flatten(0, 2)
+    stacked = torch.stack(list(matrices))
+    return stacked.unsqueeze(1).expand(-1, channels, -1, -1, -1).flatten(0, 2)
 
 
 def _first(channels: Channels, sxy: Tensor, phi: Tensor, y: Tensor, y_variance: Tensor) -> Tensor:

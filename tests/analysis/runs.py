@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pcace_dist.job import parse_job
-from pcace_dist.run import Run, open_run
-from pcace_dist.service.ledger import Record
+from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.config.job import parse_job
+from pcace_dist.ledger.ledger import Record
 
 Floats = npt.NDArray[np.float64]
 FOLDS = 16

@@ -12,7 +12,7 @@ import pytest
 
 from pcace_dist.analysis.compare import Comparison, Settings, compare_runs
 from pcace_dist.analysis.matched import compare_matched
-from pcace_dist.cli import main
+from pcace_dist.cli.main import main
 from tests.analysis.runs import noise, write_run
 from tests.analysis.test_matching import quantised
 

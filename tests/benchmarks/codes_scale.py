@@ -28,17 +28,17 @@ import pyarrow as pa
 import torch
 
 from examples.street.watched import sample
+from pcace_dist.artifacts.attempt import CODES_FILE, attempt_key
+from pcace_dist.artifacts.codes import CodesIndex, CodesPart, CodesWriter, KeptRows, publish_index
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
+from pcace_dist.artifacts.plan_store import plan_key
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.rows import RowRef
-from pcace_dist.job import parse_job
-from pcace_dist.run import open_run
-from pcace_dist.service.attempt import CODES_FILE, attempt_key
-from pcace_dist.service.codes import CodesIndex, CodesPart, CodesWriter, KeptRows, publish_index
-from pcace_dist.service.facts import Facts
-from pcace_dist.service.frozen import plan_key
-from pcace_dist.service.run_job import run_job
-from pcace_dist.service.store import LocalStore
+from pcace_dist.run.rank import run_job
 from pcace_dist.statistics.basis import top_code
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, make_target_plan
+from pcace_dist.storage.store import LocalStore
 
 COMPONENTS, KNOTS, FOLDS = 5, 9, 16
 UNIT = 1024  # rows of a row group
@@ -80,7 +80,9 @@ def synthetic_plan(channels: int) -> Plan:
         mean_unit=torch.full((channels,), 1e-3, dtype=torch.float64),
     )
     target = make_target_plan("logit:label", np.random.default_rng(0).standard_normal(4096), KNOTS)
-    facts = Facts(32, "float32", (224, 224), 1000, "synthetic", {"device": "cpu"}, {layer.name: [1.0] * channels})
+    facts = PlanMetadata(
+        32, "float32", (224, 224), 1000, "synthetic", {"device": "cpu"}, {layer.name: [1.0] * channels}
+    )
     return Plan((layer,), (target,), COMPONENTS, KNOTS, FOLDS, "pixel", 2048, facts.to_json())
 
 

@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image, PngImagePlugin
 
-from pcace_dist.datasets.batches import UnitReader
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec, decode, image_size, scale_of
 from pcace_dist.datasets.listing import list_dataset
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.loader import LoaderOptions, UnitReader
 from pcace_dist.datasets.units import make_units
-from pcace_dist.service.allocator import keep_memory
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+from pcace_dist.storage.files import Storage
+from pcace_dist.worker.allocator import keep_memory
 from tests.benchmarks.harness import Answer, Settings, Value, take_turns, timed
 from tests.benchmarks.main_pass import bare_decode, stored
 from tests.benchmarks.photos import write_photos
@@ -116,13 +116,15 @@ def reading(folder: Path, images: Sequence[bytes], spec: ImageSpec, *, channels_
 
     def work() -> None:
         with UnitReader(
-            data,
-            spec,
-            Storage({}),
-            batch_size=32,
-            fold_bytes=key_of_bytes,
-            fold_value=key_of_value,
-            channels_last=channels_last,
+            LoaderOptions(
+                data,
+                spec,
+                Storage({}),
+                batch_size=32,
+                fold_bytes=key_of_bytes,
+                fold_value=key_of_value,
+                channels_last=channels_last,
+            )
         ) as reader:
             found = sum(len(batch) for batch in reader.batches(unit))
         if found != len(images):

@@ -34,13 +34,12 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from pcace_dist.datasets.batches import UnitReader
 from pcace_dist.datasets.columns import DatasetSpec
+from pcace_dist.datasets.decoded_rows import RUN_ROWS, BatchBuffer
 from pcace_dist.datasets.device_images import DeviceDecoder, decode_jpegs
 from pcace_dist.datasets.images import ImageSpec, buffer_of, pixels
 from pcace_dist.datasets.listing import list_dataset
-from pcace_dist.datasets.runs import RUN_ROWS, Slab
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.loader import LoaderOptions, UnitReader
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import RowError
 from pcace_dist.models.device import to_device
@@ -50,6 +49,7 @@ from pcace_dist.models.settings import set_deterministic
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, make_layer_plan
+from pcace_dist.storage.files import Storage
 
 LAST = {"resnet18": "layer4.1.conv2", "resnet50": "layer4.2.conv2"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -215,7 +215,7 @@ def inputs(device: torch.device, files: Sequence[bytes], *, threads: Sequence[in
             runs = [range(start, min(start + step, len(files))) for start in range(0, len(files), step)]
 
             def by_processor(pool: ThreadPoolExecutor = pool, runs: Sequence[range] = runs) -> None:
-                slab = Slab(len(files), SHAPE, channels_last=True, pinned=device.type == "cuda")
+                slab = BatchBuffer(len(files), SHAPE, channels_last=True, pinned=device.type == "cuda")
 
                 def one(run: range) -> None:
                     for i in run:
@@ -226,7 +226,7 @@ def inputs(device: torch.device, files: Sequence[bytes], *, threads: Sequence[in
 
             def on_device(pool: ThreadPoolExecutor = pool, runs: Sequence[range] = runs) -> None:
                 with decoder.holding():
-                    slab = Slab(len(files), SHAPE, channels_last=True, device=decoder.device)
+                    slab = BatchBuffer(len(files), SHAPE, channels_last=True, device=decoder.device)
 
                 def one(run: range) -> None:
                     with decoder.working():
@@ -258,7 +258,7 @@ def fed(name: str, device: torch.device, files: Sequence[bytes], *, batch: int, 
         spec = DatasetSpec(path=(folder,))
         (unit,) = make_units(list_dataset(spec, Storage()), len(rows))
         for way, decoder in (("cpu", None), (_gpu(device), DeviceDecoder(device))):
-            with UnitReader(
+            options = LoaderOptions(
                 spec,
                 INPUT,
                 Storage(),
@@ -270,7 +270,8 @@ def fed(name: str, device: torch.device, files: Sequence[bytes], *, batch: int, 
                 channels_last=True,
                 pinned=device.type == "cuda",
                 decoder=decoder,
-            ) as reader:
+            )
+            with UnitReader(options) as reader:
 
                 def work(reader: UnitReader = reader) -> None:
                     for one in reader.batches(unit):

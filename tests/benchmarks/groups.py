@@ -26,12 +26,12 @@ from typing import Any
 
 import pytest
 
-from pcace_dist.job import parse_job
-from pcace_dist.run import open_run
-from pcace_dist.service import run_job as running
-from pcace_dist.service.coordinator import worker_shape
-from pcace_dist.service.local_fleet import LocalFleet
-from pcace_dist.service.model_run import ModelRun
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.config.job import parse_job
+from pcace_dist.executors.threads import ThreadExecutor
+from pcace_dist.run import rank as running
+from pcace_dist.run.coordinator import worker_shape
+from pcace_dist.run.model_run import ModelRun
 from tests.statistics import mnist
 
 LOGITS = [{"logit": logit} for logit in range(10)]
@@ -57,7 +57,9 @@ def job(data: str, output: Path, **changes: Any) -> dict[str, Any]:
 def without_ray() -> Iterator[None]:
     """Workers are threads of this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ModelRun, "_crew", lambda self: LocalFleet(self._preparation.spec, worker_shape(self._job)))
+        patch.setattr(
+            ModelRun, "_executor", lambda self: ThreadExecutor(self._preparation.spec, worker_shape(self._job))
+        )
         patch.setattr(running, "ray_session", contextlib.nullcontext)
         yield
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
-from pcace_dist.job import parse_job
-from pcace_dist.run import open_run
-from pcace_dist.service.engine import Engine
-from pcace_dist.service.facts import Facts
-from pcace_dist.service.prepare import prepare
-from pcace_dist.service.run_job import run_job
-from pcace_dist.service.store import LocalStore
+from pcace_dist.run.prepare import prepare
+from pcace_dist.run.rank import run_job
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.storage.store import LocalStore
+from pcace_dist.worker.engine import Engine
 
 ROOT = Path(__file__).resolve().parents[2]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -80,8 +80,8 @@ class Ready:
     units: tuple[Unit, ...]
 
     @property
-    def facts(self) -> Facts:
-        return Facts.of(self.plan)
+    def facts(self) -> PlanMetadata:
+        return PlanMetadata.of(self.plan)
 
     def main_pass(self) -> None:
         """All units, reading ahead as a worker does."""
@@ -94,7 +94,7 @@ def ready(job: Job) -> Ready:
     prepared = prepare(parse_job(job))
     engine = Engine(prepared.spec, "bench", LocalStore(prepared.spec.output))
     plan, check = engine.pilot(prepared.listing)
-    engine.leftovers.clear()  # what it has forwarded is to be forwarded again
+    engine.pilot_cache.clear()  # what it has forwarded is to be forwarded again
     engine.begin(plan, check, 1)
     return Ready(engine, plan, tuple(make_units(prepared.listing, rows_per_unit(prepared.listing))))
 

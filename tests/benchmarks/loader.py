@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pcace_dist.artifacts.attempt import blocks_of
+from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.models.load import load_model
-from pcace_dist.service.attempt import blocks_of
-from pcace_dist.service.ledger import Receipt
 from pcace_dist.statistics.ace import ace
 from tests.benchmarks.harness import Answer, Settings, Spread, Value, take_turns, timed
 from tests.benchmarks.instead import dataloader

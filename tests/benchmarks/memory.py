@@ -15,14 +15,14 @@ import shutil
 import time
 from pathlib import Path
 
+from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.units import make_units, rows_per_unit
-from pcace_dist.job import parse_job
-from pcace_dist.service.admission import CheckRows
-from pcace_dist.service.engine import Engine
-from pcace_dist.service.prepare import prepare
-from pcace_dist.service.store import LocalStore
+from pcace_dist.run.prepare import prepare
+from pcace_dist.statistics.group_accumulator import WAITING_SHARE, gram_bytes, row_bytes
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.segment import WAITING_SHARE, gram_bytes, row_bytes
+from pcace_dist.storage.store import LocalStore
+from pcace_dist.worker.admission import CheckRows
+from pcace_dist.worker.engine import Engine
 from tests.benchmarks.harness import Answer, Settings, Value, alone, peak_bytes
 from tests.benchmarks.jobs import MEAN, STD, Job, digits, network
 from tests.benchmarks.photos import write_photos

@@ -21,22 +21,23 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from pcace_dist.datasets.batches import Batch, pilot_rows
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
-from pcace_dist.datasets.storage import Storage
+from pcace_dist.datasets.loader import Batch, LoaderOptions, pilot_rows
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.load import load_model
 from pcace_dist.models.precision import CHANNELS_LAST, Numerics
 from pcace_dist.models.settings import set_deterministic
-from pcace_dist.models.targets import TargetSpec, target_values
-from pcace_dist.service.pilot import make_plan
-from pcace_dist.service.spec import StatisticSpec, WorkSpec
-from pcace_dist.statistics.folds import fold_of_bytes
+from pcace_dist.models.targets import target_values
+from pcace_dist.statistics.folds import key_of_bytes
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.score import score_channels
+from pcace_dist.storage.files import Storage
+from pcace_dist.worker.pilot import make_plan
+from pcace_dist.worker.spec import StatisticSpec, WorkSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -101,18 +102,15 @@ def photos(folder: str, factory: str, weights: str, layers: tuple[str, ...]) -> 
 
 
 def read(spec: WorkSpec, listing: Listing, batch: int) -> list[Batch]:
-    return list(
-        pilot_rows(
-            listing,
-            spec.dataset,
-            spec.statistics.pilot,
-            image_spec=spec.images,
-            storage=spec.storage,
-            batch_size=batch,
-            fold_bytes=lambda data: fold_of_bytes(data, spec.statistics.folds),
-            fold_value=lambda _: 0,
-        )
+    options = LoaderOptions(
+        spec.dataset,
+        spec.images,
+        spec.storage,
+        batch_size=batch,
+        fold_bytes=lambda data: key_of_bytes(data) % spec.statistics.folds,
+        fold_value=lambda _: 0,
     )
+    return list(pilot_rows(listing, spec.statistics.pilot, options))
 
 
 def encode(forward: Forward, plan: Plan, batches: Sequence[Batch], spec: WorkSpec) -> _Codes:

@@ -21,14 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pcace_dist.datasets.batches import PILOT_BYTES, PILOT_ROW_GROUPS
+from pcace_dist.commands.estimate import Machine, Prediction, Timings, Workload, predict
+from pcace_dist.datasets.loader import PILOT_BYTES, PILOT_ROW_GROUPS
 from pcace_dist.datasets.units import UNIT_BYTES, UNIT_ROWS
-from pcace_dist.service.engine import FLUSH_PAUSE, FLUSH_SHARE
-from pcace_dist.service.estimate import BLOCK_CHANNELS, Machine, Prediction, Timings, Workload, predict
-from pcace_dist.service.progress import duration
+from pcace_dist.progress.display import duration
+from pcace_dist.statistics.code_buffer import BLOCK_CHANNELS
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.pca import MIN_ITERATIONS
-from pcace_dist.statistics.segment import WAITING_SHARE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 STATED = Path(__file__).parent / "stated_rates.json"
@@ -55,6 +54,10 @@ class Gpu:
     price: float = 2.0
     node_start: float = 180.0
     memory: int = 16 * GIB
+
+    @property
+    def machine(self) -> Machine:
+        return Machine(self.cores, max(1, int(self.cores)), node_start=self.node_start, price=self.price)
 
 
 @dataclass(frozen=True)
@@ -103,13 +106,11 @@ def workload(data: Data, channels: Sequence[int], *, batch: int, groups: int = 1
     row_groups = min(PILOT_ROW_GROUPS, max(32, PILOT_BYTES // ROW_GROUP_BYTES))
     full = [min(BLOCK_CHANNELS, count - at) for count in channels for at in range(0, count, BLOCK_CHANNELS)]
     return Workload(
-        images=data.images,
         bytes=data.images * data.image_bytes,
         files=-(-data.images * data.image_bytes // (256 << 20)),
         units=tuple(units),
         groups=groups,
         targets=1,
-        channels=sum(channels),
         layers=len(channels),
         blocks=tuple(full),
         batch=batch,
@@ -121,9 +122,6 @@ def workload(data: Data, channels: Sequence[int], *, batch: int, groups: int = 1
         kept_bytes=0,
         most_held=memory,
         flush_seconds=600.0,
-        flush_pause=FLUSH_PAUSE,
-        flush_share=FLUSH_SHARE,
-        waiting_share=WAITING_SHARE,
     )
 
 
@@ -163,11 +161,7 @@ def on_gpus(stated: Stated, gpu: Gpu) -> str:
         load = workload(data, channels, batch=gpu.batch, groups=groups, memory=gpu.memory)
         passes = 1 if len(channels) == 1 else MIN_ITERATIONS + 2  # the maps of all layers are not kept
         timings = gpu_timings(took, share, gpu, data.decode, passes=passes)
-        machine = Machine(gpu.cores, max(1, int(gpu.cores)))
-        rows += [
-            _row(name, predict(load, timings, count, machine, node_start=gpu.node_start, price=gpu.price), data)
-            for count in COUNTS
-        ]
+        rows += [_row(name, predict(load, timings, count, gpu.machine), data) for count in COUNTS]
     return _table(HEAD_GPU, rows)
 
 
@@ -251,8 +245,8 @@ def arithmetic(stated: Stated, gpu: Gpu) -> str:
     """One row of the table by hand: ImageNet, one layer, 64 GPUs."""
     load = workload(imagenet(), (512,), batch=gpu.batch, memory=gpu.memory)
     took = gpu_timings(stated.one, gpu.one, gpu, 1.0)
-    machine = Machine(gpu.cores, max(1, int(gpu.cores)))
-    one = predict(load, took, 64, machine, node_start=gpu.node_start)
+    machine = gpu.machine
+    one = predict(load, took, 64, machine)
     rows = load.units[0]
     batches = -(-rows // load.batch)
     model = batches * took.forward + rows * took.tap_row

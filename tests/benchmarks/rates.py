@@ -11,9 +11,9 @@ import os
 from functools import partial
 from typing import Any
 
-from pcace_dist.job import parse_job
-from pcace_dist.service.estimate_report import to_json
-from pcace_dist.service.rehearsal import estimate
+from pcace_dist.commands.estimate_report import to_json
+from pcace_dist.commands.measure import estimate
+from pcace_dist.config.job import parse_job
 from tests.benchmarks.harness import Answer, Settings, Spread, Value, described, machine, take_turns, timed
 from tests.benchmarks.jobs import network
 from tests.benchmarks.main_pass import bare_decode, stored

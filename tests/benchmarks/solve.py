@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from pcace_dist.service.allocator import keep_memory
-from pcace_dist.service.attempt import Block, attempt_key, blocks_of, write_attempt
-from pcace_dist.service.ledger import Receipt
-from pcace_dist.service.reduce import reduce_block
-from pcace_dist.service.store import LocalStore
+from pcace_dist.artifacts.attempt import ChannelBlock, attempt_key, blocks_of, write_attempt
+from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.basis import top_code
+from pcace_dist.statistics.group_accumulator import GroupAccumulator
 from pcace_dist.statistics.plan import GRID, LayerCodes, Plan
-from pcace_dist.statistics.segment import Segment
+from pcace_dist.storage.store import LocalStore
+from pcace_dist.worker.allocator import keep_memory
+from pcace_dist.worker.reduce import reduce_block
 from tests.benchmarks.codes_scale import FOLDS, KNOTS, synthetic_plan
 from tests.benchmarks.harness import Answer, Settings, Spread, Value, take_turns, timed
 
@@ -67,7 +67,7 @@ def write(folder: Path, plan: Plan) -> list[Receipt]:
     layer = plan.layers[0]
     for number in range(ATTEMPTS):
         random = torch.Generator().manual_seed(number)
-        segment = Segment(plan)
+        segment = GroupAccumulator(plan)
         for _ in range(3):
             rows = ROWS // 3
             shape = (rows, layer.channels, plan.components)
@@ -76,7 +76,7 @@ def write(folder: Path, plan: Plan) -> list[Receipt]:
             target_codes = (codes[:, :1, 0] // 2 + codes[:, 1:2, 0] // 2).clamp(max=top_code(KNOTS))
             folds = torch.randint(0, FOLDS, (rows,), generator=random)
             segment.append({layer.name: LayerCodes(codes, means)}, target_codes, means[:, :1].clone(), folds.numpy())
-        assert segment.settle().as_gram
+        assert segment.gram(layer.name) is not None
         name = f"e00001-a{number:04d}-f00001"
         files = write_attempt(store, name, plan, {None: segment}, (), {})
         receipts.append(Receipt(name, 1, f"a{number:04d}", plan.digest, "synthetic", {}, files))
@@ -103,7 +103,7 @@ def begin(folder: Path, plan: bytes, receipts: list[Receipt]) -> None:
     _held = LocalStore(str(folder)), Plan.from_bytes(plan), receipts
 
 
-def one(block: Block) -> tuple[float, float]:
+def one(block: ChannelBlock) -> tuple[float, float]:
     """A reduce task: seconds of reading and adding up, and of solving."""
     store, plan, receipts = _held
     found = reduce_block(store, plan, block, receipts, penalty=0.3, memory=1 << 30)
@@ -111,7 +111,7 @@ def one(block: Block) -> tuple[float, float]:
     return found.seconds["sums"], found.seconds["solve"]
 
 
-def read(folder: Path, receipts: list[Receipt], block: Block) -> str:
+def read(folder: Path, receipts: list[Receipt], block: ChannelBlock) -> str:
     """The same files as they are."""
     digest = hashlib.sha256()
     for receipt in receipts:

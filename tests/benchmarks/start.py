@@ -27,12 +27,12 @@ ROOT = Path(__file__).resolve().parents[2]
 MNIST = ROOT / "examples" / "mnist"
 IMAGES = 100
 NOTHING = "pass"
-HELP = "from pcace_dist.cli import build_parser; build_parser().format_help()"
-IMPORTS = "import pcace_dist.service.run_job, pcace_dist.service.prepare, pcace_dist.service.model_run"
-IMPORTS_WITH_RAY = f"{IMPORTS}, pcace_dist.service.fleet"
+HELP = "from pcace_dist.cli.main import build_parser; build_parser().format_help()"
+IMPORTS = "import pcace_dist.run.rank, pcace_dist.run.prepare, pcace_dist.run.model_run"
+IMPORTS_WITH_RAY = f"{IMPORTS}, pcace_dist.executors.ray_executor"
 RAY = """
 import sys, time, ray
-from pcace_dist.service.cluster import ray_session
+from pcace_dist.executors.ray_session import ray_session
 start = time.perf_counter()
 with ray_session():
     ray.get(ray.remote(lambda: 1).remote())

@@ -46,7 +46,7 @@ def test_the_dataloader_scripts_components_are_the_engines(
     found, _ = example
     layer = found.plan.layer(LAYER)
     found.engine.process(found.units[0])
-    segment = found.engine._segments[None]
+    segment = found.engine.buffer.segments[None]
     held = segment.codes(LAYER)
     assert held is not None
     kept = held.codes

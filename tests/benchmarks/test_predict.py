@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pcace_dist.commands.estimate import Machine, predict
 from pcace_dist.models.layers import conv_layers
-from pcace_dist.service.estimate import Machine, predict
 from tests.benchmarks import predict as page
 from tests.benchmarks.predict import PAGE, RESNET50, STATED, Data, Gpu, Stated, blocks, in_page, put_into, workload
 

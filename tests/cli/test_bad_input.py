@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.cli import main
+from pcace_dist.cli.main import main
 from tests.planted import write_planted
 
 JOB = """

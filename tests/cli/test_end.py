@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SAYS = "import pcace_dist.cli as cli\ncli.main = lambda _: print('said') or {code}\ncli.entry()"
+SAYS = "import pcace_dist.cli.main as cli\ncli.main = lambda _: print('said') or {code}\ncli.entry()"
 
 
 def ended(code: int, **streams: Any) -> subprocess.CompletedProcess[str]:

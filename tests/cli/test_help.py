@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pcace_dist.cli import main
+from pcace_dist.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = ["compare", "estimate", "evaluate", "history", "pack", "rank", "report", "rerank", "show", "status"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from pcace_dist.cli import main
+from pcace_dist.cli.main import main
+from pcace_dist.config.job import Job, _section_of, read_job
 from pcace_dist.errors import JobError
-from pcace_dist.job import Job, _section_of, read_job
 from tests.cli.test_bad_input import JOB
 from tests.planted import write_planted
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.cli import main
+from pcace_dist.cli.main import main
 from tests.planted import png
 
 

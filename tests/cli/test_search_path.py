@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pcace_dist.service import rehearsal
+from pcace_dist.commands import measure as rehearsal
 from tests.planted import write_planted
 
 JOB = """
@@ -29,7 +29,7 @@ def net():
 TRAP = "open({mark!r}, 'a').write(__file__ + '\\n')\nraise RuntimeError(__file__)\n"
 NAMES = ["boto3", "captum", "colorsys", "csv", "json", "numba", "numpy", "pandas", "psutil", "pyarrow", "random", "ray"]
 NAMES += ["rich", "scipy", "secrets", "statistics", "tarfile", "torch", "torchvision", "uuid", "yaml", "zipfile"]
-ENTRY = "import sys; sys.argv[0] = 'pcace'; from pcace_dist.cli import entry; entry()"
+ENTRY = "import sys; sys.argv[0] = 'pcace'; from pcace_dist.cli.main import entry; entry()"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_python_that_an_estimate_times_does_not_run_them_either(
 
 
 def test_a_ray_worker_looks_for_libraries_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pcace_dist.service.search_path import libraries_first
+    from pcace_dist.executors.search_path import libraries_first
 
     rays, own = "/lib/site-packages/ray/thirdparty_files", ["/work", "/work/jobs"]
     there = [rays, "/lib/site-packages/ray/_private/workers", "/lib", "/lib/site-packages"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pcace_dist.cli import build_parser
+from pcace_dist.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "docs" / "operations.md", ROOT / "cluster" / "README.md"]

@@ -14,9 +14,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pcace_dist.cli import build_parser
-from pcace_dist.job import read_job
-from pcace_dist.service.metrics import metric_names
+from pcace_dist.cli.main import build_parser
+from pcace_dist.config.job import read_job
+from pcace_dist.executors.ray_metrics import metric_names
 from tests.cluster import crds
 from tests.cluster.manifests import (
     KUBERNETES,

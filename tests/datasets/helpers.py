@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pcace_dist.datasets.batches import Batch, UnitReader
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
-from pcace_dist.datasets.patience import Patience
-from pcace_dist.datasets.storage import Storage, StoredFile
+from pcace_dist.datasets.loader import Batch, LoaderOptions, UnitReader
+from pcace_dist.storage.files import Storage, StoredFile
+from pcace_dist.storage.retry import Patience
 
 
 def picture(seed: int, width: int = 12, height: int = 10, mode: str = "RGB") -> Image.Image:
@@ -92,7 +92,8 @@ def reader_of(spec: DatasetSpec, storage: Storage | None = None, **changes: Any)
         "fold_value": lambda value: 0 if value is None else int(value) % 16,
         **changes,
     }
-    return UnitReader(spec, settings.pop("image_spec", ImageSpec()), storage or Storage(), **settings)
+    images = settings.pop("image_spec", ImageSpec())
+    return UnitReader(LoaderOptions(spec, images, storage or Storage(), **settings))
 
 
 def ids(batches: Sequence[Batch]) -> list[str]:

@@ -24,7 +24,6 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from pcace_dist.datasets import device_images
-from pcace_dist.datasets.batches import Batch
 from pcace_dist.datasets.device_images import (
     DeviceDecoder,
     JpegFrame,
@@ -35,11 +34,12 @@ from pcace_dist.datasets.device_images import (
     memory_beside,
 )
 from pcace_dist.datasets.images import ImageSpec, buffer_of, decode
+from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import JobError, RowError
 from tests.datasets.helpers import encoded, ids, listed, picture, png, reader_of, shard
-from tests.datasets.test_batches import pilot
 from tests.datasets.test_images import photograph
+from tests.datasets.test_loader import pilot
 
 HOST = torch.device("cpu")
 GPU = torch.device("cuda", 0)

@@ -12,8 +12,8 @@ import pytest
 
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.listing import list_dataset
-from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import DatasetError, UserError
+from pcace_dist.storage.files import Storage
 from tests.datasets.helpers import dataset, listed, png, shard, spec_of
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcace_dist.datasets.listing import Listing, find_files, list_dataset, would_list
-from pcace_dist.datasets.storage import Storage
 from pcace_dist.errors import DatasetError
+from pcace_dist.storage.files import Storage
 from tests.datasets.helpers import encoded, listed, picture, png, shard, spec_of
 
 
@@ -167,7 +167,7 @@ def test_every_layout_of_texts_and_bytes_is_read(
         images = pa.StructArray.from_arrays([images, paths], ["bytes", "path"])
     city = pa.array(TEXTS).cast(text) if not pa.types.is_string_view(text) else pa.array(TEXTS, text)
     pq.write_table(pa.table({"image": images, "city": city, "note": city}), tmp_path / "a.parquet")
-    from pcace_dist.datasets.reader import RowGroup, read_pieces
+    from pcace_dist.datasets.row_groups import RowGroup, read_pieces
     from pcace_dist.datasets.units import pieces_of
 
     spec, found = listed(tmp_path, group_by="city", filter={"note": ["a", "b"]}, keep=True)
@@ -185,7 +185,7 @@ def test_a_filter_takes_the_column_and_not_a_field_of_that_path(tmp_path: Path) 
     columns: dict[str, Any] = {"meta.class": [0, 3] * 4}
     shard(tmp_path / "a.parquet", [png(i) for i in range(8)], row_group=8, meta=meta, **columns)
     spec, found = listed(tmp_path, filter={"meta.class": 3})
-    from pcace_dist.datasets.reader import count_kept
+    from pcace_dist.datasets.row_groups import count_kept
     from pcace_dist.datasets.units import pieces_of
 
     assert count_kept(tuple(pieces_of(found.files[0])), spec, Storage()) == [4]
@@ -198,7 +198,7 @@ KINDS = st.sampled_from(["parquet", "text", "empty", "folder link", "file link",
 TREES = st.lists(st.tuples(st.lists(NAMES, min_size=1, max_size=3), KINDS), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TREES)
 def test_every_file_of_a_random_tree_is_listed_or_left_out_by_name(tree: list[tuple[list[str], str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -241,12 +241,18 @@ def _plant(path: Path, kind: str, other: Path) -> None:
 
 
 def _plain_walk(root: Path) -> list[str]:
-    """Paths of all that is no folder, through linked folders too."""
-    return [
-        os.path.relpath(os.path.join(folder, name), root)
-        for folder, folders, names in os.walk(root, followlinks=True)
-        for name in [*names, *(f for f in folders if not os.path.isdir(os.path.join(folder, f)))]
-    ]
+    """Paths of all that is no folder, through linked folders too; a link to a folder whose name begins with a dot, or
+    that lies below such a folder, is not gone into."""
+    entries = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        for name in list(folders):
+            path = os.path.join(folder, name)
+            concealed = any(part.startswith(".") for part in os.path.relpath(path, root).split(os.sep))
+            if concealed and os.path.islink(path):
+                folders.remove(name)
+                entries.append(path)
+        entries += [os.path.join(folder, name) for name in names]
+    return [os.path.relpath(path, root) for path in entries]
 
 
 def _is_data(root: Path, key: str) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcace_dist.datasets.listing import DataFile, Listing
-from pcace_dist.datasets.units import Piece, Unit, check_unchanged, data_digest, located, make_units, pieces_of
+from pcace_dist.datasets.units import RowGroupRef, Unit, check_unchanged, data_digest, located, make_units, pieces_of
 from pcace_dist.errors import DatasetError
 
 ROW_GROUPS = st.lists(st.lists(st.integers(0, 40), max_size=6), min_size=1, max_size=8)
@@ -113,7 +113,7 @@ def test_the_digest_of_the_data_does_not_depend_on_the_units(row_groups: list[li
 
 
 def test_units_are_found_where_their_files_are_now() -> None:
-    pieces = [Piece(f"/old/{name}.parquet", f"{name}.parquet", 10, "7", 0, 0, 5) for name in "ab"]
+    pieces = [RowGroupRef(f"/old/{name}.parquet", f"{name}.parquet", 10, "7", 0, 0, 5) for name in "ab"]
     unit = Unit.of(pieces)
     file = DataFile("/new/a.parquet", "a.parquet", 10, "7", (5,))
     [found] = located([unit], Listing((file,), pa.schema([])))

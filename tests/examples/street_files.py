@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from examples.street.city import City, write_city
-from pcace_dist.cli import main
-from pcace_dist.run import Run, open_run
+from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.cli.main import main
 from tests.report.opened import OpenedReport
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "street"

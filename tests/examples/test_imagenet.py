@@ -15,11 +15,11 @@ import torchvision
 from examples.imagenet.efficientnet import efficientnet_lite0
 from examples.imagenet.photographs import write_crops
 from examples.imagenet.random_weights import write_weights
-from pcace_dist.cli import main
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.cli.main import main
+from pcace_dist.config.job import load_job_file
 from pcace_dist.datasets.images import ImageSpec, decode
-from pcace_dist.job import load_job_file
 from pcace_dist.models.layers import resolve_layers
-from pcace_dist.run import open_run
 from tests.examples.images import CLASSES, write_folders
 from tests.faults.harness import environment
 

@@ -19,15 +19,15 @@ from PIL import Image
 from examples.mnist import figures, questions
 from examples.mnist.layerwise import Layer, layers_of, quarter, shared, spearman, twins
 from pcace_dist.api import rank
-from pcace_dist.cli import main
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.cli.main import main
 from pcace_dist.report.build import build_report
 from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.progress import ReportProgress
-from pcace_dist.run import open_run
 from tests.examples.mnist_files import write_idx
 from tests.report.opened import OpenedReport
-from tests.service.conftest import jobs_without_ray
 from tests.statistics import mnist
+from tests.whole_jobs import jobs_without_ray
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "examples" / "mnist" / "figures"

@@ -14,11 +14,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.datasets.pack import pack
-from tests.datasets.test_pack import contents
+from pcace_dist.packing.pack import pack
 from tests.examples.images import write_folders
 from tests.faults.harness import Driver
 from tests.faults.namespace import run_scenario
+from tests.packing.test_pack import contents
 
 PACK = (sys.executable, "-m", "pcace_dist", "pack")
 OPTIONS = ("--verify", "decode")

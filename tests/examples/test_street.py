@@ -37,12 +37,12 @@ from examples.street.scene import draw, jpeg
 from examples.street.sight import redrawn
 from examples.street.train import explained, load, predict
 from examples.street.truth import SEES, best_from_one_picture, boroughs
+from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.config.job import parse_job
 from pcace_dist.errors import UserError
-from pcace_dist.job import parse_job
-from pcace_dist.run import Run, open_run
-from pcace_dist.service.run_job import run_job
+from pcace_dist.run.rank import run_job
 from tests.examples.street_files import EXAMPLE, JOB, Ranked, rank_city
-from tests.service.conftest import jobs_without_ray
+from tests.whole_jobs import jobs_without_ray
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from examples.street import scale
 from examples.street.city import HEADINGS, NOISE, City, city_of, expected_no2, make_city
 from examples.street.runs import MEASURED, mean_score, picture_size
 from examples.street.scale import pieces, write_scale
-from pcace_dist.cli import main
-from pcace_dist.run import Run, open_run
-from tests.service.conftest import jobs_without_ray
+from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.cli.main import main
+from tests.whole_jobs import jobs_without_ray
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "street"
 ROWS, SCENES = 6_001, 150

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from pcace_dist.service.store import LocalStore, S3Clients, Store
+from pcace_dist.storage.store import LocalStore, S3Clients, Store
 
 
 class DyingStore(LocalStore):
@@ -44,7 +44,7 @@ class DyingStore(LocalStore):
 
 def die_in(kind: str, point: str) -> None:
     """From here on, drivers of this process open stores that die so."""
-    from pcace_dist.service import run_job
+    from pcace_dist.run import rank as run_job
 
     def open_store(url: str, storage: S3Clients | None = None) -> Store:
         return DyingStore(url, kind, point)

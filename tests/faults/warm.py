@@ -17,7 +17,14 @@ from types import TracebackType
 from tests.faults.dying_store import die_in
 from tests.faults.harness import ROOT
 
-PRELOADED = ["pcace_dist.cli", "pcace_dist.service.prepare", "pcace_dist.run", "boto3", "torchvision"]  # Ray: no forks
+# not Ray, which does not survive a fork
+PRELOADED = [
+    "pcace_dist.cli.main",
+    "pcace_dist.run.prepare",
+    "pcace_dist.artifacts.run",
+    "boto3",
+    "torchvision",
+]  # Ray: no forks
 
 
 def warm_server() -> ForkServerContext:
@@ -29,7 +36,7 @@ def warm_server() -> ForkServerContext:
 
 def drive(job: str, env: dict[str, str], log: str, dying: tuple[str, str] | None) -> None:
     """`pcace rank JOB` in this process, which perhaps kills itself: see `dying_store`."""
-    from pcace_dist.cli import main
+    from pcace_dist.cli.main import main
 
     sink = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(sink, 1)

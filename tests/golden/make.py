@@ -36,8 +36,8 @@ output: runs/finished
 
 
 def ranked(*overrides: str) -> None:
-    from pcace_dist.job import read_job
-    from pcace_dist.service.run_job import run_job
+    from pcace_dist.config.job import read_job
+    from pcace_dist.run.rank import run_job
 
     assert run_job(read_job(JOB, overrides=overrides)) == 0
 

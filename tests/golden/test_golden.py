@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.cli import main
-from pcace_dist.run import open_run
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.cli.main import main
 
 RUNS = Path(__file__).with_name("runs-0.1.0.tgz")
 

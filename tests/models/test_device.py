@@ -20,7 +20,7 @@ from pcace_dist.models.device import (
     choose_batch,
     footprint,
     is_out_of_memory,
-    once_more,
+    retry_on_oom,
     to_device,
     worker_memory,
 )
@@ -47,7 +47,7 @@ class Failing:
 @pytest.mark.parametrize("error", ERRORS)
 def test_out_of_memory_is_tried_once_more_on_an_empty_device(error: BaseException) -> None:
     run, order = Failing(1, error), list[str]()
-    assert once_more(run, CPU, 32, before=lambda: order.append("emptied")) == "done"
+    assert retry_on_oom(run, CPU, 32, before=lambda: order.append("emptied")) == "done"
     assert run.calls == 2
     assert order == ["emptied"]
 
@@ -56,14 +56,14 @@ def test_out_of_memory_is_tried_once_more_on_an_empty_device(error: BaseExceptio
 def test_out_of_memory_twice_names_compute_batch_and_what_would_do(error: BaseException) -> None:
     run = Failing(2, error)
     with pytest.raises(JobError, match=r"^compute\.batch 32: memory .* runs out.*use compute\.batch: 16 or less"):
-        once_more(run, CPU, 32)
+        retry_on_oom(run, CPU, 32)
     assert run.calls == 2
 
 
 def test_other_errors_are_not_tried_again() -> None:
     run = Failing(1, RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes"):
-        once_more(run, CPU, 32)
+        retry_on_oom(run, CPU, 32)
     assert run.calls == 1
     assert not is_out_of_memory(ValueError("out of memory"))
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from pcace_dist.config.targets import TargetSpec, parse_target
 from pcace_dist.errors import JobError, ModelError
-from pcace_dist.models.targets import TargetSpec, parse_target, target_values
+from pcace_dist.models.targets import target_values
 
 LOGITS = torch.tensor([[0.5, 2.0, -1.0], [4.0, -2.0, 3.0], [0.0, 1.0, 8.0]])
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from pcace_dist.job import parse_job
+from pcace_dist.config.job import parse_job
 from pcace_dist.report.build import ReportResult, build_report
 from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.progress import ReportProgress
-from pcace_dist.service.run_job import run_job
+from pcace_dist.run.rank import run_job
 from tests.report.square import write_squares
-from tests.service.conftest import jobs_without_ray
+from tests.whole_jobs import jobs_without_ray
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,15 @@ import pytest
 import torch
 from torch import nn
 
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.errors import JobError, UserError
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.models.targets import TargetSpec
 from pcace_dist.report import cam, pictures
-from pcace_dist.report.build import Findings, choose_device
+from pcace_dist.report.build import choose_device
 from pcace_dist.report.clusters import across_groups
 from pcace_dist.report.content import _range
 from pcace_dist.report.evidence import Transform, density, extreme_rows, interpolate
+from pcace_dist.report.findings import Findings
 from pcace_dist.report.geography import place_columns
 from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.page import PageContent, floats, numbers, render

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from pcace_dist.statistics.ace import Ace
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.score import ChannelScores, score_channels, transforms
+from pcace_dist.statistics.score import ChannelScores, score_channels
 from tests.statistics.mnist import Activations
 
 Floats = npt.NDArray[np.float64]
@@ -53,8 +53,8 @@ def scored(plan: Plan, rows: Activations, *, penalty: float = PENALTY) -> Channe
 def held_out(plan: Plan, fit: Activations, held: Activations, *, penalty: float = PENALTY) -> Floats:
     """Correlation (C,) of the fitted transforms on held-out rows."""
     layer, target = plan.layers[0], plan.targets[0]
-    gram = gram_of(plan, fit, dealt(len(fit.target)))
-    phi, theta = transforms(gram, layer, target, penalty=penalty)
+    scores = scored(plan, fit, penalty=penalty)
+    phi, theta = np.nan_to_num(scores.phi), np.nan_to_num(scores.theta)  # a channel without a score predicts nothing
     x, knots = held.components(layer), layer.knots.double().numpy()
     total = np.zeros((layer.channels, len(x)))
     for channel in range(layer.channels):

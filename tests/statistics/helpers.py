@@ -10,9 +10,9 @@ import torch
 
 from pcace_dist.statistics import basis
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, build_plan, make_layer_plan, make_target_plan
 from pcace_dist.statistics.score import ChannelScores, score_channels
-from pcace_dist.statistics.segment import RowCodes
 
 Array = npt.NDArray[Any]
 
@@ -82,14 +82,34 @@ def random_rows(
     }
 
 
+def times(one: Gram, count: int) -> Gram:
+    """The Gram of `count` copies of all rows of `one`, by merging doubles."""
+    sizes: dict[str, Any] = one.sizes
+    result, power = Gram(**sizes), one.copy()
+    while count:
+        if count & 1:
+            result.merge([power])
+        count >>= 1
+        if count:
+            power.merge([power.copy()])
+    return result
+
+
+def hat_table(knots: int) -> npt.NDArray[np.int64]:
+    """Integer weights of every code on the knots by their definition: (256, knots). Codes above the top have none."""
+    scale = 255 // (knots - 1)
+    distance = np.abs(np.arange(256)[:, None] - scale * np.arange(knots))
+    table: npt.NDArray[np.int64] = np.maximum(scale - distance, 0)
+    table[scale * (knots - 1) + 1 :] = 0
+    return table
+
+
 def reference_sums(rows: dict[str, Any], knots: int, folds: int) -> dict[str, npt.NDArray[np.int64]]:
     """Full matrices of sums by plain int64 outer products, hats from their definition."""
-    scale = 255 // (knots - 1)
-    centres = np.arange(knots, dtype=np.int64) * scale
+    table = hat_table(knots)
 
     def hats(codes: torch.Tensor) -> npt.NDArray[np.int64]:
-        weights = scale - np.abs(codes.numpy().astype(np.int64)[..., None] - centres)
-        flat: npt.NDArray[np.int64] = np.maximum(weights, 0).reshape(*codes.shape[:-1], -1)
+        flat: npt.NDArray[np.int64] = table[codes.numpy()].reshape(*codes.shape[:-1], -1)
         return flat
 
     x, y = hats(rows["codes"]), hats(rows["target_codes"][..., None])

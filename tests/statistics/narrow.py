@@ -19,10 +19,10 @@ import torch
 from scipy import stats
 
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.group_accumulator import RowCodes, add_codes
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, make_target_plan
 from pcace_dist.statistics.recode import refit
 from pcace_dist.statistics.score import score_channels
-from pcace_dist.statistics.segment import RowCodes, add_codes
 
 Floats = npt.NDArray[np.float64]
 

@@ -21,7 +21,7 @@ from pcace_dist.statistics.folds import key_of_bytes
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan, build_plan
 from pcace_dist.statistics.score import OK, TOO_FEW_IMAGES, ChannelScores, score_channels
-from pcace_dist.statistics.settled import judge, prefixes, spent
+from pcace_dist.statistics.settled import check_settled, prefixes, spent
 from tests.statistics import mnist
 
 Floats = npt.NDArray[np.float64]
@@ -103,8 +103,10 @@ def simulate(border: Border, repeats: int, levels: Callable[[int], float], *, se
             pseudo = truth[:, None] ** 2 + noise[:, None] * total / (size * ROWS / UNITS / FOLDS)
             estimate = pseudo.mean(axis=1)
             ok = np.ones(len(truth), bool)
-            found = judge(estimate, pseudo, ok, top=border.top, level=levels(look), tolerance=border.tolerance)
-            if found.settled:
+            settlement = check_settled(
+                estimate, pseudo, ok, top=border.top, level=levels(look), tolerance=border.tolerance
+            )
+            if settlement.settled:
                 stopped += 1
                 wrong += is_wrong(truth, np.argsort(-estimate)[: border.top], border.tolerance)
                 break
@@ -211,8 +213,8 @@ def random_orders(
             found = score(sums)
             ok = found.status == OK
             level = spent(ALPHA, look)
-            verdict = judge(found.score_squared, found.pseudo, ok, top=top, level=level, tolerance=tolerance)
-            if verdict.settled and not (found.status == TOO_FEW_IMAGES).any():
+            settlement = check_settled(found.score_squared, found.pseudo, ok, top=top, level=level, tolerance=tolerance)
+            if settlement.settled and not (found.status == TOO_FEW_IMAGES).any():
                 ranked = np.argsort(-np.where(ok, found.score_squared, -np.inf), kind="stable")
                 right += not is_wrong(truth, ranked[:top], tolerance)
                 stopped += 1

@@ -7,16 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import basis
+from pcace_dist.statistics import basis, products
+from tests.statistics.helpers import hat_table
 
 
 @pytest.mark.parametrize("knots", [3, 9, 17, 33, 65])
 def test_codes_fit_a_byte_and_weights_sum_to_the_scale(knots: int) -> None:
-    table = basis.hat_table(knots)
     top = basis.top_code(knots)
     assert top <= 255
-    assert torch.equal(table[: top + 1].sum(dim=1), torch.full((top + 1,), float(basis.unit_scale(knots))))
-    assert not table[top + 1 :].any()
+    weights = products.hats(torch.arange(top + 1, dtype=torch.uint8), knots).T
+    assert np.array_equal(weights, hat_table(knots)[: top + 1])
+    assert torch.equal(weights.sum(dim=1), torch.full((top + 1,), basis.unit_scale(knots)))
 
 
 @pytest.mark.parametrize("knots", [2, 66])
@@ -52,7 +53,7 @@ def test_codes_agree_with_interpolation() -> None:
 def test_a_straight_line_is_in_the_span() -> None:
     values = torch.linspace(-1, 1, 200, dtype=torch.float64)
     knots = basis.choose_knots(values.pow(3).reshape(-1, 1), 9)[0]
-    weights = basis.hat_table(9)[basis.encode(values, knots).long()].double() / 31
+    weights = products.hats(basis.encode(values, knots), 9).T.double() / 31
     assert torch.allclose(weights @ knots, values.clamp(knots[0], knots[-1]), atol=0.02)
 
 

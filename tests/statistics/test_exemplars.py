@@ -12,8 +12,8 @@ import torch
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics.exemplars import RowRefs, RowSample, SampledRows, TopRows
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes
-from pcace_dist.statistics.segment import RowCodes
 from tests.statistics.conformance import AccumulatorConformance
 
 LAYERS = {"early": 3, "late": 5}
@@ -50,8 +50,6 @@ PARTS = [range(0, 40), range(40, 43), range(43, 1600), range(1600, 1601), range(
 
 
 class TestTopRows(AccumulatorConformance):
-    subtracts = False
-
     def empty(self) -> TopRows:
         return TopRows(LAYERS, TOP)
 
@@ -101,8 +99,6 @@ class TestTopRows(AccumulatorConformance):
 
 
 class TestRowSample(AccumulatorConformance):
-    subtracts = False
-
     def empty(self) -> RowSample:
         return RowSample(64)
 
@@ -124,7 +120,7 @@ class TestRowSample(AccumulatorConformance):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.digest()
 
-    # how it is stored needs Arrow, for groups of any type: tests/service/test_shown.py
+    # how it is stored needs Arrow, for groups of any type: tests/artifacts/test_examples.py
     test_save_and_load_give_the_same_state = None  # type: ignore[assignment]
     test_updatable_after_load = None  # type: ignore[assignment]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import pca
-from pcace_dist.statistics.plan import GRID, Plan, TargetPlan, build_plan, make_target_plan
+from pcace_dist.statistics.plan import GRID, Plan, build_plan, make_target_plan
 from tests.statistics.helpers import Array
 
 N = 300
@@ -100,10 +100,10 @@ def test_projection_of_a_view_equals_that_of_a_copy(plan: Plan) -> None:
     assert torch.allclose(plan.layer("conv1").project(view)[0], plan.layer("conv1").project(maps)[0], atol=1e-6)
 
 
-def test_a_turned_plan_is_the_same_with_its_weights_held_once(plan: Plan) -> None:
-    layers = tuple(layer.turned() for layer in plan.layers)
-    turned = replace(plan, layers=layers)
-    assert turned.digest == plan.digest and turned.to_bytes() == plan.to_bytes()
+def test_a_plan_with_projection_layout_is_the_same_with_its_weights_held_once(plan: Plan) -> None:
+    layers = tuple(layer.with_projection_layout() for layer in plan.layers)
+    laid_out = replace(plan, layers=layers)
+    assert laid_out.digest == plan.digest and laid_out.to_bytes() == plan.to_bytes()
     for layer, own in zip(layers, plan.layers, strict=True):
         assert torch.equal(layer.weights, own.weights)
         assert layer.weights.untyped_storage().data_ptr() == layer._rows.untyped_storage().data_ptr()
@@ -164,24 +164,23 @@ def test_block_is_the_plan_of_those_channels(plan: Plan) -> None:
 
 def test_targets_are_coded_and_put_on_a_grid() -> None:
     target = make_target_plan("y", np.array([0.0, 1.0] * 50), 9)
-    codes, fixed = target.encode(np.array([0.0, 1.0, 1.0, -5.0]))
-    assert codes.tolist() == [0, 31, 31, 0]
-    assert fixed.tolist() == [-GRID // 4, GRID // 4, GRID // 4, -GRID]
+    constant = make_target_plan("z", np.full(50, 2.5), 9)
+    plan = Plan((), (target, constant), 1, 9, 4, "none", 50, {})
+    codes, fixed = plan.encode_targets(np.array([[0.0, 2.5], [1.0, 2.5], [1.0, 2.5], [-5.0, 2.5]]))
+    assert codes.T.tolist() == [[0, 31, 31, 0], [0, 0, 0, 0]]
+    assert fixed.T.tolist() == [[-GRID // 4, GRID // 4, GRID // 4, -GRID], [0, 0, 0, 0]]
     assert codes.dtype == torch.uint8 and fixed.dtype == torch.int16
 
 
-def test_constant_targets_have_a_plan() -> None:
-    target = make_target_plan("y", np.full(50, 2.5), 9)
-    codes, fixed = target.encode(torch.full((3,), 2.5, dtype=torch.float64))
-    assert codes.tolist() == [0, 0, 0] and fixed.tolist() == [0, 0, 0]
-    assert isinstance(target, TargetPlan) and target.spread == 1.0
+def test_the_spread_of_a_constant_target_is_one() -> None:
+    assert make_target_plan("y", np.full(50, 2.5), 9).spread == 1.0
 
 
 def test_both_ways_to_the_axes_give_the_same_plan_nearly(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pca, "COVARIANCE_BYTES", 0)
-    told: list[str] = []
-    other = make(layers(), on_pass=told.append)
-    assert len(told) > 3 and told[-1] == "knots"
+    asked: list[set[str]] = []
+    other = make(layers(), needs=lambda names: asked.append(set(names)))
+    assert len(asked) >= 3 and asked[-1] == {"conv1", "fc"}, "several passes for the axes, the last one for all layers"
     assert torch.allclose(plan.layer("conv1").explained, other.layer("conv1").explained, atol=2e-3)
 
 

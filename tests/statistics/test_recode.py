@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pcace_dist.statistics import basis
+from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes, robust_spread
 from pcace_dist.statistics.recode import Recoding, histograms, knots_of, positions, refit
-from pcace_dist.statistics.segment import RowCodes
 from tests.statistics.helpers import identity_plan
 
 ROWS = 4000

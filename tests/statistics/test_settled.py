@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pcace_dist.statistics.settled import judge, prefixes, spent
+from pcace_dist.statistics.settled import check_settled, prefixes, spent
 from tests.statistics import mnist
 from tests.statistics.settling import BORDERS, Border, level_of, naive, random_orders, simulate
 
@@ -32,44 +32,44 @@ def scores(values: list[float], noise: float, folds: int = 16) -> tuple[np.ndarr
 
 
 def test_a_wide_gap_is_settled_and_a_narrow_one_is_open() -> None:
-    wide = judge(*scores([0.9, 0.8, 0.4, 0.3], 0.1), top=2, level=0.01, tolerance=0)
+    wide = check_settled(*scores([0.9, 0.8, 0.4, 0.3], 0.1), top=2, level=0.01, tolerance=0)
     assert wide.settled and wide.open_pairs == 0
-    narrow = judge(*scores([0.9, 0.61, 0.6, 0.3], 0.1), top=2, level=0.01, tolerance=0)
+    narrow = check_settled(*scores([0.9, 0.61, 0.6, 0.3], 0.1), top=2, level=0.01, tolerance=0)
     assert not narrow.settled and narrow.open_pairs == 1
 
 
 def test_a_tolerance_settles_ties_once_the_noise_is_below_it() -> None:
     values = [0.9, 0.6, 0.6, 0.3]
-    assert not judge(*scores(values, 1e-3), top=2, level=0.01, tolerance=0).settled
-    assert judge(*scores(values, 1e-3), top=2, level=0.01, tolerance=0.01).settled
-    assert not judge(*scores(values, 0.1), top=2, level=0.01, tolerance=0.01).settled
+    assert not check_settled(*scores(values, 1e-3), top=2, level=0.01, tolerance=0).settled
+    assert check_settled(*scores(values, 1e-3), top=2, level=0.01, tolerance=0.01).settled
+    assert not check_settled(*scores(values, 0.1), top=2, level=0.01, tolerance=0.01).settled
 
 
 def test_one_side_of_the_top_needs_no_settling() -> None:
     """Who is first among the top does not matter, nor who is last of all."""
-    assert judge(*scores([0.9, 0.9, 0.9, 0.2, 0.2], 0.05), top=3, level=0.01, tolerance=0).settled
+    assert check_settled(*scores([0.9, 0.9, 0.9, 0.2, 0.2], 0.05), top=3, level=0.01, tolerance=0).settled
 
 
 def test_channels_without_a_score_are_neither_inside_nor_outside() -> None:
     squared, pseudo, ok = scores([0.9, 0.5, 0.49, 0.1], 0.1)
     squared[2], pseudo[2], ok[2] = np.nan, np.nan, False
-    assert judge(squared, pseudo, ok, top=2, level=0.01, tolerance=0).settled
-    assert judge(squared, pseudo, ok, top=3, level=0.01, tolerance=0).settled, "no more than three are left"
+    assert check_settled(squared, pseudo, ok, top=2, level=0.01, tolerance=0).settled
+    assert check_settled(squared, pseudo, ok, top=3, level=0.01, tolerance=0).settled, "no more than three are left"
 
 
 def test_empty_folds_count_for_nothing_and_a_single_fold_settles_nothing() -> None:
     squared, pseudo, ok = scores([0.9, 0.1], 0.01)
     pseudo[:, 4:] = np.nan
-    assert judge(squared, pseudo, ok, top=1, level=0.01, tolerance=0).settled
+    assert check_settled(squared, pseudo, ok, top=1, level=0.01, tolerance=0).settled
     pseudo[:, 1:] = np.nan
-    assert judge(squared, pseudo, ok, top=1, level=0.01, tolerance=0).open_pairs == 1
+    assert check_settled(squared, pseudo, ok, top=1, level=0.01, tolerance=0).open_pairs == 1
 
 
 def test_many_channels_are_judged_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     given = scores(list(np.linspace(0.9, 0.1, 300)), 0.02)
-    whole = judge(*given, top=50, level=0.01, tolerance=0.01)
+    whole = check_settled(*given, top=50, level=0.01, tolerance=0.01)
     monkeypatch.setattr("pcace_dist.statistics.settled._TILE_FLOATS", 1)
-    assert judge(*given, top=50, level=0.01, tolerance=0.01) == whole
+    assert check_settled(*given, top=50, level=0.01, tolerance=0.01) == whole
 
 
 # -- how often it is wrong

@@ -9,7 +9,7 @@ from scipy.linalg import eigh
 
 from pcace_dist.statistics import basis, solve
 from pcace_dist.statistics.score import score_channels
-from tests.statistics.helpers import Array, codes_of, gram_of, identity_plan, scores_of
+from tests.statistics.helpers import Array, codes_of, gram_of, hat_table, identity_plan, scores_of
 
 IRREGULAR = torch.tensor([-3.0, -2.9, -1.0, 0.0, 0.05, 0.7, 2.0, 2.001, 9.0], dtype=torch.float64)
 
@@ -40,7 +40,7 @@ def test_penalty_is_in_units_of_the_spread() -> None:
 
 def dense(codes: Array, knots: int) -> Array:
     """Centred hats (n, ..., K) flattened over all but rows."""
-    table = basis.hat_table(knots).numpy().astype(np.float64) / basis.unit_scale(knots)
+    table = hat_table(knots) / basis.unit_scale(knots)
     hats = table[codes].reshape(len(codes), -1)
     return np.asarray(hats - hats.mean(axis=0))
 

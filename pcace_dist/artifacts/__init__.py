@@ -1,0 +1,1 @@
+"""Every file of a run: its schema, its writer and its reader."""

@@ -1,0 +1,77 @@
+"""rankings_across_groups.parquet: what the rankings of many groups have in common, channel by channel. Pure; no Ray.
+
+A row per target, layer and channel: in how many groups it is ranked and among the best TOP, and mean, spread and
+extremes of its score and rank over these groups. All groups share the plan, so that their scores compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pcace_dist.artifacts.block_scores import BlockScores, each_ranking
+from pcace_dist.artifacts.encoding import parquet_bytes
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.ranks import Ranks
+from pcace_dist.statistics.score import OK
+from pcace_dist.storage.store import Sink
+
+TOP = 20
+
+
+class _Sums:
+    """Sums over groups for all channels of one target."""
+
+    def __init__(self, channels: int) -> None:
+        self.groups, self.in_top = np.zeros(channels, np.int32), np.zeros(channels, np.int32)
+        self.score, self.square, self.rank = np.zeros(channels), np.zeros(channels), np.zeros(channels)
+        self.lowest, self.highest = np.full(channels, np.inf), np.full(channels, -np.inf)
+        self.best_rank = np.full(channels, np.iinfo(np.int32).max, np.int32)
+
+    def add(self, score: np.ndarray, rank: np.ndarray, ok: np.ndarray) -> None:
+        self.groups += ok
+        self.in_top += ok & (rank <= TOP)
+        self.score[ok] += score[ok]
+        self.square[ok] += score[ok] ** 2
+        self.rank[ok] += rank[ok]
+        self.lowest[ok] = np.minimum(self.lowest[ok], score[ok])
+        self.highest[ok] = np.maximum(self.highest[ok], score[ok])
+        self.best_rank[ok] = np.minimum(self.best_rank[ok], rank[ok])
+
+
+def across_groups_table(plan: Plan, blocks: Sequence[BlockScores], ranks: Sequence[Ranks]) -> pa.Table:
+    """Rows in the order of rankings.parquet. Numbers are null for channels that no group ranks."""
+    layers = [layer.name for layer in plan.layers for _ in range(layer.channels)]
+    channels = np.concatenate([np.arange(layer.channels, dtype=np.int32) for layer in plan.layers])
+    sums = {target.name: _Sums(len(channels)) for target in plan.targets}
+    for (target, _, scores), own in zip(each_ranking(plan, blocks), ranks, strict=True):
+        sums[target].add(scores.score, own.rank, scores.status == OK)
+    return pa.concat_tables(_table(name, layers, channels, one) for name, one in sums.items())
+
+
+def _table(target: str, layers: Sequence[str], channels: np.ndarray, sums: _Sums) -> pa.Table:
+    none = sums.groups == 0
+    count = np.maximum(1, sums.groups)
+    mean = sums.score / count
+    spread = np.sqrt(np.maximum(0, sums.square / count - mean**2))
+    return pa.table(
+        {
+            "target": pa.array([target] * len(channels), pa.string()),
+            "layer": pa.array(layers, pa.string()),
+            "channel": pa.array(channels, pa.int32()),
+            "groups": pa.array(sums.groups, pa.int32()),
+            f"groups_in_top_{TOP}": pa.array(sums.in_top, pa.int32()),
+            "mean_score": pa.array(mean, pa.float64(), mask=none),
+            "sd_score": pa.array(spread, pa.float64(), mask=none),
+            "lowest_score": pa.array(sums.lowest, pa.float64(), mask=none),
+            "highest_score": pa.array(sums.highest, pa.float64(), mask=none),
+            "mean_rank": pa.array(sums.rank / count, pa.float64(), mask=none),
+            "best_rank": pa.array(sums.best_rank, pa.int32(), mask=none),
+        }
+    )
+
+
+def publish_across_groups(sink: Sink, table: pa.Table) -> None:
+    sink.put("rankings_across_groups.parquet", parquet_bytes(table))

@@ -1,0 +1,41 @@
+"""What a reduce task gives back: the scores of one block of channels, and all blocks ranking by ranking. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pcace_dist.artifacts.attempt import ChannelBlock
+from pcace_dist.artifacts.drift import Ends
+from pcace_dist.artifacts.transforms import BlockTransforms
+from pcace_dist.datasets.groups import group_order
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.score import OK, ChannelScores
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """Scores of one block: for each group a list with a ChannelScores per target; the transforms to publish; and how
+    many codes lie at the ends of the knots."""
+
+    block: ChannelBlock
+    scores: Mapping[Any, Sequence[ChannelScores]]
+    curves: Sequence[BlockTransforms] = ()
+    ends: Ends = field(default_factory=Ends)
+    seconds: Mapping[str, float] = field(default_factory=dict)  # reading and adding up sums; solving
+
+
+def is_any_ranked(blocks: Iterable[BlockScores]) -> bool:
+    """Whether there is a channel with a score, for any target and group."""
+    every = (scores for block in blocks for of_group in block.scores.values() for scores in of_group)
+    return any(bool((scores.status == OK).any()) for scores in every)
+
+
+def each_ranking(plan: Plan, blocks: Sequence[BlockScores]) -> Iterator[tuple[str, Any, ChannelScores]]:
+    """Target, group and the scores of all channels, in the order of rankings.parquet."""
+    ordered = sorted(blocks, key=lambda b: b.block.index)
+    groups = sorted({group for b in ordered for group in b.scores}, key=group_order)
+    for index, target in enumerate(plan.targets):
+        for group in groups:
+            yield target.name, group, ChannelScores.cat([b.scores[group][index] for b in ordered])

@@ -1,0 +1,57 @@
+"""jackknife.parquet: the pseudo-values behind every score, fold by fold, for whoever compares two runs. No Ray.
+
+A row for each row of rankings.parquet, in the same order: `target`, `group`, `layer`, `channel`, and `pseudo_values`, a
+list with a double for each fold (null where the fold is empty). Their mean is `score_squared`, and the variance of that
+mean is their variance by the number of folds (docs/method.md, sections 4 and 5). Null unless the status is ok, and for
+estimators without a jackknife.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pcace_dist.artifacts.block_scores import BlockScores
+from pcace_dist.artifacts.encoding import parquet_bytes
+from pcace_dist.datasets.groups import group_order
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.storage.store import Sink
+
+
+def publish_jackknife(sink: Sink, plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> None:
+    """Write jackknife.parquet, before the ledger's `done` as every published file."""
+    sink.put("jackknife.parquet", parquet_bytes(jackknife_table(plan, blocks, group_type)))
+
+
+def jackknife_table(plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> pa.Table:
+    """The rows of jackknife.parquet, in the order of `reduce.rankings_table`."""
+    ordered = sorted(blocks, key=lambda b: b.block.index)
+    groups = sorted({group for b in ordered for group in b.scores}, key=group_order)
+    layers = [b.block.layer for b in ordered for _ in range(b.block.start, b.block.stop)]
+    channels = [channel for b in ordered for channel in range(b.block.start, b.block.stop)]
+    tables = [
+        pa.table(
+            {
+                "target": pa.array([target.name] * len(channels), pa.string()),
+                "group": pa.array([group] * len(channels), group_type),
+                "layer": pa.array(layers, pa.string()),
+                "channel": pa.array(channels, pa.int32()),
+                "pseudo_values": _lists(np.concatenate([b.scores[group][index].pseudo for b in ordered])),
+            }
+        )
+        for index, target in enumerate(plan.targets)
+        for group in groups
+    ]
+    return pa.concat_tables(tables)
+
+
+def _lists(pseudo: npt.NDArray[np.float64]) -> pa.Array:
+    """Rows (C, F) as lists: null where every value is NaN, null elements for the NaNs of other rows."""
+    finite = np.isfinite(pseudo)
+    known = finite.any(axis=1)
+    offsets = pa.array(np.arange(len(pseudo) + 1, dtype=np.int32) * pseudo.shape[1])
+    values = pa.array(pseudo.ravel(), pa.float64(), mask=~finite.ravel())
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~known))

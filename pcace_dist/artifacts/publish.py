@@ -1,0 +1,69 @@
+"""Publishing: whole objects, one put each, in the order of the protocol (item 10): rankings, bad rows, then `done` with
+their digests, then summary.json. No done, no result. No Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pcace_dist.artifacts.across_groups import across_groups_table, publish_across_groups
+from pcace_dist.artifacts.attempt import read_checked
+from pcace_dist.artifacts.bad_rows import BAD_ROWS, publish_bad_rows, rows_set_aside
+from pcace_dist.artifacts.block_scores import BlockScores
+from pcace_dist.artifacts.examples import publish_examples
+from pcace_dist.artifacts.jackknife import publish_jackknife
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
+from pcace_dist.artifacts.rankings import publish_rankings, rankings_table
+from pcace_dist.artifacts.transforms import publish_transforms
+from pcace_dist.errors import OutputError
+from pcace_dist.ledger.ledger import RESTORE, Receipt, RunState
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.ranks import Ranks
+from pcace_dist.storage.store import Sink, Store
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a reduce has found, and what else its files are made of. `grouped`: the job has group_by."""
+
+    plan: Plan
+    state: RunState
+    blocks: Sequence[BlockScores]
+    ranks: Sequence[Ranks]
+    shown: Sequence[Mapping[str, bytes]]
+    group_type: pa.DataType
+    grouped: bool
+
+
+def publish_results(sink: Sink, store: Store, found: Results) -> None:
+    """All files of a result but the index of kept codes and summary.json. store: where the attempts lie."""
+    plan, blocks, group_type = found.plan, found.blocks, found.group_type
+    receipts = found.state.accepted_receipts()
+    check_counts(store, blocks, receipts)
+    publish_examples(sink, plan, found.shown, group_type)
+    publish_transforms(sink, plan, [curves for block in blocks for curves in block.curves], group_type)
+    publish_jackknife(sink, plan, blocks, group_type)
+    if found.grouped:
+        publish_across_groups(sink, across_groups_table(plan, blocks, found.ranks))
+    publish_rankings(sink, rankings_table(plan, blocks, found.ranks, PlanMetadata.of(plan).weight_norms, group_type))
+    of_attempts = (
+        read_checked(store, receipt.attempt, BAD_ROWS, receipt.files[BAD_ROWS])
+        for receipt in receipts
+        if BAD_ROWS in receipt.files
+    )
+    publish_bad_rows(sink, of_attempts, rows_set_aside(found.state))
+
+
+def check_counts(store: Store, blocks: Sequence[BlockScores], receipts: Iterable[Receipt]) -> None:
+    """Raises OutputError unless the attempts hold as many images as the ledger says that they do."""
+    counted = sum(count.rows for receipt in receipts for count in receipt.units.values())
+    for block in blocks:
+        held = sum(int(scores[0].images.max(initial=0)) for scores in block.scores.values())
+        if held != counted:
+            raise OutputError(
+                f"{store.url}/ledger: its accept records count {counted:,} images, the files of their attempts hold "
+                f"{held:,}; {RESTORE}"
+            )

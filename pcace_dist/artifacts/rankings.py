@@ -1,0 +1,149 @@
+"""rankings.parquet: a row per target, group, layer and channel (README, What comes out). Read without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pcace_dist.artifacts.encoding import parquet_bytes
+from pcace_dist.datasets.groups import name_of, rows_of
+
+if TYPE_CHECKING:
+    from pcace_dist.artifacts.block_scores import BlockScores
+    from pcace_dist.statistics.plan import Plan
+    from pcace_dist.statistics.ranks import Ranks
+    from pcace_dist.statistics.score import ChannelScores
+    from pcace_dist.storage.store import Sink
+
+RANKINGS = "rankings.parquet"
+RANKED = "ok"  # the status of a channel with a rank (statistics.score.OK)
+
+ROW_GROUP_ROWS = 8192
+
+NUMBERS = (
+    "score",
+    "score_squared",
+    "score_low",
+    "score_high",
+    "score_in_sample",
+    "score_first_component",
+    "pearson",
+    "mean_activation",
+    "activation_variance",
+    "weight_norm",
+    "clamped",
+)
+
+
+def rankings_table(
+    plan: Plan,
+    blocks: Sequence[BlockScores],
+    ranks: Sequence[Ranks],
+    weight_norms: Mapping[str, Sequence[float | None]],
+    group_type: pa.DataType,
+) -> pa.Table:
+    """rankings.parquet: a row per target x group x layer x channel, sorted so (README, What comes out).
+
+    ranks: those of `rank_tasks`, in its order.
+    """
+    from pcace_dist.artifacts.block_scores import each_ranking  # with torch
+
+    ordered = sorted(blocks, key=lambda b: b.block.index)
+    layers = np.concatenate([np.repeat(b.block.layer, b.block.stop - b.block.start) for b in ordered])
+    channels = np.concatenate([np.arange(b.block.start, b.block.stop, dtype=np.int32) for b in ordered])
+    norms = np.concatenate([np.asarray(weight_norms[name], np.float64) for name in (y.name for y in plan.layers)])
+    return pa.concat_tables(
+        _ranking(target, group, group_type, layers, channels, norms, scores, own)
+        for (target, group, scores), own in zip(each_ranking(plan, ordered), ranks, strict=True)
+    )
+
+
+def _ranking(
+    target: str,
+    group: Any,
+    group_type: pa.DataType,
+    layers: np.ndarray,
+    channels: np.ndarray,
+    norms: np.ndarray,
+    scores: ChannelScores,
+    ranks: Ranks,
+) -> pa.Table:
+    ok = scores.status == RANKED
+    sure = ok & np.isfinite(scores.pseudo).any(axis=1)  # sample-level ACE gives no intervals
+    count = len(channels)
+    numbers = {name: getattr(scores, name) for name in NUMBERS if name != "weight_norm"} | {"weight_norm": norms}
+    return pa.table(
+        {
+            "target": pa.array([target] * count, pa.string()),
+            "group": pa.array([group] * count, group_type),
+            "layer": pa.array(layers.tolist(), pa.string()),
+            "channel": pa.array(channels, pa.int32()),
+            "images": pa.array(scores.images, pa.int64()),
+            "rank": pa.array(ranks.rank, pa.int32(), mask=~ok),
+            "layer_rank": pa.array(_layer_ranks(layers, ranks.rank, ok), pa.int32(), mask=~ok),
+            "rank_low": pa.array(ranks.low, pa.int32(), mask=~sure),
+            "rank_high": pa.array(ranks.high, pa.int32(), mask=~sure),
+            **{name: pa.array(numbers[name], pa.float64(), mask=np.isnan(numbers[name])) for name in NUMBERS},
+            "status": pa.array(scores.status.tolist(), pa.string()),
+        }
+    )
+
+
+def _layer_ranks(layers: np.ndarray, rank: np.ndarray, ok: np.ndarray) -> np.ndarray:
+    """Rank within the layer, from the rank over all layers."""
+    result = np.zeros(len(rank), np.int32)
+    for layer in np.unique(layers):
+        rows = np.flatnonzero((layers == layer) & ok)
+        result[rows[np.argsort(rank[rows])]] = np.arange(1, len(rows) + 1)
+    return result
+
+
+def publish_rankings(sink: Sink, rankings: pa.Table) -> None:
+    """In row groups of some thousand rows, whose statistics let a reader skip other targets and groups."""
+    sink.put(RANKINGS, parquet_bytes(rankings, row_group_rows=ROW_GROUP_ROWS))
+
+
+def select_rows(schema: pa.Schema, asked: dict[str, object]) -> pc.Expression | bool | None:
+    """What rows are asked for, in the columns' own types; None for all, False where no row can match."""
+    selected = None
+    for column, value in asked.items():
+        if value is None:
+            continue
+        clause = rows_of(column, value, schema.field(column).type) if column == "group" else pc.field(column) == value
+        if clause is None:
+            return False
+        selected = clause if selected is None else selected & clause
+    return selected
+
+
+def best_of(table: pa.Table, top: int | None, rank: str) -> pa.Table:
+    """The first `top` by rank of every target and group, best first; the table itself for None."""
+    if top is None:
+        return table
+    table = table.filter(pc.less_equal(pc.field(rank), top))
+    order = pa.array(range(len(table)))
+    keys = table.select(["target", "group"]).to_pylist()
+    seen = {key: index for index, key in enumerate(dict.fromkeys(map(_group_key, keys)))}
+    block = pa.array([seen[_group_key(key)] for key in keys], pa.int64())
+    ranked = table.append_column("_block", block).append_column("_order", order)
+    ranked = ranked.sort_by([("_block", "ascending"), (rank, "ascending"), ("_order", "ascending")])
+    return ranked.drop_columns(["_block", "_order"])
+
+
+def _group_key(key: dict[str, Any]) -> tuple[str, str]:
+    return str(key["target"]), name_of(key["group"])
+
+
+def unranked(table: pa.Table) -> pa.Table:
+    """Rankings without a ranked channel: target, group, images (the most that a channel has) and statuses (those of its
+    channels, each once). table: columns target, group, images, status and rank."""
+    table = table.append_column("place", pa.array(range(len(table))))
+    wanted = [("rank", "count"), ("images", "max"), ("status", "distinct"), ("place", "min")]
+    sums = table.group_by(["target", "group"]).aggregate(wanted).sort_by("place_min")
+    sums = sums.filter(pc.equal(sums["rank_count"], 0))
+    sums = sums.select(["target", "group", "images_max", "status_distinct"])
+    return sums.rename_columns(["target", "group", "images", "statuses"])

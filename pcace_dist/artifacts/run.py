@@ -1,0 +1,278 @@
+"""A finished run, read back: its ranking as Arrow or pandas, its summary, its bad rows. Local or s3://. No torch, no
+Ray.
+
+The ledger's `done` says what was published: every byte is checked against it before it is used. Version 0.1.0 recorded
+no digests; its runs are read as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pcace_dist.artifacts.bad_rows import BAD_ROWS
+from pcace_dist.artifacts.checked import (
+    Damaged,
+    Digest,
+    fetching,
+    parquet,
+    parse_json,
+    parsing,
+    read_checked,
+    read_parquet,
+)
+from pcace_dist.artifacts.rankings import RANKINGS, best_of, select_rows, unranked
+from pcace_dist.config.job import Job, read_job
+from pcace_dist.datasets.groups import name_of
+from pcace_dist.errors import JobError, UserError
+from pcace_dist.ledger.records import RESTORE, IllegalHistory, Record
+from pcace_dist.storage.files import Storage, normalised
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RERANK = "the next `pcace rerank` writes it anew"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `path` is what the job's `output` said."""
+
+    path: str
+    storage: Storage
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json as a dict; of a finished run as the ledger knows it."""
+        recorded, url = self._done.get("summary"), f"{self.path}/summary.json"
+        with parsing(url):
+            return parse_json(self._read("summary.json"), url) if recorded is None else dict(recorded)
+
+    @property
+    def job(self) -> Job:
+        """The resolved job, from job.yaml."""
+        return read_job(self.job_text(), name=f"{self.path}/job.yaml")
+
+    def published(self) -> str | None:
+        """The run below this path that `pcace rerank` published last; None where this is a run itself."""
+        url = f"{self.path}/latest.json"
+        with fetching(url, RERANK):
+            if self.storage.stat(url) is None and not self.storage.list(f"{self.path}/history"):
+                return None
+        data = read_checked(self.storage, url, None)
+        with parsing(url, RERANK):
+            return _name(parse_json(data, url, RERANK)["run"])
+
+    def manifest(self) -> dict[str, Any]:
+        """What the run is made of, from its ledger: fingerprint, digests of weights and plan, units."""
+        for number in range(1, self._records[-1] + 1 if self._records else 1):
+            record = self._record(number)
+            if record.kind == "manifest":
+                return record.body
+        raise self._unfinished("manifest in its ledger")
+
+    @cached_property
+    def _records(self) -> list[int]:
+        """Numbers of the ledger's records, ascending; none where only the results were copied here."""
+        with fetching(f"{self.path}/ledger", RESTORE):
+            names = [file.url.rpartition("/")[2] for file in self.storage.list(f"{self.path}/ledger")]
+        return sorted(int(name[:8]) for name in names if len(name) == 13 and name[:8].isdecimal())
+
+    @cached_property
+    def _last(self) -> Record | None:
+        return self._record(self._records[-1]) if self._records else None
+
+    @property
+    def _done(self) -> Mapping[str, Any]:
+        """Body of the record that ends the run; empty where there is none."""
+        return self._last.body if self._last is not None and self._last.kind == "done" else {}
+
+    @cached_property
+    def _digests(self) -> Mapping[str, Digest] | None:
+        """Published files by name; None where they were not recorded."""
+        files = self._done.get("files")
+        with parsing(f"{self.path}/ledger"):
+            return None if files is None else {name: Digest.from_json(value) for name, value in files.items()}
+
+    def _record(self, number: int) -> Record:
+        name = f"ledger/{number:08d}.json"
+        try:
+            return Record.from_bytes(read_checked(self.storage, f"{self.path}/{name}", None), number)
+        except IllegalHistory as error:
+            raise IllegalHistory(f"{self.path}/{error}") from error
+
+    def ranking(
+        self, *, top: int | None = None, layer: str | None = None, group: object = None, target: str | None = None
+    ) -> pa.Table:
+        """Rows of rankings.parquet, best first within each target and group when `top` is given.
+
+        `layer`, `group` and `target` select, and only the row groups that may hold them are read; `top` keeps the best
+        N channels of every target and group (ranks within the layer if a layer is named). Raises UserError naming
+        what there is when nothing matches.
+        """
+        self._refuse_unfinished()
+        with parquet(self.storage, *self._recorded(RANKINGS)) as file:
+            selected = select_rows(pq.read_schema(file), {"layer": layer, "group": group, "target": target})
+            table = None if selected is False else pq.read_table(file, filters=selected)
+            if table is None or not len(table):
+                raise UserError(self._nothing_matches(file, layer=layer, group=group, target=target))
+            return best_of(table, top, "rank" if layer is None else "layer_rank")
+
+    def unranked(self, *, layer: str | None = None, group: object = None, target: str | None = None) -> pa.Table:
+        """Rankings without a ranked channel: target, group, images (the most that a channel has) and statuses (those
+        of its channels, each once). Selects as `ranking` does.
+        """
+        self._refuse_unfinished()
+        with parquet(self.storage, *self._recorded(RANKINGS)) as file:
+            selected = select_rows(pq.read_schema(file), {"layer": layer, "group": group, "target": target})
+            columns = ["target", "group", "images", "status", "rank"]
+            table = pq.read_table(file, columns=columns, filters=None if selected is False else selected)
+        return unranked(table)
+
+    def to_pandas(self, **selection: Any) -> pd.DataFrame:
+        """`ranking(...)` as a pandas DataFrame; needs the extra `pandas`."""
+        frame: pd.DataFrame = self.ranking(**selection).to_pandas()
+        return frame
+
+    def across_groups(self, *, top: int | None = None, target: str | None = None) -> pa.Table:
+        """Rows of rankings_across_groups.parquet: what all groups' rankings have in common (docs/outputs.md).
+
+        With `top` the N channels of every target that are most often among a group's best. Raises UserError for a run
+        without groups.
+        """
+        table = self._table("rankings_across_groups.parquet")
+        if table is None:
+            raise UserError(f"{self.path}: is a run without group_by")
+        with parsing(f"{self.path}/rankings_across_groups.parquet"):
+            return self._across(table, top, target)
+
+    def _across(self, table: pa.Table, top: int | None, target: str | None) -> pa.Table:
+        names = pc.unique(table["target"]).to_pylist()
+        if target is not None and target not in names:
+            raise UserError(f"{self.path}: no rows for target {target!r} (there are: {', '.join(names)})")
+        parts = [table.filter(pc.equal(table["target"], name)) for name in names if target in (None, name)]
+        often = next(name for name in table.column_names if name.startswith("groups_in_top_"))
+        if top is not None:
+            parts = [part.sort_by([(often, "descending"), ("mean_score", "descending")])[:top] for part in parts]
+        return pa.concat_tables(parts)
+
+    def bad_rows(self) -> pa.Table:
+        """Rows that were set aside: file, row_group, row, id, stage, reason."""
+        return self._needed(BAD_ROWS)
+
+    def jackknife(self) -> pa.Table:
+        """Pseudo-values of score_squared: target, group, layer, channel, pseudo_values (a double per fold).
+
+        Rows in the order of `ranking()`. Null unless the channel's status is ok; see docs/method.md, section 4.
+        """
+        return self._needed("jackknife.parquet")
+
+    def exemplars(self) -> pa.Table | None:
+        """For every channel the rows with the largest mean activation (docs/outputs.md); None in a run without."""
+        return self._table("exemplars.parquet")
+
+    def sample(self) -> pa.Table | None:
+        """A uniform sample of the rows with their codes (docs/outputs.md); None in a run without."""
+        return self._table("sample.parquet")
+
+    def transforms(self) -> pa.Table | None:
+        """theta and phi on the knots (docs/outputs.md); None in a run without."""
+        return self._table("transforms.parquet")
+
+    def job_text(self) -> str:
+        """job.yaml: the resolved job. It may have been edited, where data or weights have moved; where it cannot be
+        read, what the ledger of a finished run knows of it."""
+        url, recorded = f"{self.path}/job.yaml", self._done.get("job")
+        try:
+            if self.storage.stat(url) is None and not self._done:
+                raise self._unfinished("job.yaml")
+            with parsing(url):
+                text = read_checked(self.storage, url, None).decode()
+            read_job(text, name=url)
+        except (Damaged, JobError):
+            if recorded is None:
+                raise
+            return str(recorded)
+        return text
+
+    def plan_bytes(self) -> bytes:
+        """The frozen plan, for `statistics.plan.Plan.from_bytes(..., digest=run.plan)`."""
+        return read_checked(self.storage, f"{self.path}/plan/{self.plan}.safetensors", None)
+
+    @property
+    def plan(self) -> str:
+        """Digest of the frozen plan."""
+        return str(self.manifest()["plan"])
+
+    def table(self, name: str, **selection: Any) -> pa.Table:
+        """A published Parquet file, as `pyarrow.parquet.read_table` selects. Raises UserError in a run without."""
+        self._refuse_unfinished()
+        return read_parquet(self.storage, *self._recorded(name), **selection)
+
+    def _table(self, name: str) -> pa.Table | None:
+        """A published table; None in a run without."""
+        self._refuse_unfinished()
+        try:
+            return self.table(name) if self._digests is None or name in self._digests else None
+        except Damaged:
+            if self._digests is None and self.storage.stat(f"{self.path}/{name}") is None:
+                return None
+            raise
+
+    def _needed(self, name: str) -> pa.Table:
+        table = self._table(name)
+        if table is None:
+            raise self._unfinished(name)
+        return table
+
+    def _recorded(self, name: str) -> tuple[str, Digest | None]:
+        """Where a published file lies, and what it must be."""
+        return f"{self.path}/{name}", (self._digests or {}).get(name)
+
+    def _read(self, name: str) -> bytes:
+        if self.storage.stat(f"{self.path}/{name}") is None and not self._done:
+            raise self._unfinished(name)
+        return read_checked(self.storage, *self._recorded(name))
+
+    def _refuse_unfinished(self) -> None:
+        """Without `done` there is no result, whatever lies there. Results copied without a ledger are read."""
+        if self._records and not self._done:
+            raise self._unfinished("result: its ledger does not say that it is done")
+
+    def _unfinished(self, name: str) -> UserError:
+        return UserError(
+            f"{self.path}: holds no {name}; is it the output of a finished run? see `pcace status {self.path}`"
+        )
+
+    def _nothing_matches(self, file: pa.NativeFile, **asked: object) -> str:
+        parts = []
+        for column, value in asked.items():
+            if value is not None:
+                values = pq.read_table(file, columns=[column])[column]
+                known = ", ".join(name_of(v) for v in pc.unique(values).to_pylist()[:20])
+                parts.append(f"{column} {value!r} (there are: {known})")
+        return f"{self.path}: no rows for {' and '.join(parts)}"
+
+
+def open_run(path: str, *, storage: Storage | None = None) -> Run:
+    """Open a finished run by its output path, local or s3://. Raises UserError when there is no ranking.
+
+    The output of `pcace rerank` stands for the run that it published last.
+    """
+    run = Run(normalised(path), storage or Storage({}))
+    latest = run.published()
+    run = run if latest is None else Run(f"{run.path}/{latest}", run.storage)
+    run.summary  # noqa: B018  (fails here rather than later when there is no run)
+    return run
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no name of a run")
+    return value

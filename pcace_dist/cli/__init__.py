@@ -1,0 +1,1 @@
+"""Arguments, what is printed, exit codes."""

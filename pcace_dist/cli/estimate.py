@@ -1,0 +1,82 @@
+"""The verb estimate: a dry run of a job. Everything heavy is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from pcace_dist.cli.arguments import add_job
+from pcace_dist.cli.runs import AddVerb
+from pcace_dist.progress import logs
+from pcace_dist.progress.terminal import tell
+
+
+def add_verb(add: AddVerb) -> None:
+    """Add the verb."""
+    verb = add(
+        "estimate",
+        "dry run: images, bytes, memory, time and price before anything is spent",
+        "pcace estimate job.yaml --workers 1,8,64 --price 0.35",
+    )
+    add_job(verb)
+    verb.add_argument(
+        "--workers",
+        type=_counts,
+        default=(1, 8, 64),
+        metavar="COUNTS",
+        help="numbers of workers to predict for, each with cores (and a GPU) of its own (default 1,8,64)",
+    )
+    verb.add_argument(
+        "--price", type=_amount, metavar="AMOUNT", help="what one worker costs for an hour, in any currency"
+    )
+    verb.add_argument(
+        "--node-start",
+        type=_amount,
+        default=0.0,
+        metavar="SECONDS",
+        help="until the nodes of the workers are up, where they are not up yet (default 0)",
+    )
+    verb.add_argument("--json", action="store_true", help="print a JSON object with all numbers")
+    verb.set_defaults(run=_estimate)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: write numbers of workers as 1,8,64")
+    return counts
+
+
+def _amount(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: is not a number from 0 up")
+    return amount
+
+
+def _estimate(arguments: argparse.Namespace) -> int:
+    from pcace_dist.config.job import load_job_file
+
+    job = load_job_file(arguments.job, arguments.overrides)
+    from pcace_dist.commands.estimate_report import describe, to_json
+    from pcace_dist.commands.measure import estimate
+
+    found = estimate(
+        job,
+        workers=arguments.workers,
+        price=arguments.price,
+        node_start=arguments.node_start,
+        tell=lambda stage: logs.say(stage, prefix="pcace estimate: "),
+    )
+    if arguments.json:
+        import json
+
+        tell(json.dumps(to_json(found), indent=2))
+    else:
+        tell(describe(found))
+    return 0

@@ -1,0 +1,343 @@
+"""The command line: verbs, arguments, exit codes. Everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pcace_dist import __version__
+from pcace_dist.cli import estimate, pack, runs
+from pcace_dist.cli.arguments import add_job
+from pcace_dist.errors import JobError, PcaceError
+from pcace_dist.progress import logs, terminal
+from pcace_dist.progress.terminal import tell
+
+if TYPE_CHECKING:
+    from pcace_dist.artifacts.run import Run
+    from pcace_dist.config.job import Job
+
+EXIT_CODES = """\
+exit codes:
+  0  done
+  2  the job or its input is wrong: one line on stderr says which key or file, and what would do
+  3  drift above the threshold (compare, rerank)
+  4  done, but more rows were set aside than max_bad_rows allows, or no channel could be ranked
+  5  stopped and resumable (SIGTERM, SIGINT, storage away for longer than PCACE_STORAGE_PATIENCE, or another driver took
+     the run over): the same command goes on
+  1  anything unforeseen
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors: exit 2, no usage dump."""
+
+    def error(self, message: str) -> NoReturn:
+        logs.say(f"{message}; see {self.prog} --help", prefix=f"{self.prog}: ", level=logging.ERROR, exit_code=2)
+        raise SystemExit(2)
+
+
+def entry() -> NoReturn:
+    """The console script. When all is said and written it ends at once: taking torch's modules apart takes a second."""
+    terminal.ensure_utf8()
+    terminal.ensure_streams()
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # closed by whoever read it
+        pass
+    except OSError as error:
+        code = code or 1
+        logs.say(f"the output cannot be written: {error}", prefix="pcace: ", level=logging.ERROR, exit_code=code)
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line (without the program's name); the exit code."""
+    try:
+        logs.configure(logs.LogSettings.from_environment())
+        terminal.check_arguments(argv)
+    except JobError as error:
+        logs.say(str(error), prefix="pcace: ", level=logging.ERROR, exit_code=error.exit_code)
+        return error.exit_code
+    arguments = build_parser().parse_args(argv)
+    try:
+        code = int(arguments.run(arguments))
+    except PcaceError as error:
+        code = error.exit_code
+        logs.say(str(error), prefix=f"pcace {arguments.verb}: ", level=logging.ERROR, exit_code=code)
+    except KeyboardInterrupt:
+        code = 5
+        logs.say("interrupted", prefix=f"pcace {arguments.verb}: ", level=logging.ERROR, exit_code=code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    return 0 if code in arguments.ok else code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = Parser(
+        prog="pcace",
+        description="Rank the channels of a vision model's layers by their maximal correlation with the model's "
+        "output, over whole data sets.",
+        epilog="start with:  pcace rank examples/mnist/job.yaml\n\n" + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pcace {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_rank(verbs)
+    pack.add_verb(lambda name, summary, example: _verb(verbs, name, summary, example))
+    _add_show(verbs)
+    _add_status(verbs)
+    runs.add_verbs(lambda name, summary, example: _verb(verbs, name, summary, example))
+    estimate.add_verb(lambda name, summary, example: _verb(verbs, name, summary, example))
+    _add_report(verbs)
+    return parser
+
+
+Verbs = argparse._SubParsersAction  # the type that add_subparsers returns has no public name
+
+
+def _verb(verbs: Verbs[Parser], name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument(
+        "--ok",
+        type=_codes,
+        default=(),
+        metavar="CODES",
+        help="exit codes to turn into 0, for schedulers; for example --ok 3,4",
+    )
+    return verb
+
+
+def _codes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write exit codes as 3,4") from None
+
+
+# -- rank
+
+
+def _add_rank(verbs: Verbs[Parser]) -> None:
+    verb = _verb(
+        verbs,
+        "rank",
+        "run or resume a job: stream the images, merge, rank",
+        "pcace rank examples/mnist/job.yaml --set workers.max=4",
+    )
+    add_job(verb)
+    verb.add_argument(
+        "--from-codes",
+        metavar="RUN",
+        help="answer from the codes that RUN kept (statistics.keep_codes), without the model: another target column, "
+        "grouping, filter, other knots or folds; the same as dataset.path: RUN",
+    )
+    verb.add_argument("--take-over", action="store_true", help="take the run from a driver that seems to hold it still")
+    verb.add_argument(
+        "--retry-bad",
+        choices=["read"],
+        help="do units again in which row groups were set aside as unreadable, also of a finished run: version 0.1.0 "
+        "set them aside while storage was away",
+    )
+    verb.add_argument("--top", type=int, default=10, help="channels to print at the end (default 10)")
+    verb.set_defaults(run=_rank)
+
+
+def _rank(arguments: argparse.Namespace) -> int:
+    from pcace_dist.config.job import load_job_file
+
+    overrides = list(arguments.overrides)
+    if arguments.from_codes:  # the job that kept them is the usual one to ask with
+        overrides = ["statistics.keep_codes=false", *overrides, f"dataset.path={json.dumps(arguments.from_codes)}"]
+    job = load_job_file(arguments.job, overrides)
+    from pcace_dist.config.resolve import storage_of
+    from pcace_dist.run.rank import run_job
+
+    finished_before: list[str] = []
+    code = run_job(job, take_over=arguments.take_over, retry_bad=arguments.retry_bad, tell=finished_before.append)
+    from pcace_dist.artifacts.run import open_run
+
+    for line in finished_before:
+        tell(f"{job.output}: {line}\n")
+    _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top, new=not finished_before)
+    return code
+
+
+def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
+    from pcace_dist.cli.tables import print_ranking
+
+    summary = run.summary
+    print_ranking(run.ranking(top=top), grouped=job.group_by is not None)
+    _print_unranked(run)
+    if new:
+        _print_time(summary)
+    else:
+        tell(f"\n{summary['images']:,} images, {summary['bad_rows']:,} bad rows")
+    if (summary.get("drift") or {}).get("advice"):
+        tell(summary["drift"]["advice"])
+    if job.stop is not None and summary.get("stop", {}).get("settled"):
+        tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
+    if summary["outcome"] == "too_many_bad_rows":
+        tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
+    for one in summary.get("files_left_out", ()):
+        if not one["usual"]:
+            tell(f"left out of dataset.path: {one['files']:,} {one['reason']}: {', '.join(one['names'])}")
+    tell(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
+
+
+def _print_time(summary: Mapping[str, Any]) -> None:
+    """How long a run took, and what took the time."""
+    from pcace_dist.run.bottleneck import told
+
+    how = (
+        f"{summary['images_per_second']:,.0f} images/s, {_workers(summary)}"
+        if summary.get("from_codes") is None
+        else f"from the codes of {summary['from_codes']}"
+    )
+    tell(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({how}), {summary['bad_rows']:,} bad rows")
+    for prefix, line in zip(("time: ", "      "), told(summary), strict=False):
+        tell(prefix + line)
+
+
+def _workers(summary: Mapping[str, Any]) -> str:
+    count = f"{summary['workers']} worker{'' if summary['workers'] == 1 else 's'}"
+    return count if summary.get("workers_are") != "threads of the driver" else f"{count} in this process, without Ray"
+
+
+# -- show, status
+
+
+def _add_show(verbs: Verbs[Parser]) -> None:
+    verb = _verb(verbs, "show", "print a ranking", "pcace show runs/mnist --top 5 --group 3 --layer conv2")
+    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    verb.add_argument("--top", type=int, default=20, metavar="N", help="channels of each target and group (default 20)")
+    verb.add_argument("--layer", help="only this layer")
+    verb.add_argument("--group", help="only this group")
+    verb.add_argument("--target", help="only this target, for example logit:label")
+    verb.add_argument(
+        "--across",
+        action="store_true",
+        help="what the groups' rankings have in common: in how many a channel is on top",
+    )
+    verb.set_defaults(run=_show)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from pcace_dist.artifacts.run import open_run
+    from pcace_dist.cli.tables import print_across_groups, print_ranking
+
+    run = open_run(arguments.path)
+    if arguments.across:
+        print_across_groups(run.across_groups(top=arguments.top, target=arguments.target))
+        return 0
+    chosen = {"layer": arguments.layer, "group": arguments.group, "target": arguments.target}
+    print_ranking(run.ranking(top=arguments.top, **chosen), grouped=run.job.group_by is not None)
+    _print_unranked(run, **chosen)
+    return 0
+
+
+def _print_unranked(run: Run, **chosen: str | None) -> None:
+    """What a table of ranked channels does not show: that there is none."""
+    from pcace_dist.cli.tables import print_unranked
+    from pcace_dist.statistics.score import required_images
+
+    unranked = run.unranked(**chosen)
+    if len(unranked):
+        job = run.job
+        needed = required_images(job.statistics.components, job.statistics.knots)
+        print_unranked(unranked, grouped=job.group_by is not None, needed=needed)
+
+
+def _add_status(verbs: Verbs[Parser]) -> None:
+    verb = _verb(
+        verbs, "status", "progress, rate, remaining time, workers and last faults of a run", "pcace status runs/mnist"
+    )
+    verb.add_argument("path", metavar="RUN", help="the output of a run, local or s3://")
+    verb.set_defaults(run=_status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from pcace_dist.run.status import describe_run
+
+    tell(describe_run(arguments.path))
+    return 0
+
+
+# -- report
+
+
+def _add_report(verbs: Verbs[Parser]) -> None:
+    verb = _verb(
+        verbs,
+        "report",
+        "write RUN/report.html: one page with scores, exemplar images, transforms and maps; no network needed",
+        "pcace report runs/mnist\n"
+        "  pcace report runs/resnet18 --top 10 --layers 'layer4.*' --no-synthesis\n"
+        "  pcace report runs/today --against runs/yesterday --output today.html",
+    )
+    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    verb.add_argument(
+        "--top",
+        type=_positive,
+        metavar="N",
+        help="channels with pictures: the N best and N worst of each layer (default: 3 to 16, by the number of layers)",
+    )
+    verb.add_argument("--layers", type=_names, metavar="NAMES", help="only these layers; names or globs, by comma")
+    verb.add_argument("--groups", type=_names, metavar="NAMES", help="only these groups, by comma (default: as fit)")
+    verb.add_argument("--no-synthesis", action="store_true", help="draw no images that excite the channels (quicker)")
+    verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default: a GPU if there is one)")
+    verb.add_argument("--against", metavar="RUN_B", help="a second run, for a comparison view")
+    verb.add_argument("--output", metavar="FILE", help="where to write the page (default: RUN/report.html)")
+    verb.set_defaults(run=_report)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: is not a whole number from 1")
+    return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pcace_dist.report.build import build_report
+    from pcace_dist.report.options import ReportOptions
+
+    result = build_report(
+        arguments.path.rstrip("/"),
+        ReportOptions(
+            top=arguments.top,
+            layers=arguments.layers,
+            groups=arguments.groups,
+            synthesis=not arguments.no_synthesis,
+            device=arguments.device,
+            against=arguments.against,
+            output=arguments.output,
+        ),
+    )
+    for note in result.notes:
+        tell(f"note: {note}")
+    tell(
+        f"{result.path}: {result.size / 1e6:.1f} MB, {result.channels:,} channels and {result.images:,} images in "
+        f"{sum(result.seconds.values()):.1f} s"
+    )
+    return 0

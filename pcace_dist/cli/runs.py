@@ -1,0 +1,311 @@
+"""The verbs for models in production: compare, evaluate, rerank, history. What is heavy is imported by the verb."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pcace_dist.cli.arguments import add_job
+from pcace_dist.progress import logs
+from pcace_dist.progress.terminal import tell
+
+if TYPE_CHECKING:
+    from pcace_dist.analysis.compare import Comparison
+    from pcace_dist.analysis.thresholds import MaxMoved, Thresholds
+    from pcace_dist.config.targets import TargetSpec
+
+AddVerb = Callable[[str, str, str], argparse.ArgumentParser]
+"""Name, summary and example of a verb -> its parser."""
+
+
+def add_verbs(add: AddVerb) -> None:
+    """Add all verbs of this module."""
+    _add_compare(add)
+    _add_evaluate(add)
+    _add_rerank(add)
+    _add_history(add)
+
+
+# -- compare
+
+
+def _add_compare(add: AddVerb) -> None:
+    verb = add(
+        "compare",
+        "what moved between two finished runs, what is noise, or why they cannot be compared",
+        "pcace compare runs/monday runs/sunday --top 20 --min-tau 0.9 --max-moved 5%",
+    )
+    verb.add_argument("one", metavar="RUN_A", help="the earlier run, local or s3://")
+    verb.add_argument("other", metavar="RUN_B", help="the later run")
+    _add_selection(verb)
+    add_judgement(verb)
+    verb.add_argument(
+        "--across-data",
+        action="store_true",
+        help="compare runs whose data sets have other paths and no file in common: both are samples from one source",
+    )
+    verb.add_argument(
+        "--match",
+        action="store_true",
+        help="also find every channel again by its codes on the same images, and compare it where it is now",
+    )
+    verb.add_argument(
+        "--output", metavar="DIR", help="folder for comparison.json and comparison.parquet (default: RUN_B)"
+    )
+    verb.set_defaults(run=_compare)
+
+
+def _add_selection(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--layer", help="only this layer")
+    verb.add_argument("--group", help="only this group")
+    verb.add_argument("--target", help="only this target, for example logit:label")
+
+
+def add_judgement(verb: argparse.ArgumentParser) -> None:
+    """Arguments that say what counts as movement and as drift."""
+    verb.add_argument("--top", type=_count, default=20, metavar="K", help="ranks of the top-K overlap (default 20)")
+    verb.add_argument(
+        "--level", type=_share, default=0.05, help="false discovery rate of the channels that moved (default 0.05)"
+    )
+    verb.add_argument(
+        "--tolerance", type=_share, default=0.0, help="a change of score smaller than this is no movement (default 0)"
+    )
+    verb.add_argument("--min-tau", type=float, metavar="TAU", help="exit 3 if Kendall's tau is below this")
+    verb.add_argument("--min-overlap", type=_share, metavar="SHARE", help="exit 3 if the top-K overlap is below this")
+    verb.add_argument(
+        "--max-moved", type=_max_moved, metavar="N", help="exit 3 if more channels moved: a number, or a share as 5%%"
+    )
+
+
+def thresholds_of(arguments: argparse.Namespace) -> Thresholds:
+    from pcace_dist.analysis.thresholds import Thresholds
+
+    return Thresholds(arguments.min_tau, arguments.min_overlap, arguments.max_moved)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from pcace_dist.analysis.compare import Settings, compare_runs
+    from pcace_dist.analysis.console import print_comparison, print_matched
+    from pcace_dist.analysis.matched import compare_matched
+    from pcace_dist.analysis.publish import write_comparison
+    from pcace_dist.analysis.thresholds import drift
+    from pcace_dist.artifacts.run import open_run
+    from pcace_dist.errors import UserError
+
+    one, other = open_run(arguments.one), open_run(arguments.other)
+    names = ("top", "level", "tolerance", "layer", "group", "target", "across_data")
+    found = compare_runs(one, other, Settings(**{name: getattr(arguments, name) for name in names}))
+    if found.verdict == "not comparable":
+        raise UserError(f"not comparable: {'; '.join(found.reasons)}")
+    print_comparison(found)
+    matched = compare_matched(one, other, found) if arguments.match else None
+    if matched is not None:
+        print_matched(matched)
+    folder = (arguments.output or other.path).rstrip("/")
+    write_comparison(found, folder, other.storage, matched)
+    tell(f"\ncomparison: {folder}/comparison.json   {folder}/comparison.parquet")
+    return report_drift(arguments.verb, drift(found, thresholds_of(arguments)))
+
+
+def report_drift(verb: str, reasons: list[str]) -> int:
+    """0, or 3 with the reasons on stderr."""
+    if not reasons:
+        return 0
+    logs.say(f"drift: {'; '.join(reasons)}", prefix=f"pcace {verb}: ", level=logging.WARNING)
+    return 3
+
+
+# -- evaluate
+
+
+def _add_evaluate(add: AddVerb) -> None:
+    verb = add(
+        "evaluate",
+        "ablation curves: does the ranking find what matters to the model? on images that the ranking does not know",
+        "pcace evaluate runs/mnist --group 3 --layer conv2",
+    )
+    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    verb.add_argument(
+        "--data",
+        metavar="PATH",
+        help="measure effects on this data set (same columns); default: hold out a quarter of the run's folds, and "
+        "rank anew without them",
+    )
+    verb.add_argument("--images", type=_count, default=4000, metavar="N", help="images to read (default 4000)")
+    verb.add_argument("--draws", type=_count, default=20, metavar="N", help="random orders (default 20)")
+    verb.add_argument(
+        "--replace",
+        type=_replacements,
+        default=("mean", "zero", "bias"),
+        metavar="HOW",
+        help="what takes a channel's place: mean, zero, bias (where a batch norm follows); default all: mean,zero,bias",
+    )
+    verb.add_argument("--layer", action="append", help="only this layer; may be repeated")
+    verb.add_argument("--group", help="only this group")
+    verb.add_argument("--target", help="only this target")
+    verb.add_argument(
+        "--effect",
+        type=_effect,
+        metavar="TARGET",
+        help="output to watch where the target is a column of the data, for example output:0",
+    )
+    verb.add_argument("--output", metavar="DIR", help="folder for evaluation.json, .parquet and .svg (default: RUN)")
+    verb.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from pcace_dist.analysis.console import print_standings
+    from pcace_dist.analysis.curves import standings
+    from pcace_dist.artifacts.run import open_run
+    from pcace_dist.commands.evaluate import Settings, evaluate, write_evaluation
+
+    run = open_run(arguments.path)
+    layers = None if arguments.layer is None else tuple(arguments.layer)
+    names = ("data", "images", "draws", "target", "group", "effect")
+    chosen = {name: getattr(arguments, name) for name in names}
+    found = evaluate(run, Settings(layers=layers, replacements=arguments.replace, **chosen))
+    for name in found.replacements:
+        print_standings(list(standings(found.curves, name)), name)
+    for line in found.left_out:
+        logs.say(f"left out: {line}", level=logging.WARNING)
+    folder = (arguments.output or run.path).rstrip("/")
+    write_evaluation(found, folder, run)
+    tell(f"\nevaluation: {folder}/evaluation.json   curves: {folder}/evaluation.parquet, evaluation-*.svg")
+    return 0
+
+
+# -- rerank, history
+
+
+def _add_rerank(add: AddVerb) -> None:
+    verb = add(
+        "rerank",
+        "one tick of a schedule: rank if weights, data or job are new, compare with the last run, publish",
+        "pcace rerank job.yaml --max-moved 5% --hook 'mail -s drift ml@example.org' --keep 8",
+    )
+    add_job(verb, "the job file; `output` is the folder of the schedule")
+    verb.add_argument("--take-over", action="store_true", help="take the schedule from a tick that seems to hold it")
+    verb.add_argument("--no-report", action="store_true", help="do not write report.html of the new run")
+    verb.add_argument("--keep", type=_count, default=10, metavar="N", help="published runs to keep (default 10)")
+    verb.add_argument(
+        "--no-extend",
+        action="store_true",
+        help="rank all images anew with a plan of its own also where only data came or went (default: only those)",
+    )
+    verb.add_argument(
+        "--hook", metavar="COMMAND", help="shell command to run on drift; gets the entry as JSON on stdin"
+    )
+    verb.add_argument("--webhook", type=_url, metavar="URL", help="http(s) address to POST the entry to on drift")
+    add_judgement(verb)
+    verb.set_defaults(run=_rerank)
+
+
+def _rerank(arguments: argparse.Namespace) -> int:
+    from pcace_dist.config.job import load_job_file
+
+    job = load_job_file(arguments.job, arguments.overrides)
+    from pcace_dist.analysis.compare import Settings
+    from pcace_dist.commands.hooks import Hooks
+    from pcace_dist.commands.rerank import Options, rerank
+
+    done = rerank(
+        job,
+        Options(
+            settings=Settings(top=arguments.top, level=arguments.level, tolerance=arguments.tolerance),
+            thresholds=thresholds_of(arguments),
+            hooks=Hooks(arguments.hook, arguments.webhook),
+            extend=not arguments.no_extend,
+            keep=arguments.keep,
+            report=not arguments.no_report,
+            take_over=arguments.take_over,
+        ),
+    )
+    if done.entry is None:
+        tell(f"nothing new: {job.output}/latest.json stays as it is")
+        return 0
+    if done.comparison is not None:
+        _print_tick(done.comparison)
+    tell(f"published: {job.output}/{done.entry.run} ({done.entry.why})")
+    report_drift(arguments.verb, list(done.entry.drift))
+    return done.exit_code
+
+
+def _print_tick(found: Comparison) -> None:
+    from pcace_dist.analysis.console import print_comparison
+
+    if found.verdict == "not comparable":
+        tell(f"not comparable with the last run: {'; '.join(found.reasons)}")
+    else:
+        print_comparison(found)
+
+
+def _add_history(add: AddVerb) -> None:
+    verb = add("history", "the line of runs that a schedule has published", "pcace history runs/weekly")
+    verb.add_argument("path", metavar="OUTPUT", help="the output of `pcace rerank`, local or s3://")
+    verb.set_defaults(run=_history)
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from pcace_dist.analysis.console import print_history
+    from pcace_dist.analysis.history import read_history
+
+    print_history(read_history(arguments.path))
+    return 0
+
+
+# -- values of arguments
+
+
+def _replacements(text: str) -> tuple[str, ...]:
+    known = ("mean", "zero", "bias")
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found or any(name not in known for name in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: write one or more of {', '.join(known)}")
+    return found
+
+
+def _effect(text: str) -> TargetSpec:
+    from pcace_dist.config.targets import parse_target
+    from pcace_dist.errors import JobError
+
+    kind, _, value = text.partition(":")
+    try:
+        return parse_target({kind: int(value) if value.isdigit() else value})
+    except JobError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _url(text: str) -> str:
+    from pcace_dist.commands.hooks import check_url
+
+    try:
+        return check_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"the address {error}") from None
+
+
+def _checked(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], wanted: str) -> Any:
+    try:
+        value = parse(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+    if not good(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return value
+
+
+def _count(text: str) -> int:
+    return int(_checked(text, int, lambda value: bool(value >= 1), "a whole number from 1"))
+
+
+def _share(text: str) -> float:
+    return float(_checked(text, float, lambda value: bool(0 <= value <= 1), "a number from 0 to 1"))
+
+
+def _max_moved(text: str) -> MaxMoved:
+    from pcace_dist.analysis.thresholds import MaxMoved
+
+    found: MaxMoved = _checked(text, MaxMoved.parse, lambda _: True, "a number of channels, or a share as 5%")
+    return found

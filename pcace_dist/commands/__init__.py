@@ -1,0 +1,1 @@
+"""What is above one run: schedules, evaluation, estimates."""

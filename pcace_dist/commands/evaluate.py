@@ -1,0 +1,281 @@
+"""`pcace evaluate`: does a ranking find what matters to the model? Ablation on images that the ranking does not know.
+
+    run and model -> ranking without the held folds -> profiles -> orders -> ablation on the held folds -> curves, areas
+
+Ranking from one split, effect on another: a quarter of the folds is held out. The ranking is solved anew from the other
+folds' sums, mean maps and baselines come from the other folds' images, effects from the held ones'; folds are hashes of
+the images, so that no image is on both sides. With `data`, the published ranking is taken and effects are measured on
+that data set. Joins the service (workers) with the analysis (curves); neither knows the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pcace_dist.analysis.curves import (
+    BEST,
+    Curves,
+    Layer,
+    Order,
+    areas,
+    curves_table,
+    first,
+    orders,
+    sets_of,
+    sizes,
+    standings,
+)
+from pcace_dist.analysis.figure import curves_svg
+from pcace_dist.analysis.publish import write_json, write_parquet, write_text
+from pcace_dist.artifacts.run import Run
+from pcace_dist.commands.evaluate_on_workers import Evaluated, Evaluating, evaluating, open_evaluation
+from pcace_dist.config.targets import TargetSpec
+from pcace_dist.errors import JobError
+from pcace_dist.models.ablation import BIAS, MEAN, REPLACEMENTS, ZERO, Effect
+from pcace_dist.worker.evaluator import AblationTask, Case, Profiled
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+HELD_SHARE = 4  # one of so many folds is held out
+SETS_PER_TASK = 16
+MOST_CURVES = 60  # layers x targets x groups, unless they were chosen
+BASELINES = ("weight_norm", "mean_activation", "variance", "taylor", "pearson")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is evaluated. images: rows read of each data set; draws: random orders. None: all there are."""
+
+    data: str | None = None
+    images: int = 4000
+    draws: int = 20
+    replacements: tuple[str, ...] = REPLACEMENTS
+    layers: tuple[str, ...] | None = None
+    target: str | None = None
+    group: str | None = None
+    effect: TargetSpec | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The curves, the accuracy of the untouched model by (target, group), and what was left out and why."""
+
+    path: str
+    settings: Settings
+    held: tuple[int, ...]
+    curves: tuple[Curves, ...]
+    accuracy: Mapping[tuple[str, Any], float]
+    left_out: tuple[str, ...]
+
+    @property
+    def replacements(self) -> list[str]:
+        return list(dict.fromkeys(one.replacement for one in self.curves))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of evaluation.json."""
+        ranked = "the published ranking" if self.settings.data else "the folds that are not held"
+        measured = self.settings.data or f"the images of folds {list(self.held)}"
+        return {
+            "format_version": 1,
+            "run": self.path,
+            "split": {"ranking_from": ranked, "effects_on": measured, "held_folds": list(self.held)},
+            "images_read": self.settings.images,
+            "random_orders": self.settings.draws,
+            "left_out": list(self.left_out),
+            "untouched_accuracy": [
+                {"target": target, "group": group, "accuracy": None if np.isnan(value) else value}
+                for (target, group), value in self.accuracy.items()
+            ],
+            "standings": {name: [asdict(row) for row in standings(self.curves, name)] for name in self.replacements},
+            "curves": areas(self.curves),
+        }
+
+
+def evaluate(run: Run, settings: Settings | None = None) -> Evaluation:
+    """Evaluate a finished run on workers. Raises UserError, Stopped."""
+    settings = settings or Settings()
+    job = run.job
+    source = run.summary.get("from_codes")
+    if source is not None:
+        raise JobError(f"{run.path}: was ranked from kept codes, without images; evaluate {source}, which kept them")
+    held = tuple(range(job.statistics.folds - job.statistics.folds // HELD_SHARE, job.statistics.folds))
+    if settings.data is None and job.statistics.estimator != "gram":
+        raise JobError(
+            f"{run.path}: was ranked by estimator {job.statistics.estimator}, which needs --data to evaluate"
+        )
+    evaluated = open_evaluation(
+        job, run.path, data=settings.data, images=settings.images, held=held, effect=settings.effect
+    )
+    published = _published(run, settings)
+    cases = list(published)
+    names = _layers(evaluated, settings)
+    if len(cases) * len(names) > MOST_CURVES and not (settings.layers or settings.group or settings.target):
+        raise JobError(
+            f"{run.path}: has {len(names)} layers and {len(cases)} targets and groups: choose with --layer, --group "
+            f"or --target (at most {MOST_CURVES} curves are drawn unasked)"
+        )
+    with evaluating(evaluated) as service:
+        scores = published if settings.data is not None else _without_held(service, evaluated, cases)
+        return _measure(run.path, settings, evaluated, service, cases, names, scores)
+
+
+def write_evaluation(found: Evaluation, folder: str, run: Run) -> None:
+    """evaluation.parquet, evaluation.json, then the pictures, evaluation-<replacement>.svg. Raises OutputError."""
+    write_parquet(curves_table(found.curves), f"{folder}/evaluation.parquet", run.storage)
+    write_json(found.to_json(), f"{folder}/evaluation.json", run.storage)
+    for name in found.replacements:
+        write_text(curves_svg(found.curves, name), f"{folder}/evaluation-{name}.svg", run.storage)
+
+
+# -- rankings: scores of all layers by case
+
+
+Scores: TypeAlias = Mapping[str, Floats]
+
+
+def _published(run: Run, settings: Settings) -> dict[Case, Scores]:
+    """The published scores (C,) by layer, of every case that is asked for."""
+    table = run.ranking(target=settings.target, group=settings.group)
+    index = {target: place for place, target in enumerate(dict.fromkeys(run.ranking()["target"].to_pylist()))}
+    found: dict[Case, dict[str, list[float]]] = {}
+    columns = (table[name].to_pylist() for name in ("target", "group", "layer", "score_squared"))
+    for target, group, layer, score in zip(*columns, strict=True):
+        found.setdefault(Case(index[target], group), {}).setdefault(layer, []).append(
+            float("nan") if score is None else score
+        )
+    return {case: {layer: np.array(held) for layer, held in layers.items()} for case, layers in found.items()}
+
+
+def _without_held(service: Evaluating, evaluated: Evaluated, cases: Sequence[Case]) -> dict[Case, Scores]:
+    blocks = sorted(service.ranked(), key=lambda one: one.block.index)
+    found: dict[Case, Scores] = {}
+    for case in cases:
+        parts: dict[str, list[Floats]] = {layer.name: [] for layer in evaluated.plan.layers}
+        for one in blocks:
+            held = one.scores.get(case.group)
+            size = one.block.stop - one.block.start
+            parts[one.block.layer].append(np.full(size, np.nan) if held is None else held[case.target].score_squared)
+        found[case] = {layer: np.concatenate(pieces) for layer, pieces in parts.items()}
+    return found
+
+
+def _layers(evaluated: Evaluated, settings: Settings) -> list[str]:
+    there = [layer.name for layer in evaluated.plan.layers]
+    for name in settings.layers or ():
+        if name not in there:
+            raise JobError(f"--layer {name}: not ranked; there are: {', '.join(there)}")
+    return [name for name in there if settings.layers is None or name in settings.layers]
+
+
+# -- measuring
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """Curves to be measured: their orders, and the values that take the place of a channel's map."""
+
+    case: Case
+    layer: Layer
+    replacement: str
+    values: Tensor
+    orders: tuple[Order, ...]
+    sizes: tuple[int, ...]
+    images: int
+
+    @property
+    def sets(self) -> list[tuple[int, ...]]:
+        return sets_of(self.orders, self.sizes)
+
+    def curves(self, effects: Mapping[tuple[int, ...], Effect]) -> Curves:
+        found = {
+            (order.name, order.draw): tuple(effects[first(order, count)] for count in self.sizes)
+            for order in self.orders
+        }
+        return Curves(self.layer, self.replacement, self.images, self.sizes, found)
+
+
+def _measure(
+    path: str,
+    settings: Settings,
+    evaluated: Evaluated,
+    service: Evaluating,
+    cases: Sequence[Case],
+    names: Sequence[str],
+    scores: Mapping[Case, Scores],
+) -> Evaluation:
+    profiles = dict(zip(cases, service.profiles(cases), strict=True))
+    targets = [target.name for target in evaluated.plan.targets]
+    left_out = [
+        f"{targets[case.target]}, group {case.group}: {profiles[case].images} images to profile and "
+        f"{profiles[case].held} held ones are too few"
+        for case in cases
+        if not profiles[case].layers
+    ]
+    usable = [case for case in cases if profiles[case].layers]
+    wanted: list[_Wanted] = []
+    for case in usable:
+        for name in names:
+            if not np.isfinite(scores[case][name]).any():
+                left_out.append(f"{targets[case.target]}, group {case.group}, {name}: no channel has a score")
+                continue
+            layer = _layer(targets[case.target], case, name, scores[case][name], profiles[case], evaluated)
+            wanted += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.seed)
+    if not wanted:
+        raise JobError(f"{path}: nothing can be evaluated: {'; '.join(left_out) or 'no replacement applies'}")
+    untouched = dict(zip(usable, service.untouched(usable), strict=True))
+    return Evaluation(
+        path=path,
+        settings=settings,
+        held=evaluated.question.held,
+        curves=tuple(_ablated(service, wanted)),
+        accuracy={(targets[case.target], case.group): found.accuracy for case, found in untouched.items()},
+        left_out=tuple(left_out),
+    )
+
+
+def _layer(target: str, case: Case, name: str, ranked: Floats, profiled: Profiled, evaluated: Evaluated) -> Layer:
+    """The ranking's scores first, then those of the baselines that this layer has."""
+    profile = profiled.layers[name]
+    norms = np.array([np.nan if norm is None else norm for norm in evaluated.facts.weight_norms[name]])
+    baselines = {key: norms if key == "weight_norm" else getattr(profile, key) for key in BASELINES}
+    return Layer(
+        target, case.group, name, {BEST: ranked} | {k: v for k, v in baselines.items() if np.isfinite(v).any()}
+    )
+
+
+def _replaced(case: Case, layer: Layer, profiled: Profiled, settings: Settings, seed: int) -> list[_Wanted]:
+    mean = profiled.layers[layer.name].mean.float()
+    values = {MEAN: mean, ZERO: torch.zeros(len(mean), 1), BIAS: profiled.bias.get(layer.name)}
+    found = tuple(orders(layer, settings.draws, seed))
+    return [
+        _Wanted(case, layer, name, held, found, sizes(layer.channels), profiled.held)
+        for name in settings.replacements
+        if (held := values[name]) is not None
+    ]
+
+
+def _ablated(service: Evaluating, wanted: Sequence[_Wanted]) -> list[Curves]:
+    tasks: list[AblationTask] = []
+    images = 0
+    for one in wanted:
+        sets = one.sets
+        images += one.images * len(sets)
+        for start in range(0, len(sets), SETS_PER_TASK):
+            part = tuple(sets[start : start + SETS_PER_TASK])
+            tasks.append(AblationTask(one.case, one.layer.name, one.values, part))
+    answers = iter(zip(tasks, service.ablated(tasks, images), strict=True))
+    curves = []
+    for one in wanted:
+        effects: dict[tuple[int, ...], Effect] = {}
+        while len(effects) < len(one.sets):
+            task, found = next(answers)
+            effects |= dict(zip(task.sets, found, strict=True))
+        curves.append(one.curves(effects))
+    return curves

@@ -1,0 +1,187 @@
+"""`pcace evaluate` on workers: the tasks of an evaluation, given to the same executor as a run's, with progress.
+
+    ranking without the held folds -> profiles of the channels -> orders (whoever asks makes them) -> ablation
+
+Reads a finished run; writes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from pcace_dist.artifacts.attempt import CorruptAttempt, blocks_of
+from pcace_dist.artifacts.block_scores import BlockScores
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
+from pcace_dist.artifacts.plan_store import read_plan
+from pcace_dist.config.job import Job
+from pcace_dist.config.resolve import absolute, storage_of
+from pcace_dist.config.targets import TargetSpec
+from pcace_dist.datasets.listing import Listing, list_dataset
+from pcace_dist.datasets.units import Unit, check_unchanged
+from pcace_dist.errors import JobError, OutputError
+from pcace_dist.executors.base import Executor, Task
+from pcace_dist.executors.choice import ExecutorKind, check_threads, open_executor, wanted_executor
+from pcace_dist.executors.event_loop import LoopControl
+from pcace_dist.executors.map_tasks import map_tasks
+from pcace_dist.executors.ray_session import ray_session
+from pcace_dist.executors.signals import interruptible
+from pcace_dist.ledger.ledger import Ledger, Receipt
+from pcace_dist.models.ablation import Effect
+from pcace_dist.progress.display import RunDisplay, Tally
+from pcace_dist.run.coordinator import patience_of, worker_shape
+from pcace_dist.run.prepare import Preparation, prepare
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.storage.store import open_store
+from pcace_dist.worker.evaluator import AblationTask, Case, EvaluationSpec, Profiled
+from pcace_dist.worker.worker import WorkerBody
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """A finished run, checked and ready to be evaluated."""
+
+    preparation: Preparation
+    plan: Plan
+    receipts: tuple[Receipt, ...]
+    question: EvaluationSpec
+
+    @property
+    def facts(self) -> PlanMetadata:
+        return PlanMetadata.of(self.plan)
+
+
+def open_evaluation(
+    job: Job, path: str, *, data: str | None, images: int, held: tuple[int, ...], effect: TargetSpec | None
+) -> Evaluated:
+    """Check that the run at `path` can be evaluated with its model, and its data or those of `data`.
+
+    Raises UserError: another model, data that changed, a run on kept codes, a target that is no output.
+    """
+    storage = storage_of(job)
+    store = open_store(path, storage)
+    state = Ledger(store).load()
+    if state.manifest is None or state.done is None:
+        raise OutputError(f"{path}: holds no finished run; see `pcace status {path}`")
+    if "check" not in state.manifest or not state.manifest["units"]:
+        raise OutputError(f"{path}: is not a run of the model over images; evaluate one that is")
+    preparation = prepare(job.model_copy(update={"output": path}))
+    if preparation.weights != state.manifest["weights"]:
+        raise JobError(f"model.weights {job.model.weights}: changed since {path} was ranked; evaluate a newer run")
+    if state.manifest.get("code", preparation.identity.code) != preparation.identity.code:
+        raise JobError(
+            f"model.factory {job.model.factory}: its code changed since {path} was ranked; evaluate a newer run"
+        )
+    units = [Unit.from_json(unit) for unit in state.manifest["units"]]
+    check_unchanged(units, preparation.listing)
+    plan = read_plan(store, state.manifest["plan"])
+    spec = replace(preparation.spec, dataset=replace(preparation.spec.dataset, keep=False))
+    elsewhere = None
+    if data is not None:
+        elsewhere = list_dataset(replace(spec.dataset, path=(absolute(data),)), storage)
+    outputs = PlanMetadata.of(plan).outputs
+    for each in (storage, spec.storage):
+        each.patience.begin()
+    question = EvaluationSpec(
+        listing=_of_run(preparation.listing, units),
+        elsewhere=elsewhere,
+        images=images,
+        held=() if elsewhere is not None else held,
+        targets=tuple(_effect_target(target, effect, outputs) for target in spec.targets),
+    )
+    return Evaluated(
+        replace(preparation, spec=spec, shared_model=None), plan, tuple(state.accepted_receipts()), question
+    )
+
+
+def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:
+    """The files that the run has read: later ones are none of its."""
+    read = {piece.key for unit in units for piece in unit.pieces}
+    return Listing(tuple(file for file in listing.files if file.key in read), listing.schema)
+
+
+def _effect_target(target: TargetSpec, effect: TargetSpec | None, outputs: int) -> TargetSpec:
+    """What of the model is watched. A column of the data does not change when the model does: then an output is."""
+    if effect is not None:
+        if effect.kind == "column" or (isinstance(effect.value, int) and effect.value >= outputs):
+            raise JobError(f"--effect {effect.name}: is none of the model's {outputs} outputs; for example output:0")
+        return effect
+    if target.kind != "column":
+        return target
+    if outputs > 1:
+        raise JobError(
+            f"target {target.name}: is no output of the model, which has {outputs}; say which to watch, for example "
+            "--effect output:0"
+        )
+    return TargetSpec("output", 0)
+
+
+class Evaluating:
+    """Gives an executor the tasks of one evaluation. Made by `evaluating`."""
+
+    def __init__(
+        self, evaluated: Evaluated, executor: Executor, display: RunDisplay, stopping: Callable[[], bool]
+    ) -> None:
+        self._evaluated = evaluated
+        self._executor = executor
+        self._display = display
+        self._stopping = stopping
+        self._digest = evaluated.plan.digest
+        self._patience = patience_of(evaluated.preparation.job)
+
+    def ranked(self) -> list[BlockScores]:
+        """Scores of all blocks without the held folds."""
+        run = self._evaluated
+        tasks = [
+            Task.of(WorkerBody.rank_without, self._digest, block, run.receipts, run.question.held)
+            for block in blocks_of(run.plan)
+        ]
+        try:
+            return self._map(tasks, "ranking")
+        except CorruptAttempt as corrupt:
+            path = run.preparation.job.output
+            raise OutputError(f"{path}: attempt {corrupt.attempt}: {corrupt.reason}; rank it anew") from None
+
+    def profiles(self, cases: Sequence[Case]) -> list[Profiled]:
+        tasks = [Task.of(WorkerBody.profile, self._digest, self._evaluated.question, case) for case in cases]
+        return self._map(tasks, "profiles")
+
+    def untouched(self, cases: Sequence[Case]) -> list[Effect]:
+        tasks = [Task.of(WorkerBody.untouched, self._digest, self._evaluated.question, case) for case in cases]
+        return self._map(tasks, "untouched")
+
+    def ablated(self, tasks: Sequence[AblationTask], images: int) -> list[list[Effect]]:
+        """Effects of every task. `images`: how many all tasks forward, for the progress."""
+        question = self._evaluated.question
+        ablations = [Task.of(WorkerBody.ablate, self._digest, question, ablation) for ablation in tasks]
+        return self._map(ablations, "ablation", images)
+
+    def _map(self, tasks: Sequence[Task[R]], stage: str, images: int = 0) -> list[R]:
+        before = sum(self._executor.images_seen_by().values())
+
+        def tick() -> None:
+            seen = sum(self._executor.images_seen_by().values()) - before
+            now = stage if self._executor.up else "starting workers"
+            up = len(self._executor.up)
+            waits_for = "" if up else self._patience.waits_for(0, 0, len(self._executor.members))
+            self._display.show(Tally(now, min(seen, images), images, up, waits_for=waits_for))
+
+        return map_tasks(self._executor, tasks, LoopControl(self._patience, self._stopping, tick))
+
+
+@contextlib.contextmanager
+def evaluating(evaluated: Evaluated) -> Iterator[Evaluating]:
+    """Workers for an evaluation, as the run's job wants them; on Ray, unless PCACE_EXECUTOR says otherwise."""
+    spec, job = evaluated.preparation.spec, evaluated.preparation.job
+    kind = wanted_executor() or ExecutorKind.RAY
+    if kind == ExecutorKind.THREADS:
+        check_threads(job.workers)
+    session = ray_session() if kind == ExecutorKind.RAY else contextlib.nullcontext()
+    with interruptible() as interrupt, session, RunDisplay() as display:
+        interrupt.install()
+        with open_executor(kind, spec, worker_shape(job), prefix="v") as executor:
+            yield Evaluating(evaluated, executor, display, interrupt.is_set)

@@ -1,0 +1,485 @@
+"""The job file as typed models: parse, check, resolve, fingerprint.
+
+Knows the job file's keys and nothing else: no storage, no torch, no Ray. Every mistake becomes a one-line `JobError`
+that names the key, the value and what would do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pcace_dist.config.targets import TargetSpec, parse_target
+from pcace_dist.errors import JobError
+from pcace_dist.progress.terminal import is_not_utf8
+
+FORMAT_VERSION = 1
+
+Scalar = str | int | float | bool
+LONGEST_VALUE = 100  # characters of a value that an error repeats
+MOST_VALUES = 100_000  # of a job file
+
+
+class Section(BaseModel):
+    """A mapping of the job file: unknown keys are errors, values are not coerced silently, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=False, allow_inf_nan=False)
+
+
+class Dataset(Section):
+    path: list[str]
+    image: str = "image"
+    label: str | None = None
+    id: str | None = None
+    fold_by: str | None = None
+    filter: dict[str, Scalar | list[Scalar]] = {}
+    join: str | None = None
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("path")
+    @classmethod
+    def _some_path(cls, value: list[str]) -> list[str]:
+        if not value or not all(value):
+            raise ValueError("names no path")
+        return value
+
+
+class Input(Section):
+    mode: Literal["RGB", "L"] = "RGB"
+    resize: int | tuple[int, int] | None = None
+    crop: int | tuple[int, int] | None = None
+    mean: list[float] = []
+    std: list[float] = []
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+    scaled_decode: bool = True
+    decode: Literal["auto", "cpu", "gpu"] = "auto"
+    orientation: Literal["none", "exif"] = "none"
+
+    @property
+    def image_channels(self) -> int:
+        return 3 if self.mode == "RGB" else 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: object) -> object:
+        """mean 0 and std 1 for every image channel where the job does not say."""
+        if not isinstance(values, Mapping):
+            return values
+        count = 1 if values.get("mode") == "L" else 3
+        return {**values, "mean": values.get("mean") or [0.0] * count, "std": values.get("std") or [1.0] * count}
+
+    @model_validator(mode="after")
+    def _check(self) -> Input:
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if len(value) != self.image_channels:
+                raise ValueError(f"{name}: {len(value)} values; mode {self.mode} needs {self.image_channels}")
+        if any(s <= 0 for s in self.std):
+            raise ValueError("std: every value must be above 0")
+        for name, size in (("resize", self.resize), ("crop", self.crop)):
+            sizes = [size] if isinstance(size, int) else list(size or ())
+            if any(s < 1 for s in sizes):
+                raise ValueError(f"{name}: must be at least 1 pixel")
+        return self
+
+
+class Model(Section):
+    factory: str
+    kwargs: dict[str, Any] = {}
+    weights: str
+    output: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] | None = None
+    input: Input = Input.model_validate({})
+
+
+class Statistics(Section):
+    estimator: Literal["gram", "ace"] = "gram"
+    components: Annotated[int, Field(ge=1, le=20)] = 5
+    knots: Annotated[int, Field(ge=3, le=32)] = 9
+    folds: Annotated[int, Field(ge=4, le=64)] = 16
+    pilot: Annotated[int, Field(ge=32)] = 2048
+    scale: Literal["pixel", "standard", "none"] = "pixel"
+    penalty: Annotated[float, Field(ge=0, le=1e6)] = 0.3
+    knots_from: Literal["plan", "rows", "group"] = "plan"
+    plan: str | None = None
+    keep_codes: bool = False
+    memory: int | None = None
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        return parse_bytes(value)
+
+
+class Stop(Section):
+    top: Annotated[int, Field(ge=1)] = 20
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    tolerance: Annotated[float, Field(ge=0)] = 0.01
+
+
+class Workers(Section):
+    min: Annotated[int, Field(ge=1, le=100_000)] = 1
+    max: Annotated[int, Field(ge=1, le=100_000)] = 2
+    gpus: Annotated[float, Field(ge=0, le=1000)] = 0
+    cpus: Annotated[float, Field(gt=0, le=100_000)] = 1
+    memory: int | None = None
+    resources: dict[str, float] = {}
+    start_timeout: Annotated[float, Field(gt=0)] = 600
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        return parse_bytes(value)
+
+    @model_validator(mode="after")
+    def _check(self) -> Workers:
+        if self.min > self.max:
+            raise ValueError(f"min: {self.min} is above workers.max {self.max}")
+        return self
+
+
+class Compute(Section):
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = "auto"
+    exact: Literal["strict", "off"] = "strict"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @field_validator("exact", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
+
+
+class Limits(Section):
+    pixels: Annotated[int, Field(ge=1)] = 178_956_970
+    bytes: Annotated[int, Field(ge=1)] = 67_108_864
+
+
+class Endpoint(Section):
+    endpoint: str | None = None
+    region: str | None = None
+    anonymous: bool = False
+
+
+class Layer(Section):
+    """A layer, or a glob of layers, whose channels lie on the axis that `layout` says."""
+
+    name: Annotated[str, Field(min_length=1)]
+    layout: Literal["BCL", "BNC", "BCHW", "BHWC", "BCDHW", "BDHWC"]
+
+
+class Job(Section):
+    """A resolved job. Only dataset.path, model.factory, model.weights, layers, target and output are required."""
+
+    dataset: Dataset
+    model: Model
+    layers: list[str | Layer]
+    target: list[dict[str, str | int]]
+    group_by: str | None = None
+    statistics: Statistics = Statistics()
+    stop: Stop | None = None
+    extend: str | None = None
+    workers: Workers = Workers()
+    compute: Compute = Compute()
+    limits: Limits = Limits()
+    max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
+    storage: dict[str, Endpoint] = {}
+    output: Annotated[str, Field(min_length=1)]
+
+    @field_validator("output")
+    @classmethod
+    def _one_spelling(cls, value: str) -> str:
+        """A URL without `//` and `/` at its end, under which everything is written; what is wrong with one is said
+        when it is opened."""
+        if "://" not in value:
+            return value
+        from pcace_dist.storage.files import normalised
+
+        with contextlib.suppress(JobError):
+            value = normalised(value)
+        return value
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _layers(cls, value: object) -> object:
+        return [value] if isinstance(value, str | Mapping) else value
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layer(cls, value: list[str | Layer]) -> list[str | Layer]:
+        if not value:
+            raise ValueError('names no layer; use "all" for every convolutional layer')
+        return value
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _targets(cls, value: object) -> object:
+        return [value] if isinstance(value, Mapping) else value
+
+    @field_validator("target")
+    @classmethod
+    def _known_targets(cls, value: list[dict[str, str | int]]) -> list[dict[str, str | int]]:
+        if not value:
+            raise ValueError("names no target; for example {logit: label}")
+        try:
+            names = [parse_target(target).name for target in value]
+        except JobError as error:
+            raise ValueError(str(error).removeprefix("target ")) from None
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is named twice")
+        return value
+
+    @property
+    def targets(self) -> tuple[TargetSpec, ...]:
+        """What the channels are ranked against."""
+        return tuple(map(parse_target, self.target))
+
+    @model_validator(mode="after")
+    def _input_within_limits(self) -> Job:
+        for name, size in (("resize", self.model.input.resize), ("crop", self.model.input.crop)):
+            height, width = (size, size) if isinstance(size, int) else size or (0, 0)
+            if height * width > self.limits.pixels:
+                raise ValueError(
+                    f"model.input.{name}: {height} x {width} pixels are more than limits.pixels {self.limits.pixels}"
+                )
+        return self
+
+    @property
+    def layer_patterns(self) -> list[str]:
+        """Names and globs of `layers`, in order."""
+        return [layer.name if isinstance(layer, Layer) else layer for layer in self.layers]
+
+    def dependent(self) -> dict[str, Any]:
+        """The keys that the result depends on, as plain values. Jobs that differ in the others alone (workers, storage,
+        max_bad_rows, output, compute.exact, statistics.memory) are one job: the same command goes on with the run.
+        model.input.decode is left out where it is auto, model.input.orientation where it is none, model.output where it
+        is null: jobs from before the keys keep their fingerprint."""
+        free: dict[str, Any] = {
+            "workers": True,
+            "storage": True,
+            "max_bad_rows": True,
+            "output": True,
+            "compute": {"exact"},
+            "statistics": {"memory"},
+        }
+        held = self.model_dump(mode="json", exclude=free)
+        if self.model.input.decode == "auto":
+            del held["model"]["input"]["decode"]
+        if self.model.input.orientation == "none":
+            del held["model"]["input"]["orientation"]
+        if self.model.output is None:
+            del held["model"]["output"]
+        return held
+
+    def fingerprint(
+        self,
+        *,
+        layers: Sequence[str],
+        weights_digest: str,
+        layouts: Mapping[str, str] | None = None,
+        code: str | None = None,
+    ) -> str:
+        """Digest of all that the result depends on (`dependent`).
+
+        `layers` are the resolved layer names, `layouts` those that the job says, by layer; `weights_digest` is that of
+        the loaded weights, `code` that of the user's code that computes with them.
+        """
+        covered = self.dependent()
+        del covered["model"]["weights"]
+        covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
+        covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
+        text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The resolved job as YAML: what job.yaml of the output holds. Reads back as the same job."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_bytes(value: object) -> object:
+    """'4GiB', '500 MB' or a number of bytes as an integer; anything else is left for the type check."""
+    if not isinstance(value, str):
+        return value
+    units = {
+        "": 1,
+        "b": 1,
+        "kb": 10**3,
+        "mb": 10**6,
+        "gb": 10**9,
+        "tb": 10**12,
+        "kib": 2**10,
+        "mib": 2**20,
+        "gib": 2**30,
+        "tib": 2**40,
+    }
+    text = value.strip().lower()
+    number = text.rstrip("bikmgt ")
+    unit = text[len(number) :].strip()
+    try:
+        return int(float(number) * units[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f"{_short(value)} is not a size; for example 4GiB") from None
+
+
+def read_job(text: str, *, name: str = "job", overrides: Sequence[str] = ()) -> Job:
+    """Parse a job file's text. `overrides` are "key.path=value" strings, the value read as YAML.
+
+    Raises JobError, one line, naming the file, the key and what would do.
+    """
+    data = _load_yaml(text, name)
+    if not isinstance(data, dict):
+        raise JobError(f"{name}: a job file is a mapping with the keys dataset, model, layers, target, output")
+    for override in overrides:
+        _apply_override(data, override)
+    return parse_job(data, name=name)
+
+
+def _load_yaml(text: str, name: str) -> Any:
+    """The value of a YAML text. Raises JobError for what is no YAML, and for texts that nothing else could hold."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}"
+        raise JobError(f"{name}:{line} is not valid YAML: {error.problem or error.context}") from None
+    except RecursionError:
+        raise JobError(f"{name}: is not valid YAML: nested too deeply") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:  # its constructors raise these
+        reason = str(error).partition("\n")[0]
+        raise JobError(f"{name}: is not valid YAML: {reason}") from None
+    _refuse_unwritable(data, name)
+    return data
+
+
+def _refuse_unwritable(data: object, name: str) -> None:
+    """Refuse what no file name, column or URL can hold, and mappings that hold themselves. They would fail later."""
+    for count, item in enumerate(_nodes(data, name)):
+        if count > MOST_VALUES:
+            raise JobError(f"{name}: more than {MOST_VALUES:,} values; is an alias repeated within itself?")
+        if isinstance(item, str) and ("\0" in item or is_not_utf8(item)):
+            raise JobError(f"{name}: {_short(item)} holds a null character or half a character; write plain text")
+
+
+def _nodes(data: object, name: str, within: tuple[int, ...] = ()) -> Iterator[object]:
+    """All keys and values below a value, itself first. Raises JobError where one holds itself."""
+    if id(data) in within:
+        raise JobError(f"{name}: a value holds itself; write it without the alias")
+    yield data
+    inner = (*data.keys(), *data.values()) if isinstance(data, Mapping) else data if isinstance(data, list) else ()
+    for item in inner:
+        yield from _nodes(item, name, (*within, id(data)))
+
+
+def parse_job(data: Mapping[str, Any], *, name: str = "job") -> Job:
+    """Check a mapping against the job file's keys. Raises JobError with the first mistake, unknown keys first."""
+    try:
+        return Job.model_validate(dict(data))
+    except ValidationError as error:
+        raise JobError(f"{name}: {_explain(error)}") from None
+
+
+def load_job_file(path: str, overrides: Sequence[str] = ()) -> Job:
+    """Read a job file from a local path. Raises JobError if it cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise JobError(f"{path}: cannot read the job file: {reason}") from None
+    return read_job(text, name=path, overrides=overrides)
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise JobError(f"--set {override!r}: write key=value, for example --set workers.max=4")
+    value = _load_yaml(text, f"--set {_short(override)}")
+    *parents, last = key.strip().split(".")
+    node = data
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise JobError(f"--set {override!r}: {parent} is not a mapping")
+        node = child
+    node[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the most helpful of the mistakes: an unknown key explains a missing one."""
+    problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
+    problem = problems[0]
+    key = ".".join(str(part) for part in problem["loc"] if not _is_union_tag(part))
+    if problem["type"] == "extra_forbidden":
+        known = list(_keys_beside(problem["loc"]))
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {key!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"{key} is missing; it is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    value = problem["input"]
+    shown = "" if isinstance(value, Mapping | list) else f" (got {_short(value)})"
+    return f"{key}: {message}{shown}" if key else message
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+def _is_union_tag(part: object) -> bool:
+    return isinstance(part, str) and part in {
+        "int",
+        "str",
+        "float",
+        "bool",
+        "tuple[int, int]",
+        "literal['auto']",
+        "constrained-int",
+        "function-before",
+        "list[union[str,int,float,bool]]",
+    }
+
+
+def _keys_beside(loc: tuple[int | str, ...]) -> Iterator[str]:
+    """The known keys of the section in which an unknown key stands."""
+    section: type[BaseModel] = Job
+    for part in loc[:-1]:
+        if not isinstance(part, str) or part not in section.model_fields:
+            continue
+        inner = _section_of(section.model_fields[part].annotation)
+        if inner is None:
+            return
+        section = inner
+    yield from section.model_fields
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, dict, list):
+        for argument in get_args(annotation):
+            found = _section_of(argument)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,66 @@
+"""Where a job's data, weights and images are to be had: storage settings, absolute paths, how images are decoded.
+
+A leaf beside job.py, for all that start from a job: the service's drivers, the report. No Ray; torch only for who asks
+for the images.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pcace_dist.config.job import Job
+from pcace_dist.storage.files import Storage, normalised
+
+if TYPE_CHECKING:
+    from pcace_dist.datasets.images import ImageSpec
+
+NOT_PATHS = ("random", "factory")  # what model.weights may say besides a path
+
+
+def storage_of(job: Job) -> Storage:
+    """The job's storage settings."""
+    return Storage({prefix: endpoint.model_dump() for prefix, endpoint in job.storage.items()})
+
+
+def absolute(path: str, directory: str = "") -> str:
+    """A local path from the driver's directory (or another), whatever directory a worker runs in; URLs as they are."""
+    path = normalised(path) if "://" in path else path
+    return path if "://" in path else os.path.abspath(os.path.join(directory, path))
+
+
+def weights_of(job: Job, directory: str = "") -> str:
+    """model.weights, absolute where it is a path."""
+    weights = job.model.weights
+    return weights if weights in NOT_PATHS else absolute(weights, directory)
+
+
+def begun_in(run: str, job: Job) -> str:
+    """The directory a finished run was started in, which its relative paths are meant from.
+
+    Its place tells: `output: runs/street` that lies at /home/me/runs/street was started in /home/me. Where it does not
+    (the output is absolute or remote, or the run was moved) this process's directory is all there is.
+    """
+    place, output = absolute(run), os.path.normpath(job.output)
+    if "://" in job.output or os.path.isabs(output) or output.startswith(os.pardir):
+        return os.getcwd()
+    directory = place.removesuffix(f"{os.sep}{output}")
+    return os.getcwd() if directory == place else directory or os.sep
+
+
+def images_of(job: Job) -> ImageSpec:
+    """How the job's images are decoded."""
+    from pcace_dist.datasets.images import ImageSpec
+
+    settings = job.model.input
+    return ImageSpec(
+        mode=settings.mode,
+        resize=settings.resize,
+        crop=settings.crop,
+        interpolation=settings.interpolation,
+        antialias=settings.antialias,
+        scaled_decode=settings.scaled_decode,
+        orientation=settings.orientation,
+        max_pixels=job.limits.pixels,
+        max_bytes=job.limits.bytes,
+    )

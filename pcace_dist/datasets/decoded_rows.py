@@ -1,0 +1,266 @@
+"""Runs: some rows of one row group, decoded together, their images straight into the memory of a batch.
+
+What a row brings besides its pixels is taken column by column, not row by row. Pure but for the memory that it writes
+to; no threads, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from pcace_dist.datasets.columns import DatasetSpec, kept_columns
+from pcace_dist.datasets.device_images import DeviceDecoder
+from pcace_dist.datasets.formats import Encoded
+from pcace_dist.datasets.groups import group_of
+from pcace_dist.datasets.images import ImageSpec, Pixels, pixels
+from pcace_dist.datasets.row_groups import RowGroup
+from pcace_dist.datasets.rows import BadRow, RowRef
+from pcace_dist.errors import RowError
+
+ROWS_BYTES = 1 << 20  # of encoded images in one run: with 256 KiB, its own cost was 5 % of decoding photographs
+DEVICE_ROWS_BYTES = 16 << 20  # the same where a device decodes: it takes many at a time
+RUN_ROWS = 64
+VIEWED = 4096  # bytes from which an image is seen where it lies
+
+T = TypeVar("T")
+
+
+class BatchBuffer:
+    """The memory of one batch: `images` uint8 (rows, C, H, W), on the host or on a device that decodes."""
+
+    def __init__(
+        self,
+        rows: int,
+        shape: tuple[int, int, int],
+        *,
+        channels_last: bool = False,
+        pinned: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
+        channels, height, width = self.shape = shape
+        size = (rows, height, width, channels) if channels_last else (rows, *shape)
+        held = torch.empty(size, dtype=torch.uint8, pin_memory=pinned, device=device)
+        self.images = held.permute(0, 3, 1, 2) if channels_last else held
+        # on the host by numpy: a torch copy would start a thread team of its own
+        self._array: Pixels | None = self.images.numpy() if device is None else None
+
+    def put(self, row: int, image: Pixels | torch.Tensor) -> None:
+        """Store one image (C, H, W) of the slab's shape."""
+        if self._array is not None:
+            self._array[row] = image
+        else:
+            self.images[row].copy_(torch.as_tensor(image))
+
+    def put_rows(self, row: int, other: BatchBuffer, start: int, stop: int) -> None:
+        """Store rows [start, stop) of another slab of the same kind."""
+        if self._array is not None and other._array is not None:
+            self._array[row : row + stop - start] = other._array[start:stop]
+        else:
+            self.images[row : row + stop - start].copy_(other.images[start:stop])
+
+
+@dataclass(frozen=True)
+class Folds:
+    """How fold keys are had: from an image's bytes, or from a row's value of `fold_by`."""
+
+    of_bytes: Callable[[Encoded], int]
+    of_value: Callable[[Any], int]
+
+
+@dataclass(frozen=True, eq=False)
+class Misfit:
+    """A good image of another size (height, width) than the others."""
+
+    ref: RowRef
+    size: tuple[int, int]
+
+
+@dataclass(eq=False)
+class DecodedRows:
+    """The good rows of a run, in order; their images are rows `start` and on of `slab`. And what was set aside.
+
+    labels: -1 where null; values: float64 by column, NaN where null. What is not asked for is empty.
+    """
+
+    slab: BatchBuffer | None
+    start: int
+    refs: list[RowRef]
+    fold_keys: list[int]
+    labels: list[int] = field(default_factory=list)
+    groups: list[Any] = field(default_factory=list)
+    values: list[np.ndarray[Any, np.dtype[np.float64]]] = field(default_factory=list)
+    kept: list[Mapping[str, Any]] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    misfit: Misfit | None = None
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+
+def cut(
+    group: RowGroup, image: str, batch_size: int, at: int, threads: int = 1, run_bytes: int = ROWS_BYTES
+) -> Iterator[slice]:
+    """Runs of a row group whose first row has place `at` in its unit: some milliseconds of work each, none across two
+    batches, and at least one in a full batch for each of the threads. Their length changes no result.
+    """
+    count = len(group.rows)
+    if not count:
+        return
+    mean = group.table.column(image).nbytes / count
+    step = int(max(1, min(RUN_ROWS, batch_size // threads, run_bytes // (mean + 1))))
+    start = 0
+    while start < count:
+        room = batch_size - (at + start) % batch_size
+        stop = min(count, start + step, start + room)
+        yield slice(start, stop)
+        start = stop
+
+
+def first_shape(group: RowGroup, spec: DatasetSpec, image_spec: ImageSpec) -> tuple[int, int, int] | None:
+    """Shape (C, H, W) of the first good image; None where there is none."""
+    for data in group.table.column(spec.image):
+        try:
+            channels, height, width = pixels(data.as_py(), image_spec).shape
+        except RowError:
+            continue
+        return channels, height, width
+    return None
+
+
+def decode_rows(
+    group: RowGroup,
+    rows: slice,
+    spec: DatasetSpec,
+    image_spec: ImageSpec,
+    folds: Folds,
+    slab: BatchBuffer | None,
+    start: int,
+    decoder: DeviceDecoder | None = None,
+) -> DecodedRows:
+    """Decode some rows into `slab` from row `start` on. Without a slab no row of them can be good.
+
+    With a `decoder` on its device, where the slab lies too; to be called inside its `working`.
+    """
+    table = group.table.slice(rows.start, rows.stop - rows.start)
+    refs = _refs(group, rows, table, spec)
+    fold_values = None if spec.fold_by is None else _list(table, spec.fold_by)
+    run = DecodedRows(slab, start, [], [])
+    good: list[int] = []
+    at = start
+    files = encoded_images(table.column(spec.image))
+    decoded = _on_host(files, image_spec) if decoder is None else decoder.images(files, image_spec)
+    for i, (data, image) in enumerate(zip(files, decoded, strict=True)):
+        if isinstance(image, RowError):
+            run.bad.append(BadRow.of(refs[i], image))
+            continue
+        if slab is None or image.shape != slab.shape:
+            _set_aside(run, refs[i], image.shape, slab)
+            continue
+        slab.put(at, image)
+        at += 1
+        good.append(i)
+        assert data is not None
+        run.fold_keys.append(folds.of_bytes(data) if fold_values is None else folds.of_value(fold_values[i]))
+    whole = len(good) == len(refs)
+
+    def taken(values: list[T]) -> list[T]:
+        return values if whole else [values[i] for i in good]
+
+    run.refs = taken(refs)
+    if spec.label is not None:
+        run.labels = [-1 if label is None else label for label in taken(_list(table, spec.label))]
+    if spec.group_by is not None:
+        run.groups = [group_of(value) for value in taken(_list(table, spec.group_by))]
+    if spec.columns:
+        run.values = [_floats(table.column(name))[good] for name in spec.columns]
+    if spec.keep:
+        run.kept = taken(table.select(kept_columns(spec, table.schema)).to_pylist())
+    return run
+
+
+def _on_host(files: Iterable[Encoded | None], spec: ImageSpec) -> Iterator[Pixels | RowError]:
+    """One image after the other, or why it is set aside."""
+    for data in files:
+        try:
+            yield pixels(data, spec)
+        except RowError as error:
+            yield error
+
+
+def encoded_images(column: pa.ChunkedArray) -> list[Encoded | None]:
+    """The images as they are stored, None for nulls: views of Arrow's memory where copies would cost more."""
+    if column.nbytes < VIEWED * len(column):
+        copies: list[Encoded | None] = column.to_pylist()
+        return copies
+    return [image for chunk in column.chunks for image in _views(chunk)]
+
+
+def _views(chunk: pa.Array) -> list[Encoded | None]:
+    _, offsets, data = chunk.buffers()
+    if data is None:
+        copies: list[Encoded | None] = chunk.to_pylist()
+        return copies
+    wide = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
+    ends = np.frombuffer(offsets, wide)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+    # by DLPack: numpy calls Arrow's buffer read-only, and torch takes no such memory without a warning
+    whole = from_dlpack(pa.Array.from_buffers(pa.uint8(), data.size, [None, data])).numpy().data
+    valid = chunk.is_valid().to_pylist() if chunk.null_count else [True] * len(chunk)
+    return [whole[ends[i] : ends[i + 1]] if valid[i] else None for i in range(len(chunk))]
+
+
+def _refs(group: RowGroup, rows: slice, table: pa.Table, spec: DatasetSpec) -> list[RowRef]:
+    key, row_group = group.piece.key, group.piece.row_group
+    at = group.rows[rows].tolist()
+    ids = [f"{key}#{row}" for row in at] if spec.id is None else [str(value) for value in _list(table, spec.id)]
+    return [RowRef(key, row_group, row, name) for row, name in zip(at, ids, strict=True)]
+
+
+def _set_aside(run: DecodedRows, ref: RowRef, shape: Sequence[int], slab: BatchBuffer | None) -> None:
+    """An image of another size than the plan's."""
+    size = (shape[1], shape[2])
+    expected = size if slab is None else slab.shape[1:]
+    run.misfit = run.misfit or Misfit(ref, size)
+    reason = (
+        f"size {size[1]}x{size[0]} is not the plan's {expected[1]}x{expected[0]}; "
+        "set model.input.resize or model.input.crop"
+    )
+    run.bad.append(BadRow.of(ref, RowError("decode", reason)))
+
+
+def _list(table: pa.Table, name: str) -> list[Any]:
+    values: list[Any] = table.column(name).to_pylist()
+    return values
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    values = column.cast(pa.float64(), safe=False).to_pylist()
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def images_of(parts: Sequence[tuple[DecodedRows, int, int]], make: Callable[[], BatchBuffer]) -> torch.Tensor:
+    """The images of rows [start, stop) of some runs: where they lie side by side from the slab's beginning on, that
+    memory itself; else, after rows were set aside, a copy.
+    """
+    slab, count = parts[0][0].slab, 0
+    for run, start, stop in parts:
+        if run.slab is not slab or run.start + start != count:
+            break
+        count += stop - start
+    else:
+        assert slab is not None
+        return slab.images[:count]
+    copy, count = make(), 0
+    for run, start, stop in parts:
+        assert run.slab is not None
+        copy.put_rows(count, run.slab, run.start + start, run.start + stop)
+        count += stop - start
+    return copy.images[:count]

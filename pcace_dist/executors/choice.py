@@ -1,0 +1,76 @@
+"""Which executor does the work: PCACE_EXECUTOR, or what the run chooses. Ray is imported only where it is chosen."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from enum import StrEnum
+from functools import partial
+
+from pcace_dist.config.job import Workers
+from pcace_dist.errors import JobError
+from pcace_dist.executors.base import Executor, WorkerShape
+from pcace_dist.worker.shared_model import SharedModel, cores
+from pcace_dist.worker.spec import CodesSpec, WorkSpec
+from pcace_dist.worker.worker import WorkerBody
+
+VARIABLE = "PCACE_EXECUTOR"
+
+
+class ExecutorKind(StrEnum):
+    RAY = "ray"
+    THREADS = "threads"
+    INLINE = "inline"
+
+    @property
+    def workers_are(self) -> str:
+        """What summary.json calls the workers."""
+        names = {ExecutorKind.RAY: "Ray actors", ExecutorKind.THREADS: "threads of the driver"}
+        return names.get(self, "the driver itself")
+
+
+def wanted_executor() -> ExecutorKind | None:
+    """What PCACE_EXECUTOR says; None where it leaves the choice to the run. Raises JobError."""
+    value = os.environ.get(VARIABLE) or None
+    if value is not None and value not in list(ExecutorKind):
+        raise JobError(f"{VARIABLE} {value!r}: is not one of {', '.join(ExecutorKind)}")
+    return None if value is None else ExecutorKind(value)
+
+
+def refuse_threads(reason: str) -> JobError:
+    """The error for PCACE_EXECUTOR=threads where threads cannot do the work."""
+    return JobError(f"{VARIABLE} {ExecutorKind.THREADS}: {reason}; use {ExecutorKind.RAY}, or leave the variable out")
+
+
+def check_threads(workers: Workers) -> None:
+    """Raises JobError where the job asks for more than threads of this process have."""
+    for key, amount in (("gpus", workers.gpus), ("resources", workers.resources), ("memory", workers.memory)):
+        if amount:
+            raise refuse_threads(f"threads of one process cannot have workers.{key} of their own")
+    if int(cores() / max(1.0, workers.cpus)) < max(1, workers.min):
+        raise refuse_threads(
+            f"workers.min {max(1, workers.min)} with workers.cpus {workers.cpus:g} take more than this machine's "
+            f"{cores()} cores"
+        )
+
+
+def open_executor(
+    kind: ExecutorKind,
+    spec: WorkSpec | CodesSpec,
+    shape: WorkerShape,
+    *,
+    prefix: str = "a",
+    shared: SharedModel | None = None,
+) -> Executor:
+    """An executor that is not entered yet. `shared`: what threads share; without it each loads a model of its own."""
+    if kind == ExecutorKind.INLINE:
+        from pcace_dist.executors.inline import InlineExecutor
+
+        return InlineExecutor(spec, replace(shape, maximum=1), prefix=prefix)
+    if kind == ExecutorKind.THREADS:
+        from pcace_dist.executors.threads import ThreadExecutor
+
+        return ThreadExecutor(spec, shape, prefix=prefix, make_worker=partial(WorkerBody, shared=shared))
+    from pcace_dist.executors.ray_executor import RayExecutor
+
+    return RayExecutor(spec, shape, prefix=prefix)

@@ -1,0 +1,29 @@
+"""The Ray actor: a worker whose control group answers `progress` and `stop` while `work` is busy."""
+
+from __future__ import annotations
+
+import ray
+
+from pcace_dist.progress import logs
+from pcace_dist.worker.spec import CodesSpec, WorkSpec
+from pcace_dist.worker.worker import Progress, WorkerBody, WorkerInfo
+
+
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
+class Worker(WorkerBody):
+    """One per GPU or CPU slot."""
+
+    @ray.method(concurrency_group="control")
+    def progress(self) -> Progress:
+        return super().progress()
+
+    @ray.method(concurrency_group="control")
+    def stop(self) -> None:
+        super().stop()
+
+    def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
+        logs.configure(spec.log, run=spec.output, actor=self._name)
+        return super().ready(spec)
+
+    def _node(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())

@@ -1,0 +1,98 @@
+"""Progress of a run: its stages, images, rate and workers, on the one bar. Knows neither Ray nor the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich.progress import TimeElapsedColumn
+
+from pcace_dist.progress.bar import StageBar
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Where a run stands. `images` counts rows done or in work, `total` all rows before the filter; `waits_for`: in
+    words, empty while it works."""
+
+    stage: str
+    images: int
+    total: int
+    workers: int = 0
+    bad_rows: int = 0
+    rate: float | None = None
+    waits_for: str = ""
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds to the end of the main pass at the present rate."""
+        if not self.rate or self.images > self.total:
+            return None
+        return (self.total - self.images) / self.rate
+
+
+def describe(tally: Tally) -> str:
+    """One line: stage, images, rate, remaining time, workers, bad rows, what it waits for."""
+    parts = [tally.stage]
+    if tally.total:
+        parts = [
+            f"{tally.stage}: {tally.images:,} of {tally.total:,} images ({100 * tally.images / tally.total:.0f} %)"
+        ]
+    parts += [f"{tally.rate:,.0f} images/s"] if tally.rate else []
+    parts += [f"{duration(tally.remaining)} left"] if tally.remaining else []
+    parts.append(f"{tally.workers} worker{'' if tally.workers == 1 else 's'} up")
+    parts += [f"{tally.bad_rows:,} bad"] if tally.bad_rows else []
+    parts += [tally.waits_for] if tally.waits_for else []
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """125 -> '2m05s'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+class RunDisplay:
+    """Shows where a run stands: its stages as a `StageBar`. A log gets a line at every change of stage, now and then,
+    and one when all images of a stage are done."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._bar = StageBar("pcace: ", TimeElapsedColumn(), stream=stream)
+        self._stage = ""
+        self._finished = False
+
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+    def show(self, tally: Tally) -> None:
+        line, total = describe(tally), tally.total or None
+        finished = tally.images == tally.total > 0
+        if tally.stage != self._stage:
+            self._stage, self._finished = tally.stage, finished
+            self._bar.begin(tally.stage, total, line, **_facts(tally))
+        text = line.removeprefix(tally.stage).lstrip(":, ")
+        log = not self._finished if finished else None
+        self._bar.show(tally.images, total, line, text=text, log=log, **_facts(tally))
+        self._finished = finished
+
+
+def _facts(tally: Tally) -> dict[str, Any]:
+    """What a line of a JSON log holds beside its text."""
+    facts: dict[str, Any] = {
+        "stage": tally.stage,
+        "images": tally.images,
+        "rows": tally.total,
+        "workers": tally.workers,
+    }
+    facts |= {"images_per_second": round(tally.rate, 3)} if tally.rate else {}
+    return facts | ({"waits_for": tally.waits_for} if tally.waits_for else {})

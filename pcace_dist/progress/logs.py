@@ -1,0 +1,150 @@
+"""Log lines of drivers and workers: readable text, or with PCACE_LOG_FORMAT=json one JSON object a line.
+
+    {"time": "2026-01-31T09:30:00.125+00:00", "level": "WARNING", "logger": "pcace_dist.executors.ray_executor",
+     "message": "worker a0003 is lost: ...", "run": "s3://bucket/runs/x", "actor": "a0003"}
+
+`time` is ISO 8601 in UTC; FIELDS stand beside it where a line has them. PCACE_LOG is the level (WARNING). What a
+program says whatever the level, progress and the one line of an error, goes through `say`. A leaf: standard library
+only, no Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from pcace_dist.errors import JobError
+from pcace_dist.progress.terminal import visible
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+FORMATS = ("text", "json")
+FIELDS = ("run", "actor", "unit", "attempt", "stage", "images", "rows", "workers", "images_per_second", "exit_code")
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+HEADERS_AT_DEBUG = ("boto3", "botocore", "s3transfer", "urllib3")  # session tokens are among them
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """Level and format; they travel to the workers with the job."""
+
+    level: str = "WARNING"
+    format: str = "text"
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] = os.environ) -> LogSettings:
+        """PCACE_LOG and PCACE_LOG_FORMAT. Raises JobError that names the variable, its value and what would do."""
+        level = environment.get("PCACE_LOG", "WARNING").upper()
+        format = environment.get("PCACE_LOG_FORMAT", "text").lower()
+        if level not in LEVELS:
+            raise JobError(f"PCACE_LOG {environment['PCACE_LOG']!r}: is not one of {', '.join(LEVELS)}")
+        if format not in FORMATS:
+            raise JobError(f"PCACE_LOG_FORMAT {environment['PCACE_LOG_FORMAT']!r}: is not one of {', '.join(FORMATS)}")
+        return LogSettings(level, format)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object for a record, on one line whatever the message holds; ASCII only."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= _context
+        line |= {name: record.__dict__[name] for name in FIELDS if name in record.__dict__}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: what the data put into a message is shown, never obeyed."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at the time of the line."""
+
+    def __init__(self, settings: LogSettings) -> None:
+        super().__init__()
+        self.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter(TEXT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+_settings = LogSettings()
+_context: dict[str, str] = {}  # fields of every line of this process
+
+
+def configure(settings: LogSettings, **context: str) -> None:
+    """Set up this process's log lines; `context` (run, actor) goes with each of them. Any number of calls is one.
+
+    With `json`, warnings and exceptions that nobody catches become log lines too.
+    """
+    global _settings
+    _settings = settings
+    _context.clear()
+    _context.update(context)
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Handler)]
+    root.addHandler(_Handler(settings))
+    root.setLevel(settings.level)
+    for name in HEADERS_AT_DEBUG:
+        logging.getLogger(name).setLevel(max(logging.INFO, root.level))
+    if settings.format == "json":
+        logging.captureWarnings(True)
+        sys.excepthook = _log_exception
+        threading.excepthook = _log_thread_exception
+
+
+def is_json() -> bool:
+    """Whether this process's log lines are JSON objects."""
+    return _settings.format == "json"
+
+
+def set_run(url: str) -> None:
+    """Which run this process works for, from here on a field of every line."""
+    _context["run"] = url
+
+
+def adopt(name: str) -> None:
+    """Give the handlers that a library has put on its own logger this process's format."""
+    if is_json():
+        for handler in logging.getLogger(name).handlers:
+            handler.setFormatter(JsonFormatter())
+
+
+def say(message: str, *, prefix: str = "", level: int = logging.INFO, stream: TextIO | None = None, **f: Any) -> None:
+    """A line for the user whatever the level: `prefix` and message as text, or one JSON object with the fields `f`."""
+    text = visible(prefix + message)
+    if is_json():
+        record = logging.LogRecord("pcace_dist", level, "", 0, message, (), None)
+        record.__dict__.update(f)
+        text = JsonFormatter().format(record)
+    print(text, file=sys.stderr if stream is None else stream, flush=True)
+
+
+def _log_exception(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    logging.getLogger("pcace_dist").critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+
+
+def _log_thread_exception(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        _log_exception(args.exc_type, args.exc_value, args.exc_traceback)

@@ -1,0 +1,39 @@
+"""What a report has found out, on its way from the rows' images to the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pcace_dist.report.comparison import AgainstRun
+from pcace_dist.report.evidence import Growth
+from pcace_dist.report.geography import Places
+from pcace_dist.report.probe import Probed
+from pcace_dist.report.rows import RowPool
+
+RankingKey = tuple[int, int]  # target, group
+ChannelKey = tuple[str, int]  # layer, channel
+
+
+@dataclass
+class Findings:
+    """What is gathered for the page, part by part."""
+
+    pool: RowPool = field(default_factory=RowPool)
+    exemplars: dict[ChannelKey, list[tuple[int, float]]] = field(default_factory=dict)  # row number, mean activation
+    extremes: dict[tuple[ChannelKey, RankingKey], tuple[list[tuple[int, float]], list[tuple[int, float]]]] = field(
+        default_factory=dict
+    )
+    cam_rows: dict[int, list[int]] = field(default_factory=dict)  # by group
+    growth: dict[str, dict[int, list[Growth]]] = field(default_factory=dict)  # layer, group: by target
+    thumbnails: dict[int, str] = field(default_factory=dict)
+    probed: Probed = field(default_factory=Probed)
+    cams: list[dict[str, Any]] = field(default_factory=list)
+    cam_layer: str | None = None
+    synthetic: dict[ChannelKey, np.ndarray] = field(default_factory=dict)
+    places: Places | None = None
+    predictions: np.ndarray | None = None
+    against: AgainstRun | None = None
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,134 @@
+"""Where the time of a run went, and what would help. Pure arithmetic on seconds; no I/O, no Ray.
+
+Two clocks. The driver's stages follow each other: prepare (imports, listing, model), ray, start (of workers), pilot,
+main_pass, reduce, rank, publish. Within the main pass
+every worker is always in exactly one of ON_WORKER, so these add up to the workers' seconds; `read` and `decode` go on
+in threads beside them, and `wait` is what of those the model had to wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ON_WORKER = ("begin", "wait", "forward", "tap", "statistics", "flush", "idle")
+IN_THREADS = ("read", "decode")
+IN_REDUCE = ("sums", "solve")
+
+HELPS = {
+    "prepare": "longer runs spread it over more images; fewer and larger files list faster",
+    "ray": "a cluster that is up already (RAY_ADDRESS)",
+    "copy": "storage for the output that is nearer to the driver",
+    "start": "a cluster that is up already starts faster; longer runs spread it over more images",
+    "pilot": "more CPUs per worker (workers.cpus: one worker makes it), a smaller statistics.pilot, fewer layers; "
+    "statistics.plan takes over the plan of another run",
+    "sums": "storage for the output that is nearer to the workers, or more workers",
+    "solve": "more workers, fewer groups, targets or layers, or statistics.knots 9",
+    "rank": "fewer groups, targets or layers",
+    "publish": "storage for the output that is nearer to the driver",
+    "begin": "longer runs spread the workers' first steps over more images",
+    "read": "storage nearer to the workers, row groups of about 16 MiB (pcace pack writes such)",
+    "decode": "more CPUs per worker (workers.cpus), images packed smaller",
+    "forward": "more workers, a GPU",
+    "tap": "fewer layers",
+    "statistics": "fewer layers, targets or groups",
+    "flush": "storage for the output that is nearer to the workers, PCACE_FLUSH_SECONDS larger",
+    "idle": "fewer workers, or more images: there are too few units for so many",
+}
+FASTER_ARITHMETIC = "compute.precision bfloat16 on processors with AMX or AVX512_BF16, or on a GPU"
+ON_GPU = "model.input.decode gpu, as another job"
+LARGER_BATCH = "a larger compute.batch"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the advice depends on. `cpu`: the model runs on the cores that also decode; `decode`: what decodes."""
+
+    cpu: bool = True
+    precision: str = "float32"
+    batch: int = 0
+    decode: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """The stage that takes most, its share of the run (0 to 1), and what would shorten it."""
+
+    stage: str
+    share: float
+    advice: str
+
+
+def on_worker(stages: Mapping[str, float], worker_seconds: float) -> dict[str, float]:
+    """Seconds of a main pass by stage, in the order of a unit's way; `idle` is what is left of `worker_seconds`."""
+    known = {stage: stages.get(stage, 0.0) for stage in ON_WORKER if stage != "idle"}
+    beside = {stage: stages.get(stage, 0.0) for stage in IN_THREADS}
+    return beside | known | {"idle": max(0.0, worker_seconds - sum(known.values()))}
+
+
+def shares(driver: Mapping[str, float], workers: Mapping[str, float]) -> dict[str, float]:
+    """Share of the whole run by stage: the main pass split as the workers spent it, the reduce as its tasks did.
+
+    The stages in threads are left out, as they take no time of their own; the shares add up to 1.
+    """
+    total = sum(driver.values())
+    if total <= 0:
+        return {}
+    found = {stage: seconds / total for stage, seconds in driver.items() if stage not in ("main_pass", "reduce")}
+    for stage, parts in (("main_pass", ON_WORKER), ("reduce", IN_REDUCE)):
+        seconds = driver.get(stage, 0.0)
+        inside = {part: workers.get(part, 0.0) for part in parts}
+        whole = sum(inside.values())
+        if whole > 0:
+            found |= {part: value / whole * seconds / total for part, value in inside.items()}
+        elif seconds:
+            found[stage] = seconds / total
+    return found
+
+
+def find_bottleneck(driver: Mapping[str, float], workers: Mapping[str, float], machine: Machine) -> Bottleneck | None:
+    """The stage that takes most and what would help; None before anything was done."""
+    held = shares(driver, workers)
+    if not held or max(held.values()) <= 0:
+        return None
+    held = _by_cause(held, workers, machine)
+    stage = max(held, key=lambda name: held[name])
+    return Bottleneck(stage, held[stage], _advice(stage, machine))
+
+
+def _by_cause(held: Mapping[str, float], workers: Mapping[str, float], machine: Machine) -> dict[str, float]:
+    """Waiting for images is not a cause: what kept them waiting is.
+
+    Where the model runs on the cores that decode, decoding costs its own time too, waited for or not; it is then
+    weighed by its seconds against those of the forward pass.
+    """
+    causes = {stage: share for stage, share in held.items() if stage != "wait"}
+    read, decode = workers.get("read", 0.0), workers.get("decode", 0.0)
+    cause = "decode" if decode >= read else "read"
+    causes[cause] = held.get("wait", 0.0)
+    forward = workers.get("forward", 0.0)
+    if machine.cpu and forward > 0 and decode > forward:
+        causes["decode"] = max(causes.get("decode", 0.0), min(1.0, held.get("forward", 0.0) * decode / forward))
+    return causes
+
+
+def _advice(stage: str, machine: Machine) -> str:
+    parts = [HELPS.get(stage, "nothing is known to help")]
+    if stage == "forward":
+        parts += [FASTER_ARITHMETIC] if machine.precision == "float32" else []
+        parts += [LARGER_BATCH] if not machine.cpu else []
+    if stage == "decode" and not machine.cpu and machine.decode == "cpu":
+        parts.append(ON_GPU)
+    return ", ".join(parts)
+
+
+def told(summary: Mapping[str, Any]) -> list[str]:
+    """What a summary.json says of this, for people: shares, the largest first, and what would help; or nothing."""
+    held = sorted((summary.get("shares") or {}).items(), key=lambda item: -float(item[1]))
+    parts = [f"{stage} {100 * share:.0f} %" for stage, share in held if share >= 0.005]
+    found = summary.get("bottleneck")
+    if not parts or not found:
+        return []
+    share = f"{100 * float(found['share']):.0f} %"
+    return [", ".join(parts), f"{found['stage']} takes most ({share}); what would help: {found['advice']}"]

@@ -1,0 +1,311 @@
+"""What the driver finds out before any worker is started: the listing, the model's layers, the fingerprint.
+
+All that can be wrong with a job without looking at single rows is found here and is exit code 2. No Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import torch
+from torch import nn
+
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
+from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.config.job import Job, Layer
+from pcace_dist.config.resolve import absolute, images_of, storage_of, weights_of
+from pcace_dist.config.targets import TargetSpec
+from pcace_dist.datasets.columns import DatasetSpec
+from pcace_dist.datasets.listing import Listing, list_dataset
+from pcace_dist.errors import DatasetError, JobError, ModelError
+from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
+from pcace_dist.executors.ray_session import is_wanted, names_a_cluster
+from pcace_dist.models.layers import do_not_run, excluded_layers, named_exactly, resolve_layers
+from pcace_dist.models.load import weights_digest
+from pcace_dist.models.source import code_digest
+from pcace_dist.progress import logs
+from pcace_dist.progress.logs import LogSettings
+from pcace_dist.run.extend import Base, open_base
+from pcace_dist.statistics.ace import MAX_ROWS
+from pcace_dist.worker.shared_model import SharedModel, share_model
+from pcace_dist.worker.spec import StatisticSpec, WorkSpec
+
+DOES_NOT_RUN = "does not run in a forward pass"
+GUESSED_SIZE = 224  # pixels, of an image whose size the job leaves open
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a job is, once its model is there.
+
+    Resolved layers, what the job says of their axes, the weights' digest, and the fingerprint of all that the result
+    depends on; `former` is the fingerprint as version 0.1.0 made it, which did not cover the model's code. `code` is
+    the digest of that code (models/source.py). `left_out` are layers that the job's patterns bring and that are not
+    ranked, with the reason.
+    """
+
+    layers: tuple[str, ...]
+    layouts: dict[str, str]
+    weights: str
+    fingerprint: str
+    former: str
+    code: str | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def is_of(self, fingerprint: object) -> bool:
+        """Whether a recorded fingerprint is this job's."""
+        return fingerprint in (self.fingerprint, self.former)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A job that has been checked against its data and its model."""
+
+    job: Job
+    spec: WorkSpec
+    listing: Listing
+    identity: Identity
+    group_type: pa.DataType
+    executor: ExecutorKind
+    base: Base | None = None
+    shared_model: SharedModel | None = None  # what threads share
+
+    @property
+    def weights(self) -> str:
+        """Digest of the loaded weights."""
+        return self.identity.weights
+
+    @property
+    def fingerprint(self) -> str:
+        return self.identity.fingerprint
+
+    def is_of(self, fingerprint: object) -> bool:
+        """Whether a recorded fingerprint is this job's."""
+        return self.identity.is_of(fingerprint)
+
+
+def prepare(job: Job) -> Preparation:
+    """Check a job against its data and its model. Raises UserError, one line."""
+    _refuse_what_is_not_built(job)
+    wanted = wanted_executor()
+    if wanted == ExecutorKind.THREADS:
+        check_threads(job.workers)
+    spec = _work_spec(job)
+    listing = list_dataset(spec.dataset, spec.storage)
+    for left_out in listing.left_out:
+        if not left_out.usual:
+            logs.say(f"left out: {left_out}", prefix="pcace: dataset.path: ", level=logging.WARNING)
+    if job.statistics.estimator == "ace" and not job.dataset.filter and not job.group_by and listing.rows > MAX_ROWS:
+        raise JobError(
+            f"statistics.estimator ace: takes at most {MAX_ROWS:,} images and the data set has {listing.rows:,}; use "
+            "dataset.filter, group_by or estimator: gram"
+        )
+    model = spec.load_model()
+    identity = _identity(job, model)
+    layers, weights = identity.layers, identity.weights
+    if job.statistics.plan is not None:
+        spec = _with_given_plan(job, spec, layers)
+    base = None
+    if job.extend is not None:
+        extended = job.model_copy(update={"extend": absolute(job.extend)})
+        base = open_base(extended, spec.storage, weights=weights, layers=layers)
+    kept = _kept_schema(spec, listing)
+    spec = replace(spec, layers=layers, layouts=identity.layouts, kept=kept, base=None if base is None else base.url)
+    shared = _shared_model(job, listing, model, wanted)
+    return Preparation(
+        job=job,
+        spec=spec,
+        listing=listing,
+        identity=identity,
+        group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
+        executor=wanted or (ExecutorKind.RAY if shared is None else ExecutorKind.THREADS),
+        base=base,
+        shared_model=shared,
+    )
+
+
+def _shared_model(job: Job, listing: Listing, model: nn.Module, wanted: ExecutorKind | None) -> SharedModel | None:
+    """What threads of this process share; None where the run is for another executor. Raises JobError where it cannot
+    go in the threads that PCACE_EXECUTOR asks for."""
+    if wanted is None:
+        return None if is_wanted() else share_model(job, listing, model)
+    if wanted != ExecutorKind.THREADS:
+        return None
+    shared = share_model(job, listing, model, any_size=True)
+    if shared is None:
+        raise refuse_threads("the model cannot be copied, and each thread needs a model of its own")
+    return shared
+
+
+def identify(job: Job) -> Identity:
+    """What a job is today: its model is loaded, its data are not looked at. Raises UserError."""
+    return _identity(job, _work_spec(job).load_model())
+
+
+def _identity(job: Job, model: nn.Module) -> Identity:
+    layers, left_out = _layers(job, model)
+    layouts, weights = _layouts(job, model), weights_digest(model)
+    former = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts)
+    code = code_digest(model, job.model.factory)
+    now = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts, code=code)
+    return Identity(layers, layouts, weights, now, former, code, left_out)
+
+
+def _layers(job: Job, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The job's layers, in model order; and those that are left out, with the reason: by "!", or because a glob or
+    "all" brings them and they do not run."""
+    layers = resolve_layers(model, job.layer_patterns)
+    exact = named_exactly(model, job.layer_patterns)
+    brought = [name for name in layers if name not in exact]
+    idle = do_not_run(model, brought, _image_shape(job)) if brought else []
+    if idle:
+        logs.say(f"left out, as they do not run in a forward pass: {', '.join(idle)}", prefix="pcace: layers: ")
+    if len(idle) == len(layers):
+        raise ModelError(f"layers {', '.join(job.layer_patterns)}: none of them runs in a forward pass of the model")
+    excluded = {name: f"left out by {pattern}" for name, pattern in excluded_layers(model, job.layer_patterns).items()}
+    left_out = excluded | dict.fromkeys(idle, DOES_NOT_RUN)
+    return tuple(name for name in layers if name not in idle), left_out
+
+
+def _image_shape(job: Job) -> tuple[int, int, int]:
+    """Shape (C, H, W) of an image as the model may get it; a guess where the job leaves images as they are."""
+    size = job.model.input.crop or job.model.input.resize or GUESSED_SIZE
+    height, width = (size, size) if isinstance(size, int) else size
+    return job.model.input.image_channels, height, width
+
+
+def _layouts(job: Job, model: nn.Module) -> dict[str, str]:
+    """What the job says of its layers' axes, by resolved name; the last word counts."""
+    said = [layer for layer in job.layers if isinstance(layer, Layer)]
+    return {name: layer.layout for layer in said for name in resolve_layers(model, [layer.name])}
+
+
+def _with_given_plan(job: Job, spec: WorkSpec, layers: tuple[str, ...]) -> WorkSpec:
+    """With `statistics.plan`: the settings are the plan's. Raises JobError where the job says something else."""
+    url = absolute(str(job.statistics.plan))
+    plan = plan_of_run(url, spec.storage)
+    if job.extend is not None:
+        raise JobError("statistics.plan: a run that extends another has that run's plan; leave one of the keys out")
+    held = {"layers": [layer.name for layer in plan.layers], "target": [target.name for target in plan.targets]}
+    for key, asked in (("layers", layers), ("target", [target.name for target in spec.targets])):
+        for name in asked:
+            if name not in held[key]:
+                raise JobError(f"{key} {name}: is not in the plan of {job.statistics.plan} ({', '.join(held[key])})")
+    settings = {name: getattr(plan, name) for name in ("components", "knots", "folds", "scale")}
+    for name, value in settings.items():
+        if name in job.statistics.model_fields_set and getattr(job.statistics, name) != value:
+            raise JobError(
+                f"statistics.{name} {getattr(job.statistics, name)}: the plan of {job.statistics.plan} has {value}; "
+                "leave one of the keys out"
+            )
+    batch = PlanMetadata.of(plan).batch
+    if spec.batch not in (None, batch):
+        raise JobError(f"compute.batch {spec.batch}: the plan of {job.statistics.plan} has {batch}; use auto")
+    precision = PlanMetadata.of(plan).precision
+    if spec.precision not in ("auto", precision):
+        raise JobError(
+            f"compute.precision {spec.precision}: the plan of {job.statistics.plan} has {precision}; use auto"
+        )
+    decode = PlanMetadata.of(plan).decode
+    if spec.decode not in ("auto", decode):
+        raise JobError(f"model.input.decode {spec.decode}: the plan of {job.statistics.plan} has {decode}; use auto")
+    if decode == "gpu" and job.workers.gpus == 0:
+        raise JobError(f"workers.gpus 0: the plan of {job.statistics.plan} decodes on GPUs; set workers.gpus: 1")
+    return replace(spec, plan=url, batch=batch, statistics=replace(spec.statistics, **settings))
+
+
+def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
+    """The columns that are kept beside the codes."""
+    if not spec.dataset.keep:
+        return None
+    return pa.schema([field for field in listing.schema if field.name != spec.dataset.image])
+
+
+def _work_spec(job: Job) -> WorkSpec:
+    targets = job.targets
+    _check_targets(job, targets)
+    columns = [str(target.value) for target in targets if target.kind == "column"]
+    statistics = job.statistics
+    return WorkSpec(
+        dataset=DatasetSpec(
+            path=tuple(absolute(path) for path in job.dataset.path),
+            image=job.dataset.image,
+            label=job.dataset.label,
+            id=job.dataset.id,
+            fold_by=job.dataset.fold_by,
+            filter=dict(job.dataset.filter),
+            group_by=job.group_by,
+            columns=tuple(columns),
+            keep=statistics.keep_codes,
+        ),
+        images=images_of(job),
+        storage=storage_of(job),
+        factory=job.model.factory,
+        kwargs=dict(job.model.kwargs),
+        weights=weights_of(job),
+        model_output=job.model.output,
+        mean=tuple(job.model.input.mean),
+        std=tuple(job.model.input.std),
+        layers=(),
+        targets=targets,
+        statistics=StatisticSpec(
+            estimator=statistics.estimator,
+            components=statistics.components,
+            knots=statistics.knots,
+            folds=statistics.folds,
+            pilot=statistics.pilot,
+            scale=statistics.scale,
+            penalty=statistics.penalty,
+        ),
+        output=absolute(job.output),
+        batch=None if job.compute.batch == "auto" else job.compute.batch,
+        precision=job.compute.precision,
+        decode=job.model.input.decode,
+        exact=job.compute.exact,
+        seed=job.compute.seed,
+        threads=max(1, int(job.workers.cpus)),
+        device="cuda" if job.workers.gpus > 0 else "cpu",
+        python_path=(os.getcwd(),),
+        flush_seconds=_flush_seconds(),
+        memory=statistics.memory,
+        log=LogSettings.from_environment(),
+    )
+
+
+def _flush_seconds() -> float:
+    """Longest time between two flushes of a worker: 600 s, or PCACE_FLUSH_SECONDS where workers die more often."""
+    text = os.environ.get("PCACE_FLUSH_SECONDS", "600")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise JobError(f"PCACE_FLUSH_SECONDS {text!r}: is not a number of seconds above 0")
+    return seconds
+
+
+def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
+    if any(target.needs_label for target in targets) and job.dataset.label is None:
+        raise JobError("target {logit: label} needs dataset.label, the column with the class index")
+    if job.group_by is not None and job.group_by == job.dataset.image:
+        raise DatasetError(f"group_by {job.group_by}: is the image column")
+
+
+def _refuse_what_is_not_built(job: Job) -> None:
+    """Keys of the job file that this version does not serve yet: refused by name, never ignored."""
+    asked = {
+        "dataset.join (without kept codes)": job.dataset.join is not None,
+        "statistics.knots_from (without kept codes)": job.statistics.knots_from != "plan",
+    }
+    for key, wanted in asked.items():
+        if wanted:
+            raise JobError(f"{key}: is not available in this version; leave the key out")
+    if job.model.input.decode == "gpu" and job.workers.gpus == 0:
+        raise JobError(
+            "model.input.decode gpu: the workers have no GPU; set workers.gpus: 1, or use model.input.decode: cpu"
+        )
+    if job.workers.gpus > 0 and not torch.cuda.is_available() and not names_a_cluster():
+        raise JobError(f"workers.gpus: {job.workers.gpus:g}, but this machine has no GPU; set workers.gpus: 0")

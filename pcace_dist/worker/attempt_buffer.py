@@ -1,0 +1,143 @@
+"""What a worker has added up and not yet written: the files of its next attempt.
+
+When it is written never changes a result: sums are integers. Knows the store and the statistic; no model, no Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pcace_dist.artifacts.attempt import write_attempt
+from pcace_dist.artifacts.codes import CodesWriter, KeptRows
+from pcace_dist.artifacts.examples import ExampleRows
+from pcace_dist.datasets.rows import BadRow
+from pcace_dist.datasets.units import Unit
+from pcace_dist.ledger.ledger import FileRef, UnitCount
+from pcace_dist.statistics.group_accumulator import GroupAccumulator, RowCodes, row_bytes
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.samples import SampleRows
+from pcace_dist.storage.store import Store
+from pcace_dist.worker.encoder import UnitRows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FLUSH_SHARE = 0.05  # write once the buffer is at most this share of the bytes read for it,
+FLUSH_PAUSE = 60.0  # but not more often than this, in seconds: many small attempts cost the reduce
+
+
+class AttemptBuffer:
+    """Sums by group, rows to show, rows set aside, and counts of the finished units since the last attempt.
+
+    A unit enters as a whole or not at all.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        device: torch.device,
+        kept: pa.Schema | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`device`: where sums are held. `kept`: the columns that are kept beside codes; None where none are kept."""
+        self._plan = plan
+        self._device = device
+        self._clock = clock
+        self._began = clock()
+        self._codes_writer = None if kept is None else CodesWriter(plan, kept)
+        self._examples = ExampleRows(plan)
+        self._samples: dict[Any, list[SampleRows]] = defaultdict(list)
+        self._bytes_read = 0
+        self._largest_unit = 0  # bytes of its rows as codes
+        self.segments: dict[Any, GroupAccumulator] = {}
+        self.bad: list[BadRow] = []
+        self.counts: dict[str, UnitCount] = {}
+
+    def add(self, unit: Unit, rows: UnitRows, *, filtered: int = 0, bytes_read: int = 0) -> UnitCount:
+        """Add the rows of a finished unit, `filtered` of which the filter removed, and return its counts."""
+        count = UnitCount(rows=len(rows), bad=unit.rows - filtered - len(rows), filtered=filtered)
+        self.bad.extend(rows.bad)
+        if len(rows):
+            self._add_rows(rows)
+        self.counts[unit.id] = count
+        self._bytes_read += bytes_read
+        self._largest_unit = max(self._largest_unit, len(rows) * row_bytes(self._plan))
+        return count
+
+    def _add_rows(self, unit: UnitRows) -> None:
+        on_device = {layer.name: unit.codes.codes(layer.name) for layer in self._plan.layers}
+        codes = {name: layer for name, layer in on_device.items() if layer is not None}
+        on_host = {name: layer.cpu() for name, layer in codes.items()}  # from a GPU: one copy of a unit
+        rows = RowCodes.cat(unit.rows)
+        self._examples.update(on_host, rows, unit.refs, unit.groups, unit.labels)
+        if unit.kept:
+            assert self._codes_writer is not None
+            self._codes_writer.add(KeptRows.cat(unit.kept), on_host)
+        samples = SampleRows.cat(unit.samples) if unit.samples else None
+        members = _members(unit.groups)
+        for group, indices in members.items():
+            index = torch.tensor(indices) if len(members) > 1 else slice(None)  # all rows: no copy
+            own = rows.take(index)
+            self._segment(group).append(
+                {name: layer.take(index) for name, layer in codes.items()},
+                own.target_codes,
+                own.target_fixed,
+                own.folds,
+            )
+            if samples is not None:
+                self._samples[group].append(samples.take(torch.tensor(indices)))
+
+    def _segment(self, group: Any) -> GroupAccumulator:
+        if group not in self.segments:
+            self.segments[group] = GroupAccumulator(self._plan, device=self._device)
+        return self.segments[group]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return (
+            self._examples.nbytes
+            + sum(segment.nbytes for segment in self.segments.values())
+            + sum(part.nbytes for parts in self._samples.values() for part in parts)
+            + (0 if self._codes_writer is None else self._codes_writer.nbytes)
+        )
+
+    def is_due(self, *, memory: int, seconds: float) -> bool:
+        """Whether it is time to write: another unit may not fit into `memory` bytes, `seconds` have passed, or what is
+        held is small against what was read for it."""
+        if not self.counts:
+            return False
+        held = self.nbytes
+        if held + self._largest_unit >= memory:
+            return True
+        waited = self._clock() - self._began
+        if waited >= seconds:
+            return True
+        return waited >= FLUSH_PAUSE and held <= FLUSH_SHARE * self._bytes_read
+
+    def write(self, store: Store, attempt: str) -> dict[str, FileRef]:
+        """Write the files of the attempt and return their sizes and digests. The buffer is used up."""
+        return write_attempt(
+            store,
+            attempt,
+            self._plan,
+            {group: segment.cpu() for group, segment in self.segments.items()},
+            self.bad,
+            {group: SampleRows.cat(parts) for group, parts in self._samples.items()},
+            None if self._codes_writer is None else self._codes_writer.finish(),
+            self._examples.files(),
+        )
+
+
+def _members(groups: Sequence[Any]) -> dict[Any, list[int]]:
+    """The rows of each group, groups in the order of their first rows."""
+    members: dict[Any, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups):
+        members[group].append(row)
+    return members

@@ -1,0 +1,137 @@
+"""Sums of one block of channels, group by group, within a budget of memory.
+
+Parts come in any order from attempts (Grams, codes) or from kept codes. A group is held as codes while these are
+smaller than its Gram, as a Gram beyond. Groups that do not fit beside the others wait for a further pass over the
+same parts: time instead of memory, the same bits. Knows the statistic only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock
+from pcace_dist.datasets.groups import group_order
+from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.group_accumulator import RowCodes, add_codes
+from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, TargetPlan
+from pcace_dist.statistics.score import ChannelScores, score_channels, unranked
+
+TARGET_BYTES = 256 << 20  # of one Gram's x-y sums: so many targets are solved together
+
+
+@dataclass
+class GroupSums:
+    """One group's rows: held as codes, added up in a Gram, or some of both."""
+
+    gram: Gram | None = None
+    codes: list[LayerCodes] = field(default_factory=list)
+    rows: list[RowCodes] = field(default_factory=list)
+    code_bytes: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.code_bytes + (0 if self.gram is None else self.gram.nbytes)
+
+    def fold_rows(self, folds: int) -> npt.NDArray[np.int64]:
+        """Rows in each fold: int64 (folds,)."""
+        total = np.zeros(folds, np.int64)
+        if self.gram is not None:
+            total += self.gram.rows.cpu().numpy()
+        for part in self.rows:
+            total += np.bincount(part.folds.numpy(), minlength=folds)
+        return total
+
+
+class BlockSums:
+    """Everything that is added up for one block under one plan."""
+
+    def __init__(self, plan: Plan, block: ChannelBlock, *, memory: int, as_codes: bool = False) -> None:
+        """memory: bytes that all groups together may hold, but at least one group is held. as_codes: groups stay codes
+        whatever their size, because their knots are still to be chosen."""
+        self._plan = plan
+        self._block = block
+        self._channels = block.stop - block.start
+        self._memory = memory
+        self._as_codes = as_codes
+        self._gram_bytes = Gram.packed_bytes(self._channels, plan.components, len(plan.targets), plan.knots, plan.folds)
+        self.passes = 0
+
+    def groups(self, parts: Callable[[], Iterable[BlockPart]]) -> Iterator[tuple[Any, GroupSums]]:
+        """Every group once, with the sums of all its parts; `parts()` is called anew for every pass."""
+        done: set[Any] = set()
+        incomplete = True
+        while incomplete:
+            self.passes += 1
+            groups, incomplete = self._one_pass(parts(), done)
+            for group in sorted(groups, key=group_order):
+                done.add(group)
+                yield group, groups.pop(group)
+
+    def _one_pass(self, parts: Iterable[BlockPart], done: set[Any]) -> tuple[dict[Any, GroupSums], bool]:
+        """Groups that fit, complete; and whether others must wait for another pass."""
+        groups: dict[Any, GroupSums] = {}
+        postponed: set[Any] = set()
+        total = 0
+        for part in parts:
+            if part.group in done or part.group in postponed:
+                continue
+            sums = groups.setdefault(part.group, GroupSums())
+            total -= sums.nbytes
+            self._add(sums, part)
+            total += sums.nbytes
+            while total > self._memory and len(groups) > 1:
+                largest = max(groups, key=lambda group: groups[group].nbytes)
+                total -= groups.pop(largest).nbytes
+                postponed.add(largest)
+        return groups, bool(postponed)
+
+    def _add(self, sums: GroupSums, part: BlockPart) -> None:
+        if part.gram is not None:
+            sums.gram = part.gram if sums.gram is None else sums.gram.merge([part.gram])
+        if part.codes is None:
+            return
+        sums.codes.append(part.codes)
+        sums.rows.append(part.rows)
+        sums.code_bytes += part.codes.nbytes
+        if sums.code_bytes >= self._gram_bytes and not self._as_codes:
+            sums.gram = self.add_up(sums, slice(0, len(self._plan.targets)))
+            sums.codes, sums.rows, sums.code_bytes = [], [], 0
+
+    def add_up(self, sums: GroupSums, targets: slice) -> Gram:
+        """The Gram of all of a group's rows for some of the targets; for all of them, the group's own Gram where it has
+        one, which the codes are added to."""
+        every = targets == slice(0, len(self._plan.targets))
+        if sums.gram is not None:
+            total = sums.gram if every else sums.gram.select_targets(targets)
+        else:
+            plan = self._plan
+            count = len(range(*targets.indices(len(plan.targets))))
+            total = Gram(self._channels, plan.components, count, plan.knots, plan.folds)
+        if sums.codes:
+            rows = RowCodes.cat(sums.rows)
+            add_codes(total, LayerCodes.cat(sums.codes), rows if every else rows.select_targets(targets))
+        return total
+
+    def score(
+        self, sums: GroupSums, layer: LayerPlan, *, penalty: float, targets: Sequence[TargetPlan] | None = None
+    ) -> list[ChannelScores]:
+        """Scores of the block's channels, one per target. Uses `sums` up.
+
+        `layer` is the plan of these channels; `targets` are the targets' plans where they are not the plan's.
+        """
+        plans = self._plan.targets if targets is None else targets
+        few = unranked(sums.fold_rows(self._plan.folds), layer, len(plans), knots=self._plan.knots)
+        if few is not None:
+            return few
+        count = len(self._plan.targets)
+        scores: list[ChannelScores] = []
+        step = max(1, min(count, int(TARGET_BYTES * count // max(1, self._gram_bytes))))
+        for start in range(0, count, step):
+            some = slice(start, min(count, start + step))
+            scores += score_channels(self.add_up(sums, some), layer, plans[some], penalty=penalty)
+        return scores

@@ -1,0 +1,93 @@
+"""A worker that ranks from kept codes: no model, no images, one block of channels at a time.
+
+Knows the store, the codes and the statistic, not Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_checked
+from pcace_dist.artifacts.block_scores import BlockScores
+from pcace_dist.artifacts.codes import open_codes
+from pcace_dist.artifacts.selection import SELECTION_FILE, Selection
+from pcace_dist.errors import OutputError
+from pcace_dist.ledger.ledger import Receipt
+from pcace_dist.statistics.group_accumulator import RowCodes
+from pcace_dist.statistics.plan import LayerCodes, Plan
+from pcace_dist.statistics.recode import LEVELS, Recoding, histograms, refit
+from pcace_dist.storage.store import Store
+from pcace_dist.worker.block_sums import BlockSums, GroupSums
+from pcace_dist.worker.memory import memory_of
+from pcace_dist.worker.reduce import score_block
+from pcace_dist.worker.spec import CodesSpec
+
+
+class CodesEngine:
+    """Opens the kept codes once; then any number of `count` and `reduce`."""
+
+    def __init__(self, spec: CodesSpec, store: Store) -> None:
+        kept = open_codes(spec.codes, spec.storage)
+        if kept is None:
+            raise OutputError(f"{spec.codes}: its kept codes are gone")
+        self._kept = kept
+        self._spec = spec
+        self._store = store
+        self._memory = memory_of(spec)
+        self._selections: dict[str, Selection] = {}
+        self.weights = kept.index.weights
+
+    def count(self, block: ChannelBlock, receipt: Receipt) -> Tensor:
+        """How often each code occurs in the selected rows: int64 (channels, p, 256)."""
+        total = torch.zeros(block.stop - block.start, self._kept.plan.components, LEVELS, dtype=torch.int64)
+        for part in self._parts(block, receipt, self._kept.plan.components):
+            assert part.codes is not None
+            total += histograms(part.codes.codes)
+        return total
+
+    def reduce(self, plan: Plan, block: ChannelBlock, receipt: Receipt) -> BlockScores:
+        """Add up and score one block of the selected rows, group by group."""
+        if self._spec.knots_from == "group":
+            return self._reduce_by_own_knots(plan, block, receipt)
+        recode = self._recoding(plan, block)
+
+        def parts() -> Iterator[BlockPart]:
+            for part in self._parts(block, receipt, plan.components):
+                assert part.codes is not None
+                yield replace(part, codes=LayerCodes(recode(part.codes.codes), part.codes.means))
+
+        return score_block(plan, block, parts, penalty=self._spec.penalty, memory=self._memory)
+
+    def _reduce_by_own_knots(self, plan: Plan, block: ChannelBlock, receipt: Receipt) -> BlockScores:
+        """Each group on knots at the quantiles of its own rows."""
+        base = self._kept.plan.layer(block.layer).block(block.channels).first_components(plan.components)
+        sums = BlockSums(plan, block, memory=self._memory, as_codes=True)
+        scores = {}
+        for group, old in sums.groups(lambda: self._parts(block, receipt, plan.components)):
+            rows = RowCodes.cat(old.rows)
+            layer, targets, codes, rows = refit(base, plan.targets, LayerCodes.cat(old.codes), rows, plan.knots)
+            refitted = GroupSums(codes=[codes], rows=[rows])
+            by_target = sums.score(refitted, layer, penalty=self._spec.penalty, targets=targets)
+            scores[group] = [scored.without_transforms() for scored in by_target]  # no other group has their knots
+        return BlockScores(block, scores)
+
+    def _recoding(self, plan: Plan, block: ChannelBlock) -> Callable[[Tensor], Tensor]:
+        """From the kept codes to the codes on the plan's knots."""
+        old = self._kept.plan.layer(block.layer).knots[block.channels, : plan.components]
+        new = plan.layer(block.layer).knots[block.channels]
+        return (lambda codes: codes) if torch.equal(old, new) else Recoding.between(old, new)
+
+    def _parts(self, block: ChannelBlock, receipt: Receipt, components: int) -> Iterator[BlockPart]:
+        """The selected rows of a block, their first components."""
+        codes = (LayerCodes(part.codes[:, :, :components], part.means) for part in self._kept.read_block(block))
+        return self._selection(receipt).parts(codes)
+
+    def _selection(self, receipt: Receipt) -> Selection:
+        if receipt.attempt not in self._selections:
+            data = read_checked(self._store, receipt.attempt, SELECTION_FILE, receipt.files[SELECTION_FILE])
+            self._selections[receipt.attempt] = Selection.from_bytes(data)
+        return self._selections[receipt.attempt]

@@ -1,0 +1,252 @@
+"""From batches of images to codes: forward, project, encode, and set aside the rows that have no finite value.
+
+Knows the model's forward pass, the plan and the targets; no files, no store, no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcace_dist.artifacts.codes import KeptRows
+from pcace_dist.config.targets import TargetSpec
+from pcace_dist.datasets.loader import Batch
+from pcace_dist.datasets.rows import BadRow, RowRef
+from pcace_dist.errors import RowError
+from pcace_dist.models.device import retry_on_oom, to_device, to_host
+from pcace_dist.models.tap import Receive
+from pcace_dist.models.targets import target_values
+from pcace_dist.statistics.code_buffer import CodeBuffer
+from pcace_dist.statistics.group_accumulator import RowCodes
+from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan
+from pcace_dist.statistics.samples import SampleRows, row_key
+from pcace_dist.worker.stage_seconds import StageSeconds
+
+ForwardPass = Callable[[Tensor, Receive], Tensor]
+"""Images uint8 (n, C, H, W) and a receiver of maps; gives the outputs (n, O). `Forward`, or what stands in for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardedBatch:
+    """A batch that has been forwarded.
+
+    projected: components (n, C, p) and means (n, C) by layer, on the device. wait: waits for the device and gives, on
+    the host, the outputs (n, O) and the mask (n,) of the rows that are finite in every layer.
+    """
+
+    batch: Batch
+    projected: Mapping[str, tuple[Tensor, Tensor]]
+    wait: Callable[[], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBatch:
+    """The n usable rows of a batch as codes, and the rows that were set aside.
+
+    codes: by layer, on the device. rows, refs, groups, labels (None: no label): of the n rows. kept: what is stored
+    beside their codes, None where no codes are kept. samples: their components, for the estimator ace alone.
+    """
+
+    codes: Mapping[str, LayerCodes]
+    rows: RowCodes
+    refs: Sequence[RowRef]
+    groups: Sequence[Any]
+    labels: Sequence[int | None]
+    kept: KeptRows | None = None
+    samples: SampleRows | None = None
+    bad: Sequence[BadRow] = ()
+
+
+@dataclass(eq=False)
+class UnitRows:
+    """The usable rows of a unit, in the order of its batches, and the rows that were set aside."""
+
+    codes: CodeBuffer
+    rows: list[RowCodes] = field(default_factory=list)
+    refs: list[RowRef] = field(default_factory=list)
+    groups: list[Any] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    kept: list[KeptRows] = field(default_factory=list)
+    samples: list[SampleRows] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+
+    def append(self, batch: EncodedBatch) -> UnitRows:
+        self.codes.append(batch.codes)
+        self.rows.append(batch.rows)
+        self.refs.extend(batch.refs)
+        self.groups.extend(batch.groups)
+        self.labels.extend(batch.labels)
+        self.bad.extend(batch.bad)
+        if batch.kept is not None:
+            self.kept.append(batch.kept)
+        if batch.samples is not None:
+            self.samples.append(batch.samples)
+        return self
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+
+class BatchEncoder:
+    """Forwards and encodes batches under one plan, on one device."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        layers: Mapping[str, LayerPlan],
+        targets: Sequence[TargetSpec],
+        *,
+        device: torch.device,
+        batch_size: int,
+        keep_samples: bool = False,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`layers`: the plan's, on the device. `check` is called before every batch; what it raises ends the unit."""
+        self._plan = plan
+        self._layers = layers
+        self._targets = targets
+        self._device = device
+        self._overlaps = device.type == "cuda"  # it computes while the host encodes
+        self._batch_size = batch_size
+        self._keep_samples = keep_samples
+        self._check = check
+
+    def no_rows(self) -> UnitRows:
+        """What a unit begins with."""
+        return UnitRows(CodeBuffer(self._plan, whole_layers=True, device=self._device))
+
+    def encode(self, passes: Iterable[tuple[Batch, ForwardPass]], seconds: StageSeconds) -> Iterator[EncodedBatch]:
+        """Encoded batches, in order. A GPU works on the next batch while this one is encoded.
+
+        Raises JobError where memory does not do for one batch, and what `check` or a pass raises.
+        """
+        waiting: _Waiting | None = None
+        for batch, forward in passes:
+            self._check()
+            forwarded = retry_on_oom(
+                partial(self._forward, batch, forward, seconds),
+                self._device,
+                self._batch_size,
+                before=(lambda: None) if waiting is None else waiting.encoded,
+            )
+            if waiting is not None:
+                yield waiting.encoded()
+            waiting = _Waiting(partial(self._encode, forwarded, seconds))
+            del forwarded  # `waiting` alone holds its tensors
+            if not self._overlaps:  # its tensors are in the processor's caches now
+                yield waiting.encoded()
+                waiting = None
+        if waiting is not None:
+            yield waiting.encoded()
+
+    def _forward(self, batch: Batch, forward: ForwardPass, seconds: StageSeconds) -> ForwardedBatch:
+        """Forward one batch: components of all layers stay on the device, outputs start on their way back."""
+        projected: dict[str, tuple[Tensor, Tensor]] = {}
+        count = len(batch)
+        finite = torch.ones(count, dtype=torch.bool, device=self._device)
+
+        def receive(name: str, maps: Tensor, _: tuple[int, ...]) -> None:
+            with seconds.stage("tap"):
+                components, means = (part[:count] for part in self._layers[name].project(maps))
+                projected[name] = components, means
+                torch.logical_and(finite, torch.isfinite(components).flatten(1).all(1), out=finite)
+                torch.logical_and(finite, torch.isfinite(means).all(1), out=finite)
+
+        with seconds.stage("forward"):
+            outputs = forward(batch.images, receive)
+        return ForwardedBatch(batch, projected, to_host(outputs, finite))
+
+    def _encode(self, forwarded: ForwardedBatch, seconds: StageSeconds) -> EncodedBatch:
+        with seconds.stage("forward"):
+            outputs, finite = forwarded.wait()
+        with seconds.stage("statistics"):
+            batch = forwarded.batch
+            values, reasons = target_values(self._targets, outputs, batch.labels, batch.columns)
+            usable, bad = _sort_out(batch, finite.numpy(), values, reasons)
+            return self._encode_rows(batch, forwarded.projected, values, usable, bad)
+
+    def _encode_rows(
+        self,
+        batch: Batch,
+        projected: Mapping[str, tuple[Tensor, Tensor]],
+        values: np.ndarray,
+        usable: np.ndarray,
+        bad: Sequence[BadRow],
+    ) -> EncodedBatch:
+        """`values`: float64 (n, T); `usable`: the mask (n,) of the rows to encode."""
+        index = np.flatnonzero(usable)
+        if len(index) < len(batch):  # without a copy that would wait for a GPU, which is at the next batch already
+            on_device = to_device(torch.from_numpy(index), self._device)
+            projected = {name: (parts[0][on_device], parts[1][on_device]) for name, parts in projected.items()}
+        rows = index.tolist()
+        refs = [batch.refs[i] for i in rows]
+        fold_keys = batch.fold_keys[usable]
+        kept, samples = None, None
+        if batch.kept is not None:
+            kept = KeptRows(refs, fold_keys, [batch.kept[i] for i in rows], values[usable])
+        if self._keep_samples:
+            keys = torch.tensor([row_key(f"{ref.file}#{ref.row}") for ref in refs], dtype=torch.int64)
+            on_host = {name: components.cpu() for name, (components, _) in projected.items()}
+            samples = SampleRows(keys, torch.from_numpy(values[usable]), on_host)
+        return EncodedBatch(
+            codes={name: self._layers[name].encode(*parts) for name, parts in projected.items()},
+            rows=row_codes(self._plan, values[usable], fold_keys),
+            refs=refs,
+            groups=[None if batch.groups is None else batch.groups[i] for i in rows],
+            labels=[_label(batch, i) for i in rows],
+            kept=kept,
+            samples=samples,
+            bad=bad,
+        )
+
+
+class _Waiting:
+    """A forwarded batch that is encoded when it is first asked for; its tensors are given up then."""
+
+    def __init__(self, encode: Callable[[], EncodedBatch]) -> None:
+        self._encode: Callable[[], EncodedBatch] | None = encode
+        self._encoded: EncodedBatch | None = None
+
+    def encoded(self) -> EncodedBatch:
+        if self._encoded is None:
+            assert self._encode is not None
+            self._encoded, self._encode = self._encode(), None
+        return self._encoded
+
+
+def row_codes(plan: Plan, targets: np.ndarray, fold_keys: np.ndarray) -> RowCodes:
+    """Rows from their target values float64 (n, T) and their fold keys uint64 (n,)."""
+    target_codes, target_fixed = plan.encode_targets(targets)
+    folds = torch.from_numpy((fold_keys % np.uint64(plan.folds)).astype(np.uint8))
+    return RowCodes(folds, target_codes, target_fixed)
+
+
+def _sort_out(
+    batch: Batch, finite: np.ndarray, values: np.ndarray, reasons: Mapping[int, str]
+) -> tuple[np.ndarray, list[BadRow]]:
+    """The mask (n,) of the usable rows, and every other row with its reason.
+
+    finite: the mask of the rows whose activations are finite; values: targets (n, T); reasons: of rows without one.
+    """
+    usable = np.asarray(finite & np.isfinite(values).all(1))
+    bad = []
+    for i in np.flatnonzero(~usable).tolist():
+        stage, reason = (
+            ("target", reasons.get(i, "the target is NaN or infinite"))
+            if finite[i]
+            else ("model", "an activation is NaN or infinite")
+        )
+        bad.append(BadRow.of(batch.refs[i], RowError(stage, reason)))
+    return usable, bad
+
+
+def _label(batch: Batch, row: int) -> int | None:
+    """The class index of a row; None where there is none."""
+    label = -1 if batch.labels is None else int(batch.labels[row])
+    return None if label < 0 else label

@@ -1,0 +1,328 @@
+"""A worker without Ray: makes the plan, works through units, writes attempts.
+
+A unit enters the next attempt only when it is finished; rows that fail are recorded and never end a run
+(docs/protocol.md, items 5 to 7). What it puts together: sources.py finds a unit's batches, encoder.py turns them into
+codes, attempt_buffer.py adds these up.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from pcace_dist.artifacts.attempt import ChannelBlock
+from pcace_dist.artifacts.block_scores import BlockScores
+from pcace_dist.artifacts.examples import merge_examples
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
+from pcace_dist.datasets.device_images import decoder_of
+from pcace_dist.datasets.listing import Listing
+from pcace_dist.datasets.loader import LoaderOptions, UnitReader
+from pcace_dist.datasets.rows import BadRow
+from pcace_dist.datasets.units import Unit
+from pcace_dist.errors import ModelError
+from pcace_dist.ledger.ledger import Receipt, UnitCount
+from pcace_dist.models import layouts
+from pcace_dist.models.device import free_memory, retry_on_oom
+from pcace_dist.models.forward import Forward, numeric_class
+from pcace_dist.models.load import weights_digest
+from pcace_dist.models.precision import CHANNELS_LAST
+from pcace_dist.models.settings import set_deterministic
+from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+from pcace_dist.statistics.plan import LayerPlan, Plan
+from pcace_dist.storage.store import Store
+from pcace_dist.worker.admission import Admission, CheckRows
+from pcace_dist.worker.allocator import keep_memory
+from pcace_dist.worker.attempt_buffer import AttemptBuffer
+from pcace_dist.worker.encoder import BatchEncoder
+from pcace_dist.worker.memory import memory_of
+from pcace_dist.worker.pilot import make_plan
+from pcace_dist.worker.pilot_cache import PilotCache
+from pcace_dist.worker.reduce import reduce_block
+from pcace_dist.worker.sources import CODES, PILOT, UnitSources
+from pcace_dist.worker.spec import WorkSpec
+from pcace_dist.worker.stage_seconds import StageSeconds
+
+if TYPE_CHECKING:
+    from pcace_dist.worker.shared_model import SharedModel
+
+log = logging.getLogger(__name__)
+
+
+class Abandoned(Exception):
+    """The worker was told to stop and gave up its unit, which will be redone."""
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """A finished unit: counts, images forwarded for it, seconds by stage, and the last row that was set aside."""
+
+    unit: str
+    count: UnitCount
+    forwarded: int
+    seconds: Mapping[str, float]
+    bytes_read: int
+    last_fault: str | None = None
+    of_pilot: bool = False  # its rows had been forwarded by the pilot
+
+
+@dataclass(eq=False)
+class _MainPass:
+    """What a worker works with from `begin` on, under one plan."""
+
+    plan: Plan
+    epoch: int
+    memory: int  # bytes that `buffer` may hold
+    encoder: BatchEncoder
+    sources: UnitSources
+    buffer: AttemptBuffer
+
+
+class Engine:
+    """One worker's model, and what it has added up.
+
+    Life: `Engine(spec, actor, store)`, perhaps `pilot(listing)`, `begin(plan, check, epoch)`, then `process(unit)`
+    again and again and `flush()` whenever `should_flush`; at the end `reduce(...)`.
+    """
+
+    def __init__(self, spec: WorkSpec, actor: str, store: Store, shared_model: SharedModel | None = None) -> None:
+        """`shared_model`: where workers are threads of one process; else the model is loaded. Raises ModelError."""
+        keep_memory()
+        self.spec = spec
+        self.actor = actor
+        self.store = store
+        set_deterministic(spec.threads, strict=spec.exact == "strict")
+        self.device = torch.device(spec.device)
+        self.model = spec.load_model() if shared_model is None else shared_model.model_copy()
+        self.weights = weights_digest(self.model)
+        self.model.to(self.device)
+        self.pilot_cache = PilotCache() if shared_model is None else shared_model.pilot_cache
+        self._shared_model = shared_model
+        self._main_pass: _MainPass | None = None
+        self._attempts = 0
+        self._stop = threading.Event()
+        self.images_seen = 0
+        self.pilot_batches = 0
+
+    # -- the plan
+
+    def pilot(self, listing: Listing) -> tuple[Plan, CheckRows]:
+        """Make the plan from the pilot, and the rows by which workers are admitted; the caller records both.
+
+        Raises DatasetError or ModelError for what only real rows show, Abandoned after `stop`.
+        """
+        shared = self._shared_model
+        copies = [] if shared is None else [shared.model_copy() for _ in range(1, shared.workers)]
+        piloted = make_plan(
+            [self.model, *copies],  # the other workers wait for the plan
+            self.spec,
+            listing,
+            device=self.device,
+            weights=self.weights,
+            check=self._check_pilot,
+        )
+        if self.spec.plan is None:  # another run's plan may be of another numeric class
+            self.pilot_cache.plan = piloted.plan.digest
+        self.pilot_cache.units.update(piloted.units)
+        return piloted.plan, piloted.check
+
+    def _check_pilot(self) -> None:
+        """Before every batch of the pilot."""
+        self.pilot_batches += 1
+        self._check_stopped()
+
+    def _check_stopped(self) -> None:
+        if self._stop.is_set():
+            raise Abandoned(f"worker {self.actor} was told to stop")
+
+    def begin(self, plan: Plan, check: CheckRows, epoch: int) -> Admission:
+        """Take the plan; only from here on units can be worked on.
+
+        Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker, JobError where the
+        plan's images are decoded on a GPU and this worker cannot.
+        """
+        facts = PlanMetadata.of(plan)
+        if facts.weights != self.weights:
+            raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
+        spec, memory = self.spec, self._memory()
+        layouts.keep([self.model], facts.channel_axes)
+        forward = Forward(self.model, self.device, facts.batch, spec.mean, spec.std, spec.layers, facts.numerics)
+        layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
+        if self.device.type == "cpu":
+            plan = replace(plan, layers=tuple(layers.values()))
+        admission = self._admit(plan, layers, check, forward)
+        reader = self._reader(facts)
+        encoder = BatchEncoder(
+            plan,
+            layers,
+            spec.targets,
+            device=self.device,
+            batch_size=facts.batch,
+            keep_samples=spec.statistics.estimator == "ace",
+            check=self._check_stopped,
+        )
+        sources = UnitSources(spec, plan, reader, forward, self.pilot_cache, self._count_images)
+        self._main_pass = _MainPass(plan, epoch, memory, encoder, sources, self._empty_buffer(plan))
+        return admission
+
+    def _admit(self, plan: Plan, layers: Mapping[str, LayerPlan], check: CheckRows, forward: Forward) -> Admission:
+        """Show that this worker computes what the pilot computed. Raises NotAdmitted."""
+        facts = PlanMetadata.of(plan)
+        mine = numeric_class(
+            self.device,
+            numerics=facts.numerics,
+            batch_size=facts.batch,
+            threads=self.spec.threads,
+            decode=facts.decode,
+        )
+        made_here = self.pilot_cache.plan
+        if made_here is not None and made_here == plan.digest:  # one pass shows that the model does it again
+            check = check.first(facts.batch)
+        plans, exact = facts.numeric_class, self.spec.exact
+        return retry_on_oom(
+            lambda: check.admit(forward, layers, mine=mine, plans=plans, exact=exact), self.device, facts.batch
+        )
+
+    def _reader(self, facts: PlanMetadata) -> UnitReader:
+        options = LoaderOptions(
+            self.spec.dataset,
+            self.spec.images,
+            self.spec.storage,
+            batch_size=facts.batch,
+            threads=self.spec.threads,
+            image_shape=facts.image_shape,
+            channels_last=facts.layout == CHANNELS_LAST,
+            pinned=self.device.type == "cuda",
+            decoder=decoder_of(facts.decode, self.device),
+            fold_bytes=key_of_bytes,
+            fold_value=key_of_value,
+        )
+        return UnitReader(options)
+
+    def _memory(self) -> int:
+        """Bytes that the buffer may hold: on a GPU, whose sums stay there until they are written, a share of it."""
+        memory = memory_of(self.spec)
+        return min(memory, free_memory(self.device) // 4) if self.device.type == "cuda" else memory
+
+    def _empty_buffer(self, plan: Plan) -> AttemptBuffer:
+        return AttemptBuffer(plan, device=self.device, kept=self.spec.kept)
+
+    def _count_images(self, rows: int) -> None:
+        self.images_seen += rows
+
+    # -- units
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as this worker holds it."""
+        return self._begun.plan
+
+    @property
+    def buffer(self) -> AttemptBuffer:
+        """What is added up for the next attempt."""
+        return self._begun.buffer
+
+    @property
+    def sources(self) -> UnitSources:
+        """Where units' batches come from."""
+        return self._begun.sources
+
+    @property
+    def _begun(self) -> _MainPass:
+        if self._main_pass is None:
+            raise RuntimeError(f"worker {self.actor}: has no plan yet; begin comes first")
+        return self._main_pass
+
+    def process(self, unit: Unit, upcoming: Unit | None = None, codes_file: str | None = None) -> UnitReport:
+        """Work through one unit and add it to the buffer; read the upcoming one ahead meanwhile.
+
+        codes_file: of the extended run; it holds the unit's rows, which are not forwarded then. Where it cannot be read
+        any more, they are.
+
+        Raises Abandoned after `stop`; the buffer is as it was then.
+        """
+        work = self._begun
+        seconds = StageSeconds()
+        before = self.images_seen
+        with closing(work.sources.open(unit, codes_file, seconds)) as source:
+            work.sources.read_ahead(unit, upcoming)
+            rows = work.encoder.no_rows()
+            for batch in source.encoded(work.encoder, seconds):
+                rows.append(batch)
+        tally = source.tally
+        rows.bad.extend(tally.bad)
+        seconds.add(source.seconds)
+        with seconds.stage("statistics"):
+            count = work.buffer.add(unit, rows, filtered=tally.filtered, bytes_read=tally.bytes_read)
+        what = {"actor": self.actor, "unit": unit.id, "rows": count.rows}
+        log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=what)
+        return UnitReport(
+            unit=unit.id,
+            count=count,
+            forwarded=self.images_seen - before,
+            seconds=seconds.by_stage(),
+            bytes_read=tally.bytes_read,
+            last_fault=None if source.kind == CODES else _last_fault(rows.bad),  # those were reported by that run
+            of_pilot=source.kind == PILOT,
+        )
+
+    def stop(self) -> None:
+        """Give up the unit in hand at the next batch (another thread may call this)."""
+        self._stop.set()
+
+    # -- attempts
+
+    @property
+    def should_flush(self) -> bool:
+        """Whether the buffer is small against what was read for it, has waited long enough, or is full."""
+        work = self._begun
+        return work.buffer.is_due(memory=work.memory, seconds=self.spec.flush_seconds)
+
+    def flush(self) -> Receipt | None:
+        """Write the buffer as an attempt and return its receipt; None where no unit is in it."""
+        work = self._begun
+        if not work.buffer.counts:
+            return None
+        self._attempts += 1
+        attempt = f"e{work.epoch:05d}-{self.actor}-f{self._attempts:05d}"
+        receipt = Receipt(
+            attempt=attempt,
+            epoch=work.epoch,
+            actor=self.actor,
+            plan=work.plan.digest,
+            weights=self.weights,
+            units=dict(work.buffer.counts),
+            files=work.buffer.write(self.store, attempt),
+        )
+        what = {"actor": self.actor, "attempt": attempt}
+        log.info("attempt %s is written: %d units", attempt, len(receipt.units), extra=what)
+        work.buffer = self._empty_buffer(work.plan)
+        return receipt
+
+    # -- reduce
+
+    def reduce(self, plan: Plan, block: ChannelBlock, receipts: Sequence[Receipt]) -> BlockScores:
+        """One reduce task; needs no model, but the worker is up anyway."""
+        settings = self.spec.statistics
+        return reduce_block(
+            self.store,
+            plan,
+            block,
+            receipts,
+            penalty=settings.penalty,
+            estimator=settings.estimator,
+            memory=memory_of(self.spec),
+        )
+
+    def merge_examples(self, plan: Plan, receipts: Sequence[Receipt]) -> dict[str, bytes]:
+        """One task of the reduce: the example rows of some attempts."""
+        return merge_examples(self.store, plan, receipts)
+
+
+def _last_fault(bad: Sequence[BadRow]) -> str | None:
+    return f"{bad[-1].file} row {bad[-1].row}: {bad[-1].reason}" if bad else None

@@ -1,0 +1,331 @@
+"""What a worker does for `pcace evaluate`: rank without some folds, profile channels, ablate them. No Ray.
+
+Images are read once per worker and kept. A task's result depends on the job, the plan and the task alone, not on the
+worker that does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_block, read_checked, read_rows
+from pcace_dist.artifacts.block_scores import BlockScores
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
+from pcace_dist.config.targets import TargetSpec
+from pcace_dist.datasets.device_images import decoder_of
+from pcace_dist.datasets.listing import Listing
+from pcace_dist.datasets.loader import LoaderOptions, pilot_rows
+from pcace_dist.errors import DatasetError
+from pcace_dist.ledger.ledger import Receipt
+from pcace_dist.models import layouts
+from pcace_dist.models.ablation import Ablation, Effect, bias_values, effect
+from pcace_dist.models.forward import Forward
+from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.outputs import as_matrix
+from pcace_dist.models.profile import Profile, Profiler
+from pcace_dist.models.targets import target_values
+from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.storage.store import Store
+from pcace_dist.worker.engine import Engine
+from pcace_dist.worker.reduce import score_block
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class EvaluationSpec:
+    """What is evaluated, the same for all tasks.
+
+    listing: of the run's images. elsewhere: a listing of other images; where there is one, effects are measured on them
+    and not on those of the held folds. images: rows that are read of each listing. held: the folds whose images the
+    ranking does not know. targets: whose change is the effect, one for each target of the plan.
+    """
+
+    listing: Listing
+    elsewhere: Listing | None
+    images: int
+    held: tuple[int, ...]
+    targets: tuple[TargetSpec, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One ranking: a target of the plan, by its index, and a group."""
+
+    target: int
+    group: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Profiled:
+    """Profiles of all layers over the ranking's images, and the values (C, 1) of the replacement `bias` by layer.
+
+    images: rows behind the profiles; held: rows on which effects will be measured.
+    """
+
+    layers: Mapping[str, Profile]
+    bias: Mapping[str, Tensor]
+    images: int
+    held: int
+
+
+@dataclass(frozen=True, eq=False)
+class AblationTask:
+    """Sets of channels of one layer, each replaced by `values` (C, D) or (C, 1)."""
+
+    case: Case
+    layer: str
+    values: Tensor
+    sets: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Images uint8 (n, C, H, W) with what is known of each: labels (n,), -1 without; groups; target values by column.
+
+    classes: whose outputs are the target, where it is one of a class: the labels, or what the untouched model sees.
+    """
+
+    images: Tensor
+    labels: npt.NDArray[np.int64] | None
+    classes: npt.NDArray[np.int64] | None
+    groups: npt.NDArray[np.object_]
+    columns: Mapping[str, Floats]
+    folds: npt.NDArray[np.int64]
+
+    def take(self, mask: npt.NDArray[np.bool_]) -> _Rows:
+        at = np.flatnonzero(mask)
+        return _Rows(
+            self.images[torch.from_numpy(at)],
+            None if self.labels is None else self.labels[at],
+            None if self.classes is None else self.classes[at],
+            self.groups[at],
+            {name: values[at] for name, values in self.columns.items()},
+            self.folds[at],
+        )
+
+    def __len__(self) -> int:
+        return len(self.folds)
+
+
+class Evaluator:
+    """One worker's part of one evaluation: profiles and effects, case by case."""
+
+    def __init__(self, engine: Engine, plan: Plan, evaluation: EvaluationSpec) -> None:
+        """Reads the images. Raises DatasetError where they differ in size from the run's."""
+        self._engine = engine
+        self._plan = plan
+        self._evaluation = evaluation
+        facts = PlanMetadata.of(plan)
+        spec = engine.spec
+        layouts.keep([engine.model], facts.channel_axes)
+        self._forward = Forward(
+            engine.model, engine.device, facts.batch, spec.mean, spec.std, spec.layers, facts.numerics
+        )
+        self._normalise = Normalise(spec.mean, spec.std, engine.device)
+        self._shape = facts.image_shape
+        rows = self._read(evaluation.listing)
+        in_held_folds = np.isin(rows.folds, evaluation.held)
+        self._ranked = rows.take(~in_held_folds)
+        elsewhere = evaluation.elsewhere
+        self._held = rows.take(in_held_folds) if elsewhere is None else self._read(elsewhere)
+        self._usable: dict[tuple[Case, bool], tuple[_Rows, Floats]] = {}
+
+    def profile(self, case: Case) -> Profiled:
+        """Profiles of all layers over the images that the ranking may know."""
+        rows, target = self._of(case, held=False)
+        _, measured = self._of(case, held=True)
+        if len(rows) < 2 or len(measured) < 2:
+            return Profiled({}, {}, len(rows), len(measured))
+        layers = self._engine.spec.layers
+        profiler = Profiler(self._engine.model, layers)
+        for at in self._batches(rows):
+            profiler.add(self._maps(rows.images[at]), torch.from_numpy(target[at]))
+            self._engine.images_seen += len(target[at])
+        spec = self._evaluation.targets[case.target]
+        for at in self._batches(rows):
+            classes = None if rows.classes is None else rows.classes[at]
+            profiler.add_gradients(
+                self._normalise(rows.images[at].to(self._engine.device)),
+                lambda outputs, classes=classes: target_tensor(spec, as_matrix(outputs), classes),
+            )
+            self._engine.images_seen += len(target[at])
+        first = self._normalise(rows.images[:1].to(self._engine.device))
+        bias = {name: bias_values(self._engine.model, name, first) for name in layers}
+        return Profiled(
+            {name: profiler.profile(name) for name in layers},
+            {name: values for name, values in bias.items() if values is not None},
+            len(rows),
+            len(measured),
+        )
+
+    def ablate(self, task: AblationTask) -> list[Effect]:
+        """The effect of each set of channels on the images that the ranking does not know."""
+        rows, before = self._of(task.case, held=True)
+        effects = []
+        for channels in task.sets:
+            with Ablation(self._forward.model, task.layer, channels, task.values):
+                outputs = self._outputs(rows)
+            effects.append(effect(before, self._target(task.case, rows, outputs), _correct(rows.labels, outputs)))
+        return effects
+
+    def untouched(self, case: Case) -> Effect:
+        """The model as it is, for the accuracy."""
+        rows, before = self._of(case, held=True)
+        return effect(before, before, _correct(rows.labels, self._outputs(rows)))
+
+    def _read(self, listing: Listing) -> _Rows:
+        spec = self._engine.spec
+        options = LoaderOptions(
+            spec.dataset,
+            spec.images,
+            spec.storage,
+            batch_size=self._forward.batch_size,
+            threads=spec.threads,
+            decoder=decoder_of(PlanMetadata.of(self._plan).decode, self._engine.device),
+            fold_bytes=key_of_bytes,
+            fold_value=key_of_value,
+        )
+        batches = list(pilot_rows(listing, self._evaluation.images, options))
+        if tuple(batches[0].images.shape[-2:]) != self._shape:
+            raise DatasetError(
+                f"--data: images are {tuple(batches[0].images.shape[-2:])}, the run's {self._shape} (height, width); "
+                "set model.input.resize or model.input.crop"
+            )
+        groups = np.empty(sum(len(batch) for batch in batches), dtype=object)
+        groups[:] = [group for b in batches for group in (b.groups if b.groups is not None else [None] * len(b))]
+        labels = [batch.labels for batch in batches if batch.labels is not None]
+        return _Rows(
+            torch.cat([batch.images for batch in batches]),
+            np.concatenate(labels) if labels else None,
+            np.concatenate(labels) if labels else None,
+            groups,
+            {name: np.concatenate([b.columns[name] for b in batches]) for name in batches[0].columns},
+            np.concatenate([_fold_numbers(batch.fold_keys, self._plan.folds) for batch in batches]),
+        )
+
+    def _of(self, case: Case, *, held: bool) -> tuple[_Rows, Floats]:
+        """Rows of a case with a finite target, and the target's values; worked out once."""
+        if (case, held) not in self._usable:
+            rows = self._held if held else self._ranked
+            rows = rows.take(np.array([group == case.group for group in rows.groups], dtype=bool))
+            values = np.empty(0)
+            if len(rows):
+                outputs = self._outputs(rows)
+                if self._evaluation.targets[case.target].value == "predicted":
+                    rows = replace(rows, classes=outputs.argmax(axis=1))
+                values = self._target(case, rows, outputs)
+            finite = np.isfinite(values)
+            self._usable[case, held] = rows.take(finite), values[finite]
+        return self._usable[case, held]
+
+    def _outputs(self, rows: _Rows) -> Floats:
+        parts = []
+        for at in self._batches(rows):
+            parts.append(self._forward(rows.images[at]).double().cpu().numpy())
+            self._engine.images_seen += len(parts[-1])
+        return np.concatenate(parts)
+
+    def _maps(self, images: Tensor) -> dict[str, Tensor]:
+        maps: dict[str, Tensor] = {}
+
+        def receive(name: str, seen: Tensor, _: tuple[int, ...]) -> None:
+            maps[name] = seen[: len(images)].clone()  # the next layer may work in place
+
+        self._forward(images, receive)
+        return maps
+
+    def _batches(self, rows: _Rows) -> Iterator[slice]:
+        step = self._forward.batch_size
+        return (slice(start, start + step) for start in range(0, len(rows), step))
+
+    def _target(self, case: Case, rows: _Rows, outputs: Floats) -> Floats:
+        spec = self._evaluation.targets[case.target]
+        if spec.value == "predicted":
+            spec = TargetSpec("logit", "label")
+        return target_values([spec], torch.from_numpy(outputs), rows.classes, rows.columns)[0][:, 0]
+
+
+def target_tensor(spec: TargetSpec, outputs: Tensor, classes: npt.NDArray[np.int64] | None) -> Tensor:
+    """A target's values (n,) with their graph: one output, or that of each row's class."""
+    if spec.value in ("label", "predicted"):
+        return outputs.gather(1, torch.as_tensor(classes, device=outputs.device)[:, None])[:, 0]
+    return outputs[:, int(spec.value)]
+
+
+def _correct(labels: npt.NDArray[np.int64] | None, outputs: Floats) -> npt.NDArray[np.bool_] | None:
+    if labels is None or outputs.shape[1] < 2:
+        return None
+    known = (labels >= 0) & (labels < outputs.shape[1])
+    correct: npt.NDArray[np.bool_] = outputs[known].argmax(axis=1) == labels[known]
+    return correct
+
+
+def _fold_numbers(keys: npt.NDArray[np.integer[Any]], folds: int) -> npt.NDArray[np.int64]:
+    return (keys.astype(np.uint64) % np.uint64(folds)).astype(np.int64)
+
+
+# -- the ranking that does not know the held folds
+
+
+def rank_without(
+    store: Store,
+    plan: Plan,
+    block: ChannelBlock,
+    receipts: Sequence[Receipt],
+    held: Sequence[int],
+    *,
+    penalty: float,
+    memory: int,
+) -> BlockScores:
+    """Scores of one block from the accepted attempts, as if the held folds' images had not been there.
+
+    The plan alone knows them: its axes and knots come from a pilot of all folds.
+    """
+    with_block = [receipt for receipt in receipts if block.file in receipt.files]
+
+    def parts() -> Iterable[BlockPart]:
+        for receipt in with_block:
+            read = {name: read_checked(store, receipt.attempt, name, receipt.files[name]) for name in _files(block)}
+            for part in read_block(block, plan.components, read[block.file], *read_rows(read["rows.arrow"])):
+                yield without_folds(part, held)
+
+    return score_block(plan, block, parts, penalty=penalty, memory=memory)
+
+
+def without_folds(part: BlockPart, held: Sequence[int]) -> BlockPart:
+    """A part of the sums without the rows of some folds."""
+    codes, rows, gram = part.codes, part.rows, part.gram
+    if codes is not None:
+        kept = ~torch.isin(rows.folds, torch.tensor(list(held), dtype=rows.folds.dtype))
+        codes, rows = codes.take(kept), rows.take(kept)
+    return BlockPart(part.group, codes, rows, None if gram is None else gram_without(gram, held))
+
+
+def gram_without(gram: Gram, held: Sequence[int]) -> Gram:
+    """A copy whose sums by fold are 0 for some folds.
+
+    Sums that are not kept by fold (for Pearson's correlation and mean activations) are 0 altogether.
+    """
+    rest = gram.copy()
+    folds = list(held)
+    for whole in (rest.mean_sum, rest.mean_square, rest.mean_target, rest.target_sum, rest.target_square):
+        whole.zero_()
+    rest.rows[folds] = 0
+    rest.xx[:, folds] = 0
+    rest.xy[:, :, folds] = 0
+    rest.yy[:, folds] = 0
+    return rest
+
+
+def _files(block: ChannelBlock) -> tuple[str, str]:
+    return "rows.arrow", block.file

@@ -1,0 +1,321 @@
+"""The pilot: about 2,048 rows, read evenly across all shards, from which the plan is made once and then frozen.
+
+Runs on one worker. Mistakes of the job that only real rows show (labels beyond the outputs, images that differ in size,
+a filter that keeps nothing) are found here and end the run with exit code 2. pilot_rows.py reads, pilot_maps.py
+forwards. Knows models and data sets, not Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
+from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.datasets.device_images import GPU, choose_decoder, memory_beside
+from pcace_dist.datasets.groups import name_of
+from pcace_dist.datasets.listing import Listing
+from pcace_dist.datasets.loader import BUFFERS
+from pcace_dist.errors import DatasetError, ModelError
+from pcace_dist.models.device import (
+    choose_batch,
+    empty,
+    footprint,
+    is_out_of_memory,
+    largest_batch,
+    retry_on_oom,
+    to_device,
+    worker_memory,
+)
+from pcace_dist.models.forward import Forward, numeric_class
+from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.layers import weight_norm
+from pcace_dist.models.layouts import settle
+from pcace_dist.models.precision import AUTO, FLOAT32, Numerics, choose_numerics
+from pcace_dist.models.steadiness import check_steady
+from pcace_dist.statistics.plan import Plan, TargetPlan, build_plan
+from pcace_dist.statistics.score import required_images
+from pcace_dist.worker.admission import CheckRows
+from pcace_dist.worker.pilot_cache import CachedUnit
+from pcace_dist.worker.pilot_maps import PilotMaps
+from pcace_dist.worker.pilot_rows import PilotRows
+from pcace_dist.worker.spec import WorkSpec
+
+log = logging.getLogger(__name__)
+
+GROUPS_NAMED = 5  # in a message
+MORE_IMAGES = "take more images, fewer statistics.components or knots"
+
+
+@dataclass(frozen=True, eq=False)
+class Piloted:
+    """What a pilot gives: the plan, the rows by which workers are admitted to it, and, where the pilot took every row
+    and kept the maps, all units as they were forwarded."""
+
+    plan: Plan
+    check: CheckRows
+    units: Mapping[str, CachedUnit]
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """What a pilot works with: copies of the one model, the job, and how this machine computes it."""
+
+    models: Sequence[nn.Module]
+    spec: WorkSpec
+    device: torch.device
+    decode: str
+    numerics: Numerics
+    check: Callable[[], None] = lambda: None
+
+    def forward(self, model: nn.Module, batch: int) -> Forward:
+        spec = self.spec
+        return Forward(model, self.device, batch, spec.mean, spec.std, spec.layers, self.numerics)
+
+    def numeric_class(self, batch: int) -> dict[str, str | int]:
+        return numeric_class(
+            self.device,
+            numerics=self.numerics,
+            batch_size=batch,
+            threads=self.spec.threads,
+            decode=self.decode,
+        )
+
+
+def make_plan(
+    models: Sequence[nn.Module],
+    spec: WorkSpec,
+    listing: Listing,
+    *,
+    device: torch.device,
+    weights: str,
+    check: Callable[[], None] = lambda: None,
+) -> Piloted:
+    """Read the pilot, choose the batch, build the plan; and the rows by which workers are admitted to it.
+
+    models: copies of the one model, by which as many batches are forwarded at the same time. Deterministic for the same
+    job, model and machine class, whatever their number. With `spec.plan` the plan is another run's, and only the
+    rows for admission are read. `check` is called for every batch of every pass; what it raises ends the pilot.
+
+    Raises DatasetError or ModelError for what only real rows show.
+    """
+    given = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
+    known = None if given is None else PlanMetadata.of(given)
+    asked = spec.batch or (None if known is None else known.batch)
+    decode = choose_decoder(spec.decode, device) if known is None else known.decode
+    rows = PilotRows(
+        spec,
+        listing,
+        batch=asked or largest_batch(device),
+        has_plan=given is not None,
+        device=device,
+        decode=decode,
+        check=check,
+    )
+    with closing(rows):
+        image = rows.first.images[:1]
+        numerics = _numerics(models[0], spec, device, image) if known is None else known.numerics
+        setting = _Setting(models, spec, device, decode, numerics, check)
+        axes = _steady_axes(setting, rows.first.images)
+        pilot = first_pass(setting, rows, asked)
+    facts = _facts(setting, pilot, image, weights, axes)
+    plan = _build(setting, pilot, facts) if given is None else _adopt(given, spec, pilot, facts)
+    if rows.took_all and spec.statistics.estimator == "gram":
+        _refuse_too_few(plan, pilot.group_sizes(), grouped=spec.dataset.group_by)
+    layers = {layer.name: layer.to(device) for layer in plan.layers}
+    return Piloted(plan, pilot.check_rows(layers), rows.by_unit(pilot.cached))
+
+
+def _steady_axes(setting: _Setting, images: Tensor) -> Mapping[str, str]:
+    """Layers whose channels are not where their kind says, with the axis. Raises ModelError where the model gives
+    something else for the same images each time."""
+    two = _two_images(setting.spec, setting.device, images)
+    check_steady(setting.models[0], two)
+    axes = settle(setting.models, setting.spec.layers, setting.spec.layouts, two)
+    if axes:
+        log.info("channels are not where their kind says in %s", ", ".join(f"{k} ({v} axis)" for k, v in axes.items()))
+    return axes
+
+
+def _facts(setting: _Setting, pilot: PilotMaps, image: Tensor, weights: str, axes: Mapping[str, str]) -> PlanMetadata:
+    """What the plan says of model, images and machine."""
+    height, width = (int(n) for n in image.shape[-2:])
+    batch = pilot.forward.batch_size
+    model = setting.models[0]
+    return PlanMetadata(
+        batch=batch,
+        precision=setting.numerics.precision,
+        layout=setting.numerics.layout,
+        image_shape=(height, width),
+        outputs=pilot.outputs,
+        weights=weights,
+        numeric_class=setting.numeric_class(batch),
+        weight_norms={name: _norms(model, name, pilot.channels[name]) for name in setting.spec.layers},
+        decode=setting.decode,
+        channel_axes=dict(axes),
+    )
+
+
+def _build(setting: _Setting, pilot: PilotMaps, facts: PlanMetadata) -> Plan:
+    settings = setting.spec.statistics
+    return build_plan(
+        pilot.passes,
+        pilot.shapes,
+        {target.name: pilot.targets[:, i] for i, target in enumerate(setting.spec.targets)},
+        components=settings.components,
+        knots=settings.knots,
+        folds=settings.folds,
+        scale=settings.scale,
+        facts=facts.to_json(),
+        needs=pilot.need,
+    )
+
+
+def _refuse_too_few(plan: Plan, sizes: Mapping[Any, int], *, grouped: str | None) -> None:
+    """Raise DatasetError where it is known that no group has the images that a single channel takes."""
+    live = [int(count) for layer in plan.layers for count in layer.live.sum(1).tolist() if count]
+    needed = required_images(min(live, default=1), plan.knots)
+    if any(images >= needed for images in sizes.values()):
+        return
+    if grouped is None:
+        images = sum(sizes.values())
+        raise DatasetError(
+            f"dataset: {images} images are too few for a ranking, which takes {needed} at least; {MORE_IMAGES}"
+        )
+    largest = sorted(sizes.items(), key=lambda item: -item[1])[:GROUPS_NAMED]
+    named = ", ".join(f"{name_of(group)} {images}" for group, images in largest)
+    raise DatasetError(
+        f"group_by {grouped}: none of the {len(sizes)} groups has the {needed} images that a ranking takes at least; "
+        f"the largest: {named}; {MORE_IMAGES}, or larger groups"
+    )
+
+
+def _two_images(spec: WorkSpec, device: torch.device, images: Tensor) -> Tensor:
+    """A batch of two as the model takes it, in float32; of one image twice where there is no other."""
+    two = images[:2] if len(images) > 1 else images.expand(2, *images.shape[1:])
+    return Normalise(spec.mean, spec.std, device)(to_device(two, device))
+
+
+def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Tensor) -> Numerics:
+    """What compute.precision means here; with auto, a model that cannot run in bfloat16 runs in float32."""
+    numerics = choose_numerics(spec.precision, device, model)
+    if numerics.precision == FLOAT32:
+        return numerics
+    try:
+        Forward(model, device, 2, spec.mean, spec.std, (), numerics)(image.expand(2, *image.shape[1:]))
+    except ModelError as error:
+        if spec.precision != AUTO:
+            raise ModelError(
+                f"compute.precision {spec.precision}: {error}; or use compute.precision: float32"
+            ) from None
+        log.warning("compute.precision auto is float32: in bfloat16 %s", error)
+        return replace(numerics, precision=FLOAT32)
+    return numerics
+
+
+# -- the first pass and the batch
+
+
+def first_pass(setting: _Setting, rows: PilotRows, asked: int | None) -> PilotMaps:
+    """The pilot after its first pass, with the batch size that the plan will have.
+
+    asked: the batch size that the job or the plan says; it must fit (JobError). None: the largest that fits, worked out
+    from one image and the machine's memory, and halved where memory runs out all the same.
+    """
+    device = setting.device
+
+    def read(batch: int) -> PilotMaps:
+        pilot = PilotMaps([setting.forward(model, batch) for model in setting.models], setting.spec, setting.check)
+        pilot.read(rows, rows.most_rows, cache=rows.reads_units)
+        return pilot
+
+    if asked is not None:
+        return retry_on_oom(lambda: read(asked), device, asked)
+    image = rows.first.images[:1]
+    batch = retry_on_oom(lambda: _batch_that_fits(setting, image), device, 1)
+    while batch > 1:
+        try:
+            return read(batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("compute.batch auto: %d images run out of memory; trying half", batch)
+        batch //= 2
+        empty(device)
+    return retry_on_oom(lambda: read(1), device, 1)
+
+
+def _batch_that_fits(setting: _Setting, image: Tensor) -> int:
+    """Images in a forward pass where the job says auto."""
+    try:
+        return _batch_by(1, setting, image)
+    except ModelError:  # a model may lose an axis of one element (squeeze)
+        return _batch_by(2, setting, image.expand(2, *image.shape[1:]))
+
+
+def _batch_by(size: int, setting: _Setting, images: Tensor) -> int:
+    """Images in a forward pass, by the memory that a pass of `size` of them takes."""
+    forward = setting.forward(setting.models[0], size)
+    threads = setting.spec.threads
+    values = 0
+
+    def receive(_: str, maps: Tensor, __: tuple[int, ...]) -> None:
+        nonlocal values
+        values += maps[0].numel()
+
+    def plan_bytes() -> int:
+        return 4 * values * (2 * setting.spec.statistics.components + 1)  # weights, as stored and as multiplied
+
+    taken = footprint(forward.model, lambda: forward(images, receive), plan_bytes)
+    if setting.decode == GPU:
+        taken = replace(taken, waiting=BUFFERS * images.nbytes, decoding=memory_beside(threads))
+    return choose_batch(taken, setting.device, worker_memory(setting.device, threads))
+
+
+# -- another run's plan
+
+
+def _adopt(given: Plan, spec: WorkSpec, pilot: PilotMaps, facts: PlanMetadata) -> Plan:
+    """The part of another run's plan that this job asks for; with the same weights its facts stay as they are.
+
+    Raises ModelError where this model's maps do not fit the plan's axes.
+    """
+    for name in spec.layers:
+        layer = given.layer(name)
+        mine = (pilot.channels[name], *pilot.shapes[name])
+        if mine != (layer.channels, *layer.shape):
+            raise ModelError(
+                f"statistics.plan {spec.plan}: layer {name} has maps of {_shape(mine)} here, "
+                f"{_shape((layer.channels, *layer.shape))} in the plan; leave the key out"
+            )
+    names = {target.name for target in spec.targets}
+    known = PlanMetadata.of(given)
+    norms = {name: known.weight_norms[name] for name in spec.layers}
+    kept = known.to_json() | {"weight_norms": norms}
+    return replace(
+        given,
+        layers=tuple(layer for layer in given.layers if layer.name in spec.layers),
+        targets=tuple(sorted((t for t in given.targets if t.name in names), key=_order_of(spec))),
+        facts=kept if known.weights == facts.weights else facts.to_json(),
+    )
+
+
+def _order_of(spec: WorkSpec) -> Callable[[TargetPlan], int]:
+    names = [target.name for target in spec.targets]
+    return lambda target: names.index(target.name)
+
+
+def _shape(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _norms(model: nn.Module, layer: str, channels: int) -> list[float | None]:
+    """L2 norm of each channel's weights; None for a layer without weights."""
+    norms = weight_norm(model, layer)
+    return [None] * channels if norms is None else [float(n) for n in norms]

@@ -1,0 +1,150 @@
+"""Reduce: from the accepted attempts to the rankings. A pure function of a ledger prefix (docs/protocol.md, item 9).
+
+`reduce_block` is the task: it reads one block of channels from every accepted attempt, adds up, solves, and returns
+scores. `rankings_table` puts the blocks together and ranks. Memory of a task is one block over all groups, whatever
+the number of workers. Knows the store and the statistic, not Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import reduce as reduce_pairs
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_block, read_checked, read_rows, read_samples
+from pcace_dist.artifacts.block_scores import BlockScores, each_ranking
+from pcace_dist.artifacts.drift import Ends
+from pcace_dist.artifacts.transforms import pick_transforms
+from pcace_dist.ledger.ledger import Receipt
+from pcace_dist.statistics.ace import ace
+from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.ranks import Ranks, rank_channels
+from pcace_dist.statistics.samples import SampleRows
+from pcace_dist.statistics.score import OK, ChannelScores
+from pcace_dist.storage.store import Store
+from pcace_dist.worker.block_sums import BlockSums
+
+PAIRS_AT_A_TIME = 1 << 20  # of channels, compared in one task
+
+RankInput: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray]"  # score_squared, pseudo-values, ok
+
+
+def reduce_block(
+    store: Store,
+    plan: Plan,
+    block: ChannelBlock,
+    receipts: Sequence[Receipt],
+    *,
+    penalty: float,
+    memory: int,
+    estimator: str = "gram",
+) -> BlockScores:
+    """Add up one block over all accepted attempts and score it, group by group, in about `memory` bytes.
+
+    Raises CorruptAttempt when a file is missing or not what its receipt says; StatisticsError when a group has more
+    rows than the estimator takes.
+    """
+    with_block = [receipt for receipt in receipts if block.file in receipt.files]
+    layer = plan.layer(block.layer).block(block.channels)
+    ends: dict[str, Ends] = {}
+
+    def parts() -> Iterator[BlockPart]:
+        for receipt in with_block:
+            own = Ends()
+            rows = read_rows(_read(store, receipt, "rows.arrow"))
+            for part in read_block(block, plan.components, _read(store, receipt, block.file), *rows):
+                own.add(part, layer, receipt.attempt)
+                yield part
+            ends[receipt.attempt] = own  # in a further pass the same again
+
+    scores = score_block(plan, block, parts, penalty=penalty, memory=memory)
+    scores = replace(scores, ends=reduce_pairs(Ends.plus, ends.values(), Ends()))
+    return scores if estimator == "gram" else _by_ace(scores, store, plan, with_block)
+
+
+def score_block(
+    plan: Plan, block: ChannelBlock, parts: Callable[[], Iterable[BlockPart]], *, penalty: float, memory: int
+) -> BlockScores:
+    """Add up and score the parts of one block, wherever they come from; `parts()` may be called several times."""
+    layer = plan.layer(block.layer).block(block.channels)
+    began = time.perf_counter()
+    solving = 0.0
+    sums = BlockSums(plan, block, memory=memory)
+    scores = {}
+    for group, group_sums in sums.groups(parts):
+        start = time.perf_counter()
+        scores[group] = sums.score(group_sums, layer, penalty=penalty)
+        solving += time.perf_counter() - start
+    seconds = {"sums": time.perf_counter() - began - solving, "solve": solving}
+    curves = pick_transforms(plan, block.layer, block.start, scores)
+    plain = {group: [s.without_transforms() for s in by_target] for group, by_target in scores.items()}
+    return BlockScores(block, plain, curves, seconds=seconds)
+
+
+def _read(store: Store, receipt: Receipt, name: str) -> bytes:
+    return read_checked(store, receipt.attempt, name, receipt.files[name])
+
+
+def _by_ace(scores: BlockScores, store: Store, plan: Plan, receipts: Sequence[Receipt]) -> BlockScores:
+    """The paper's own estimate in place of ours, from the sample rows of the same attempts."""
+    block = scores.block
+    samples: dict[Any, list[SampleRows]] = {}
+    for receipt in receipts:
+        files = (_read(store, receipt, "samples.arrow"), _read(store, receipt, block.sample_file))
+        for group, rows in read_samples(block, plan, *files):
+            samples.setdefault(group, []).append(rows)
+    ordered = {group: SampleRows.cat(parts).ordered() for group, parts in samples.items()}
+    return BlockScores(
+        block,
+        {
+            group: [_ace_scores(ours, ordered[group], block, index) for index, ours in enumerate(by_target)]
+            for group, by_target in scores.scores.items()
+        },
+        scores.curves,
+        scores.ends,
+        scores.seconds,
+    )
+
+
+def _ace_scores(scores: ChannelScores, rows: SampleRows, block: ChannelBlock, target: int) -> ChannelScores:
+    """Sample-level ACE of one group: without interval and without bias correction."""
+    ok = scores.status == OK
+    summed, first = np.full(len(ok), np.nan), np.full(len(ok), np.nan)
+    if ok.any():
+        components = rows.components[block.layer][:, torch.from_numpy(ok)].numpy()
+        estimate = ace(components, rows.targets[:, target].numpy())
+        summed[ok], first[ok] = estimate.score, estimate.first_component
+    none = np.full(len(ok), np.nan)
+    return replace(
+        scores,
+        score=summed,
+        score_squared=summed**2,
+        score_low=none,
+        score_high=none,
+        score_in_sample=summed,
+        score_first_component=first,
+        pseudo=np.full_like(scores.pseudo, np.nan),
+    )
+
+
+def rank_tasks(plan: Plan, blocks: Sequence[BlockScores]) -> list[list[RankInput]]:
+    """What is ranked, in the order of rankings.parquet, in batches of about a second's work each."""
+    batches: list[list[RankInput]] = [[]]
+    cost = 0
+    for _, _, scores in each_ranking(plan, blocks):
+        if cost >= PAIRS_AT_A_TIME:
+            batches.append([])
+            cost = 0
+        batches[-1].append((scores.score_squared, scores.pseudo, scores.status == OK))
+        cost += len(scores.status) ** 2
+    return batches
+
+
+def rank_batch(inputs: Sequence[RankInput]) -> list[Ranks]:
+    """One task: ranks and their intervals of some rankings."""
+    return [rank_channels(*ranking) for ranking in inputs]

@@ -1,0 +1,94 @@
+"""Small runs use threads of the driver's process: which runs are small enough, and what their workers share.
+
+Starting Ray, and importing in every worker what the driver has imported, takes longer than a small run. The price: an
+image that ends the process ends the run, not one worker. So only the first start of a run uses threads; the same
+command after that goes on with Ray (docs/protocol.md, item 8). No Ray.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass, field
+from inspect import getclosurevars
+from types import FunctionType
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from pcace_dist.worker.pilot_cache import PilotCache
+
+if TYPE_CHECKING:
+    from pcace_dist.config.job import Job
+    from pcace_dist.datasets.listing import Listing
+
+ROWS = 4096  # the most rows of such a run's data set
+MODEL_BYTES = 512 << 20  # the most bytes of parameters and buffers; every worker has a copy
+
+
+@dataclass(frozen=True, eq=False)
+class SharedModel:
+    """What workers that are threads of one process share: their number, the loaded model, and what the pilot forwarded.
+
+    No worker runs `model` itself: each takes a copy, even where the factory shares parts between its models.
+    """
+
+    workers: int
+    model: nn.Module
+    pilot_cache: PilotCache = field(default_factory=PilotCache)
+
+    def model_copy(self) -> nn.Module:
+        return copy.deepcopy(self.model)
+
+
+def share_model(job: Job, listing: Listing, model: nn.Module, *, any_size: bool = False) -> SharedModel | None:
+    """What the workers share where the run can use threads; None where it needs Ray.
+
+    It can use threads where the job asks for processors alone and for no more workers (`workers.min`) than this
+    machine has cores for, data set and model are small (or `any_size`), and the model can be copied.
+    """
+    workers = job.workers
+    if workers.gpus or workers.resources or workers.memory is not None:
+        return None
+    count = min(workers.max, int(cores() / max(1.0, workers.cpus)))
+    small = listing.rows <= ROWS and _nbytes(model) <= MODEL_BYTES
+    if count < max(1, workers.min) or not (small or any_size):
+        return None
+    shared = SharedModel(count, model)
+    try:
+        copied = shared.model_copy()
+    except Exception:  # a model of one's own may hold anything
+        return None
+    return None if _refers_to_original(copied, model) else shared
+
+
+def _refers_to_original(copied: nn.Module, model: nn.Module) -> bool:
+    """Whether a function of the copy (a replaced forward, a hook) refers to modules of the original.
+
+    `deepcopy` does not copy functions, so such a copy would run modules of the original.
+    """
+    original = {id(module) for module in model.modules()}
+    values = [value for module in copied.modules() for value in vars(module).values()]
+    functions = [function for value in values for function in (value.values() if isinstance(value, dict) else [value])]
+    return any(
+        id(getattr(referred, "__self__", referred)) in original
+        for function in functions
+        for referred in _captured_by(function)
+    )
+
+
+def _captured_by(function: object) -> list[object]:
+    """Closure variables and defaults of a function written in Python."""
+    if not isinstance(function, FunctionType):
+        return []
+    variables = getclosurevars(function).nonlocals.values()
+    return [*variables, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _nbytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])
