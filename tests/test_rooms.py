@@ -53,7 +53,7 @@ def tree() -> str:
     lines = []
     for room in ROOMS:
         folder = PACKAGE / room
-        files = sorted(folder.glob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+        files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
         first = (ast.get_docstring(ast.parse((files[0]).read_text())) or "").splitlines()[0]
         lines.append(f"  {room:11}{len(files):4} files {sum(map(lines_of, files)):6} lines  {first}")
     return "\n" + "\n".join(lines)
@@ -130,7 +130,7 @@ def test_every_room_is_named_here_and_no_room_is_too_large() -> None:
 
 @pytest.mark.parametrize("room", ["statistics", "models", "datasets", "storage", "packing"])
 def test_the_lower_rooms_do_without_pydantic_and_boto3_at_import(room: str) -> None:
-    modules = [module_of(path) for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"]
+    modules = [module_of(path) for path in (PACKAGE / room).rglob("*.py") if path.stem != "__init__"]
     code = (
         "import sys\n"
         "for name in ('ray', 'boto3', 'pydantic'):\n"

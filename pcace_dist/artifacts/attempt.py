@@ -7,7 +7,7 @@
     attempts/<id>/codes.parquet         statistics.keep_codes: every row's codes (codes.py)
     attempts/<id>/bad_rows.parquet      rows that were set aside, if any
 
-and the rows to show (see examples.py).
+and the example rows (examples.py).
 
 Arrow IPC files with plain binary columns; a reduce task reads only its own block. Nothing is pickled. Knows the store
 and the statistic, not Ray.
@@ -106,11 +106,11 @@ def write_attempt(
     bad: Sequence[BadRow],
     samples: Mapping[Any, SampleRows],
     codes: bytes | None = None,
-    shown: Mapping[str, bytes] | None = None,
+    examples: Mapping[str, bytes] | None = None,
 ) -> dict[str, FileRef]:
     """Write all files of an attempt and return their sizes and digests, for the receipt.
 
-    codes: a codes file; shown: the files of examples.py.
+    codes: a codes file; examples: the files of examples.py.
     """
     files: dict[str, FileRef] = {}
 
@@ -130,7 +130,7 @@ def write_attempt(
             put(block.sample_file, ipc_bytes(pa.table({"components": pa.array(parts, pa.large_binary())})))
     if codes is not None:
         put(CODES_FILE, codes)
-    for name, data in (shown or {}).items():
+    for name, data in (examples or {}).items():
         put(name, data)
     if bad:
         put(BAD_ROWS, parquet_bytes(bad_rows_table(bad)))
