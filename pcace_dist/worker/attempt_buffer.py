@@ -84,7 +84,7 @@ class AttemptBuffer:
         for group, indices in members.items():
             index = torch.tensor(indices) if len(members) > 1 else slice(None)  # all rows: no copy
             own = rows.take(index)
-            self._segment(group).append(
+            self._accumulator(group).append(
                 {name: layer.take(index) for name, layer in codes.items()},
                 own.target_codes,
                 own.target_fixed,
@@ -93,7 +93,7 @@ class AttemptBuffer:
             if samples is not None:
                 self._samples[group].append(samples.take(torch.tensor(indices)))
 
-    def _segment(self, group: Any) -> GroupAccumulator:
+    def _accumulator(self, group: Any) -> GroupAccumulator:
         if group not in self.accumulators:
             self.accumulators[group] = GroupAccumulator(self._plan, device=self._device)
         return self.accumulators[group]
