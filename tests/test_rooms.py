@@ -175,3 +175,15 @@ def test_pages_name_files_that_are_there(page: str) -> None:
     named = re.findall(r"`((?:tests|docs|[a-z]+)/[a-z_0-9/]+\.(?:py|md))`", (root / page).read_text())
     missing = [name for name in named if not ((PACKAGE / name).exists() or (root / name).exists())]
     assert named and not missing, f"{page} names files that are not there: {missing}"
+
+
+def test_pages_name_tests_that_are_there() -> None:
+    root = PACKAGE.parent
+    named = re.findall(r"`(?:tests/)?([a-z_0-9/]+\.py)::(\w+)", (root / "docs" / "reliability.md").read_text())
+    files = {path.relative_to(root / "tests"): path.read_text() for path in (root / "tests").rglob("test_*.py")}
+    missing = [
+        f"{name}::{test}"
+        for name, test in named
+        if not any(path.match(name) and f"def {test}(" in text for path, text in files.items())
+    ]
+    assert named and not missing, f"docs/reliability.md names tests that are not there: {missing}"
