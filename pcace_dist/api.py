@@ -1,4 +1,4 @@
-"""The service from Python: the same as `pcace rank`, for notebooks and scripts."""
+"""Jobs from Python: the same as `pcace rank`, for notebooks and scripts."""
 
 from __future__ import annotations
 

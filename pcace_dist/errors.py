@@ -7,12 +7,12 @@ PcaceError                  1   anything unforeseen
 |   |-- ModelError              factory, weights, layers, outputs
 |   |-- StatisticsError         settings that the statistic cannot serve
 |   `-- OutputError             the output directory or its store
-|       `-- IllegalHistory          (records) a ledger that this protocol cannot have written
+|       `-- IllegalHistory          (ledger.records) a ledger that this protocol cannot have written
 |-- Stopped                 5   stopped and resumable: the same command goes on
 |   `-- TakenOver               another driver opened the run; this one writes nothing more
-|-- NotAdmitted             1   (service.admission) a worker computes something else than the pilot did
+|-- NotAdmitted             1   (worker.admission) a worker computes something else than the pilot did
 `-- StoreUnavailable        5   storage was away for longer than PCACE_STORAGE_PATIENCE: the same command goes on
-    `-- OutcomeUnknown          (service.store) a put was sent and its answer was lost
+    `-- OutcomeUnknown          (storage.store) a put was sent and its answer was lost
 RowError                        one row must be set aside; never ends a run
 """
 

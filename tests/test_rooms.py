@@ -53,7 +53,7 @@ def tree() -> str:
     lines = []
     for room in ROOMS:
         folder = PACKAGE / room
-        files = sorted(folder.glob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+        files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
         first = (ast.get_docstring(ast.parse((files[0]).read_text())) or "").splitlines()[0]
         lines.append(f"  {room:11}{len(files):4} files {sum(map(lines_of, files)):6} lines  {first}")
     return "\n" + "\n".join(lines)
@@ -130,7 +130,7 @@ def test_every_room_is_named_here_and_no_room_is_too_large() -> None:
 
 @pytest.mark.parametrize("room", ["statistics", "models", "datasets", "storage", "packing"])
 def test_the_lower_rooms_do_without_pydantic_and_boto3_at_import(room: str) -> None:
-    modules = [module_of(path) for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"]
+    modules = [module_of(path) for path in (PACKAGE / room).rglob("*.py") if path.stem != "__init__"]
     code = (
         "import sys\n"
         "for name in ('ray', 'boto3', 'pydantic'):\n"
@@ -175,3 +175,15 @@ def test_pages_name_files_that_are_there(page: str) -> None:
     named = re.findall(r"`((?:tests|docs|[a-z]+)/[a-z_0-9/]+\.(?:py|md))`", (root / page).read_text())
     missing = [name for name in named if not ((PACKAGE / name).exists() or (root / name).exists())]
     assert named and not missing, f"{page} names files that are not there: {missing}"
+
+
+def test_pages_name_tests_that_are_there() -> None:
+    root = PACKAGE.parent
+    named = re.findall(r"`(?:tests/)?([a-z_0-9/]+\.py)::(\w+)", (root / "docs" / "reliability.md").read_text())
+    files = {path.relative_to(root / "tests"): path.read_text() for path in (root / "tests").rglob("test_*.py")}
+    missing = [
+        f"{name}::{test}"
+        for name, test in named
+        if not any(path.match(name) and f"def {test}(" in text for path, text in files.items())
+    ]
+    assert named and not missing, f"docs/reliability.md names tests that are not there: {missing}"

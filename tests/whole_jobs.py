@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from pcace_dist.commands import evaluate_on_workers as evaluate_run
+from pcace_dist.commands import evaluate_on_workers
 from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.executors.threads import ThreadExecutor
-from pcace_dist.run import rank as run_job
+from pcace_dist.run import rank
 from pcace_dist.run.coordinator import worker_shape
 from pcace_dist.run.model_run import ModelRun
 
@@ -56,7 +56,7 @@ def jobs_without_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setattr(ModelRun, "_executor", in_threads)
-        patch.setattr(evaluate_run, "wanted_executor", lambda: ExecutorKind.THREADS)
-        for module in (run_job, evaluate_run):
+        patch.setattr(evaluate_on_workers, "wanted_executor", lambda: ExecutorKind.THREADS)
+        for module in (rank, evaluate_on_workers):
             patch.setattr(module, "ray_session", contextlib.nullcontext)
         yield

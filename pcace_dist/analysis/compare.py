@@ -36,7 +36,7 @@ SHOWN = 6  # names in a reason before it says how many more
 
 @dataclass(frozen=True)
 class Settings:
-    """What a comparison goes by. level: false discovery rate. tolerance: a change of score smaller than that is none.
+    """Settings of a comparison. level: false discovery rate. tolerance: a change of score smaller than that is none.
 
     target, group, layer: only these. across_data: two data sets are samples from one source, so differences count.
     """
@@ -53,7 +53,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a comparison asks of a run besides its ranking. files: key, size, version of every data file; source: the
+    """What a comparison reads of a run besides its ranking. files: key, size, version of every data file; source: the
     run whose images it is about, another one where it was answered from that one's kept codes."""
 
     path: str

@@ -1,4 +1,4 @@
-"""What `pcace compare`, `evaluate` and `history` print. Knows how things look, not how they came to be."""
+"""What `pcace compare`, `evaluate` and `history` print. Formats only, computes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line of runs that a schedule has published, as `pcace history` and the report show it. Reads files only."""
+"""The history of runs that a schedule has published, as `pcace history` and the report show it. Reads files only."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@
     attempts/<id>/codes.parquet         statistics.keep_codes: every row's codes (codes.py)
     attempts/<id>/bad_rows.parquet      rows that were set aside, if any
 
-and the rows to show (see examples.py).
+and the example rows (examples.py).
 
 Arrow IPC files with plain binary columns; a reduce task reads only its own block. Nothing is pickled. Knows the store
 and the statistic, not Ray.
@@ -102,15 +102,15 @@ def write_attempt(
     store: Store,
     attempt: str,
     plan: Plan,
-    segments: Mapping[Any, GroupAccumulator],
+    accumulators: Mapping[Any, GroupAccumulator],
     bad: Sequence[BadRow],
     samples: Mapping[Any, SampleRows],
     codes: bytes | None = None,
-    shown: Mapping[str, bytes] | None = None,
+    examples: Mapping[str, bytes] | None = None,
 ) -> dict[str, FileRef]:
     """Write all files of an attempt and return their sizes and digests, for the receipt.
 
-    codes: a codes file; shown: the files of examples.py.
+    codes: a codes file; examples: the files of examples.py.
     """
     files: dict[str, FileRef] = {}
 
@@ -118,11 +118,11 @@ def write_attempt(
         store.put(attempt_key(attempt, name), data)
         files[name] = FileRef(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
-    groups = list(segments)
+    groups = list(accumulators)
     if groups:
-        put("rows.arrow", _rows_file(plan, groups, segments))
+        put("rows.arrow", _rows_file(plan, groups, accumulators))
         for block in blocks_of(plan):
-            put(block.file, _block_file(block, groups, segments))
+            put(block.file, _block_file(block, groups, accumulators))
     if samples:
         put("samples.arrow", _samples_file(list(samples), samples))
         for block in blocks_of(plan):
@@ -130,7 +130,7 @@ def write_attempt(
             put(block.sample_file, ipc_bytes(pa.table({"components": pa.array(parts, pa.large_binary())})))
     if codes is not None:
         put(CODES_FILE, codes)
-    for name, data in (shown or {}).items():
+    for name, data in (examples or {}).items():
         put(name, data)
     if bad:
         put(BAD_ROWS, parquet_bytes(bad_rows_table(bad)))
@@ -217,8 +217,8 @@ def read_samples(block: ChannelBlock, plan: Plan, rows: bytes, components: bytes
         yield record["group"], SampleRows(keys, targets, {block.layer: _tensor(data, np.float32, shape)})
 
 
-def _rows_file(plan: Plan, groups: list[Any], segments: Mapping[Any, GroupAccumulator]) -> bytes:
-    parts = [segments[group].rows for group in groups]
+def _rows_file(plan: Plan, groups: list[Any], accumulators: Mapping[Any, GroupAccumulator]) -> bytes:
+    parts = [accumulators[group].rows for group in groups]
     table = pa.table(
         {
             "group": pa.array(groups),
@@ -242,11 +242,11 @@ def _samples_file(groups: list[Any], samples: Mapping[Any, SampleRows]) -> bytes
     )
 
 
-def _block_file(block: ChannelBlock, groups: list[Any], segments: Mapping[Any, GroupAccumulator]) -> bytes:
+def _block_file(block: ChannelBlock, groups: list[Any], accumulators: Mapping[Any, GroupAccumulator]) -> bytes:
     columns: dict[str, list[Any]] = {name: [] for name in _BLOCK_SCHEMA.names}
     for index, group in enumerate(groups):
-        codes = segments[group].codes(block.layer, block.channels)
-        gram = segments[group].gram(block.layer)
+        codes = accumulators[group].codes(block.layer, block.channels)
+        gram = accumulators[group].gram(block.layer)
         columns["group_index"].append(index)
         columns["codes"].append(None if codes is None else _bytes(codes.codes))
         columns["means"].append(None if codes is None else _bytes(codes.means))

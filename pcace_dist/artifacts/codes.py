@@ -1,4 +1,4 @@
-"""Kept codes: what one row came to in every channel, as Parquet, so that later questions need no model.
+"""Kept codes: the codes of each row in every channel, as Parquet, so that later questions need no model.
 
     attempts/<id>/codes.parquet    a row per image, a row group per unit
     codes/index.json               which of these files count, and what is in them
@@ -329,7 +329,7 @@ def _check_index(index: CodesIndex, data: bytes, state: RunState, url: str) -> N
 
 @dataclass(frozen=True, eq=False)
 class KeptUnit:
-    """The rows of one unit as an earlier run kept them, and what it set aside of them."""
+    """The rows of one unit as an earlier run kept them, and the rows that it set aside."""
 
     rows: KeptRows
     codes: Mapping[str, LayerCodes]

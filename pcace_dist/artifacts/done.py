@@ -18,7 +18,7 @@ from pcace_dist.storage.store import Store
 
 @dataclass
 class Publication:
-    """Hands published files on and keeps their digests, for `done`."""
+    """Passes published files on to the store and keeps their digests for `done`."""
 
     put_on: Callable[[str, bytes], None]
     files: dict[str, Digest] = field(default_factory=dict)
@@ -32,8 +32,10 @@ class Publication:
 
 
 def done_body(summary: Mapping[str, Any], job: Job, group_type: pa.DataType, published: Publication) -> dict[str, Any]:
-    """What `done` records: the outcome, what small files hold, and the digests of all, so that what is damaged later
-    can be told and written anew."""
+    """The body of `done`: the outcome, the content of small files, and the digests of all files.
+
+    With these, files that are damaged later can be recognised and written again.
+    """
     last = Publication(lambda key, data: None, dict(published.files))
     last.put("job.yaml", job.to_yaml().encode())
     last.put("summary.json", summary_bytes(summary))

@@ -1,4 +1,4 @@
-"""Rows to show: exemplars of every channel and a sample of the rows, from the workers to two Parquet files.
+"""Example rows: the exemplars of every channel and a random sample of all rows, in two Parquet files.
 
     attempts/<id>/exemplars.safetensors   the rows with the largest mean activation of every channel
     attempts/<id>/sample.arrow            the sampled rows with their codes
@@ -32,7 +32,7 @@ SAMPLE = "sample.arrow"
 
 
 class ExampleRows:
-    """What one worker, one merge task or the whole run holds of rows to show."""
+    """The example rows of one worker, of one merge task or of the whole run."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -81,7 +81,7 @@ class ExampleRows:
 
 
 def merge_examples(store: Store, plan: Plan, receipts: Iterable[Receipt]) -> dict[str, bytes]:
-    """Add up the rows to show of some accepted attempts; a task of the reduce. Raises CorruptAttempt."""
+    """Merge the example rows of some accepted attempts; a task of the reduce. Raises CorruptAttempt."""
     total = ExampleRows(plan)
     for receipt in receipts:
         names = [name for name in (EXEMPLARS, SAMPLE) if name in receipt.files]

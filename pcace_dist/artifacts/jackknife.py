@@ -1,4 +1,4 @@
-"""jackknife.parquet: the pseudo-values behind every score, fold by fold, for whoever compares two runs. No Ray.
+"""jackknife.parquet: the pseudo-values behind every score, fold by fold, used to compare two runs. No Ray.
 
 A row for each row of rankings.parquet, in the same order: `target`, `group`, `layer`, `channel`, and `pseudo_values`, a
 list with a double for each fold (null where the fold is empty). Their mean is `score_squared`, and the variance of that
@@ -27,7 +27,7 @@ def publish_jackknife(sink: Sink, plan: Plan, blocks: Sequence[BlockScores], gro
 
 
 def jackknife_table(plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> pa.Table:
-    """The rows of jackknife.parquet, in the order of `reduce.rankings_table`."""
+    """The rows of jackknife.parquet, in the order of `rankings.rankings_table`."""
     ordered = sorted(blocks, key=lambda b: b.block.index)
     groups = sorted({group for b in ordered for group in b.scores}, key=group_order)
     layers = [b.block.layer for b in ordered for _ in range(b.block.start, b.block.stop)]

@@ -1,4 +1,4 @@
-"""What the pilot froze besides the statistic, typed: `Plan.facts`. Plain data."""
+"""`Plan.facts` as typed fields: what the pilot fixed besides the statistic. Plain data."""
 
 from __future__ import annotations
 

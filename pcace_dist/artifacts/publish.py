@@ -1,5 +1,7 @@
-"""Publishing: whole objects, one put each, in the order of the protocol (item 10): rankings, bad rows, then `done` with
-their digests, then summary.json. No done, no result. No Ray.
+"""Writes the tables of a result, each with one put. No Ray.
+
+The caller then records `done` with their digests, then writes summary.json (docs/protocol.md, item 10). A run without
+`done` has no result.
 """
 
 from __future__ import annotations
@@ -27,23 +29,23 @@ from pcace_dist.storage.store import Sink, Store
 
 @dataclass(frozen=True)
 class Results:
-    """What a reduce has found, and what else its files are made of. `grouped`: the job has group_by."""
+    """What `publish_results` writes. `examples`: see `merge_examples`; `grouped`: the job has group_by."""
 
     plan: Plan
     state: RunState
     blocks: Sequence[BlockScores]
     ranks: Sequence[Ranks]
-    shown: Sequence[Mapping[str, bytes]]
+    examples: Sequence[Mapping[str, bytes]]
     group_type: pa.DataType
     grouped: bool
 
 
 def publish_results(sink: Sink, store: Store, found: Results) -> None:
-    """All files of a result but the index of kept codes and summary.json. store: where the attempts lie."""
+    """Write all tables of a result. store: holds the attempts."""
     plan, blocks, group_type = found.plan, found.blocks, found.group_type
     receipts = found.state.accepted_receipts()
     check_counts(store, blocks, receipts)
-    publish_examples(sink, plan, found.shown, group_type)
+    publish_examples(sink, plan, found.examples, group_type)
     publish_transforms(sink, plan, [curves for block in blocks for curves in block.curves], group_type)
     publish_jackknife(sink, plan, blocks, group_type)
     if found.grouped:

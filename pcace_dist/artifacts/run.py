@@ -49,7 +49,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """summary.json as a dict; of a finished run as the ledger knows it."""
+        """summary.json as a dict; for a finished run the copy in the ledger."""
         recorded, url = self._done.get("summary"), f"{self.path}/summary.json"
         with parsing(url):
             return parse_json(self._read("summary.json"), url) if recorded is None else dict(recorded)
@@ -174,20 +174,22 @@ class Run:
         return self._needed("jackknife.parquet")
 
     def exemplars(self) -> pa.Table | None:
-        """For every channel the rows with the largest mean activation (docs/outputs.md); None in a run without."""
+        """For every channel the rows with the largest mean activation (docs/outputs.md); None if the run has none."""
         return self._table("exemplars.parquet")
 
     def sample(self) -> pa.Table | None:
-        """A uniform sample of the rows with their codes (docs/outputs.md); None in a run without."""
+        """A uniform sample of the rows with their codes (docs/outputs.md); None if the run has none."""
         return self._table("sample.parquet")
 
     def transforms(self) -> pa.Table | None:
-        """theta and phi on the knots (docs/outputs.md); None in a run without."""
+        """theta and phi on the knots (docs/outputs.md); None if the run has none."""
         return self._table("transforms.parquet")
 
     def job_text(self) -> str:
-        """job.yaml: the resolved job. It may have been edited, where data or weights have moved; where it cannot be
-        read, what the ledger of a finished run knows of it."""
+        """The text of job.yaml, the resolved job. Users may edit it, for example when data or weights have moved.
+
+        If it cannot be read, the copy in the ledger of a finished run is returned.
+        """
         url, recorded = f"{self.path}/job.yaml", self._done.get("job")
         try:
             if self.storage.stat(url) is None and not self._done:
@@ -211,12 +213,12 @@ class Run:
         return str(self.manifest()["plan"])
 
     def table(self, name: str, **selection: Any) -> pa.Table:
-        """A published Parquet file, as `pyarrow.parquet.read_table` selects. Raises UserError in a run without."""
+        """A published Parquet file, as `pyarrow.parquet.read_table` selects. Raises UserError if the run has none."""
         self._refuse_unfinished()
         return read_parquet(self.storage, *self._recorded(name), **selection)
 
     def _table(self, name: str) -> pa.Table | None:
-        """A published table; None in a run without."""
+        """A published table; None if the run has none."""
         self._refuse_unfinished()
         try:
             return self.table(name) if self._digests is None or name in self._digests else None

@@ -120,5 +120,5 @@ def _lists(parts: Sequence[npt.NDArray[Any]], width: int, kind: type) -> pa.Arra
 
 
 def publish_transforms(sink: Sink, plan: Plan, curves: Sequence[BlockTransforms], group_type: pa.DataType) -> None:
-    """transforms.parquet: theta and phi of the channels that are shown (`best_and_worst` says which)."""
+    """transforms.parquet: theta and phi of the channels that `best_and_worst` chooses."""
     sink.put("transforms.parquet", parquet_bytes(transforms_table(plan, curves, group_type)))

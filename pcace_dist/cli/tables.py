@@ -1,5 +1,4 @@
-"""What the commands print: rankings as tables, packing progress. Reads Arrow tables, knows nothing of how they came
-to be."""
+"""What the commands print: rankings as tables, packing progress. Formats Arrow tables, computes nothing."""
 
 from __future__ import annotations
 

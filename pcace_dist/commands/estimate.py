@@ -55,7 +55,7 @@ class Workload:
     def channels(self) -> int:
         return sum(self.blocks)
 
-    def segments(self, images: float) -> float:
+    def sum_bytes(self, images: float) -> float:
         """Bytes of the sums of so many images, all groups, each as codes or as Gram, whichever is smaller."""
         return min(images * self.row_bytes, self.groups * self.gram_bytes)
 
@@ -184,7 +184,7 @@ def attempts_of(load: Workload, workers: int, seconds: float) -> tuple[int, floa
     """Attempts of each of the busy workers in so many seconds of units, and bytes of each (Engine.should_flush)."""
     for pause in (FLUSH_PAUSE, load.flush_seconds):
         count = max(1, math.ceil(seconds / pause))
-        held = load.segments(load.images / workers / count)
+        held = load.sum_bytes(load.images / workers / count)
         if held <= FLUSH_SHARE * load.bytes / workers / count:
             break
     return count, held
@@ -235,7 +235,7 @@ def memory(load: Workload, took: Timings, machine: Machine, *, process: int, pil
     codes, grams = min(load.images, flushed + 1) * load.row_bytes, load.groups * load.gram_bytes
     share, group_images = max(load.blocks) / load.channels, load.images / load.groups
     group = int(share * min(3 * load.gram_bytes, load.gram_bytes + group_images * load.row_bytes))
-    statistic = int(load.segments(load.images))
+    statistic = int(load.sum_bytes(load.images))
     return Memory(
         code_row_per_channel=load.row_bytes // load.channels,
         gram_per_channel=load.gram_bytes // load.channels,

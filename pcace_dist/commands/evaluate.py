@@ -5,7 +5,7 @@
 Ranking from one split, effect on another: a quarter of the folds is held out. The ranking is solved anew from the other
 folds' sums, mean maps and baselines come from the other folds' images, effects from the held ones'; folds are hashes of
 the images, so that no image is on both sides. With `data`, the published ranking is taken and effects are measured on
-that data set. Joins the service (workers) with the analysis (curves); neither knows the other.
+that data set. Joins the workers (evaluate_on_workers) with the analysis (curves); neither knows the other.
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ def evaluate(run: Run, settings: Settings | None = None) -> Evaluation:
             f"{run.path}: has {len(names)} layers and {len(cases)} targets and groups: choose with --layer, --group "
             f"or --target (at most {MOST_CURVES} curves are drawn unasked)"
         )
-    with evaluating(evaluated) as service:
-        scores = published if settings.data is not None else _without_held(service, evaluated, cases)
-        return _measure(run.path, settings, evaluated, service, cases, names, scores)
+    with evaluating(evaluated) as workers:
+        scores = published if settings.data is not None else _without_held(workers, evaluated, cases)
+        return _measure(run.path, settings, evaluated, workers, cases, names, scores)
 
 
 def write_evaluation(found: Evaluation, folder: str, run: Run) -> None:
@@ -153,8 +153,8 @@ def _published(run: Run, settings: Settings) -> dict[Case, Scores]:
     return {case: {layer: np.array(held) for layer, held in layers.items()} for case, layers in found.items()}
 
 
-def _without_held(service: Evaluating, evaluated: Evaluated, cases: Sequence[Case]) -> dict[Case, Scores]:
-    blocks = sorted(service.ranked(), key=lambda one: one.block.index)
+def _without_held(workers: Evaluating, evaluated: Evaluated, cases: Sequence[Case]) -> dict[Case, Scores]:
+    blocks = sorted(workers.ranked(), key=lambda one: one.block.index)
     found: dict[Case, Scores] = {}
     for case in cases:
         parts: dict[str, list[Floats]] = {layer.name: [] for layer in evaluated.plan.layers}
@@ -205,12 +205,12 @@ def _measure(
     path: str,
     settings: Settings,
     evaluated: Evaluated,
-    service: Evaluating,
+    workers: Evaluating,
     cases: Sequence[Case],
     names: Sequence[str],
     scores: Mapping[Case, Scores],
 ) -> Evaluation:
-    profiles = dict(zip(cases, service.profiles(cases), strict=True))
+    profiles = dict(zip(cases, workers.profiles(cases), strict=True))
     targets = [target.name for target in evaluated.plan.targets]
     left_out = [
         f"{targets[case.target]}, group {case.group}: {profiles[case].images} images to profile and "
@@ -229,12 +229,12 @@ def _measure(
             wanted += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.seed)
     if not wanted:
         raise JobError(f"{path}: nothing can be evaluated: {'; '.join(left_out) or 'no replacement applies'}")
-    untouched = dict(zip(usable, service.untouched(usable), strict=True))
+    untouched = dict(zip(usable, workers.untouched(usable), strict=True))
     return Evaluation(
         path=path,
         settings=settings,
         held=evaluated.question.held,
-        curves=tuple(_ablated(service, wanted)),
+        curves=tuple(_ablated(workers, wanted)),
         accuracy={(targets[case.target], case.group): found.accuracy for case, found in untouched.items()},
         left_out=tuple(left_out),
     )
@@ -243,7 +243,7 @@ def _measure(
 def _layer(target: str, case: Case, name: str, ranked: Floats, profiled: Profiled, evaluated: Evaluated) -> Layer:
     """The ranking's scores first, then those of the baselines that this layer has."""
     profile = profiled.layers[name]
-    norms = np.array([np.nan if norm is None else norm for norm in evaluated.facts.weight_norms[name]])
+    norms = np.array([np.nan if norm is None else norm for norm in evaluated.metadata.weight_norms[name]])
     baselines = {key: norms if key == "weight_norm" else getattr(profile, key) for key in BASELINES}
     return Layer(
         target, case.group, name, {BEST: ranked} | {k: v for k, v in baselines.items() if np.isfinite(v).any()}
@@ -261,7 +261,7 @@ def _replaced(case: Case, layer: Layer, profiled: Profiled, settings: Settings, 
     ]
 
 
-def _ablated(service: Evaluating, wanted: Sequence[_Wanted]) -> list[Curves]:
+def _ablated(workers: Evaluating, wanted: Sequence[_Wanted]) -> list[Curves]:
     tasks: list[AblationTask] = []
     images = 0
     for one in wanted:
@@ -270,7 +270,7 @@ def _ablated(service: Evaluating, wanted: Sequence[_Wanted]) -> list[Curves]:
         for start in range(0, len(sets), SETS_PER_TASK):
             part = tuple(sets[start : start + SETS_PER_TASK])
             tasks.append(AblationTask(one.case, one.layer.name, one.values, part))
-    answers = iter(zip(tasks, service.ablated(tasks, images), strict=True))
+    answers = iter(zip(tasks, workers.ablated(tasks, images), strict=True))
     curves = []
     for one in wanted:
         effects: dict[tuple[int, ...], Effect] = {}

@@ -51,7 +51,7 @@ class Evaluated:
     question: EvaluationSpec
 
     @property
-    def facts(self) -> PlanMetadata:
+    def metadata(self) -> PlanMetadata:
         return PlanMetadata.of(self.plan)
 
 

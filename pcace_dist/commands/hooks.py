@@ -1,4 +1,4 @@
-"""Who is told of drift: a shell command and a URL. They never stop a schedule, and their secrets are never printed.
+"""Notifications of drift: a shell command and a URL. They never stop a schedule, and their secrets are never printed.
 
 Knows nothing of runs: it hands on what it is given.
 """

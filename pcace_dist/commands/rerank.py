@@ -3,7 +3,7 @@
     what is there? -> lock -> run (or go on with it) -> compare -> report -> history -> hooks -> latest.json -> prune
 
 A tick that died anywhere is taken up by the next one, and latest.json always names a complete run; hooks alone may be
-called twice. Joins the service (runs, lock, pointer) with the analysis (comparison); neither knows the other.
+called twice. Joins runs and their schedule (run/, schedule.py) with the comparison (analysis/).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pcace_dist.datasets.units import data_digest, pieces_of
 from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.progress import logs
 from pcace_dist.run.prepare import Identity, Preparation, prepare
+from pcace_dist.run.rank import run_job
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import Store, open_store
 
@@ -38,7 +39,7 @@ DRIFT = 3
 
 @dataclass(frozen=True)
 class Options:
-    """What a tick goes by besides its job. keep: published runs whose folders stay; extend: where only data came or
+    """Settings of a tick besides its job. keep: published runs whose folders stay; extend: where only data came or
     went, compute only that; report: write report.html."""
 
     settings: Settings = field(default_factory=Settings)
@@ -52,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What a run made now would be made of."""
+    """What identifies a run that is made now: job, weights and data."""
 
     identity: Identity
     data: str
@@ -104,8 +105,6 @@ def rerank(job: Job, options: Options | None = None) -> Outcome:
 def _work(
     job: Job, now: RunIdentity, before: Pointer, tick: ScheduleLock, storage: Storage, options: Options
 ) -> Outcome:
-    from pcace_dist.run.rank import run_job  # Ray, from here on
-
     name = _folder(tick, now)
     run = f"{RUNS}{name}"
     wanted = _with_base(job, before, now, storage, options).model_copy(update={"output": f"{job.output}/{run}"})

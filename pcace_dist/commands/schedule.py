@@ -1,4 +1,4 @@
-"""The output of a schedule: one folder per run, the line of those that were published, and a pointer to the last one.
+"""The output of a schedule: one folder per run, the history of published runs, and a pointer to the last one.
 
     runs/<date>-<fingerprint>/    whole runs, each with its own ledger
     history/00000003.json         what was published, dense and immutable

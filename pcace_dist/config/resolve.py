@@ -1,7 +1,6 @@
 """Where a job's data, weights and images are to be had: storage settings, absolute paths, how images are decoded.
 
-A leaf beside job.py, for all that start from a job: the service's drivers, the report. No Ray; torch only for who asks
-for the images.
+For everything that starts from a job: run/, report/, analysis/. No Ray; torch only where images are asked for.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Data sets: list shards into units, read and decode them, filter rows, pack new shards. No Ray, no models."""
+"""Data sets: list shards, divide them into units, filter rows, read and decode them. No Ray, no models."""

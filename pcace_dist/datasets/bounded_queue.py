@@ -29,13 +29,13 @@ class BoundedQueue(Generic[T]):
         return self._closed
 
     def reserve(self, weight: int) -> bool:
-        """Wait until an item of this weight fits; False if the channel was closed."""
+        """Wait until an item of this weight fits; False if the queue was closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._weight or self._weight + weight <= self._capacity)
             return not self._closed
 
     def put(self, item: T, weight: int = 1) -> bool:
-        """Add an item when it fits; False if the channel was closed."""
+        """Add an item when it fits; False if the queue was closed."""
         fits = self.reserve(weight)
         with self._changed:
             if fits and not self._closed:

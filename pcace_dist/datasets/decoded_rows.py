@@ -1,6 +1,6 @@
-"""Runs: some rows of one row group, decoded together, their images straight into the memory of a batch.
+"""Decoded rows: a slice of one row group whose images are decoded straight into the memory of a batch.
 
-What a row brings besides its pixels is taken column by column, not row by row. Pure but for the memory that it writes
+Everything but the pixels is read column by column, not row by row. Pure but for the memory that it writes
 to; no threads, no I/O.
 """
 
@@ -52,14 +52,14 @@ class BatchBuffer:
         self._array: Pixels | None = self.images.numpy() if device is None else None
 
     def put(self, row: int, image: Pixels | torch.Tensor) -> None:
-        """Store one image (C, H, W) of the slab's shape."""
+        """Store one image (C, H, W) of the buffer's shape."""
         if self._array is not None:
             self._array[row] = image
         else:
             self.images[row].copy_(torch.as_tensor(image))
 
     def put_rows(self, row: int, other: BatchBuffer, start: int, stop: int) -> None:
-        """Store rows [start, stop) of another slab of the same kind."""
+        """Store rows [start, stop) of another buffer of the same kind."""
         if self._array is not None and other._array is not None:
             self._array[row : row + stop - start] = other._array[start:stop]
         else:
@@ -68,7 +68,7 @@ class BatchBuffer:
 
 @dataclass(frozen=True)
 class Folds:
-    """How fold keys are had: from an image's bytes, or from a row's value of `fold_by`."""
+    """How fold keys are computed: from an image's bytes, or from a row's value of `fold_by`."""
 
     of_bytes: Callable[[Encoded], int]
     of_value: Callable[[Any], int]
@@ -84,12 +84,14 @@ class Misfit:
 
 @dataclass(eq=False)
 class DecodedRows:
-    """The good rows of a run, in order; their images are rows `start` and on of `slab`. And what was set aside.
+    """The good rows of a slice, in order, and the rows that were set aside.
+
+    The images are the rows of `buffer` from `start` on.
 
     labels: -1 where null; values: float64 by column, NaN where null. What is not asked for is empty.
     """
 
-    slab: BatchBuffer | None
+    buffer: BatchBuffer | None
     start: int
     refs: list[RowRef]
     fold_keys: list[int]
@@ -107,8 +109,11 @@ class DecodedRows:
 def cut(
     group: RowGroup, image: str, batch_size: int, at: int, threads: int = 1, run_bytes: int = ROWS_BYTES
 ) -> Iterator[slice]:
-    """Runs of a row group whose first row has place `at` in its unit: some milliseconds of work each, none across two
-    batches, and at least one in a full batch for each of the threads. Their length changes no result.
+    """Slices of a row group, for the decoding threads. `at`: position of its first row in the unit.
+
+    A slice takes some milliseconds and never spans two batches; a full batch has at least one for each thread. The
+    length of slices does not affect the result.
+
     """
     count = len(group.rows)
     if not count:
@@ -140,18 +145,18 @@ def decode_rows(
     spec: DatasetSpec,
     image_spec: ImageSpec,
     folds: Folds,
-    slab: BatchBuffer | None,
+    buffer: BatchBuffer | None,
     start: int,
     decoder: DeviceDecoder | None = None,
 ) -> DecodedRows:
-    """Decode some rows into `slab` from row `start` on. Without a slab no row of them can be good.
+    """Decode some rows into `buffer` from row `start` on. Without a buffer every row is set aside.
 
-    With a `decoder` on its device, where the slab lies too; to be called inside its `working`.
+    With a `decoder`, images are decoded on its device, where `buffer` must be too; call this inside `decoder.working`.
     """
     table = group.table.slice(rows.start, rows.stop - rows.start)
     refs = _refs(group, rows, table, spec)
     fold_values = None if spec.fold_by is None else _list(table, spec.fold_by)
-    run = DecodedRows(slab, start, [], [])
+    run = DecodedRows(buffer, start, [], [])
     good: list[int] = []
     at = start
     files = encoded_images(table.column(spec.image))
@@ -160,10 +165,10 @@ def decode_rows(
         if isinstance(image, RowError):
             run.bad.append(BadRow.of(refs[i], image))
             continue
-        if slab is None or image.shape != slab.shape:
-            _set_aside(run, refs[i], image.shape, slab)
+        if buffer is None or image.shape != buffer.shape:
+            _set_aside(run, refs[i], image.shape, buffer)
             continue
-        slab.put(at, image)
+        buffer.put(at, image)
         at += 1
         good.append(i)
         assert data is not None
@@ -222,10 +227,10 @@ def _refs(group: RowGroup, rows: slice, table: pa.Table, spec: DatasetSpec) -> l
     return [RowRef(key, row_group, row, name) for row, name in zip(at, ids, strict=True)]
 
 
-def _set_aside(run: DecodedRows, ref: RowRef, shape: Sequence[int], slab: BatchBuffer | None) -> None:
+def _set_aside(run: DecodedRows, ref: RowRef, shape: Sequence[int], buffer: BatchBuffer | None) -> None:
     """An image of another size than the plan's."""
     size = (shape[1], shape[2])
-    expected = size if slab is None else slab.shape[1:]
+    expected = size if buffer is None else buffer.shape[1:]
     run.misfit = run.misfit or Misfit(ref, size)
     reason = (
         f"size {size[1]}x{size[0]} is not the plan's {expected[1]}x{expected[0]}; "
@@ -247,20 +252,20 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def images_of(parts: Sequence[tuple[DecodedRows, int, int]], make: Callable[[], BatchBuffer]) -> torch.Tensor:
-    """The images of rows [start, stop) of some runs: where they lie side by side from the slab's beginning on, that
-    memory itself; else, after rows were set aside, a copy.
+    """The images of rows [start, stop) of each part: a view where they fill the buffer from its beginning without gaps,
+    else (rows were set aside) a copy.
     """
-    slab, count = parts[0][0].slab, 0
+    buffer, count = parts[0][0].buffer, 0
     for run, start, stop in parts:
-        if run.slab is not slab or run.start + start != count:
+        if run.buffer is not buffer or run.start + start != count:
             break
         count += stop - start
     else:
-        assert slab is not None
-        return slab.images[:count]
+        assert buffer is not None
+        return buffer.images[:count]
     copy, count = make(), 0
     for run, start, stop in parts:
-        assert run.slab is not None
-        copy.put_rows(count, run.slab, run.start + start, run.start + stop)
+        assert run.buffer is not None
+        copy.put_rows(count, run.buffer, run.start + start, run.start + stop)
         count += stop - start
     return copy.images[:count]

@@ -1,4 +1,4 @@
-"""Groups and their names: how a value of group_by is shown, and which rows a name that a user writes stands for. Pure.
+"""Groups and their names: the name of a value of group_by, and the rows that a name selects. Pure.
 
 Null is a group of its own; NaN counts as null. No two groups have the same name, and every name that is shown can be
 asked for.

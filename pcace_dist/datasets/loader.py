@@ -93,11 +93,11 @@ class LoaderOptions:
     """What a loader reads, and how.
 
     `fold_bytes(image bytes)` or, with dataset.fold_by, `fold_value(value)` gives a row's fold key. `image_shape`
-    (H, W) is the plan's: images of another size are set aside. `read_ahead` batches of each submitted unit
-    are decoded at most before they are asked for, and one row group is read while another is decoded. `pinned`: into
-    memory from which a GPU copies by itself. `decoder`: images are decoded on its device, and batches lie there: their
-    pixels are complete, and whoever reads them on a stream records it (models.device.to_device does). `strict`: images
-    that differ in size are a DatasetError.
+    (H, W) is the plan's: images of another size are set aside. At most `read_ahead` batches of each submitted
+    unit are decoded in advance, and one row group is read while another is decoded. `pinned`: batches are in
+    page-locked memory, from which a GPU copies by itself. `decoder`: images are decoded on its device, and batches lie
+    there: their pixels are complete, and whoever reads them on a stream records it (models.device.to_device does).
+    `strict`: images that differ in size are a DatasetError.
     """
 
     dataset: DatasetSpec
@@ -132,7 +132,7 @@ class UnitReader:
         self._streams: dict[str, UnitStream] = {}
 
     def submit(self, unit: Unit) -> UnitStream:
-        """Begin to read and decode `unit`; the same stream as long as it is not exhausted or discarded."""
+        """Begin to read and decode `unit`. Returns the same stream until it is exhausted or discarded."""
         stream = self._streams.get(unit.id)
         if stream is None or stream.closed:
             stream = self._streams[unit.id] = UnitStream(
@@ -146,7 +146,7 @@ class UnitReader:
         return stream
 
     def stream(self, unit: Unit) -> UnitStream:
-        """The stream of `unit`, submitted before or now."""
+        """The stream of `unit`, which is submitted if it is not yet."""
         return self.submit(unit)
 
     def batches(self, unit: Unit) -> Iterator[Batch]:
@@ -250,7 +250,7 @@ class UnitStream:
         """Thread: row groups into the decoding pool, no more rows at a time than read_ahead allows."""
         try:
             at = 0
-            slab: BatchBuffer | None = None
+            buffer: BatchBuffer | None = None
             for part in self._row_groups():
                 if isinstance(part, BadRow):
                     self._runs.put(part)
@@ -264,9 +264,9 @@ class UnitStream:
                     if not self._runs.reserve(count):
                         return
                     start = at % self._reader.batch_size
-                    if (start == 0 or slab is None) and self._shape is not None:
-                        slab = self._slab()
-                    self._runs.put(self._reader.decoders.submit(self._decode, part, rows, slab, start), count)
+                    if (start == 0 or buffer is None) and self._shape is not None:
+                        buffer = self._new_buffer()
+                    self._runs.put(self._reader.decoders.submit(self._decode, part, rows, buffer, start), count)
                     at += count
             self._runs.finish()
         except BaseException as error:
@@ -301,7 +301,7 @@ class UnitStream:
             with contextlib.suppress(BaseException):
                 ahead.result()  # it holds an open file
 
-    def _slab(self) -> BatchBuffer:
+    def _new_buffer(self) -> BatchBuffer:
         assert self._shape is not None
         reader = self._reader
         if reader.decoder is None:
@@ -315,14 +315,14 @@ class UnitStream:
         decoder = self._reader.decoder
         return contextlib.nullcontext() if decoder is None else decoder.working()
 
-    def _decode(self, group: RowGroup, rows: slice, slab: BatchBuffer | None, start: int) -> DecodedRows:
+    def _decode(self, group: RowGroup, rows: slice, buffer: BatchBuffer | None, start: int) -> DecodedRows:
         """Pool: one run of rows."""
         if self._ready.closed:
-            return DecodedRows(slab, start, [], [])
+            return DecodedRows(buffer, start, [], [])
         before = time.perf_counter()
         reader = self._reader
         with self._working():
-            run = decode_rows(group, rows, reader.spec, reader.image_spec, reader.folds, slab, start, reader.decoder)
+            run = decode_rows(group, rows, reader.spec, reader.image_spec, reader.folds, buffer, start, reader.decoder)
         with self._lock:
             self.seconds["decode"] += time.perf_counter() - before
         return run
@@ -378,7 +378,7 @@ class UnitStream:
             for i, name in enumerate(spec.columns)
         }
         with self._working():
-            images = images_of(parts, self._slab)
+            images = images_of(parts, self._new_buffer)
         return Batch(
             images=images,
             refs=tuple(joined(lambda run: run.refs)),
@@ -399,7 +399,7 @@ def pilot_rows(
     max_bytes: int = PILOT_BYTES,
 ) -> Generator[Batch]:
     """Batches of about `rows` rows spread evenly over all rows that the filter keeps; a function of the
-    listing. On the host, whatever decodes them: they are kept, all of them.
+    listing. The images are on the host, whatever decodes them, because all of them are kept.
 
     At most `max_row_groups` row groups, and about `max_bytes` of them, are read. Bad rows are left out.
     Raises DatasetError if the filter keeps no row, no image can be decoded, or images differ in size.

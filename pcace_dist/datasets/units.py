@@ -30,8 +30,8 @@ class RowGroupRef:
 
 @dataclass(frozen=True)
 class Unit:
-    """Row groups that are read, computed and counted together. `id` is a digest of what they hold, not of
-    where.
+    """Row groups that are read, computed and counted together. `id` is a digest of their content, not of
+    their location.
     """
 
     id: str
@@ -112,7 +112,7 @@ def rows_per_unit(listing: Listing) -> int:
 
 
 def located(units: Iterable[Unit], listing: Listing) -> Iterator[Unit]:
-    """The same units where the listing has their files now: data may have been moved since a place was recorded.
+    """The same units with the locations that the listing has: data may have moved since a location was recorded.
 
     A piece is known by its key, size and version. Those that the listing does not have stay as they are.
     """

@@ -1,5 +1,5 @@
-"""All files of a source of `pcace pack` or of a data set: those that may be taken, and by name those that may not, with
-the reason.
+"""All files of a source of `pcace pack` or of a data set: those that are used, and those that are left out, with the
+reason.
 
 Every file below the source is in one of the two lists, which a plain walk of the folder shows. Links are followed, to
 files and to folders; a link to nothing and a link back to a folder above it are left out. Names that begin with a dot

@@ -62,7 +62,7 @@ def open_executor(
     prefix: str = "a",
     shared: SharedModel | None = None,
 ) -> Executor:
-    """An executor that is not entered yet. `shared`: what threads share; without it each loads a model of its own."""
+    """An executor, for the caller to enter. `shared`: the model that threads share; without it each loads its own."""
     if kind == ExecutorKind.INLINE:
         from pcace_dist.executors.inline import InlineExecutor
 

@@ -29,7 +29,7 @@ LOSSES = 5  # times a task may lose its worker
 
 
 def run_on_ray(packing: Packing, *, workers: int | None = None, on_progress: Progress | None = None) -> PackReport:
-    """Do what is to be done, at most `workers` tasks at a time (None: as many as the cluster has cores).
+    """Run the tasks that are left, at most `workers` at a time (None: as many as the cluster has cores).
 
     Raises what a task raised (UserError), Stopped after SIGTERM or SIGINT, and PcaceError where workers are lost again
     and again.

@@ -10,12 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING
 
 from pcace_dist.errors import JobError
-
-if TYPE_CHECKING:
-    from pcace_dist.executors.base import Executor
+from pcace_dist.executors.base import Executor
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Workers as threads of this process: for work that is over before a cluster has started, and for tests. No Ray.
+"""Workers as threads of this process: for small runs, which end before a cluster would have started. No Ray.
 
 A thread is lost only when its task shows no progress for too long. A thread cannot be ended from outside: a lost one is
 left to itself.

@@ -1,4 +1,4 @@
-"""A weights file as a state dict that fits a model: taken out of its nest, its prefix off, its shards together.
+"""Reads a weights file as a state dict that fits a model: unwraps it, strips its prefix, joins its shards.
 
 Nothing in a file is ever run. What is assumed (which of several state dicts, which prefix, which entries are of no use)
 is logged; what does not fit is refused.

@@ -102,7 +102,7 @@ def _container_limits() -> list[int]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU; nothing that bits depend on may follow from it."""
+    """Bytes that are free on a GPU now. Never use it for a choice that results depend on: it varies."""
     return int(torch.cuda.mem_get_info(device)[0])
 
 
@@ -123,9 +123,9 @@ def empty(device: torch.device) -> None:
 def retry_on_oom(
     run: Callable[[], Result], device: torch.device, batch: int, *, before: Callable[[], object] = lambda: None
 ) -> Result:
-    """The result of `run`. Where memory runs out: `before`, and once more on an empty device.
+    """The result of `run`. If memory runs out: calls `before`, empties the device and tries once more.
 
-    Raises JobError naming compute.batch where that does not do.
+    Raises JobError naming compute.batch if memory runs out again.
     """
     try:
         return run()

@@ -1,7 +1,7 @@
-"""Which axis of a layer's output is the channel. Settled once, by evidence, and kept with the module.
+"""Finds the channel axis of a layer's output. It is decided once, by evidence, and stored with the module.
 
 Some kinds say it by definition (tap.py). For all others, the number of axes says nothing: (B, 16, 16, 96) may be 16
-channels or 96. Looked at, with a batch of two images:
+channels or 96. The evidence, from a batch of two images:
 
     inside    the last module within the layer that has channels by definition, or the one whose output it was given
     reader    the module that takes the layer's output as it is

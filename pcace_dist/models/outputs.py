@@ -1,4 +1,4 @@
-"""Which of the things that a model returns are its outputs (images, outputs). Never the first of several.
+"""Finds the outputs (images, outputs) in what a model returns. Among several candidates it never takes just the first.
 
 A tensor is. Of a mapping the one under `logits` or `out` is, as Hugging Face and torchvision write them; of anything
 else the only one that can be. `model.output` chooses where several can: an index, a key, the name of a field, or some

@@ -1,5 +1,5 @@
-"""Whether a model gives an image the same outputs again, and whatever else is in its batch. No statistic rests on one
-that does not. Found with four images; says which modules may be the reason."""
+"""Checks that a model gives an image the same outputs every time, whatever else is in its batch. Any other model is
+refused. The check takes four images; the error names the modules that may be the reason."""
 
 from __future__ import annotations
 

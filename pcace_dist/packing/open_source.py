@@ -1,7 +1,8 @@
 """What a path holds, and the `Source` that packs it.
 
 Another kind of source is a module in sources/ (how a listing becomes a `Source`, and a class that reads a range of its
-items), a line in OPENERS, and in `_detect` what shows that a path is of this kind.
+items), a line in OPENERS, and in `_detect` what shows that a path is of this kind. `--kind` (cli/pack.py) offers the
+names in OPENERS, and datasets/formats.py tells files apart by their suffixes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ OPENERS: dict[str, Callable[[Walked, Request], Source]] = {
     "webdataset": open_webdataset,
     "parquet": open_parquet,
 }
-KINDS = tuple(OPENERS)
 
 
 def open_source(request: Request, *, kind: str | None = None) -> Source:

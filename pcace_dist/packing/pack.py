@@ -2,8 +2,8 @@
 
 `begin` opens the source and finds what is to be done: `_pack.json` in the destination says what is packed there and how
 it is cut into tasks, `_pack/` has a record for each task that is done. A task is one or a few shards (shards.py);
-whoever runs them, `pack` in this process or the service on Ray, hands what they wrote to `finish`. The same pack again
-does what is not done yet; anything else in the destination is refused. Knows nothing of models or Ray.
+whoever runs them, `run_here` in this process or executors/ray_packing.py, hands what they wrote to `finish`. The same
+pack again does what is not done yet; anything else in the destination is refused. Knows nothing of models or Ray.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def pack(
 
 
 def run_here(packing: Packing, on_progress: Progress | None = None) -> PackReport:
-    """Do what is to be done one task after another, in this process."""
+    """Run the tasks that are left, one after another, in this process."""
     seen = packing.seen
     written: list[Written] = []
 

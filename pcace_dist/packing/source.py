@@ -32,14 +32,14 @@ class Row:
 
 
 class SourceSlice(Protocol):
-    """A range of a source's items; picklable. Two readings give the same rows and faults in the same order."""
+    """A range of a source's items; picklable. Reading twice gives the same rows and Skipped in the same order."""
 
     def rows(self, storage: Storage) -> Iterator[Row | Skipped]: ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be packed. An item is an image; of tars, whose content is not known from a listing, a file.
+    """What is to be packed. An item is an image, or a whole tar, because a listing does not tell what a tar holds.
 
     `schema` is that of the shards; the class columns (`classes.columns()`) are filled in from `label` when a shard is
     written. `sizes` are the items' bytes as far as the listing tells. `identity` names the content. `left_out`: files
@@ -61,7 +61,7 @@ class Source:
 
     @property
     def total(self) -> int | None:
-        """Rows and faults in all, where that is known before reading."""
+        """Number of rows and Skipped in all; None where it is not known before reading."""
         return len(self.sizes) if self.counted else None
 
 

@@ -1,7 +1,7 @@
-"""A run on kept codes: another question about images that have been through the model already.
+"""A run on kept codes: it answers another question about images that the model has processed already.
 
 Its units are the codes files. Its one attempt is the selection of rows that the question is about. The rest is as in
-any run. Threads of this process do small ones before a cluster would have started.
+any run. Small ones use threads of this process: they end before a cluster would have started.
 """
 
 from __future__ import annotations

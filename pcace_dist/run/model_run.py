@@ -73,6 +73,7 @@ class ModelRun(Coordinator[Preparation]):
         """The base's plan, and a manifest that names the attempts which are taken over."""
         listing = self._preparation.listing
         inherited = inherit(base, listing, rows_per_unit(listing))
+        codes_suffice = self._job.statistics.estimator == "gram"  # ace needs the components, which are not kept
         self._record_manifest(
             base.frozen,
             inherited.units,
@@ -82,7 +83,7 @@ class ModelRun(Coordinator[Preparation]):
                 "receipts": [receipt.to_json() for receipt in inherited.receipts],
                 "sources": dict(inherited.sources),
             },
-            from_codes=dict(inherited.from_codes),
+            from_codes=dict(inherited.from_codes) if codes_suffice else {},
         )
         return base.frozen
 

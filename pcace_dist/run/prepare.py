@@ -39,7 +39,7 @@ GUESSED_SIZE = 224  # pixels, of an image whose size the job leaves open
 
 @dataclass(frozen=True)
 class Identity:
-    """What a job is, once its model is there.
+    """What identifies a job, known once its model is loaded.
 
     Resolved layers, what the job says of their axes, the weights' digest, and the fingerprint of all that the result
     depends on; `former` is the fingerprint as version 0.1.0 made it, which did not cover the model's code. `code` is
@@ -141,7 +141,7 @@ def _shared_model(job: Job, listing: Listing, model: nn.Module, wanted: Executor
 
 
 def identify(job: Job) -> Identity:
-    """What a job is today: its model is loaded, its data are not looked at. Raises UserError."""
+    """Identify a job: load its model, without reading its data. Raises UserError."""
     return _identity(job, _work_spec(job).load_model())
 
 

@@ -58,7 +58,7 @@ def run_job(
     `retry_bad`: a stage of bad_rows.parquet; units that hold such rows are done again, in a finished run too, which is
     then published anew.
 
-    tell: is called, with a line for the user, only where the run was finished before.
+    tell: called with a line for the user, only if the run was finished before.
 
     Ray is joined (RAY_ADDRESS) or started locally and left again; a small run is done by threads of this process on its
     first start, unless RAY_ADDRESS is set (worker/shared_model.py). PCACE_EXECUTOR chooses otherwise. A run that

@@ -1,4 +1,4 @@
-"""A finished run asked again: what of its published files is damaged or gone is written anew from its attempts.
+"""Repairs a finished run: published files that are damaged or missing are written again from its attempts.
 
 Reduce is a pure function of the ledger, so that neither model nor data are needed; what is written must have the
 digests that `done` recorded. Runs of version 0.1.0 recorded none: theirs are left as they are. No Ray.
@@ -35,7 +35,7 @@ READERS = 8  # published files that are checked at the same time
 
 
 def write_anew(store: Store, state: RunState) -> list[str]:
-    """Check all published files of a finished run; the names of those that were written anew.
+    """Check all published files of a finished run and write the damaged ones again. Returns their names.
 
     Raises OutputError where that cannot be done: attempts are gone too, or this machine computes other bits.
     """
@@ -88,9 +88,9 @@ def _results(store: Store, state: RunState, job: Job) -> dict[str, bytes]:
             blocks = _blocks(store, state, job, plan)
         ranks = [one for batch in rank_tasks(plan, blocks) for one in rank_batch(batch)]
         images_were_read = state.done["summary"].get("from_codes") is None
-        shown = [merge_examples(store, plan, state.accepted_receipts())] if images_were_read else []
+        examples = [merge_examples(store, plan, state.accepted_receipts())] if images_were_read else []
         grouped = job.group_by is not None
-        found = Results(plan, state, blocks, ranks, shown, recorded_group_type(state.done), grouped)
+        found = Results(plan, state, blocks, ranks, examples, recorded_group_type(state.done), grouped)
         publish_results(sink, store, found)
     except CorruptAttempt as corrupt:
         raise OutputError(

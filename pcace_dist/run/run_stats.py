@@ -99,7 +99,7 @@ class RunStats:
         self.looks.append({"look": look, "images": self.images, "open_pairs": open_pairs})
 
     def tick(self, stage: str, workers: int, waits_for: str = "") -> None:
-        """Show where the run stands, and what of workers or storage it waits for; now and then also in summary.json."""
+        """Show progress, and the workers or storage that the run waits for; from time to time also in summary.json."""
         self.workers = max(self.workers, workers)
         rows = min(self.rows_done, self.rows)
         elapsed = time.monotonic() - self._pass_started

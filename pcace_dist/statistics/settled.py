@@ -4,8 +4,8 @@ The top k by score_squared are settled when every pair of one channel inside and
 inside is better, or worse by no more than a tolerance in the score. Each pair is a t test on the differences of the
 fold pseudo-values. A wrong set needs at least one true-null pair to pass, together with all others, so the pairs share
 one level (an intersection-union test, in the way of Gutmann & Maymin 1987, "Is the selected population the best?").
-A run looks several times while its data grow. Look l spends alpha / (l (l + 1)), so that all looks together spend no
-more than alpha.
+A run checks several times ("looks") while its data grow. Look l may be wrong with probability alpha / (l (l + 1)), so
+that all looks together are wrong with probability alpha at most.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Store(Sink, Protocol):
 
 
 class S3Clients(Protocol):
-    """What has boto3 clients: `storage.files.Storage`."""
+    """Gives boto3 clients, as `storage.files.Storage` does."""
 
     patience: Patience
 

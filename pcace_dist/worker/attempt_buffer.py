@@ -32,7 +32,7 @@ FLUSH_PAUSE = 60.0  # but not more often than this, in seconds: many small attem
 
 
 class AttemptBuffer:
-    """Sums by group, rows to show, rows set aside, and counts of the finished units since the last attempt.
+    """Sums by group, example rows, rows set aside, and counts of the finished units since the last attempt.
 
     A unit enters as a whole or not at all.
     """
@@ -55,7 +55,7 @@ class AttemptBuffer:
         self._samples: dict[Any, list[SampleRows]] = defaultdict(list)
         self._bytes_read = 0
         self._largest_unit = 0  # bytes of its rows as codes
-        self.segments: dict[Any, GroupAccumulator] = {}
+        self.accumulators: dict[Any, GroupAccumulator] = {}
         self.bad: list[BadRow] = []
         self.counts: dict[str, UnitCount] = {}
 
@@ -84,7 +84,7 @@ class AttemptBuffer:
         for group, indices in members.items():
             index = torch.tensor(indices) if len(members) > 1 else slice(None)  # all rows: no copy
             own = rows.take(index)
-            self._segment(group).append(
+            self._accumulator(group).append(
                 {name: layer.take(index) for name, layer in codes.items()},
                 own.target_codes,
                 own.target_fixed,
@@ -93,17 +93,17 @@ class AttemptBuffer:
             if samples is not None:
                 self._samples[group].append(samples.take(torch.tensor(indices)))
 
-    def _segment(self, group: Any) -> GroupAccumulator:
-        if group not in self.segments:
-            self.segments[group] = GroupAccumulator(self._plan, device=self._device)
-        return self.segments[group]
+    def _accumulator(self, group: Any) -> GroupAccumulator:
+        if group not in self.accumulators:
+            self.accumulators[group] = GroupAccumulator(self._plan, device=self._device)
+        return self.accumulators[group]
 
     @property
     def nbytes(self) -> int:
         """Bytes held now."""
         return (
             self._examples.nbytes
-            + sum(segment.nbytes for segment in self.segments.values())
+            + sum(accumulator.nbytes for accumulator in self.accumulators.values())
             + sum(part.nbytes for parts in self._samples.values() for part in parts)
             + (0 if self._codes_writer is None else self._codes_writer.nbytes)
         )
@@ -127,7 +127,7 @@ class AttemptBuffer:
             store,
             attempt,
             self._plan,
-            {group: segment.cpu() for group, segment in self.segments.items()},
+            {group: accumulator.cpu() for group, accumulator in self.accumulators.items()},
             self.bad,
             {group: SampleRows.cat(parts) for group, parts in self._samples.items()},
             None if self._codes_writer is None else self._codes_writer.finish(),

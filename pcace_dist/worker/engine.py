@@ -12,7 +12,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -44,12 +43,10 @@ from pcace_dist.worker.memory import memory_of
 from pcace_dist.worker.pilot import make_plan
 from pcace_dist.worker.pilot_cache import PilotCache
 from pcace_dist.worker.reduce import reduce_block
+from pcace_dist.worker.shared_model import SharedModel
 from pcace_dist.worker.sources import CODES, PILOT, UnitSources
 from pcace_dist.worker.spec import WorkSpec
 from pcace_dist.worker.stage_seconds import StageSeconds
-
-if TYPE_CHECKING:
-    from pcace_dist.worker.shared_model import SharedModel
 
 log = logging.getLogger(__name__)
 

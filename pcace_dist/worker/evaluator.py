@@ -46,8 +46,8 @@ class EvaluationSpec:
     """What is evaluated, the same for all tasks.
 
     listing: of the run's images. elsewhere: a listing of other images; where there is one, effects are measured on them
-    and not on those of the held folds. images: rows that are read of each listing. held: the folds whose images the
-    ranking does not know. targets: whose change is the effect, one for each target of the plan.
+    and not on those of the held folds. images: rows that are read of each listing. held: the held-out folds, whose
+    images the ranking does not use. targets: whose change is the effect, one for each target of the plan.
     """
 
     listing: Listing

@@ -1,8 +1,8 @@
 """Reduce: from the accepted attempts to the rankings. A pure function of a ledger prefix (docs/protocol.md, item 9).
 
 `reduce_block` is the task: it reads one block of channels from every accepted attempt, adds up, solves, and returns
-scores. `rankings_table` puts the blocks together and ranks. Memory of a task is one block over all groups, whatever
-the number of workers. Knows the store and the statistic, not Ray.
+scores. `rank_batch` ranks them. Memory of a task is one block over all groups, whatever the number of workers. Knows
+the store and the statistic, not Ray.
 """
 
 from __future__ import annotations

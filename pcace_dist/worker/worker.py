@@ -71,7 +71,7 @@ class WorkerBody:
     """Holds one engine. Imports happen in `ready`, so that creating a worker is quick and its errors are values."""
 
     def __init__(self, name: str, shared: SharedModel | None = None) -> None:
-        """`shared`: by workers that are threads of one process."""
+        """`shared`: the model that workers share if they are threads of one process."""
         self._name = name
         self._shared = shared
         self._plan: Plan | None = None

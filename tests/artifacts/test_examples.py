@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pcace_dist.artifacts import transforms as curves
+from pcace_dist.artifacts import transforms
 from pcace_dist.artifacts.examples import ExampleRows, exemplars_table, sample_table
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.artifacts.transforms import pick_transforms, transforms_table
@@ -126,7 +126,7 @@ def test_transforms_of_a_small_run_are_complete_and_correlate_positively(planted
 
 
 def test_of_many_channels_the_best_and_the_worst_are_published(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "MOST_ROWS", 3)
+    monkeypatch.setattr(transforms, "MOST_ROWS", 3)
     blocks = []
     for start, squared in ((0, [0.1, 0.9, 0.5]), (3, [0.7, 0.2, 0.05])):
         blocks += pick_transforms(plan, plan.layers[0].name, start, {"a": [fake_scores(plan, squared)]})

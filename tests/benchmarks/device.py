@@ -215,24 +215,24 @@ def inputs(device: torch.device, files: Sequence[bytes], *, threads: Sequence[in
             runs = [range(start, min(start + step, len(files))) for start in range(0, len(files), step)]
 
             def by_processor(pool: ThreadPoolExecutor = pool, runs: Sequence[range] = runs) -> None:
-                slab = BatchBuffer(len(files), SHAPE, channels_last=True, pinned=device.type == "cuda")
+                buffer = BatchBuffer(len(files), SHAPE, channels_last=True, pinned=device.type == "cuda")
 
                 def one(run: range) -> None:
                     for i in run:
-                        slab.put(i, pixels(files[i], INPUT))
+                        buffer.put(i, pixels(files[i], INPUT))
 
                 list(pool.map(one, runs))
-                to_device(slab.images, device)
+                to_device(buffer.images, device)
 
             def on_device(pool: ThreadPoolExecutor = pool, runs: Sequence[range] = runs) -> None:
                 with decoder.holding():
-                    slab = BatchBuffer(len(files), SHAPE, channels_last=True, device=decoder.device)
+                    buffer = BatchBuffer(len(files), SHAPE, channels_last=True, device=decoder.device)
 
                 def one(run: range) -> None:
                     with decoder.working():
                         for i, image in zip(run, decoder.images([files[i] for i in run], INPUT), strict=True):
                             assert isinstance(image, Tensor)
-                            slab.put(i, image)
+                            buffer.put(i, image)
 
                 list(pool.map(one, runs))
 

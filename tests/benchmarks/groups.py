@@ -29,7 +29,7 @@ import pytest
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.config.job import parse_job
 from pcace_dist.executors.threads import ThreadExecutor
-from pcace_dist.run import rank as running
+from pcace_dist.run import rank as rank_module
 from pcace_dist.run.coordinator import worker_shape
 from pcace_dist.run.model_run import ModelRun
 from tests.statistics import mnist
@@ -60,7 +60,7 @@ def without_ray() -> Iterator[None]:
         patch.setattr(
             ModelRun, "_executor", lambda self: ThreadExecutor(self._preparation.spec, worker_shape(self._job))
         )
-        patch.setattr(running, "ray_session", contextlib.nullcontext)
+        patch.setattr(rank_module, "ray_session", contextlib.nullcontext)
         yield
 
 
@@ -68,7 +68,7 @@ def seconds(asked: dict[str, Any]) -> float:
     """Of the whole job, in this process; the output is new each time."""
     shutil.rmtree(asked["output"], ignore_errors=True)
     start = time.monotonic()
-    assert running.run_job(parse_job(asked)) == 0
+    assert rank_module.run_job(parse_job(asked)) == 0
     return time.monotonic() - start
 
 

@@ -46,8 +46,8 @@ def test_the_dataloader_scripts_components_are_the_engines(
     found, _ = example
     layer = found.plan.layer(LAYER)
     found.engine.process(found.units[0])
-    segment = found.engine.buffer.segments[None]
-    held = segment.codes(LAYER)
+    accumulator = found.engine.buffer.accumulators[None]
+    held = accumulator.codes(LAYER)
     assert held is not None
     kept = held.codes
     mine = layer.encode(components[: len(kept)], torch.zeros(len(kept), layer.channels)).codes

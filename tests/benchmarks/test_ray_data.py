@@ -28,8 +28,8 @@ def test_its_components_are_the_engines_and_both_actors_work(tmp_path: Path) -> 
     assert len(set(theirs["actor"].tolist())) == 2
     (unit,) = found.units
     found.engine.process(unit)
-    segment, layer = found.engine.buffer.segments[None], found.plan.layer(LAYER)
-    held, targets = segment.codes(LAYER), segment.rows.target_codes
+    accumulator, layer = found.engine.buffer.accumulators[None], found.plan.layer(LAYER)
+    held, targets = accumulator.codes(LAYER), accumulator.rows.target_codes
     assert held is not None
     kept = held.codes
     codes = layer.encode(torch.from_numpy(theirs["components"]), torch.zeros(ROWS, layer.channels)).codes

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.cli.main import main
+from pcace_dist.cli.main import build_parser, main
+from pcace_dist.packing.open_source import OPENERS
 from tests.planted import png
 
 
@@ -102,3 +103,8 @@ def test_a_csvs_columns_and_files_are_taken_as_told(
 def test_a_source_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pack", str(tmp_path / "nowhere"), str(tmp_path / "shards")]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_every_kind_of_source_can_be_named() -> None:
+    for kind in OPENERS:
+        assert build_parser().parse_args(["pack", "photos", "out", "--kind", kind]).kind == kind

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pcace_dist.commands import measure as rehearsal
+from pcace_dist.commands import measure
 from tests.planted import write_planted
 
 JOB = """
@@ -70,7 +70,7 @@ def test_the_python_that_an_estimate_times_does_not_run_them_either(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    whole, imports = rehearsal._import_seconds()
+    whole, imports = measure._import_seconds()
     assert 0 < imports < whole
     assert not (folder / "executed").exists()
 

@@ -1,4 +1,4 @@
-"""A rehearsal counts what a run counts, writes nothing, and refuses what a run would refuse."""
+"""The measurement counts what a run counts, writes nothing, and refuses what a run would refuse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.cli.main import main
-from pcace_dist.commands import measure as rehearsal
+from pcace_dist.commands import measure
 from pcace_dist.commands.estimate_report import to_json
 from pcace_dist.commands.measure import estimate
 from pcace_dist.config.job import parse_job
@@ -26,16 +26,16 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 Json = dict[str, Any]
 ROWS = 900
-IMPORT_SECONDS = rehearsal._import_seconds
+IMPORT_SECONDS = measure._import_seconds
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
     """Nothing here is about how exact a measurement is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rehearsal, "LEAST_SECONDS", 0.02)
-        patch.setattr(rehearsal, "PILOT_SECONDS", 0.1)
-        patch.setattr(rehearsal, "_import_seconds", lambda: (2.0, 1.0))
+        patch.setattr(measure, "LEAST_SECONDS", 0.02)
+        patch.setattr(measure, "PILOT_SECONDS", 0.1)
+        patch.setattr(measure, "_import_seconds", lambda: (2.0, 1.0))
         yield
 
 
@@ -103,8 +103,8 @@ def test_every_stage_takes_time_and_costs(found: Json) -> None:
 
 def test_imports_are_timed_in_a_python_of_their_own() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rehearsal, "_import_seconds", IMPORT_SECONDS)
-        python, imports = rehearsal._import_seconds()
+        patch.setattr(measure, "_import_seconds", IMPORT_SECONDS)
+        python, imports = measure._import_seconds()
     assert python > imports > 0
 
 
@@ -121,9 +121,9 @@ def test_the_pilots_seconds_are_those_of_the_plans_batch(
     forwarded: int, patience: float, terms: tuple[float, ...], passes_again: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five seconds of any pilot, a tenth for an image and its padding."""
-    trial = rehearsal._Trial.__new__(rehearsal._Trial)
+    trial = measure._Trial.__new__(measure._Trial)
     trial.__dict__.update(_spec=SimpleNamespace(batch=forwarded), _plan=None, _pilot_rows=2048)
-    monkeypatch.setattr(rehearsal, "PILOT_SECONDS", patience)
+    monkeypatch.setattr(measure, "PILOT_SECONDS", patience)
     monkeypatch.setattr(trial, "_timed_pilot", lambda rows: 5 + 0.1 * -(-rows // forwarded) * forwarded)
     monkeypatch.setattr(trial, "_maps_of_pilot", lambda: (0, 3))
     monkeypatch.setattr(PlanMetadata, "of", lambda _: SimpleNamespace(batch=forwarded))
@@ -132,9 +132,9 @@ def test_the_pilots_seconds_are_those_of_the_plans_batch(
 
 
 def test_the_first_use_of_everything_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = rehearsal._Trial.__new__(rehearsal._Trial)
+    trial = measure._Trial.__new__(measure._Trial)
     trial.__dict__.update(_spec=SimpleNamespace(batch=64), _plan=None, _pilot_rows=50)
-    monkeypatch.setattr(rehearsal, "PILOT_SECONDS", 10.0)
+    monkeypatch.setattr(measure, "PILOT_SECONDS", 10.0)
     seconds = iter((4.0, 1.5))
     monkeypatch.setattr(trial, "_timed_pilot", lambda rows: next(seconds))
     monkeypatch.setattr(trial, "_maps_of_pilot", lambda: (7, 0))

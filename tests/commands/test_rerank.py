@@ -103,7 +103,7 @@ def test_five_ticks(without_ray: None, folder: Path, monkeypatch: pytest.MonkeyP
     assert runs(folder) == [one]
 
     with monkeypatch.context() as patched:  # 1: nothing new
-        patched.setattr("pcace_dist.run.rank.run_job", lambda job: pytest.fail("a run was started"))
+        patched.setattr("pcace_dist.commands.rerank.run_job", lambda job: pytest.fail("a run was started"))
         nothing = rerank(parsed(folder), strict)
     assert (nothing.exit_code, nothing.entry, pointer(folder)) == (0, None, one)
 

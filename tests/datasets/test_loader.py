@@ -15,8 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcace_dist.datasets import decoded_rows as runs_module
-from pcace_dist.datasets import loader as batches_module
+from pcace_dist.datasets import decoded_rows as decoded_rows_module
+from pcace_dist.datasets import loader as loader_module
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.decoded_rows import BatchBuffer
 from pcace_dist.datasets.images import ImageSpec, Pixels, decode, pixels
@@ -221,7 +221,7 @@ def test_no_more_is_decoded_ahead_than_was_allowed(tmp_path: Path, monkeypatch: 
         seen.append(1)
         return pixels(data, spec)
 
-    monkeypatch.setattr(runs_module, "pixels", counted)
+    monkeypatch.setattr(decoded_rows_module, "pixels", counted)
     shard(tmp_path / "a.parquet", [png(i) for i in range(200)], row_group=50)
     spec, (unit,) = units_of(tmp_path)
     with reader_of(spec, batch_size=4, read_ahead=2, threads=4) as reader:
@@ -235,24 +235,24 @@ def test_no_more_is_decoded_ahead_than_was_allowed(tmp_path: Path, monkeypatch: 
 def test_batches_are_the_memory_that_was_decoded_into_until_a_row_is_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slabs: list[BatchBuffer] = []
+    buffers: list[BatchBuffer] = []
 
     def counted(*arguments: Any, **options: Any) -> BatchBuffer:
-        slabs.append(BatchBuffer(*arguments, **options))
-        return slabs[-1]
+        buffers.append(BatchBuffer(*arguments, **options))
+        return buffers[-1]
 
-    monkeypatch.setattr(batches_module, "BatchBuffer", counted)
+    monkeypatch.setattr(loader_module, "BatchBuffer", counted)
     images: list[bytes | None] = [png(i) for i in range(20)]
     shard(tmp_path / "whole/a.parquet", images, row_group=7)
     images[9] = b"junk"
     shard(tmp_path / "torn/a.parquet", images, row_group=7)
     for name, copied in (("whole", []), ("torn", [2, 3, 4])):
-        slabs.clear()
+        buffers.clear()
         spec, (unit,) = units_of(tmp_path / name)
         with reader_of(spec, image_shape=(10, 12)) as reader:
             read = list(reader.batches(unit))
-        decoded = {slab.images.data_ptr() for slab in slabs[:5]} if name == "whole" else set()
-        assert len(slabs) == 5 + len(copied)
+        decoded = {buffer.images.data_ptr() for buffer in buffers[:5]} if name == "whole" else set()
+        assert len(buffers) == 5 + len(copied)
         assert name == "torn" or {batch.images.data_ptr() for batch in read} == decoded
         rows = [i for i in range(20) if name == "whole" or i != 9]
         assert torch.equal(
@@ -275,8 +275,8 @@ def test_a_row_group_is_read_while_the_one_before_is_decoded(tmp_path: Path, mon
                 enough_read.set()
             yield part
 
-    monkeypatch.setattr(runs_module, "pixels", held)
-    monkeypatch.setattr(batches_module, "read_pieces", counted)
+    monkeypatch.setattr(decoded_rows_module, "pixels", held)
+    monkeypatch.setattr(loader_module, "read_pieces", counted)
     shard(tmp_path / "a.parquet", [png(i) for i in range(80)], row_group=10)
     spec, (unit,) = units_of(tmp_path)
     with reader_of(spec, batch_size=10, read_ahead=1, image_shape=(10, 12)) as reader:
@@ -311,7 +311,7 @@ def test_a_discarded_stream_that_is_being_waited_for_ends(tmp_path: Path, monkey
         go.wait(20)
         return pixels(data, spec)
 
-    monkeypatch.setattr(runs_module, "pixels", held)
+    monkeypatch.setattr(decoded_rows_module, "pixels", held)
     spec, (unit,) = units_of(dataset(tmp_path, files=1))
     read: list[Batch] = []
     with reader_of(spec) as reader:

@@ -11,7 +11,7 @@ import pytest
 
 from pcace_dist.config.job import parse_job
 from pcace_dist.errors import JobError
-from pcace_dist.executors import ray_session as cluster
+from pcace_dist.executors import ray_session
 from pcace_dist.run.rank import run_job
 
 SETTINGS_FRAME = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -21,10 +21,10 @@ HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not started Ray, and less patient."""
-    monkeypatch.setattr(cluster, "_runs_here", lambda: False)
+    monkeypatch.setattr(ray_session, "_runs_here", lambda: False)
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.0)
-    monkeypatch.setattr(cluster, "GREETING_SECONDS", 0.5)
+    monkeypatch.setattr(ray_session, "CONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(ray_session, "GREETING_SECONDS", 0.5)
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def answering(answer: bytes | None) -> Iterator[str]:
 def refusal(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(JobError) as raised:
-        cluster.check_address()
+        ray_session.check_address()
     line = str(raised.value)
     assert "\n" not in line and line.startswith("RAY_ADDRESS ") and "ray job submit --address http://" in line
     return line
@@ -106,13 +106,13 @@ def test_a_port_of_something_else_is_refused(answer: bytes | None, said: str, mo
 def test_a_port_that_speaks_as_rays_head_does_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(SETTINGS_FRAME) as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
-        cluster.check_address()
+        ray_session.check_address()
 
 
 @pytest.mark.parametrize("address", ["", "local"])
 def test_a_local_ray_needs_no_address(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    cluster.check_address()
+    ray_session.check_address()
 
 
 def test_auto_without_a_ray_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,18 +140,18 @@ def test_what_ray_says_in_many_lines_is_one() -> None:
     said = RuntimeError(
         "Version mismatch: The cluster was started with:\n    Ray: 2.0\n\nTo fix this, either:\n  - a\n"
     )
-    line = cluster._in_one_line(said)
+    line = ray_session._in_one_line(said)
     assert line == "Version mismatch: The cluster was started with: Ray: 2.0 To fix this, either: - a"
-    assert cluster._in_one_line(RuntimeError()) == "RuntimeError"
+    assert ray_session._in_one_line(RuntimeError()) == "RuntimeError"
 
 
 def test_a_traceback_in_what_ray_says_is_left_out() -> None:
     said = RuntimeError("Failed to connect to GCS.\nTraceback (most recent call last):\n  File ...")
-    assert cluster._in_one_line(said) == "Failed to connect to GCS."
+    assert ray_session._in_one_line(said) == "Failed to connect to GCS."
 
 
 def test_a_driver_away_from_all_nodes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray._private.services.find_node_ids", lambda: [])
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     with pytest.raises(JobError, match=r"RAY_ADDRESS head:6379: no node of a Ray cluster runs on this machine; "):
-        cluster._check_node_here()
+        ray_session._check_node_here()

@@ -44,9 +44,9 @@ class DyingStore(LocalStore):
 
 def die_in(kind: str, point: str) -> None:
     """From here on, drivers of this process open stores that die so."""
-    from pcace_dist.run import rank as run_job
+    from pcace_dist.run import rank as rank_module
 
     def open_store(url: str, storage: S3Clients | None = None) -> Store:
         return DyingStore(url, kind, point)
 
-    run_job.open_store = open_store  # type: ignore[attr-defined]
+    rank_module.open_store = open_store  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from pcace_dist.datasets.listing import list_dataset
 from pcace_dist.report.rows import fetch
 from pcace_dist.storage.files import Storage
 from tests.datasets.helpers import picture, shard
-from tests.datasets.test_images_orientation import as_seen, tagged
+from tests.datasets.test_orientation import as_seen, tagged
 
 
 @pytest.mark.parametrize("orientation", ["none", "exif"])

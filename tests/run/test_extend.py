@@ -172,6 +172,21 @@ def test_survivors_of_a_shared_unit_come_from_codes_or_are_forwarded(
         assert_same(less, folder.full(base))
 
 
+def test_survivors_are_forwarded_for_ace_which_codes_do_not_suffice_for(
+    tmp_path: Path, forwarded: Callable[[], int]
+) -> None:
+    folder = Folder(tmp_path, keep_codes=True)
+    files = [folder.add(SMALL) for _ in range(3)]  # one unit
+    folder.add(LARGE)
+    ace = {"estimator": "ace"}
+    base = folder.run(statistics=ace)
+    forwarded()
+    folder.withdraw(files[0])
+    less = folder.extended(base, statistics=ace)
+    assert forwarded() == 2 * (SMALL - 1)
+    assert_same(less, folder.run(statistics=ace | {"plan": base.path}))
+
+
 def test_survivors_are_forwarded_where_the_kept_codes_have_rotted(tmp_path: Path, forwarded: Callable[[], int]) -> None:
     folder = Folder(tmp_path, keep_codes=True)
     files = [folder.add(SMALL) for _ in range(6)]

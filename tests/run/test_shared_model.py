@@ -22,11 +22,11 @@ from pcace_dist.config.job import Job, parse_job
 from pcace_dist.datasets.listing import DataFile, Listing
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
-from pcace_dist.executors import ray_session as cluster
+from pcace_dist.executors import ray_session
 from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.settings import settings_restored
-from pcace_dist.run import rank as run_job
+from pcace_dist.run import rank as rank_module
 from pcace_dist.run.prepare import prepare
 from pcace_dist.storage.store import open_store
 from pcace_dist.worker import pilot, shared_model
@@ -139,13 +139,13 @@ def test_ray_address_asks_for_ray(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    assert (cluster.is_wanted(), cluster.names_a_cluster()) == (bool(wanted), bool(named))
+    assert (ray_session.is_wanted(), ray_session.names_a_cluster()) == (bool(wanted), bool(named))
 
 
 def test_a_run_that_was_begun_is_for_ray(data: Path, tmp_path: Path, without_ray: None) -> None:
     preparation = prepare(parse_job(digits_job(data, tmp_path / "run")))
-    assert run_job._here_or_on_ray(preparation, first=True).executor == ExecutorKind.THREADS
-    assert run_job._here_or_on_ray(preparation, first=False).executor == ExecutorKind.RAY
+    assert rank_module._here_or_on_ray(preparation, first=True).executor == ExecutorKind.THREADS
+    assert rank_module._here_or_on_ray(preparation, first=False).executor == ExecutorKind.RAY
 
 
 # -- the same bytes
@@ -419,7 +419,7 @@ def test_stopped_in_the_pilot_it_ends_within_a_batch_and_goes_on_with_ray(
         process.wait()
     stopped = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (stopped["outcome"], stopped["exit_code"]) == ("stopped", 5)
-    assert run_job.run_job(parse_job(job)) == 0
+    assert rank_module.run_job(parse_job(job)) == 0
     assert open_run(str(tmp_path / "run")).summary["workers_are"] == "Ray actors"
 
 

@@ -1,4 +1,4 @@
-"""The same data room on S3: a real server process on a loopback port."""
+"""Storage on S3: a real server process on a loopback port."""
 
 from __future__ import annotations
 

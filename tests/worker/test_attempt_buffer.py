@@ -73,14 +73,14 @@ def test_a_unit_of_bad_rows_alone_is_counted_and_its_attempt_holds_no_sums(plan:
     rows = rows_of(plan, [])
     rows.bad.append(BadRow("file", 0, None, None, "read", "gone", rows=7))
     assert buffer.add(unit_of(0, 7), rows) == UnitCount(0, 7, 0)
-    assert buffer.segments == {} and set(buffer.write(MemoryStore(), "e00001-w-f00001")) == {"bad_rows.parquet"}
+    assert buffer.accumulators == {} and set(buffer.write(MemoryStore(), "e00001-w-f00001")) == {"bad_rows.parquet"}
 
 
 def test_groups_have_their_own_sums_and_null_is_one_of_them(plan: Plan) -> None:
     buffer = AttemptBuffer(plan, device=CPU)
     buffer.add(unit_of(0, 50), rows_of(plan, range(50), groups=True))
     buffer.add(unit_of(1, 40), rows_of(plan, range(50, 90), groups=True))
-    assert {group: segment.images for group, segment in buffer.segments.items()} == {0: 40, 1: 40, None: 10}
+    assert {group: accumulator.images for group, accumulator in buffer.accumulators.items()} == {0: 40, 1: 40, None: 10}
 
 
 def test_neither_the_order_of_units_nor_where_they_are_cut_changes_a_sum(plan: Plan) -> None:

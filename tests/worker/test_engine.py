@@ -124,7 +124,8 @@ def test_bad_rows_in_the_middle_are_recorded_and_the_last_one_reported(case: Cas
     assert first.last_fault is not None and first.last_fault.startswith("part-00000.parquet row 21: ")
     assert second.last_fault is not None and "row 107" in second.last_fault
     assert third.last_fault is None and third.count == UnitCount(80, 0, 0)
-    assert {group: segment.images for group, segment in engine.buffer.segments.items()} == {None: 119, "a": 119}
+    images = {group: accumulator.images for group, accumulator in engine.buffer.accumulators.items()}
+    assert images == {None: 119, "a": 119}
 
 
 def test_every_second_of_a_unit_counts_for_one_stage(case: Case) -> None:
@@ -142,7 +143,7 @@ def test_attempts_are_numbered_and_begin_empty(case: Case) -> None:
         receipt = engine.flush()
         assert receipt is not None and set(receipt.units) == {unit.id}
         names.append(receipt.attempt)
-        assert engine.flush() is None and engine.buffer.counts == {} and engine.buffer.segments == {}
+        assert engine.flush() is None and engine.buffer.counts == {} and engine.buffer.accumulators == {}
     assert names == ["e00001-w-f00001", "e00001-w-f00002"]
 
 
