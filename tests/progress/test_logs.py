@@ -123,7 +123,7 @@ def test_an_error_is_one_json_line_with_its_exit_code(arguments: tuple[str, ...]
 def test_what_nobody_catches_is_a_json_line() -> None:
     code = (
         "import threading, warnings\n"
-        "from pcace_dist import logs\n"
+        "from pcace_dist.progress import logs\n"
         "logs.configure(logs.LogSettings(format='json'), run='runs/x')\n"
         "warnings.warn('old')\n"
         "t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()\n"
