@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
+from typing import assert_never
 
 from pcace_dist.config.job import Workers
 from pcace_dist.errors import JobError
@@ -71,6 +72,8 @@ def open_executor(
         from pcace_dist.executors.threads import ThreadExecutor
 
         return ThreadExecutor(spec, shape, prefix=prefix, make_worker=partial(WorkerBody, shared=shared))
-    from pcace_dist.executors.ray_executor import RayExecutor
+    if kind == ExecutorKind.RAY:
+        from pcace_dist.executors.ray_executor import RayExecutor
 
-    return RayExecutor(spec, shape, prefix=prefix)
+        return RayExecutor(spec, shape, prefix=prefix)
+    assert_never(kind)

@@ -186,7 +186,7 @@ def until(reached: Callable[[], bool], seconds: float, *, every: float) -> None:
 
 def ledger(output: Path) -> list[Json]:
     """All records of a run on disk."""
-    return [json.loads(path.read_text()) for path in sorted((output / "ledger").glob("*.json"))]
+    return [json.loads(path.read_text()) for path in sorted((output / "ledger").glob("[0-9]*.json"))]
 
 
 def kinds(output: Path) -> list[str]:

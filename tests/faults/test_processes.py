@@ -35,7 +35,7 @@ def moments(output: Path, seed: int) -> list[tuple[str, Callable[[], bool], floa
     dice = random.Random(seed)
 
     def records() -> int:
-        return len(list((output / "ledger").glob("*.json")))
+        return len(list((output / "ledger").glob("[0-9]*.json")))
 
     def accepted(share: float) -> Callable[[], bool]:
         def enough() -> bool:
