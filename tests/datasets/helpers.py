@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,14 @@ def ids(batches: Sequence[Batch]) -> list[str]:
     return [ref.id for batch in batches for ref in batch.refs]
 
 
-def our_threads() -> list[str]:
-    """Names of threads of the data room that are alive."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("pcace-")]
+def our_threads(others: Collection[int | None] = ()) -> list[str]:
+    """Names of threads of the data room that are alive, but for those of others: whole jobs that other tests ran in
+    this process leave some until they are collected."""
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith("pcace-") and thread.ident not in others
+    ]
 
 
 class Clock:

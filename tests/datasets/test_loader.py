@@ -60,11 +60,19 @@ def pilot(listing: Listing, spec: DatasetSpec, rows: int, **changes: Any) -> lis
     return list(pilot_rows(listing, rows, LoaderOptions(**settings), **limits))
 
 
+OTHERS: set[int | None] = set()  # threads that were there before this module's tests
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_of_others() -> None:
+    OTHERS.update(thread.ident for thread in threading.enumerate())
+
+
 def wait_for_no_threads() -> None:
     deadline = time.monotonic() + 10
-    while our_threads() and time.monotonic() < deadline:
+    while our_threads(OTHERS) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert our_threads() == []
+    assert our_threads(OTHERS) == []
 
 
 def test_batches_are_full_but_the_last_and_in_row_order(tmp_path: Path) -> None:
