@@ -120,8 +120,10 @@ def select_rows(schema: pa.Schema, asked: dict[str, object]) -> pc.Expression | 
     return selected
 
 
-def best_of(table: pa.Table, top: int | None, rank: str) -> pa.Table:
-    """The first `top` by rank of every target and group, best first; the table itself for None."""
+def best_of(table: pa.Table, top: int | None, *, within_layer: bool) -> pa.Table:
+    """The first `top` by rank (within the layer, or over all) of every target and group, best first; the table itself
+    for None."""
+    rank = "layer_rank" if within_layer else "rank"
     if top is None:
         return table
     table = table.filter(pc.less_equal(pc.field(rank), top))
@@ -140,7 +142,7 @@ def _group_key(key: dict[str, Any]) -> tuple[str, str]:
 
 def unranked(table: pa.Table) -> pa.Table:
     """Rankings without a ranked channel: target, group, images (the most that a channel has) and statuses (those of its
-    channels, each once). table: columns target, group, images, status and rank."""
+    channels, each once). table: rows of rankings.parquet."""
     table = table.append_column("place", pa.array(range(len(table))))
     wanted = [("rank", "count"), ("images", "max"), ("status", "distinct"), ("place", "min")]
     sums = table.group_by(["target", "group"]).aggregate(wanted).sort_by("place_min")

@@ -27,7 +27,7 @@ from pcace_dist.artifacts.checked import (
     read_checked,
     read_parquet,
 )
-from pcace_dist.artifacts.rankings import RANKINGS, best_of, select_rows, unranked
+from pcace_dist.artifacts.rankings import RANKINGS, best_of, select_rows
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.errors import JobError, UserError
@@ -122,18 +122,7 @@ class Run:
             table = None if selected is False else pq.read_table(file, filters=selected)
             if table is None or not len(table):
                 raise UserError(self._nothing_matches(file, layer=layer, group=group, target=target))
-            return best_of(table, top, "rank" if layer is None else "layer_rank")
-
-    def unranked(self, *, layer: str | None = None, group: object = None, target: str | None = None) -> pa.Table:
-        """Rankings without a ranked channel: target, group, images (the most that a channel has) and statuses (those
-        of its channels, each once). Selects as `ranking` does.
-        """
-        self._refuse_unfinished()
-        with parquet(self.storage, *self._recorded(RANKINGS)) as file:
-            selected = select_rows(pq.read_schema(file), {"layer": layer, "group": group, "target": target})
-            columns = ["target", "group", "images", "status", "rank"]
-            table = pq.read_table(file, columns=columns, filters=None if selected is False else selected)
-        return unranked(table)
+            return best_of(table, top, within_layer=layer is not None)
 
     def to_pandas(self, **selection: Any) -> pd.DataFrame:
         """`ranking(...)` as a pandas DataFrame; needs the extra `pandas`."""

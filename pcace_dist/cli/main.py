@@ -181,11 +181,10 @@ def _rank(arguments: argparse.Namespace) -> int:
 
 
 def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
-    from pcace_dist.cli.tables import print_ranking
+    from pcace_dist.artifacts.summary import TOO_MANY_BAD_ROWS
 
     summary = run.summary
-    print_ranking(run.ranking(top=top), grouped=job.group_by is not None)
-    _print_unranked(run)
+    _print_rankings(run, job, top)
     if new:
         _print_time(summary)
     else:
@@ -194,7 +193,7 @@ def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
         tell(summary["drift"]["advice"])
     if job.stop is not None and summary.get("stop", {}).get("settled"):
         tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
-    if summary["outcome"] == "too_many_bad_rows":
+    if summary["outcome"] == TOO_MANY_BAD_ROWS:
         tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
     for one in summary.get("files_left_out", ()):
         if not one["usual"]:
@@ -241,28 +240,31 @@ def _add_show(verbs: Verbs[Parser]) -> None:
 
 def _show(arguments: argparse.Namespace) -> int:
     from pcace_dist.artifacts.run import open_run
-    from pcace_dist.cli.tables import print_across_groups, print_ranking
+    from pcace_dist.cli.tables import print_across_groups
 
     run = open_run(arguments.path)
     if arguments.across:
         print_across_groups(run.across_groups(top=arguments.top, target=arguments.target))
         return 0
-    chosen = {"layer": arguments.layer, "group": arguments.group, "target": arguments.target}
-    print_ranking(run.ranking(top=arguments.top, **chosen), grouped=run.job.group_by is not None)
-    _print_unranked(run, **chosen)
+    _print_rankings(run, run.job, arguments.top, layer=arguments.layer, group=arguments.group, target=arguments.target)
     return 0
 
 
-def _print_unranked(run: Run, **chosen: str | None) -> None:
-    """What a table of ranked channels does not show: that there is none."""
-    from pcace_dist.cli.tables import print_unranked
-    from pcace_dist.statistics.score import required_images
+def _print_rankings(
+    run: Run, job: Job, top: int, *, layer: str | None = None, group: str | None = None, target: str | None = None
+) -> None:
+    """The best channels, and what a table of them does not show: where there is none."""
+    from pcace_dist.artifacts.rankings import best_of, unranked
+    from pcace_dist.cli.tables import print_ranking, print_unranked
 
-    unranked = run.unranked(**chosen)
-    if len(unranked):
-        job = run.job
+    ranking, grouped = run.ranking(layer=layer, group=group, target=target), job.group_by is not None
+    print_ranking(best_of(ranking, top, within_layer=layer is not None), grouped=grouped)
+    without = unranked(ranking)
+    if len(without):
+        from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
+
         needed = required_images(job.statistics.components, job.statistics.knots)
-        print_unranked(unranked, grouped=job.group_by is not None, needed=needed)
+        print_unranked(without, grouped=grouped, needed=needed, folds=MIN_FOLDS)
 
 
 def _add_status(verbs: Verbs[Parser]) -> None:

@@ -179,7 +179,7 @@ def _on_ray(workers: int | None) -> bool:
 
 
 def _print_report(report: PackReport, dest: str) -> None:
-    from pcace_dist.datasets.paths import by_reason
+    from pcace_dist.datasets.paths import by_reason, first_names
     from pcace_dist.packing.pack import BAD_FILES
 
     shards = "1 shard" if len(report.shards) == 1 else f"{len(report.shards):,} shards"
@@ -188,8 +188,7 @@ def _print_report(report: PackReport, dest: str) -> None:
         return
     reasons = by_reason(report.bad)
     for reason, names in list(reasons.items())[:REASONS]:
-        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-        logs.say(f"left out {len(names):,}, {reason}: {', '.join(names[:NAMED])}{more}", level=logging.WARNING)
+        logs.say(f"left out {len(names):,}, {reason}: {first_names(names, NAMED)}", level=logging.WARNING)
     others = f"{len(reasons) - REASONS:,} more reasons; " if len(reasons) > REASONS else ""
     logs.say(f"{others}{len(report.bad):,} left out in all: {dest.rstrip('/')}/{BAD_FILES}", level=logging.WARNING)
 

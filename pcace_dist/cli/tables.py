@@ -56,8 +56,8 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def print_unranked(unranked: pa.Table, *, grouped: bool, needed: int) -> None:
-    """Say of which groups no channel is ranked, and why. needed: images for a score (score.required_images)."""
+def print_unranked(unranked: pa.Table, *, grouped: bool, needed: int, folds: int) -> None:
+    """Say of which groups no channel is ranked, and why. needed, folds: images and folds that a score takes."""
     rows = unranked.to_pylist()
     for target in dict.fromkeys(row["target"] for row in rows):
         own = [row for row in rows if row["target"] == target]
@@ -66,8 +66,8 @@ def print_unranked(unranked: pa.Table, *, grouped: bool, needed: int) -> None:
         terminal.tell(f"{target}: no channel is ranked: {'; '.join(named)}{more}")
     if any("too_few_images" in row["statuses"] for row in rows):
         terminal.tell(
-            f"a channel is ranked from {needed:,} images on (fewer where it varies in fewer components), in 4 folds at "
-            "least: take more images, larger groups, or fewer statistics.components or knots"
+            f"a channel is ranked from {needed:,} images on (fewer where it varies in fewer components), in {folds} "
+            "folds at least: take more images, larger groups, or fewer statistics.components or knots"
         )
 
 

@@ -64,8 +64,7 @@ def check_schema(spec: DatasetSpec, schema: pa.Schema, key: str) -> pa.Schema:
         if wanted:
             raise DatasetError(f"{role}: column {column!r} in {key} is {kind}; it must be {wanted}")
     for column, value in spec.filter.items():
-        for one in value if isinstance(value, list | tuple) else [value]:
-            filter_scalar(column, one, plain_type(schema.field(column).type))
+        filter_scalars(column, value, plain_type(schema.field(column).type))
     names = dict.fromkeys([*(column for _, column in spec.roles()), *(kept_columns(spec, schema) if spec.keep else ())])
     return pa.schema([pa.field(name, plain_type(schema.field(name).type)) for name in names])
 
@@ -118,8 +117,13 @@ def is_image_struct(kind: pa.DataType) -> bool:
     return index >= 0 and _is_binary(plain_type(kind.field(index).type))
 
 
-def filter_scalar(column: str, value: Any, kind: pa.DataType) -> pa.Scalar:
-    """A filter's value as a scalar of the column's type. Raises DatasetError if the two do not go together."""
+def filter_scalars(column: str, value: Any, kind: pa.DataType) -> list[pa.Scalar]:
+    """A filter's value, or each of several, as scalars of the column's type. Raises DatasetError for one that cannot be
+    compared with it."""
+    return [_filter_scalar(column, one, kind) for one in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _filter_scalar(column: str, value: Any, kind: pa.DataType) -> pa.Scalar:
     problem = DatasetError(f"dataset.filter.{column}: {value!r} cannot be compared with the column's type {kind}")
     fits = (
         (pa.types.is_boolean(kind) and isinstance(value, bool))

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pcace_dist.datasets.columns import DatasetSpec, check_same, check_schema
 from pcace_dist.datasets.formats import PARQUET_SUFFIXES, kind_of_name
 from pcace_dist.datasets.globs import pattern_of
-from pcace_dist.datasets.paths import Skipped, by_reason, is_hidden, key_below, utf8_name
+from pcace_dist.datasets.paths import Skipped, by_reason, first_names, is_hidden, is_underscored, key_below, utf8_name
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes, read_footer
 from pcace_dist.datasets.walk import NOTHING, UNREADABLE, Entries, entries_of, kinds_by_content
 from pcace_dist.errors import DatasetError
@@ -31,9 +31,8 @@ from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line, s
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
 
-UNDERSCORE = (
-    "hidden (an underscore begins its name or a folder's)"  # Spark's and Hive's own files, and a pack's records
-)
+# as Spark's and Hive's own files are called, and a pack's records
+UNDERSCORE = "hidden (an underscore begins its name or a folder's)"
 TWICE = "listed under another name too"
 NAMED = 5  # files that are named of all that are left out for one reason
 
@@ -59,8 +58,7 @@ class LeftOut:
     usual: bool  # nobody would take them for data
 
     def __str__(self) -> str:
-        more = f" and {self.files - len(self.names):,} more" if self.files > len(self.names) else ""
-        return f"{self.files:,} {self.reason} ({', '.join(self.names)}{more})"
+        return f"{self.files:,} {self.reason} ({first_names(self.names, NAMED, self.files)})"
 
     def to_json(self) -> dict[str, Any]:
         return {"reason": self.reason, "files": self.files, "names": list(self.names), "usual": self.usual}
@@ -135,13 +133,14 @@ def find_files(paths: Sequence[str], storage: Storage) -> tuple[dict[str, Stored
 
 def _identified(root: str, files: Iterable[tuple[str, StoredFile]]) -> Iterable[tuple[str, StoredFile, str, bool]]:
     """Files with what is the same for all their names, and whether a link leads to them."""
-    if split(root)[0] != "file":
+    scheme, folder = split(root)
+    if scheme != "file":
         yield from ((key, file, file.url, False) for key, file in files)
         return
-    base = os.path.realpath(split(root)[1])
+    base = os.path.realpath(folder)
     for key, file in files:
         real = os.path.realpath(file.url)
-        yield key, file, real, real != os.path.join(base, os.path.relpath(file.url, split(root)[1]))
+        yield key, file, real, real != os.path.join(base, os.path.relpath(file.url, folder))
 
 
 def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, StoredFile]], list[Skipped]]:
@@ -168,15 +167,14 @@ def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, Stored
 
 def _sorted_out(found: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Skipped]]:
     """The Parquet files by the path below the root, and the others. What is named itself is taken for Parquet."""
-    keys = {file.url: utf8_name(key_below(file.url, found.root)) for file in found.files}
     no_suffix = [file for file in found.files if "." not in file.url.rpartition("/")[2]]
     by_content = dict(zip((f.url for f in no_suffix), kinds_by_content(no_suffix, storage), strict=True))
     files, left_out = [], list(found.left_out)
     for file in found.files:
-        key = keys[file.url]
+        key = utf8_name(key_below(file.url, found.root))
         if found.how == "file":
             files.append((key, file))
-        elif _underscored(key):
+        elif is_underscored(key):
             left_out.append(Skipped(key, UNDERSCORE))
         elif file.url in found.named or "parquet" in (kind_of_name(key), by_content.get(file.url)):
             files.append((key, file))
@@ -220,7 +218,7 @@ def would_list(path: str, file: str) -> bool:
     if not found.startswith(f"{base}/"):
         return False
     key = found[len(base) + 1 :]
-    hidden = _underscored(key) or is_hidden(key)
+    hidden = is_underscored(key) or is_hidden(key)
     return not hidden and kind_of_name(key) == "parquet" and (matches(key) or lies_in_match(key))
 
 
@@ -231,10 +229,6 @@ def _is_there(path: str) -> bool:
 
 def _always(_key: str) -> bool:
     return True
-
-
-def _underscored(key: str) -> bool:
-    return "/_" in f"/{key}"
 
 
 def _real(path: str) -> str:

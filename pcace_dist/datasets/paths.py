@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -37,6 +37,12 @@ def by_reason(faults: Iterable[Skipped]) -> dict[str, list[str]]:
         reason = " ".join(DETAIL.sub("", fault.reason).split())
         found.setdefault(reason, []).append(fault.name)
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def first_names(names: Sequence[str], most: int, total: int | None = None) -> str:
+    """The first `most` names, and how many more there are of all (`total`: where `names` are not all)."""
+    more = (len(names) if total is None else total) - len(names[:most])
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more else "")
 
 
 def in_order(work: Callable[[S], T], items: Iterable[S], storage: Storage) -> Iterator[T]:
@@ -76,6 +82,11 @@ def is_hidden(key: str) -> bool:
     """True for files whose name, or a folder's on the way, begins with a dot. An underscore hides nothing: cameras and
     people name files and folders so."""
     return any(part.startswith(".") for part in key.split("/") if part not in ("", "."))
+
+
+def is_underscored(key: str) -> bool:
+    """True for files whose name, or a folder's on the way, begins with an underscore: readers of Parquet skip them."""
+    return "/_" in f"/{key}"
 
 
 def is_not_utf8(name: str) -> bool:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pcace_dist.datasets.columns import filter_scalar, plain
+from pcace_dist.datasets.columns import filter_scalars, plain
 
 
 class RowFilter:
@@ -19,10 +19,7 @@ class RowFilter:
 
     def __init__(self, wanted: Mapping[str, Any], type_of: Callable[[str], pa.DataType]) -> None:
         """Raises DatasetError for a value that cannot be compared with its column. `type_of`: plain types."""
-        self._values = {
-            column: [filter_scalar(column, value, type_of(column)) for value in _several(values)]
-            for column, values in wanted.items()
-        }
+        self._values = {column: filter_scalars(column, value, type_of(column)) for column, value in wanted.items()}
 
     def __bool__(self) -> bool:
         return bool(self._values)
@@ -54,7 +51,3 @@ class RowFilter:
                 if all(value.as_py() < low or value.as_py() > high for value in values):
                     return True
         return False
-
-
-def _several(values: Any) -> list[Any]:
-    return list(values) if isinstance(values, list | tuple) else [values]

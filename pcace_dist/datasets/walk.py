@@ -17,7 +17,16 @@ from dataclasses import dataclass, field, replace
 
 from pcace_dist.datasets.formats import HEAD, kind_of_head, kind_of_name
 from pcace_dist.datasets.globs import pattern_of
-from pcace_dist.datasets.paths import Skipped, in_order, is_hidden, is_not_utf8, key_below, parent_of, utf8_name
+from pcace_dist.datasets.paths import (
+    Skipped,
+    first_names,
+    in_order,
+    is_hidden,
+    is_not_utf8,
+    key_below,
+    parent_of,
+    utf8_name,
+)
 from pcace_dist.errors import DatasetError
 from pcace_dist.storage.files import Storage, StoredFile, split
 
@@ -125,16 +134,11 @@ class Entries:
     def walked(self) -> Walked:
         notes = []
         if self.links:
-            notes.append(f"linked folders that are followed: {_counted(self.links)}")
+            notes.append(f"linked folders that are followed: {first_names(sorted(self.links), NAMED)}")
         if self.outside:
-            notes.append(f"linked files from outside {self.root}: {_counted(self.outside)}")
+            notes.append(f"linked files from outside {self.root}: {first_names(sorted(self.outside), NAMED)}")
         left_out = sorted(self.left_out, key=lambda fault: fault.name)
         return Walked(self.root, (), tuple(left_out), tuple(sorted(self.folders)), tuple(notes))
-
-
-def _counted(names: list[str]) -> str:
-    names = sorted(names)
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
 def _below(root: str, storage: Storage) -> Entries:
@@ -246,9 +250,10 @@ def _with_kinds(root: str, entries: Entries, storage: Storage) -> Walked:
         Found(file, utf8_name(key), by_name[file.url] or heads[file.url], file.url in heads)
         for file, key in zip(files, keys, strict=True)
     )
-    raw = [utf8_name(key) for key in keys if is_not_utf8(key)]
+    raw = sorted(utf8_name(key) for key in keys if is_not_utf8(key))
     if raw:
-        walked = replace(walked, notes=(*walked.notes, f"names that are not UTF-8 are written so: {_counted(raw)}"))
+        note = f"names that are not UTF-8 are written so: {first_names(raw, NAMED)}"
+        walked = replace(walked, notes=(*walked.notes, note))
     folders = walked.folders or tuple(sorted({key.partition("/")[0] for key in keys if "/" in key}))
     return replace(walked, root=root, files=tuple(found), folders=folders)
 

@@ -78,7 +78,7 @@ def test_the_python_that_an_estimate_times_does_not_run_them_either(
 def test_a_ray_worker_looks_for_libraries_first(monkeypatch: pytest.MonkeyPatch) -> None:
     from pcace_dist.executors.search_path import libraries_first
 
-    rays, own = "/lib/site-packages/ray/thirdparty_files", ["/work", "/work/jobs"]
+    rays, own = "/lib/site-packages/ray/thirdparty_files", ["/home/me", "/home/me/jobs"]
     there = [rays, "/lib/site-packages/ray/_private/workers", "/lib", "/lib/site-packages"]
     monkeypatch.setattr(sys, "path", [*own, *there])
     libraries_first()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from pcace_dist.datasets.formats import IMAGE_SUFFIXES
-from pcace_dist.datasets.paths import Skipped, identity_of, in_order, utf8_name
+from pcace_dist.datasets.paths import Skipped, first_names, identity_of, in_order, utf8_name
 from pcace_dist.datasets.walk import HIDDEN, Found, Walked
 from pcace_dist.errors import DatasetError
 from pcace_dist.packing.class_folders import class_labels, doubts, listed_classes, reasons
@@ -121,10 +121,7 @@ def lost_class(source: str, folder: str, label: int, faults: Sequence[Skipped]) 
 def _by_content(images: Sequence[Found]) -> list[str]:
     """A remark on images that their names do not show."""
     named = [one.key for one in images if one.by_content]
-    if not named:
-        return []
-    more = f" and {len(named) - NAMED:,} more" if len(named) > NAMED else ""
-    return [f"images that only their first bytes show: {', '.join(named[:NAMED])}{more}"]
+    return [f"images that only their first bytes show: {first_names(named, NAMED)}"] if named else []
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from pcace_dist.datasets.paths import (
     READERS,
     Skipped,
     identity_of,
+    is_underscored,
     key_below,
     utf8_name,
 )
@@ -205,8 +206,8 @@ def open_parquet(walked: Walked, request: Request) -> Source:
     """The rows of the Parquet files that a walk has found."""
     named = is_one_file([one.file for one in walked.files], request.path)
     found, walked = walked.only("parquet", "not a Parquet file")
-    skipped = [one for one in found if "/_" in f"/{one.key}" and not named]
-    files = [one.file for one in found if named or "/_" not in f"/{one.key}"]
+    skipped = [one for one in found if is_underscored(one.key) and not named]
+    files = [one.file for one in found if named or not is_underscored(one.key)]
     if not files:
         raise DatasetError(f"{walked.root}: holds no Parquet file ({' or '.join(PARQUET_SUFFIXES)})")
     opened = rows_of_files(files, walked.root, request.storage, request.image_column)
