@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import basis, channels_last, pca, tensorfile
+from pcace_dist.statistics.effects.grid import fixed_point, grid_of
 from pcace_dist.statistics.maps import by_channel
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -33,7 +34,6 @@ Passes: TypeAlias = Callable[[], Iterator[Mapping[str, Tensor]]]
 Needs: TypeAlias = Callable[[Collection[str]], None]
 
 FORMAT_VERSION = 1
-GRID = 16384  # fixed-point values lie in [-GRID, GRID]
 _LAYER_TENSORS = ("weights", "offsets", "knots", "spread", "live", "explained", "mean_centre", "mean_unit")
 
 
@@ -295,19 +295,6 @@ class Plan:
 def _layer_from(index: int, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerPlan:
     parts = {name: tensors[f"layers.{index}.{name}"] for name in _LAYER_TENSORS}
     return LayerPlan(name=entry["name"], shape=tuple(entry["shape"]), channels=entry["channels"], **parts)
-
-
-def fixed_point(values: Tensor, centre: Tensor, unit: Tensor) -> Tensor:
-    """Values on a grid, int16: round((value - centre) / unit), clamped to +-GRID; computed in float64."""
-    return ((values.double() - centre) / unit).round_().clamp_(-GRID, GRID).to(torch.int16)
-
-
-def grid_of(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre and unit, float64 (m,), of the grid for values (n, m): four times the pilot's largest deviation fits."""
-    exact = values.double()
-    centre = exact.mean(dim=0)
-    reach = 4 * (exact - centre).abs().amax(dim=0)
-    return centre, torch.where(reach > 0, reach, torch.ones_like(reach)) / GRID
 
 
 def robust_spread(values: Tensor) -> Tensor:
