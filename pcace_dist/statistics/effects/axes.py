@@ -128,7 +128,7 @@ class AxisMaker:
         _, cell = self._rows.cells
         known = cell >= 0
         y = self._rows.y[known] - self._means[ranking][0]
-        return np.bincount(cell[known], weights=y, minlength=len(self._pairs))
+        return np.asarray(np.bincount(cell[known], weights=y, minlength=len(self._pairs)), np.float64)
 
     # -- second: gradients of the axes' images
 
@@ -171,12 +171,11 @@ class AxisMaker:
         if not bool(known.any()):
             return
         self._largest = torch.maximum(self._largest, values.cpu()[known].abs().amax(0))
-        moving = [ranking for ranking, axis in enumerate(self._centring_axes) if axis is not None]
         folds = torch.from_numpy(self._rows.folds[rows])[known]
         apart = maps.float().cpu()[known] - self.mean_maps
-        for ranking in moving:
-            moved = (apart * self._centring_axes[ranking]).sum(2).double()  # (n, C)
-            self._centring[ranking].index_add_(1, folds, moved.T)
+        for ranking, axis in enumerate(self._centring_axes):
+            if axis is not None:
+                self._centring[ranking].index_add_(1, folds, (apart * axis).sum(2).double().T)
 
     @cached_property
     def _centring_axes(self) -> list[Tensor | None]:

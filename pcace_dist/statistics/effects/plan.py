@@ -263,4 +263,4 @@ def dealt_anew(noise: npt.NDArray[np.float64], folds: int) -> npt.NDArray[np.flo
     for fold in range(old):
         result[..., fold % folds] += noise[..., fold]
     factor = folds / old if folds < old else np.sqrt(folds * (folds - 1) / (old * (old - 1)))
-    return result * factor
+    return np.asarray(result * factor)

@@ -40,12 +40,12 @@ def block_sums(maps: Tensor, shape: Sequence[int]) -> Tensor:
     edges = block_edges(shape)
     if edges == (1, 1):
         return maps
-    planes = maps.unflatten(2, tuple(shape))
+    planes = maps.reshape(*maps.shape[:2], *shape)  # a view
     if len(shape) > 2:  # each plane of a volume for itself
         planes = planes.movedim(1, -3).flatten(0, -4)
     sums = avg_pool2d(planes, edges, ceil_mode=True, divisor_override=1)
     if len(shape) > 2:
-        sums = sums.unflatten(0, (len(maps), *shape[:-2])).movedim(-3, 1)
+        sums = sums.reshape(len(maps), *shape[:-2], *sums.shape[1:]).movedim(-3, 1)
     return sums.flatten(2)
 
 

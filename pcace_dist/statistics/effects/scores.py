@@ -150,4 +150,4 @@ def _on_used(noise: Floats, used: npt.NDArray[np.int64]) -> Floats:
     kept = noise[:, used] - noise[:, used].mean(axis=1, keepdims=True)
     held = np.square(kept).sum(axis=1, keepdims=True) / (left * (left - 1))
     flat = np.where(np.arange(left) % 2 == 0, 1.0, -1.0) * np.sqrt(wanted * (left - 1))
-    return np.where(held > 0, kept * np.sqrt(wanted / np.where(held > 0, held, 1.0)), flat)
+    return np.asarray(np.where(held > 0, kept * np.sqrt(wanted / np.where(held > 0, held, 1.0)), flat))
