@@ -14,6 +14,7 @@ from pcace_dist.datasets.groups import name_of, rows_of
 
 if TYPE_CHECKING:
     from pcace_dist.artifacts.block_scores import BlockScores
+    from pcace_dist.statistics.effects.scores import EffectScores
     from pcace_dist.statistics.plan import Plan
     from pcace_dist.statistics.ranks import Ranks
     from pcace_dist.statistics.score import ChannelScores
@@ -37,6 +38,7 @@ NUMBERS = (
     "weight_norm",
     "clamped",
 )
+EFFECTS = ("effect", "effect_low", "effect_high", "effect_sd")
 
 
 def rankings_table(
@@ -48,17 +50,19 @@ def rankings_table(
 ) -> pa.Table:
     """rankings.parquet: a row per target x group x layer x channel, sorted so (README, What comes out).
 
-    ranks: those of `rank_tasks`, in its order.
+    ranks: those of `rank_tasks`, in its order: by score, then by effect.
     """
-    from pcace_dist.artifacts.block_scores import each_ranking  # with torch
+    from pcace_dist.artifacts.block_scores import each_result  # with torch
 
     ordered = sorted(blocks, key=lambda b: b.block.index)
     layers = np.concatenate([np.repeat(b.block.layer, b.block.stop - b.block.start) for b in ordered])
     channels = np.concatenate([np.arange(b.block.start, b.block.stop, dtype=np.int32) for b in ordered])
     norms = np.concatenate([np.asarray(weight_norms[name], np.float64) for name in (y.name for y in plan.layers)])
     return pa.concat_tables(
-        _ranking(target, group, group_type, layers, channels, norms, scores, own)
-        for (target, group, scores), own in zip(each_ranking(plan, ordered), ranks, strict=True)
+        _with_effects(_ranking(target, group, group_type, layers, channels, norms, scores, by_score), effects, by_effect)
+        for (target, group, scores, effects), by_score, by_effect in zip(
+            each_result(plan, ordered), ranks[::2], ranks[1::2], strict=True
+        )
     )
 
 
@@ -91,6 +95,19 @@ def _ranking(
             "status": pa.array(scores.status.tolist(), pa.string()),
         }
     )
+
+
+def _with_effects(table: pa.Table, effects: EffectScores, ranks: Ranks) -> pa.Table:
+    """The ranking with the columns of effects before its status."""
+    ok = effects.status == RANKED
+    numbers = dict(zip(EFFECTS, (effects.effect, effects.low, effects.high, effects.sd), strict=True))
+    columns = {name: pa.array(values, pa.float64(), mask=~ok) for name, values in numbers.items()}
+    for name, values in (("rank", ranks.rank), ("rank_low", ranks.low), ("rank_high", ranks.high)):
+        columns[f"effect_{name}"] = pa.array(values, pa.int32(), mask=~ok)
+    columns["effect_status"] = pa.array(effects.status.tolist(), pa.string())
+    for name, column in columns.items():
+        table = table.add_column(table.num_columns - 1, name, column)
+    return table
 
 
 def _layer_ranks(layers: np.ndarray, rank: np.ndarray, ok: np.ndarray) -> np.ndarray:

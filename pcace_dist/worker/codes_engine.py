@@ -58,7 +58,7 @@ class CodesEngine:
         def parts() -> Iterator[BlockPart]:
             for part in self._parts(block, receipt, plan.components):
                 assert part.codes is not None
-                yield replace(part, codes=LayerCodes(recode(part.codes.codes), part.codes.means))
+                yield replace(part, codes=replace(part.codes, codes=recode(part.codes.codes)))
 
         return score_block(plan, block, parts, penalty=self._spec.penalty, memory=self._memory)
 
@@ -66,8 +66,9 @@ class CodesEngine:
         """Each group on knots at the quantiles of its own rows."""
         kept_layer = self._kept_codes.plan.layer(block.layer).block(block.channels).first_components(plan.components)
         sums = BlockSums(plan, block, memory=self._memory, as_codes=True)
-        scores = {}
+        scores, effects = {}, {}
         for group, group_sums in sums.groups(lambda: self._parts(block, receipt, plan.components)):
+            effects[group] = sums.score_effects(group, group_sums)  # knots make no difference to them
             rows = RowCodes.cat(group_sums.rows)
             layer, targets, codes, rows = refit(
                 kept_layer, plan.targets, LayerCodes.cat(group_sums.codes), rows, plan.knots
@@ -75,7 +76,7 @@ class CodesEngine:
             refitted = GroupSums(codes=[codes], rows=[rows])
             by_target = sums.score(refitted, layer, penalty=self._spec.penalty, targets=targets)
             scores[group] = [scored.without_transforms() for scored in by_target]  # no other group has their knots
-        return BlockScores(block, scores)
+        return BlockScores(block, scores, effects)
 
     def _recoding(self, plan: Plan, block: ChannelBlock) -> Callable[[Tensor], Tensor]:
         """From the kept codes to the codes on the plan's knots."""
@@ -87,7 +88,7 @@ class CodesEngine:
 
     def _parts(self, block: ChannelBlock, receipt: Receipt, components: int) -> Iterator[BlockPart]:
         """The selected rows of a block, their first components."""
-        codes = (LayerCodes(part.codes[:, :, :components], part.means) for part in self._kept_codes.read_block(block))
+        codes = (replace(part, codes=part.codes[:, :, :components]) for part in self._kept_codes.read_block(block))
         return self._selection(receipt).parts(codes)
 
     def _selection(self, receipt: Receipt) -> Selection:
