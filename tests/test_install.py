@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import util
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ def test_without_metadata_the_sources_are_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(metadata, "requires", away)
     with pytest.raises(UserError, match=r"in its folder: pip install '\.\[report\]'"):
         packages_of("report")
+
+
+def test_the_report_says_so_before_it_reads_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pcace_dist.report.build import build_report
+    from pcace_dist.report.options import ReportOptions
+
+    found = util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "plotly" else found(name))
+    with pytest.raises(NotInstalled, match="plotly"):
+        build_report("no/such/run", ReportOptions())
 
 
 # -- installed
