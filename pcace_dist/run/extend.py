@@ -94,13 +94,13 @@ def inherit(base: Base, listing: Listing, rows_per_unit: int) -> Inheritance:
     base_units = [Unit.from_json(unit) for unit in (base.state.manifest or {})["units"]]
     whole, survivors = [], []
     for unit in base_units:
-        there = [_today(piece, files) for piece in unit.pieces]
+        there = [_today(piece, files) for piece in unit.row_groups]
         found = [piece for piece in there if piece is not None]
         if len(found) == len(there):
             whole.append(Unit.of(found))
         elif found:
             survivors.append((unit.id, Unit.of(found)))
-    known = {(p.key, p.size, p.version) for unit in base_units for p in unit.pieces}
+    known = {(p.key, p.size, p.version) for unit in base_units for p in unit.row_groups}
     new = [file for file in listing.files if (file.key, file.size, file.version) not in known]
     fresh = make_units(replace(listing, files=tuple(new)), rows_per_unit) if new else ()
     standing = {unit.id for unit in whole}
