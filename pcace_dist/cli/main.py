@@ -184,6 +184,7 @@ def _rank(arguments: argparse.Namespace) -> int:
 
 def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
     from pcace_dist.artifacts.summary import TOO_MANY_BAD_ROWS
+    from pcace_dist.datasets.paths import first_names
 
     summary = run.summary
     _print_rankings(run, job, top)
@@ -199,9 +200,8 @@ def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
         tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
     for left_out in summary.get("files_left_out", ()):
         if not left_out["usual"]:
-            tell(
-                f"left out of dataset.path: {left_out['files']:,} {left_out['reason']}: {', '.join(left_out['names'])}"
-            )
+            names = first_names(left_out["names"], len(left_out["names"]), left_out["files"])
+            tell(f"left out of dataset.path: {left_out['files']:,} {left_out['reason']}: {names}")
     tell(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
 
 
