@@ -1,8 +1,8 @@
 """Gradients of targets with respect to channels' maps, image by image, by one backward pass for each target.
 
 Images are independent (steadiness.py refuses any other model), so the gradient of a target's sum over the batch holds
-each image's own gradient. The model gets a clone of each map: what works in place behind it (an activation, an addition)
-then changes the clone, and not what the gradient is taken of.
+each image's own gradient. The model gets a clone of each map: what works in place behind it (an activation, a sum) then
+changes the clone, and not what the gradient is taken of.
 """
 
 from __future__ import annotations
@@ -23,48 +23,46 @@ from pcace_dist.models.tap import channels_and_positions, first_tensor
 class PlaceGradients:
     """Maps and gradients at some places of a model, for batches of images."""
 
-    def __init__(self, model: nn.Module, places: Mapping[str, Place], owners: Mapping[str, str]) -> None:
-        """owners: by the places' names the layers whose maps they are."""
+    def __init__(self, model: nn.Module, places: Mapping[str, Place]) -> None:
+        """places: by layer."""
         self._model = model
         self._places = places
-        self._owners = owners
 
     def __call__(
         self, batch: Tensor, targets: Sequence[Callable[[Tensor], Tensor]]
     ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-        """Maps (n, C, D) by name; and for each target its gradients (n, C, D) by name, 0 where it does not depend on a
-        place. targets: from outputs (n, O) to values (n,), each of its own row.
+        """Maps (n, C, D) by layer; and for each target its gradients (n, C, D) by layer, 0 where it does not depend on
+        a place. targets: from outputs (n, O) to values (n,), each of its own row.
 
         Raises what the model or its backward pass raises; RuntimeError where nothing has a gradient.
         """
-        with torch.enable_grad(), _frozen(self._model), _Leaves(self._model, self._places, self._owners) as leaves:
+        with torch.enable_grad(), _frozen(self._model), _Leaves(self._model, self._places) as leaves:
             outputs = as_matrix(self._model(batch))
-            tensors = [leaves.found[name] for name in self._places]
+            tensors = [leaves.found[layer] for layer in self._places]
             given = []
             for place, target in enumerate(targets):
                 last = place == len(targets) - 1
                 total = target(outputs).sum()
                 found = torch.autograd.grad(total, tensors, retain_graph=not last, allow_unused=True)
                 given.append(found)
-        maps = {name: self._flat(name, leaves.found[name].detach()) for name in self._places}
-        return maps, [self._by_name(found, tensors) for found in given]
+        maps = {layer: self._flat(layer, leaves.found[layer].detach()) for layer in self._places}
+        return maps, [self._by_layer(found, tensors) for found in given]
 
-    def _by_name(self, found: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _by_layer(self, found: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return {
-            name: self._flat(name, torch.zeros_like(tensor) if gradient is None else gradient)
-            for name, gradient, tensor in zip(self._places, found, tensors, strict=True)
+            layer: self._flat(layer, torch.zeros_like(tensor) if gradient is None else gradient)
+            for layer, gradient, tensor in zip(self._places, found, tensors, strict=True)
         }
 
-    def _flat(self, name: str, values: Tensor) -> Tensor:
-        layer = self._owners[name]
+    def _flat(self, layer: str, values: Tensor) -> Tensor:
         return channels_and_positions(layer, self._model.get_submodule(layer), values)[0]
 
 
 class _Leaves(PlaceTap):
-    """Puts a tensor with a gradient at every place: `found`, by name, after a forward pass."""
+    """Puts a tensor with a gradient at every place: `found`, by layer, after a forward pass."""
 
-    def __init__(self, model: nn.Module, places: Mapping[str, Place], owners: Mapping[str, str]) -> None:
-        super().__init__(model, places, owners, lambda *_: None)
+    def __init__(self, model: nn.Module, places: Mapping[str, Place]) -> None:
+        super().__init__(model, places, lambda *_: None)
         self.found: dict[str, Tensor] = {}
         self._functions = _Functions(self)
 
@@ -77,19 +75,19 @@ class _Leaves(PlaceTap):
         self._functions.__exit__(*error)  # type: ignore[no-untyped-call]
         super().__exit__(*error)
 
-    def _take(self, name: str, place: Place, output: Any) -> Any:
+    def _take(self, layer: str, place: Place, output: Any) -> Any:
         tensor = first_tensor(output)
         if tensor is None:
             return output
-        given = tensor.clone() if place.function is not None else self.put(name, tensor)
+        given = tensor.clone() if place.function is not None else self.put(layer, tensor)
         if place.function is not None:
-            self._functions.waiting.append((given, place.function, name))
+            self._functions.waiting.append((given, place.function, layer))
         return (given, *output[1:]) if isinstance(output, tuple | list) else given
 
-    def put(self, name: str, tensor: Tensor) -> Tensor:
+    def put(self, layer: str, tensor: Tensor) -> Tensor:
         """What the model goes on with in place of a tensor."""
-        self.found[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
-        return self.found[name].clone()
+        self.found[layer] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        return self.found[layer].clone()
 
 
 class _Functions(TorchFunctionMode):
@@ -104,10 +102,10 @@ class _Functions(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **dict(kwargs or {}))
-        for index, (tensor, function, name) in enumerate(self.waiting):
+        for index, (tensor, function, layer) in enumerate(self.waiting):
             if args and args[0] is tensor and FUNCTIONS.get(func) == function:
                 del self.waiting[index]
-                return self._leaves.put(name, result)
+                return self._leaves.put(layer, result)
         return result
 
 

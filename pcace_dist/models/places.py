@@ -51,6 +51,11 @@ FUNCTIONS: dict[Callable[..., Any], str] = {function: name for name, function in
 _LOOKS = ("__get__", "size", "dim", "numel", "is_floating_point", "is_contiguous")  # that use no value of a tensor
 
 
+def tap_name(layer: str) -> str:
+    """What the maps are called from which a layer's effect is taken, beside the layer's own."""
+    return f"effect of {layer}"
+
+
 @dataclass(frozen=True)
 class Place:
     """The output of the `call`-th call (from 0) of a module in a forward pass; with `function`, of that activation
@@ -186,18 +191,15 @@ def _flat(values: Iterable[Any]) -> Iterable[Any]:
 
 
 class PlaceTap:
-    """While entered, every forward pass calls `receive(name, maps (B, C, D), shape)` for each place, as LayerTap does
+    """While entered, every forward pass calls `receive(layer, maps (B, C, D), shape)` for each place, as LayerTap does
     for layers.
 
-    places: by name; owners: by the same names the layers whose maps they are: their channels lie where the layer's lie.
+    places: by layer; the channels of a place lie where the layer's lie.
     """
 
-    def __init__(
-        self, model: nn.Module, places: Mapping[str, Place], owners: Mapping[str, str], receive: Receive
-    ) -> None:
+    def __init__(self, model: nn.Module, places: Mapping[str, Place], receive: Receive) -> None:
         self._model = model
         self._places = places
-        self._owners = owners
         self._receive = receive
         self._handles: list[RemovableHandle] = []
         self._counts: Counter[str] = Counter()
@@ -205,7 +207,7 @@ class PlaceTap:
     def __enter__(self) -> PlaceTap:
         self._handles = [self._model.register_forward_pre_hook(lambda *_: self._counts.clear())]
         for name in dict.fromkeys(place.module for place in self._places.values()):
-            own = {key: place for key, place in self._places.items() if place.module == name}
+            own = {layer: place for layer, place in self._places.items() if place.module == name}
             module = self._model.get_submodule(name)
             self._handles.append(module.register_forward_hook(self._hook(name, own)))
         return self
@@ -221,18 +223,17 @@ class PlaceTap:
         def hook(_: nn.Module, __: Any, output: Any) -> Any:
             call = self._counts[module_name]
             self._counts[module_name] += 1
-            for name, place in places.items():
+            for layer, place in places.items():
                 if place.call == call:
-                    output = self._take(name, place, output)
+                    output = self._take(layer, place, output)
             return output
 
         return hook
 
-    def _take(self, name: str, place: Place, output: Any) -> Any:
+    def _take(self, layer: str, place: Place, output: Any) -> Any:
         tensor = first_tensor(output)
         if tensor is None:
-            raise ModelError(f"layers {self._owners[name]}: {place.shown} gives no tensor; use effect.at: output")
+            raise ModelError(f"layers {layer}: {place.shown} gives no tensor; use effect.at: output")
         values = tensor if place.function is None else ACTIVATIONS[place.function](tensor)
-        layer = self._owners[name]
-        self._receive(name, *channels_and_positions(layer, self._model.get_submodule(layer), values))
+        self._receive(layer, *channels_and_positions(layer, self._model.get_submodule(layer), values))
         return output

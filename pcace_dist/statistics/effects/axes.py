@@ -81,7 +81,7 @@ class AxisMaker:
         self._products = torch.zeros(shape)  # and of the maps times the target
         self._gradients = torch.zeros((rows.count, channels, positions), dtype=torch.float64)
         self._drawn = torch.zeros(rows.count, rows.fold_count, dtype=torch.float64)  # images behind each axis
-        self._parts: Tensor | None = None  # sum of s_j by ranking, key and fold
+        self._parts: dict[tuple[int, int], Tensor] = {}  # by ranking and key: sum of s_j by fold and channel
         self._largest = torch.zeros(channels)
         self._centring = torch.zeros(len(rows.members), channels, rows.fold_count, dtype=torch.float64)
         self._means: list[tuple[float, float, int]] = []  # mean and variance of y, rows, by ranking
@@ -134,15 +134,21 @@ class AxisMaker:
 
     def add_gradients(self, gradients: Tensor, keys: Integers, folds: Integers) -> None:
         """Gradients (m, C, D), means over each block's positions, of images with these keys and folds."""
-        if self._parts is None:
-            shape = (len(self._weights), self._rows.count, self._rows.fold_count, gradients.shape[1])
-            self._parts = torch.zeros(shape, dtype=torch.float64)
         for gradient, key, fold in zip(gradients.double().cpu(), keys.tolist(), folds.tolist(), strict=True):
             self._gradients[key] += gradient
             self._drawn[key, fold] += 1
-            for ranking, of_keys in enumerate(self._weights):
-                if key in of_keys:
-                    self._parts[ranking, key, fold] += (gradient * of_keys[key]).sum(1)
+            for ranking in self._rankings_of.get(key, ()):
+                part = self._parts.setdefault((ranking, key), torch.zeros(self._centring.shape[1:]).double())
+                part[:, fold] += (gradient * self._weights[ranking][key]).sum(1)
+
+    @cached_property
+    def _rankings_of(self) -> dict[int, list[int]]:
+        """The rankings in which rows of a key are."""
+        found: dict[int, list[int]] = {}
+        for ranking, of_keys in enumerate(self._weights):
+            for key in of_keys:
+                found.setdefault(key, []).append(ranking)
+        return found
 
     @cached_property
     def images(self) -> Integers:
@@ -202,10 +208,10 @@ class AxisMaker:
     def noise(self) -> Tensor:
         """Pseudo-values of the axes' noise and the mean maps', float32 (rankings, C, F)."""
         folds = self._rows.fold_count
-        drawn = self._drawn[None, :, :, None]
-        total = drawn.sum(2, keepdim=True).clamp(min=1)
-        parts = torch.zeros(len(self._weights), self._rows.count, folds, 1) if self._parts is None else self._parts
-        small = torch.sqrt(total / (total - 1).clamp(min=1)) / total
-        residual = (parts - drawn * parts.sum(2, keepdim=True) / total) * small
-        axes = folds * residual.sum(1).transpose(1, 2)  # (R, C, F)
-        return (axes - folds * self._centring / max(1, self._means[0][2])).float()
+        noise = -folds * self._centring / max(1, self._means[0][2])
+        for (ranking, key), part in self._parts.items():
+            drawn = self._drawn[key]
+            images = float(drawn.sum())
+            residual = part - drawn * part.sum(1, keepdim=True) / images
+            noise[ranking] += folds / images * (images / max(1.0, images - 1)) ** 0.5 * residual
+        return noise.float()
