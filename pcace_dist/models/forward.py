@@ -6,6 +6,7 @@ what else the bits depend on is written down by `numeric_class`. Knows no data s
 
 from __future__ import annotations
 
+import inspect
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from pcace_dist.errors import ModelError, PcaceError
 from pcace_dist.models.device import is_out_of_memory, to_device
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.models.outputs import as_matrix
+from pcace_dist.models.outputs import as_matrix, wrapper
 from pcace_dist.models.precision import Numerics, prepared
 from pcace_dist.models.tap import LayerTap, Receive
 from pcace_dist.statistics.channels_last import version as compiler
+
+TOKENS = "input_ids"  # what a model of text, or of text and images, takes first
 
 NumericClass: TypeAlias = dict[str, str | int]  # what bits depend on, by name
 
@@ -97,8 +100,17 @@ class Forward:
             text = next(iter(str(error).strip().splitlines()), "")
             raise ModelError(
                 f"model.factory: the model fails on images of shape {tuple(batch.shape[1:])}: {type(error).__name__}: "
-                f"{text}; see model.input (mode, resize, crop) and model.kwargs"
+                f"{text}; {self._would_do()}"
             ) from error
+
+    def _would_do(self) -> str:
+        """What helps a model that does not take the images."""
+        parameters = inspect.signature(self.model.forward).parameters.values()
+        names = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+        needed = [one.name for one in parameters if one.name in names and one.default is one.empty]
+        if len(needed) > 1 or names[:1] == [TOKENS]:
+            return f"its forward takes {', '.join(needed or names[:2])}: {wrapper('calls it with these')}"
+        return "see model.input (mode, resize, crop) and model.kwargs"
 
 
 class _Guarded:

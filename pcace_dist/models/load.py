@@ -8,7 +8,6 @@ what would do.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import logging
@@ -16,7 +15,7 @@ import os
 import pkgutil
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from types import ModuleType
@@ -29,11 +28,11 @@ from torch.nn.parameter import is_lazy
 
 from pcace_dist.errors import ModelError
 from pcace_dist.models.checkpoint import first_line, kind_of, load_weights
+from pcace_dist.models.origin import TORCHVISION, nearest, what_would_do
 from pcace_dist.models.outputs import choose_output
 
 log = logging.getLogger(__name__)
 
-TORCHVISION = "torchvision"
 COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
 _DRAWING = threading.Lock()  # all threads share torch's generator: workers in one process draw one after the other
 
@@ -63,7 +62,7 @@ def load_model(
         torch.manual_seed(seed)
         model = _build(factory, name, kwargs, own_weights=weights == "factory")
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{name}: returned {kind_of(model)}, not a torch.nn.Module")
+        raise ModelError(f"{name}: returned {kind_of(model)}, not a torch.nn.Module{_module_inside(model)}")
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         raise ModelError(f"{name}: returned TorchScript, whose layers cannot be looked into; return the module itself")
     model = _eager(model, name)
@@ -164,7 +163,14 @@ def _build(factory: str, name: str, kwargs: Mapping[str, Any], *, own_weights: b
     try:
         return build(**given)
     except Exception as error:
-        raise ModelError(f"{name}: raised {_reason(error)}; see model.kwargs {dict(kwargs)}") from error
+        hint = what_would_do(factory, kwargs, error) or f"see model.kwargs {dict(kwargs)}"
+        raise ModelError(f"{name}: raised {_reason(error)}; {hint}") from error
+
+
+def _module_inside(value: object) -> str:
+    """Words for the modules that a value holds, as a pipeline holds its model."""
+    held = [name for name, part in getattr(value, "__dict__", {}).items() if isinstance(part, nn.Module)]
+    return f"; its attribute {held[0]!r} is one: return that from a factory of your own" if held else ""
 
 
 def _torchvision(function: str, name: str, own_weights: bool) -> Callable[..., object]:
@@ -173,7 +179,7 @@ def _torchvision(function: str, name: str, own_weights: bool) -> Callable[..., o
     known = torchvision.models.list_models()
     if function.lower() not in known:
         raise ModelError(
-            f"{name}: torchvision {torchvision.__version__} has no model {function!r}{_nearest(function, known)}"
+            f"{name}: torchvision {torchvision.__version__} has no model {function!r}{nearest(function, known)}"
         )
     parameters = inspect.signature(torchvision.models.get_model_builder(function)).parameters
     defaults: dict[str, Any] = {"weights": "DEFAULT" if own_weights else None}
@@ -186,7 +192,7 @@ def _function(module: str, function: str, name: str) -> Callable[..., object]:
     found: Any = _module(module, name)
     for part in function.split("."):
         if not hasattr(found, part):
-            raise ModelError(f"{name}: {module} has no {function!r}{_nearest(part, _public_names(found))}")
+            raise ModelError(f"{name}: {module} has no {function!r}{nearest(part, _public_names(found))}")
         found = getattr(found, part)
     if not callable(found):
         raise ModelError(f"{name}: {function} is {kind_of(found)}, not a function that returns a model")
@@ -203,7 +209,7 @@ def _module(module: str, name: str) -> ModuleType:
             parent, _, last = missing.rpartition(".")
             raise ModelError(
                 f"{name}: there is no module {missing!r} on the Python path"
-                f"{_nearest(last, _modules_of(parent))}; run from the directory that holds it"
+                f"{nearest(last, _modules_of(parent))}; run from the directory that holds it"
             ) from None
         raise ModelError(
             f"{name}: importing {module} failed: it needs module {missing!r}, which is not installed"
@@ -219,7 +225,9 @@ def _modules_of(package: str) -> list[str]:
 
 
 def _public_names(module: object) -> list[str]:
-    return [name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name, None))]
+    """What can be called, and what a module imports only when it is asked for."""
+    known = getattr(module, "__dict__", {})
+    return [name for name in dir(module) if not name.startswith("_") and callable(known.get(name, callable))]
 
 
 def _refuse_without_values(model: nn.Module, name: str) -> None:
@@ -232,11 +240,6 @@ def _refuse_without_values(model: nn.Module, name: str) -> None:
 # -- words
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.6)
-    return f"; nearest: {', '.join(near)}" if near else ""
-
-
 def _reason(error: BaseException) -> str:
-    text = first_line(error)
+    text = first_line(error).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

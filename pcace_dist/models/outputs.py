@@ -1,12 +1,14 @@
 """Finds the outputs (images, outputs) in what a model returns. Among several candidates it never takes just the first.
 
-A tensor is. Of a mapping the one under `logits` or `out` is, as Hugging Face and torchvision write them; of anything
-else the only one that can be. `model.output` chooses where several can: an index, a key, the name of a field, or some
-of them with dots between (`heads.1`).
+A tensor is. Of what has names (mappings, dataclasses, named tuples) the one under `logits` or `out` is, as Hugging Face
+and torchvision write them; of anything else the only one that can be. `model.output` chooses where several can: a key,
+the name of a field, an index, or some of them with dots between (`heads.1`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 
@@ -16,6 +18,7 @@ from pcace_dist.errors import ModelError
 
 USUAL = ("logits", "out")
 DEEPEST = 4  # levels of mappings and tuples that are looked through
+SHOWN = 12  # tensors in a message before it says how many more
 
 
 def as_matrix(outputs: object) -> Tensor:
@@ -23,20 +26,7 @@ def as_matrix(outputs: object) -> Tensor:
 
     Raises ModelError where there is none or more than one; the message names them and `model.output`.
     """
-    usual = _usual(outputs)
-    if isinstance(usual, Tensor):
-        return _matrix(usual)
-    tensors = dict(_tensors(outputs))
-    fitting = {path: tensor for path, tensor in tensors.items() if _fits(tensor)}
-    if len(fitting) == 1:
-        return _matrix(next(iter(fitting.values())))
-    shown = ", ".join(f"{path}: {_shape(tensor)}" for path, tensor in tensors.items())
-    if not fitting:
-        what = f"{type(outputs).__name__} with {shown}" if shown else type(outputs).__name__
-        raise ModelError(f"model.factory: the model returns {what}, not a tensor of real values (images, outputs)")
-    raise ModelError(
-        f"model.factory: the model returns {shown}; say which are its outputs, for example model.output: {max(fitting)}"
-    )
+    return _matrix(_only(outputs))
 
 
 class ChooseOutput:
@@ -46,14 +36,16 @@ class ChooseOutput:
         self._which = str(which)
 
     def __call__(self, _model: nn.Module, _args: object, outputs: object) -> object:
-        chosen = outputs
-        for part in self._which.split("."):
-            parts = dict(_parts(chosen))
-            if part not in parts:
-                known = ", ".join(parts) or "a tensor alone" if chosen is outputs else ", ".join(parts) or "no parts"
-                raise ModelError(f"model.output {self._which}: the model returns no such part; there are: {known}")
-            chosen = parts[part]
-        return chosen
+        try:
+            chosen = _find(outputs, self._which)
+        except KeyError:
+            tensors = dict(_tensors(outputs))
+            what = f"there are: {_listed(tensors)}" if tensors.keys() != {""} else "it returns a tensor alone"
+            would_do = _example(tensors, near=self._which) or "leave the key out"
+            raise ModelError(
+                f"model.output {self._which}: the model returns no such part; {what}; {would_do}"
+            ) from None
+        return chosen if isinstance(chosen, Tensor) else _only(chosen, f"{self._which}.")
 
 
 def choose_output(model: nn.Module, which: str | int | None) -> nn.Module:
@@ -63,26 +55,77 @@ def choose_output(model: nn.Module, which: str | int | None) -> nn.Module:
     return model
 
 
-def _usual(outputs: object) -> object:
-    if isinstance(outputs, Mapping):
-        return next((outputs[key] for key in USUAL if isinstance(outputs.get(key), Tensor)), None)
-    if (
-        not isinstance(outputs, Tensor)
-        and is_dataclass(outputs)
-        and isinstance(getattr(outputs, "logits", None), Tensor)
-    ):
-        return outputs.logits  # type: ignore[union-attr]
-    return outputs
+def wrapper(does: str) -> str:
+    """What to write where a module is needed that `does` something with the images."""
+    return (
+        f"wrap it: class Wrapped(torch.nn.Module), whose forward(self, images) {does}, in mynet.py, and model.factory: "
+        "mynet:Wrapped (docs/models.md, A wrapper)"
+    )
+
+
+def _only(outputs: object, prefix: str = "") -> Tensor:
+    """The tensor that is meant. prefix: where `outputs` lie in what the model returns, with a dot behind it."""
+    usual = _usual(outputs)
+    if usual is not None:
+        return usual
+    tensors = {f"{prefix}{path}": tensor for path, tensor in _tensors(outputs)}
+    fitting = [tensor for tensor in tensors.values() if _fits(tensor)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ModelError(
+            f"model.factory: the model returns {_listed(tensors)}; say which are its outputs, {_example(tensors)}"
+        )
+    what = f"{type(outputs).__name__} with {_listed(tensors)}" if tensors else type(outputs).__name__
+    would_do = wrapper("returns one")
+    raise ModelError(
+        f"model.factory: the model returns {what}, not a tensor of real values (images, outputs); {would_do}"
+    )
+
+
+def _listed(tensors: Mapping[str, Tensor]) -> str:
+    shown = [f"{path}: {_shape(tensor)}" for path, tensor in tensors.items()]
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    return ", ".join(shown[:SHOWN]) + more
+
+
+def _example(tensors: Mapping[str, Tensor], near: str = "") -> str:
+    """A line that would do: of the tensors that can be outputs the one whose name is nearest, else the last."""
+    names = [path for path, tensor in tensors.items() if path and _fits(tensor)]
+    named = difflib.get_close_matches(near, names, n=1, cutoff=0.5) or [name for name in names[-1:]]
+    return f"for example model.output: {named[0]}" if named else ""
+
+
+def _usual(outputs: object) -> Tensor | None:
+    """The tensor that is meant unless the job says something else."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    parts = dict(_parts(outputs))
+    return next((part for part in map(parts.get, USUAL) if isinstance(part, Tensor)), None)
+
+
+def _find(value: object, path: str) -> object:
+    """What lies at a path: names and indices with dots between. A name may hold dots of its own; an index also counts
+    the entries of a mapping and the fields of a dataclass. Raises KeyError."""
+    parts = dict(_parts(value))
+    if path in parts:
+        return parts[path]
+    if path.isdecimal() and int(path) < len(parts):
+        return list(parts.values())[int(path)]
+    for cut in (place for place, character in enumerate(path) if character == "."):
+        with contextlib.suppress(KeyError):
+            return _find(_find(value, path[:cut]), path[cut + 1 :])
+    raise KeyError(path)
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
-    """Keys, fields or indices of a value, and what lies there."""
+    """Keys, fields or indices of a value, and what lies there; names before indices."""
     if isinstance(value, Mapping):
         yield from ((str(key), part) for key, part in value.items())
     elif isinstance(value, tuple | list):
         names = getattr(value, "_fields", None)
-        yield from ((str(index), part) for index, part in enumerate(value))
         yield from zip(names or (), value, strict=False)
+        yield from ((str(index), part) for index, part in enumerate(value))
     elif is_dataclass(value) and not isinstance(value, type):
         yield from ((entry.name, getattr(value, entry.name)) for entry in fields(value))
 
