@@ -32,7 +32,7 @@ def rows_set_aside(state: RunState) -> Iterable[dict[str, Any]]:
     """The units that were set aside because they killed their workers: a row of bad_rows.parquet per row group."""
     units = {unit["id"]: unit for unit in (state.manifest or {}).get("units", ())}
     for unit, reason in state.set_aside.items():
-        for row_group in Unit.from_json(units[unit]).pieces:
+        for row_group in Unit.from_json(units[unit]).row_groups:
             yield {
                 "file": row_group.key,
                 "row_group": row_group.row_group,

@@ -352,7 +352,7 @@ class KeptUnit:
 
 def read_unit(url: str, storage: Storage, unit: Unit, plan: Plan) -> KeptUnit:
     """A unit's rows from a codes file of the run that is extended. Raises DatasetError if they cannot be read."""
-    rows_of = {(row_group.key, row_group.row_group): row_group.rows for row_group in unit.pieces}
+    rows_of = {(row_group.key, row_group.row_group): row_group.rows for row_group in unit.row_groups}
     try:
         stored = storage.stat(url)
         if stored is None:

@@ -1,8 +1,8 @@
-"""Finds the outputs (images, outputs) in what a model returns. Among several candidates it never takes just the first.
+"""Finds the outputs, a tensor (images, outputs), in what a model returns. It never guesses among several candidates.
 
-A tensor is. Of what has names (mappings, dataclasses, named tuples) the one under `logits` or `out` is, as Hugging Face
-and torchvision write them; of anything else the only one that can be. `model.output` chooses where several can: a key,
-the name of a field, an index, or some of them with dots between (`heads.1`).
+A returned tensor is the outputs. In a value with names (mapping, dataclass, named tuple) they are under `logits` or
+`out`, as in Hugging Face and torchvision. Otherwise they are the only tensor of a suitable shape. If there are several,
+`model.output` must choose: a key, the name of a field, an index, or several of these joined by dots (`heads.1`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from pcace_dist.errors import ModelError
 
 USUAL = ("logits", "out")
-DEEPEST = 4  # levels of mappings and tuples that are looked through
+DEEPEST = 4  # levels of nested mappings and tuples that are searched
 SHOWN = 12  # tensors in a message before it says how many more
 
 
 def as_matrix(outputs: object) -> Tensor:
-    """A model's outputs as (B, O): of a tensor (B, O) or (B,), or of what holds one (see above).
+    """A model's outputs as (B, O), from a tensor (B, O) or (B,), or from a value that holds one (see above).
 
-    Raises ModelError where there is none or more than one; the message names them and `model.output`.
+    Raises ModelError where there is no candidate, or more than one; the message names them and `model.output`.
     """
     return _matrix(_only(outputs))
 
 
 class ChooseOutput:
-    """A forward hook of the whole model: hands on the part of its outputs that `model.output` names."""
+    """A forward hook of the whole model: returns the part of its outputs that `model.output` names."""
 
     def __init__(self, which: str | int) -> None:
         self._which = str(which)
@@ -40,23 +40,23 @@ class ChooseOutput:
             chosen = _find(outputs, self._which)
         except KeyError:
             tensors = dict(_tensors(outputs))
-            what = f"there are: {_listed(tensors)}" if tensors.keys() != {""} else "it returns a tensor alone"
+            parts = f"there are: {_listed(tensors)}" if tensors.keys() != {""} else "it returns a tensor alone"
             would_do = _example(tensors, near=self._which) or "leave the key out"
             raise ModelError(
-                f"model.output {self._which}: the model returns no such part; {what}; {would_do}"
+                f"model.output {self._which}: the model returns no such part; {parts}; {would_do}"
             ) from None
         return chosen if isinstance(chosen, Tensor) else _only(chosen, f"{self._which}.")
 
 
 def choose_output(model: nn.Module, which: str | int | None) -> nn.Module:
-    """The same model, which from here on returns only the part that `which` names (all where None)."""
+    """The same model; from here on it returns only the part that `which` names (everything for None)."""
     if which is not None:
         model.register_forward_hook(ChooseOutput(which))
     return model
 
 
 def wrapper(does: str) -> str:
-    """What to write where a module is needed that `does` something with the images."""
+    """How to write a module around the model whose forward `does` something with the images; for messages."""
     return (
         f"wrap it: class Wrapped(torch.nn.Module), whose forward(self, images) {does}, in mynet.py, and model.factory: "
         "mynet:Wrapped (docs/models.md, A wrapper)"
@@ -64,7 +64,7 @@ def wrapper(does: str) -> str:
 
 
 def _only(outputs: object, prefix: str = "") -> Tensor:
-    """The tensor that is meant. prefix: where `outputs` lie in what the model returns, with a dot behind it."""
+    """The tensor in `outputs` that holds the model's outputs. prefix: the path to `outputs`, with a dot at its end."""
     usual = _usual(outputs)
     if usual is not None:
         return usual
@@ -76,10 +76,10 @@ def _only(outputs: object, prefix: str = "") -> Tensor:
         raise ModelError(
             f"model.factory: the model returns {_listed(tensors)}; say which are its outputs, {_example(tensors)}"
         )
-    what = f"{type(outputs).__name__} with {_listed(tensors)}" if tensors else type(outputs).__name__
+    returned = f"{type(outputs).__name__} with {_listed(tensors)}" if tensors else type(outputs).__name__
     would_do = wrapper("returns one")
     raise ModelError(
-        f"model.factory: the model returns {what}, not a tensor of real values (images, outputs); {would_do}"
+        f"model.factory: the model returns {returned}, not a tensor of real values (images, outputs); {would_do}"
     )
 
 
@@ -90,14 +90,14 @@ def _listed(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _example(tensors: Mapping[str, Tensor], near: str = "") -> str:
-    """A line that would do: of the tensors that can be outputs the one whose name is nearest, else the last."""
+    """A line for the job file: the candidate whose name is nearest to `near`, else the last one."""
     names = [path for path, tensor in tensors.items() if path and _fits(tensor)]
-    named = difflib.get_close_matches(near, names, n=1, cutoff=0.5) or [name for name in names[-1:]]
-    return f"for example model.output: {named[0]}" if named else ""
+    nearest = difflib.get_close_matches(near, names, n=1, cutoff=0.5) or names[-1:]
+    return f"for example model.output: {nearest[0]}" if nearest else ""
 
 
 def _usual(outputs: object) -> Tensor | None:
-    """The tensor that is meant unless the job says something else."""
+    """The outputs by the usual rules: a tensor, or the part called `logits` or `out`."""
     if isinstance(outputs, Tensor):
         return outputs
     parts = dict(_parts(outputs))
@@ -105,7 +105,7 @@ def _usual(outputs: object) -> Tensor | None:
 
 
 def _find(value: object, path: str) -> object:
-    """What lies at a path: names and indices with dots between. A name may hold dots of its own; an index also counts
+    """The part at a path: names and indices joined by dots. A name may contain dots itself; an index may also count
     the entries of a mapping and the fields of a dataclass. Raises KeyError."""
     parts = dict(_parts(value))
     if path in parts:
@@ -119,7 +119,8 @@ def _find(value: object, path: str) -> object:
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
-    """Keys, fields or indices of a value, and what lies there; names before indices."""
+    """The parts of a mapping, tuple, list or dataclass, each with its key, field name or index; names before
+    indices."""
     if isinstance(value, Mapping):
         yield from ((str(key), part) for key, part in value.items())
     elif isinstance(value, tuple | list):
