@@ -267,12 +267,11 @@ def _replacements(text: str) -> tuple[str, ...]:
 
 
 def _effect(text: str) -> TargetSpec:
-    from pcace_dist.config.targets import parse_target
+    from pcace_dist.config.targets import parse_name
     from pcace_dist.errors import JobError
 
-    kind, _, value = text.partition(":")
     try:
-        return parse_target({kind: int(value) if value.isdigit() else value})
+        return parse_name(text)
     except JobError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

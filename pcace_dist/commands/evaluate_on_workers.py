@@ -107,10 +107,10 @@ def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:
 def _effect_target(target: TargetSpec, effect: TargetSpec | None, outputs: int) -> TargetSpec:
     """What of the model is watched. A column of the data does not change when the model does: then an output is."""
     if effect is not None:
-        if effect.kind == "column" or (isinstance(effect.value, int) and effect.value >= outputs):
+        if not effect.differentiable or effect.largest_index >= outputs:
             raise JobError(f"--effect {effect.name}: is none of the model's {outputs} outputs; for example output:0")
         return effect
-    if target.kind != "column":
+    if target.differentiable:
         return target
     if outputs > 1:
         raise JobError(

@@ -64,13 +64,13 @@ def check_question(job: Job, kept: StoredCodes) -> CodesQuery:
     targets = job.targets
     columns = kept.columns | ({} if job.dataset.join is None else _join_schema(job, kept.storage))
     for target in targets:
-        if target.name not in kept.targets and target.kind != "column":
+        if target.name not in kept.targets and target.of_outputs:
             raise JobError(
                 f"target {target.name}: the kept codes hold {', '.join(kept.targets)}; others need a run of the model"
             )
-        if target.name not in kept.targets:
-            _require("target", str(target.value), columns)
-            _check_numeric(str(target.value), columns[str(target.value)])
+        if target.name not in kept.targets and target.column is not None:
+            _require("target", target.column, columns)
+            _check_numeric(target.column, columns[target.column])
     for key, column in (("group_by", job.group_by), ("dataset.fold_by", job.dataset.fold_by)):
         if column is not None:
             _require(key, column, columns)
@@ -131,7 +131,7 @@ class Rows:
     def __init__(self, job: Job, kept: StoredCodes, question: CodesQuery) -> None:
         self._job = job
         self._stored = [target for target in question.targets if target.name in kept.targets]
-        named = [str(t.value) for t in question.targets if t not in self._stored]
+        named = [t.column for t in question.targets if t not in self._stored]
         wanted = [*named, *job.dataset.filter, job.group_by, job.dataset.fold_by]
         names = [name for name in dict.fromkeys(wanted) if name is not None]
         own = [name for name in names if name in kept.columns]
@@ -158,7 +158,7 @@ class Rows:
     def _target_values(self, targets: Sequence[TargetSpec]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         found = {}
         for target in targets:
-            column = self.table[f"target:{target.name}"] if target in self._stored else self._column(str(target.value))
+            column = self.table[f"target:{target.name}"] if target in self._stored else self._column(str(target.column))
             if pa.types.is_boolean(column.type):
                 column = column.cast(pa.int8())
             numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
