@@ -146,10 +146,11 @@ def _add_evaluate(add: AddVerb) -> None:
     verb.add_argument("--group", help="only this group")
     verb.add_argument("--target", help="only this target")
     verb.add_argument(
-        "--effect",
-        type=_effect,
+        "--watch",
+        "--effect",  # its name in version 0.1
+        type=_target,
         metavar="TARGET",
-        help="output to watch where the target is a column of the data, for example output:0",
+        help="what to watch of the model's outputs instead of the run's target, for example output:0 or margin:label",
     )
     verb.add_argument("--output", metavar="DIR", help="folder for evaluation.json, .parquet and .svg (default: RUN)")
     verb.set_defaults(run=_evaluate)
@@ -163,7 +164,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     run = open_run(arguments.path)
     layers = None if arguments.layer is None else tuple(arguments.layer)
-    names = ("data", "images", "draws", "target", "group", "effect")
+    names = ("data", "images", "draws", "target", "group", "watch")
     chosen = {name: getattr(arguments, name) for name in names}
     found = evaluate(run, Settings(layers=layers, replacements=arguments.replace, **chosen))
     for name in found.replacements:
@@ -266,7 +267,7 @@ def _replacements(text: str) -> tuple[str, ...]:
     return found
 
 
-def _effect(text: str) -> TargetSpec:
+def _target(text: str) -> TargetSpec:
     from pcace_dist.config.targets import parse_name
     from pcace_dist.errors import JobError
 
