@@ -1,4 +1,4 @@
-"""Targets as a job file writes them: what the channels are ranked against. The only parser of them. Pure."""
+"""Targets in the job file: what the channels are ranked against. The only parser of them. Pure."""
 
 from __future__ import annotations
 
@@ -68,22 +68,22 @@ class TargetSpec:
 
 
 def parse_target(mapping: Mapping[str, Any]) -> TargetSpec:
-    """A target as the job file writes it. Raises JobError, one line."""
+    """The target that a mapping in the job file means. Raises JobError, one line."""
     if not isinstance(mapping, Mapping) or not mapping:
         raise JobError(f"target {mapping!r}: write one of {EXAMPLES}")
-    shown = f"target {{{', '.join(f'{key}: {value}' for key, value in mapping.items())}}}"
+    label = f"target {{{', '.join(f'{key}: {value}' for key, value in mapping.items())}}}"
     kinds = [key for key in mapping if key in KINDS]
     options = {key: value for key, value in mapping.items() if key not in KINDS}
     if len(kinds) > 1 or len(mapping) > 2:
-        raise JobError(f"{shown}: write one of {EXAMPLES}")
+        raise JobError(f"{label}: write one of {EXAMPLES}")
     if not kinds:
         kind = next(iter(mapping))
-        raise JobError(f"{shown}: unknown kind {kind!r}{_nearest(kind, KINDS)}; write one of {EXAMPLES}")
+        raise JobError(f"{label}: unknown kind {kind!r}{_nearest(kind, KINDS)}; write one of {EXAMPLES}")
     for key in options:
         if key != "minus":
-            raise JobError(f"{shown}: unknown key {key!r}{_nearest(key, ('minus',))}; write one of {EXAMPLES}")
-    spec = TargetSpec(kinds[0], _value(kinds[0], mapping[kinds[0]], shown))
-    return spec if "minus" not in mapping else _less(spec, mapping["minus"], shown)
+            raise JobError(f"{label}: unknown key {key!r}{_nearest(key, ('minus',))}; write one of {EXAMPLES}")
+    spec = TargetSpec(kinds[0], _value(kinds[0], mapping[kinds[0]], label))
+    return spec if "minus" not in mapping else _less(spec, mapping["minus"], label)
 
 
 def parse_name(name: str) -> TargetSpec:
@@ -99,25 +99,25 @@ def _number(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
-def _value(kind: str, value: Any, shown: str) -> str | int:
+def _value(kind: str, value: Any, label: str) -> str | int:
     if kind == "column":
         if not isinstance(value, str) or not value:
-            raise JobError(f"{shown}: needs the name of a numeric column of the data set")
+            raise JobError(f"{label}: needs the name of a numeric column of the data set")
         return value
     if kind in OF_A_CLASS and isinstance(value, str):
         if value not in (LABEL, PREDICTED):
             near = _nearest(value, (LABEL, PREDICTED))
-            raise JobError(f"{shown}: needs label, predicted or the index of an output{near}")
+            raise JobError(f"{label}: needs label, predicted or the index of an output{near}")
         return value
-    return _index(value, f"{shown}: needs")
+    return _index(value, f"{label}: needs")
 
 
-def _less(spec: TargetSpec, minus: Any, shown: str) -> TargetSpec:
+def _less(spec: TargetSpec, minus: Any, label: str) -> TargetSpec:
     """The target with another output subtracted."""
     if spec.kind not in ("logit", "output") or isinstance(spec.value, str):
-        raise JobError(f"{shown}: minus goes with the index of an output, for example {{logit: 3, minus: 5}}")
-    if _index(minus, f"{shown}: minus needs") == spec.value:
-        raise JobError(f"{shown}: is 0 for every image; minus needs the index of another output")
+        raise JobError(f"{label}: minus goes with the index of an output, for example {{logit: 3, minus: 5}}")
+    if _index(minus, f"{label}: minus needs") == spec.value:
+        raise JobError(f"{label}: is 0 for every image; minus needs the index of another output")
     return TargetSpec(spec.kind, spec.value, minus)
 
 
@@ -127,6 +127,6 @@ def _index(value: Any, needs: str) -> int:
     return value
 
 
-def _nearest(name: object, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else ""
+def _nearest(name: object, choices: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(str(name).lower(), choices, n=1, cutoff=0.5)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""

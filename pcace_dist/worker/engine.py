@@ -164,6 +164,7 @@ class Engine:
             check=self._check_stopped,
         )
         sources = UnitSources(spec, plan, reader, forward, self.pilot_cache, self._count_images)
+        self.close()  # what an earlier pass read with
         self._pass_state = _PassState(plan, epoch, memory, encoder, sources, self._empty_buffer(plan))
         return admission
 
@@ -272,6 +273,11 @@ class Engine:
     def stop(self) -> None:
         """Give up the unit in hand at the next batch (another thread may call this)."""
         self._stop.set()
+
+    def close(self) -> None:
+        """End the threads that read and decode. No unit can be processed after that, until another `begin`."""
+        if self._pass_state is not None:
+            self._pass_state.sources.reader.close()
 
     # -- attempts
 
