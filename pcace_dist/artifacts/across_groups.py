@@ -81,7 +81,7 @@ def across_groups_table(plan: Plan, blocks: Sequence[BlockScores], ranks: Sequen
     for (target, _, scores, effects), by_score, by_effect in results:
         sums[target].add(scores.score, by_score.rank, scores.status == OK)
         sums[target].effect.add(effects.effect, by_effect.rank, effects.status == OK)
-    return pa.concat_tables(_table(name, layers, channels, one) for name, one in sums.items())
+    return pa.concat_tables(_table(name, layers, channels, target_sums) for name, target_sums in sums.items())
 
 
 def _table(target: str, layers: Sequence[str], channels: np.ndarray, sums: _Sums) -> pa.Table:
