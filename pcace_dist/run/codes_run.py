@@ -99,15 +99,12 @@ def prepare_from_codes(job: Job) -> CodesPreparation | None:
             )
         return None
     question = check_question(job, kept)
-    statistics = job.statistics
     spec = CodesSpec(
         codes=kept.url,
         output=absolute(job.output),
         storage=storage,
-        penalty=statistics.penalty,
-        knots_from=statistics.knots_from,
+        statistics=job.statistics,
         threads=max(1, int(job.workers.cpus)),
-        memory=statistics.memory,
         log=LogSettings.from_environment(),
     )
     digest = f"codes:{kept.index.fingerprint}:{kept.index.plan}"

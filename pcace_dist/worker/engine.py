@@ -93,7 +93,7 @@ class Engine:
         self.spec = spec
         self.actor = actor
         self.store = store
-        set_deterministic(spec.threads, strict=spec.exact == "strict")
+        set_deterministic(spec.threads, strict=spec.compute.exact == "strict")
         self.device = torch.device(spec.device)
         self.model = spec.load_model() if shared_model is None else shared_model.model_copy()
         self.weights = weights_digest(self.model)
@@ -143,12 +143,12 @@ class Engine:
         Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker, JobError where the
         plan's images are decoded on a GPU and this worker cannot.
         """
-        facts = PlanMetadata.of(plan)
+        facts, spec = PlanMetadata.of(plan), self.spec
         if facts.weights != self.weights:
-            raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
-        spec, memory = self.spec, self._memory()
+            raise ModelError(f"model.weights {spec.model.weights}: this worker loaded other weights than the plan's")
+        memory, given = self._memory(), spec.model.input
         layouts.keep([self.model], facts.channel_axes)
-        forward = Forward(self.model, self.device, facts.batch, spec.mean, spec.std, spec.layers, facts.numerics)
+        forward = Forward(self.model, self.device, facts.batch, given.mean, given.std, spec.layers, facts.numerics)
         layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
         if self.device.type == "cpu":
             plan = replace(plan, layers=tuple(layers.values()))
@@ -180,7 +180,7 @@ class Engine:
         made_here = self.pilot_cache.plan
         if made_here is not None and made_here == plan.digest:  # one pass shows that the model does it again
             check = check.first(facts.batch)
-        plans, exact = facts.numeric_class, self.spec.exact
+        plans, exact = facts.numeric_class, self.spec.compute.exact
         return retry_on_oom(
             lambda: check.admit(forward, layers, mine=mine, plans=plans, exact=exact), self.device, facts.batch
         )

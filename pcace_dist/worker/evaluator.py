@@ -126,12 +126,12 @@ class Evaluator:
         self._plan = plan
         self._evaluation = evaluation
         facts = PlanMetadata.of(plan)
-        spec = engine.spec
+        spec, given = engine.spec, engine.spec.model.input
         layouts.keep([engine.model], facts.channel_axes)
         self._forward = Forward(
-            engine.model, engine.device, facts.batch, spec.mean, spec.std, spec.layers, facts.numerics
+            engine.model, engine.device, facts.batch, given.mean, given.std, spec.layers, facts.numerics
         )
-        self._normalise = Normalise(spec.mean, spec.std, engine.device)
+        self._normalise = Normalise(given.mean, given.std, engine.device)
         self._shape = facts.image_shape
         rows = self._read(evaluation.listing)
         in_held_folds = np.isin(rows.folds, evaluation.held)

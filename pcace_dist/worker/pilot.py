@@ -76,7 +76,8 @@ class _Setting:
 
     def forward(self, model: nn.Module, batch: int) -> Forward:
         spec = self.spec
-        return Forward(model, self.device, batch, spec.mean, spec.std, spec.layers, self.numerics)
+        mean, std = spec.model.input.mean, spec.model.input.std
+        return Forward(model, self.device, batch, mean, std, spec.layers, self.numerics)
 
     def numeric_class(self, batch: int) -> dict[str, str | int]:
         return numeric_class(
@@ -107,8 +108,8 @@ def make_plan(
     """
     given = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
     known = None if given is None else PlanMetadata.of(given)
-    asked = spec.batch or (None if known is None else known.batch)
-    decode = choose_decoder(spec.decode, device) if known is None else known.decode
+    asked = spec.compute.fixed_batch or (None if known is None else known.batch)
+    decode = choose_decoder(spec.model.input.decode, device) if known is None else known.decode
     rows = PilotRows(
         spec,
         listing,
@@ -199,20 +200,21 @@ def _refuse_too_few(plan: Plan, sizes: Mapping[Any, int], *, grouped: str | None
 def _two_images(spec: WorkSpec, device: torch.device, images: Tensor) -> Tensor:
     """A batch of two as the model takes it, in float32; of one image twice where there is no other."""
     two = images[:2] if len(images) > 1 else images.expand(2, *images.shape[1:])
-    return Normalise(spec.mean, spec.std, device)(to_device(two, device))
+    return Normalise(spec.model.input.mean, spec.model.input.std, device)(to_device(two, device))
 
 
 def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Tensor) -> Numerics:
     """What compute.precision means here; with auto, a model that cannot run in bfloat16 runs in float32."""
-    numerics = choose_numerics(spec.precision, device, model)
+    numerics = choose_numerics(spec.compute.precision, device, model)
     if numerics.precision == FLOAT32:
         return numerics
+    given = spec.model.input
     try:
-        Forward(model, device, 2, spec.mean, spec.std, (), numerics)(image.expand(2, *image.shape[1:]))
+        Forward(model, device, 2, given.mean, given.std, (), numerics)(image.expand(2, *image.shape[1:]))
     except ModelError as error:
-        if spec.precision != AUTO:
+        if spec.compute.precision != AUTO:
             raise ModelError(
-                f"compute.precision {spec.precision}: {error}; or use compute.precision: float32"
+                f"compute.precision {spec.compute.precision}: {error}; or use compute.precision: float32"
             ) from None
         log.warning("compute.precision auto is float32: in bfloat16 %s", error)
         return replace(numerics, precision=FLOAT32)
