@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import estimate, pack, runs
+from pcace_dist.cli import completion, estimate, pack, runs
 from pcace_dist.cli.arguments import add_job
+from pcace_dist.cli.parser import EXIT_CODES, AddVerb, Parser, verb_adder
 from pcace_dist.errors import JobError, PcaceError
 from pcace_dist.progress import logs, terminal
 from pcace_dist.progress.terminal import tell
@@ -22,35 +23,28 @@ if TYPE_CHECKING:
     from pcace_dist.artifacts.run import Run
     from pcace_dist.config.job import Job
 
-EXIT_CODES = """\
-exit codes:
-  0  done
-  2  the job or its input is wrong: one line on stderr says which key or file, and what would do
-  3  drift above the threshold (compare, rerank)
-  4  done, but more rows were set aside than max_bad_rows allows, or no channel could be ranked
-  5  stopped and resumable (SIGTERM, SIGINT, storage away for longer than PCACE_STORAGE_PATIENCE, or another driver took
-     the run over): the same command goes on
-  1  anything unforeseen
-"""
+WELCOME = """\
+pcace ranks the channels of a vision model's layers by how much their maps tell
+about its output: over all your images, with confidence intervals.
 
+  pcace pack photos/ shards/     1. images as Parquet: from folders, CSV, tars
+  pcace rank job.yaml            2. a job file names model, layers and target
+  pcace show runs/resnet18       3. the ranking; `pcace report` makes a page
 
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors: exit 2, no usage dump."""
-
-    def error(self, message: str) -> NoReturn:
-        logs.say(f"{message}; see {self.prog} --help", prefix=f"{self.prog}: ", level=logging.ERROR, exit_code=2)
-        raise SystemExit(2)
+All commands: pcace --help. One of them, with an example: pcace rank --help."""
 
 
 def entry() -> NoReturn:
-    """The console script. When all is said and written it ends at once: taking torch's modules apart takes a second."""
+    """The console script. It ends the process without clean-up: unloading torch's modules would take a second."""
     terminal.ensure_utf8()
     terminal.ensure_streams()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next (cli/completion.py)
+        completion.answer(build_parser())
     code = main(sys.argv[1:])
     logging.shutdown()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # closed by whoever read it
+    except BrokenPipeError:  # the reader has closed it
         pass
     except OSError as error:
         code = code or 1
@@ -68,7 +62,10 @@ def main(argv: Sequence[str]) -> int:
     except JobError as error:
         logs.say(str(error), prefix="pcace: ", level=logging.ERROR, exit_code=error.exit_code)
         return error.exit_code
-    arguments = build_parser().parse_args(argv)
+    if not argv:
+        tell(WELCOME)
+        return 0
+    arguments = build_parser().read(argv)
     try:
         code = int(arguments.run(arguments))
     except PcaceError as error:
@@ -83,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     return 0 if code in arguments.ok else code
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser of all verbs."""
     parser = Parser(
         prog="pcace",
@@ -93,51 +90,23 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pcace {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    _add_rank(verbs)
-    pack.add_verb(lambda name, summary, example: _verb(verbs, name, summary, example))
-    _add_show(verbs)
-    _add_status(verbs)
-    runs.add_verbs(lambda name, summary, example: _verb(verbs, name, summary, example))
-    estimate.add_verb(lambda name, summary, example: _verb(verbs, name, summary, example))
-    _add_report(verbs)
+    add = verb_adder(parser.add_subparsers(dest="verb", metavar="VERB", required=True))
+    _add_rank(add)
+    pack.add_verb(add)
+    _add_show(add)
+    _add_status(add)
+    runs.add_verbs(add)
+    estimate.add_verb(add)
+    _add_report(add)
+    completion.add_verb(add)
     return parser
-
-
-Verbs = argparse._SubParsersAction  # the type that add_subparsers returns has no public name
-
-
-def _verb(verbs: Verbs[Parser], name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verb.add_argument(
-        "--ok",
-        type=_codes,
-        default=(),
-        metavar="CODES",
-        help="exit codes to turn into 0, for schedulers; for example --ok 3,4",
-    )
-    return verb
-
-
-def _codes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write exit codes as 3,4") from None
 
 
 # -- rank
 
 
-def _add_rank(verbs: Verbs[Parser]) -> None:
-    verb = _verb(
-        verbs,
+def _add_rank(add: AddVerb) -> None:
+    verb = add(
         "rank",
         "run or resume a job: stream the images, merge, rank",
         "pcace rank examples/mnist/job.yaml --set workers.max=4",
@@ -149,12 +118,14 @@ def _add_rank(verbs: Verbs[Parser]) -> None:
         help="answer from the codes that RUN kept (statistics.keep_codes), without the model: another target column, "
         "grouping, filter, other knots or folds; the same as dataset.path: RUN",
     )
-    verb.add_argument("--take-over", action="store_true", help="take the run from a driver that seems to hold it still")
+    verb.add_argument(
+        "--take-over", action="store_true", help="take the run over from a driver that still seems active"
+    )
     verb.add_argument(
         "--retry-bad",
         choices=["read"],
-        help="do units again in which row groups were set aside as unreadable, also of a finished run: version 0.1.0 "
-        "set them aside while storage was away",
+        help="process units again whose row groups were set aside as unreadable, also in a finished run: version 0.1.0 "
+        "did this while storage was away",
     )
     verb.add_argument("--top", type=int, default=10, help="channels to print at the end (default 10)")
     verb.set_defaults(run=_rank)
@@ -164,7 +135,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     from pcace_dist.config.job import load_job_file
 
     overrides = list(arguments.overrides)
-    if arguments.from_codes:  # the job that kept them is the usual one to ask with
+    if arguments.from_codes:  # usually asked with the job that kept the codes
         overrides = ["statistics.keep_codes=false", *overrides, f"dataset.path={json.dumps(arguments.from_codes)}"]
     job = load_job_file(arguments.job, overrides)
     from pcace_dist.config.resolve import storage_of
@@ -176,16 +147,17 @@ def _rank(arguments: argparse.Namespace) -> int:
 
     for line in finished_before:
         tell(f"{job.output}: {line}\n")
-    _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top, new=not finished_before)
+    _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top, is_new=not finished_before)
     return code
 
 
-def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
+def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
     from pcace_dist.artifacts.summary import TOO_MANY_BAD_ROWS
+    from pcace_dist.datasets.paths import first_names
 
     summary = run.summary
     _print_rankings(run, job, top)
-    if new:
+    if is_new:
         _print_time(summary)
     else:
         tell(f"\n{summary['images']:,} images, {summary['bad_rows']:,} bad rows")
@@ -195,23 +167,24 @@ def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
         tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
     if summary["outcome"] == TOO_MANY_BAD_ROWS:
         tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
-    for one in summary.get("files_left_out", ()):
-        if not one["usual"]:
-            tell(f"left out of dataset.path: {one['files']:,} {one['reason']}: {', '.join(one['names'])}")
+    for left_out in summary.get("files_left_out", ()):
+        if not left_out["usual"]:
+            names = first_names(left_out["names"], len(left_out["names"]), left_out["files"])
+            tell(f"left out of dataset.path: {left_out['files']:,} {left_out['reason']}: {names}")
     tell(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
 
 
 def _print_time(summary: Mapping[str, Any]) -> None:
-    """How long a run took, and what took the time."""
-    from pcace_dist.run.bottleneck import told
+    """Print how long a run took, and what took the time."""
+    from pcace_dist.run.bottleneck import describe_time
 
-    how = (
+    details = (
         f"{summary['images_per_second']:,.0f} images/s, {_workers(summary)}"
         if summary.get("from_codes") is None
         else f"from the codes of {summary['from_codes']}"
     )
-    tell(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({how}), {summary['bad_rows']:,} bad rows")
-    for prefix, line in zip(("time: ", "      "), told(summary), strict=False):
+    tell(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({details}), {summary['bad_rows']:,} bad rows")
+    for prefix, line in zip(("time: ", "      "), describe_time(summary), strict=False):
         tell(prefix + line)
 
 
@@ -223,8 +196,8 @@ def _workers(summary: Mapping[str, Any]) -> str:
 # -- show, status
 
 
-def _add_show(verbs: Verbs[Parser]) -> None:
-    verb = _verb(verbs, "show", "print a ranking", "pcace show runs/mnist --top 5 --group 3 --layer conv2")
+def _add_show(add: AddVerb) -> None:
+    verb = add("show", "print a ranking", "pcace show runs/mnist --top 5 --group 3 --layer conv2")
     verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
     verb.add_argument("--top", type=int, default=20, metavar="N", help="channels of each target and group (default 20)")
     verb.add_argument("--layer", help="only this layer")
@@ -233,7 +206,7 @@ def _add_show(verbs: Verbs[Parser]) -> None:
     verb.add_argument(
         "--across",
         action="store_true",
-        help="what the groups' rankings have in common: in how many a channel is on top",
+        help="what the groups' rankings have in common: in how many groups a channel is among the top ones",
     )
     verb.set_defaults(run=_show)
 
@@ -253,24 +226,22 @@ def _show(arguments: argparse.Namespace) -> int:
 def _print_rankings(
     run: Run, job: Job, top: int, *, layer: str | None = None, group: str | None = None, target: str | None = None
 ) -> None:
-    """The best channels, and what a table of them does not show: where there is none."""
+    """Print the best channels, and the groups that have no ranking."""
     from pcace_dist.artifacts.rankings import best_of, unranked
     from pcace_dist.cli.tables import print_ranking, print_unranked
 
     ranking, grouped = run.ranking(layer=layer, group=group, target=target), job.group_by is not None
     print_ranking(best_of(ranking, top, within_layer=layer is not None), grouped=grouped)
-    without = unranked(ranking)
-    if len(without):
+    unranked_rows = unranked(ranking)
+    if len(unranked_rows):
         from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
 
         needed = required_images(job.statistics.components, job.statistics.knots)
-        print_unranked(without, grouped=grouped, needed=needed, folds=MIN_FOLDS)
+        print_unranked(unranked_rows, grouped=grouped, needed=needed, folds=MIN_FOLDS)
 
 
-def _add_status(verbs: Verbs[Parser]) -> None:
-    verb = _verb(
-        verbs, "status", "progress, rate, remaining time, workers and last faults of a run", "pcace status runs/mnist"
-    )
+def _add_status(add: AddVerb) -> None:
+    verb = add("status", "progress, rate, remaining time, workers and last faults of a run", "pcace status runs/mnist")
     verb.add_argument("path", metavar="RUN", help="the output of a run, local or s3://")
     verb.set_defaults(run=_status)
 
@@ -285,9 +256,8 @@ def _status(arguments: argparse.Namespace) -> int:
 # -- report
 
 
-def _add_report(verbs: Verbs[Parser]) -> None:
-    verb = _verb(
-        verbs,
+def _add_report(add: AddVerb) -> None:
+    verb = add(
         "report",
         "write RUN/report.html: one page with scores, exemplar images, transforms and maps; no network needed",
         "pcace report runs/mnist\n"
@@ -303,7 +273,7 @@ def _add_report(verbs: Verbs[Parser]) -> None:
     )
     verb.add_argument("--layers", type=_names, metavar="NAMES", help="only these layers; names or globs, by comma")
     verb.add_argument("--groups", type=_names, metavar="NAMES", help="only these groups, by comma (default: as fit)")
-    verb.add_argument("--no-synthesis", action="store_true", help="draw no images that excite the channels (quicker)")
+    verb.add_argument("--no-synthesis", action="store_true", help="compute no images that excite the channels (faster)")
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default: a GPU if there is one)")
     verb.add_argument("--against", metavar="RUN_B", help="a second run, for a comparison view")
     verb.add_argument("--output", metavar="FILE", help="where to write the page (default: RUN/report.html)")
@@ -324,7 +294,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from pcace_dist.report.build import build_report
     from pcace_dist.report.options import ReportOptions
 
-    result = build_report(
+    report = build_report(
         arguments.path.rstrip("/"),
         ReportOptions(
             top=arguments.top,
@@ -336,10 +306,10 @@ def _report(arguments: argparse.Namespace) -> int:
             output=arguments.output,
         ),
     )
-    for note in result.notes:
+    for note in report.notes:
         tell(f"note: {note}")
     tell(
-        f"{result.path}: {result.size / 1e6:.1f} MB, {result.channels:,} channels and {result.images:,} images in "
-        f"{sum(result.seconds.values()):.1f} s"
+        f"{report.path}: {report.size / 1e6:.1f} MB, {report.channels:,} channels and {report.images:,} images in "
+        f"{sum(report.seconds.values()):.1f} s"
     )
     return 0

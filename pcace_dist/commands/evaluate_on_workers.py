@@ -48,7 +48,7 @@ class Evaluated:
     preparation: Preparation
     plan: Plan
     receipts: tuple[Receipt, ...]
-    question: EvaluationSpec
+    evaluation: EvaluationSpec
 
     @property
     def metadata(self) -> PlanMetadata:
@@ -56,7 +56,7 @@ class Evaluated:
 
 
 def open_evaluation(
-    job: Job, path: str, *, data: str | None, images: int, held: tuple[int, ...], effect: TargetSpec | None
+    job: Job, path: str, *, data: str | None, images: int, held: tuple[int, ...], watch: TargetSpec | None
 ) -> Evaluated:
     """Check that the run at `path` can be evaluated with its model, and its data or those of `data`.
 
@@ -86,36 +86,38 @@ def open_evaluation(
     outputs = PlanMetadata.of(plan).outputs
     for each in (storage, spec.storage):
         each.patience.begin()
-    question = EvaluationSpec(
+    evaluation = EvaluationSpec(
         listing=_of_run(preparation.listing, units),
         elsewhere=elsewhere,
         images=images,
-        held=() if elsewhere is not None else held,
-        targets=tuple(_effect_target(target, effect, outputs) for target in spec.targets),
+        held_out=() if elsewhere is not None else held,
+        targets=tuple(_watched(target, watch, outputs, job.dataset.label) for target in spec.targets),
     )
     return Evaluated(
-        replace(preparation, spec=spec, shared_model=None), plan, tuple(state.accepted_receipts()), question
+        replace(preparation, spec=spec, shared_model=None), plan, tuple(state.accepted_receipts()), evaluation
     )
 
 
 def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:
     """The files that the run has read: later ones are none of its."""
-    read = {piece.key for unit in units for piece in unit.pieces}
+    read = {row_group.key for unit in units for row_group in unit.row_groups}
     return Listing(tuple(file for file in listing.files if file.key in read), listing.schema)
 
 
-def _effect_target(target: TargetSpec, effect: TargetSpec | None, outputs: int) -> TargetSpec:
+def _watched(target: TargetSpec, watch: TargetSpec | None, outputs: int, label: str | None) -> TargetSpec:
     """What of the model is watched. A column of the data does not change when the model does: then an output is."""
-    if effect is not None:
-        if effect.kind == "column" or (isinstance(effect.value, int) and effect.value >= outputs):
-            raise JobError(f"--effect {effect.name}: is none of the model's {outputs} outputs; for example output:0")
-        return effect
-    if target.kind != "column":
+    if watch is not None:
+        if not watch.differentiable or watch.largest_index >= outputs:
+            raise JobError(f"--watch {watch.name}: is none of the model's {outputs} outputs; for example output:0")
+        if watch.needs_label and label is None:
+            raise JobError(f"--watch {watch.name}: needs the class of each image, and the job names no dataset.label")
+        return watch
+    if target.differentiable:
         return target
     if outputs > 1:
         raise JobError(
             f"target {target.name}: is no output of the model, which has {outputs}; say which to watch, for example "
-            "--effect output:0"
+            "--watch output:0"
         )
     return TargetSpec("output", 0)
 
@@ -137,7 +139,7 @@ class Evaluating:
         """Scores of all blocks without the held folds."""
         run = self._evaluated
         tasks = [
-            Task.of(WorkerBody.rank_without, self._digest, block, run.receipts, run.question.held)
+            Task.of(WorkerBody.rank_without, self._digest, block, run.receipts, run.evaluation.held_out)
             for block in blocks_of(run.plan)
         ]
         try:
@@ -147,17 +149,17 @@ class Evaluating:
             raise OutputError(f"{path}: attempt {corrupt.attempt}: {corrupt.reason}; rank it anew") from None
 
     def profiles(self, cases: Sequence[Case]) -> list[Profiled]:
-        tasks = [Task.of(WorkerBody.profile, self._digest, self._evaluated.question, case) for case in cases]
+        tasks = [Task.of(WorkerBody.profile, self._digest, self._evaluated.evaluation, case) for case in cases]
         return self._map(tasks, "profiles")
 
     def untouched(self, cases: Sequence[Case]) -> list[Effect]:
-        tasks = [Task.of(WorkerBody.untouched, self._digest, self._evaluated.question, case) for case in cases]
+        tasks = [Task.of(WorkerBody.untouched, self._digest, self._evaluated.evaluation, case) for case in cases]
         return self._map(tasks, "untouched")
 
     def ablated(self, tasks: Sequence[AblationTask], images: int) -> list[list[Effect]]:
         """Effects of every task. `images`: how many all tasks forward, for the progress."""
-        question = self._evaluated.question
-        ablations = [Task.of(WorkerBody.ablate, self._digest, question, ablation) for ablation in tasks]
+        evaluation = self._evaluated.evaluation
+        ablations = [Task.of(WorkerBody.ablate, self._digest, evaluation, ablation) for ablation in tasks]
         return self._map(ablations, "ablation", images)
 
     def _map(self, tasks: Sequence[Task[R]], stage: str, images: int = 0) -> list[R]:

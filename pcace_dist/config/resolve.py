@@ -53,7 +53,7 @@ def dataset_of(job: Job, directory: str = "") -> DatasetSpec:
     from pcace_dist.datasets.columns import DatasetSpec
 
     given = vars(job.dataset) | {"path": [absolute(path, directory) for path in job.dataset.path]}
-    columns = tuple(str(target.value) for target in job.targets if target.kind == "column")
+    columns = tuple(target.column for target in job.targets if target.column is not None)
     return DatasetSpec(**given, group_by=job.group_by, columns=columns, keep=job.statistics.keep_codes)
 
 

@@ -1,4 +1,4 @@
-"""Small runs use threads of the driver's process: which runs are small enough, and what their workers share.
+"""Small runs use threads of the driver's process. Here: which runs are small enough, and what their workers share.
 
 Starting Ray, and importing in every worker what the driver has imported, takes longer than a small run. The price: an
 image that ends the process ends the run, not one worker. So only the first start of a run uses threads; the same
@@ -44,20 +44,20 @@ class SharedModel:
 def share_model(job: Job, listing: Listing, model: nn.Module, *, any_size: bool = False) -> SharedModel | None:
     """What the workers share where the run can use threads; None where it needs Ray.
 
-    It can use threads where the job asks for processors alone and for no more workers (`workers.min`) than this
-    machine has cores for, data set and model are small (or `any_size`), and the model can be copied.
+    It can use threads where the workers need only CPUs, `workers.min` of them fit this machine's cores, data set and
+    model are small (or `any_size`), and the model can be copied.
     """
     workers = job.workers
     if workers.gpus or workers.resources or workers.memory is not None:
         return None
-    count = min(workers.max, int(cores() / max(1.0, workers.cpus)))
+    count = min(workers.max, most_threads(workers.cpus))
     small = listing.rows <= ROWS and _nbytes(model) <= MODEL_BYTES
     if count < max(1, workers.min) or not (small or any_size):
         return None
     shared = SharedModel(count, model)
     try:
         copied = shared.model_copy()
-    except Exception:  # a model of one's own may hold anything
+    except Exception:  # a user's model may hold anything
         return None
     return None if _refers_to_original(copied, model) else shared
 
@@ -88,6 +88,11 @@ def _captured_by(function: object) -> list[object]:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def most_threads(cpus: float) -> int:
+    """How many workers with so many CPUs each this machine has cores for; 0 where there are too few for one."""
+    return int(cores() / max(1.0, cpus))
 
 
 def _nbytes(model: nn.Module) -> int:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pcace_dist.datasets.listing import Listing, find_files, list_dataset, would_list
 from pcace_dist.errors import DatasetError
-from pcace_dist.storage.files import Storage
+from pcace_dist.storage.files import Storage, StoredFile
 from tests.datasets.helpers import encoded, listed, picture, png, shard, spec_of
 
 
@@ -85,6 +85,31 @@ def test_a_folder_of_images_says_how_to_pack_them(tmp_path: Path) -> None:
     )
 
 
+class Refusing(Storage):
+    """May not read the first bytes of one file."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def open(self, url: str) -> pa.NativeFile:
+        if url.endswith(self.name):
+            raise PermissionError(f"{url}: permission denied")
+        return super().open(url)
+
+
+def test_a_file_without_a_suffix_that_may_not_be_read_is_refused_unless_it_would_be_left_out(tmp_path: Path) -> None:
+    shard(tmp_path / "a.parquet", [png(0)])
+    shard(tmp_path / "part-00001", [png(1)])
+    with pytest.raises(DatasetError, match=rf"^dataset.path: {tmp_path}/part-00001: permission denied$"):
+        list_dataset(spec_of(tmp_path), Refusing("part-00001"))
+    shard(tmp_path / "_metadata", [png(2)])
+    listed = list_dataset(spec_of(tmp_path), Refusing("_metadata"))
+    assert [file.key for file in listed.files] == ["a.parquet", "part-00001"]
+    named = list_dataset(spec_of(tmp_path / "part-*"), Refusing("part-00001"))
+    assert [file.key for file in named.files] == ["part-00001"], "a file that the job names is Parquet anyway"
+
+
 # -- links
 
 
@@ -113,7 +138,7 @@ def test_a_link_that_leads_back_ends(tmp_path: Path) -> None:
 def test_a_link_of_parquet_that_is_away_is_refused(tmp_path: Path) -> None:
     shard(tmp_path / "a.parquet", [png(0)])
     (tmp_path / "b.parquet").symlink_to("/nowhere/b.parquet")
-    assert "b.parquet: link to nothing (/nowhere/b.parquet); put it right" in refusal(tmp_path)
+    assert "b.parquet: link to nothing (/nowhere/b.parquet); repair or remove it" in refusal(tmp_path)
 
 
 # -- brackets and globs
@@ -127,6 +152,28 @@ def test_a_path_that_exists_is_a_path_not_a_pattern(tmp_path: Path) -> None:
     shard(tmp_path / "x[2019].parquet", [png(0)])
     assert keys(tmp_path / "x[2019].parquet") == ["x[2019].parquet"]
     assert keys(tmp_path / "se[a-z]1") == ["set1/of set1.parquet"], "a pattern, for it is no path"
+
+
+class Bucket(Storage):
+    """The files of a bucket; remembers which folders it has listed."""
+
+    def __init__(self, *keys: str) -> None:
+        super().__init__()
+        self.files = [StoredFile(f"s3://b/{key}", 10, "1") for key in keys]
+        self.listed: list[str] = []
+
+    def stat(self, url: str) -> StoredFile | None:
+        return None
+
+    def list(self, url: str) -> list[StoredFile]:
+        self.listed.append(url)
+        return [file for file in self.files if file.url.startswith(f"{url}/")]
+
+
+def test_a_folder_of_a_bucket_with_brackets_in_its_name_is_listed_once() -> None:
+    bucket = Bucket("set[12]/a.parquet", "set1/b.parquet")
+    assert list(find_files(["s3://b/set[12]"], bucket)[0]) == ["a.parquet"]
+    assert bucket.listed == ["s3://b/set[12]"]
 
 
 def test_the_output_may_lie_beside_a_folder_with_brackets(tmp_path: Path) -> None:
@@ -143,8 +190,8 @@ def test_columns_in_folder_names_are_said_not_to_be_read(tmp_path: Path) -> None
     for label in (0, 1):
         shard(tmp_path / f"label={label}" / "a.parquet", [png(label)])
     assert refusal(tmp_path, label="label") == (
-        "dataset.label: no column 'label' in label=0/a.parquet; the name of its folder, label=0, is not read: columns "
-        "are those inside the files; write the files anew with that column in them"
+        "dataset.label: no column 'label' in label=0/a.parquet; the name of its folder, label=0, is not read: only "
+        "columns inside the files are; write the files again with that column in them"
     )
 
 
@@ -167,13 +214,13 @@ def test_every_layout_of_texts_and_bytes_is_read(
         images = pa.StructArray.from_arrays([images, paths], ["bytes", "path"])
     city = pa.array(TEXTS).cast(text) if not pa.types.is_string_view(text) else pa.array(TEXTS, text)
     pq.write_table(pa.table({"image": images, "city": city, "note": city}), tmp_path / "a.parquet")
-    from pcace_dist.datasets.row_groups import RowGroup, read_pieces
-    from pcace_dist.datasets.units import pieces_of
+    from pcace_dist.datasets.row_groups import RowGroup, read_row_groups
+    from pcace_dist.datasets.units import row_groups_of
 
     spec, found = listed(tmp_path, group_by="city", filter={"note": ["a", "b"]}, keep=True)
     plain = pa.large_string() if pa.types.is_large_string(text) else pa.string()
     assert found.schema.field("city").type == found.schema.field("note").type == plain
-    (group,) = read_pieces(tuple(pieces_of(found.files[0])), spec, Storage())
+    (group,) = read_row_groups(tuple(row_groups_of(found.files[0])), spec, Storage())
     assert isinstance(group, RowGroup)
     assert group.table["city"].to_pylist() == group.table["note"].to_pylist() == ["b", "a", "b"]
     assert group.table["city"].type == plain
@@ -186,9 +233,9 @@ def test_a_filter_takes_the_column_and_not_a_field_of_that_path(tmp_path: Path) 
     shard(tmp_path / "a.parquet", [png(i) for i in range(8)], row_group=8, meta=meta, **columns)
     spec, found = listed(tmp_path, filter={"meta.class": 3})
     from pcace_dist.datasets.row_groups import count_kept
-    from pcace_dist.datasets.units import pieces_of
+    from pcace_dist.datasets.units import row_groups_of
 
-    assert count_kept(tuple(pieces_of(found.files[0])), spec, Storage()) == [4]
+    assert count_kept(tuple(row_groups_of(found.files[0])), spec, Storage()) == [4]
 
 
 # -- against a plain walk
