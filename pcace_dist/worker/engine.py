@@ -148,9 +148,8 @@ class Engine:
             raise ModelError(f"model.weights {spec.model.weights}: this worker loaded other weights than the plan's")
         memory = self._memory()
         layouts.keep([self.model], metadata.channel_axes)
-        forward = Forward(
-            self.model, self.device, metadata.batch, scale.mean, scale.std, spec.layers, metadata.numerics
-        )
+        mean, std = spec.model.input.mean, spec.model.input.std
+        forward = Forward(self.model, self.device, metadata.batch, mean, std, spec.layers, metadata.numerics)
         layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
         if self.device.type == "cpu":
             plan = replace(plan, layers=tuple(layers.values()))
