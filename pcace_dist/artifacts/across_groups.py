@@ -1,7 +1,8 @@
 """rankings_across_groups.parquet: what the rankings of many groups have in common, channel by channel. Pure; no Ray.
 
 A row per target, layer and channel: in how many groups it is ranked and among the best TOP, and mean, spread and
-extremes of its score and rank over these groups; the same of its effect, over the groups where it has one. All groups share the plan, so that their scores compare.
+extremes of its score and rank over these groups; the same of its effect, over the groups where it has one. All groups
+share the plan, so that their scores compare.
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ def rankings_table(
     channels = np.concatenate([np.arange(b.block.start, b.block.stop, dtype=np.int32) for b in ordered])
     norms = np.concatenate([np.asarray(weight_norms[name], np.float64) for name in (y.name for y in plan.layers)])
     return pa.concat_tables(
-        _with_effects(_ranking(target, group, group_type, layers, channels, norms, scores, by_score), effects, by_effect)
+        _with_effects(
+            _ranking(target, group, group_type, layers, channels, norms, scores, by_score), effects, by_effect
+        )
         for (target, group, scores, effects), by_score, by_effect in zip(
             each_result(plan, ordered), ranks[::2], ranks[1::2], strict=True
         )

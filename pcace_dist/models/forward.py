@@ -67,9 +67,9 @@ class Forward:
 
         A batch that is not full is padded with its last row; the outputs of the padding are dropped.
         `receive(layer, maps (batch size, C, D), shape)` is called during the pass, inside inference mode (see
-        LayerTap). It gets the padding too: what is computed from a row must not depend on how many rows there are. Where
-        a layer has a place, it is also called with `tap_name(layer)` and the maps there, summed over blocks. With None,
-        the model runs without a tap.
+        LayerTap). It gets the padding too: what is computed from a row must not depend on how many rows there are.
+        Where a layer has a place, it is also called with `tap_name(layer)` and the maps there, summed over blocks. With
+        None, the model runs without a tap.
         Raises ModelError where the model does not accept such images or returns no outputs.
         """
         rows = len(images)

@@ -17,7 +17,7 @@ from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.config.job import Job, Layer
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import PREDICTED, TargetSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
@@ -238,6 +238,7 @@ def _work_spec(job: Job) -> WorkSpec:
         model=job.model.model_copy(update={"weights": weights_of(job)}),
         limits=job.limits,
         statistics=job.statistics,
+        effect=job.effect,
         compute=job.compute,
         storage=storage_of(job),
         targets=targets,
@@ -266,6 +267,14 @@ def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
     for target in targets:
         if target.needs_label and job.dataset.label is None:
             raise JobError(f"target {target.written} needs dataset.label, the column with the class index")
+        if job.effect.gradient == "mean" and target.value == PREDICTED:
+            raise JobError(
+                f"effect.gradient mean: target {target.written} has no classes to take means over; use "
+                "effect.gradient: image"
+            )
+    watched = job.effect.watched
+    if watched is not None and watched.needs_label and job.dataset.label is None:
+        raise JobError(f"effect.of {watched.written} needs dataset.label, the column with the class index")
     if job.group_by is not None and job.group_by == job.dataset.image:
         raise DatasetError(f"group_by {job.group_by}: is the image column")
 

@@ -124,9 +124,7 @@ class GroupAccumulator:
         if any(codes.rows != rows.rows for codes in layer_codes.values()) or rows.rows != len(target_codes):
             raise StatisticsError("rows of a group: layers, targets and folds differ in their number of rows")
         self._rows.append(rows)
-        self._codes.append(
-            {name: codes.to(device) for name, codes in layer_codes.items()}
-        )
+        self._codes.append({name: codes.to(device) for name, codes in layer_codes.items()})
         self._waiting += rows.rows
         self.images += rows.rows
         share = WAITING_SHARE if self._grams else 1.0

@@ -72,6 +72,10 @@ class LayerCodes:
     def to(self, device: torch.device | str) -> LayerCodes:
         return self.each(lambda part: part.to(device))
 
+    def tensors(self) -> list[Tensor]:
+        """Codes, means and, where there are some, effects."""
+        return [self.codes, self.means] + ([] if self.effects is None else [self.effects])
+
     def effects_of(self, rows: slice, channels: slice) -> Tensor:
         """l of some rows and channels (a view). StatisticsError where the codes have none."""
         if self.effects is None:

@@ -112,7 +112,8 @@ class BatchEncoder:
         effects: EffectRows | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`layers`: the plan's, on the device. effects: where the plan has some. `check` is called before every batch; what it raises ends the unit."""
+        """`layers`: the plan's, on the device. effects: of the plan, where it has some. `check` is called before every
+        batch; what it raises ends the unit."""
         self._plan = plan
         self._layers = layers
         self._targets = targets

@@ -20,10 +20,10 @@ import psutil
 import torch
 from torch import Tensor
 
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.errors import DatasetError, ModelError
 from pcace_dist.models.device import retry_on_oom
-from pcace_dist.config.targets import TargetSpec
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.places import tap_name
 from pcace_dist.models.targets import target_values

@@ -84,7 +84,7 @@ def codes_source(kept_unit: KeptUnit, unit: Unit, plan: Plan, *, group_by: str |
 
     def encoded(_: BatchEncoder, __: StageSeconds) -> Iterator[EncodedBatch]:
         if rows.refs:
-            row_parts = row_codes(plan, rows.targets, rows.fold_keys)
+            row_parts = row_codes(plan, rows.targets, rows.fold_keys, rows.effects)
             yield EncodedBatch(
                 kept_unit.codes, row_parts, rows.refs, kept_unit.groups(group_by), kept_unit.labels(label), rows
             )

@@ -6,7 +6,7 @@ images (EffectTarget.kind). What a model is and where in it the maps are taken f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -83,7 +83,7 @@ class LayerEffects:
 
     @property
     def channels(self) -> int:
-        return int(self.units.shape[1])
+        return int(self.mean_maps.shape[0])
 
     def project(self, maps: Tensor, axes: Tensor) -> Tensor:
         """l, float32 (B, C, E), of block sums (B, C, D) whose rows have these axes, int64 (B, E) on their device; 0
@@ -184,20 +184,27 @@ class EffectPlan:
         name = EVERY if self.group_by is None else group
         return self.rankings.index(name) if name in self.rankings else None
 
-    def select(self, *, layers: Sequence[str], targets: Sequence[str]) -> EffectPlan:
+    def select(self, *, layers: Collection[str], targets: Collection[str]) -> EffectPlan:
         """The part of some layers and targets. Axes stay as they are numbered."""
-        kept = [index for index, target in enumerate(self.targets) if target.name in targets]
-        parts = []
-        for layer in self.layers:
-            if layer.name in layers:
-                parts.append(replace(layer, units=layer.units[kept], noise=layer.noise[kept]))
+        numbers = [index for index, own in enumerate(self.targets) if own.name in targets]
+        chosen = self.choose(numbers, layers)
+        return replace(chosen, statuses={name: status for name, status in self.statuses.items() if name in targets})
+
+    def choose(self, numbers: Sequence[int], layers: Collection[str]) -> EffectPlan:
+        """The same for the targets of these numbers, in their order, and for some layers."""
+        own = [layer for layer in self.layers if layer.name in layers]
+        rows = list(numbers)
         return replace(
             self,
-            targets=tuple(self.targets[index] for index in kept),
-            statuses={name: status for name, status in self.statuses.items() if name in targets},
+            targets=tuple(self.targets[index] for index in rows),
             places={name: place for name, place in self.places.items() if name in layers},
-            layers=tuple(parts),
+            layers=tuple(replace(layer, units=layer.units[rows], noise=layer.noise[rows]) for layer in own),
         )
+
+    def numbers_of(self, part: EffectPlan) -> list[int]:
+        """The numbers here of the targets of a part of this plan, whatever they are called there."""
+        starts = [own.start for own in self.targets]
+        return [starts.index(own.start) for own in part.targets]
 
     def grouped_by(self, column: str | None) -> EffectPlan:
         """The same for rankings of another column's groups."""

@@ -48,11 +48,11 @@ GRADIENT_ROWS = 16  # images whose gradients are computed together
 class EffectPilot:
     """What the pilot gives for effects.
 
-    watched: float64 (n, W), the values of the functions whose effects are asked for, of the n usable rows. passes: gives
-    the block sums (n, C, D) of every layer, by `tap_name`. batches: the rows as they were read, and which are usable.
-    outputs: how many the model has. model: in float32; places, shapes (of the maps' positions) and channels: by layer.
-    prepare: from images uint8 to what the model takes. more: gives about so many rows, in batches; None where the pilot
-    took all. check: is called before every batch of gradients.
+    watched: float64 (n, W), the values of the functions whose effects are asked for, of the n usable rows. passes:
+    gives the block sums (n, C, D) of every layer, by `tap_name`. batches: the rows as they were read, and which are
+    usable. outputs: how many the model has. model: in float32; places, shapes (of the maps' positions) and channels: by
+    layer. prepare: from images uint8 to what the model takes. more: gives about so many rows, in batches; None where
+    the pilot took all. check: is called before every batch of gradients.
     """
 
     watched: Floats
@@ -128,7 +128,7 @@ class _Making:
         if self._choice.gradient == MEAN:
             self._add_gradients(makers, keys)
         targets = self._targets(makers, keys)
-        layers = [self._layer(name, [own[name] for own in makers], targets, keys) for name, _ in self._shapes]
+        layers = [self._layer(name, [own[name] for own in makers]) for name, _ in self._shapes]
         self._each_part(partial(self._add_projected, makers, layers, targets))
         rankings = (EVERY, *(names[group] for group in tables[0].ranked_groups))
         finished = tuple(_finished(layer, [own[layer.name] for own in makers]) for layer in layers)
@@ -298,13 +298,7 @@ class _Making:
         """The numbers of the keys that have enough images."""
         return np.array([0]) if self._choice.of_images else np.flatnonzero(maker.images >= FEWEST)
 
-    def _layer(
-        self,
-        name: str,
-        makers: Sequence[AxisMaker],
-        targets: Sequence[EffectTarget],
-        keys: Sequence[Sequence[Key]],
-    ) -> LayerEffects:
+    def _layer(self, name: str, makers: Sequence[AxisMaker]) -> LayerEffects:
         """A layer that can project; its grids and noise follow."""
         kept = [torch.from_numpy(self._with_axis(maker)) for maker in makers]
         return LayerEffects(

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import parse_name
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.loader import Batch
-from pcace_dist.models.places import tap_name
+from pcace_dist.models.places import Place, tap_name
 from pcace_dist.models.targets import target_values
 from pcace_dist.statistics.effects.plan import EffectPlan, LayerEffects
 
@@ -23,13 +23,18 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 class EffectRows:
     """Encodes rows under a plan's effects."""
 
-    def __init__(self, plan: EffectPlan, specs: Mapping[str, TargetSpec], device: torch.device) -> None:
-        """specs: by name, the functions whose effects are asked for, among others."""
+    def __init__(self, plan: EffectPlan, device: torch.device) -> None:
         self._plan = plan
         self._device = device
-        self._specs = tuple(specs[target.of] for target in plan.targets)
+        self._specs = tuple(parse_name(target.of) for target in plan.targets)
+        self.places: Mapping[str, Place] = {name: Place.from_json(own) for name, own in plan.places.items()}
         self._taps = {tap_name(layer.name): layer.to(device) for layer in plan.layers}
         self._layers = {layer.name: layer for layer in self._taps.values()}
+
+    @classmethod
+    def of(cls, plan: EffectPlan | None, device: torch.device) -> EffectRows | None:
+        """None where no target has effects."""
+        return cls(plan, device) if plan is not None and plan.targets else None
 
     def of_tap(self, name: str) -> LayerEffects | None:
         """The layer whose effect is taken from the maps of this name; None where they are a layer's own."""
@@ -59,4 +64,3 @@ def encode_values(plan: EffectPlan, values: Floats) -> Tensor:
     """Values float64 (n, E) as int16, MISSING for NaN."""
     exact = torch.from_numpy(values)
     return plan.encode_targets(exact, torch.zeros_like(exact, dtype=torch.int64))
-
