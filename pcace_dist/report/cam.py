@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from pcace_dist.config.targets import TargetSpec
-from pcace_dist.errors import ModelError, UserError
+from pcace_dist.errors import ModelError
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.profile import NO_GRADIENT
 from pcace_dist.models.tap import channels_and_positions, channels_last
+from pcace_dist.models.targets import target_tensor
 
 Maps: TypeAlias = npt.NDArray[np.float32]
 
@@ -38,12 +39,18 @@ class Evidence:
 
 
 def output_of(target: TargetSpec, outputs: npt.NDArray[np.float64], label: int) -> int:
-    """The output whose evidence is asked for: the target's own; for a column, the largest (or only) one."""
-    if target.kind != "column" and isinstance(target.value, int):
-        return int(target.value)
-    if target.kind == "logit" and target.value == "label" and 0 <= label < len(outputs):
+    """The output whose evidence is asked for: that of the target's class; for a column, the largest (or only) one."""
+    if target.of_outputs and isinstance(target.value, int):
+        return target.value
+    if target.needs_label and 0 <= label < len(outputs):
         return label
     return int(outputs.argmax())
+
+
+def prediction(target: TargetSpec, outputs: npt.NDArray[np.float64], label: int) -> float:
+    """The target as the model has it for one image; for a column, the largest (or only) output. NaN without a class."""
+    spec = target if target.of_outputs else TargetSpec("output", output_of(target, outputs, label))
+    return float(target_tensor(spec, torch.from_numpy(outputs)[None], torch.tensor([label]))[0])
 
 
 def evidence(
@@ -57,9 +64,10 @@ def evidence(
     """Both maps of images (n, C, H, W) at one layer; None where the layer has no maps of two axes behind the channels,
     as captum takes them.
 
-    weights: of the ranked channels. Raises UserError where captum is missing, ModelError where no gradient is had.
+    weights: of the ranked channels. Raises ModelError where no gradient is had.
     """
-    layer_grad_cam = _captum()
+    from captum.attr import LayerGradCam  # seconds to import, with matplotlib
+
     module = model.get_submodule(layer)
     inputs = normalise(images)
     held: dict[str, Any] = {}
@@ -76,7 +84,7 @@ def evidence(
     if len(held["shape"]) != 2 or channels_last(module, 4):
         return None
     maps = held["maps"].float().reshape(len(images), -1, *held["shape"])
-    cam = layer_grad_cam(lambda x: as_matrix(model(x)), module)
+    cam = LayerGradCam(lambda x: as_matrix(model(x)), module)
     chosen = torch.tensor(list(outputs), device=inputs.device)
     try:
         found = cam.attribute(inputs.requires_grad_(True), target=chosen, relu_attributions=True)
@@ -94,14 +102,6 @@ def ranked_map(maps: Tensor, weights: dict[int, float]) -> Tensor:
     for channel, weight in weights.items():
         total += weight * maps[:, channel] / maps[:, channel].abs().max().clamp_min(1e-12)
     return total.clamp_min(0)
-
-
-def _captum() -> Any:
-    try:
-        from captum.attr import LayerGradCam
-    except ImportError:
-        raise UserError("pcace report: needs captum; install the extra: pip install 'pcace-dist[report]'") from None
-    return LayerGradCam
 
 
 def _correlation(a: Maps, b: Maps) -> float:
