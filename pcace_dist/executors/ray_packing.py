@@ -34,9 +34,9 @@ def run_on_ray(packing: Packing, *, workers: int | None = None, on_progress: Pro
     Raises what a task raised (UserError), Stopped after SIGTERM or SIGINT, and PcaceError where workers are lost again
     and again.
     """
-    with interruptible() as asked, ray_session():
-        asked.install()
-        written = _run(packing, workers, on_progress, asked.is_set)
+    with interruptible() as interrupt, ray_session():
+        interrupt.install()
+        written = _run(packing, workers, on_progress, interrupt.is_set)
     return finish(packing, written)
 
 
