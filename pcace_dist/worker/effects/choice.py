@@ -73,8 +73,8 @@ def _automatic(watched: Sequence[Watched], statuses: Mapping[str, str], *, small
     """mean where gradients have a mean to take; else image, where the data set is small."""
     every = {own.name: OFF for own in watched}
     if len(watched) > MOST_TARGETS:
-        reason = f"{len(watched)} targets are more than {MOST_TARGETS}; effect.gradient: mean computes them all"
-        return EffectChoice(OFF, (), {**statuses, **every}, reason)
+        many = f"{len(watched)} targets are more than {MOST_TARGETS}; effect.gradient: mean computes them all"
+        return EffectChoice(OFF, (), {**statuses, **every}, many)
     with_mean = [own for own in watched if own.of.value != PREDICTED]
     without = {own.name: OFF for own in watched if own.of.value == PREDICTED}
     reason = f"{', '.join(without)}: {BACKWARD}" if without else None

@@ -33,6 +33,14 @@ class RowKeys:
             (batch.fold_keys[rows] % np.uint64(folds)).astype(np.int64),
         )
 
+    def take(self, rows: slice) -> RowKeys:
+        """Some of the rows."""
+        return RowKeys(
+            None if self.labels is None else self.labels[rows],
+            None if self.groups is None else self.groups[rows],
+            self.folds[rows],
+        )
+
     @staticmethod
     def cat(parts: Sequence[RowKeys]) -> RowKeys:
         """Rows of several parts, one after the other."""

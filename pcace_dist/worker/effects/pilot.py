@@ -198,15 +198,13 @@ class _Making:
         maps: Mapping[str, Tensor],
         rows: slice,
     ) -> None:
-        labels, groups = self._known.labels, self._known.groups
-        part = RowKeys(None if labels is None else labels[rows], None if groups is None else groups[rows], np.empty(0))
-        count = rows.stop - rows.start
-        axes = torch.stack([target.axes_of(part.labels, part.groups, count) for target in targets], 1)
+        own, count = self._known.take(rows), rows.stop - rows.start
+        axes = torch.stack([target.axes_of(own.labels, own.groups, count) for target in targets], 1)
         for layer in layers:
-            own = maps[tap_name(layer.name)]
-            values = layer.to(own.device).project(own, axes.to(own.device))
+            sums = maps[tap_name(layer.name)]
+            values = layer.to(sums.device).project(sums, axes.to(sums.device))
             for index, of_layers in enumerate(makers):
-                of_layers[layer.name].add_projected(values[:, :, index], own, rows)
+                of_layers[layer.name].add_projected(values[:, :, index], sums, rows)
 
     # -- gradients
 
