@@ -380,7 +380,7 @@ def _adopt_effects(given: EffectPlan | None, spec: WorkSpec, targets: Collection
     if given is None or spec.effect is None or spec.effect.gradient == OFF:
         return None
     group_by, labels = spec.dataset.group_by, spec.dataset.label is not None
-    known = {"one": True, "label": labels, "group": group_by == given.group_by}
+    known = {"one": True, "label": labels, "group": group_by == given.axes_by}
     lost = {own.name: OFF for own in given.targets if own.name in targets and not known[own.kind]}
     kept = given.select(layers=spec.layers, targets=[name for name in targets if name not in lost]).grouped_by(group_by)
     return replace(kept, statuses={**given.statuses, **lost})

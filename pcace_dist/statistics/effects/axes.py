@@ -156,6 +156,12 @@ class AxisMaker:
         return self._drawn.sum(1).to(torch.int64).numpy()
 
     @cached_property
+    def rows_of_keys(self) -> Integers:
+        """Rows of the pilot with each key, (keys,)."""
+        known = self._rows.keys[self._rows.keys >= 0]
+        return np.bincount(known, minlength=self._rows.count)
+
+    @cached_property
     def axes(self) -> Tensor:
         """Mean gradients, float32 (keys, C, D); 0 where a key has no image."""
         return (self._gradients / self._drawn.sum(1).clamp(min=1)[:, None, None]).float()

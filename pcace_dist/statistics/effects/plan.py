@@ -123,8 +123,9 @@ class EffectPlan:
     """Effects as the pilot froze them.
 
     gradient: mean, image or path. at: activation or output, as asked. images: wanted behind each axis. targets: those
-    with effects; statuses: why others have none, by target. group_by: the column whose groups are ranked. rankings:
-    which of them have a noise of their own, EVERY first. places: JSON, where each layer's maps are taken from.
+    with effects; statuses: why others have none, by target. axes_by: the column whose groups axes go by (kind group).
+    group_by: the column whose groups are ranked. rankings: which of them have a noise of their own, EVERY first.
+    places: JSON, where each layer's maps are taken from.
     """
 
     gradient: str
@@ -132,6 +133,7 @@ class EffectPlan:
     images: int
     targets: tuple[EffectTarget, ...]
     statuses: Mapping[str, str]
+    axes_by: str | None
     group_by: str | None
     rankings: tuple[str, ...]
     places: Mapping[str, Any]
@@ -175,9 +177,10 @@ class EffectPlan:
         return dealt_anew(found, folds)
 
     def behind(self, index: int, group: str) -> int:
-        """Images behind the axes that count in the ranking of a group, for one of the targets with effects."""
-        place = self._ranking(group)
-        return self.targets[index].behind[place or 0]
+        """Images behind the axes that count in the ranking of a group, for one of the targets with effects; of the
+        axis with the fewest, where it is not known which count."""
+        place, target = self._ranking(group), self.targets[index]
+        return min(target.images, default=0) if place is None else target.behind[place]
 
     def _ranking(self, group: str) -> int | None:
         """The number of a group's ranking; None where it has no noise of its own."""
@@ -227,6 +230,7 @@ class EffectPlan:
             "images": self.images,
             "targets": [{entry.name: getattr(own, entry.name) for entry in fields(own)} for own in self.targets],
             "statuses": dict(self.statuses),
+            "axes_by": self.axes_by,
             "group_by": self.group_by,
             "rankings": list(self.rankings),
             "places": dict(self.places),
@@ -256,7 +260,9 @@ class EffectPlan:
             EffectTarget(**{**own, **{name: tuple(own[name]) for name in ("keys", "images", "behind")}})
             for own in settings["targets"]
         )
-        rest = {name: settings[name] for name in ("gradient", "at", "images", "statuses", "group_by", "places")}
+        rest = {
+            name: settings[name] for name in ("gradient", "at", "images", "statuses", "axes_by", "group_by", "places")
+        }
         return cls(targets=targets, rankings=tuple(settings["rankings"]), layers=layers, **rest)
 
 

@@ -29,7 +29,7 @@ from pcace_dist.statistics.effects.axes import AxisMaker, PilotTable
 from pcace_dist.statistics.effects.grid import grid_of
 from pcace_dist.statistics.effects.plan import EVERY, EffectPlan, EffectTarget, LayerEffects
 from pcace_dist.statistics.effects.positions import block_count, block_sizes, block_sums
-from pcace_dist.statistics.effects.scores import MIN_BEHIND, NO_GRADIENT, OFF, WITH_AXIS
+from pcace_dist.statistics.effects.scores import MIN_BEHIND, NO_GRADIENT, OFF, TOO_FEW_IMAGES, WITH_AXIS
 from pcace_dist.worker.effects.choice import MEAN, MORE, EffectChoice
 from pcace_dist.worker.effects.keys import Key, RowKeys
 
@@ -89,6 +89,7 @@ def make_effects(
         images=effect.images,
         targets=(),
         statuses=dict(choice.statuses),
+        axes_by=group_by,
         group_by=group_by,
         rankings=(EVERY,),
         places={layer: place.to_json() for layer, place in pilot.places.items()},
@@ -145,15 +146,16 @@ class _Making:
         universe: dict[str, Sequence[Key]] = {"one": [0], "group": groups, "label": range(self._pilot.outputs)}
         kinds = [own.kind for own in self._choice.watched]
         counts = [self._known.count(kind, universe[kind]) for kind in kinds]
-        enough = all(own[own >= MIN_BEHIND].sum() >= WITH_AXIS * own.sum() for own in counts)
-        self._reads_more = not enough and self._pilot.more is not None
-        least = 0 if self._reads_more else FEWEST
-        keys = [
-            [key for key, rows in zip(universe[kind], count.tolist(), strict=True) if rows >= least]
-            for kind, count in zip(kinds, counts, strict=True)
-        ]
+        fewest = [_fewest(own, own) for own in counts]
+        self._reads_more = any(least < MIN_BEHIND for least in fewest) and self._pilot.more is not None
+        keys: list[Sequence[Key]] = []
+        for kind, count, least in zip(kinds, counts, fewest, strict=True):
+            known = count > 0 if self._reads_more and kind != "label" else count >= (0 if self._reads_more else least)
+            keys.append([universe[kind][number] for number in np.flatnonzero(known).tolist()])
+        if not all(keys):
+            raise _NoEffects(TOO_FEW_IMAGES, f"no class or group has {FEWEST} images in the pilot")
         self._refuse_large(sum(map(len, keys)))
-        return list(keys)
+        return keys
 
     def _refuse_large(self, axes: int) -> None:
         size = axes * sum(4 * self._pilot.channels[name] * block_count(shape) for name, shape in self._shapes)
@@ -228,7 +230,7 @@ class _Making:
             if not any(own.any() for own in left):
                 break
         if not all(maker.images.any() for of_layers in makers for maker in of_layers.values()):
-            raise _NoEffects(NO_GRADIENT, "no image of the pilot has a finite gradient")
+            raise _NoEffects(NO_GRADIENT, "no image has a finite gradient")
 
     def _candidates(self) -> Iterator[tuple[Batch, Integers]]:
         """The rows that axes may be taken from."""
@@ -294,7 +296,9 @@ class _Making:
 
     def _with_axis(self, maker: AxisMaker) -> Integers:
         """The numbers of the keys that have enough images."""
-        return np.array([0]) if self._choice.of_images else np.flatnonzero(maker.images >= FEWEST)
+        if self._choice.of_images:
+            return np.array([0])
+        return np.flatnonzero(maker.images >= _fewest(maker.images, maker.rows_of_keys))
 
     def _layer(self, name: str, makers: Sequence[AxisMaker]) -> LayerEffects:
         """A layer that can project; its grids and noise follow."""
@@ -313,6 +317,12 @@ class _Making:
 def _finished(layer: LayerEffects, makers: Sequence[AxisMaker]) -> LayerEffects:
     units, noise = (torch.stack(parts) for parts in zip(*((own.units, own.noise()) for own in makers), strict=True))
     return replace(layer, units=units, noise=noise)
+
+
+def _fewest(images: Integers, rows: Integers) -> int:
+    """Images from which a key gets an axis: as many as a ranking takes, where most rows have keys of so many; else
+    FEWEST. images, rows: of each key."""
+    return MIN_BEHIND if rows[images >= MIN_BEHIND].sum() >= WITH_AXIS * rows.sum() else FEWEST
 
 
 def _places(mask: Tensor) -> Integers:

@@ -137,7 +137,7 @@ def plan_of(pilot: World, *, images: int = 64, keys: int | None = None, folds: i
     )
     maker.add_projected(layer.project(pilot.maps, torch.from_numpy(pilot.keys)[:, None])[:, :, 0], pilot.maps, every)
     layer = replace(layer, units=maker.units[None], noise=maker.noise()[None])
-    return EffectPlan("mean", "activation", images, (target,), {}, None, (EVERY,), {}, (layer,))
+    return EffectPlan("mean", "activation", images, (target,), {}, None, None, (EVERY,), {}, (layer,))
 
 
 def add_up(plan: EffectPlan, rows: World, folds: int = FOLDS) -> EffectSums:
