@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pcace_dist.analysis.columns import EVALUATION
 from pcace_dist.analysis.curves import (
     BEST,
     Curves,
@@ -128,7 +129,7 @@ def evaluate(run: Run, settings: Settings | None = None) -> Evaluation:
 
 def write_evaluation(found: Evaluation, folder: str, run: Run) -> None:
     """evaluation.parquet, evaluation.json, then the pictures, evaluation-<replacement>.svg. Raises OutputError."""
-    write_parquet(curves_table(found.curves), f"{folder}/evaluation.parquet", run.storage)
+    write_parquet(curves_table(found.curves), f"{folder}/{EVALUATION.file}", run.storage)
     write_json(found.to_json(), f"{folder}/evaluation.json", run.storage)
     for name in found.replacements:
         write_text(curves_svg(found.curves, name), f"{folder}/evaluation-{name}.svg", run.storage)
