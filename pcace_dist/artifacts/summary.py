@@ -60,9 +60,9 @@ KEYS = {
 """Keys of summary.json. Those whose text begins with `only` may be absent."""
 
 
-def summary_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+def summary_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """The content of summary.json, as plain JSON without NaN."""
-    content = {"format_version": FORMAT_VERSION, **facts, "versions": versions()}
+    content = {"format_version": FORMAT_VERSION, **values, "versions": versions()}
     plain: dict[str, Any] = json.loads(json.dumps(content), parse_constant=lambda _: None)
     return plain
 
