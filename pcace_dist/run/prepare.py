@@ -17,7 +17,7 @@ from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.config.job import Job, Layer
 from pcace_dist.config.resolve import absolute, images_of, storage_of, weights_of
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError, ModelError
@@ -247,6 +247,7 @@ def _work_spec(job: Job) -> WorkSpec:
         kwargs=dict(job.model.kwargs),
         weights=weights_of(job),
         model_output=job.model.output,
+        reduction=reduction_of(targets),
         mean=tuple(job.model.input.mean),
         std=tuple(job.model.input.std),
         layers=(),

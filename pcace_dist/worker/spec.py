@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
-    from pcace_dist.config.targets import TargetSpec
+    from pcace_dist.config.targets import Reduction, TargetSpec
     from pcace_dist.datasets.columns import DatasetSpec
     from pcace_dist.datasets.images import ImageSpec
     from pcace_dist.storage.files import Storage
@@ -57,6 +57,7 @@ class WorkSpec:
     output: str
     layouts: Mapping[str, str] = field(default_factory=dict)
     model_output: str | int | None = None
+    reduction: Reduction | None = None
     batch: int | None = None
     precision: str = "auto"
     decode: str = "auto"
@@ -83,6 +84,7 @@ class WorkSpec:
             seed=self.seed,
             read=self.storage.read_bytes,
             output=self.model_output,
+            reduction=self.reduction,
             python_path=self.python_path,
         )
 
