@@ -253,11 +253,11 @@ class Engine:
             rows = current.encoder.no_rows()
             for batch in source.encoded(current.encoder, seconds):
                 rows.append(batch)
-        tally = source.tally
-        rows.bad.extend(tally.bad)
+        totals = source.totals
+        rows.bad.extend(totals.bad)
         seconds.add(source.seconds)
         with seconds.stage("statistics"):
-            count = current.buffer.add(unit, rows, filtered=tally.filtered, bytes_read=tally.bytes_read)
+            count = current.buffer.add(unit, rows, filtered=totals.filtered, bytes_read=totals.bytes_read)
         log_fields = {"actor": self.worker, "unit": unit.id, "rows": count.rows}
         log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=log_fields)
         return UnitReport(
@@ -265,7 +265,7 @@ class Engine:
             count=count,
             forwarded=self.images_seen - images_before,
             seconds=seconds.by_stage(),
-            bytes_read=tally.bytes_read,
+            bytes_read=totals.bytes_read,
             last_fault=None if source.kind == CODES else _last_fault(rows.bad),  # those were reported by that run
             of_pilot=source.kind == PILOT,
         )
