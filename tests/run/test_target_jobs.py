@@ -142,7 +142,7 @@ def test_evaluation_watches_another_output(folder: Path, tmp_path: Path, capsys:
 def test_report_compare_and_estimate_know_them(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     run = str(folder / "run")
-    assert main(["report", run, "--output", str(page)]) == 0
+    assert main(["report", run, "--no-synthesis", "--output", str(page)]) == 0
     assert OpenedReport(page).data["targets"] == NAMES
     assert main(["compare", run, run, "--target", "loss:label", "--output", str(tmp_path)]) == 0
     (tmp_path / "job.yaml").write_text(json.dumps(job(folder, "estimated")))
@@ -219,7 +219,7 @@ def test_every_verb_knows_a_reduced_target(squares: Path, capsys: pytest.Capture
     assert main(["compare", run, str(squares / "asked"), "--target", "output:1:mean", "--output", str(squares)]) == 0
     for how in ("mean", "area"):
         page = squares / f"{how}.html"
-        assert main(["report", str(squares / how), "--output", str(page)]) == 0
+        assert main(["report", str(squares / how), "--no-synthesis", "--output", str(page)]) == 0
         data = OpenedReport(page).data
         assert data["targets"] == [f"output:1:{how}", f"logit:1-0:{how}"]
         assert any("output:1:area has no gradient" in note for note in data["notes"]) == (how == "area")
