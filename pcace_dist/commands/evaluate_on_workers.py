@@ -85,7 +85,7 @@ def open_evaluation(
         spec = replace(spec, reduction=_reduction(spec.reduction, watch))
     elsewhere = None
     if data is not None:
-        elsewhere = list_dataset(replace(spec.dataset, path=(absolute(data),)), storage)
+        elsewhere = list_dataset(replace(spec.dataset, path=[absolute(data)]), storage)
     outputs = PlanMetadata.of(plan).outputs
     for used_storage in (storage, spec.storage):
         used_storage.patience.begin()
