@@ -26,10 +26,10 @@ class WorkSpec:
 
     The job's sections as they are, but for what was resolved: absolute paths in `dataset` and `model.weights`, and in
     `statistics` and `compute.batch` the settings of the plan where one is given. layers: resolved names in model order.
-    layouts: what the job says of some of them. python_path: put in front of sys.path, so that `module:function`
-    factories import on every node. flush_seconds: the longest time between two attempts. kept: the columns that are
-    kept beside the codes; None where no codes are kept. base: the run that is extended. plan: the run whose plan is
-    used. log: how the worker's process writes its log lines.
+    layouts: what the job says of some of them. reduction: of outputs with positions. python_path: put in front of
+    sys.path, so that `module:function` factories import on every node. flush_seconds: the longest time between two
+    attempts. kept: the columns that are kept beside the codes; None where no codes are kept. base: the run that is
+    extended. plan: the run whose plan is used. log: how the worker's process writes its log lines.
     """
 
     dataset: DatasetSpec
