@@ -280,6 +280,9 @@ def _evidence(
     layers = [name for name, _ in source.ranking.layers if len(source.plan.layer(name).shape) == 2]
     if not layers or not found.cam_rows:
         return
+    if source.targets[0].of_outputs and not source.targets[0].differentiable:
+        found.notes.append(f"no class evidence: target {source.targets[0].name} has no gradient")
+        return
     layer = found.cam_layer = layers[-1]
     shown.stage("class evidence", sum(map(len, found.cam_rows.values())))
     settings = source.job.model.input

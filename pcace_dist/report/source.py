@@ -18,7 +18,7 @@ from pcace_dist.artifacts.checked import parsing
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import begun_in, dataset_of, images_of, storage_of, weights_of
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
@@ -160,6 +160,7 @@ class Source:
             seed=self.job.compute.seed,
             read=self.storage.read_bytes,
             output=settings.output,
+            reduction=reduction_of(self.targets),
             python_path=(self.directory,),  # factories beside the job, from wherever the report is asked for
         )
         facts: dict[str, Any] = dict(self.plan.facts)
