@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pcace_dist.analysis.columns import EVALUATION
 from pcace_dist.analysis.curves import (
     BEST,
     Curves,
@@ -128,7 +129,7 @@ def evaluate(run: Run, settings: EvaluationSettings | None = None) -> Evaluation
 
 def write_evaluation(evaluation: Evaluation, folder: str, run: Run) -> None:
     """evaluation.parquet, evaluation.json, then the pictures, evaluation-<replacement>.svg. Raises OutputError."""
-    write_parquet(curves_table(evaluation.curves), f"{folder}/evaluation.parquet", run.storage)
+    write_parquet(curves_table(evaluation.curves), f"{folder}/{EVALUATION.file}", run.storage)
     write_json(evaluation.to_json(), f"{folder}/evaluation.json", run.storage)
     for name in evaluation.replacements:
         write_text(curves_svg(evaluation.curves, name), f"{folder}/evaluation-{name}.svg", run.storage)
@@ -227,7 +228,7 @@ def _measure(
                 left_out.append(f"{targets[case.target]}, group {case.group}, {name}: no channel has a score")
                 continue
             layer = _layer(targets[case.target], case, name, scores[case][name], profiles[case], evaluated)
-            planned += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.seed)
+            planned += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.compute.seed)
     if not planned:
         raise JobError(f"{path}: nothing can be evaluated: {'; '.join(left_out) or 'no replacement applies'}")
     untouched = dict(zip(usable, workers.untouched(usable), strict=True))

@@ -285,6 +285,9 @@ def _evidence(
     layers = [name for name, _ in source.ranking.layers if len(source.plan.layer(name).shape) == 2]
     if not layers or not findings.cam_rows:
         return
+    if source.targets[0].of_outputs and not source.targets[0].differentiable:
+        findings.notes.append(f"no class evidence: target {source.targets[0].name} has no gradient")
+        return
     layer = findings.cam_layer = layers[-1]
     progress.stage("class evidence", sum(map(len, findings.cam_rows.values())))
     settings = source.job.model.input
