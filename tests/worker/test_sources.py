@@ -63,11 +63,11 @@ class Reader:
             self.reading.remove(unit)
 
 
-def sources_of(plan: Plan, **more: Any) -> tuple[UnitSources, Reader, PilotCache]:
+def sources_of(plan: Plan, **changes: Any) -> tuple[UnitSources, Reader, PilotCache]:
     reader, cache = Reader(), PilotCache()
     spec = SimpleNamespace(base="runs/base", storage=None, dataset=SimpleNamespace(group_by="place", label="label"))
     forward = TableForward(maps_of(8))
-    sources = UnitSources(cast(WorkSpec, spec), plan, cast(UnitReader, reader), forward, cache, **more)
+    sources = UnitSources(cast(WorkSpec, spec), plan, cast(UnitReader, reader), forward, cache, **changes)
     return sources, reader, cache
 
 
