@@ -30,9 +30,10 @@ class PlaceGradients:
 
     def __call__(
         self, batch: Tensor, targets: Sequence[Callable[[Tensor], Tensor]]
-    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-        """Maps (n, C, D) by layer; and for each target its gradients (n, C, D) by layer, 0 where it does not depend on
-        a place. targets: from outputs (n, O) to values (n,), each of its own row.
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor | None]]]:
+        """Maps (n, C, D) by layer; and for each target its gradients (n, C, D) by layer, None where it has none there:
+        the layer is not used for it, is detached, or runs under torch.no_grad or a reentrant checkpoint. targets: from
+        outputs (n, O) to values (n,), each of its own row.
 
         Raises what the model or its backward pass raises; RuntimeError where nothing has a gradient.
         """
@@ -46,12 +47,12 @@ class PlaceGradients:
                 found = torch.autograd.grad(total, tensors, retain_graph=not last, allow_unused=True)
                 given.append(found)
         maps = {layer: self._flat(layer, leaves.found[layer].detach()) for layer in self._places}
-        return maps, [self._by_layer(found, tensors) for found in given]
+        return maps, [self._by_layer(found) for found in given]
 
-    def _by_layer(self, found: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _by_layer(self, found: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
         return {
-            layer: self._flat(layer, torch.zeros_like(tensor) if gradient is None else gradient)
-            for layer, gradient, tensor in zip(self._places, found, tensors, strict=True)
+            layer: None if gradient is None else self._flat(layer, gradient)
+            for layer, gradient in zip(self._places, found, strict=True)
         }
 
     def _flat(self, layer: str, values: Tensor) -> Tensor:

@@ -159,12 +159,13 @@ class BatchEncoder:
         finite = torch.ones(count, dtype=torch.bool, device=self._device)
         effects: dict[str, Tensor] = {}
         axes = None if self._effects is None else self._effects.axes_of(batch)
+        projector = None if self._effects is None or axes is None else self._effects.projector(axes)
 
         def receive(name: str, maps: Tensor, _: tuple[int, ...]) -> None:
             with seconds.stage("tap"):
-                of_tap = None if self._effects is None else self._effects.of_tap(name)
-                if self._effects is not None and of_tap is not None and axes is not None:
-                    effects[of_tap.name] = of_tap.project(maps, self._effects.on_device(axes, len(maps)))[:count]
+                if name not in self._layers:
+                    if projector is not None:
+                        projector(name, maps, effects)
                     return
                 components, means = (part[:count] for part in self._layers[name].project(maps))
                 projected[name] = components, means

@@ -7,6 +7,7 @@ from torch import Tensor
 
 GRID = 16384  # fixed-point values lie in [-GRID, GRID]
 MISSING = -32768  # in place of a fixed-point value: there is none
+NO_UNIT = float("inf")  # of a grid on which every value is 0: there is no gradient to compute any
 REACH = 4  # the grid of a sample holds so many times its largest deviation
 
 

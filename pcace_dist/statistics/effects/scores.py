@@ -88,7 +88,9 @@ def score_effects(
             continue
         own = {name: tensor[index].cpu().numpy() for name, tensor in sums.state().items()}
         status = _status(own, images, plan.behind(index, group))
-        unit = plan.layer(layer).units[index, channels].numpy() / plan.targets[index].unit
+        units = plan.layer(layer).units[index, channels].numpy()
+        status = status if np.isfinite(units).all() else NO_GRADIENT
+        unit = units / plan.targets[index].unit
         scores.append(_scored(own, unit, noise[index]) if status == OK else EffectScores.none(count, folds, status))
     return scores
 

@@ -26,7 +26,7 @@ from pcace_dist.models.gradients import PlaceGradients
 from pcace_dist.models.places import Place, tap_name
 from pcace_dist.models.targets import target_tensor
 from pcace_dist.statistics.effects.axes import AxisMaker, PilotTable
-from pcace_dist.statistics.effects.grid import grid_of
+from pcace_dist.statistics.effects.grid import NO_UNIT, grid_of
 from pcace_dist.statistics.effects.plan import EVERY, EffectPlan, EffectTarget, LayerEffects
 from pcace_dist.statistics.effects.positions import block_count, block_sizes, block_sums
 from pcace_dist.statistics.effects.scores import MIN_BEHIND, NO_GRADIENT, OFF, TOO_FEW_IMAGES, WITH_AXIS
@@ -114,6 +114,7 @@ class _Making:
         self._most_rows = MORE * rows
         self._known = RowKeys.cat([RowKeys.of(batch, _places(mask), folds) for batch, mask in pilot.batches()])
         self._reads_more = False
+        self._lost: set[tuple[int, str]] = set()  # targets, by number, and layers in which they have no gradient
 
     def finish(self, empty: EffectPlan) -> EffectPlan:
         """The plan that begins as `empty`."""
@@ -132,7 +133,7 @@ class _Making:
         layers = [self._layer(name, [own[name] for own in makers]) for name, _ in self._shapes]
         self._each_part(partial(self._add_projected, makers, layers, targets))
         rankings = (EVERY, *(names[group] for group in tables[0].ranked_groups))
-        finished = tuple(_finished(layer, [own[layer.name] for own in makers]) for layer in layers)
+        finished = tuple(self._finished(layer, [own[layer.name] for own in makers]) for layer in layers)
         return replace(empty, targets=targets, rankings=rankings, layers=finished)
 
     @property
@@ -225,12 +226,16 @@ class _Making:
                 self._pilot.check()
                 some = wanted[start : start + GRADIENT_ROWS]
                 found = self._gradients_of(gradients, batch.images[torch.from_numpy(rows[some])], row_keys.labels, some)
+                self._lost |= {(i, name) for i, own in enumerate(found) for name, one in own.items() if one is None}
                 for of_layers, own, by_layer in zip(makers, numbers, found, strict=True):
                     self._add_found(of_layers, by_layer, own[some], row_keys.folds[some])
             if not any(own.any() for own in left):
                 break
         if not all(maker.images.any() for of_layers in makers for maker in of_layers.values()):
             raise _NoEffects(NO_GRADIENT, "no image has a finite gradient")
+        if self._lost:
+            named = ", ".join(sorted({name for _, name in self._lost}))
+            log.warning("effect: no gradient (detached, under torch.no_grad, or not used for the target): %s", named)
 
     def _candidates(self) -> Iterator[tuple[Batch, Integers]]:
         """The rows that axes may be taken from."""
@@ -243,7 +248,7 @@ class _Making:
 
     def _gradients_of(
         self, gradients: PlaceGradients, images: Tensor, labels: Integers | None, rows: Integers
-    ) -> list[dict[str, Tensor]]:
+    ) -> list[dict[str, Tensor | None]]:
         """By target and layer; raises _NoEffects where the model has none."""
         own = None if labels is None else labels[rows]
         watched = [partial(target_tensor, own_target.of, labels=own) for own_target in self._choice.watched]
@@ -257,14 +262,18 @@ class _Making:
         return found
 
     def _add_found(
-        self, makers: Mapping[str, AxisMaker], found: Mapping[str, Tensor], keys: Integers, folds: Integers
+        self, makers: Mapping[str, AxisMaker], found: Mapping[str, Tensor | None], keys: Integers, folds: Integers
     ) -> None:
-        """Add what is finite in all layers, of rows with a key."""
-        finite = torch.stack([torch.isfinite(own).flatten(1).all(1).cpu() for own in found.values()]).all(0).numpy()
+        """Add what is finite in all layers, of rows with a key; 0 where a layer has no gradient."""
+        known = [torch.isfinite(own).flatten(1).all(1).cpu() for own in found.values() if own is not None]
+        finite = torch.stack(known).all(0).numpy() if known else np.ones(len(keys), np.bool_)
         rows = np.flatnonzero(finite & (keys >= 0))
         for name, maker in makers.items():
-            shape = self._pilot.shapes[name]
-            means = block_sums(found[name].float(), shape).cpu() / block_sizes(tuple(shape))
+            shape, own = tuple(self._pilot.shapes[name]), found[name]
+            if own is None:
+                means = torch.zeros(len(keys), self._pilot.channels[name], block_count(shape))
+            else:
+                means = block_sums(own.float(), shape).cpu() / block_sizes(shape)
             maker.add_gradients(means[torch.from_numpy(rows)], keys[rows], folds[rows])
 
     # -- what is frozen
@@ -313,10 +322,12 @@ class _Making:
             mean_maps=makers[0].mean_maps,
         )
 
-
-def _finished(layer: LayerEffects, makers: Sequence[AxisMaker]) -> LayerEffects:
-    units, noise = (torch.stack(parts) for parts in zip(*((own.units, own.noise()) for own in makers), strict=True))
-    return replace(layer, units=units, noise=noise)
+    def _finished(self, layer: LayerEffects, makers: Sequence[AxisMaker]) -> LayerEffects:
+        units = torch.stack([own.units for own in makers])
+        for index in range(len(makers)):
+            if (index, layer.name) in self._lost:
+                units[index] = NO_UNIT
+        return replace(layer, units=units, noise=torch.stack([own.noise() for own in makers]))
 
 
 def _fewest(images: Integers, rows: Integers) -> int:

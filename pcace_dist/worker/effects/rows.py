@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -13,9 +13,10 @@ from torch import Tensor
 from pcace_dist.config.targets import parse_name
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.loader import Batch
+from pcace_dist.models.device import to_device
 from pcace_dist.models.places import Place, tap_name
 from pcace_dist.models.targets import target_values
-from pcace_dist.statistics.effects.plan import EffectPlan, LayerEffects
+from pcace_dist.statistics.effects.plan import EffectPlan
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -36,19 +37,27 @@ class EffectRows:
         """None where no target has effects."""
         return cls(plan, device) if plan is not None and plan.targets else None
 
-    def of_tap(self, name: str) -> LayerEffects | None:
-        """The layer whose effect is taken from the maps of this name; None where they are a layer's own."""
-        return self._taps.get(name)
-
     def axes_of(self, batch: Batch) -> Tensor:
         """Each row's axis for every target, int64 (n, E); -1 where it has none."""
         groups = None if batch.groups is None else [name_of(group) for group in batch.groups]
         return self._plan.axes_of(batch.labels, groups, len(batch))
 
-    def on_device(self, axes: Tensor, rows: int) -> Tensor:
-        """The axes on the device, -1 for the rows that pad a batch to `rows`."""
-        padding = torch.full((rows - len(axes), axes.shape[1]), -1, dtype=axes.dtype)
-        return torch.cat([axes, padding]).to(self._device)
+    def projector(self, axes: Tensor) -> Callable[[str, Tensor, dict[str, Tensor]], None]:
+        """For one batch of n rows with these axes: takes maps by their name, padded or not, and puts l, float32 (n, C,
+        E), under the layer's name. Maps of other names are passed over."""
+        rows = len(axes)
+        on_device: list[Tensor] = []
+
+        def project(name: str, maps: Tensor, effects: dict[str, Tensor]) -> None:
+            layer = self._taps.get(name)
+            if layer is None:
+                return
+            if not on_device:  # once for all layers
+                padding = torch.full((len(maps) - rows, axes.shape[1]), -1, dtype=axes.dtype)
+                on_device.append(to_device(torch.cat([axes, padding]), self._device))
+            effects[layer.name] = layer.project(maps, on_device[0])[:rows]
+
+        return project
 
     def values(self, outputs: Tensor, batch: Batch, axes: Tensor) -> Floats:
         """Values of the targets float64 (n, E); NaN where a row has no axis or no value."""
