@@ -280,14 +280,15 @@ def _evidence(
     layers = [name for name, _ in source.ranking.layers if len(source.plan.layer(name).shape) == 2]
     if not layers or not found.cam_rows:
         return
-    if source.targets[0].of_outputs and not source.targets[0].differentiable:
-        found.notes.append(f"no class evidence: target {source.targets[0].name} has no gradient")
+    target = source.targets[0]
+    if target.kind == "cosine" or (target.of_outputs and not target.differentiable):
+        what = "is of an embedding" if target.kind == "cosine" else "has no gradient"
+        found.notes.append(f"no class evidence: target {target.name} {what}")
         return
     layer = found.cam_layer = layers[-1]
     shown.stage("class evidence", sum(map(len, found.cam_rows.values())))
     settings = source.job.model.input
     normalise = Normalise(tuple(settings.mean), tuple(settings.std), device)
-    target = source.targets[0]
     refs = {number: found.pool.refs[number] for numbers in found.cam_rows.values() for number in numbers}
     numbers = list(refs)
     images: dict[int, torch.Tensor] = {}

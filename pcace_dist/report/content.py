@@ -112,7 +112,7 @@ def _row(source: Source, found: Findings, number: int) -> dict[str, Any]:
         entry["label"] = label
     if source.job.group_by is not None:
         entry["group"] = name_of(found.probed.groups[number])
-    if len(outputs) > 1:
+    if len(outputs) > 1 and not all(target.kind == "cosine" for target in source.targets):
         entry["predicted"] = int(outputs.argmax())
     return entry
 
