@@ -60,6 +60,7 @@ def images_of(job: Job) -> ImageSpec:
         antialias=settings.antialias,
         scaled_decode=settings.scaled_decode,
         orientation=settings.orientation,
+        crop_offset=settings.crop_offset,
         max_pixels=job.limits.pixels,
         max_bytes=job.limits.bytes,
     )

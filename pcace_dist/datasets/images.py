@@ -49,6 +49,7 @@ PLAIN_PNG = {(8, 0, 0, 0, 0): "L", (8, 2, 0, 0, 0): "RGB"}
 PNG_START = 8  # the first chunk begins after the signature
 PNG_DATA = 33  # and the second after the header
 UINT32 = struct.Struct(">I")
+FLOOR = "floor"  # of model.input.crop_offset; the other is "round"
 EXIF = "exif"  # of model.input.orientation; the other is "none"
 # torchvision's own condition for resizing bytes as bytes
 BYTES_RESIZE = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512", "AMX")
@@ -60,8 +61,10 @@ SPARE = 4  # a scaled image is at least so many times as large as the target: th
 class ImageSpec:
     """The geometry of the model's input: the job's model.input (without mean and std) and limits.
 
-    `resize` int: the shorter side, aspect kept; (h, w): exact. `crop`: centre crop, int or (h, w).
-    torchvision's meaning. `scaled_decode`: whether much larger JPEGs are decoded at 1/2, 1/4 or 1/8.
+    `resize` int: the shorter side, aspect kept; (h, w): exact. `crop`: centre crop, int or (h, w); what is smaller is
+    padded with 0. `crop_offset`: where a crop begins whose margin is odd: at the even one of two pixels (round) or at
+    the lower (floor). torchvision's meaning; floor is transformers'. `scaled_decode`: whether much larger JPEGs are
+    decoded at 1/2, 1/4 or 1/8.
     `orientation`: none (pixels as stored) or exif (turned as the file's orientation tag says).
     """
 
@@ -72,6 +75,7 @@ class ImageSpec:
     antialias: bool = True
     scaled_decode: bool = True
     orientation: str = "none"
+    crop_offset: str = "round"
     max_pixels: int = 178_956_970
     max_bytes: int = 67_108_864
 
@@ -272,10 +276,18 @@ def _to_size(image: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
                 f"{width}x{height} pixels after model.input.resize are beyond limits.pixels {spec.max_pixels}",
             )
         image = _resized(image, height, width, spec)
-    if spec.crop is not None:
-        crop = [spec.crop, spec.crop] if isinstance(spec.crop, int) else list(spec.crop)
-        image = functional.center_crop_image(image, crop)
-    return image
+    return image if spec.crop is None else cropped(image, spec.crop, spec.crop_offset)
+
+
+def cropped(image: torch.Tensor, crop: int | tuple[int, int], offset: str) -> torch.Tensor:
+    """The middle (C, h, w) of an image (C, H, W); `offset` as in ImageSpec."""
+    size = (crop, crop) if isinstance(crop, int) else crop
+    if offset == FLOOR:
+        inner = [min(side, wanted) for side, wanted in zip(image.shape[-2:], size, strict=True)]
+        top, left = ((side - kept) // 2 for side, kept in zip(image.shape[-2:], inner, strict=True))
+        image = functional.crop_image(image, top, left, *inner)
+    result: torch.Tensor = functional.center_crop_image(image, list(size))
+    return result
 
 
 def _resized(image: torch.Tensor, height: int, width: int, spec: ImageSpec) -> torch.Tensor:

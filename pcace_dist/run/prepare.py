@@ -29,6 +29,7 @@ from pcace_dist.models.source import code_digest
 from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
+from pcace_dist.run.input_of_model import with_input_of_model
 from pcace_dist.statistics.ace import MAX_ROWS
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import StatisticSpec, WorkSpec
@@ -104,6 +105,10 @@ def prepare(job: Job) -> Preparation:
             "dataset.filter, group_by or estimator: gram"
         )
     model = spec.load_model()
+    if job.model.auto:
+        job = with_input_of_model(job, model)
+        given = job.model.input
+        spec = replace(spec, images=images_of(job), mean=tuple(given.mean), std=tuple(given.std))
     identity = _identity(job, model)
     layers, weights = identity.layers, identity.weights
     if job.statistics.plan is not None:
@@ -142,7 +147,8 @@ def _shared_model(job: Job, listing: Listing, model: nn.Module, wanted: Executor
 
 def identify(job: Job) -> Identity:
     """Identify a job: load its model, without reading its data. Raises UserError."""
-    return _identity(job, _work_spec(job).load_model())
+    model = _work_spec(job).load_model()
+    return _identity(with_input_of_model(job, model), model)
 
 
 def _identity(job: Job, model: nn.Module) -> Identity:
