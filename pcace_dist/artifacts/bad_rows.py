@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pcace_dist.artifacts.columns import FILE, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import Unit
@@ -27,19 +28,32 @@ BAD_ROWS_SCHEMA = pa.schema(
     ]
 )
 
+TABLE = Table(
+    BAD_ROWS,
+    "A row per row of the data set that was set aside, in the order of the data set; none where all are good.",
+    (
+        FILE,
+        Column("row_group", "int32", "row group in the file, from 0"),
+        Column("row", "int64", "row in the file, from 0; null where a whole row group was set aside"),
+        Column("id", "string", "its id: column `dataset.id`, else PATH#ROW"),
+        Column("stage", "string", "where it failed: `read`, `decode`, `model` or `target`"),
+        Column("reason", "string", "what was wrong"),
+    ),
+)
+
 
 def rows_set_aside(state: RunState) -> Iterable[dict[str, Any]]:
-    """A unit that kept killing its workers is listed row group by row group."""
+    """The units that were set aside because they killed their workers: a row of bad_rows.parquet per row group."""
     units = {unit["id"]: unit for unit in (state.manifest or {}).get("units", ())}
     for unit, reason in state.set_aside.items():
-        for piece in Unit.from_json(units[unit]).row_groups:
+        for row_group in Unit.from_json(units[unit]).row_groups:
             yield {
-                "file": piece.key,
-                "row_group": piece.row_group,
+                "file": row_group.key,
+                "row_group": row_group.row_group,
                 "row": None,
                 "id": None,
                 "stage": "model",
-                "reason": f"{piece.rows} rows: {reason}",
+                "reason": f"{row_group.rows} rows: {reason}",
             }
 
 

@@ -15,15 +15,29 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pcace_dist.artifacts.block_scores import BlockScores
+from pcace_dist.artifacts.columns import KEYS, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import Sink
 
+TABLE = Table(
+    "jackknife.parquet",
+    "A row for each row of rankings.parquet, in the same order.",
+    (
+        *KEYS,
+        Column(
+            "pseudo_values",
+            "list of float64",
+            "a pseudo-value of `score_squared` for each fold, null for an empty fold; null unless status is ok",
+        ),
+    ),
+)
+
 
 def publish_jackknife(sink: Sink, plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> None:
     """Write jackknife.parquet, before the ledger's `done` as every published file."""
-    sink.put("jackknife.parquet", parquet_bytes(jackknife_table(plan, blocks, group_type)))
+    sink.put(TABLE.file, parquet_bytes(jackknife_table(plan, blocks, group_type)))
 
 
 def jackknife_table(plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> pa.Table:
@@ -51,7 +65,7 @@ def jackknife_table(plan: Plan, blocks: Sequence[BlockScores], group_type: pa.Da
 def _lists(pseudo: npt.NDArray[np.float64]) -> pa.Array:
     """Rows (C, F) as lists: null where every value is NaN, null elements for the NaNs of other rows."""
     finite = np.isfinite(pseudo)
-    known = finite.any(axis=1)
+    has_values = finite.any(axis=1)
     offsets = pa.array(np.arange(len(pseudo) + 1, dtype=np.int32) * pseudo.shape[1])
     values = pa.array(pseudo.ravel(), pa.float64(), mask=~finite.ravel())
-    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~known))
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~has_values))

@@ -242,13 +242,13 @@ class Run:
             f"{self.path}: holds no {name}; is it the output of a finished run? see `pcace status {self.path}`"
         )
 
-    def _nothing_matches(self, file: pa.NativeFile, **asked: object) -> str:
+    def _nothing_matches(self, file: pa.NativeFile, **conditions: object) -> str:
         parts = []
-        for column, value in asked.items():
+        for column, value in conditions.items():
             if value is not None:
                 values = pq.read_table(file, columns=[column])[column]
-                known = ", ".join(name_of(v) for v in pc.unique(values).to_pylist()[:20])
-                parts.append(f"{column} {value!r} (there are: {known})")
+                present = ", ".join(name_of(v) for v in pc.unique(values).to_pylist()[:20])
+                parts.append(f"{column} {value!r} (there are: {present})")
         return f"{self.path}: no rows for {' and '.join(parts)}"
 
 

@@ -18,7 +18,7 @@ from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import read_plan
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, storage_of
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import MEAN, Reduction, TargetSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.datasets.units import Unit, check_unchanged
 from pcace_dist.errors import JobError, OutputError
@@ -38,6 +38,7 @@ from pcace_dist.storage.store import open_store
 from pcace_dist.worker.evaluator import AblationTask, Case, EvaluationSpec, Profiled
 from pcace_dist.worker.worker import WorkerBody
 
+NO_GRADIENT = "areas have no gradient, which Taylor scores need; watch something else"
 R = TypeVar("R")
 
 
@@ -56,7 +57,7 @@ class Evaluated:
 
 
 def open_evaluation(
-    job: Job, path: str, *, data: str | None, images: int, held: tuple[int, ...], effect: TargetSpec | None
+    job: Job, path: str, *, data: str | None, images: int, held_out: tuple[int, ...], watch: TargetSpec | None
 ) -> Evaluated:
     """Check that the run at `path` can be evaluated with its model, and its data or those of `data`.
 
@@ -80,18 +81,20 @@ def open_evaluation(
     check_unchanged(units, preparation.listing)
     plan = read_plan(store, state.manifest["plan"])
     spec = replace(preparation.spec, dataset=replace(preparation.spec.dataset, keep=False))
+    if watch is not None:
+        spec = replace(spec, reduction=_reduction(spec.reduction, watch))
     elsewhere = None
     if data is not None:
-        elsewhere = list_dataset(replace(spec.dataset, path=(absolute(data),)), storage)
+        elsewhere = list_dataset(replace(spec.dataset, path=[absolute(data)]), storage)
     outputs = PlanMetadata.of(plan).outputs
-    for each in (storage, spec.storage):
-        each.patience.begin()
+    for used_storage in (storage, spec.storage):
+        used_storage.patience.begin()
     evaluation = EvaluationSpec(
         listing=_of_run(preparation.listing, units),
         elsewhere=elsewhere,
         images=images,
-        held_out=() if elsewhere is not None else held,
-        targets=tuple(_effect_target(target, effect, outputs) for target in spec.targets),
+        held_out=() if elsewhere is not None else held_out,
+        targets=tuple(_watched(target, watch, outputs, job.dataset.label) for target in spec.targets),
     )
     return Evaluated(
         replace(preparation, spec=spec, shared_model=None), plan, tuple(state.accepted_receipts()), evaluation
@@ -99,25 +102,44 @@ def open_evaluation(
 
 
 def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:
-    """The files that the run has read: later ones are none of its."""
-    read = {row_group.key for unit in units for row_group in unit.row_groups}
-    return Listing(tuple(file for file in listing.files if file.key in read), listing.schema)
+    """The files that the run has read, without those that came later."""
+    keys = {row_group.key for unit in units for row_group in unit.row_groups}
+    return Listing(tuple(file for file in listing.files if file.key in keys), listing.schema)
 
 
-def _effect_target(target: TargetSpec, effect: TargetSpec | None, outputs: int) -> TargetSpec:
-    """What of the model is watched. A column of the data does not change when the model does: then an output is."""
-    if effect is not None:
-        if effect.kind == "column" or (isinstance(effect.value, int) and effect.value >= outputs):
-            raise JobError(f"--effect {effect.name}: is none of the model's {outputs} outputs; for example output:0")
-        return effect
-    if target.kind != "column":
+def _watched(target: TargetSpec, watch: TargetSpec | None, outputs: int, label: str | None) -> TargetSpec:
+    """The target that is watched. A column of the data never changes, so that an output takes its place."""
+    if watch is not None:
+        if not watch.of_outputs or watch.largest_index >= outputs:
+            raise JobError(f"--watch {watch.name}: is none of the model's {outputs} outputs; for example output:0")
+        if not watch.differentiable:
+            raise JobError(f"--watch {watch.name}: {NO_GRADIENT}, for example {_of_mean(watch)}")
+        if watch.needs_label and label is None:
+            raise JobError(f"--watch {watch.name}: needs the class of each image, and the job names no dataset.label")
+        return watch
+    if target.differentiable:
         return target
+    if target.of_outputs:
+        raise JobError(f"target {target.name}: {NO_GRADIENT}, for example --watch {_of_mean(target)}")
     if outputs > 1:
         raise JobError(
             f"target {target.name}: is no output of the model, which has {outputs}; say which to watch, for example "
-            "--effect output:0"
+            "--watch output:0"
         )
     return TargetSpec("output", 0)
+
+
+def _of_mean(target: TargetSpec) -> str:
+    return replace(target, reduction=Reduction(MEAN)).name
+
+
+def _reduction(of_job: Reduction | None, watch: TargetSpec) -> Reduction | None:
+    """How outputs with positions are reduced for what is watched."""
+    if watch.reduction is not None:
+        return replace(watch.reduction, axis=None if of_job is None else of_job.axis)
+    if of_job is not None and of_job.required:
+        raise JobError(f"--watch {watch.name}: the model's outputs have positions; write {watch.name}:mean")
+    return of_job
 
 
 class Evaluating:
@@ -164,11 +186,11 @@ class Evaluating:
         before = sum(self._executor.images_seen_by().values())
 
         def tick() -> None:
-            seen = sum(self._executor.images_seen_by().values()) - before
-            now = stage if self._executor.up else "starting workers"
+            done = sum(self._executor.images_seen_by().values()) - before
+            shown_stage = stage if self._executor.up else "starting workers"
             up = len(self._executor.up)
             waits_for = "" if up else self._patience.waits_for(0, 0, len(self._executor.members))
-            self._display.show(Tally(now, min(seen, images), images, up, waits_for=waits_for))
+            self._display.show(Tally(shown_stage, min(done, images), images, up, waits_for=waits_for))
 
         return map_tasks(self._executor, tasks, LoopControl(self._patience, self._stopping, tick))
 

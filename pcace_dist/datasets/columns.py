@@ -7,29 +7,24 @@ the file (dictionary, view) makes no difference.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from pcace_dist.datasets.sections import Dataset
 from pcace_dist.errors import DatasetError
 
 
 @dataclass(frozen=True)
-class DatasetSpec:
-    """The job's dataset section, and the other columns that the job needs.
+class DatasetSpec(Dataset):
+    """The job's dataset section with its paths resolved, and the further columns that the job needs.
 
     `columns` are target columns (numeric, read as float64), `group_by` a column of any plain type. With `keep`, all
     plain columns of the files are read too (`kept_columns`).
     """
 
-    path: tuple[str, ...]
-    image: str = "image"
-    label: str | None = None
-    id: str | None = None
-    fold_by: str | None = None
-    filter: Mapping[str, Any] = field(default_factory=dict)
     group_by: str | None = None
     columns: tuple[str, ...] = ()
     keep: bool = False

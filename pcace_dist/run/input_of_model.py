@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pcace_dist.config.job import Input, Job
+from pcace_dist.config.job import Job
 from pcace_dist.datasets.images import ImageSpec, decode
+from pcace_dist.datasets.sections import Input
 from pcace_dist.errors import JobError
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.preprocessing import Preprocessing, Settings, preprocessing_of
@@ -27,7 +28,6 @@ from pcace_dist.progress import logs
 SIDES = ((375, 500), (500, 333), (97, 131), (64, 450), (301, 222))  # height, width: margins of both kinds, small, long
 SAME = 2.0  # levels on average, of any image: Pillow's rounding is 0.4 at most, another filter 7, another pixel 17
 LEVELS = 255
-GEOMETRY = ("resize", "crop", "crop_offset", "interpolation", "antialias")
 
 
 def with_input_of_model(job: Job, model: nn.Module) -> Job:
@@ -55,7 +55,7 @@ def with_input_of_model(job: Job, model: nn.Module) -> Job:
 
 def told(settings: Settings) -> str:
     """Settings in the words of a job file, without defaults."""
-    defaults = Input.model_validate({"mode": settings["mode"]})
+    defaults = Input(mode=settings["mode"])
     said = {key: value for key, value in settings.items() if value != getattr(defaults, key)}
     return json.dumps(said).replace('"', "").removeprefix("{").removesuffix("}")
 
@@ -70,8 +70,8 @@ def _cannot_be_said(found: Preprocessing) -> str:
 
 def _is_same(settings: Settings, found: Preprocessing) -> bool:
     """Whether decoding as `settings` say gives what the library gives."""
-    spec = ImageSpec(mode=settings["mode"], scaled_decode=False, **{key: settings[key] for key in GEOMETRY})
-    normalise, levels = Normalise(settings["mean"], settings["std"]), LEVELS * torch.tensor(settings["std"])
+    spec = ImageSpec(**settings)
+    normalise, levels = Normalise(spec.mean, spec.std), LEVELS * torch.tensor(spec.std)
     try:
         for data, image in _images():
             ours, theirs = normalise(decode(data, spec)[None])[0], found.transform(image)

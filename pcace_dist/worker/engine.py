@@ -93,7 +93,7 @@ class Engine:
         self.spec = spec
         self.worker = worker
         self.store = store
-        set_deterministic(spec.threads, strict=spec.exact == "strict")
+        set_deterministic(spec.threads, strict=spec.compute.exact == "strict")
         self.device = torch.device(spec.device)
         self.model = spec.load_model() if shared_model is None else shared_model.model_copy()
         self.weights = weights_digest(self.model)
@@ -143,12 +143,13 @@ class Engine:
         Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker, JobError where the
         plan's images are decoded on a GPU and this worker cannot.
         """
-        metadata = PlanMetadata.of(plan)
+        metadata, spec = PlanMetadata.of(plan), self.spec
         if metadata.weights != self.weights:
-            raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
-        spec, memory = self.spec, self._memory()
+            raise ModelError(f"model.weights {spec.model.weights}: this worker loaded other weights than the plan's")
+        memory = self._memory()
         layouts.keep([self.model], metadata.channel_axes)
-        forward = Forward(self.model, self.device, metadata.batch, spec.mean, spec.std, spec.layers, metadata.numerics)
+        mean, std = spec.model.input.mean, spec.model.input.std
+        forward = Forward(self.model, self.device, metadata.batch, mean, std, spec.layers, metadata.numerics)
         layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
         if self.device.type == "cpu":
             plan = replace(plan, layers=tuple(layers.values()))
@@ -180,7 +181,7 @@ class Engine:
         )
         if self.pilot_cache.plan == plan.digest:  # made in this process: one batch shows that the model repeats itself
             check = check.first(metadata.batch)
-        plan_class, exact = metadata.numeric_class, self.spec.exact
+        plan_class, exact = metadata.numeric_class, self.spec.compute.exact
         return retry_on_oom(
             lambda: check.admit(forward, layers, own_class=own_class, plan_class=plan_class, exact=exact),
             self.device,
@@ -253,11 +254,11 @@ class Engine:
             rows = current.encoder.no_rows()
             for batch in source.encoded(current.encoder, seconds):
                 rows.append(batch)
-        tally = source.tally
-        rows.bad.extend(tally.bad)
+        totals = source.totals
+        rows.bad.extend(totals.bad)
         seconds.add(source.seconds)
         with seconds.stage("statistics"):
-            count = current.buffer.add(unit, rows, filtered=tally.filtered, bytes_read=tally.bytes_read)
+            count = current.buffer.add(unit, rows, filtered=totals.filtered, bytes_read=totals.bytes_read)
         log_fields = {"actor": self.worker, "unit": unit.id, "rows": count.rows}
         log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=log_fields)
         return UnitReport(
@@ -265,7 +266,7 @@ class Engine:
             count=count,
             forwarded=self.images_seen - images_before,
             seconds=seconds.by_stage(),
-            bytes_read=tally.bytes_read,
+            bytes_read=totals.bytes_read,
             last_fault=None if source.kind == CODES else _last_fault(rows.bad),  # those were reported by that run
             of_pilot=source.kind == PILOT,
         )

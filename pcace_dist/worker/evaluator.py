@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_block, read_checked, read_rows
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_attempt_file, read_block, read_rows
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import LABEL, PREDICTED, TargetSpec
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import LoaderOptions, pilot_rows
@@ -30,7 +30,7 @@ from pcace_dist.models.forward import Forward
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.profile import Profile, Profiler
-from pcace_dist.models.targets import target_values
+from pcace_dist.models.targets import target_tensor, target_values
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan
@@ -127,11 +127,10 @@ class Evaluator:
         self._evaluation = evaluation
         metadata = PlanMetadata.of(plan)
         spec = engine.spec
+        mean, std = spec.model.input.mean, spec.model.input.std
         layouts.keep([engine.model], metadata.channel_axes)
-        self._forward = Forward(
-            engine.model, engine.device, metadata.batch, spec.mean, spec.std, spec.layers, metadata.numerics
-        )
-        self._normalise = Normalise(spec.mean, spec.std, engine.device)
+        self._forward = Forward(engine.model, engine.device, metadata.batch, mean, std, spec.layers, metadata.numerics)
+        self._normalise = Normalise(mean, std, engine.device)
         self._shape = metadata.image_shape
         rows = self._read(evaluation.listing)
         is_held_out = np.isin(rows.folds, evaluation.held_out)
@@ -151,7 +150,7 @@ class Evaluator:
         for batch in self._batches(rows):
             profiler.add(self._maps(rows.images[batch]), torch.from_numpy(target[batch]))
             self._engine.images_seen += len(target[batch])
-        spec = self._evaluation.targets[case.target]
+        spec = self._fixed(case)
         for batch in self._batches(rows):
             classes = None if rows.classes is None else rows.classes[batch]
             profiler.add_gradients(
@@ -221,7 +220,7 @@ class Evaluator:
             values = np.empty(0)
             if len(rows):
                 outputs = self._outputs(rows)
-                if self._evaluation.targets[case.target].value == "predicted":
+                if self._evaluation.targets[case.target].value == PREDICTED:
                     rows = replace(rows, classes=outputs.argmax(axis=1))
                 values = self._target(case, rows, outputs)
             finite = np.isfinite(values)
@@ -249,17 +248,13 @@ class Evaluator:
         return (slice(start, start + step) for start in range(0, len(rows), step))
 
     def _target(self, case: Case, rows: _Rows, outputs: Floats) -> Floats:
+        values = target_values([self._fixed(case)], torch.from_numpy(outputs), rows.classes, rows.columns)[0]
+        return values[:, 0]
+
+    def _fixed(self, case: Case) -> TargetSpec:
+        """The target of `_Rows.classes`: what an ablated model predicts is another class's output."""
         spec = self._evaluation.targets[case.target]
-        if spec.value == "predicted":
-            spec = TargetSpec("logit", "label")
-        return target_values([spec], torch.from_numpy(outputs), rows.classes, rows.columns)[0][:, 0]
-
-
-def target_tensor(spec: TargetSpec, outputs: Tensor, classes: npt.NDArray[np.int64] | None) -> Tensor:
-    """A target's values (n,) with their graph: one output, or that of each row's class."""
-    if spec.value in ("label", "predicted"):
-        return outputs.gather(1, torch.as_tensor(classes, device=outputs.device)[:, None])[:, 0]
-    return outputs[:, int(spec.value)]
+        return replace(spec, value=LABEL) if spec.value == PREDICTED else spec
 
 
 def _correct(labels: npt.NDArray[np.int64] | None, outputs: Floats) -> npt.NDArray[np.bool_] | None:
@@ -295,8 +290,11 @@ def rank_without(
 
     def parts() -> Iterable[BlockPart]:
         for receipt in with_block:
-            contents = {name: read_checked(store, receipt.attempt, name, receipt.files[name]) for name in _files(block)}
-            for part in read_block(block, plan.components, contents[block.file], *read_rows(contents["rows.arrow"])):
+            rows, data = (
+                read_attempt_file(store, receipt.attempt, name, receipt.files[name])
+                for name in ("rows.arrow", block.file)
+            )
+            for part in read_block(block, plan.components, data, *read_rows(rows)):
                 yield without_folds(part, held_out)
 
     return score_block(plan, block, parts, penalty=penalty, memory=memory)
@@ -325,7 +323,3 @@ def gram_without(gram: Gram, held_out: Sequence[int]) -> Gram:
     ranked.xy[:, :, folds] = 0
     ranked.yy[:, folds] = 0
     return ranked
-
-
-def _files(block: ChannelBlock) -> tuple[str, str]:
-    return "rows.arrow", block.file

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 IMAGES, PILOT, CODES = "images", "pilot", "codes"  # kinds of sources
 
 
-class Tally(Protocol):
+class UnitTotals(Protocol):
     """What is known of a unit when its batches are exhausted: rows set aside, rows that the filter removed, bytes."""
 
     @property
@@ -41,19 +41,19 @@ class Tally(Protocol):
 class UnitSource:
     """The batches of one unit.
 
-    encoded: gives the batches as codes, in row order. tally: complete when they are exhausted, as are `seconds`, those
+    encoded: gives the batches as codes, in row order. totals: complete when they are exhausted, as are `seconds`, those
     of the threads that read. close: stops reading; does nothing after the last batch.
     """
 
     kind: str
     encoded: Callable[[BatchEncoder, StageSeconds], Iterator[EncodedBatch]]
-    tally: Tally
+    totals: UnitTotals
     seconds: Mapping[str, float] = field(default_factory=dict)
     close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
-class _KeptTally:
+class _KeptTotals:
     bad: Sequence[BadRow]
     filtered: int
     bytes_read: int = 0
@@ -89,7 +89,7 @@ def codes_source(kept_unit: KeptUnit, unit: Unit, plan: Plan, *, group_by: str |
                 kept_unit.codes, row_parts, rows.refs, kept_unit.groups(group_by), kept_unit.labels(label), rows
             )
 
-    return UnitSource(CODES, encoded, _KeptTally(kept_unit.bad, unit.rows - len(rows.refs) - kept_unit.bad_rows))
+    return UnitSource(CODES, encoded, _KeptTotals(kept_unit.bad, unit.rows - len(rows.refs) - kept_unit.bad_rows))
 
 
 class UnitSources:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pcace_dist.artifacts.attempt import read_checked
+from pcace_dist.artifacts.attempt import read_attempt_file
 from pcace_dist.artifacts.run import Run
 from pcace_dist.errors import UserError
 from pcace_dist.ledger.ledger import Ledger
@@ -107,11 +107,11 @@ class Folder:
         return self.run(statistics={"plan": base.path})
 
 
-def assert_same(one: Run, other: Run) -> None:
+def assert_same(first: Run, second: Run) -> None:
     for name in ("rankings.parquet", "bad_rows.parquet", "jackknife.parquet"):
-        assert bytes_of(one, name) == bytes_of(other, name), name
+        assert bytes_of(first, name) == bytes_of(second, name), name
     for key in ("images", "bad_rows", "plan", "data"):
-        assert one.summary[key] == other.summary[key], key
+        assert first.summary[key] == second.summary[key], key
 
 
 def inherited(run: Run) -> int:
@@ -260,7 +260,7 @@ def test_interrupted_while_taking_over_and_resumed(folder: Folder, monkeypatch: 
     folder.add(LARGE)
     with monkeypatch.context() as patch:
         if keep == "copied":
-            patch.setattr(extend, "read_checked", dying_at_the_third(read_checked))
+            patch.setattr(extend, "read_attempt_file", dying_at_the_third(read_attempt_file))
         else:
             patch.setattr(Ledger, "append", dying_after(keep))
         with pytest.raises(RuntimeError, match="died"):
@@ -287,9 +287,9 @@ def dying_at_the_third(call: Callable[..., bytes]) -> Callable[..., bytes]:
 def dying_after(kind: str) -> Callable[..., None]:
     append = Ledger.append
 
-    def die(self: Ledger, what: str, body: dict[str, Any]) -> None:
-        append(self, what, body)
-        if what == kind:
+    def die(self: Ledger, record_kind: str, body: dict[str, Any]) -> None:
+        append(self, record_kind, body)
+        if record_kind == kind:
             raise RuntimeError("died")
 
     return die
