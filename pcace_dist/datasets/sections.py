@@ -12,6 +12,8 @@ Scalar = str | int | float | bool
 Mode = Literal["RGB", "L"]
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 Decode = Literal["auto", "cpu", "gpu"]
+AUTO = "auto"  # as `model.input`, or as one of these keys of it: as the model was trained
+FROM_MODEL = ("mode", "resize", "crop", "mean", "std", "interpolation", "antialias", "scaled_decode", "crop_offset")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import pickle
 import jsonschema
 import pytest
 
-from pcace_dist.config.job import FROM_MODEL, Job, parse_bytes, read_job
+from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import images_of
+from pcace_dist.config.text import parse_bytes
+from pcace_dist.datasets.sections import FROM_MODEL
 from pcace_dist.errors import JobError
 
 MINIMAL = """
