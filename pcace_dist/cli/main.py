@@ -203,7 +203,7 @@ def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
 
 def _print_time(summary: Mapping[str, Any]) -> None:
     """How long a run took, and what took the time."""
-    from pcace_dist.run.bottleneck import told
+    from pcace_dist.run.bottleneck import describe_time
 
     how = (
         f"{summary['images_per_second']:,.0f} images/s, {_workers(summary)}"
@@ -211,7 +211,7 @@ def _print_time(summary: Mapping[str, Any]) -> None:
         else f"from the codes of {summary['from_codes']}"
     )
     tell(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({how}), {summary['bad_rows']:,} bad rows")
-    for prefix, line in zip(("time: ", "      "), told(summary), strict=False):
+    for prefix, line in zip(("time: ", "      "), describe_time(summary), strict=False):
         tell(prefix + line)
 
 

@@ -214,7 +214,7 @@ def _measure(
     targets = [target.name for target in evaluated.plan.targets]
     left_out = [
         f"{targets[case.target]}, group {case.group}: {profiles[case].images} images to profile and "
-        f"{profiles[case].held} held ones are too few"
+        f"{profiles[case].held_out} held ones are too few"
         for case in cases
         if not profiles[case].layers
     ]
@@ -233,7 +233,7 @@ def _measure(
     return Evaluation(
         path=path,
         settings=settings,
-        held=evaluated.question.held,
+        held=evaluated.evaluation.held_out,
         curves=tuple(_ablated(workers, wanted)),
         accuracy={(targets[case.target], case.group): found.accuracy for case, found in untouched.items()},
         left_out=tuple(left_out),
@@ -255,7 +255,7 @@ def _replaced(case: Case, layer: Layer, profiled: Profiled, settings: Settings, 
     values = {MEAN: mean, ZERO: torch.zeros(len(mean), 1), BIAS: profiled.bias.get(layer.name)}
     found = tuple(orders(layer, settings.draws, seed))
     return [
-        _Wanted(case, layer, name, held, found, sizes(layer.channels), profiled.held)
+        _Wanted(case, layer, name, held, found, sizes(layer.channels), profiled.held_out)
         for name in settings.replacements
         if (held := values[name]) is not None
     ]

@@ -48,7 +48,7 @@ class Evaluated:
     preparation: Preparation
     plan: Plan
     receipts: tuple[Receipt, ...]
-    question: EvaluationSpec
+    evaluation: EvaluationSpec
 
     @property
     def metadata(self) -> PlanMetadata:
@@ -86,21 +86,21 @@ def open_evaluation(
     outputs = PlanMetadata.of(plan).outputs
     for each in (storage, spec.storage):
         each.patience.begin()
-    question = EvaluationSpec(
+    evaluation = EvaluationSpec(
         listing=_of_run(preparation.listing, units),
         elsewhere=elsewhere,
         images=images,
-        held=() if elsewhere is not None else held,
+        held_out=() if elsewhere is not None else held,
         targets=tuple(_effect_target(target, effect, outputs) for target in spec.targets),
     )
     return Evaluated(
-        replace(preparation, spec=spec, shared_model=None), plan, tuple(state.accepted_receipts()), question
+        replace(preparation, spec=spec, shared_model=None), plan, tuple(state.accepted_receipts()), evaluation
     )
 
 
 def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:
     """The files that the run has read: later ones are none of its."""
-    read = {piece.key for unit in units for piece in unit.pieces}
+    read = {row_group.key for unit in units for row_group in unit.pieces}
     return Listing(tuple(file for file in listing.files if file.key in read), listing.schema)
 
 
@@ -137,7 +137,7 @@ class Evaluating:
         """Scores of all blocks without the held folds."""
         run = self._evaluated
         tasks = [
-            Task.of(WorkerBody.rank_without, self._digest, block, run.receipts, run.question.held)
+            Task.of(WorkerBody.rank_without, self._digest, block, run.receipts, run.evaluation.held_out)
             for block in blocks_of(run.plan)
         ]
         try:
@@ -147,17 +147,17 @@ class Evaluating:
             raise OutputError(f"{path}: attempt {corrupt.attempt}: {corrupt.reason}; rank it anew") from None
 
     def profiles(self, cases: Sequence[Case]) -> list[Profiled]:
-        tasks = [Task.of(WorkerBody.profile, self._digest, self._evaluated.question, case) for case in cases]
+        tasks = [Task.of(WorkerBody.profile, self._digest, self._evaluated.evaluation, case) for case in cases]
         return self._map(tasks, "profiles")
 
     def untouched(self, cases: Sequence[Case]) -> list[Effect]:
-        tasks = [Task.of(WorkerBody.untouched, self._digest, self._evaluated.question, case) for case in cases]
+        tasks = [Task.of(WorkerBody.untouched, self._digest, self._evaluated.evaluation, case) for case in cases]
         return self._map(tasks, "untouched")
 
     def ablated(self, tasks: Sequence[AblationTask], images: int) -> list[list[Effect]]:
         """Effects of every task. `images`: how many all tasks forward, for the progress."""
-        question = self._evaluated.question
-        ablations = [Task.of(WorkerBody.ablate, self._digest, question, ablation) for ablation in tasks]
+        evaluation = self._evaluated.evaluation
+        ablations = [Task.of(WorkerBody.ablate, self._digest, evaluation, ablation) for ablation in tasks]
         return self._map(ablations, "ablation", images)
 
     def _map(self, tasks: Sequence[Task[R]], stage: str, images: int = 0) -> list[R]:

@@ -71,7 +71,7 @@ class Receipt:
 
     attempt: str
     epoch: int
-    actor: str
+    worker: str
     plan: str
     weights: str
     units: Mapping[str, UnitCount]
@@ -81,7 +81,7 @@ class Receipt:
         return {
             "attempt": self.attempt,
             "epoch": self.epoch,
-            "actor": self.actor,
+            "actor": self.worker,
             "plan": self.plan,
             "weights": self.weights,
             "units": {unit: asdict(count) for unit, count in self.units.items()},
@@ -95,7 +95,7 @@ class Receipt:
             receipt = Receipt(
                 attempt=str(value["attempt"]),
                 epoch=int(value["epoch"]),
-                actor=str(value["actor"]),
+                worker=str(value["actor"]),
                 plan=str(value["plan"]),
                 weights=str(value["weights"]),
                 units={

@@ -2,8 +2,8 @@
 
 Two clocks. The driver's stages follow each other: prepare (imports, listing, model), ray, start (of workers), pilot,
 main_pass, reduce, rank, publish. Within the main pass
-every worker is always in exactly one of ON_WORKER, so these add up to the workers' seconds; `read` and `decode` go on
-in threads beside them, and `wait` is what of those the model had to wait for.
+every worker is always in exactly one of ON_WORKER, so these add up to the workers' seconds. `read` and `decode` run in
+threads beside them; `wait` is the part of their time that the model had to wait for.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LARGER_BATCH = "a larger compute.batch"
 
 
 @dataclass(frozen=True)
-class Machine:
+class ComputeSettings:
     """What the advice depends on. `cpu`: the model runs on the cores that also decode; `decode`: what decodes."""
 
     cpu: bool = True
@@ -62,12 +62,12 @@ class Bottleneck:
 
 def on_worker(stages: Mapping[str, float], worker_seconds: float) -> dict[str, float]:
     """Seconds of a main pass by stage, in the order of a unit's way; `idle` is what is left of `worker_seconds`."""
-    known = {stage: stages.get(stage, 0.0) for stage in ON_WORKER if stage != "idle"}
+    measured = {stage: stages.get(stage, 0.0) for stage in ON_WORKER if stage != "idle"}
     beside = {stage: stages.get(stage, 0.0) for stage in IN_THREADS}
-    return beside | known | {"idle": max(0.0, worker_seconds - sum(known.values()))}
+    return beside | measured | {"idle": max(0.0, worker_seconds - sum(measured.values()))}
 
 
-def shares(driver: Mapping[str, float], workers: Mapping[str, float]) -> dict[str, float]:
+def stage_shares(driver: Mapping[str, float], workers: Mapping[str, float]) -> dict[str, float]:
     """Share of the whole run by stage: the main pass split as the workers spent it, the reduce as its tasks did.
 
     The stages in threads are left out, as they take no time of their own; the shares add up to 1.
@@ -75,60 +75,64 @@ def shares(driver: Mapping[str, float], workers: Mapping[str, float]) -> dict[st
     total = sum(driver.values())
     if total <= 0:
         return {}
-    found = {stage: seconds / total for stage, seconds in driver.items() if stage not in ("main_pass", "reduce")}
+    by_stage = {stage: seconds / total for stage, seconds in driver.items() if stage not in ("main_pass", "reduce")}
     for stage, parts in (("main_pass", ON_WORKER), ("reduce", IN_REDUCE)):
         seconds = driver.get(stage, 0.0)
         inside = {part: workers.get(part, 0.0) for part in parts}
         whole = sum(inside.values())
         if whole > 0:
-            found |= {part: value / whole * seconds / total for part, value in inside.items()}
+            by_stage |= {part: value / whole * seconds / total for part, value in inside.items()}
         elif seconds:
-            found[stage] = seconds / total
-    return found
+            by_stage[stage] = seconds / total
+    return by_stage
 
 
-def find_bottleneck(driver: Mapping[str, float], workers: Mapping[str, float], machine: Machine) -> Bottleneck | None:
+def find_bottleneck(
+    driver: Mapping[str, float], workers: Mapping[str, float], compute: ComputeSettings
+) -> Bottleneck | None:
     """The stage that takes most and what would help; None before anything was done."""
-    held = shares(driver, workers)
-    if not held or max(held.values()) <= 0:
+    by_stage = stage_shares(driver, workers)
+    if not by_stage or max(by_stage.values()) <= 0:
         return None
-    held = _by_cause(held, workers, machine)
-    stage = max(held, key=lambda name: held[name])
-    return Bottleneck(stage, held[stage], _advice(stage, machine))
+    by_stage = _by_cause(by_stage, workers, compute)
+    stage = max(by_stage, key=lambda name: by_stage[name])
+    return Bottleneck(stage, by_stage[stage], _advice(stage, compute))
 
 
-def _by_cause(held: Mapping[str, float], workers: Mapping[str, float], machine: Machine) -> dict[str, float]:
-    """Waiting for images is not a cause: what kept them waiting is.
+def _by_cause(
+    by_stage: Mapping[str, float], workers: Mapping[str, float], compute: ComputeSettings
+) -> dict[str, float]:
+    """Shares with `wait` replaced by what the model waited for: reading or decoding.
 
     Where the model runs on the cores that decode, decoding costs its own time too, waited for or not; it is then
     weighed by its seconds against those of the forward pass.
     """
-    causes = {stage: share for stage, share in held.items() if stage != "wait"}
+    causes = {stage: share for stage, share in by_stage.items() if stage != "wait"}
     read, decode = workers.get("read", 0.0), workers.get("decode", 0.0)
     cause = "decode" if decode >= read else "read"
-    causes[cause] = held.get("wait", 0.0)
+    causes[cause] = by_stage.get("wait", 0.0)
     forward = workers.get("forward", 0.0)
-    if machine.cpu and forward > 0 and decode > forward:
-        causes["decode"] = max(causes.get("decode", 0.0), min(1.0, held.get("forward", 0.0) * decode / forward))
+    if compute.cpu and forward > 0 and decode > forward:
+        causes["decode"] = max(causes.get("decode", 0.0), min(1.0, by_stage.get("forward", 0.0) * decode / forward))
     return causes
 
 
-def _advice(stage: str, machine: Machine) -> str:
+def _advice(stage: str, compute: ComputeSettings) -> str:
     parts = [HELPS.get(stage, "nothing is known to help")]
     if stage == "forward":
-        parts += [FASTER_ARITHMETIC] if machine.precision == "float32" else []
-        parts += [LARGER_BATCH] if not machine.cpu else []
-    if stage == "decode" and not machine.cpu and machine.decode == "cpu":
+        parts += [FASTER_ARITHMETIC] if compute.precision == "float32" else []
+        parts += [LARGER_BATCH] if not compute.cpu else []
+    if stage == "decode" and not compute.cpu and compute.decode == "cpu":
         parts.append(ON_GPU)
     return ", ".join(parts)
 
 
-def told(summary: Mapping[str, Any]) -> list[str]:
-    """What a summary.json says of this, for people: shares, the largest first, and what would help; or nothing."""
-    held = sorted((summary.get("shares") or {}).items(), key=lambda item: -float(item[1]))
-    parts = [f"{stage} {100 * share:.0f} %" for stage, share in held if share >= 0.005]
-    found = summary.get("bottleneck")
-    if not parts or not found:
+def describe_time(summary: Mapping[str, Any]) -> list[str]:
+    """Lines for people from a summary.json: shares, the largest first, and what would help. Empty if it has none."""
+    by_share = sorted((summary.get("shares") or {}).items(), key=lambda item: -float(item[1]))
+    parts = [f"{stage} {100 * share:.0f} %" for stage, share in by_share if share >= 0.005]
+    bottleneck = summary.get("bottleneck")
+    if not parts or not bottleneck:
         return []
-    share = f"{100 * float(found['share']):.0f} %"
-    return [", ".join(parts), f"{found['stage']} takes most ({share}); what would help: {found['advice']}"]
+    share = f"{100 * float(bottleneck['share']):.0f} %"
+    return [", ".join(parts), f"{bottleneck['stage']} takes most ({share}); what would help: {bottleneck['advice']}"]

@@ -49,26 +49,29 @@ class CodesQuery:
     group_type: pa.DataType
 
 
-def check_question(job: Job, kept: StoredCodes) -> CodesQuery:
+def check_query(job: Job, kept_codes: StoredCodes) -> CodesQuery:
     """Check a job against kept codes before anything is read but footers. Raises UserError, one line."""
     if job.statistics.estimator != "gram":
         raise JobError("statistics.estimator ace: needs the maps' components, and kept codes have none; use gram")
-    if job.statistics.components > kept.plan.components:
-        raise JobError(f"statistics.components {job.statistics.components}: the kept codes have {kept.plan.components}")
+    if job.statistics.components > kept_codes.plan.components:
+        raise JobError(
+            f"statistics.components {job.statistics.components}: the kept codes have {kept_codes.plan.components}"
+        )
     for key, value in (("stop", job.stop), ("extend", job.extend), ("statistics.plan", job.statistics.plan)):
         if value is not None:
             raise JobError(f"{key}: has no meaning for kept codes, which are read whole; leave the key out")
     if job.statistics.keep_codes:
         raise JobError("statistics.keep_codes: the codes are kept already; leave the key out")
-    layers = _layers(job.layer_patterns, [layer.name for layer in kept.plan.layers])
+    layers = _layers(job.layer_patterns, [layer.name for layer in kept_codes.plan.layers])
     targets = job.targets
-    columns = kept.columns | ({} if job.dataset.join is None else _join_schema(job, kept.storage))
+    columns = kept_codes.columns | ({} if job.dataset.join is None else _join_schema(job, kept_codes.storage))
     for target in targets:
-        if target.name not in kept.targets and target.kind != "column":
+        if target.name not in kept_codes.targets and target.kind != "column":
             raise JobError(
-                f"target {target.name}: the kept codes hold {', '.join(kept.targets)}; others need a run of the model"
+                f"target {target.name}: the kept codes hold {', '.join(kept_codes.targets)}; "
+                "others need a run of the model"
             )
-        if target.name not in kept.targets:
+        if target.name not in kept_codes.targets:
             _require("target", str(target.value), columns)
             _check_numeric(str(target.value), columns[str(target.value)])
     for key, column in (("group_by", job.group_by), ("dataset.fold_by", job.dataset.fold_by)):
@@ -77,14 +80,16 @@ def check_question(job: Job, kept: StoredCodes) -> CodesQuery:
     for column in job.dataset.filter:
         _require("dataset.filter", column, columns)
     RowFilter(job.dataset.filter, columns.__getitem__)
-    if kept.index.fold_by is not None and job.dataset.fold_by is None:
-        raise JobError(f"dataset.fold_by: the codes were kept with {kept.index.fold_by}; name it, or another column")
+    if kept_codes.index.fold_by is not None and job.dataset.fold_by is None:
+        raise JobError(
+            f"dataset.fold_by: the codes were kept with {kept_codes.index.fold_by}; name it, or another column"
+        )
     group_type = pa.string() if job.group_by is None else columns[job.group_by]
     return CodesQuery(layers, targets, group_type)
 
 
-def question_plan(
-    job: Job, kept: StoredCodes, question: CodesQuery, values: Mapping[str, np.ndarray[Any, Any]]
+def query_plan(
+    job: Job, kept_codes: StoredCodes, query: CodesQuery, values: Mapping[str, np.ndarray[Any, Any]]
 ) -> Plan:
     """The kept plan for this question: fewer layers, other targets (knots at the quantiles of `values`), other folds.
 
@@ -92,15 +97,15 @@ def question_plan(
     unless the knots are to be chosen from the rows.
     """
     settings = job.statistics
-    base = {target.name: target for target in kept.plan.targets}
-    same = settings.knots == kept.plan.knots
+    kept_targets = {target.name: target for target in kept_codes.plan.targets}
+    same_knots = settings.knots == kept_codes.plan.knots
     targets = []
-    for target in question.targets:
-        known = base.get(target.name) if same and settings.knots_from == "plan" else None
-        targets.append(known or make_target_plan(target.name, values[target.name], settings.knots))
-    layers = tuple(layer for layer in kept.plan.layers if layer.name in question.layers)
+    for target in query.targets:
+        kept_target = kept_targets.get(target.name) if same_knots and settings.knots_from == "plan" else None
+        targets.append(kept_target or make_target_plan(target.name, values[target.name], settings.knots))
+    layers = tuple(layer for layer in kept_codes.plan.layers if layer.name in query.layers)
     return replace(
-        kept.plan,
+        kept_codes.plan,
         layers=tuple(layer.first_components(settings.components) for layer in layers),
         targets=tuple(targets),
         components=settings.components,
@@ -108,10 +113,10 @@ def question_plan(
     )
 
 
-def chooses_knots(job: Job, kept: StoredCodes) -> bool:
+def chooses_knots(job: Job, kept_codes: StoredCodes) -> bool:
     """Whether the layers' knots are chosen anew from all the rows."""
     return job.statistics.knots_from == "rows" or (
-        job.statistics.knots_from == "plan" and job.statistics.knots != kept.plan.knots
+        job.statistics.knots_from == "plan" and job.statistics.knots != kept_codes.plan.knots
     )
 
 
@@ -125,56 +130,61 @@ def with_knots(plan: Plan, knots: int, counts: Mapping[str, torch.Tensor]) -> Pl
     return replace(plan, layers=tuple(layers), knots=knots)
 
 
-class Rows:
+class SelectedRows:
     """The rows of kept codes with the columns that a job asks for, joined and filtered, and those set aside."""
 
-    def __init__(self, job: Job, kept: StoredCodes, question: CodesQuery) -> None:
+    def __init__(self, job: Job, kept_codes: StoredCodes, query: CodesQuery) -> None:
         self._job = job
-        self._stored = [target for target in question.targets if target.name in kept.targets]
-        named = [str(t.value) for t in question.targets if t not in self._stored]
-        wanted = [*named, *job.dataset.filter, job.group_by, job.dataset.fold_by]
-        names = [name for name in dict.fromkeys(wanted) if name is not None]
-        own = [name for name in names if name in kept.columns]
-        columns = [*PLACE, "fold_key", *(f"column:{name}" for name in own), *(f"target:{t.name}" for t in self._stored)]
-        self.table = kept.read_rows(columns)
-        others = [name for name in names if name not in own]
-        if others:
-            self.table = _join(self.table, job, kept.storage, others)
+        self._stored = [target for target in query.targets if target.name in kept_codes.targets]
+        target_columns = [str(t.value) for t in query.targets if t not in self._stored]
+        needed = [*target_columns, *job.dataset.filter, job.group_by, job.dataset.fold_by]
+        names = [name for name in dict.fromkeys(needed) if name is not None]
+        stored_names = [name for name in names if name in kept_codes.columns]
+        columns = [
+            *PLACE,
+            "fold_key",
+            *(f"column:{name}" for name in stored_names),
+            *(f"target:{t.name}" for t in self._stored),
+        ]
+        self.table = kept_codes.read_rows(columns)
+        joined_names = [name for name in names if name not in stored_names]
+        if joined_names:
+            self.table = _join(self.table, job, kept_codes.storage, joined_names)
         self.rows = self.table.num_rows
-        self.taken = np.flatnonzero(self._mask())
-        kept_rows = self.taken
+        self.selected = np.flatnonzero(self._mask())
+        filtered = self.selected
         self.bad: list[BadRow] = []
-        self.values = self._target_values(question.targets)
-        good = np.asarray(usable(np.stack(list(self.values.values()), 1)).all(1))
-        self._set_aside(good)
-        self.taken = kept_rows[good]
-        self.values = {name: column[good] for name, column in self.values.items()}
-        self._bad_positions = kept_rows[~good]
+        self.values = self._target_values(query.targets)
+        is_usable = np.asarray(usable(np.stack(list(self.values.values()), 1)).all(1))
+        self._set_aside(is_usable)
+        self.selected = filtered[is_usable]
+        self.values = {name: column[is_usable] for name, column in self.values.items()}
+        self._bad_positions = filtered[~is_usable]
 
     def _mask(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        wanted = RowFilter(self._job.dataset.filter, lambda name: self._column(name).type)
-        return wanted.mask(self._column, self.rows)
+        row_filter = RowFilter(self._job.dataset.filter, lambda name: self._column(name).type)
+        return row_filter.mask(self._column, self.rows)
 
     def _target_values(self, targets: Sequence[TargetSpec]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-        found = {}
+        values = {}
         for target in targets:
             column = self.table[f"target:{target.name}"] if target in self._stored else self._column(str(target.value))
             if pa.types.is_boolean(column.type):
                 column = column.cast(pa.int8())
             numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            found[target.name] = np.asarray(numbers, np.float64)[self.taken]
-        return found
+            values[target.name] = np.asarray(numbers, np.float64)[self.selected]
+        return values
 
-    def _set_aside(self, good: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
-        worst = self.taken[~good]
-        for place in self.table.select(PLACE).take(pa.array(worst)).to_pylist():
+    def _set_aside(self, is_usable: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        bad_positions = self.selected[~is_usable]
+        for place in self.table.select(PLACE).take(pa.array(bad_positions)).to_pylist():
             reason = "the target is null, NaN, infinite or beyond float32"
             self.bad.append(BadRow(**place, stage="target", reason=reason))
 
     def counts(self, parts: Sequence[int]) -> list[UnitCount]:
         """Used, bad and filtered rows of consecutive parts of so many rows each."""
         ends = np.cumsum(parts)
-        used = np.diff(np.searchsorted(self.taken, ends), prepend=0)
+        used = np.diff(np.searchsorted(self.selected, ends), prepend=0)
         bad = np.diff(np.searchsorted(self._bad_positions, ends), prepend=0)
         return [
             UnitCount(rows=int(u), bad=int(b), filtered=int(rows - u - b))
@@ -186,43 +196,43 @@ class Rows:
         groups, group_of = self._groups()
         values = np.stack([self.values[target.name] for target in plan.targets], 1)
         codes, fixed = plan.encode_targets(values)
-        return Selection(self.taken, group_of, groups, RowCodes(self._folds(plan.folds), codes, fixed))
+        return Selection(self.selected, group_of, groups, RowCodes(self._folds(plan.folds), codes, fixed))
 
     def _folds(self, folds: int) -> torch.Tensor:
         column = self._job.dataset.fold_by
         if column is None:
-            keys = self.table["fold_key"].to_numpy()[self.taken]
+            keys = self.table["fold_key"].to_numpy()[self.selected]
         else:
-            held = self._column(column).combine_chunks().dictionary_encode()
-            by_value = [key_of_value(value) for value in held.dictionary.to_pylist()] + [key_of_value(None)]
-            index = pc.fill_null(held.indices, len(by_value) - 1).to_numpy()[self.taken]
+            encoded = self._column(column).combine_chunks().dictionary_encode()
+            by_value = [key_of_value(value) for value in encoded.dictionary.to_pylist()] + [key_of_value(None)]
+            index = pc.fill_null(encoded.indices, len(by_value) - 1).to_numpy()[self.selected]
             keys = np.array(by_value, np.uint64)[index]
         return torch.from_numpy((keys % np.uint64(folds)).astype(np.uint8))
 
     def _groups(self) -> tuple[pa.Array, np.ndarray[Any, np.dtype[np.int32]]]:
         """The values of group_by, and the index of each row's; NaN counts as null."""
         if self._job.group_by is None:
-            return pa.nulls(1, pa.string()), np.zeros(len(self.taken), np.int32)
-        column = self._column(self._job.group_by).combine_chunks().take(pa.array(self.taken))
-        held = groups_of(column).dictionary_encode()
-        index = pc.fill_null(held.indices, len(held.dictionary)).to_numpy().astype(np.int32)
-        groups = pa.concat_arrays([held.dictionary, pa.nulls(1, held.dictionary.type)])
+            return pa.nulls(1, pa.string()), np.zeros(len(self.selected), np.int32)
+        column = self._column(self._job.group_by).combine_chunks().take(pa.array(self.selected))
+        encoded = groups_of(column).dictionary_encode()
+        index = pc.fill_null(encoded.indices, len(encoded.dictionary)).to_numpy().astype(np.int32)
+        groups = pa.concat_arrays([encoded.dictionary, pa.nulls(1, encoded.dictionary.type)])
         return groups, index
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        kept = f"column:{name}"
-        return self.table[kept if kept in self.table.column_names else f"join:{name}"]
+        stored_name = f"column:{name}"
+        return self.table[stored_name if stored_name in self.table.column_names else f"join:{name}"]
 
 
 def _layers(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     chosen: set[str] = set()
     left_out: set[str] = set()
     for pattern in patterns:
-        wanted = pattern.removeprefix(NOT)
-        found = [name for name in names if wanted in (ALL, name) or fnmatchcase(name, wanted)]
-        if not found and wanted == pattern:
+        glob = pattern.removeprefix(NOT)
+        matches = [name for name in names if glob in (ALL, name) or fnmatchcase(name, glob)]
+        if not matches and glob == pattern:
             raise JobError(f"layers: {pattern!r} matches none of the layers with kept codes: {', '.join(names)}")
-        (chosen if wanted == pattern else left_out).update(found)
+        (chosen if glob == pattern else left_out).update(matches)
     return tuple(name for name in names if name in chosen - left_out)
 
 
@@ -275,12 +285,12 @@ def _join(table: pa.Table, job: Job, storage: Storage, columns: list[str]) -> pa
             part = pq.read_table(source, columns=[key, *columns])
         plain = {name: _plain(part[name]) for name in columns}
         parts.append(pa.table({"id": _plain(part[key]).cast(pa.string()), **plain}))
-    other = pa.concat_tables(parts, promote_options="permissive")
-    if pc.count_distinct(other["id"]).as_py() != len(other):
+    joined = pa.concat_tables(parts, promote_options="permissive")
+    if pc.count_distinct(joined["id"]).as_py() != len(joined):
         raise DatasetError(f"dataset.join: {job.dataset.join} has the same {key} more than once, or none")
-    found = pc.index_in(table["id"].combine_chunks(), other["id"].combine_chunks())
+    positions = pc.index_in(table["id"].combine_chunks(), joined["id"].combine_chunks())
     for name in columns:
-        table = table.append_column(f"join:{name}", other[name].combine_chunks().take(found))
+        table = table.append_column(f"join:{name}", joined[name].combine_chunks().take(positions))
     return table
 
 

@@ -30,7 +30,7 @@ from pcace_dist.executors.base import Executor, Task
 from pcace_dist.executors.choice import ExecutorKind, open_executor, wanted_executor
 from pcace_dist.ledger.ledger import FileRef, Receipt
 from pcace_dist.progress.logs import LogSettings
-from pcace_dist.run.codes_query import CodesQuery, Rows, check_question, chooses_knots, question_plan, with_knots
+from pcace_dist.run.codes_query import CodesQuery, SelectedRows, check_query, chooses_knots, query_plan, with_knots
 from pcace_dist.run.coordinator import Coordinator, only_files, worker_shape
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import MIN_IMAGES
@@ -49,8 +49,8 @@ class CodesPreparation:
 
     job: Job
     spec: CodesSpec
-    kept: StoredCodes
-    question: CodesQuery
+    kept_codes: StoredCodes
+    query: CodesQuery
     fingerprint: str
 
     def is_of(self, fingerprint: object) -> bool:
@@ -59,11 +59,11 @@ class CodesPreparation:
 
     @property
     def weights(self) -> str:
-        return self.kept.index.weights
+        return self.kept_codes.index.weights
 
     @property
     def group_type(self) -> pa.DataType:
-        return self.question.group_type
+        return self.query.group_type
 
     @cached_property
     def executor(self) -> ExecutorKind:
@@ -71,18 +71,18 @@ class CodesPreparation:
         return wanted_executor() or (ExecutorKind.THREADS if self._is_small() else ExecutorKind.RAY)
 
     def _is_small(self) -> bool:
-        if os.environ.get("RAY_ADDRESS") or self.kept.index.nbytes > LOCAL_BYTES:
+        if os.environ.get("RAY_ADDRESS") or self.kept_codes.index.nbytes > LOCAL_BYTES:
             return False
-        channels = sum(self.kept.plan.layer(name).channels for name in self.question.layers)
-        return channels * len(self.question.targets) * self._groups() <= LOCAL_SCORES
+        channels = sum(self.kept_codes.plan.layer(name).channels for name in self.query.layers)
+        return channels * len(self.query.targets) * self._groups() <= LOCAL_SCORES
 
     def _groups(self) -> int:
         """How many groups can be ranked at most; 1 where that is not known from the kept rows."""
         name = self.job.group_by
-        if name is None or name not in self.kept.columns:
+        if name is None or name not in self.kept_codes.columns:
             return 1
-        column = self.kept.read_rows([f"column:{name}"])[0]
-        return max(1, min(len(column.unique()), self.kept.index.rows // MIN_IMAGES))
+        column = self.kept_codes.read_rows([f"column:{name}"])[0]
+        return max(1, min(len(column.unique()), self.kept_codes.index.rows // MIN_IMAGES))
 
 
 def prepare_from_codes(job: Job) -> CodesPreparation | None:
@@ -90,18 +90,18 @@ def prepare_from_codes(job: Job) -> CodesPreparation | None:
     if len(job.dataset.path) != 1:
         return None
     storage = storage_of(job)
-    kept = open_codes(absolute(job.dataset.path[0]), storage)
-    if kept is None:
+    kept_codes = open_codes(absolute(job.dataset.path[0]), storage)
+    if kept_codes is None:
         if _is_run(absolute(job.dataset.path[0]), storage):
             raise JobError(
                 f"dataset.path {job.dataset.path[0]}: is a run without kept codes (codes/index.json); rank it with "
                 "statistics.keep_codes: true first"
             )
         return None
-    question = check_question(job, kept)
+    query = check_query(job, kept_codes)
     statistics = job.statistics
     spec = CodesSpec(
-        codes=kept.url,
+        codes=kept_codes.url,
         output=absolute(job.output),
         storage=storage,
         penalty=statistics.penalty,
@@ -110,8 +110,8 @@ def prepare_from_codes(job: Job) -> CodesPreparation | None:
         memory=statistics.memory,
         log=LogSettings.from_environment(),
     )
-    digest = f"codes:{kept.index.fingerprint}:{kept.index.plan}"
-    return CodesPreparation(job, spec, kept, question, job.fingerprint(layers=question.layers, weights_digest=digest))
+    digest = f"codes:{kept_codes.index.fingerprint}:{kept_codes.index.plan}"
+    return CodesPreparation(job, spec, kept_codes, query, job.fingerprint(layers=query.layers, weights_digest=digest))
 
 
 def _is_run(url: str, storage: Storage) -> bool:
@@ -124,12 +124,12 @@ def _is_run(url: str, storage: Storage) -> bool:
 class CodesRun(Coordinator[CodesPreparation]):
     """Selects rows, then reduces the codes as they are."""
 
-    _rows: Rows | None = None
+    _rows: SelectedRows | None = None
     _selections = 0
 
     @property
-    def _kept(self) -> StoredCodes:
-        return self._preparation.kept
+    def _kept_codes(self) -> StoredCodes:
+        return self._preparation.kept_codes
 
     def _executor(self) -> AbstractContextManager[Executor]:
         kind, shape = self._preparation.executor, worker_shape(self._job)
@@ -154,18 +154,20 @@ class CodesRun(Coordinator[CodesPreparation]):
         else:
             frozen = FrozenPlan.recorded(self._store, manifest)
             if list(self._units()) != [unit.id for unit in self._codes_units()]:
-                raise DatasetError(f"dataset.path: the kept codes of {self._kept.url} have changed since the run began")
+                raise DatasetError(
+                    f"dataset.path: the kept codes of {self._kept_codes.url} have changed since the run began"
+                )
         self._stats.planned(frozen.plan, self._units())
         return frozen
 
     def _plan(self, executor: Executor) -> Plan:
         """The kept plan for this question, with knots from the rows where the job asks for them."""
         rows = self._read_rows()
-        plan = question_plan(self._job, self._kept, self._preparation.question, rows.values)
-        if not chooses_knots(self._job, self._kept):
+        plan = query_plan(self._job, self._kept_codes, self._preparation.query, rows.values)
+        if not chooses_knots(self._job, self._kept_codes):
             return replace(plan, knots=self._job.statistics.knots)
         selection = self._write_selection(plan, "knots")
-        blocks = [block for block in blocks_of(self._kept.plan) if block.layer in self._preparation.question.layers]
+        blocks = [block for block in blocks_of(self._kept_codes.plan) if block.layer in self._preparation.query.layers]
         tasks = [Task.of(WorkerBody.count_codes, block, selection) for block in blocks]
         counts: dict[str, list[torch.Tensor]] = {}
         for block, count in zip(blocks, self._map(executor, tasks, "choosing knots"), strict=True):
@@ -193,11 +195,11 @@ class CodesRun(Coordinator[CodesPreparation]):
 
     # -- the selection
 
-    def _read_rows(self) -> Rows:
+    def _read_rows(self) -> SelectedRows:
         if self._rows is None:
             with self._stats.stage("read"):
-                self._rows = Rows(self._job, self._kept, self._preparation.question)
-            if not len(self._rows.taken):
+                self._rows = SelectedRows(self._job, self._kept_codes, self._preparation.query)
+            if not len(self._rows.selected):
                 raise DatasetError(f"dataset.filter: keeps none of the {self._rows.rows:,} rows that have kept codes")
         return self._rows
 
@@ -213,11 +215,11 @@ class CodesRun(Coordinator[CodesPreparation]):
         for file, data in contents.items():
             self._store.put(attempt_key(attempt, file), data)
             files[file] = FileRef(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-        counts = rows.counts([part.rows for part in self._kept.index.parts])
+        counts = rows.counts([part.rows for part in self._kept_codes.index.parts])
         return Receipt(
             attempt=attempt,
             epoch=self._ledger.epoch,
-            actor="driver",
+            worker="driver",
             plan=plan.digest,
             weights=self._preparation.weights,
             units={unit.id: count for unit, count in zip(self._codes_units(), counts, strict=True)},
@@ -227,6 +229,6 @@ class CodesRun(Coordinator[CodesPreparation]):
     def _codes_units(self) -> list[Unit]:
         """A unit per codes file."""
         return [
-            Unit.of([RowGroupRef(f"{self._kept.url}/{part.file}", part.file, part.size, "", 0, 0, part.rows)])
-            for part in self._kept.index.parts
+            Unit.of([RowGroupRef(f"{self._kept_codes.url}/{part.file}", part.file, part.size, "", 0, 0, part.rows)])
+            for part in self._kept_codes.index.parts
         ]

@@ -2,8 +2,8 @@
 
     plan and manifest -> main pass (units out, receipts in) -> reduce -> publish -> done
 
-The ledger is the only truth; nothing here would be missed if the driver were killed (docs/protocol.md). Where the rows
-come from is another matter: model_run.py forwards images, codes_run.py reads kept codes.
+The ledger is the only truth: a driver that is killed takes nothing with it that a later one needs (docs/protocol.md).
+Subclasses say where the rows come from: model_run.py forwards images, codes_run.py reads kept codes.
 """
 
 from __future__ import annotations
@@ -105,8 +105,10 @@ class Coordinator(ABC, Generic[P]):
                     ranks = self._rank(executor, frozen.plan, blocks)
                     return self._publish(frozen.plan, blocks, ranks, self._merge_examples(executor, frozen.plan))
                 except CorruptAttempt as corrupt:
-                    what = {"attempt": corrupt.attempt}
-                    log.warning("attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason, extra=what)
+                    log_fields = {"attempt": corrupt.attempt}
+                    log.warning(
+                        "attempt %s is retracted and redone: %s", corrupt.attempt, corrupt.reason, extra=log_fields
+                    )
                     self._ledger.append("retract", {"attempts": [corrupt.attempt], "reason": corrupt.reason})
 
     # -- where kinds of runs differ
@@ -197,19 +199,19 @@ class Coordinator(ABC, Generic[P]):
         return code
 
     def _clean_up(self) -> None:
-        """Remove attempts that no record refers to (docs/protocol.md, item 11); what cannot be removed does no harm.
+        """Remove attempts that no record refers to (docs/protocol.md, item 11). What cannot be removed does no harm.
 
-        An attempt's name tells that it is this run's: it holds an epoch that this ledger has given out, or the manifest
-        takes it over.
+        An attempt is this run's if its name has an epoch that this ledger has given out, or if the manifest takes it
+        over.
         """
         accepted = {receipt.attempt for receipt in self._ledger.state.accepted_receipts()}
         inherited = ((self._ledger.state.manifest or {}).get("inherits") or {}).get("sources", {})
         try:
             for key in self._store.list("attempts/"):
-                made = _ATTEMPT_KEY.fullmatch(key)
-                if made is None or (made["attempt"] not in inherited and int(made["epoch"]) > self._ledger.epoch):
-                    log.warning("%s/%s: is left, for this run has not written it", self._store.url, key)
-                elif made["attempt"] not in accepted:
+                match = _ATTEMPT_KEY.fullmatch(key)
+                if match is None or (match["attempt"] not in inherited and int(match["epoch"]) > self._ledger.epoch):
+                    log.warning("%s/%s: is not removed, because this run has not written it", self._store.url, key)
+                elif match["attempt"] not in accepted:
                     self._store.delete(key)
             self._store.discard_unfinished(FOLDERS)
         except PcaceError as error:

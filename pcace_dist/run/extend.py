@@ -69,23 +69,26 @@ def open_base(job: Job, storage: Storage, *, weights: str, layers: tuple[str, ..
         raise JobError(f"extend {url}: was ranked with other model.weights; rank without extend")
     if tuple(layer.name for layer in frozen.plan.layers) != layers:
         raise JobError(f"extend {url}: was ranked with other layers; rank without extend")
-    for key, mine, theirs in _different(job, read_job(text, name=f"{url}/job.yaml")):
-        raise JobError(f"extend {url}: has {key} {theirs} where this job has {mine}; rank without extend")
+    for key, ours, theirs in _differing_keys(job, read_job(text, name=f"{url}/job.yaml")):
+        raise JobError(f"extend {url}: has {key} {theirs} where this job has {ours}; rank without extend")
     return Base(url, store, state, frozen)
 
 
-def _different(job: Job, base: Job) -> Iterable[tuple[str, Any, Any]]:
-    """Keys that both runs must share: not the path, which may name more folders now, nor how weights are written."""
+def _differing_keys(job: Job, base: Job) -> Iterable[tuple[str, Any, Any]]:
+    """Keys that must be the same in both jobs and are not, with both values.
+
+    The path may name more folders now, and the same weights may be written in another way.
+    """
     free = {"extend", "stop", "layers"}
-    one, two = (json.loads(json.dumps(each.dependent())) for each in (job, base))
-    for tree in (one, two):
+    ours, theirs = (json.loads(json.dumps(side.dependent())) for side in (job, base))
+    for tree in (ours, theirs):
         del tree["dataset"]["path"], tree["model"]["weights"], tree["statistics"]["plan"]
-    for key in one.keys() - free:
-        if one[key] != two[key]:
-            inner = (
-                [name for name in one[key] if one[key][name] != two[key][name]] if isinstance(one[key], dict) else []
-            )
-            yield (f"{key}.{inner[0]}", one[key][inner[0]], two[key][inner[0]]) if inner else (key, one[key], two[key])
+    for key in ours.keys() - free:
+        if ours[key] == theirs[key]:
+            continue
+        section = ours[key] if isinstance(ours[key], dict) else {}
+        inner = next((name for name in section if section[name] != theirs[key][name]), None)
+        yield (key, ours[key], theirs[key]) if inner is None else (f"{key}.{inner}", section[inner], theirs[key][inner])
 
 
 def inherit(base: Base, listing: Listing, rows_per_unit: int) -> Inheritance:
@@ -94,24 +97,24 @@ def inherit(base: Base, listing: Listing, rows_per_unit: int) -> Inheritance:
     base_units = [Unit.from_json(unit) for unit in (base.state.manifest or {})["units"]]
     whole, survivors = [], []
     for unit in base_units:
-        there = [_today(piece, files) for piece in unit.pieces]
-        found = [piece for piece in there if piece is not None]
-        if len(found) == len(there):
-            whole.append(Unit.of(found))
-        elif found:
-            survivors.append((unit.id, Unit.of(found)))
-    known = {(p.key, p.size, p.version) for unit in base_units for p in unit.pieces}
-    new = [file for file in listing.files if (file.key, file.size, file.version) not in known]
+        current = [_today(row_group, files) for row_group in unit.pieces]
+        unchanged = [row_group for row_group in current if row_group is not None]
+        if len(unchanged) == len(current):
+            whole.append(Unit.of(unchanged))
+        elif unchanged:
+            survivors.append((unit.id, Unit.of(unchanged)))
+    base_row_groups = {(p.key, p.size, p.version) for unit in base_units for p in unit.pieces}
+    new = [file for file in listing.files if (file.key, file.size, file.version) not in base_row_groups]
     fresh = make_units(replace(listing, files=tuple(new)), rows_per_unit) if new else ()
-    standing = {unit.id for unit in whole}
+    whole_ids = {unit.id for unit in whole}
     receipts, sources = [], {}
     for receipt in base.state.accepted_receipts():
-        if standing.issuperset(receipt.units):
+        if whole_ids.issuperset(receipt.units):
             renamed = _renamed(receipt, base)
             receipts.append(renamed)
             sources[renamed.attempt] = receipt.attempt
-    taken = {unit for receipt in receipts for unit in receipt.units}
-    redo = {unit.id: unit.id for unit in whole if unit.id not in taken} | {unit.id: old for old, unit in survivors}
+    taken_over = {unit for receipt in receipts for unit in receipt.units}
+    redo = {unit.id: unit.id for unit in whole if unit.id not in taken_over} | {unit.id: old for old, unit in survivors}
     return Inheritance(
         units=(*whole, *(unit for _, unit in survivors), *fresh),
         receipts=tuple(receipts),
@@ -120,16 +123,17 @@ def inherit(base: Base, listing: Listing, rows_per_unit: int) -> Inheritance:
     )
 
 
-def _today(piece: RowGroupRef, files: Mapping[str, DataFile]) -> RowGroupRef | None:
+def _today(row_group: RowGroupRef, files: Mapping[str, DataFile]) -> RowGroupRef | None:
     """The same row group where its file lies now; None if that is gone or has changed."""
-    file = files.get(piece.key)
-    if file is None or (file.size, file.version) != (piece.size, piece.version):
+    file = files.get(row_group.key)
+    if file is None or (file.size, file.version) != (row_group.size, row_group.version):
         return None
-    return replace(piece, url=file.url)
+    return replace(row_group, url=file.url)
 
 
 def _renamed(receipt: Receipt, base: Base) -> Receipt:
-    """Under a name that no attempt of the new run has: those of the base's own get the base's generation in front."""
+    """The receipt under a name that no attempt of the new run can have: the base's own attempts get the base's
+    generation as a prefix."""
     if is_inherited(receipt.attempt):
         return receipt
     generation = int((base.state.manifest or {}).get("generation", 0))
@@ -138,13 +142,13 @@ def _renamed(receipt: Receipt, base: Base) -> Receipt:
 
 def _codes_of(base: Base, redo: Mapping[str, str]) -> dict[str, str]:
     """For units that are redone, the base's codes file that holds their rows: {unit: key in the base}."""
-    found = {}
+    codes_files = {}
     receipts = {receipt.attempt: receipt for receipt in base.state.accepted_receipts()}
     for unit, old in redo.items():
         attempt = base.state.attempt_of(old)
         if attempt is not None and CODES_FILE in receipts[attempt].files:
-            found[unit] = attempt_key(attempt, CODES_FILE)
-    return found
+            codes_files[unit] = attempt_key(attempt, CODES_FILE)
+    return codes_files
 
 
 def copy_attempts(
@@ -154,7 +158,7 @@ def copy_attempts(
 
     An attempt that the base can no longer give is left out: its units are done again.
     """
-    receipts = tuple(Receipt.from_json(one) for one in manifest["inherits"]["receipts"])
+    receipts = tuple(Receipt.from_json(receipt) for receipt in manifest["inherits"]["receipts"])
     sources = manifest["inherits"]["sources"]
     files = [(receipt, name) for receipt in receipts for name in receipt.files]
     broken: set[str] = set()
@@ -169,8 +173,8 @@ def copy_attempts(
 
     def copy_file(receipt: Receipt, name: str) -> None:
         ref = receipt.files[name]
-        there = store.get(attempt_key(receipt.attempt, name))
-        if there is None or hashlib.sha256(there).hexdigest() != ref.sha256:
+        copied = store.get(attempt_key(receipt.attempt, name))
+        if copied is None or hashlib.sha256(copied).hexdigest() != ref.sha256:
             store.put(attempt_key(receipt.attempt, name), read_checked(base.store, sources[receipt.attempt], name, ref))
 
     with ThreadPoolExecutor(COPIES, thread_name_prefix="pcace-copy") as pool:

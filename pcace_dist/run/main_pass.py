@@ -43,11 +43,11 @@ class MainPass(EventLoop):
         plan: FrozenPlan,
         control: LoopControl,
         *,
-        kept: Mapping[str, str] | None = None,
+        codes_files: Mapping[str, str] | None = None,
         last: bool = True,
     ) -> None:
-        """`kept`: for units whose rows are taken from kept codes of the extended run, the codes file. `last`: no other
-        pass follows, so that workers without work may go."""
+        """`codes_files`: of the extended run, by the units whose rows they hold. `last`: no other pass follows, so that
+        workers without work may go."""
         super().__init__(executor, control)
         self._ledger = ledger
         self._dispatcher = dispatcher
@@ -55,7 +55,7 @@ class MainPass(EventLoop):
         self._plan = plan
         self._told_to_stop = False
         self._outage: StoreUnavailable | None = None  # storage was away for too long: the run ends
-        self._kept = kept or {}
+        self._codes_files = codes_files or {}
         self._last = last
         self._idle_since: dict[str, float] = {}
         self._ready: set[str] = set()  # admitted workers
@@ -104,7 +104,7 @@ class MainPass(EventLoop):
     def _admitted(self, worker: str, admission: Admission) -> None:
         self.stats.admitted(worker, admission)
         self._ready.add(worker)
-        self._dispatcher.actor_joined(worker)
+        self._dispatcher.worker_joined(worker)
 
     # -- units go out
 
@@ -138,9 +138,9 @@ class MainPass(EventLoop):
         if lend is not None:
             self._idle_since.pop(worker, None)
             following = None if lend.alone else self._dispatcher.peek_next(worker)
-            upcoming = None if following is None or following in self._kept else self._units[following]
-            kept = self._kept.get(lend.unit)
-            task = Task.of(WorkerBody.work, self._units[lend.unit], upcoming, lend.alone, kept)
+            upcoming = None if following is None or following in self._codes_files else self._units[following]
+            codes_file = self._codes_files.get(lend.unit)
+            task = Task.of(WorkerBody.work, self._units[lend.unit], upcoming, lend.alone, codes_file)
             self._call(worker, task, partial(self._worked, worker))
         elif self._dispatcher.holds_unrecorded(worker):
             self._call(worker, Task.of(WorkerBody.flush), partial(self._worked, worker))
@@ -159,13 +159,13 @@ class MainPass(EventLoop):
         self._executor.release(worker)
         self._ready.discard(worker)
         self.stats.gone(worker)
-        self._dispatcher.actor_lost(worker, "let go", blame=False)
+        self._dispatcher.worker_lost(worker, "let go", blame=False)
         if at_once and self._dispatcher.outstanding():
             self._executor.replace()
 
     def _let_slow_beginners_go(self) -> None:
-        """The pass is over: a worker that is still checking the plan holds nothing, and is not waited for any longer
-        than for a start."""
+        """The pass is over: a worker that is still checking the plan holds nothing. It is let go when it has taken
+        longer than `workers.start_timeout`."""
         for worker in sorted(self._in_hand.keys() - self._ready):
             if self.stats.seconds_of(worker) > self._control.patience.seconds:
                 self._executor.release(worker)
@@ -190,8 +190,8 @@ class MainPass(EventLoop):
         verdict = self._dispatcher.receipt(worker, receipt)
         if isinstance(verdict, Accepted):
             self._ledger.append("accept", {"receipts": [receipt.to_json()], **self._foreign(worker)})
-            fields = {"actor": worker, "attempt": receipt.attempt}
-            log.info("attempt %s is recorded: %d units", receipt.attempt, len(receipt.units), extra=fields)
+            log_fields = {"actor": worker, "attempt": receipt.attempt}
+            log.info("attempt %s is recorded: %d units", receipt.attempt, len(receipt.units), extra=log_fields)
         else:
             self._drop(worker, f"its receipt {receipt.attempt} is rejected: {verdict.reason}")
 
@@ -216,7 +216,7 @@ class MainPass(EventLoop):
             self._drop(worker, f"{doing} failed: {error!r}")
 
     def _storage_away(self, worker: str, error: StoreUnavailable) -> None:
-        """What a worker has in hand goes back and nobody is blamed; the others flush, then the run ends.
+        """The worker's units wait again and nobody is blamed. The other workers flush, then the run ends.
 
         No worker takes its place: it would wait for the same storage.
         """
@@ -224,11 +224,11 @@ class MainPass(EventLoop):
         self._outage = self._outage or error
         self._executor.release(worker)
         self._forget(worker, str(error))
-        self._dispatcher.actor_lost(worker, str(error), blame=False)
+        self._dispatcher.worker_lost(worker, str(error), blame=False)
         self._stop()
 
     def _refuse(self, worker: str, error: NotAdmitted) -> None:
-        """A worker that is not admitted is let go; others are tried in its place, but not for ever."""
+        """A worker that is not admitted is let go. It is replaced, but only REFUSALS times."""
         patience = self._control.patience
         patience.refused(worker, str(error))
         log.warning("worker %s is not admitted: %s", worker, error, extra={"actor": worker})
@@ -245,7 +245,7 @@ class MainPass(EventLoop):
         self._executor.release(worker)
         self._forget(worker, reason)
         self._replace()
-        self._count_loss(reason)
+        self._count_loss(reason)  # first: a loss that ends the run has another cause than the unit in hand
         self._lend_anew(worker, reason)
 
     def _lost(self, worker: str, reason: str) -> None:
@@ -261,7 +261,7 @@ class MainPass(EventLoop):
 
     def _lend_anew(self, worker: str, reason: str, *, blame: bool = True) -> None:
         """A worker's unaccepted units wait again; one that has ended too many workers is set aside."""
-        self._dispatcher.actor_lost(worker, reason, blame=blame)
+        self._dispatcher.worker_lost(worker, reason, blame=blame)
         for unit, why in self._dispatcher.take_set_aside():
             log.warning("unit %s is set aside: %s", unit, why, extra={"unit": unit})
             self._ledger.append("set_aside", {"units": [unit], "reason": why})

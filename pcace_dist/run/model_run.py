@@ -89,9 +89,11 @@ class ModelRun(Coordinator[Preparation]):
 
     def _record_manifest(self, frozen: FrozenPlan, units: Iterable[Unit], **more: Any) -> None:
         identity = self._preparation.identity
-        facts = {"fingerprint": identity.fingerprint, "weights": identity.weights, "code": identity.code}
+        identity_fields = {"fingerprint": identity.fingerprint, "weights": identity.weights, "code": identity.code}
         stored = frozen.store(self._store)
-        self._ledger.append("manifest", {**facts, **stored, "units": [unit.to_json() for unit in units], **more})
+        self._ledger.append(
+            "manifest", {**identity_fields, **stored, "units": [unit.to_json() for unit in units], **more}
+        )
 
     def _take_over_attempts(self, executor: Executor) -> None:
         """Copy what the manifest inherits, unless that has been recorded already."""
@@ -139,7 +141,7 @@ class ModelRun(Coordinator[Preparation]):
             if size < len(units) and not passed and self._settled(executor, frozen.plan, look, units[size:]):
                 return
 
-    def _settled(self, executor: Executor, plan: Plan, look: int, rest: list[str]) -> bool:
+    def _settled(self, executor: Executor, plan: Plan, look: int, remaining: list[str]) -> bool:
         """Check the ranking of the accepted units. If the top is settled everywhere, record that the rest is spared."""
         assert self._job.stop is not None
         rule = self._job.stop
@@ -149,15 +151,15 @@ class ModelRun(Coordinator[Preparation]):
         settled = True
         for _, _, scores in each_ranking(plan, blocks):
             ok = scores.status == OK
-            found = check_settled(
+            check = check_settled(
                 scores.score_squared, scores.pseudo, ok, top=rule.top, level=level, tolerance=rule.tolerance
             )
-            settled &= found.settled and not bool((scores.status == TOO_FEW_IMAGES).any())
-            open_pairs += found.open_pairs
-        log.info("look %d: %d pairs at the border of the top %d are open", look, open_pairs, rule.top)
+            settled &= check.settled and not bool((scores.status == TOO_FEW_IMAGES).any())
+            open_pairs += check.open_pairs
+        log.info("look %d: %d pairs at the top-%d border are still unsettled", look, open_pairs, rule.top)
         self._stats.looked(look, open_pairs)
         if settled:
-            self._ledger.append("settled", {"look": look, "units": rest, "looks": self._stats.looks})
+            self._ledger.append("settled", {"look": look, "units": remaining, "looks": self._stats.looks})
         return settled
 
     def _work_through(self, executor: Executor, frozen: FrozenPlan, units: list[str], *, last: bool = True) -> None:
@@ -174,7 +176,7 @@ class ModelRun(Coordinator[Preparation]):
             self._units(),
             frozen,
             LoopControl(self._patience, self._stopping, lambda: self._tick(executor, "ranking", main_pass.waits_for)),
-            kept=(self._ledger.state.manifest or {}).get("from_codes"),
+            codes_files=(self._ledger.state.manifest or {}).get("from_codes"),
             last=last,
         )
         self._stats.main_pass_begins(main_pass)

@@ -64,21 +64,21 @@ def run_job(
     first start, unless RAY_ADDRESS is set (worker/shared_model.py). PCACE_EXECUTOR chooses otherwise. A run that
     another living driver holds is refused, with `take_over` it is taken from it.
     """
-    wanted = wanted_executor()
+    chosen = wanted_executor()
     storage = storage_of(job)
     store = open_store(job.output, storage)
     logs.set_run(store.url)
     ledger = Ledger(store)
     state = ledger.load()
     recorded = _recorded_job(store, state)
-    again = () if retry_bad is None else attempts_with_bad(store, state.accepted_receipts(), retry_bad)
-    if retry_bad is not None and not again:
+    to_redo = () if retry_bad is None else attempts_with_bad(store, state.accepted_receipts(), retry_bad)
+    if retry_bad is not None and not to_redo:
         log.info("%s: no attempt has set rows aside at the stage %s: nothing is done again", store.url, retry_bad)
-    if state.done is not None and not again and recorded is not None and not _differences(recorded, job):
+    if state.done is not None and not to_redo and recorded is not None and not _differences(recorded, job):
         _refuse_other_model(store, job, state.manifest)
         return _recorded_outcome(store, state, tell)
     _refuse_foreign(store, job, recorded, state)
-    if wanted in (None, ExecutorKind.RAY):
+    if chosen in (None, ExecutorKind.RAY):
         check_address()
     began = time.monotonic()
     from_codes = prepare_from_codes(job)
@@ -87,41 +87,41 @@ def run_job(
     preparation = from_codes or _prepare(job)
     before = {"prepare": time.monotonic() - began}
     _refuse_changed(store, preparation, state.manifest)
-    if state.done is not None and not again:
+    if state.done is not None and not to_redo:
         return _recorded_outcome(store, state, tell)
     if not take_over:
         _refuse_held(store, ledger)
-    if wanted is None:
+    if chosen is None:
         preparation = _here_or_on_ray(preparation, first=state.epoch == 0)
     on_ray = preparation.executor == ExecutorKind.RAY
     session = ray_session() if on_ray else contextlib.nullcontext()
     began = time.monotonic()
-    with interruptible() as asked, session, display or RunDisplay() as shown:
+    with interruptible() as interrupt, session, display or RunDisplay() as run_display:
         before |= {"ray": time.monotonic() - began} if on_ray else {}
         probe(store)
-        asked.install()
-        for each in (storage, preparation.spec.storage):
-            each.patience.begin(asked.event)
-        _open(store, ledger, take_over=take_over, again=again)
+        interrupt.install()
+        for used_storage in (storage, preparation.spec.storage):
+            used_storage.patience.begin(interrupt.event)
+        _open(store, ledger, take_over=take_over, to_redo=to_redo)
         store.put("job.yaml", job.to_yaml().encode())
-        stats = RunStats(store, ledger, shown, preparation.fingerprint, preparation.executor)
+        stats = RunStats(store, ledger, run_display, preparation.fingerprint, preparation.executor)
         stats.seconds.update(before)
         with LeaseKeeper(Lease(hasty(store), ledger.epoch)) as keeper:
-            coordinator = _coordinator(preparation, store, ledger, stats, stopping=asked.is_set, check=keeper.check)
+            coordinator = _coordinator(preparation, store, ledger, stats, stopping=interrupt.is_set, check=keeper.check)
             try:
                 return coordinator.run()
             except TakenOver:
                 raise  # the run is another's now: not one byte more
             except (Stopped, StoreUnavailable):
-                asked.event.set()  # from here on nothing is waited for
+                interrupt.event.set()  # from here on nothing is waited for
                 with contextlib.suppress(StoreUnavailable):  # it may be what has ended the run
                     stats.write("stopped", Stopped.exit_code)
                 raise
 
 
 def _recorded_outcome(store: Store, state: RunState, tell: Callable[[str], None]) -> int:
-    """A finished run's code. What is damaged of its files is written anew; so is summary.json where the driver died
-    between `done` and it."""
+    """A finished run's exit code. Damaged files are written anew; so is summary.json where the driver died after `done`
+    and before it was written."""
     done = state.done or {}
     date = datetime.fromtimestamp(state.finished_at or 0.0, UTC)
     with parsing(f"{store.url}/ledger"):
@@ -164,8 +164,8 @@ def _prepare(job: Job) -> Preparation:
 
 
 def _here_or_on_ray(preparation: Preparation | CodesPreparation, *, first: bool) -> Preparation | CodesPreparation:
-    """A run of the model is for Ray where a driver has begun it already: what ended that one may be a row, and a worker
-    that it ends is only one of many."""
+    """A model run that another driver has begun goes on with Ray: an image may have ended that driver, and on Ray the
+    same image ends one worker only."""
     if isinstance(preparation, CodesPreparation) or first:
         return preparation
     return replace(preparation, executor=ExecutorKind.RAY, shared_model=None)
@@ -182,7 +182,7 @@ def _coordinator(
 ) -> Coordinator[Any]:
     """The kind of run that this job is."""
     if isinstance(preparation, CodesPreparation):
-        stats.from_codes = preparation.kept.url
+        stats.from_codes = preparation.kept_codes.url
         return CodesRun(preparation, store, ledger, stats, stopping=stopping, check=check)
     from pcace_dist.run.model_run import ModelRun
 
@@ -201,19 +201,19 @@ def _refuse_held(store: Store, ledger: Ledger) -> None:
         )
 
 
-def _open(store: Store, ledger: Ledger, *, take_over: bool, again: Sequence[str] = ()) -> None:
-    """Take the run; attempts that are to be done `again` no longer count.
+def _open(store: Store, ledger: Ledger, *, take_over: bool, to_redo: Sequence[str] = ()) -> None:
+    """Take the run and retract the attempts `to_redo`.
 
-    Where another driver was a moment quicker, it is the holder: exit code 2 and its name.
+    Where another driver was a moment quicker, it holds the run: exit code 2, with its name.
     """
     holder, reason = ProcessProbe().this_process().to_json(), "asked for by --retry-bad"
     try:
-        if again and ledger.state.done is not None:
-            ledger.reopen(holder, again, reason)
+        if to_redo and ledger.state.done is not None:
+            ledger.reopen(holder, to_redo, reason)
             return
         ledger.open(holder)
-        there = {receipt.attempt for receipt in ledger.state.accepted_receipts()}
-        if retracted := [attempt for attempt in again if attempt in there]:
+        accepted = {receipt.attempt for receipt in ledger.state.accepted_receipts()}
+        if retracted := [attempt for attempt in to_redo if attempt in accepted]:
             ledger.append("retract", {"attempts": retracted, "reason": reason})
     except TakenOver:
         if not take_over:
@@ -230,10 +230,10 @@ def _recorded_job(store: Store, state: RunState) -> Job | None:
         return None
 
 
-def _differences(one: Job, other: Job) -> list[str]:
+def _differences(first: Job, second: Job) -> list[str]:
     """Keys in which two jobs differ, of those that the result depends on."""
-    first, second = (_leaves(job.dependent()).items() for job in (one, other))
-    return [key for key, _ in sorted(first ^ second)]
+    first_leaves, second_leaves = (_leaves(job.dependent()).items() for job in (first, second))
+    return [key for key, _ in sorted(first_leaves ^ second_leaves)]
 
 
 def _leaves(tree: object, prefix: str = "") -> dict[str, str]:
@@ -264,14 +264,15 @@ def _refuse_changed(
 ) -> None:
     if manifest is None or preparation.is_of(manifest["fingerprint"]):
         return
-    what = "model.weights: the weights have" if manifest["weights"] != preparation.weights else "the job has"
-    raise OutputError(f"{what} changed since the run in {store.url} began; use another output")
+    changed = "model.weights: the weights have" if manifest["weights"] != preparation.weights else "the job has"
+    raise OutputError(f"{changed} changed since the run in {store.url} began; use another output")
 
 
 def _refuse_other_model(store: Store, job: Job, manifest: dict[str, Any] | None) -> None:
-    """A finished run is asked again: its ranking must not be shown for a model that computes something else by now.
+    """Refuse a finished run whose model computes something else today: its ranking is not that of this model.
 
-    Where the model cannot be loaded any more there is nothing to compare: the recorded outcome stands, and it is said.
+    Where the model cannot be loaded any more, there is nothing to compare: a warning says so, and the recorded outcome
+    stands.
     """
     if manifest is None or prepare_from_codes(job) is not None:
         return
@@ -283,5 +284,5 @@ def _refuse_other_model(store: Store, job: Job, manifest: dict[str, Any] | None)
         log.warning("the model cannot be compared with the run's: %s", error)
         return
     if not today.is_of(manifest["fingerprint"]):
-        what = "model.weights: the weights have" if today.weights != manifest["weights"] else "the model's code has"
-        raise OutputError(f"{what} changed since the run in {store.url} was made; use another output")
+        changed = "model.weights: the weights have" if today.weights != manifest["weights"] else "the model's code has"
+        raise OutputError(f"{changed} changed since the run in {store.url} was made; use another output")

@@ -42,26 +42,26 @@ def write_anew(store: Store, state: RunState) -> list[str]:
     done = state.done or {}
     files = {name: Digest.from_json(value) for name, value in done.get("files", {}).items()}
     with ThreadPoolExecutor(READERS, thread_name_prefix="pcace-check") as pool:
-        fits = pool.map(lambda name: _good(files[name], name, store.get(name)), files)
-        damaged = [name for name, good in zip(files, fits, strict=True) if not good]
+        intact = pool.map(lambda name: _is_intact(files[name], name, store.get(name)), files)
+        damaged = [name for name, is_intact in zip(files, intact, strict=True) if not is_intact]
     if not damaged:
         return []
-    made = _small_files(done)
-    if not made.keys() >= set(damaged):
-        made |= _results(store, state, read_job(done["job"]))
+    contents = _small_files(done)
+    if not contents.keys() >= set(damaged):
+        contents |= _results(store, state, read_job(done["job"]))
     for name in damaged:
-        if not files[name].fits(made.get(name)):
+        if not files[name].fits(contents.get(name)):
             raise OutputError(
                 f"{store.url}/{name}: is not what the run wrote, and this machine computes other bits from its "
                 f"attempts (other versions of libraries, or another processor); {RESTORE}"
             )
     for name in damaged:
-        store.put(name, made[name])
+        store.put(name, contents[name])
     return damaged
 
 
-def _good(digest: Digest, name: str, data: bytes | None) -> bool:
-    """Whether a file is as it was published; job.yaml may have been edited, where data have moved."""
+def _is_intact(digest: Digest, name: str, data: bytes | None) -> bool:
+    """Whether a file is as it was published. job.yaml may have been edited, because the data were moved."""
     if digest.fits(data) or name != "job.yaml" or data is None:
         return digest.fits(data)
     try:
@@ -80,28 +80,28 @@ def _results(store: Store, state: RunState, job: Job) -> dict[str, bytes]:
     """All other published files, by name."""
     assert state.manifest is not None and state.done is not None
     plan = read_plan(store, state.manifest["plan"])
-    made: dict[str, bytes] = {}
-    sink = Publication(made.__setitem__)
+    contents: dict[str, bytes] = {}
+    sink = Publication(contents.__setitem__)
     try:
         with settings_restored():
             torch.set_num_threads(1)
             blocks = _blocks(store, state, job, plan)
-        ranks = [one for batch in rank_tasks(plan, blocks) for one in rank_batch(batch)]
+        ranks = [ranking for batch in rank_tasks(plan, blocks) for ranking in rank_batch(batch)]
         images_were_read = state.done["summary"].get("from_codes") is None
         examples = [merge_examples(store, plan, state.accepted_receipts())] if images_were_read else []
         grouped = job.group_by is not None
-        found = Results(plan, state, blocks, ranks, examples, recorded_group_type(state.done), grouped)
-        publish_results(sink, store, found)
+        results = Results(plan, state, blocks, ranks, examples, recorded_group_type(state.done), grouped)
+        publish_results(sink, store, results)
     except CorruptAttempt as corrupt:
         raise OutputError(
             f"{store.url}: what it published is damaged, and so is attempt {corrupt.attempt} ({corrupt.reason}), from "
             f"which it could be written anew; {RESTORE}"
         ) from corrupt
     if INDEX in state.done["files"]:
-        facts = {name: str(state.manifest[name]) for name in ("fingerprint", "weights")}
-        index = index_of(plan, state.accepted_receipts(), fold_by=job.dataset.fold_by, **facts)
+        recorded = {name: str(state.manifest[name]) for name in ("fingerprint", "weights")}
+        index = index_of(plan, state.accepted_receipts(), fold_by=job.dataset.fold_by, **recorded)
         publish_index(sink, index)
-    return made
+    return contents
 
 
 def _blocks(store: Store, state: RunState, job: Job, plan: Plan) -> list[BlockScores]:

@@ -18,7 +18,7 @@ from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.executors.start_patience import StartPatience
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.progress.display import RunDisplay, Tally
-from pcace_dist.run.bottleneck import Machine, find_bottleneck, on_worker, shares
+from pcace_dist.run.bottleneck import ComputeSettings, find_bottleneck, on_worker, stage_shares
 from pcace_dist.run.main_pass import MainPass
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import Store
@@ -80,7 +80,7 @@ class RunStats:
     def planned(self, plan: Plan, units: Mapping[str, Unit]) -> None:
         self._plan = plan
         self._rows_of = {unit.id: unit.rows for unit in units.values()}
-        self._data = data_digest(piece for unit in units.values() for piece in unit.pieces)
+        self._data = data_digest(row_group for unit in units.values() for row_group in unit.pieces)
 
     def main_pass_begins(self, main_pass: MainPass) -> None:
         if not self._passes:
@@ -90,8 +90,8 @@ class RunStats:
 
     def reduced(self, seconds: Iterable[Mapping[str, float]]) -> None:
         """Seconds by stage of the tasks of a reduce."""
-        for one in seconds:
-            for stage, value in one.items():
+        for by_stage in seconds:
+            for stage, value in by_stage.items():
                 self._reduce_seconds[stage] += value
 
     def looked(self, look: int, open_pairs: int) -> None:
@@ -125,7 +125,7 @@ class RunStats:
         if self._passes:
             sample = replace(
                 sample,
-                bytes=sum(one.stats.bytes_read for one in self._passes),
+                bytes=sum(main_pass.stats.bytes_read for main_pass in self._passes),
                 units_redone=self._units_redone,
                 queue_depth=self._passes[-1].queue_depth,
                 stage_seconds=self._worker_seconds(),
@@ -156,17 +156,17 @@ class RunStats:
 
     @property
     def _units_redone(self) -> int:
-        return sum(one.units_redone for one in self._passes)
+        return sum(main_pass.units_redone for main_pass in self._passes)
 
     @property
     def _last_faults(self) -> list[str]:
-        return [fault for one in self._passes for fault in one.stats.last_faults][-10:]
+        return [fault for main_pass in self._passes for fault in main_pass.stats.last_faults][-10:]
 
     def _worker_seconds(self) -> dict[str, float]:
         """Seconds by stage, summed over workers."""
         total: dict[str, float] = defaultdict(float)
-        for one in self._passes:
-            for stage, value in one.stats.seconds.items():
+        for main_pass in self._passes:
+            for stage, value in main_pass.stats.seconds.items():
                 total[stage] += value
         in_pass = on_worker(total, self._in_pass) if self._passes else {}
         return {**total, **in_pass, **self._reduce_seconds}
@@ -174,24 +174,26 @@ class RunStats:
     @property
     def _in_pass(self) -> float:
         """Seconds of all workers in the main pass."""
-        return sum(one.stats.worker_seconds for one in self._passes)
+        return sum(main_pass.stats.worker_seconds for main_pass in self._passes)
 
     def _time(self) -> dict[str, Any]:
         """Where the time went: seconds and shares by stage, and what would help (docs/pipeline.md)."""
         driver, workers = dict(self.seconds), self._worker_seconds()
-        machine = Machine()
+        compute = ComputeSettings()
         if self._plan is not None:
-            frozen = PlanMetadata.of(self._plan)
-            machine = Machine(frozen.numeric_class["device"] == "cpu", frozen.precision, frozen.batch, frozen.decode)
-        verdict = find_bottleneck(driver, workers, machine)
+            metadata = PlanMetadata.of(self._plan)
+            compute = ComputeSettings(
+                metadata.numeric_class["device"] == "cpu", metadata.precision, metadata.batch, metadata.decode
+            )
+        bottleneck = find_bottleneck(driver, workers, compute)
         return {
             "stages": {name: round(value, 3) for name, value in driver.items()},
             "worker_stages": {name: round(value, 3) for name, value in workers.items()},
             "worker_seconds": round(self._in_pass, 3),
-            "shares": {name: round(value, 4) for name, value in shares(driver, workers).items()},
+            "shares": {name: round(value, 4) for name, value in stage_shares(driver, workers).items()},
             "bottleneck": None
-            if verdict is None
-            else {"stage": verdict.stage, "share": round(verdict.share, 4), "advice": verdict.advice},
+            if bottleneck is None
+            else {"stage": bottleneck.stage, "share": round(bottleneck.share, 4), "advice": bottleneck.advice},
         }
 
     @property
@@ -221,17 +223,17 @@ class RunStats:
         state = self._ledger.state
         images = self.images
         main_pass = self.seconds["main_pass"] or time.monotonic() - self._pass_started
-        if any(one.stats.units_of_pilot for one in self._passes):
+        if any(main_pass.stats.units_of_pilot for main_pass in self._passes):
             main_pass += self.seconds["pilot"]  # which has forwarded them
         forwarded = self.rows_done - self.rows_spared - self._rows_at_start
-        facts: dict[str, Any] = {
+        values: dict[str, Any] = {
             "outcome": outcome,
             "exit_code": exit_code,
             "fingerprint": self._fingerprint,
             "data": self._data,
             "images": images,
             "bad_rows": self.bad_rows,
-            "files_left_out": [one.to_json() for one in self.files_left_out],
+            "files_left_out": [left_out.to_json() for left_out in self.files_left_out],
             "units": len(self._rows_of),
             "units_set_aside": len(state.set_aside),
             "units_redone": self._units_redone,
@@ -245,36 +247,36 @@ class RunStats:
             **more,
         }
         if self.patience is not None and (self.patience.refusals or self.patience.short):
-            facts["workers_refused"] = self.patience.refusals
-            facts["workers_short"] = self.patience.short
+            values["workers_refused"] = self.patience.refusals
+            values["workers_short"] = self.patience.short
         if self.layers_left_out is not None:
             left_out = self.layers_left_out.items()
-            facts["layers_left_out"] = [{"layer": layer, "reason": reason} for layer, reason in left_out]
+            values["layers_left_out"] = [{"layer": layer, "reason": reason} for layer, reason in left_out]
         if self.from_codes is not None:
-            facts["from_codes"] = self.from_codes
+            values["from_codes"] = self.from_codes
         if self.drift:
-            facts["drift"] = {"layers": self.drift, "advice": advice(self.drift)}
+            values["drift"] = {"layers": self.drift, "advice": advice(self.drift)}
         if self.looks or state.settled is not None:
-            facts["stop"] = {
+            values["stop"] = {
                 "settled": state.settled is not None,
                 "rows_spared": self.rows_spared,
                 "looks": (state.settled or {}).get("looks", self.looks),
             }
         if self._plan is not None:
-            frozen = PlanMetadata.of(self._plan)
-            facts |= {
+            metadata = PlanMetadata.of(self._plan)
+            values |= {
                 "plan": self._plan.digest,
-                "precision": frozen.precision,
-                "layout": frozen.layout,
-                "decode": frozen.decode,
-                "batch": frozen.batch,
-                "numeric_classes": self._numeric_classes(frozen.numeric_class),
+                "precision": metadata.precision,
+                "layout": metadata.layout,
+                "decode": metadata.decode,
+                "batch": metadata.batch,
+                "numeric_classes": self._numeric_classes(metadata.numeric_class),
                 "check_codes_differing": self._differing(),
                 "explained_variance": {
                     layer.name: round(float(layer.explained.sum(1).mean()), 4) for layer in self._plan.layers
                 },
             }
-        return summary_of(facts)
+        return summary_of(values)
 
     def _numeric_classes(self, plans: dict[str, str | int]) -> list[dict[str, str | int]]:
         """The plan's class first, then those of other workers that were admitted (`exact: off`)."""
@@ -290,5 +292,8 @@ class RunStats:
 
     def _admitted(self) -> list[Admission]:
         """Workers of other classes that the ledger knows of, of earlier drivers too, and the workers of this one."""
-        recorded = [Admission(dict(one["class"]), float(one["differing"])) for one in self._ledger.state.foreign]
-        return [*recorded, *(admission for one in self._passes for admission in one.stats.admissions.values())]
+        recorded = [
+            Admission(dict(worker["class"]), float(worker["differing"])) for worker in self._ledger.state.foreign
+        ]
+        own = (admission for main_pass in self._passes for admission in main_pass.stats.admissions.values())
+        return [*recorded, *own]

@@ -9,13 +9,13 @@ from pcace_dist.artifacts.summary import recorded_summary
 from pcace_dist.errors import OutputError
 from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.progress.display import Tally, describe
-from pcace_dist.run.bottleneck import told
+from pcace_dist.run.bottleneck import describe_time
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import open_store
 
 
 def describe_run(path: str, storage: Storage | None = None) -> str:
-    """A few lines: outcome or stage, progress, rate, remaining time, workers, who holds the run, last faults."""
+    """A few lines about a run: outcome or stage, progress, rate, remaining time, workers, who holds it, last faults."""
     store = open_store(path, storage or Storage({}))
     state = Ledger(store).load()
     if state.epoch == 0:
@@ -38,7 +38,7 @@ def _lines(path: str, state: RunState, summary: dict[str, Any]) -> list[str]:
         f"{summary.get('bad_rows', 0)} bad rows"
     )
     lines += [f"workers:  {summary['workers_short']}"] if summary.get("workers_short") else []
-    lines += [f"time:     {line}" for line in told(summary)]
+    lines += [f"time:     {line}" for line in describe_time(summary)]
     lines += [f"fault:    {fault}" for fault in summary.get("last_faults", [])]
     return lines
 
@@ -54,8 +54,8 @@ def _progress(state: RunState, summary: dict[str, Any]) -> str:
     if state.manifest is None:
         return "the plan is not made yet"
     units = state.manifest["units"]
-    total = sum(piece["rows"] for unit in units for piece in unit["pieces"])
-    settled = sum(piece["rows"] for unit in units if state.is_settled(unit["id"]) for piece in unit["pieces"])
+    total = sum(row_group["rows"] for unit in units for row_group in unit["pieces"])
+    settled = sum(row_group["rows"] for unit in units if state.is_settled(unit["id"]) for row_group in unit["pieces"])
     waits_for = summary.get("waits_for", "") if state.done is None else ""
     rate = summary.get("images_per_second") if state.done is None else None
     rows = max(settled, int(summary.get("rows_done", 0))) if state.done is None else settled

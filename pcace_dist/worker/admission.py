@@ -85,21 +85,30 @@ class CheckRows:
         return cls(tensors["images"], tensors["outputs"], codes)
 
     def admit(
-        self, forward: Forward, layers: Mapping[str, LayerPlan], *, mine: NumericClass, plans: NumericClass, exact: str
+        self,
+        forward: Forward,
+        layers: Mapping[str, LayerPlan],
+        *,
+        own_class: NumericClass,
+        plan_class: NumericClass,
+        exact: str,
     ) -> Admission:
         """Compute the rows again and compare. Raises NotAdmitted with `exact` strict where anything differs."""
-        again = CheckRows.compute(self.images, forward, layers, forward.batch_size)
+        recomputed = CheckRows.compute(self.images, forward, layers, forward.batch_size)
         total = sum(codes.numel() for codes in self.codes.values())
-        differing = sum(int((again.codes[name] != codes).sum()) for name, codes in self.codes.items())
-        admission = Admission(dict(mine), differing / max(1, total))
+        differing = sum(int((recomputed.codes[name] != codes).sum()) for name, codes in self.codes.items())
+        admission = Admission(dict(own_class), differing / max(1, total))
         if exact == "strict":
-            other = sorted(key for key in {*mine, *plans} if mine.get(key) != plans.get(key))
-            if other:
+            differing_keys = sorted(
+                key for key in {*own_class, *plan_class} if own_class.get(key) != plan_class.get(key)
+            )
+            if differing_keys:
+                key = differing_keys[0]
                 raise NotAdmitted(
-                    f"compute.exact strict: this worker's {other[0]} is {mine.get(other[0])}, the plan's "
-                    f"{plans.get(other[0])}; use machines of one kind or compute.exact: off"
+                    f"compute.exact strict: this worker's {key} is {own_class.get(key)}, the plan's "
+                    f"{plan_class.get(key)}; use machines of one kind or compute.exact: off"
                 )
-            if differing or not torch.equal(again.outputs, self.outputs):
+            if differing or not torch.equal(recomputed.outputs, self.outputs):
                 raise NotAdmitted(
                     f"compute.exact strict: this worker computes {differing} of {total} check codes differently; is "
                     "the model the same on every node?"

@@ -1,6 +1,7 @@
 """What a worker has added up and not yet written: the files of its next attempt.
 
-When it is written never changes a result: sums are integers. Knows the store and the statistic; no model, no Ray.
+The time of writing never changes a result, because sums are integers. Knows the store and the statistic; no model, no
+Ray.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FLUSH_SHARE = 0.05  # write once the buffer is at most this share of the bytes read for it,
-FLUSH_PAUSE = 60.0  # but not more often than this, in seconds: many small attempts cost the reduce
+FLUSH_PAUSE = 60.0  # but not sooner than so many seconds after the last time: small attempts slow down the reduce
 
 
 class AttemptBuffer:
@@ -42,15 +43,15 @@ class AttemptBuffer:
         plan: Plan,
         *,
         device: torch.device,
-        kept: pa.Schema | None = None,
+        kept_columns: pa.Schema | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`device`: where sums are held. `kept`: the columns that are kept beside codes; None where none are kept."""
+        """`device`: where sums are held. `kept_columns`: the columns beside kept codes; None where none are kept."""
         self._plan = plan
         self._device = device
         self._clock = clock
         self._began = clock()
-        self._codes_writer = None if kept is None else CodesWriter(plan, kept)
+        self._codes_writer = None if kept_columns is None else CodesWriter(plan, kept_columns)
         self._examples = ExampleRows(plan)
         self._samples: dict[Any, list[SampleRows]] = defaultdict(list)
         self._bytes_read = 0
@@ -83,12 +84,12 @@ class AttemptBuffer:
         members = _members(unit.groups)
         for group, indices in members.items():
             index = torch.tensor(indices) if len(members) > 1 else slice(None)  # all rows: no copy
-            own = rows.take(index)
+            group_rows = rows.take(index)
             self._accumulator(group).append(
                 {name: layer.take(index) for name, layer in codes.items()},
-                own.target_codes,
-                own.target_fixed,
-                own.folds,
+                group_rows.target_codes,
+                group_rows.target_fixed,
+                group_rows.folds,
             )
             if samples is not None:
                 self._samples[group].append(samples.take(torch.tensor(indices)))
@@ -113,13 +114,13 @@ class AttemptBuffer:
         held is small against what was read for it."""
         if not self.counts:
             return False
-        held = self.nbytes
-        if held + self._largest_unit >= memory:
+        nbytes = self.nbytes
+        if nbytes + self._largest_unit >= memory:
             return True
         waited = self._clock() - self._began
         if waited >= seconds:
             return True
-        return waited >= FLUSH_PAUSE and held <= FLUSH_SHARE * self._bytes_read
+        return waited >= FLUSH_PAUSE and nbytes <= FLUSH_SHARE * self._bytes_read
 
     def write(self, store: Store, attempt: str) -> dict[str, FileRef]:
         """Write the files of the attempt and return their sizes and digests. The buffer is used up."""

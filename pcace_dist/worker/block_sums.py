@@ -1,8 +1,8 @@
 """Sums of one block of channels, group by group, within a budget of memory.
 
 Parts come in any order from attempts (Grams, codes) or from kept codes. A group is held as codes while these are
-smaller than its Gram, as a Gram beyond. Groups that do not fit beside the others wait for a further pass over the
-same parts: time instead of memory, the same bits. Knows the statistic only.
+smaller than its Gram, then as a Gram. Groups that do not fit into memory wait for another pass over the same parts,
+which takes more time and gives the same bits. Knows the statistic only.
 """
 
 from __future__ import annotations
@@ -103,18 +103,20 @@ class BlockSums:
             sums.codes, sums.rows, sums.code_bytes = [], [], 0
 
     def add_up(self, sums: GroupSums, targets: slice) -> Gram:
-        """The Gram of all of a group's rows for some of the targets; for all of them, the group's own Gram where it has
-        one, which the codes are added to."""
-        every = targets == slice(0, len(self._plan.targets))
+        """The Gram of all of a group's rows for some of the targets.
+
+        For all targets it is the group's own Gram, where there is one; the group's codes are then added to it.
+        """
+        all_targets = targets == slice(0, len(self._plan.targets))
         if sums.gram is not None:
-            total = sums.gram if every else sums.gram.select_targets(targets)
+            total = sums.gram if all_targets else sums.gram.select_targets(targets)
         else:
             plan = self._plan
             count = len(range(*targets.indices(len(plan.targets))))
             total = Gram(self._channels, plan.components, count, plan.knots, plan.folds)
         if sums.codes:
             rows = RowCodes.cat(sums.rows)
-            add_codes(total, LayerCodes.cat(sums.codes), rows if every else rows.select_targets(targets))
+            add_codes(total, LayerCodes.cat(sums.codes), rows if all_targets else rows.select_targets(targets))
         return total
 
     def score(
@@ -125,13 +127,13 @@ class BlockSums:
         `layer` is the plan of these channels; `targets` are the targets' plans where they are not the plan's.
         """
         plans = self._plan.targets if targets is None else targets
-        few = unranked(sums.fold_rows(self._plan.folds), layer, len(plans), knots=self._plan.knots)
-        if few is not None:
-            return few
+        unranked_scores = unranked(sums.fold_rows(self._plan.folds), layer, len(plans), knots=self._plan.knots)
+        if unranked_scores is not None:
+            return unranked_scores
         count = len(self._plan.targets)
         scores: list[ChannelScores] = []
         step = max(1, min(count, int(TARGET_BYTES * count // max(1, self._gram_bytes))))
         for start in range(0, count, step):
-            some = slice(start, min(count, start + step))
-            scores += score_channels(self.add_up(sums, some), layer, plans[some], penalty=penalty)
+            chunk = slice(start, min(count, start + step))
+            scores += score_channels(self.add_up(sums, chunk), layer, plans[chunk], penalty=penalty)
         return scores

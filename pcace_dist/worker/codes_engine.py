@@ -28,23 +28,23 @@ from pcace_dist.worker.spec import CodesSpec
 
 
 class CodesEngine:
-    """Opens the kept codes once; then any number of `count` and `reduce`."""
+    """Opens the kept codes once. `count` and `reduce` may then be called any number of times."""
 
     def __init__(self, spec: CodesSpec, store: Store) -> None:
-        kept = open_codes(spec.codes, spec.storage)
-        if kept is None:
+        kept_codes = open_codes(spec.codes, spec.storage)
+        if kept_codes is None:
             raise OutputError(f"{spec.codes}: its kept codes are gone")
-        self._kept = kept
+        self._kept_codes = kept_codes
         self._spec = spec
         self._store = store
         self._memory = memory_of(spec)
         self._selections: dict[str, Selection] = {}
-        self.weights = kept.index.weights
+        self.weights = kept_codes.index.weights
 
     def count(self, block: ChannelBlock, receipt: Receipt) -> Tensor:
         """How often each code occurs in the selected rows: int64 (channels, p, 256)."""
-        total = torch.zeros(block.stop - block.start, self._kept.plan.components, LEVELS, dtype=torch.int64)
-        for part in self._parts(block, receipt, self._kept.plan.components):
+        total = torch.zeros(block.stop - block.start, self._kept_codes.plan.components, LEVELS, dtype=torch.int64)
+        for part in self._parts(block, receipt, self._kept_codes.plan.components):
             assert part.codes is not None
             total += histograms(part.codes.codes)
         return total
@@ -64,12 +64,14 @@ class CodesEngine:
 
     def _reduce_by_own_knots(self, plan: Plan, block: ChannelBlock, receipt: Receipt) -> BlockScores:
         """Each group on knots at the quantiles of its own rows."""
-        base = self._kept.plan.layer(block.layer).block(block.channels).first_components(plan.components)
+        kept_layer = self._kept_codes.plan.layer(block.layer).block(block.channels).first_components(plan.components)
         sums = BlockSums(plan, block, memory=self._memory, as_codes=True)
         scores = {}
-        for group, old in sums.groups(lambda: self._parts(block, receipt, plan.components)):
-            rows = RowCodes.cat(old.rows)
-            layer, targets, codes, rows = refit(base, plan.targets, LayerCodes.cat(old.codes), rows, plan.knots)
+        for group, group_sums in sums.groups(lambda: self._parts(block, receipt, plan.components)):
+            rows = RowCodes.cat(group_sums.rows)
+            layer, targets, codes, rows = refit(
+                kept_layer, plan.targets, LayerCodes.cat(group_sums.codes), rows, plan.knots
+            )
             refitted = GroupSums(codes=[codes], rows=[rows])
             by_target = sums.score(refitted, layer, penalty=self._spec.penalty, targets=targets)
             scores[group] = [scored.without_transforms() for scored in by_target]  # no other group has their knots
@@ -77,13 +79,15 @@ class CodesEngine:
 
     def _recoding(self, plan: Plan, block: ChannelBlock) -> Callable[[Tensor], Tensor]:
         """From the kept codes to the codes on the plan's knots."""
-        old = self._kept.plan.layer(block.layer).knots[block.channels, : plan.components]
-        new = plan.layer(block.layer).knots[block.channels]
-        return (lambda codes: codes) if torch.equal(old, new) else Recoding.between(old, new)
+        kept_knots = self._kept_codes.plan.layer(block.layer).knots[block.channels, : plan.components]
+        plan_knots = plan.layer(block.layer).knots[block.channels]
+        return (
+            (lambda codes: codes) if torch.equal(kept_knots, plan_knots) else Recoding.between(kept_knots, plan_knots)
+        )
 
     def _parts(self, block: ChannelBlock, receipt: Receipt, components: int) -> Iterator[BlockPart]:
         """The selected rows of a block, their first components."""
-        codes = (LayerCodes(part.codes[:, :, :components], part.means) for part in self._kept.read_block(block))
+        codes = (LayerCodes(part.codes[:, :, :components], part.means) for part in self._kept_codes.read_block(block))
         return self._selection(receipt).parts(codes)
 
     def _selection(self, receipt: Receipt) -> Selection:

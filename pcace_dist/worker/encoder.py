@@ -124,7 +124,7 @@ class BatchEncoder:
     def encode(self, passes: Iterable[tuple[Batch, ForwardPass]], seconds: StageSeconds) -> Iterator[EncodedBatch]:
         """Encoded batches, in order. A GPU works on the next batch while this one is encoded.
 
-        Raises JobError where memory does not do for one batch, and what `check` or a pass raises.
+        Raises JobError where memory does not suffice for one batch, and what `check` or a pass raises.
         """
         waiting: _Waiting | None = None
         for batch, forward in passes:
@@ -181,15 +181,15 @@ class BatchEncoder:
     ) -> EncodedBatch:
         """`values`: float64 (n, T); `usable`: the mask (n,) of the rows to encode."""
         index = np.flatnonzero(usable)
-        if len(index) < len(batch):  # without a copy that would wait for a GPU, which is at the next batch already
+        if len(index) < len(batch):  # else no copy: it would wait for a GPU that is at the next batch already
             on_device = to_device(torch.from_numpy(index), self._device)
             projected = {name: (parts[0][on_device], parts[1][on_device]) for name, parts in projected.items()}
         rows = index.tolist()
         refs = [batch.refs[i] for i in rows]
         fold_keys = batch.fold_keys[usable]
-        kept, samples = None, None
+        kept_rows, samples = None, None
         if batch.kept is not None:
-            kept = KeptRows(refs, fold_keys, [batch.kept[i] for i in rows], values[usable])
+            kept_rows = KeptRows(refs, fold_keys, [batch.kept[i] for i in rows], values[usable])
         if self._keep_samples:
             keys = torch.tensor([row_key(f"{ref.file}#{ref.row}") for ref in refs], dtype=torch.int64)
             on_host = {name: components.cpu() for name, (components, _) in projected.items()}
@@ -200,14 +200,14 @@ class BatchEncoder:
             refs=refs,
             groups=[None if batch.groups is None else batch.groups[i] for i in rows],
             labels=[_label(batch, i) for i in rows],
-            kept=kept,
+            kept=kept_rows,
             samples=samples,
             bad=bad,
         )
 
 
 class _Waiting:
-    """A forwarded batch that is encoded when it is first asked for; its tensors are given up then."""
+    """A forwarded batch that is encoded when it is first asked for. Its tensors are released then."""
 
     def __init__(self, encode: Callable[[], EncodedBatch]) -> None:
         self._encode: Callable[[], EncodedBatch] | None = encode

@@ -1,8 +1,8 @@
 """A worker without Ray: makes the plan, works through units, writes attempts.
 
 A unit enters the next attempt only when it is finished; rows that fail are recorded and never end a run
-(docs/protocol.md, items 5 to 7). What it puts together: sources.py finds a unit's batches, encoder.py turns them into
-codes, attempt_buffer.py adds these up.
+(docs/protocol.md, items 5 to 7). Its parts: sources.py finds a unit's batches, encoder.py turns them into codes,
+attempt_buffer.py adds these up.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class UnitReport:
 
 
 @dataclass(eq=False)
-class _MainPass:
+class _PassState:
     """What a worker works with from `begin` on, under one plan."""
 
     plan: Plan
@@ -83,15 +83,15 @@ class _MainPass:
 class Engine:
     """One worker's model, and what it has added up.
 
-    Life: `Engine(spec, actor, store)`, perhaps `pilot(listing)`, `begin(plan, check, epoch)`, then `process(unit)`
+    Life: `Engine(spec, worker, store)`, perhaps `pilot(listing)`, `begin(plan, check, epoch)`, then `process(unit)`
     again and again and `flush()` whenever `should_flush`; at the end `reduce(...)`.
     """
 
-    def __init__(self, spec: WorkSpec, actor: str, store: Store, shared_model: SharedModel | None = None) -> None:
+    def __init__(self, spec: WorkSpec, worker: str, store: Store, shared_model: SharedModel | None = None) -> None:
         """`shared_model`: where workers are threads of one process; else the model is loaded. Raises ModelError."""
         keep_memory()
         self.spec = spec
-        self.actor = actor
+        self.worker = worker
         self.store = store
         set_deterministic(spec.threads, strict=spec.exact == "strict")
         self.device = torch.device(spec.device)
@@ -100,7 +100,7 @@ class Engine:
         self.model.to(self.device)
         self.pilot_cache = PilotCache() if shared_model is None else shared_model.pilot_cache
         self._shared_model = shared_model
-        self._main_pass: _MainPass | None = None
+        self._pass_state: _PassState | None = None
         self._attempts = 0
         self._stop = threading.Event()
         self.images_seen = 0
@@ -115,7 +115,7 @@ class Engine:
         """
         shared = self._shared_model
         copies = [] if shared is None else [shared.model_copy() for _ in range(1, shared.workers)]
-        piloted = make_plan(
+        result = make_plan(
             [self.model, *copies],  # the other workers wait for the plan
             self.spec,
             listing,
@@ -124,9 +124,9 @@ class Engine:
             check=self._check_pilot,
         )
         if self.spec.plan is None:  # another run's plan may be of another numeric class
-            self.pilot_cache.plan = piloted.plan.digest
-        self.pilot_cache.units.update(piloted.units)
-        return piloted.plan, piloted.check
+            self.pilot_cache.plan = result.plan.digest
+        self.pilot_cache.units.update(result.units)
+        return result.plan, result.check
 
     def _check_pilot(self) -> None:
         """Before every batch of the pilot."""
@@ -135,7 +135,7 @@ class Engine:
 
     def _check_stopped(self) -> None:
         if self._stop.is_set():
-            raise Abandoned(f"worker {self.actor} was told to stop")
+            raise Abandoned(f"worker {self.worker} was told to stop")
 
     def begin(self, plan: Plan, check: CheckRows, epoch: int) -> Admission:
         """Take the plan; only from here on units can be worked on.
@@ -143,59 +143,60 @@ class Engine:
         Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker, JobError where the
         plan's images are decoded on a GPU and this worker cannot.
         """
-        facts = PlanMetadata.of(plan)
-        if facts.weights != self.weights:
+        metadata = PlanMetadata.of(plan)
+        if metadata.weights != self.weights:
             raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
         spec, memory = self.spec, self._memory()
-        layouts.keep([self.model], facts.channel_axes)
-        forward = Forward(self.model, self.device, facts.batch, spec.mean, spec.std, spec.layers, facts.numerics)
+        layouts.keep([self.model], metadata.channel_axes)
+        forward = Forward(self.model, self.device, metadata.batch, spec.mean, spec.std, spec.layers, metadata.numerics)
         layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
         if self.device.type == "cpu":
             plan = replace(plan, layers=tuple(layers.values()))
         admission = self._admit(plan, layers, check, forward)
-        reader = self._reader(facts)
+        reader = self._reader(metadata)
         encoder = BatchEncoder(
             plan,
             layers,
             spec.targets,
             device=self.device,
-            batch_size=facts.batch,
+            batch_size=metadata.batch,
             keep_samples=spec.statistics.estimator == "ace",
             check=self._check_stopped,
         )
         sources = UnitSources(spec, plan, reader, forward, self.pilot_cache, self._count_images)
-        self._main_pass = _MainPass(plan, epoch, memory, encoder, sources, self._empty_buffer(plan))
+        self._pass_state = _PassState(plan, epoch, memory, encoder, sources, self._empty_buffer(plan))
         return admission
 
     def _admit(self, plan: Plan, layers: Mapping[str, LayerPlan], check: CheckRows, forward: Forward) -> Admission:
         """Show that this worker computes what the pilot computed. Raises NotAdmitted."""
-        facts = PlanMetadata.of(plan)
-        mine = numeric_class(
+        metadata = PlanMetadata.of(plan)
+        own_class = numeric_class(
             self.device,
-            numerics=facts.numerics,
-            batch_size=facts.batch,
+            numerics=metadata.numerics,
+            batch_size=metadata.batch,
             threads=self.spec.threads,
-            decode=facts.decode,
+            decode=metadata.decode,
         )
-        made_here = self.pilot_cache.plan
-        if made_here is not None and made_here == plan.digest:  # one pass shows that the model does it again
-            check = check.first(facts.batch)
-        plans, exact = facts.numeric_class, self.spec.exact
+        if self.pilot_cache.plan == plan.digest:  # made in this process: one batch shows that the model repeats itself
+            check = check.first(metadata.batch)
+        plan_class, exact = metadata.numeric_class, self.spec.exact
         return retry_on_oom(
-            lambda: check.admit(forward, layers, mine=mine, plans=plans, exact=exact), self.device, facts.batch
+            lambda: check.admit(forward, layers, own_class=own_class, plan_class=plan_class, exact=exact),
+            self.device,
+            metadata.batch,
         )
 
-    def _reader(self, facts: PlanMetadata) -> UnitReader:
+    def _reader(self, metadata: PlanMetadata) -> UnitReader:
         options = LoaderOptions(
             self.spec.dataset,
             self.spec.images,
             self.spec.storage,
-            batch_size=facts.batch,
+            batch_size=metadata.batch,
             threads=self.spec.threads,
-            image_shape=facts.image_shape,
-            channels_last=facts.layout == CHANNELS_LAST,
+            image_shape=metadata.image_shape,
+            channels_last=metadata.layout == CHANNELS_LAST,
             pinned=self.device.type == "cuda",
-            decoder=decoder_of(facts.decode, self.device),
+            decoder=decoder_of(metadata.decode, self.device),
             fold_bytes=key_of_bytes,
             fold_value=key_of_value,
         )
@@ -207,7 +208,7 @@ class Engine:
         return min(memory, free_memory(self.device) // 4) if self.device.type == "cuda" else memory
 
     def _empty_buffer(self, plan: Plan) -> AttemptBuffer:
-        return AttemptBuffer(plan, device=self.device, kept=self.spec.kept)
+        return AttemptBuffer(plan, device=self.device, kept_columns=self.spec.kept)
 
     def _count_images(self, rows: int) -> None:
         self.images_seen += rows
@@ -217,51 +218,51 @@ class Engine:
     @property
     def plan(self) -> Plan:
         """The plan as this worker holds it."""
-        return self._begun.plan
+        return self._current.plan
 
     @property
     def buffer(self) -> AttemptBuffer:
         """What is added up for the next attempt."""
-        return self._begun.buffer
+        return self._current.buffer
 
     @property
     def sources(self) -> UnitSources:
         """Where units' batches come from."""
-        return self._begun.sources
+        return self._current.sources
 
     @property
-    def _begun(self) -> _MainPass:
-        if self._main_pass is None:
-            raise RuntimeError(f"worker {self.actor}: has no plan yet; begin comes first")
-        return self._main_pass
+    def _current(self) -> _PassState:
+        if self._pass_state is None:
+            raise RuntimeError(f"worker {self.worker}: has no plan yet; begin comes first")
+        return self._pass_state
 
     def process(self, unit: Unit, upcoming: Unit | None = None, codes_file: str | None = None) -> UnitReport:
         """Work through one unit and add it to the buffer; read the upcoming one ahead meanwhile.
 
-        codes_file: of the extended run; it holds the unit's rows, which are not forwarded then. Where it cannot be read
-        any more, they are.
+        codes_file: the extended run's file that holds the unit's codes. The unit's rows are then not forwarded, unless
+        the file cannot be read any more.
 
         Raises Abandoned after `stop`; the buffer is as it was then.
         """
-        work = self._begun
+        current = self._current
         seconds = StageSeconds()
-        before = self.images_seen
-        with closing(work.sources.open(unit, codes_file, seconds)) as source:
-            work.sources.read_ahead(unit, upcoming)
-            rows = work.encoder.no_rows()
-            for batch in source.encoded(work.encoder, seconds):
+        images_before = self.images_seen
+        with closing(current.sources.open(unit, codes_file, seconds)) as source:
+            current.sources.read_ahead(unit, upcoming)
+            rows = current.encoder.no_rows()
+            for batch in source.encoded(current.encoder, seconds):
                 rows.append(batch)
         tally = source.tally
         rows.bad.extend(tally.bad)
         seconds.add(source.seconds)
         with seconds.stage("statistics"):
-            count = work.buffer.add(unit, rows, filtered=tally.filtered, bytes_read=tally.bytes_read)
-        what = {"actor": self.actor, "unit": unit.id, "rows": count.rows}
-        log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=what)
+            count = current.buffer.add(unit, rows, filtered=tally.filtered, bytes_read=tally.bytes_read)
+        log_fields = {"actor": self.worker, "unit": unit.id, "rows": count.rows}
+        log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=log_fields)
         return UnitReport(
             unit=unit.id,
             count=count,
-            forwarded=self.images_seen - before,
+            forwarded=self.images_seen - images_before,
             seconds=seconds.by_stage(),
             bytes_read=tally.bytes_read,
             last_fault=None if source.kind == CODES else _last_fault(rows.bad),  # those were reported by that run
@@ -277,28 +278,28 @@ class Engine:
     @property
     def should_flush(self) -> bool:
         """Whether the buffer is small against what was read for it, has waited long enough, or is full."""
-        work = self._begun
-        return work.buffer.is_due(memory=work.memory, seconds=self.spec.flush_seconds)
+        current = self._current
+        return current.buffer.is_due(memory=current.memory, seconds=self.spec.flush_seconds)
 
     def flush(self) -> Receipt | None:
         """Write the buffer as an attempt and return its receipt; None where no unit is in it."""
-        work = self._begun
-        if not work.buffer.counts:
+        current = self._current
+        if not current.buffer.counts:
             return None
         self._attempts += 1
-        attempt = f"e{work.epoch:05d}-{self.actor}-f{self._attempts:05d}"
+        attempt = f"e{current.epoch:05d}-{self.worker}-f{self._attempts:05d}"
         receipt = Receipt(
             attempt=attempt,
-            epoch=work.epoch,
-            actor=self.actor,
-            plan=work.plan.digest,
+            epoch=current.epoch,
+            worker=self.worker,
+            plan=current.plan.digest,
             weights=self.weights,
-            units=dict(work.buffer.counts),
-            files=work.buffer.write(self.store, attempt),
+            units=dict(current.buffer.counts),
+            files=current.buffer.write(self.store, attempt),
         )
-        what = {"actor": self.actor, "attempt": attempt}
-        log.info("attempt %s is written: %d units", attempt, len(receipt.units), extra=what)
-        work.buffer = self._empty_buffer(work.plan)
+        log_fields = {"actor": self.worker, "attempt": attempt}
+        log.info("attempt %s is written: %d units", attempt, len(receipt.units), extra=log_fields)
+        current.buffer = self._empty_buffer(current.plan)
         return receipt
 
     # -- reduce

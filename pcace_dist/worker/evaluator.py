@@ -46,14 +46,14 @@ class EvaluationSpec:
     """What is evaluated, the same for all tasks.
 
     listing: of the run's images. elsewhere: a listing of other images; where there is one, effects are measured on them
-    and not on those of the held folds. images: rows that are read of each listing. held: the held-out folds, whose
+    and not on those of the held folds. images: rows that are read of each listing. held_out: the held-out folds, whose
     images the ranking does not use. targets: whose change is the effect, one for each target of the plan.
     """
 
     listing: Listing
     elsewhere: Listing | None
     images: int
-    held: tuple[int, ...]
+    held_out: tuple[int, ...]
     targets: tuple[TargetSpec, ...]
 
 
@@ -69,13 +69,13 @@ class Case:
 class Profiled:
     """Profiles of all layers over the ranking's images, and the values (C, 1) of the replacement `bias` by layer.
 
-    images: rows behind the profiles; held: rows on which effects will be measured.
+    images: rows behind the profiles; held_out: rows on which effects will be measured.
     """
 
     layers: Mapping[str, Profile]
     bias: Mapping[str, Tensor]
     images: int
-    held: int
+    held_out: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +103,14 @@ class _Rows:
     folds: npt.NDArray[np.int64]
 
     def take(self, mask: npt.NDArray[np.bool_]) -> _Rows:
-        at = np.flatnonzero(mask)
+        indices = np.flatnonzero(mask)
         return _Rows(
-            self.images[torch.from_numpy(at)],
-            None if self.labels is None else self.labels[at],
-            None if self.classes is None else self.classes[at],
-            self.groups[at],
-            {name: values[at] for name, values in self.columns.items()},
-            self.folds[at],
+            self.images[torch.from_numpy(indices)],
+            None if self.labels is None else self.labels[indices],
+            None if self.classes is None else self.classes[indices],
+            self.groups[indices],
+            {name: values[indices] for name, values in self.columns.items()},
+            self.folds[indices],
         )
 
     def __len__(self) -> int:
@@ -125,42 +125,42 @@ class Evaluator:
         self._engine = engine
         self._plan = plan
         self._evaluation = evaluation
-        facts = PlanMetadata.of(plan)
+        metadata = PlanMetadata.of(plan)
         spec = engine.spec
-        layouts.keep([engine.model], facts.channel_axes)
+        layouts.keep([engine.model], metadata.channel_axes)
         self._forward = Forward(
-            engine.model, engine.device, facts.batch, spec.mean, spec.std, spec.layers, facts.numerics
+            engine.model, engine.device, metadata.batch, spec.mean, spec.std, spec.layers, metadata.numerics
         )
         self._normalise = Normalise(spec.mean, spec.std, engine.device)
-        self._shape = facts.image_shape
+        self._shape = metadata.image_shape
         rows = self._read(evaluation.listing)
-        in_held_folds = np.isin(rows.folds, evaluation.held)
-        self._ranked = rows.take(~in_held_folds)
+        is_held_out = np.isin(rows.folds, evaluation.held_out)
+        self._ranked = rows.take(~is_held_out)
         elsewhere = evaluation.elsewhere
-        self._held = rows.take(in_held_folds) if elsewhere is None else self._read(elsewhere)
+        self._held_out = rows.take(is_held_out) if elsewhere is None else self._read(elsewhere)
         self._usable: dict[tuple[Case, bool], tuple[_Rows, Floats]] = {}
 
     def profile(self, case: Case) -> Profiled:
         """Profiles of all layers over the images that the ranking may know."""
-        rows, target = self._of(case, held=False)
-        _, measured = self._of(case, held=True)
+        rows, target = self._rows_and_target(case, held_out=False)
+        _, measured = self._rows_and_target(case, held_out=True)
         if len(rows) < 2 or len(measured) < 2:
             return Profiled({}, {}, len(rows), len(measured))
         layers = self._engine.spec.layers
         profiler = Profiler(self._engine.model, layers)
-        for at in self._batches(rows):
-            profiler.add(self._maps(rows.images[at]), torch.from_numpy(target[at]))
-            self._engine.images_seen += len(target[at])
+        for batch in self._batches(rows):
+            profiler.add(self._maps(rows.images[batch]), torch.from_numpy(target[batch]))
+            self._engine.images_seen += len(target[batch])
         spec = self._evaluation.targets[case.target]
-        for at in self._batches(rows):
-            classes = None if rows.classes is None else rows.classes[at]
+        for batch in self._batches(rows):
+            classes = None if rows.classes is None else rows.classes[batch]
             profiler.add_gradients(
-                self._normalise(rows.images[at].to(self._engine.device)),
+                self._normalise(rows.images[batch].to(self._engine.device)),
                 lambda outputs, classes=classes: target_tensor(spec, as_matrix(outputs), classes),
             )
-            self._engine.images_seen += len(target[at])
-        first = self._normalise(rows.images[:1].to(self._engine.device))
-        bias = {name: bias_values(self._engine.model, name, first) for name in layers}
+            self._engine.images_seen += len(target[batch])
+        one_image = self._normalise(rows.images[:1].to(self._engine.device))
+        bias = {name: bias_values(self._engine.model, name, one_image) for name in layers}
         return Profiled(
             {name: profiler.profile(name) for name in layers},
             {name: values for name, values in bias.items() if values is not None},
@@ -170,7 +170,7 @@ class Evaluator:
 
     def ablate(self, task: AblationTask) -> list[Effect]:
         """The effect of each set of channels on the images that the ranking does not know."""
-        rows, before = self._of(task.case, held=True)
+        rows, before = self._rows_and_target(task.case, held_out=True)
         effects = []
         for channels in task.sets:
             with Ablation(self._forward.model, task.layer, channels, task.values):
@@ -180,7 +180,7 @@ class Evaluator:
 
     def untouched(self, case: Case) -> Effect:
         """The model as it is, for the accuracy."""
-        rows, before = self._of(case, held=True)
+        rows, before = self._rows_and_target(case, held_out=True)
         return effect(before, before, _correct(rows.labels, self._outputs(rows)))
 
     def _read(self, listing: Listing) -> _Rows:
@@ -213,10 +213,10 @@ class Evaluator:
             np.concatenate([_fold_numbers(batch.fold_keys, self._plan.folds) for batch in batches]),
         )
 
-    def _of(self, case: Case, *, held: bool) -> tuple[_Rows, Floats]:
+    def _rows_and_target(self, case: Case, *, held_out: bool) -> tuple[_Rows, Floats]:
         """Rows of a case with a finite target, and the target's values; worked out once."""
-        if (case, held) not in self._usable:
-            rows = self._held if held else self._ranked
+        if (case, held_out) not in self._usable:
+            rows = self._held_out if held_out else self._ranked
             rows = rows.take(np.array([group == case.group for group in rows.groups], dtype=bool))
             values = np.empty(0)
             if len(rows):
@@ -225,21 +225,21 @@ class Evaluator:
                     rows = replace(rows, classes=outputs.argmax(axis=1))
                 values = self._target(case, rows, outputs)
             finite = np.isfinite(values)
-            self._usable[case, held] = rows.take(finite), values[finite]
-        return self._usable[case, held]
+            self._usable[case, held_out] = rows.take(finite), values[finite]
+        return self._usable[case, held_out]
 
     def _outputs(self, rows: _Rows) -> Floats:
         parts = []
-        for at in self._batches(rows):
-            parts.append(self._forward(rows.images[at]).double().cpu().numpy())
+        for batch in self._batches(rows):
+            parts.append(self._forward(rows.images[batch]).double().cpu().numpy())
             self._engine.images_seen += len(parts[-1])
         return np.concatenate(parts)
 
     def _maps(self, images: Tensor) -> dict[str, Tensor]:
         maps: dict[str, Tensor] = {}
 
-        def receive(name: str, seen: Tensor, _: tuple[int, ...]) -> None:
-            maps[name] = seen[: len(images)].clone()  # the next layer may work in place
+        def receive(name: str, layer_maps: Tensor, _: tuple[int, ...]) -> None:
+            maps[name] = layer_maps[: len(images)].clone()  # the next layer may work in place
 
         self._forward(images, receive)
         return maps
@@ -265,8 +265,8 @@ def target_tensor(spec: TargetSpec, outputs: Tensor, classes: npt.NDArray[np.int
 def _correct(labels: npt.NDArray[np.int64] | None, outputs: Floats) -> npt.NDArray[np.bool_] | None:
     if labels is None or outputs.shape[1] < 2:
         return None
-    known = (labels >= 0) & (labels < outputs.shape[1])
-    correct: npt.NDArray[np.bool_] = outputs[known].argmax(axis=1) == labels[known]
+    has_label = (labels >= 0) & (labels < outputs.shape[1])
+    correct: npt.NDArray[np.bool_] = outputs[has_label].argmax(axis=1) == labels[has_label]
     return correct
 
 
@@ -282,7 +282,7 @@ def rank_without(
     plan: Plan,
     block: ChannelBlock,
     receipts: Sequence[Receipt],
-    held: Sequence[int],
+    held_out: Sequence[int],
     *,
     penalty: float,
     memory: int,
@@ -295,36 +295,36 @@ def rank_without(
 
     def parts() -> Iterable[BlockPart]:
         for receipt in with_block:
-            read = {name: read_checked(store, receipt.attempt, name, receipt.files[name]) for name in _files(block)}
-            for part in read_block(block, plan.components, read[block.file], *read_rows(read["rows.arrow"])):
-                yield without_folds(part, held)
+            contents = {name: read_checked(store, receipt.attempt, name, receipt.files[name]) for name in _files(block)}
+            for part in read_block(block, plan.components, contents[block.file], *read_rows(contents["rows.arrow"])):
+                yield without_folds(part, held_out)
 
     return score_block(plan, block, parts, penalty=penalty, memory=memory)
 
 
-def without_folds(part: BlockPart, held: Sequence[int]) -> BlockPart:
+def without_folds(part: BlockPart, held_out: Sequence[int]) -> BlockPart:
     """A part of the sums without the rows of some folds."""
     codes, rows, gram = part.codes, part.rows, part.gram
     if codes is not None:
-        kept = ~torch.isin(rows.folds, torch.tensor(list(held), dtype=rows.folds.dtype))
-        codes, rows = codes.take(kept), rows.take(kept)
-    return BlockPart(part.group, codes, rows, None if gram is None else gram_without(gram, held))
+        ranked = ~torch.isin(rows.folds, torch.tensor(list(held_out), dtype=rows.folds.dtype))
+        codes, rows = codes.take(ranked), rows.take(ranked)
+    return BlockPart(part.group, codes, rows, None if gram is None else gram_without(gram, held_out))
 
 
-def gram_without(gram: Gram, held: Sequence[int]) -> Gram:
+def gram_without(gram: Gram, held_out: Sequence[int]) -> Gram:
     """A copy whose sums by fold are 0 for some folds.
 
     Sums that are not kept by fold (for Pearson's correlation and mean activations) are 0 altogether.
     """
-    rest = gram.copy()
-    folds = list(held)
-    for whole in (rest.mean_sum, rest.mean_square, rest.mean_target, rest.target_sum, rest.target_square):
-        whole.zero_()
-    rest.rows[folds] = 0
-    rest.xx[:, folds] = 0
-    rest.xy[:, :, folds] = 0
-    rest.yy[:, folds] = 0
-    return rest
+    ranked = gram.copy()
+    folds = list(held_out)
+    for total in (ranked.mean_sum, ranked.mean_square, ranked.mean_target, ranked.target_sum, ranked.target_square):
+        total.zero_()
+    ranked.rows[folds] = 0
+    ranked.xx[:, folds] = 0
+    ranked.xy[:, :, folds] = 0
+    ranked.yy[:, folds] = 0
+    return ranked
 
 
 def _files(block: ChannelBlock) -> tuple[str, str]:

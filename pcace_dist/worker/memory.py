@@ -41,15 +41,15 @@ def check_fits(plan: Plan, units: Iterable[Unit], memory: int | None) -> None:
         return
     largest = sorted(plan.layers, key=lambda layer: -layer.channels)
     by_layer = ", ".join(
-        f"{layer.name} {size(rows * layer.channels * (plan.components + 2))}" for layer in largest[:3]
+        f"{layer.name} {size_text(rows * layer.channels * (plan.components + 2))}" for layer in largest[:3]
     ) + (", ..." if len(largest) > 3 else "")
     raise JobError(
-        f"statistics.memory {size(memory)}: one unit of {rows:,} rows takes {size(needed)} ({by_layer}); use "
-        f"statistics.memory: {size(needed)} or more, fewer layers, or fewer statistics.components"
+        f"statistics.memory {size_text(memory)}: one unit of {rows:,} rows takes {size_text(needed)} ({by_layer}); use "
+        f"statistics.memory: {size_text(needed)} or more, fewer layers, or fewer statistics.components"
     )
 
 
-def size(count: int) -> str:
+def size_text(count: int) -> str:
     """Bytes for people and for the job file: 3MiB, 1.5GiB; rounded up, so that it is enough when written there."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if count >= unit:

@@ -97,7 +97,7 @@ def make_plan(
     weights: str,
     check: Callable[[], None] = lambda: None,
 ) -> Piloted:
-    """Read the pilot, choose the batch, build the plan; and the rows by which workers are admitted to it.
+    """Read the pilot, choose the batch size, build the plan and the rows by which workers are admitted to it.
 
     models: copies of the one model, by which as many batches are forwarded at the same time. Deterministic for the same
     job, model and machine class, whatever their number. With `spec.plan` the plan is another run's, and only the
@@ -105,27 +105,27 @@ def make_plan(
 
     Raises DatasetError or ModelError for what only real rows show.
     """
-    given = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
-    known = None if given is None else PlanMetadata.of(given)
-    asked = spec.batch or (None if known is None else known.batch)
-    decode = choose_decoder(spec.decode, device) if known is None else known.decode
+    given_plan = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
+    given_metadata = None if given_plan is None else PlanMetadata.of(given_plan)
+    fixed_batch = spec.batch or (None if given_metadata is None else given_metadata.batch)
+    decode = choose_decoder(spec.decode, device) if given_metadata is None else given_metadata.decode
     rows = PilotRows(
         spec,
         listing,
-        batch=asked or largest_batch(device),
-        has_plan=given is not None,
+        batch=fixed_batch or largest_batch(device),
+        has_plan=given_plan is not None,
         device=device,
         decode=decode,
         check=check,
     )
     with closing(rows):
         image = rows.first.images[:1]
-        numerics = _numerics(models[0], spec, device, image) if known is None else known.numerics
+        numerics = _numerics(models[0], spec, device, image) if given_metadata is None else given_metadata.numerics
         setting = _Setting(models, spec, device, decode, numerics, check)
         axes = _steady_axes(setting, rows.first.images)
-        pilot = first_pass(setting, rows, asked)
-    facts = _facts(setting, pilot, image, weights, axes)
-    plan = _build(setting, pilot, facts) if given is None else _adopt(given, spec, pilot, facts)
+        pilot = first_pass(setting, rows, fixed_batch)
+    metadata = _metadata(setting, pilot, image, weights, axes)
+    plan = _build(setting, pilot, metadata) if given_plan is None else _adopt(given_plan, spec, pilot, metadata)
     if rows.took_all and spec.statistics.estimator == "gram":
         _refuse_too_few(plan, pilot.group_sizes(), grouped=spec.dataset.group_by)
     layers = {layer.name: layer.to(device) for layer in plan.layers}
@@ -135,15 +135,18 @@ def make_plan(
 def _steady_axes(setting: _Setting, images: Tensor) -> Mapping[str, str]:
     """Layers whose channels are not where their kind says, with the axis. Raises ModelError where the model gives
     something else for the same images each time."""
-    two = _two_images(setting.spec, setting.device, images)
-    check_steady(setting.models[0], two)
-    axes = settle(setting.models, setting.spec.layers, setting.spec.layouts, two)
+    two_images = _two_images(setting.spec, setting.device, images)
+    check_steady(setting.models[0], two_images)
+    axes = settle(setting.models, setting.spec.layers, setting.spec.layouts, two_images)
     if axes:
-        log.info("channels are not where their kind says in %s", ", ".join(f"{k} ({v} axis)" for k, v in axes.items()))
+        named = ", ".join(f"{layer} ({axis})" for layer, axis in axes.items())
+        log.info("layers whose channel axis is not the one of their kind: %s", named)
     return axes
 
 
-def _facts(setting: _Setting, pilot: PilotMaps, image: Tensor, weights: str, axes: Mapping[str, str]) -> PlanMetadata:
+def _metadata(
+    setting: _Setting, pilot: PilotMaps, image: Tensor, weights: str, axes: Mapping[str, str]
+) -> PlanMetadata:
     """What the plan says of model, images and machine."""
     height, width = (int(n) for n in image.shape[-2:])
     batch = pilot.forward.batch_size
@@ -162,7 +165,7 @@ def _facts(setting: _Setting, pilot: PilotMaps, image: Tensor, weights: str, axe
     )
 
 
-def _build(setting: _Setting, pilot: PilotMaps, facts: PlanMetadata) -> Plan:
+def _build(setting: _Setting, pilot: PilotMaps, metadata: PlanMetadata) -> Plan:
     settings = setting.spec.statistics
     return build_plan(
         pilot.passes,
@@ -172,7 +175,7 @@ def _build(setting: _Setting, pilot: PilotMaps, facts: PlanMetadata) -> Plan:
         knots=settings.knots,
         folds=settings.folds,
         scale=settings.scale,
-        facts=facts.to_json(),
+        facts=metadata.to_json(),
         needs=pilot.need,
     )
 
@@ -189,17 +192,17 @@ def _refuse_too_few(plan: Plan, sizes: Mapping[Any, int], *, grouped: str | None
             f"dataset: {images} images are too few for a ranking, which takes {needed} at least; {MORE_IMAGES}"
         )
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:GROUPS_NAMED]
-    named = ", ".join(f"{name_of(group)} {images}" for group, images in largest)
+    largest_names = ", ".join(f"{name_of(group)} {images}" for group, images in largest)
     raise DatasetError(
         f"group_by {grouped}: none of the {len(sizes)} groups has the {needed} images that a ranking takes at least; "
-        f"the largest: {named}; {MORE_IMAGES}, or larger groups"
+        f"the largest: {largest_names}; {MORE_IMAGES}, or larger groups"
     )
 
 
 def _two_images(spec: WorkSpec, device: torch.device, images: Tensor) -> Tensor:
     """A batch of two as the model takes it, in float32; of one image twice where there is no other."""
-    two = images[:2] if len(images) > 1 else images.expand(2, *images.shape[1:])
-    return Normalise(spec.mean, spec.std, device)(to_device(two, device))
+    pair = images[:2] if len(images) > 1 else images.expand(2, *images.shape[1:])
+    return Normalise(spec.mean, spec.std, device)(to_device(pair, device))
 
 
 def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Tensor) -> Numerics:
@@ -222,11 +225,11 @@ def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Ten
 # -- the first pass and the batch
 
 
-def first_pass(setting: _Setting, rows: PilotRows, asked: int | None) -> PilotMaps:
+def first_pass(setting: _Setting, rows: PilotRows, fixed_batch: int | None) -> PilotMaps:
     """The pilot after its first pass, with the batch size that the plan will have.
 
-    asked: the batch size that the job or the plan says; it must fit (JobError). None: the largest that fits, worked out
-    from one image and the machine's memory, and halved where memory runs out all the same.
+    fixed_batch: the batch size that the job or the plan says; it must fit (JobError). None: the largest that fits,
+    worked out from one image and the machine's memory, and halved where memory runs out all the same.
     """
     device = setting.device
 
@@ -235,8 +238,8 @@ def first_pass(setting: _Setting, rows: PilotRows, asked: int | None) -> PilotMa
         pilot.read(rows, rows.most_rows, cache=rows.reads_units)
         return pilot
 
-    if asked is not None:
-        return retry_on_oom(lambda: read(asked), device, asked)
+    if fixed_batch is not None:
+        return retry_on_oom(lambda: read(fixed_batch), device, fixed_batch)
     image = rows.first.images[:1]
     batch = retry_on_oom(lambda: _batch_that_fits(setting, image), device, 1)
     while batch > 1:
@@ -272,37 +275,37 @@ def _batch_by(size: int, setting: _Setting, images: Tensor) -> int:
     def plan_bytes() -> int:
         return 4 * values * (2 * setting.spec.statistics.components + 1)  # weights, as stored and as multiplied
 
-    taken = footprint(forward.model, lambda: forward(images, receive), plan_bytes)
+    memory = footprint(forward.model, lambda: forward(images, receive), plan_bytes)
     if setting.decode == GPU:
-        taken = replace(taken, waiting=BUFFERS * images.nbytes, decoding=memory_beside(threads))
-    return choose_batch(taken, setting.device, worker_memory(setting.device, threads))
+        memory = replace(memory, waiting=BUFFERS * images.nbytes, decoding=memory_beside(threads))
+    return choose_batch(memory, setting.device, worker_memory(setting.device, threads))
 
 
 # -- another run's plan
 
 
-def _adopt(given: Plan, spec: WorkSpec, pilot: PilotMaps, facts: PlanMetadata) -> Plan:
+def _adopt(given_plan: Plan, spec: WorkSpec, pilot: PilotMaps, metadata: PlanMetadata) -> Plan:
     """The part of another run's plan that this job asks for; with the same weights its facts stay as they are.
 
     Raises ModelError where this model's maps do not fit the plan's axes.
     """
     for name in spec.layers:
-        layer = given.layer(name)
-        mine = (pilot.channels[name], *pilot.shapes[name])
-        if mine != (layer.channels, *layer.shape):
+        layer = given_plan.layer(name)
+        shape = (pilot.channels[name], *pilot.shapes[name])
+        if shape != (layer.channels, *layer.shape):
             raise ModelError(
-                f"statistics.plan {spec.plan}: layer {name} has maps of {_shape(mine)} here, "
+                f"statistics.plan {spec.plan}: layer {name} has maps of {_shape(shape)} here, "
                 f"{_shape((layer.channels, *layer.shape))} in the plan; leave the key out"
             )
     names = {target.name for target in spec.targets}
-    known = PlanMetadata.of(given)
-    norms = {name: known.weight_norms[name] for name in spec.layers}
-    kept = known.to_json() | {"weight_norms": norms}
+    given_metadata = PlanMetadata.of(given_plan)
+    norms = {name: given_metadata.weight_norms[name] for name in spec.layers}
+    given_facts = given_metadata.to_json() | {"weight_norms": norms}
     return replace(
-        given,
-        layers=tuple(layer for layer in given.layers if layer.name in spec.layers),
-        targets=tuple(sorted((t for t in given.targets if t.name in names), key=_order_of(spec))),
-        facts=kept if known.weights == facts.weights else facts.to_json(),
+        given_plan,
+        layers=tuple(layer for layer in given_plan.layers if layer.name in spec.layers),
+        targets=tuple(sorted((t for t in given_plan.targets if t.name in names), key=_order_of(spec))),
+        facts=given_facts if given_metadata.weights == metadata.weights else metadata.to_json(),
     )
 
 

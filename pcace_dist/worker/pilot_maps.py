@@ -108,7 +108,7 @@ class PilotMaps:
         )
 
     def _usable_rows(self, pilot_batch: PilotBatch, problems: Counter[str]) -> tuple[np.ndarray, Tensor]:
-        """Targets (n, T) and the mask (n,) of the rows whose maps and targets are finite; counts what others lack."""
+        """Targets (n, T) and the mask (n,) of the rows with finite maps and targets. `problems` counts the rest."""
         batch = pilot_batch.batch
         values, reasons = target_values(self._spec.targets, pilot_batch.outputs, batch.labels, batch.columns)
         finite = torch.stack([torch.isfinite(m).flatten(1).all(1).cpu() for m in pilot_batch.maps.values()]).all(0)
@@ -125,7 +125,7 @@ class PilotMaps:
         return sizes
 
     def need(self, layers: Collection[str]) -> None:
-        """The layers whose maps the following passes must give: the others are not copied where they are not kept."""
+        """Name the layers whose maps the following passes must give. The others are then not copied."""
         self._needed = tuple(layers)
 
     def passes(self) -> Iterator[Mapping[str, Tensor]]:
@@ -167,13 +167,13 @@ class PilotMaps:
         return [
             CachedBatch(
                 replace(part, images=part.images.new_empty((len(part), 0))),
-                {name: maps[at * size : (at + 1) * size] for name, maps in pilot_batch.maps.items()},
+                {name: maps[index * size : (index + 1) * size] for name, maps in pilot_batch.maps.items()},
                 self.shapes,
                 self._channels_last,
-                pilot_batch.outputs[at * size : (at + 1) * size],
+                pilot_batch.outputs[index * size : (index + 1) * size],
                 size,
             )
-            for at, part in enumerate(pilot_batch.batch.split(size))
+            for index, part in enumerate(pilot_batch.batch.split(size))
         ]
 
     def _forward_all(
@@ -218,12 +218,12 @@ class PilotMaps:
         for images in torch.split(batch.images, forward.batch_size):
             rows = len(images)
 
-            def receive(name: str, seen: Tensor, shape: tuple[int, ...], rows: int = rows) -> None:
-                self.channels[name], self.shapes[name] = int(seen.shape[1]), shape
-                if seen.transpose(1, 2).is_contiguous():
+            def receive(name: str, layer_maps: Tensor, shape: tuple[int, ...], rows: int = rows) -> None:
+                self.channels[name], self.shapes[name] = int(layer_maps.shape[1]), shape
+                if layer_maps.transpose(1, 2).is_contiguous():
                     self._channels_last.add(name)
                 if name in maps:  # copied: the next layer may work in place
-                    maps[name].append(seen[:rows].clone(memory_format=torch.contiguous_format))
+                    maps[name].append(layer_maps[:rows].clone(memory_format=torch.contiguous_format))
 
             outputs.append(forward(images, receive))
         return {name: torch.cat(maps.pop(name)) for name in layers}, torch.cat(outputs)  # never all of them twice

@@ -76,16 +76,16 @@ class PilotRows:
         self._unread.close()
 
     def __iter__(self) -> Iterator[Batch]:
-        at = 0
+        position = 0
         while True:
-            while at < len(self._read):
-                yield self._read[at]
-                at += 1
+            while position < len(self._read):
+                yield self._read[position]
+                position += 1
             self._check()
-            following = next(self._unread, None)
-            if following is None:
+            batch = next(self._unread, None)
+            if batch is None:
                 return
-            self._read.append(following)
+            self._read.append(batch)
 
     def by_unit(self, cached: Iterable[CachedBatch]) -> dict[str, CachedUnit]:
         """The units by id, from all batches as they were forwarded, in order; nothing where `cached` is empty or the
@@ -93,10 +93,10 @@ class PilotRows:
         batches = list(cached)
         if self._units is None or not batches:
             return {}
-        rest = iter(batches)
+        remaining = iter(batches)
         return {
             unit.id: CachedUnit(
-                batches=tuple(_next_rows(rest, rows)),
+                batches=tuple(_next_rows(remaining, rows)),
                 bad=tuple(stream.bad),
                 filtered=stream.filtered,
                 bytes_read=stream.bytes_read,

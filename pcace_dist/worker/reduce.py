@@ -55,12 +55,12 @@ def reduce_block(
 
     def parts() -> Iterator[BlockPart]:
         for receipt in with_block:
-            own = Ends()
+            attempt_ends = Ends()
             rows = read_rows(_read(store, receipt, "rows.arrow"))
             for part in read_block(block, plan.components, _read(store, receipt, block.file), *rows):
-                own.add(part, layer, receipt.attempt)
+                attempt_ends.add(part, layer, receipt.attempt)
                 yield part
-            ends[receipt.attempt] = own  # in a further pass the same again
+            ends[receipt.attempt] = attempt_ends  # in a further pass the same again
 
     scores = score_block(plan, block, parts, penalty=penalty, memory=memory)
     scores = replace(scores, ends=reduce_pairs(Ends.plus, ends.values(), Ends()))
@@ -102,7 +102,9 @@ def _by_ace(scores: BlockScores, store: Store, plan: Plan, receipts: Sequence[Re
     return BlockScores(
         block,
         {
-            group: [_ace_scores(ours, ordered[group], block, index) for index, ours in enumerate(by_target)]
+            group: [
+                _ace_scores(gram_scores, ordered[group], block, index) for index, gram_scores in enumerate(by_target)
+            ]
             for group, by_target in scores.scores.items()
         },
         scores.curves,

@@ -1,4 +1,4 @@
-"""Small runs use threads of the driver's process: which runs are small enough, and what their workers share.
+"""Small runs use threads of the driver's process. Here: which runs are small enough, and what their workers share.
 
 Starting Ray, and importing in every worker what the driver has imported, takes longer than a small run. The price: an
 image that ends the process ends the run, not one worker. So only the first start of a run uses threads; the same
@@ -44,8 +44,8 @@ class SharedModel:
 def share_model(job: Job, listing: Listing, model: nn.Module, *, any_size: bool = False) -> SharedModel | None:
     """What the workers share where the run can use threads; None where it needs Ray.
 
-    It can use threads where the job asks for processors alone and for no more workers (`workers.min`) than this
-    machine has cores for, data set and model are small (or `any_size`), and the model can be copied.
+    It can use threads where the workers need only CPUs, `workers.min` of them fit this machine's cores, data set and
+    model are small (or `any_size`), and the model can be copied.
     """
     workers = job.workers
     if workers.gpus or workers.resources or workers.memory is not None:
@@ -57,7 +57,7 @@ def share_model(job: Job, listing: Listing, model: nn.Module, *, any_size: bool 
     shared = SharedModel(count, model)
     try:
         copied = shared.model_copy()
-    except Exception:  # a model of one's own may hold anything
+    except Exception:  # a user's model may hold anything
         return None
     return None if _refers_to_original(copied, model) else shared
 

@@ -78,16 +78,18 @@ def pilot_source(unit: CachedUnit) -> UnitSource:
     return UnitSource(PILOT, lambda encoder, seconds: encoder.encode(passes, seconds), unit)
 
 
-def codes_source(kept: KeptUnit, unit: Unit, plan: Plan, *, group_by: str | None, label: str | None) -> UnitSource:
+def codes_source(kept_unit: KeptUnit, unit: Unit, plan: Plan, *, group_by: str | None, label: str | None) -> UnitSource:
     """Rows as the extended run kept them: one batch, of all the unit's rows; none where it kept none."""
-    rows = kept.rows
+    rows = kept_unit.rows
 
     def encoded(_: BatchEncoder, __: StageSeconds) -> Iterator[EncodedBatch]:
         if rows.refs:
             row_parts = row_codes(plan, rows.targets, rows.fold_keys)
-            yield EncodedBatch(kept.codes, row_parts, rows.refs, kept.groups(group_by), kept.labels(label), rows)
+            yield EncodedBatch(
+                kept_unit.codes, row_parts, rows.refs, kept_unit.groups(group_by), kept_unit.labels(label), rows
+            )
 
-    return UnitSource(CODES, encoded, _KeptTally(kept.bad, unit.rows - len(rows.refs) - kept.bad_rows))
+    return UnitSource(CODES, encoded, _KeptTally(kept_unit.bad, unit.rows - len(rows.refs) - kept_unit.bad_rows))
 
 
 class UnitSources:
@@ -114,18 +116,18 @@ class UnitSources:
     def open(self, unit: Unit, codes_file: str | None, seconds: StageSeconds) -> UnitSource:
         """The source of a unit: the extended run's `codes_file`, where it can be read; else the pilot's cache, where
         the unit is in it; else the unit's images."""
-        kept = None if codes_file is None else self._read_codes(unit, codes_file, seconds)
-        if kept is not None:
+        kept_unit = None if codes_file is None else self._read_codes(unit, codes_file, seconds)
+        if kept_unit is not None:
             dataset = self._spec.dataset
-            return codes_source(kept, unit, self._plan, group_by=dataset.group_by, label=dataset.label)
+            return codes_source(kept_unit, unit, self._plan, group_by=dataset.group_by, label=dataset.label)
         cached = self._pilot_cache.take(unit.id)
         if cached is not None:
             return pilot_source(cached)
         return image_source(self.reader.submit(unit), self._forward, self._on_forwarded)
 
     def read_ahead(self, unit: Unit, upcoming: Unit | None) -> None:
-        """Begin to read what follows `unit`, unless the pilot has forwarded it. What was begun earlier and does not
-        follow any more is discarded: another worker has it now."""
+        """Begin to read the unit that follows `unit`, unless the pilot has forwarded it. If another unit was begun
+        earlier, it is discarded: another worker has it now."""
         if self._ahead is not None and self._ahead not in (unit, upcoming):
             self.reader.discard(self._ahead)
         self._ahead = None if upcoming is None or upcoming.id in self._pilot_cache.units else upcoming

@@ -122,23 +122,28 @@ class WorkerBody:
         self._plan = self._engine.plan
         return admission
 
-    def work(self, unit: Unit, upcoming: Unit | None, flush_first: bool, kept: str | None = None) -> WorkResult:
-        """Compute one unit. There is a receipt if the accumulator was flushed before or after it, and no report if the
+    def work(self, unit: Unit, upcoming: Unit | None, flush_first: bool, codes_file: str | None = None) -> WorkResult:
+        """Compute one unit. The result has a receipt for each flush, before or after the unit, and no report if the
         unit was given up.
 
-        `kept`: the codes file of the extended run that holds the unit's rows; they are not forwarded then.
+        `codes_file`: the codes file of the extended run that holds the unit's rows; they are not forwarded then.
         """
         from pcace_dist.worker.engine import Abandoned
 
-        before, flushing = self._flushed() if flush_first else (None, 0.0)
+        flushed_before, seconds_before = self._flushed() if flush_first else (None, 0.0)
         try:
-            report = self._engine.process(unit, upcoming, kept)
+            report = self._engine.process(unit, upcoming, codes_file)
         except (Abandoned, StoreUnavailable):
-            if not self._stopped:  # storage is away: the driver gives the unit back, and nobody is blamed
+            if not self._stopped:  # storage is away: the driver lends the unit anew, and nobody is blamed
                 raise
-            return WorkResult(gave_up=unit.id, flushed_first=before, seconds={"flush": flushing})
-        after, seconds = self._flushed() if self._engine.should_flush else (None, 0.0)
-        return WorkResult(report=report, flushed_first=before, flushed=after, seconds={"flush": flushing + seconds})
+            return WorkResult(gave_up=unit.id, flushed_first=flushed_before, seconds={"flush": seconds_before})
+        flushed_after, seconds_after = self._flushed() if self._engine.should_flush else (None, 0.0)
+        return WorkResult(
+            report=report,
+            flushed_first=flushed_before,
+            flushed=flushed_after,
+            seconds={"flush": seconds_before + seconds_after},
+        )
 
     def flush(self) -> WorkResult:
         receipt, seconds = self._flushed()
@@ -171,27 +176,27 @@ class WorkerBody:
         spec = self._engine.spec
         memory = memory_of(spec)
         penalty = spec.statistics.penalty
-        stored = self._stored_plan(plan)
-        return rank_without(self._store, stored, block, receipts, folds, penalty=penalty, memory=memory)
+        stored_plan = self._stored_plan(plan)
+        return rank_without(self._store, stored_plan, block, receipts, folds, penalty=penalty, memory=memory)
 
-    def profile(self, plan: str, question: EvaluationSpec, case: Case) -> Profiled:
+    def profile(self, plan: str, evaluation: EvaluationSpec, case: Case) -> Profiled:
         """What the channels of all layers are like over a case's images; for `pcace evaluate`."""
-        return self._evaluating(plan, question).profile(case)
+        return self._evaluating(plan, evaluation).profile(case)
 
-    def untouched(self, plan: str, question: EvaluationSpec, case: Case) -> Effect:
+    def untouched(self, plan: str, evaluation: EvaluationSpec, case: Case) -> Effect:
         """What the unchanged model does on a case's held images."""
-        return self._evaluating(plan, question).untouched(case)
+        return self._evaluating(plan, evaluation).untouched(case)
 
-    def ablate(self, plan: str, question: EvaluationSpec, task: AblationTask) -> list[Effect]:
+    def ablate(self, plan: str, evaluation: EvaluationSpec, task: AblationTask) -> list[Effect]:
         """The effects of one task of `pcace evaluate`."""
-        return self._evaluating(plan, question).ablate(task)
+        return self._evaluating(plan, evaluation).ablate(task)
 
-    def _evaluating(self, plan: str, question: EvaluationSpec) -> Evaluator:
+    def _evaluating(self, plan: str, evaluation: EvaluationSpec) -> Evaluator:
         """Reads the images at the first task."""
         from pcace_dist.worker.evaluator import Evaluator
 
         if self._evaluator is None:
-            self._evaluator = Evaluator(self._engine, self._stored_plan(plan), question)
+            self._evaluator = Evaluator(self._engine, self._stored_plan(plan), evaluation)
         return self._evaluator
 
     def _stored_plan(self, digest: str) -> Plan:
@@ -215,11 +220,11 @@ class WorkerBody:
     def progress(self) -> Progress:
         """How far it is, and what it waits for."""
         engine = getattr(self, "_engine", None)
-        waiting = None if self._storage is None else self._storage.patience.waiting
+        outage = None if self._storage is None else self._storage.patience.waiting
         return Progress(
             images=0 if engine is None else engine.images_seen,
             pilot_batches=0 if engine is None else engine.pilot_batches,
-            waits_for=None if waiting is None else f"{waiting[0]} (for {waiting[1]:.0f} s by now)",
+            waits_for=None if outage is None else f"{outage[0]} (for {outage[1]:.0f} s by now)",
         )
 
     def stop(self) -> None:

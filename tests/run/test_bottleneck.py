@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from pcace_dist.run.bottleneck import HELPS, IN_REDUCE, ON_WORKER, Machine, find_bottleneck, on_worker, shares, told
+from pcace_dist.run.bottleneck import (
+    HELPS,
+    IN_REDUCE,
+    ON_WORKER,
+    ComputeSettings,
+    describe_time,
+    find_bottleneck,
+    on_worker,
+    stage_shares,
+)
 
 USUAL = {"start": 2.0, "pilot": 3.0, "main_pass": 90.0, "reduce": 4.0, "publish": 1.0}
-CPU, GPU = Machine(cpu=True, precision="bfloat16"), Machine(cpu=False, precision="bfloat16")
+CPU, GPU = ComputeSettings(cpu=True, precision="bfloat16"), ComputeSettings(cpu=False, precision="bfloat16")
 
 
 def worked(**seconds: float) -> dict[str, float]:
@@ -22,7 +31,7 @@ def test_a_workers_stages_add_up_to_its_seconds() -> None:
 
 
 def test_shares_of_a_run_add_up_to_one_and_leave_the_threads_out() -> None:
-    found = shares(USUAL, worked(decode=500.0) | {"sums": 3.0, "solve": 1.0})
+    found = stage_shares(USUAL, worked(decode=500.0) | {"sums": 3.0, "solve": 1.0})
     assert sum(found.values()) == pytest.approx(1)
     assert "decode" not in found and "main_pass" not in found and "reduce" not in found
     assert found["sums"] == pytest.approx(0.03) and found["solve"] == pytest.approx(0.01)
@@ -31,14 +40,14 @@ def test_shares_of_a_run_add_up_to_one_and_leave_the_threads_out() -> None:
 def test_a_run_of_two_workers_is_shared_out_as_one_of_one() -> None:
     one = on_worker({"forward": 60, "wait": 20, "tap": 10}, 90)
     two = {stage: 2 * seconds for stage, seconds in one.items()}
-    assert shares(USUAL, one) == pytest.approx(shares(USUAL, two))
+    assert stage_shares(USUAL, one) == pytest.approx(stage_shares(USUAL, two))
 
 
 @pytest.mark.parametrize(
-    ("stages", "machine", "stage", "helps"),
+    ("stages", "compute", "stage", "helps"),
     [
         ({"forward": 170.0}, CPU, "forward", "more workers"),
-        ({"forward": 170.0}, Machine(precision="float32"), "forward", "bfloat16"),
+        ({"forward": 170.0}, ComputeSettings(precision="float32"), "forward", "bfloat16"),
         ({"forward": 170.0}, GPU, "forward", "compute.batch"),
         ({"wait": 150.0, "decode": 160.0, "read": 3.0}, GPU, "decode", "workers.cpus"),
         ({"wait": 150.0, "decode": 160.0, "read": 3.0}, GPU, "decode", "model.input.decode gpu"),
@@ -53,9 +62,9 @@ def test_a_run_of_two_workers_is_shared_out_as_one_of_one() -> None:
     ],
 )
 def test_the_stage_that_takes_most_is_named_with_what_would_help(
-    stages: dict[str, float], machine: Machine, stage: str, helps: str
+    stages: dict[str, float], compute: ComputeSettings, stage: str, helps: str
 ) -> None:
-    verdict = find_bottleneck(USUAL, worked(**stages), machine)
+    verdict = find_bottleneck(USUAL, worked(**stages), compute)
     assert verdict is not None and verdict.stage == stage and helps in verdict.advice
     assert 0 < verdict.share <= 1
 
@@ -74,7 +83,7 @@ def test_a_reduce_is_split_into_reading_and_solving() -> None:
 
 def test_nothing_is_said_before_anything_was_done() -> None:
     assert find_bottleneck({}, {}, CPU) is None and find_bottleneck({"start": 0.0}, {}, CPU) is None
-    assert told({}) == [] and told({"shares": {}, "bottleneck": None}) == []
+    assert describe_time({}) == [] and describe_time({"shares": {}, "bottleneck": None}) == []
 
 
 def test_every_stage_has_its_advice() -> None:
@@ -83,8 +92,8 @@ def test_every_stage_has_its_advice() -> None:
 
 
 def test_the_closing_lines_name_the_largest_first_and_leave_out_what_took_nothing() -> None:
-    found = shares({"start": 10.0, "main_pass": 90.0}, on_worker({"forward": 60.0, "wait": 30.0}, 90.0))
-    assert told({"shares": found, "bottleneck": {"stage": "forward", "share": 0.6, "advice": "a GPU"}}) == [
+    found = stage_shares({"start": 10.0, "main_pass": 90.0}, on_worker({"forward": 60.0, "wait": 30.0}, 90.0))
+    assert describe_time({"shares": found, "bottleneck": {"stage": "forward", "share": 0.6, "advice": "a GPU"}}) == [
         "forward 60 %, wait 30 %, start 10 %",
         "forward takes most (60 %); what would help: a GPU",
     ]

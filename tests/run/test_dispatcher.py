@@ -10,28 +10,28 @@ from pcace_dist.ledger.ledger import Receipt, UnitCount
 from pcace_dist.run.dispatcher import Accepted, Dispatcher, Lend, Rejected
 
 
-def dispatcher(units: int = 4, actors: Iterable[str] = ("a", "b")) -> Dispatcher:
+def dispatcher(units: int = 4, workers: Iterable[str] = ("a", "b")) -> Dispatcher:
     made = Dispatcher([f"u{i}" for i in range(units)], epoch=3, plan="p", weights="w")
-    for actor in actors:
-        made.actor_joined(actor)
+    for worker in workers:
+        made.worker_joined(worker)
     return made
 
 
 def receipt(
-    actor: str, units: Iterable[str], *, attempt: str = "t1", epoch: int = 3, plan: str = "p", weights: str = "w"
+    worker: str, units: Iterable[str], *, attempt: str = "t1", epoch: int = 3, plan: str = "p", weights: str = "w"
 ) -> Receipt:
-    return Receipt(attempt, epoch, actor, plan, weights, {unit: UnitCount(10) for unit in units}, {})
+    return Receipt(attempt, epoch, worker, plan, weights, {unit: UnitCount(10) for unit in units}, {})
 
 
-def compute(made: Dispatcher, actor: str) -> str:
-    lend = made.lend(actor)
+def compute(made: Dispatcher, worker: str) -> str:
+    lend = made.lend(worker)
     assert lend is not None
-    assert made.finished(actor, lend.unit)
+    assert made.finished(worker, lend.unit)
     return lend.unit
 
 
-def why_rejected(made: Dispatcher, actor: str, said: Receipt) -> str:
-    verdict = made.receipt(actor, said)
+def why_rejected(made: Dispatcher, worker: str, said: Receipt) -> str:
+    verdict = made.receipt(worker, said)
     assert isinstance(verdict, Rejected)
     return verdict.reason
 
@@ -40,7 +40,7 @@ def test_units_are_lent_in_order_each_to_one_actor() -> None:
     made = dispatcher(units=2)
     assert made.lend("a") == Lend("u0")
     assert made.lend("b") == Lend("u1")
-    made.actor_joined("c")
+    made.worker_joined("c")
     assert made.lend("c") is None
 
 
@@ -53,7 +53,7 @@ def test_an_actor_has_one_unit_in_hand() -> None:
 
 def test_only_actors_that_are_up_get_units() -> None:
     with pytest.raises(ValueError, match="not up"):
-        dispatcher(actors=()).lend("a")
+        dispatcher(workers=()).lend("a")
 
 
 def test_a_unit_is_twice_in_no_list() -> None:
@@ -78,7 +78,7 @@ def test_a_lost_actor_gives_back_what_it_held_and_what_it_worked_on() -> None:
     compute(made, "a")
     made.lend("a")
     made.peek_next("a")
-    assert made.actor_lost("a", "gone") == ["u0", "u1"]
+    assert made.worker_lost("a", "gone") == ["u0", "u1"]
     assert [compute(made, "b") for _ in range(4)] == ["u0", "u2", "u3", "u1"]  # the one in hand comes last
     assert made.redone_units == 2
 
@@ -86,31 +86,31 @@ def test_a_lost_actor_gives_back_what_it_held_and_what_it_worked_on() -> None:
 def test_what_was_accepted_is_not_lent_again() -> None:
     made = dispatcher()
     made.receipt("a", receipt("a", [compute(made, "a")]))
-    assert made.actor_lost("a", "gone") == []
+    assert made.worker_lost("a", "gone") == []
     assert made.lend("b") == Lend("u1")
 
 
 def test_losing_an_actor_twice_is_losing_it_once() -> None:
     made = dispatcher(units=1)
     made.lend("a")
-    assert made.actor_lost("a", "gone") == ["u0"]
-    assert made.actor_lost("a", "gone") == []
+    assert made.worker_lost("a", "gone") == ["u0"]
+    assert made.worker_lost("a", "gone") == []
     assert made.redone_units == 1
     assert made.lend("b") == Lend("u0"), "one death: it need not run alone"
 
 
 def test_a_fenced_name_never_comes_back() -> None:
     made = dispatcher()
-    made.actor_lost("a", "gone")
+    made.worker_lost("a", "gone")
     with pytest.raises(ValueError, match="new name"):
-        made.actor_joined("a")
+        made.worker_joined("a")
 
 
 def test_nothing_that_a_fenced_actor_says_counts() -> None:
     made = dispatcher()
     unit = compute(made, "a")
     made.lend("a")
-    made.actor_lost("a", "gone")
+    made.worker_lost("a", "gone")
     assert "fenced" in why_rejected(made, "a", receipt("a", [unit]))
     assert not made.finished("a", "u1")
 
@@ -131,13 +131,13 @@ def test_a_receipt_is_accepted_once() -> None:
         ({"units": []}, "no unit"),
         ({"units": ["u9"]}, "not one of this run"),
         ({"units": ["u3"]}, "not lent to a"),
-        ({"actor": "b"}, "of actor b"),
+        ({"worker": "b"}, "of worker b"),
     ],
 )
 def test_a_receipt_that_does_not_fit_is_rejected_whole(changed: dict[str, object], reason: str) -> None:
     made = dispatcher()
     unit = compute(made, "a")
-    parts: dict[str, object] = {"actor": "a", "units": [unit], **changed}
+    parts: dict[str, object] = {"worker": "a", "units": [unit], **changed}
     assert reason in why_rejected(made, "a", receipt(**parts))  # type: ignore[arg-type]
     assert made.finished_unrecorded() == [unit]
 
@@ -185,34 +185,34 @@ def test_nothing_speculative_at_the_tail() -> None:
 # -- units that kill
 
 
-def die(made: Dispatcher, actor: str) -> Lend:
-    made.actor_joined(actor)
-    lend = made.lend(actor)
+def die(made: Dispatcher, worker: str) -> Lend:
+    made.worker_joined(worker)
+    lend = made.lend(worker)
     assert lend is not None
-    made.actor_lost(actor, f"{actor} was killed")
+    made.worker_lost(worker, f"{worker} was killed")
     return lend
 
 
 def test_a_unit_during_which_two_actors_died_runs_alone_and_the_third_time_is_set_aside() -> None:
-    made = dispatcher(units=1, actors=())
+    made = dispatcher(units=1, workers=())
     assert die(made, "a") == Lend("u0")
     assert die(made, "b") == Lend("u0")
     assert die(made, "c") == Lend("u0", alone=True)
     assert made.take_set_aside() == [("u0", "3 workers died while they computed it; the last one: c was killed")]
     assert made.take_set_aside() == []
-    made.actor_joined("d")
+    made.worker_joined("d")
     assert made.lend("d") is None
     assert made.all_done()
 
 
 def test_a_unit_that_kills_comes_back_behind_the_others() -> None:
-    made = dispatcher(units=3, actors=())
+    made = dispatcher(units=3, workers=())
     assert die(made, "a") == Lend("u0")
-    made.actor_joined("b")
+    made.worker_joined("b")
     assert [compute(made, "b") for _ in range(2)] == ["u1", "u2"]
-    assert made.lend("b") == Lend("u0")  # one death: with what the actor holds, but last
-    made.actor_lost("b", "killed")
-    made.actor_joined("c")
+    assert made.lend("b") == Lend("u0")  # one death: with what the worker holds, but last
+    made.worker_lost("b", "killed")
+    made.worker_joined("c")
     assert [compute(made, "c") for _ in range(2)] == ["u1", "u2"]  # held by b: no fault of theirs
     assert made.lend("c") is None  # it should flush now, then be alone with u0
     made.receipt("c", receipt("c", ["u1", "u2"]))
@@ -220,15 +220,15 @@ def test_a_unit_that_kills_comes_back_behind_the_others() -> None:
 
 
 def test_of_two_units_that_kill_the_one_with_fewer_deaths_comes_first() -> None:
-    made = dispatcher(units=3, actors=())
-    assert [die(made, actor).unit for actor in "abc"] == ["u0", "u1", "u2"]
+    made = dispatcher(units=3, workers=())
+    assert [die(made, worker).unit for worker in "abc"] == ["u0", "u1", "u2"]
     assert die(made, "d") == Lend("u0")
-    made.actor_joined("e")
+    made.worker_joined("e")
     assert made.lend("e") == Lend("u1")
 
 
 def test_a_unit_that_must_run_alone_waits_for_an_actor_that_holds_nothing() -> None:
-    made = dispatcher(units=2, actors=("x",))
+    made = dispatcher(units=2, workers=("x",))
     made.lend("x")
     die(made, "a")
     die(made, "b")
@@ -240,7 +240,7 @@ def test_a_unit_that_must_run_alone_waits_for_an_actor_that_holds_nothing() -> N
 
 
 def test_what_an_actor_has_read_ahead_comes_before_a_unit_that_must_run_alone() -> None:
-    made = dispatcher(units=3, actors=("x",))
+    made = dispatcher(units=3, workers=("x",))
     assert made.lend("x") == Lend("u0")
     assert made.peek_next("x") == "u1"
     die(made, "a")
@@ -252,11 +252,11 @@ def test_what_an_actor_has_read_ahead_comes_before_a_unit_that_must_run_alone() 
 
 
 def test_a_unit_read_ahead_when_an_actor_died_is_not_read_ahead_again() -> None:
-    made = dispatcher(units=3, actors=("a",))
+    made = dispatcher(units=3, workers=("a",))
     made.lend("a")
     assert made.peek_next("a") == "u1"
-    made.actor_lost("a", "killed")
-    made.actor_joined("b")
+    made.worker_lost("a", "killed")
+    made.worker_joined("b")
     assert made.lend("b") == Lend("u1")
     assert made.peek_next("b") == "u2"
     made.finished("b", "u1")
@@ -267,7 +267,7 @@ def test_a_unit_read_ahead_when_an_actor_died_is_not_read_ahead_again() -> None:
 def test_an_actor_that_was_let_go_blames_no_unit() -> None:
     made = dispatcher()
     made.lend("a")
-    made.actor_lost("a", "its node drained", blame=False)
+    made.worker_lost("a", "its node drained", blame=False)
     assert made.lend("b") == Lend("u0"), "with a death it would come last"
 
 

@@ -13,7 +13,7 @@ from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import PcaceError, Stopped, StoreUnavailable
 from pcace_dist.executors.base import Event, Executor, Explained, Failed, Finished, Joined, Lost, Task
-from pcace_dist.executors.event_loop import LoopControl
+from pcace_dist.executors.event_loop import MOST_LOSSES, LoopControl
 from pcace_dist.executors.start_patience import StartPatience
 from pcace_dist.ledger.ledger import FileRef, Ledger, Receipt, UnitCount
 from pcace_dist.run.dispatcher import Dispatcher
@@ -163,6 +163,17 @@ def test_workers_that_all_fail_end_the_run_with_the_reason() -> None:
     executor, ledger = ScriptedExecutor(["a", "b"], failing=True), ListLedger()
     with pytest.raises(PcaceError, match="no unit was finished; the last one: work failed: RuntimeError"):
         main_pass(executor, ledger, 50, stop_after=999).run()
+
+
+@pytest.mark.parametrize("lethal", [False, True])
+def test_the_loss_that_ends_the_run_sets_no_unit_aside(lethal: bool) -> None:
+    """It would be the unit's third death."""
+    executor, ledger = ScriptedExecutor(["a"], failing=not lethal, lethal="u0" if lethal else ""), ListLedger()
+    work = main_pass(executor, ledger, 1, stop_after=999)
+    work._losses_in_a_row = MOST_LOSSES - 2
+    with pytest.raises(PcaceError, match="no unit was finished"):
+        work.run()
+    assert work._dispatcher._deaths == {"u0": 2} and set_aside(ledger) == []
 
 
 def test_storage_that_stays_away_ends_the_pass_and_blames_nobody() -> None:

@@ -213,38 +213,38 @@ class Driver:
                 raise AssertionError("a unit is lost or in two places")
 
     def _feed(self, dispatcher: Dispatcher) -> None:
-        for actor, unit in self._in_hand.items():
-            if unit is not None or actor in self._flushing:
+        for worker, unit in self._in_hand.items():
+            if unit is not None or worker in self._flushing:
                 continue
-            lend = dispatcher.lend(actor)
+            lend = dispatcher.lend(worker)
             if lend is not None:
-                if lend.alone and dispatcher.holds_unrecorded(actor):
-                    raise AssertionError("a unit that must run alone was lent to an actor with unflushed units")
-                dispatcher.peek_next(actor)
-                self._in_hand[actor] = lend.unit
-                self.workers[actor].inbox.append(("work", lend.unit))
-            elif dispatcher.holds_unrecorded(actor):
-                self._flushing.add(actor)
-                self.workers[actor].inbox.append(("flush", ""))
+                if lend.alone and dispatcher.holds_unrecorded(worker):
+                    raise AssertionError("a unit that must run alone was lent to a worker with unflushed units")
+                dispatcher.peek_next(worker)
+                self._in_hand[worker] = lend.unit
+                self.workers[worker].inbox.append(("work", lend.unit))
+            elif dispatcher.holds_unrecorded(worker):
+                self._flushing.add(worker)
+                self.workers[worker].inbox.append(("flush", ""))
 
-    def _handle(self, dispatcher: Dispatcher, kind: str, actor: str, value: Any) -> None:
+    def _handle(self, dispatcher: Dispatcher, kind: str, worker: str, value: Any) -> None:
         if kind == "joined":
-            dispatcher.actor_joined(actor)
-            self._in_hand.setdefault(actor, None)
+            dispatcher.worker_joined(worker)
+            self._in_hand.setdefault(worker, None)
         elif kind == "finished":
-            if dispatcher.finished(actor, value):
-                self._in_hand[actor] = None
+            if dispatcher.finished(worker, value):
+                self._in_hand[worker] = None
         elif kind == "lost":
-            self.lost.add(actor)
-            self._in_hand.pop(actor, None)
-            dispatcher.actor_lost(actor, "it is gone", blame=value != "with its node")
+            self.lost.add(worker)
+            self._in_hand.pop(worker, None)
+            dispatcher.worker_lost(worker, "it is gone", blame=value != "with its node")
             for unit, reason in dispatcher.take_set_aside():
                 self.ledger.append("set_aside", {"units": [unit], "reason": reason})
         elif kind == "flushed":
-            self._flushing.discard(actor)
-            if value is not None and isinstance(dispatcher.receipt(actor, value), Accepted):
-                if self._in_hand[actor] in value.units:
-                    self._in_hand[actor] = None
+            self._flushing.discard(worker)
+            if value is not None and isinstance(dispatcher.receipt(worker, value), Accepted):
+                if self._in_hand[worker] in value.units:
+                    self._in_hand[worker] = None
                 self.ledger.append("accept", {"receipts": [value.to_json()]})
 
 

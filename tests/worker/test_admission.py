@@ -60,7 +60,7 @@ def other_network() -> PlantedNetwork:
 
 
 def test_the_same_model_on_the_same_machine_is_admitted(check: CheckRows, layers: dict[str, LayerPlan]) -> None:
-    admitted = check.admit(forward(planted_network()), layers, mine=CLASS, plans=CLASS, exact="strict")
+    admitted = check.admit(forward(planted_network()), layers, own_class=CLASS, plan_class=CLASS, exact="strict")
     assert admitted.differing == 0
 
 
@@ -70,24 +70,26 @@ def test_more_rows_than_a_batch_are_those_of_its_batches(layers: dict[str, Layer
     parts = [CheckRows.compute(part, forward(planted_network()), layers, BATCH) for part in torch.split(rows, BATCH)]
     assert torch.equal(many.images, rows) and torch.equal(many.outputs, torch.cat([part.outputs for part in parts]))
     assert torch.equal(many.codes["read"], torch.cat([part.codes["read"] for part in parts]))
-    assert many.admit(forward(planted_network()), layers, mine=CLASS, plans=CLASS, exact="strict").differing == 0
+    assert (
+        many.admit(forward(planted_network()), layers, own_class=CLASS, plan_class=CLASS, exact="strict").differing == 0
+    )
 
 
 def test_another_model_is_refused(check: CheckRows, layers: dict[str, LayerPlan]) -> None:
     with pytest.raises(NotAdmitted, match="check codes differently"):
-        check.admit(forward(other_network()), layers, mine=CLASS, plans=CLASS, exact="strict")
+        check.admit(forward(other_network()), layers, own_class=CLASS, plan_class=CLASS, exact="strict")
 
 
 def test_another_numeric_class_is_refused_and_named(check: CheckRows, layers: dict[str, LayerPlan]) -> None:
     older = {**CLASS, "cpu_capability": "AVX2x"}
     with pytest.raises(NotAdmitted, match="this worker's cpu_capability is AVX2x"):
-        check.admit(forward(planted_network()), layers, mine=older, plans=CLASS, exact="strict")
+        check.admit(forward(planted_network()), layers, own_class=older, plan_class=CLASS, exact="strict")
 
 
 def test_with_exact_off_any_worker_is_admitted_and_its_difference_reported(
     check: CheckRows, layers: dict[str, LayerPlan]
 ) -> None:
     older = {**CLASS, "cpu_capability": "AVX2x"}
-    admitted = check.admit(forward(other_network()), layers, mine=older, plans=CLASS, exact="off")
+    admitted = check.admit(forward(other_network()), layers, own_class=older, plan_class=CLASS, exact="off")
     assert admitted.numeric_class["cpu_capability"] == "AVX2x"
     assert 0 < admitted.differing <= 1

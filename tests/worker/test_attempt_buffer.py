@@ -139,7 +139,7 @@ def test_it_is_due_after_its_seconds_or_after_a_pause_when_it_is_small_against_w
 
 def test_kept_codes_and_samples_are_files_of_their_own(plan: Plan) -> None:
     kept = pa.schema([("number", pa.int64())])
-    buffer = AttemptBuffer(plan, device=CPU, kept=kept)
+    buffer = AttemptBuffer(plan, device=CPU, kept_columns=kept)
     encoder = tiny_encoder(plan, keep_samples=True)
     rows = encoder.no_rows()
     for batch in encoder.encode([(batch_of([1, 2, 3], kept=True), TableForward(MAPS))], StageSeconds()):
