@@ -60,7 +60,9 @@ def test_a_column_of_the_file_is_the_files() -> None:
     assert whole.metadata == {b"a": b"b"}
 
 
-@pytest.mark.parametrize(("value", "kind", "read"), [("3", pa.int64(), 3), ("3", pa.string(), "3"), (NULL, pa.int64(), None)])
+@pytest.mark.parametrize(
+    ("value", "kind", "read"), [("3", pa.int64(), 3), ("3", pa.string(), "3"), (NULL, pa.int64(), None)]
+)
 def test_the_value_of_a_folder_stands_in_every_row(value: str, kind: pa.DataType, read: object) -> None:
     assert partition_column("x", f"x={value}/a.parquet", kind, 2).to_pylist() == [read, read]
     assert partition_column("x", f"x={value}/a.parquet", kind, 0).to_pylist() == []
