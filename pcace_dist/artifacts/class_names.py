@@ -1,4 +1,4 @@
-"""classes.parquet: the names of a run's classes by index, and how its groups, labels and targets are shown with them."""
+"""classes.parquet: names of a run's classes by index, and how its groups, labels and targets are shown with them."""
 
 from __future__ import annotations
 
