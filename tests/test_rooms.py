@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "progress": set(),
     "storage": set(),
     "statistics": set(),
-    "datasets": {"storage"},
+    "datasets": {"progress", "storage"},
     "packing": {"storage", "datasets"},
     "config": {"progress", "storage", "datasets"},
     "models": {"statistics", "config"},

@@ -32,7 +32,7 @@ def rows_set_aside(state: RunState) -> Iterable[dict[str, Any]]:
     """A unit that kept killing its workers is listed row group by row group."""
     units = {unit["id"]: unit for unit in (state.manifest or {}).get("units", ())}
     for unit, reason in state.set_aside.items():
-        for piece in Unit.from_json(units[unit]).pieces:
+        for piece in Unit.from_json(units[unit]).row_groups:
             yield {
                 "file": piece.key,
                 "row_group": piece.row_group,

@@ -352,7 +352,7 @@ class KeptUnit:
 
 def read_unit(url: str, storage: Storage, unit: Unit, plan: Plan) -> KeptUnit:
     """A unit's rows from a codes file of the run that is extended. Raises DatasetError if they cannot be read."""
-    pieces = {(piece.key, piece.row_group): piece.rows for piece in unit.pieces}
+    pieces = {(piece.key, piece.row_group): piece.rows for piece in unit.row_groups}
     try:
         stored = storage.stat(url)
         if stored is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 
-def add_job(verb: argparse.ArgumentParser, what: str = "the job file") -> None:
+def add_job(verb: argparse.ArgumentParser, help: str = "the job file") -> None:
     """JOB.yaml and --set KEY=VALUE, as `arguments.job` and `arguments.overrides`."""
-    verb.add_argument("job", metavar="JOB.yaml", help=what)
+    verb.add_argument("job", metavar="JOB.yaml", help=help)
     verb.add_argument(
         "--set",
         dest="overrides",

@@ -11,10 +11,10 @@ from pcace_dist.progress.terminal import tell
 
 
 def add_verb(add: AddVerb) -> None:
-    """Add the verb."""
+    """Add the verb estimate."""
     verb = add(
         "estimate",
-        "dry run: images, bytes, memory, time and price before anything is spent",
+        "dry run: predict images, bytes, memory, time and price of a job",
         "pcace estimate job.yaml --workers 1,8,64 --price 0.35",
     )
     add_job(verb)
@@ -33,7 +33,7 @@ def add_verb(add: AddVerb) -> None:
         type=_amount,
         default=0.0,
         metavar="SECONDS",
-        help="until the nodes of the workers are up, where they are not up yet (default 0)",
+        help="time until the workers' nodes are up, if they are not up yet (default 0)",
     )
     verb.add_argument("--json", action="store_true", help="print a JSON object with all numbers")
     verb.set_defaults(run=_estimate)
@@ -66,7 +66,7 @@ def _estimate(arguments: argparse.Namespace) -> int:
     from pcace_dist.commands.estimate_report import describe, to_json
     from pcace_dist.commands.measure import estimate
 
-    found = estimate(
+    predicted = estimate(
         job,
         workers=arguments.workers,
         price=arguments.price,
@@ -76,7 +76,7 @@ def _estimate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         import json
 
-        tell(json.dumps(to_json(found), indent=2))
+        tell(json.dumps(to_json(predicted), indent=2))
     else:
-        tell(describe(found))
+        tell(describe(predicted))
     return 0

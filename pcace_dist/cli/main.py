@@ -43,14 +43,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def entry() -> NoReturn:
-    """The console script. When all is said and written it ends at once: taking torch's modules apart takes a second."""
+    """The console script. It ends the process without clean-up: unloading torch's modules would take a second."""
     terminal.ensure_utf8()
     terminal.ensure_streams()
     code = main(sys.argv[1:])
     logging.shutdown()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # closed by whoever read it
+    except BrokenPipeError:  # the reader has closed it
         pass
     except OSError as error:
         code = code or 1
@@ -149,12 +149,14 @@ def _add_rank(verbs: Verbs[Parser]) -> None:
         help="answer from the codes that RUN kept (statistics.keep_codes), without the model: another target column, "
         "grouping, filter, other knots or folds; the same as dataset.path: RUN",
     )
-    verb.add_argument("--take-over", action="store_true", help="take the run from a driver that seems to hold it still")
+    verb.add_argument(
+        "--take-over", action="store_true", help="take the run over from a driver that still seems active"
+    )
     verb.add_argument(
         "--retry-bad",
         choices=["read"],
-        help="do units again in which row groups were set aside as unreadable, also of a finished run: version 0.1.0 "
-        "set them aside while storage was away",
+        help="process units again whose row groups were set aside as unreadable, also in a finished run: version 0.1.0 "
+        "did this while storage was away",
     )
     verb.add_argument("--top", type=int, default=10, help="channels to print at the end (default 10)")
     verb.set_defaults(run=_rank)
@@ -164,7 +166,7 @@ def _rank(arguments: argparse.Namespace) -> int:
     from pcace_dist.config.job import load_job_file
 
     overrides = list(arguments.overrides)
-    if arguments.from_codes:  # the job that kept them is the usual one to ask with
+    if arguments.from_codes:  # usually asked with the job that kept the codes
         overrides = ["statistics.keep_codes=false", *overrides, f"dataset.path={json.dumps(arguments.from_codes)}"]
     job = load_job_file(arguments.job, overrides)
     from pcace_dist.config.resolve import storage_of
@@ -176,16 +178,16 @@ def _rank(arguments: argparse.Namespace) -> int:
 
     for line in finished_before:
         tell(f"{job.output}: {line}\n")
-    _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top, new=not finished_before)
+    _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top, is_new=not finished_before)
     return code
 
 
-def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
+def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
     from pcace_dist.artifacts.summary import TOO_MANY_BAD_ROWS
 
     summary = run.summary
     _print_rankings(run, job, top)
-    if new:
+    if is_new:
         _print_time(summary)
     else:
         tell(f"\n{summary['images']:,} images, {summary['bad_rows']:,} bad rows")
@@ -195,22 +197,24 @@ def _print_outcome(run: Run, job: Job, top: int, *, new: bool) -> None:
         tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
     if summary["outcome"] == TOO_MANY_BAD_ROWS:
         tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
-    for one in summary.get("files_left_out", ()):
-        if not one["usual"]:
-            tell(f"left out of dataset.path: {one['files']:,} {one['reason']}: {', '.join(one['names'])}")
+    for left_out in summary.get("files_left_out", ()):
+        if not left_out["usual"]:
+            tell(
+                f"left out of dataset.path: {left_out['files']:,} {left_out['reason']}: {', '.join(left_out['names'])}"
+            )
     tell(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
 
 
 def _print_time(summary: Mapping[str, Any]) -> None:
-    """How long a run took, and what took the time."""
+    """Print how long a run took, and what took the time."""
     from pcace_dist.run.bottleneck import describe_time
 
-    how = (
+    details = (
         f"{summary['images_per_second']:,.0f} images/s, {_workers(summary)}"
         if summary.get("from_codes") is None
         else f"from the codes of {summary['from_codes']}"
     )
-    tell(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({how}), {summary['bad_rows']:,} bad rows")
+    tell(f"\n{summary['images']:,} images in {summary['seconds']:.1f} s ({details}), {summary['bad_rows']:,} bad rows")
     for prefix, line in zip(("time: ", "      "), describe_time(summary), strict=False):
         tell(prefix + line)
 
@@ -233,7 +237,7 @@ def _add_show(verbs: Verbs[Parser]) -> None:
     verb.add_argument(
         "--across",
         action="store_true",
-        help="what the groups' rankings have in common: in how many a channel is on top",
+        help="what the groups' rankings have in common: in how many groups a channel is among the top ones",
     )
     verb.set_defaults(run=_show)
 
@@ -253,18 +257,18 @@ def _show(arguments: argparse.Namespace) -> int:
 def _print_rankings(
     run: Run, job: Job, top: int, *, layer: str | None = None, group: str | None = None, target: str | None = None
 ) -> None:
-    """The best channels, and what a table of them does not show: where there is none."""
+    """Print the best channels, and the groups that have no ranking."""
     from pcace_dist.artifacts.rankings import best_of, unranked
     from pcace_dist.cli.tables import print_ranking, print_unranked
 
     ranking, grouped = run.ranking(layer=layer, group=group, target=target), job.group_by is not None
     print_ranking(best_of(ranking, top, within_layer=layer is not None), grouped=grouped)
-    without = unranked(ranking)
-    if len(without):
+    unranked_rows = unranked(ranking)
+    if len(unranked_rows):
         from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
 
         needed = required_images(job.statistics.components, job.statistics.knots)
-        print_unranked(without, grouped=grouped, needed=needed, folds=MIN_FOLDS)
+        print_unranked(unranked_rows, grouped=grouped, needed=needed, folds=MIN_FOLDS)
 
 
 def _add_status(verbs: Verbs[Parser]) -> None:
@@ -303,7 +307,7 @@ def _add_report(verbs: Verbs[Parser]) -> None:
     )
     verb.add_argument("--layers", type=_names, metavar="NAMES", help="only these layers; names or globs, by comma")
     verb.add_argument("--groups", type=_names, metavar="NAMES", help="only these groups, by comma (default: as fit)")
-    verb.add_argument("--no-synthesis", action="store_true", help="draw no images that excite the channels (quicker)")
+    verb.add_argument("--no-synthesis", action="store_true", help="compute no images that excite the channels (faster)")
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default: a GPU if there is one)")
     verb.add_argument("--against", metavar="RUN_B", help="a second run, for a comparison view")
     verb.add_argument("--output", metavar="FILE", help="where to write the page (default: RUN/report.html)")
@@ -324,7 +328,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from pcace_dist.report.build import build_report
     from pcace_dist.report.options import ReportOptions
 
-    result = build_report(
+    report = build_report(
         arguments.path.rstrip("/"),
         ReportOptions(
             top=arguments.top,
@@ -336,10 +340,10 @@ def _report(arguments: argparse.Namespace) -> int:
             output=arguments.output,
         ),
     )
-    for note in result.notes:
+    for note in report.notes:
         tell(f"note: {note}")
     tell(
-        f"{result.path}: {result.size / 1e6:.1f} MB, {result.channels:,} channels and {result.images:,} images in "
-        f"{sum(result.seconds.values()):.1f} s"
+        f"{report.path}: {report.size / 1e6:.1f} MB, {report.channels:,} channels and {report.images:,} images in "
+        f"{sum(report.seconds.values()):.1f} s"
     )
     return 0

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pcace_dist.packing.pack import PackReport
     from pcace_dist.packing.source import Reading
 
-REASONS = 12  # for leaving files out, that are told on the screen
-NAMED = 3  # files left out that are named for each
+REASONS = 12  # printed reasons for leaving files out
+NAMED = 3  # printed names for each reason
 
 
 def add_verb(add: AddVerb) -> None:
-    """Add the verb."""
+    """Add the verb pack."""
     verb = add(
         "pack",
         "write an image folder, a CSV with image paths, MNIST idx files, WebDataset tars or Parquet as Parquet shards",
@@ -36,10 +36,10 @@ def add_verb(add: AddVerb) -> None:
         "source", metavar="SOURCE", help="image folder, .csv file, folder or glob of .tar or .parquet files, idx files"
     )
     verb.add_argument(
-        "dest", metavar="DEST", help="folder for the shards, local or s3://; empty, or of the same pack to go on with"
+        "dest", metavar="DEST", help="folder for the shards, local or s3://; empty, or from the same pack, interrupted"
     )
     verb.add_argument(
-        "--kind", choices=["folder", "csv", "mnist", "webdataset", "parquet"], help="what SOURCE is (default: look)"
+        "--kind", choices=["folder", "csv", "mnist", "webdataset", "parquet"], help="what SOURCE is (default: detect)"
     )
     verb.add_argument(
         "--image-column",
@@ -50,7 +50,7 @@ def add_verb(add: AddVerb) -> None:
         "--classes",
         metavar="FILE",
         help="class names by index (LOC_synset_mapping.txt, synset_words.txt, a name per line, imagenet_class_index"
-        ".json): columns synset and class, and the labels of folders (default: ImageNet's list if it lies beside)",
+        ".json): columns synset and class, and the labels of folders (default: ImageNet's list if it is beside SOURCE)",
     )
     _add_reading(verb)
     verb.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard")
@@ -62,8 +62,8 @@ def add_verb(add: AddVerb) -> None:
         nargs="?",
         const="headers",
         choices=["headers", "decode"],
-        help="leave out what is no image, by its header or by decoding it whole (default: headers; without: only "
-        "what is none by its first bytes)",
+        help="leave out files that are no image by their header, or that cannot be decoded (--verify alone: headers; "
+        "without --verify: only files that are no image by their first bytes)",
     )
     verb.add_argument("--row-group-rows", type=int, metavar="N", help="rows of a row group (default: about 16 MiB)")
     verb.add_argument(
@@ -77,29 +77,29 @@ def add_verb(add: AddVerb) -> None:
 
 
 def _add_reading(verb: argparse.ArgumentParser) -> None:
-    """What tells of a source that can be read in more than one way."""
+    """Add the arguments for sources that can be read in more than one way."""
     verb.add_argument(
         "--labels",
         choices=["order", "number"],
-        help="class folders that are called by numbers: sorted as text, as ImageFolder does, or the number is the "
-        "label (default: number for 0 to n-1; an error where text sorts them otherwise)",
+        help="labels of class folders with numbers as names: order (sorted as text, as ImageFolder does) or number "
+        "(the name is the label); default: number for 0 to n-1, else an error where sorting as text differs",
     )
     verb.add_argument(
         "--allow-empty-classes",
         action="store_true",
-        help="a class keeps its label though none of its files can be packed (default: that is an error)",
+        help="a class keeps its label even if none of its files can be packed (default: this is an error)",
     )
     verb.add_argument(
         "--image-key", metavar="KEY", help="tars: the member that is the image (jpg; 'jpg;png' the first that is there)"
     )
-    verb.add_argument("--encoding", default="utf-8", help="csv: of its text, such as latin-1 or utf-16 (default utf-8)")
+    verb.add_argument("--encoding", default="utf-8", help="csv: encoding of the text, such as latin-1 (default utf-8)")
     verb.add_argument(
         "--type",
         metavar="COLUMN=text|number",
         type=_column_type,
         action="append",
         default=[],
-        help="csv: take a column so (default: numbers where no text is lost by it; 0007 is text)",
+        help="csv: the type of a column (default: number where this changes no value; 0007 is text)",
     )
     verb.add_argument(
         "--allow-outside", action="store_true", help="csv: also images outside the folder that the CSV lies in"
@@ -107,20 +107,20 @@ def _add_reading(verb: argparse.ArgumentParser) -> None:
 
 
 def _column_type(text: str) -> tuple[str, str]:
-    column, _, kind = text.rpartition("=")
-    if not column or kind not in ("text", "number"):
+    column, _, column_type = text.rpartition("=")
+    if not column or column_type not in ("text", "number"):
         raise argparse.ArgumentTypeError(f"{text!r}: is not COLUMN=text or COLUMN=number")
-    return column, kind
+    return column, column_type
 
 
 def _size(text: str) -> int:
     from pcace_dist.config.job import parse_bytes
 
     try:
-        value = parse_bytes(text)
+        size = parse_bytes(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    return int(str(value))
+    return int(str(size))
 
 
 def _workers(text: str) -> int:
@@ -189,13 +189,15 @@ def _print_report(report: PackReport, dest: str) -> None:
     reasons = by_reason(report.bad)
     for reason, names in list(reasons.items())[:REASONS]:
         logs.say(f"left out {len(names):,}, {reason}: {first_names(names, NAMED)}", level=logging.WARNING)
-    others = f"{len(reasons) - REASONS:,} more reasons; " if len(reasons) > REASONS else ""
-    logs.say(f"{others}{len(report.bad):,} left out in all: {dest.rstrip('/')}/{BAD_FILES}", level=logging.WARNING)
+    more_reasons = f"{len(reasons) - REASONS:,} more reasons; " if len(reasons) > REASONS else ""
+    logs.say(
+        f"{more_reasons}{len(report.bad):,} left out in all: {dest.rstrip('/')}/{BAD_FILES}", level=logging.WARNING
+    )
 
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM as Ctrl-C: exit code 5, and the same command goes on."""
+    """SIGTERM does the same as Ctrl-C: exit code 5, and the same command continues."""
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -203,8 +205,8 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    previous_handler = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)

@@ -49,7 +49,7 @@ def _add_compare(add: AddVerb) -> None:
     verb.add_argument(
         "--match",
         action="store_true",
-        help="also find every channel again by its codes on the same images, and compare it where it is now",
+        help="also match the channels of the two runs by their codes on the same images, and compare the matched ones",
     )
     verb.add_argument(
         "--output", metavar="DIR", help="folder for comparison.json and comparison.parquet (default: RUN_B)"
@@ -64,7 +64,7 @@ def _add_selection(verb: argparse.ArgumentParser) -> None:
 
 
 def add_judgement(verb: argparse.ArgumentParser) -> None:
-    """Arguments that say what counts as movement and as drift."""
+    """Add the arguments that define movement and drift."""
     verb.add_argument("--top", type=_count, default=20, metavar="K", help="ranks of the top-K overlap (default 20)")
     verb.add_argument(
         "--level", type=_share, default=0.05, help="false discovery rate of the channels that moved (default 0.05)"
@@ -94,19 +94,19 @@ def _compare(arguments: argparse.Namespace) -> int:
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.errors import UserError
 
-    one, other = open_run(arguments.one), open_run(arguments.other)
+    earlier, later = open_run(arguments.one), open_run(arguments.other)
     names = ("top", "level", "tolerance", "layer", "group", "target", "across_data")
-    found = compare_runs(one, other, Settings(**{name: getattr(arguments, name) for name in names}))
-    if found.verdict == "not comparable":
-        raise UserError(f"not comparable: {'; '.join(found.reasons)}")
-    print_comparison(found)
-    matched = compare_matched(one, other, found) if arguments.match else None
+    comparison = compare_runs(earlier, later, Settings(**{name: getattr(arguments, name) for name in names}))
+    if comparison.verdict == "not comparable":
+        raise UserError(f"not comparable: {'; '.join(comparison.reasons)}")
+    print_comparison(comparison)
+    matched = compare_matched(earlier, later, comparison) if arguments.match else None
     if matched is not None:
         print_matched(matched)
-    folder = (arguments.output or other.path).rstrip("/")
-    write_comparison(found, folder, other.storage, matched)
+    folder = (arguments.output or later.path).rstrip("/")
+    write_comparison(comparison, folder, later.storage, matched)
     tell(f"\ncomparison: {folder}/comparison.json   {folder}/comparison.parquet")
-    return report_drift(arguments.verb, drift(found, thresholds_of(arguments)))
+    return report_drift(arguments.verb, drift(comparison, thresholds_of(arguments)))
 
 
 def report_drift(verb: str, reasons: list[str]) -> int:
@@ -123,7 +123,7 @@ def report_drift(verb: str, reasons: list[str]) -> int:
 def _add_evaluate(add: AddVerb) -> None:
     verb = add(
         "evaluate",
-        "ablation curves: does the ranking find what matters to the model? on images that the ranking does not know",
+        "ablation curves on images that the ranking has not seen: do the top channels matter to the model?",
         "pcace evaluate runs/mnist --group 3 --layer conv2",
     )
     verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
@@ -131,7 +131,7 @@ def _add_evaluate(add: AddVerb) -> None:
         "--data",
         metavar="PATH",
         help="measure effects on this data set (same columns); default: hold out a quarter of the run's folds, and "
-        "rank anew without them",
+        "rank again without them",
     )
     verb.add_argument("--images", type=_count, default=4000, metavar="N", help="images to read (default 4000)")
     verb.add_argument("--draws", type=_count, default=20, metavar="N", help="random orders (default 20)")
@@ -140,7 +140,7 @@ def _add_evaluate(add: AddVerb) -> None:
         type=_replacements,
         default=("mean", "zero", "bias"),
         metavar="HOW",
-        help="what takes a channel's place: mean, zero, bias (where a batch norm follows); default all: mean,zero,bias",
+        help="what replaces a channel: mean, zero, bias (where a batch norm follows); default all: mean,zero,bias",
     )
     verb.add_argument("--layer", action="append", help="only this layer; may be repeated")
     verb.add_argument("--group", help="only this group")
@@ -164,14 +164,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     run = open_run(arguments.path)
     layers = None if arguments.layer is None else tuple(arguments.layer)
     names = ("data", "images", "draws", "target", "group", "effect")
-    chosen = {name: getattr(arguments, name) for name in names}
-    found = evaluate(run, Settings(layers=layers, replacements=arguments.replace, **chosen))
-    for name in found.replacements:
-        print_standings(list(standings(found.curves, name)), name)
-    for line in found.left_out:
+    options = {name: getattr(arguments, name) for name in names}
+    evaluation = evaluate(run, Settings(layers=layers, replacements=arguments.replace, **options))
+    for name in evaluation.replacements:
+        print_standings(list(standings(evaluation.curves, name)), name)
+    for line in evaluation.left_out:
         logs.say(f"left out: {line}", level=logging.WARNING)
     folder = (arguments.output or run.path).rstrip("/")
-    write_evaluation(found, folder, run)
+    write_evaluation(evaluation, folder, run)
     tell(f"\nevaluation: {folder}/evaluation.json   curves: {folder}/evaluation.parquet, evaluation-*.svg")
     return 0
 
@@ -186,13 +186,13 @@ def _add_rerank(add: AddVerb) -> None:
         "pcace rerank job.yaml --max-moved 5% --hook 'mail -s drift ml@example.org' --keep 8",
     )
     add_job(verb, "the job file; `output` is the folder of the schedule")
-    verb.add_argument("--take-over", action="store_true", help="take the schedule from a tick that seems to hold it")
+    verb.add_argument("--take-over", action="store_true", help="take the schedule over from a tick that seems active")
     verb.add_argument("--no-report", action="store_true", help="do not write report.html of the new run")
     verb.add_argument("--keep", type=_count, default=10, metavar="N", help="published runs to keep (default 10)")
     verb.add_argument(
         "--no-extend",
         action="store_true",
-        help="rank all images anew with a plan of its own also where only data came or went (default: only those)",
+        help="rank all images again, with a new plan, even if only data was added or removed (default: only that data)",
     )
     verb.add_argument(
         "--hook", metavar="COMMAND", help="shell command to run on drift; gets the entry as JSON on stdin"
@@ -210,7 +210,7 @@ def _rerank(arguments: argparse.Namespace) -> int:
     from pcace_dist.commands.hooks import Hooks
     from pcace_dist.commands.rerank import Options, rerank
 
-    done = rerank(
+    outcome = rerank(
         job,
         Options(
             settings=Settings(top=arguments.top, level=arguments.level, tolerance=arguments.tolerance),
@@ -222,27 +222,27 @@ def _rerank(arguments: argparse.Namespace) -> int:
             take_over=arguments.take_over,
         ),
     )
-    if done.entry is None:
+    if outcome.entry is None:
         tell(f"nothing new: {job.output}/latest.json stays as it is")
         return 0
-    if done.comparison is not None:
-        _print_tick(done.comparison)
-    tell(f"published: {job.output}/{done.entry.run} ({done.entry.why})")
-    report_drift(arguments.verb, list(done.entry.drift))
-    return done.exit_code
+    if outcome.comparison is not None:
+        _print_tick(outcome.comparison)
+    tell(f"published: {job.output}/{outcome.entry.run} ({outcome.entry.why})")
+    report_drift(arguments.verb, list(outcome.entry.drift))
+    return outcome.exit_code
 
 
-def _print_tick(found: Comparison) -> None:
+def _print_tick(comparison: Comparison) -> None:
     from pcace_dist.analysis.console import print_comparison
 
-    if found.verdict == "not comparable":
-        tell(f"not comparable with the last run: {'; '.join(found.reasons)}")
+    if comparison.verdict == "not comparable":
+        tell(f"not comparable with the last run: {'; '.join(comparison.reasons)}")
     else:
-        print_comparison(found)
+        print_comparison(comparison)
 
 
 def _add_history(add: AddVerb) -> None:
-    verb = add("history", "the line of runs that a schedule has published", "pcace history runs/weekly")
+    verb = add("history", "the runs that a schedule has published, in order", "pcace history runs/weekly")
     verb.add_argument("path", metavar="OUTPUT", help="the output of `pcace rerank`, local or s3://")
     verb.set_defaults(run=_history)
 
@@ -259,20 +259,20 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _replacements(text: str) -> tuple[str, ...]:
-    known = ("mean", "zero", "bias")
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not found or any(name not in known for name in found):
-        raise argparse.ArgumentTypeError(f"{text!r}: write one or more of {', '.join(known)}")
-    return found
+    choices = ("mean", "zero", "bias")
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names or any(name not in choices for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r}: write one or more of {', '.join(choices)}")
+    return names
 
 
 def _effect(text: str) -> TargetSpec:
     from pcace_dist.config.targets import parse_target
     from pcace_dist.errors import JobError
 
-    kind, _, value = text.partition(":")
+    target_kind, _, value = text.partition(":")
     try:
-        return parse_target({kind: int(value) if value.isdigit() else value})
+        return parse_target({target_kind: int(value) if value.isdigit() else value})
     except JobError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -286,13 +286,13 @@ def _url(text: str) -> str:
         raise argparse.ArgumentTypeError(f"the address {error}") from None
 
 
-def _checked(text: str, parse: Callable[[str], Any], good: Callable[[Any], bool], wanted: str) -> Any:
+def _checked(text: str, parse: Callable[[str], Any], is_valid: Callable[[Any], bool], requirement: str) -> Any:
     try:
         value = parse(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
-    if not good(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {requirement}") from None
+    if not is_valid(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {requirement}")
     return value
 
 
@@ -307,5 +307,5 @@ def _share(text: str) -> float:
 def _max_moved(text: str) -> MaxMoved:
     from pcace_dist.analysis.thresholds import MaxMoved
 
-    found: MaxMoved = _checked(text, MaxMoved.parse, lambda _: True, "a number of channels, or a share as 5%")
-    return found
+    limit: MaxMoved = _checked(text, MaxMoved.parse, lambda _: True, "a number of channels, or a share as 5%")
+    return limit

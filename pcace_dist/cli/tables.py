@@ -13,7 +13,7 @@ from pcace_dist.datasets.groups import name_of
 from pcace_dist.progress import terminal
 from pcace_dist.progress.bar import StageBar
 
-UNRANKED_SHOWN = 10  # groups that are named of those without a ranking
+UNRANKED_SHOWN = 10  # so many groups without a ranking are named
 RANKING = (
     "rank",
     "95 % of ranks",
@@ -43,11 +43,11 @@ def print_across_groups(table: pa.Table) -> None:
     console = terminal.console()
     names = [name for name in table.column_names if name != "target"]
     for target in dict.fromkeys(table["target"].to_pylist()):
-        shown = terminal.table(f"{target}, over all groups", [n.replace("_", " ") for n in names], left=("layer",))
+        across = terminal.table(f"{target}, over all groups", [n.replace("_", " ") for n in names], left=("layer",))
         for row in table.to_pylist():
             if row["target"] == target:
-                shown.add_row(*(_cell(row[name]) for name in names))
-        console.print(shown)
+                across.add_row(*(_cell(row[name]) for name in names))
+        console.print(across)
 
 
 def _cell(value: Any) -> str:
@@ -57,23 +57,23 @@ def _cell(value: Any) -> str:
 
 
 def print_unranked(unranked: pa.Table, *, grouped: bool, needed: int, folds: int) -> None:
-    """Say of which groups no channel is ranked, and why. needed, folds: images and folds that a score takes."""
+    """Print the groups in which no channel is ranked, and why. needed, folds: images and folds that a score needs."""
     rows = unranked.to_pylist()
     for target in dict.fromkeys(row["target"] for row in rows):
-        own = [row for row in rows if row["target"] == target]
-        named = [_why_unranked(row, grouped) for row in own[:UNRANKED_SHOWN]]
-        more = f" and {len(own) - UNRANKED_SHOWN:,} more" if len(own) > UNRANKED_SHOWN else ""
-        terminal.tell(f"{target}: no channel is ranked: {'; '.join(named)}{more}")
+        of_target = [row for row in rows if row["target"] == target]
+        reasons = [_why_unranked(row, grouped) for row in of_target[:UNRANKED_SHOWN]]
+        more = f" and {len(of_target) - UNRANKED_SHOWN:,} more" if len(of_target) > UNRANKED_SHOWN else ""
+        terminal.tell(f"{target}: no channel is ranked: {'; '.join(reasons)}{more}")
     if any("too_few_images" in row["statuses"] for row in rows):
         terminal.tell(
-            f"a channel is ranked from {needed:,} images on (fewer where it varies in fewer components), in {folds} "
-            "folds at least: take more images, larger groups, or fewer statistics.components or knots"
+            f"a channel is ranked from {needed:,} images on (fewer where it varies in fewer components), in at least "
+            f"{folds} folds: use more images, larger groups, or fewer statistics.components or knots"
         )
 
 
 def _why_unranked(row: dict[str, Any], grouped: bool) -> str:
-    why = "too few images" if "too_few_images" in row["statuses"] else "constant"
-    return (f"group {name_of(row['group'])} " if grouped else "") + f"({row['images']:,} images, {why})"
+    reason = "too few images" if "too_few_images" in row["statuses"] else "constant"
+    return (f"group {name_of(row['group'])} " if grouped else "") + f"({row['images']:,} images, {reason})"
 
 
 def _by_target_and_group(ranking: pa.Table, grouped: bool) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -106,7 +106,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 class PackProgress:
-    """A bar of images packed in a terminal, a line every ten seconds in a log."""
+    """Progress of packing: a bar in a terminal, a line every ten seconds in a log."""
 
     def __init__(self) -> None:
         self._bar = StageBar("pcace pack: ", TimeRemainingColumn())
@@ -122,5 +122,5 @@ class PackProgress:
         self._bar.__exit__(kind, error, trace)
 
     def show(self, done: int, total: int | None) -> None:
-        """`done` of `total` images (None where it is not known)."""
+        """`done` of `total` images (None: unknown)."""
         self._bar.show(done, total, f"{done:,}" + (f" of {total:,}" if total else "") + " images", images=done)

@@ -100,7 +100,7 @@ def open_evaluation(
 
 def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:
     """The files that the run has read: later ones are none of its."""
-    read = {row_group.key for unit in units for row_group in unit.pieces}
+    read = {row_group.key for unit in units for row_group in unit.row_groups}
     return Listing(tuple(file for file in listing.files if file.key in read), listing.schema)
 
 

@@ -27,7 +27,7 @@ from pcace_dist.commands.estimate import Estimate, Machine, Prediction, Timings,
 from pcace_dist.config.job import Job
 from pcace_dist.datasets.loader import PILOT_BYTES, PILOT_ROW_GROUPS, spread, takes_all
 from pcace_dist.datasets.row_groups import count_kept, kept_values
-from pcace_dist.datasets.units import Unit, make_units, pieces_of, rows_per_unit
+from pcace_dist.datasets.units import Unit, make_units, row_groups_of, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.executors.ray_session import ray_session
@@ -167,13 +167,13 @@ def _sample(preparation: Preparation, notes: list[str]) -> tuple[Unit, float, in
     The counts are those of evenly chosen row groups.
     """
     dataset, storage, listing = preparation.spec.dataset, preparation.spec.storage, preparation.listing
-    pieces = [piece for file in listing.files for piece in pieces_of(file)]
+    pieces = [piece for file in listing.files for piece in row_groups_of(file)]
     looked = [pieces[i] for i in spread([piece.rows for piece in pieces], COUNTED_ROW_GROUPS, COUNTED_ROW_GROUPS)]
     kept = count_kept(looked, dataset, storage)
     if not any(kept):
         raise DatasetError(f"dataset.filter: {dict(dataset.filter)} keeps no rows")
     full = [piece for piece, rows in zip(looked, kept, strict=True) if rows == max(kept)]
-    unit = next(unit for unit in make_units(listing, UNIT_ROWS) if full[len(full) // 2] in unit.pieces)
+    unit = next(unit for unit in make_units(listing, UNIT_ROWS) if full[len(full) // 2] in unit.row_groups)
     groups = 1 if dataset.group_by is None else len(kept_values(dataset.group_by, looked, dataset, storage))
     if dataset.group_by is not None and len(looked) < len(pieces):
         seen = f"{groups:,} values counted in {len(looked):,} of {len(pieces):,} row groups"
@@ -311,7 +311,7 @@ class _Trial:
     def workload(self, groups: int) -> Workload:
         """What there is to do, by the listing and the plan; bytes of a row are those of the unit."""
         listing, plan, spec, model = self._listing, self._plan, self._spec, self._engine.model
-        size, row_groups = self._row_stored * listing.rows, sum(len([*pieces_of(file)]) for file in listing.files)
+        size, row_groups = self._row_stored * listing.rows, sum(len([*row_groups_of(file)]) for file in listing.files)
         pilot_groups = min(self._pilot_rows, PILOT_ROW_GROUPS, max(32, int(PILOT_BYTES * row_groups / size)))
         units = tuple(unit.rows * self._kept for unit in make_units(listing, rows_per_unit(listing)))
         return Workload(

@@ -24,7 +24,7 @@ from pcace_dist.commands.hooks import ALL_THE_SAME, Hooks, call_hooks
 from pcace_dist.commands.schedule import RUNS, Pointer, Schedule, ScheduleLock, lock, pointer_to
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import storage_of
-from pcace_dist.datasets.units import data_digest, pieces_of
+from pcace_dist.datasets.units import data_digest, row_groups_of
 from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.progress import logs
 from pcace_dist.run.prepare import Identity, Preparation, prepare
@@ -131,7 +131,7 @@ def _work(
 
 
 def _now(preparation: Preparation) -> RunIdentity:
-    pieces = (piece for file in preparation.listing.files for piece in pieces_of(file))
+    pieces = (piece for file in preparation.listing.files for piece in row_groups_of(file))
     return RunIdentity(preparation.identity, data_digest(pieces))
 
 

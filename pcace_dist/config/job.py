@@ -1,4 +1,4 @@
-"""The job file as typed models: parse, check, resolve, fingerprint.
+"""The job file as typed models: parse, check, fill in defaults, fingerprint.
 
 Knows the job file's keys and nothing else: no storage, no torch, no Ray. Every mistake becomes a one-line `JobError`
 that names the key, the value and what would do.
@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 
 Scalar = str | int | float | bool
 LONGEST_VALUE = 100  # characters of a value that an error repeats
-MOST_VALUES = 100_000  # of a job file
+MOST_VALUES = 100_000  # in a job file
 
 
 class Section(BaseModel):
@@ -76,7 +76,7 @@ class Input(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: object) -> object:
-        """mean 0 and std 1 for every image channel where the job does not say."""
+        """The defaults: mean 0 and std 1 for every image channel."""
         if not isinstance(values, Mapping):
             return values
         count = 1 if values.get("mode") == "L" else 3
@@ -201,8 +201,8 @@ class Job(Section):
     @field_validator("output")
     @classmethod
     def _one_spelling(cls, value: str) -> str:
-        """A URL without `//` and `/` at its end, under which everything is written; what is wrong with one is said
-        when it is opened."""
+        """A URL in its one spelling, without `//` and without `/` at its end. A wrong URL is reported when it is
+        opened."""
         if "://" not in value:
             return value
         from pcace_dist.storage.files import normalised
@@ -263,11 +263,12 @@ class Job(Section):
         return [layer.name if isinstance(layer, Layer) else layer for layer in self.layers]
 
     def dependent(self) -> dict[str, Any]:
-        """The keys that the result depends on, as plain values. Jobs that differ in the others alone (workers, storage,
-        max_bad_rows, output, compute.exact, statistics.memory) are one job: the same command goes on with the run.
-        model.input.decode is left out where it is auto, model.input.orientation where it is none, model.output where it
-        is null: jobs from before the keys keep their fingerprint."""
-        free: dict[str, Any] = {
+        """The keys that the result depends on, as plain values.
+
+        Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
+        are the same job, and continue the same run. Left out are model.input.decode: auto, model.input.orientation:
+        none and model.output: null, so that jobs written before these keys existed keep their fingerprint."""
+        independent: dict[str, Any] = {
             "workers": True,
             "storage": True,
             "max_bad_rows": True,
@@ -275,14 +276,14 @@ class Job(Section):
             "compute": {"exact"},
             "statistics": {"memory"},
         }
-        held = self.model_dump(mode="json", exclude=free)
+        keys = self.model_dump(mode="json", exclude=independent)
         if self.model.input.decode == "auto":
-            del held["model"]["input"]["decode"]
+            del keys["model"]["input"]["decode"]
         if self.model.input.orientation == "none":
-            del held["model"]["input"]["orientation"]
+            del keys["model"]["input"]["orientation"]
         if self.model.output is None:
-            del held["model"]["output"]
-        return held
+            del keys["model"]["output"]
+        return keys
 
     def fingerprint(
         self,
@@ -292,10 +293,10 @@ class Job(Section):
         layouts: Mapping[str, str] | None = None,
         code: str | None = None,
     ) -> str:
-        """Digest of all that the result depends on (`dependent`).
+        """Digest of everything that the result depends on (`dependent`).
 
-        `layers` are the resolved layer names, `layouts` those that the job says, by layer; `weights_digest` is that of
-        the loaded weights, `code` that of the user's code that computes with them.
+        `layers`: the resolved layer names; `layouts`: those that the job gives, by layer; `weights_digest`: of the
+        loaded weights; `code`: digest of the user's own code that defines the model.
         """
         covered = self.dependent()
         del covered["model"]["weights"]
@@ -305,7 +306,7 @@ class Job(Section):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_yaml(self) -> str:
-        """The resolved job as YAML: what job.yaml of the output holds. Reads back as the same job."""
+        """The resolved job as YAML, as in job.yaml of the output. Reading it gives the same job."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -348,7 +349,7 @@ def read_job(text: str, *, name: str = "job", overrides: Sequence[str] = ()) -> 
 
 
 def _load_yaml(text: str, name: str) -> Any:
-    """The value of a YAML text. Raises JobError for what is no YAML, and for texts that nothing else could hold."""
+    """The value of a YAML text. Raises JobError for invalid YAML and for values that `_refuse_unwritable` refuses."""
     try:
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -370,22 +371,23 @@ def _load_yaml(text: str, name: str) -> Any:
 
 
 def _refuse_unwritable(data: object, name: str) -> None:
-    """Refuse what no file name, column or URL can hold, and mappings that hold themselves. They would fail later."""
-    for count, item in enumerate(_nodes(data, name)):
+    """Refuse values that would fail later: characters that no file name, column or URL can have, and values that
+    contain themselves."""
+    for count, node in enumerate(_nodes(data, name)):
         if count > MOST_VALUES:
             raise JobError(f"{name}: more than {MOST_VALUES:,} values; is an alias repeated within itself?")
-        if isinstance(item, str) and ("\0" in item or is_not_utf8(item)):
-            raise JobError(f"{name}: {_short(item)} holds a null character or half a character; write plain text")
+        if isinstance(node, str) and ("\0" in node or is_not_utf8(node)):
+            raise JobError(f"{name}: {_short(node)} holds a null character or half a character; write plain text")
 
 
 def _nodes(data: object, name: str, within: tuple[int, ...] = ()) -> Iterator[object]:
-    """All keys and values below a value, itself first. Raises JobError where one holds itself."""
+    """A value, and all keys and values inside it. Raises JobError where a value contains itself."""
     if id(data) in within:
         raise JobError(f"{name}: a value holds itself; write it without the alias")
     yield data
-    inner = (*data.keys(), *data.values()) if isinstance(data, Mapping) else data if isinstance(data, list) else ()
-    for item in inner:
-        yield from _nodes(item, name, (*within, id(data)))
+    children = (*data.keys(), *data.values()) if isinstance(data, Mapping) else data if isinstance(data, list) else ()
+    for child in children:
+        yield from _nodes(child, name, (*within, id(data)))
 
 
 def parse_job(data: Mapping[str, Any], *, name: str = "job") -> Job:
@@ -411,7 +413,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     if not separator or not key.strip():
         raise JobError(f"--set {override!r}: write key=value, for example --set workers.max=4")
     value = _load_yaml(text, f"--set {_short(override)}")
-    *parents, last = key.strip().split(".")
+    *parents, last_key = key.strip().split(".")
     node = data
     for parent in parents:
         child = node.setdefault(parent, {})
@@ -420,26 +422,26 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise JobError(f"--set {override!r}: {parent} is not a mapping")
         node = child
-    node[last] = value
+    node[last_key] = value
 
 
 def _explain(error: ValidationError) -> str:
-    """One line for the most helpful of the mistakes: an unknown key explains a missing one."""
+    """One line about the first mistake. Unknown keys come first: a misspelt key explains why another one is missing."""
     problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
     problem = problems[0]
     key = ".".join(str(part) for part in problem["loc"] if not _is_union_tag(part))
     if problem["type"] == "extra_forbidden":
-        known = list(_keys_beside(problem["loc"]))
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        known_keys = list(_keys_beside(problem["loc"]))
+        nearest = difflib.get_close_matches(str(problem["loc"][-1]), known_keys, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known_keys)}"
         return f"unknown key {key!r}; {hint}"
     if problem["type"] == "missing":
         return f"{key} is missing; it is required"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = problem["input"]
-    shown = "" if isinstance(value, Mapping | list) else f" (got {_short(value)})"
-    return f"{key}: {message}{shown}" if key else message
+    got = "" if isinstance(value, Mapping | list) else f" (got {_short(value)})"
+    return f"{key}: {message}{got}" if key else message
 
 
 def _short(value: object) -> str:
@@ -462,7 +464,7 @@ def _is_union_tag(part: object) -> bool:
 
 
 def _keys_beside(loc: tuple[int | str, ...]) -> Iterator[str]:
-    """The known keys of the section in which an unknown key stands."""
+    """The known keys of the section that contains an unknown key."""
     section: type[BaseModel] = Job
     for part in loc[:-1]:
         if not isinstance(part, str) or part not in section.model_fields:
@@ -479,7 +481,7 @@ def _section_of(annotation: object) -> type[BaseModel] | None:
         return annotation
     if get_origin(annotation) in (Union, types.UnionType, dict, list):
         for argument in get_args(annotation):
-            found = _section_of(argument)
-            if found is not None:
-                return found
+            section = _section_of(argument)
+            if section is not None:
+                return section
     return None

@@ -1,4 +1,4 @@
-"""Targets as a job file writes them: what the channels are ranked against. The only parser of them. Pure."""
+"""Targets in the job file: what the channels are ranked against. The only parser of them. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = "{logit: label}, {logit: 3}, {logit: predicted}, {output: 0} or {colu
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """One target: kind is logit, output or column; value is `label`, `predicted`, an index of an output, or a
+    """One target. kind: logit, output or column. value: `label`, `predicted`, the index of an output, or the name of a
     column."""
 
     kind: str
@@ -34,7 +34,7 @@ class TargetSpec:
 
 
 def parse_target(mapping: Mapping[str, Any]) -> TargetSpec:
-    """A target as the job file writes it. Raises JobError, one line."""
+    """The target that a mapping in the job file means. Raises JobError, one line."""
     if not isinstance(mapping, Mapping) or len(mapping) != 1:
         raise JobError(f"target {mapping!r}: write one of {EXAMPLES}")
     kind, value = next(iter(mapping.items()))
@@ -42,20 +42,20 @@ def parse_target(mapping: Mapping[str, Any]) -> TargetSpec:
         raise JobError(
             f"target {{{kind}: {value}}}: unknown kind {kind!r}{_nearest(kind, KINDS)}; write one of {EXAMPLES}"
         )
-    shown = f"target {{{kind}: {value}}}"
+    label = f"target {{{kind}: {value}}}"
     if kind == "column":
         if not isinstance(value, str) or not value:
-            raise JobError(f"{shown}: needs the name of a numeric column of the data set")
+            raise JobError(f"{label}: needs the name of a numeric column of the data set")
         return TargetSpec(kind, value)
     if kind == "logit" and isinstance(value, str):
         if value not in LOGITS:
-            raise JobError(f"{shown}: needs label, predicted or the index of an output{_nearest(value, LOGITS)}")
+            raise JobError(f"{label}: needs label, predicted or the index of an output{_nearest(value, LOGITS)}")
         return TargetSpec(kind, value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise JobError(f"{shown}: needs the index of an output, a whole number from 0")
+        raise JobError(f"{label}: needs the index of an output, a whole number from 0")
     return TargetSpec(kind, value)
 
 
-def _nearest(name: object, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else ""
+def _nearest(name: object, choices: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(str(name).lower(), choices, n=1, cutoff=0.5)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""

@@ -1,4 +1,4 @@
-"""A bounded queue between two threads that either side can end. Knows nothing of what goes through it."""
+"""A bounded queue between two threads; either side can end it. Knows nothing about the items."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class BoundedQueue(Generic[T]):
-    """A bounded queue that can be finished by the sender (with an error, if need be) and closed by the receiver.
+    """A bounded queue that the sender can finish (also with an error) and the receiver can close.
 
-    Items have weights; the sender waits while more than `capacity` are held. get() returns None at the end.
+    Items have weights; the sender waits while their sum would be above `capacity`. get() returns None at the end.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -48,9 +48,7 @@ class BoundedQueue(Generic[T]):
         return False
 
     def get(self) -> T | None:
-        """The next item; None at the end or when closed. Raises the sender's error after the items before
-        it.
-        """
+        """The next item; None at the end or when closed. After the last item, raises the sender's error."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._finished or self._items)
             if self._closed:

@@ -1,7 +1,7 @@
-"""The columns that a job needs of its files: their names and types, and the values of a filter. Pure; no I/O.
+"""The columns that a job needs from its files: their names and types, and the values of a filter. Pure; no I/O.
 
-Errors are one-line `DatasetError`s that name the key of the job file. Types are those of the values: how a writer laid
-them out (dictionary, view) makes no difference.
+Errors are one-line `DatasetError`s that name the key of the job file. Types are those of the values: their encoding in
+the file (dictionary, view) makes no difference.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pcace_dist.errors import DatasetError
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """The job's dataset section, and the further columns that the job needs.
+    """The job's dataset section, and the other columns that the job needs.
 
-    `columns` are target columns (numeric, handed on as float64), `group_by` a column of any plain type. With `keep`
-    every plain column of the files is handed on beside them (`kept_columns`).
+    `columns` are target columns (numeric, read as float64), `group_by` a column of any plain type. With `keep`, all
+    plain columns of the files are read too (`kept_columns`).
     """
 
     path: tuple[str, ...]
@@ -59,10 +59,10 @@ def check_schema(spec: DatasetSpec, schema: pa.Schema, key: str) -> pa.Schema:
             raise DatasetError(f"{role}: no column {column!r} in {key}; {_instead(column, schema, key)}")
         if schema.names.count(column) > 1:
             raise DatasetError(f"{role}: {key} has more than one column {column!r}")
-        kind = plain_type(schema.field(column).type)
-        wanted = _wanted(role, kind)
-        if wanted:
-            raise DatasetError(f"{role}: column {column!r} in {key} is {kind}; it must be {wanted}")
+        column_type = plain_type(schema.field(column).type)
+        requirement = _wanted(role, column_type)
+        if requirement:
+            raise DatasetError(f"{role}: column {column!r} in {key} is {column_type}; it must be {requirement}")
     for column, value in spec.filter.items():
         filter_scalars(column, value, plain_type(schema.field(column).type))
     names = dict.fromkeys([*(column for _, column in spec.roles()), *(kept_columns(spec, schema) if spec.keep else ())])
@@ -70,19 +70,21 @@ def check_schema(spec: DatasetSpec, schema: pa.Schema, key: str) -> pa.Schema:
 
 
 def _instead(column: str, schema: pa.Schema, key: str) -> str:
-    """What to say of a column that is not there."""
-    partition = next((part for part in key.split("/")[:-1] if part.startswith(f"{column}=")), None)
+    """What an error says about a missing column."""
+    partition = next((component for component in key.split("/")[:-1] if component.startswith(f"{column}=")), None)
     if partition is not None:
         return (
-            f"the name of its folder, {partition}, is not read: columns are those inside the files; write the files "
-            "anew with that column in them"
+            f"the name of its folder, {partition}, is not read: only columns inside the files are; write the files "
+            "again with that column in them"
         )
-    near = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, schema.names)) or 'no columns'}"
+    nearest = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
+    return (
+        f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(map(repr, schema.names)) or 'no columns'}"
+    )
 
 
 def kept_columns(spec: DatasetSpec, schema: pa.Schema) -> list[str]:
-    """Columns with plain values, as they are kept beside the codes: all but images and nested or binary columns."""
+    """The columns with plain values, which are kept with the codes: all but images and nested or binary columns."""
     return [
         field.name
         for field in schema
@@ -93,92 +95,95 @@ def kept_columns(spec: DatasetSpec, schema: pa.Schema) -> list[str]:
     ]
 
 
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values, whatever way a writer laid them out: of a dictionary-encoded column the dictionary's, of
-    a view what it views."""
-    if pa.types.is_dictionary(kind):
-        return plain_type(kind.value_type)
-    if pa.types.is_string_view(kind):
+def plain_type(dtype: pa.DataType) -> pa.DataType:
+    """The type of the values, whatever their encoding in the file: for a dictionary-encoded column the dictionary's
+    type, for a view the type that it views."""
+    if pa.types.is_dictionary(dtype):
+        return plain_type(dtype.value_type)
+    if pa.types.is_string_view(dtype):
         return pa.string()
-    return pa.binary() if pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind) else kind
+    return pa.binary() if pa.types.is_binary_view(dtype) or pa.types.is_fixed_size_binary(dtype) else dtype
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column in its plain type."""
-    kind = plain_type(column.type)
-    return column if kind == column.type else column.cast(kind)
+    target_type = plain_type(column.type)
+    return column if target_type == column.type else column.cast(target_type)
 
 
-def is_image_struct(kind: pa.DataType) -> bool:
+def is_image_struct(dtype: pa.DataType) -> bool:
     """True for struct<bytes, ...> as Hugging Face writes images."""
-    if not pa.types.is_struct(kind):
+    if not pa.types.is_struct(dtype):
         return False
-    index = kind.get_field_index("bytes")
-    return index >= 0 and _is_binary(plain_type(kind.field(index).type))
+    index = dtype.get_field_index("bytes")
+    return index >= 0 and _is_binary(plain_type(dtype.field(index).type))
 
 
-def filter_scalars(column: str, value: Any, kind: pa.DataType) -> list[pa.Scalar]:
-    """A filter's value, or each of several, as scalars of the column's type. Raises DatasetError for one that cannot be
-    compared with it."""
-    return [_filter_scalar(column, one, kind) for one in (value if isinstance(value, list | tuple) else [value])]
+def filter_scalars(column: str, value: Any, dtype: pa.DataType) -> list[pa.Scalar]:
+    """The value or values of a filter as scalars of the column's type. Raises DatasetError for a value that cannot be
+    compared with the column."""
+    return [_filter_scalar(column, item, dtype) for item in (value if isinstance(value, list | tuple) else [value])]
 
 
-def _filter_scalar(column: str, value: Any, kind: pa.DataType) -> pa.Scalar:
-    problem = DatasetError(f"dataset.filter.{column}: {value!r} cannot be compared with the column's type {kind}")
+def _filter_scalar(column: str, value: Any, dtype: pa.DataType) -> pa.Scalar:
+    problem = DatasetError(f"dataset.filter.{column}: {value!r} cannot be compared with the column's type {dtype}")
     fits = (
-        (pa.types.is_boolean(kind) and isinstance(value, bool))
-        or (pa.types.is_integer(kind) and isinstance(value, int) and not isinstance(value, bool))
-        or (pa.types.is_floating(kind) and isinstance(value, int | float) and not isinstance(value, bool))
-        or (_is_text(kind) and isinstance(value, str))
-        or ((pa.types.is_date(kind) or pa.types.is_timestamp(kind)) and isinstance(value, str))
+        (pa.types.is_boolean(dtype) and isinstance(value, bool))
+        or (pa.types.is_integer(dtype) and isinstance(value, int) and not isinstance(value, bool))
+        or (pa.types.is_floating(dtype) and isinstance(value, int | float) and not isinstance(value, bool))
+        or (_is_text(dtype) and isinstance(value, str))
+        or ((pa.types.is_date(dtype) or pa.types.is_timestamp(dtype)) and isinstance(value, str))
     )
     if not fits:
         raise problem
     try:
-        return pa.scalar(value).cast(kind) if pa.types.is_temporal(kind) else pa.scalar(value, kind)
+        return pa.scalar(value).cast(dtype) if pa.types.is_temporal(dtype) else pa.scalar(value, dtype)
     except (pa.ArrowException, OverflowError, ValueError, TypeError):
         raise problem from None
 
 
-def _wanted(role: str, kind: pa.DataType) -> str:
-    """What the column must be where `kind` will not do, else an empty string."""
+def _wanted(role: str, dtype: pa.DataType) -> str:
+    """The type that a column must have for `role`; empty where `dtype` is one."""
     if role == "dataset.image":
-        return "" if _is_binary(kind) or is_image_struct(kind) else "binary, or a struct with bytes"
+        return "" if _is_binary(dtype) or is_image_struct(dtype) else "binary, or a struct with bytes"
     if role == "dataset.label":
-        return "" if pa.types.is_integer(kind) else "integer"
+        return "" if pa.types.is_integer(dtype) else "integer"
     if role == "dataset.id":
-        return "" if pa.types.is_integer(kind) or _is_text(kind) else "string or integer"
+        return "" if pa.types.is_integer(dtype) or _is_text(dtype) else "string or integer"
     if role == "target":
-        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        return "" if numeric or pa.types.is_decimal(kind) else "numeric"
-    return "a plain value" if pa.types.is_nested(kind) or _is_binary(kind) else ""
+        numeric = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_boolean(dtype)
+        return "" if numeric or pa.types.is_decimal(dtype) else "numeric"
+    return "a plain value" if pa.types.is_nested(dtype) or _is_binary(dtype) else ""
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+def _is_binary(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype))
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _is_text(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype))
 
 
 def check_same(spec: DatasetSpec, first: tuple[str, pa.Schema], other: tuple[str, pa.Schema]) -> None:
-    """Values of ids, groups and folds are compared across files, so their types must agree."""
+    """Raise DatasetError where two files disagree in the type of ids, groups, folds or kept columns: these values are
+    compared across files."""
     for role, column in spec.roles():
         if role not in ("dataset.id", "dataset.fold_by", "group_by"):
             continue
-        one, two = first[1].field(column).type, other[1].field(column).type
-        if _family(one) != _family(two):
-            raise DatasetError(f"{role}: column {column!r} is {one} in {first[0]} but {two} in {other[0]}")
-    for column in set(first[1].names) & set(other[1].names) if spec.keep else ():
-        one, two = first[1].field(column).type, other[1].field(column).type
-        if column != spec.image and _family(one) != _family(two):
+        first_type, other_type = first[1].field(column).type, other[1].field(column).type
+        if _family(first_type) != _family(other_type):
             raise DatasetError(
-                f"statistics.keep_codes: column {column!r} is {one} in {first[0]} but {two} in {other[0]}"
+                f"{role}: column {column!r} is {first_type} in {first[0]} but {other_type} in {other[0]}"
+            )
+    for column in set(first[1].names) & set(other[1].names) if spec.keep else ():
+        first_type, other_type = first[1].field(column).type, other[1].field(column).type
+        if column != spec.image and _family(first_type) != _family(other_type):
+            raise DatasetError(
+                f"statistics.keep_codes: column {column!r} is {first_type} in {first[0]} but {other_type} in {other[0]}"
             )
 
 
-def _family(kind: pa.DataType) -> str:
-    if _is_text(kind):
+def _family(dtype: pa.DataType) -> str:
+    if _is_text(dtype):
         return "text"
-    return "integer" if pa.types.is_integer(kind) else str(kind)
+    return "integer" if pa.types.is_integer(dtype) else str(dtype)

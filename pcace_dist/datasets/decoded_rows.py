@@ -1,7 +1,6 @@
 """Decoded rows: a slice of one row group whose images are decoded straight into the memory of a batch.
 
-Everything but the pixels is read column by column, not row by row. Pure but for the memory that it writes
-to; no threads, no I/O.
+Everything but the pixels is read column by column, not row by row. No threads, no I/O.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from pcace_dist.datasets.row_groups import RowGroup
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.errors import RowError
 
-ROWS_BYTES = 1 << 20  # of encoded images in one run: with 256 KiB, its own cost was 5 % of decoding photographs
-DEVICE_ROWS_BYTES = 16 << 20  # the same where a device decodes: it takes many at a time
+ROWS_BYTES = 1 << 20  # encoded images of a slice; with 256 KiB, the overhead was 5 % of decoding photographs
+DEVICE_ROWS_BYTES = 16 << 20  # the same where a device decodes many images at a time
 RUN_ROWS = 64
-VIEWED = 4096  # bytes from which an image is seen where it lies
+VIEWED = 4096  # mean bytes of an image, from which images are viewed in Arrow's memory and not copied
 
 T = TypeVar("T")
 
 
 class BatchBuffer:
-    """The memory of one batch: `images` uint8 (rows, C, H, W), on the host or on a device that decodes."""
+    """The memory of one batch: `images` uint8 (rows, C, H, W), on the host, or on the device that decodes."""
 
     def __init__(
         self,
@@ -46,9 +45,9 @@ class BatchBuffer:
     ) -> None:
         channels, height, width = self.shape = shape
         size = (rows, height, width, channels) if channels_last else (rows, *shape)
-        held = torch.empty(size, dtype=torch.uint8, pin_memory=pinned, device=device)
-        self.images = held.permute(0, 3, 1, 2) if channels_last else held
-        # on the host by numpy: a torch copy would start a thread team of its own
+        memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned, device=device)
+        self.images = memory.permute(0, 3, 1, 2) if channels_last else memory
+        # on the host numpy copies: a copy by torch would start its own threads
         self._array: Pixels | None = self.images.numpy() if device is None else None
 
     def put(self, row: int, image: Pixels | torch.Tensor) -> None:
@@ -68,7 +67,7 @@ class BatchBuffer:
 
 @dataclass(frozen=True)
 class Folds:
-    """How fold keys are computed: from an image's bytes, or from a row's value of `fold_by`."""
+    """The functions that compute fold keys: from an image's bytes, or from a row's value of `fold_by`."""
 
     of_bytes: Callable[[Encoded], int]
     of_value: Callable[[Any], int]
@@ -76,7 +75,7 @@ class Folds:
 
 @dataclass(frozen=True, eq=False)
 class Misfit:
-    """A good image of another size (height, width) than the others."""
+    """A good image whose size (height, width) differs from the others'."""
 
     ref: RowRef
     size: tuple[int, int]
@@ -86,9 +85,8 @@ class Misfit:
 class DecodedRows:
     """The good rows of a slice, in order, and the rows that were set aside.
 
-    The images are the rows of `buffer` from `start` on.
-
-    labels: -1 where null; values: float64 by column, NaN where null. What is not asked for is empty.
+    The images are the rows of `buffer` from `start` on. labels: -1 where null; values: float64 by column, NaN where
+    null. Columns that the job does not need are empty.
     """
 
     buffer: BatchBuffer | None
@@ -111,9 +109,8 @@ def cut(
 ) -> Iterator[slice]:
     """Slices of a row group, for the decoding threads. `at`: position of its first row in the unit.
 
-    A slice takes some milliseconds and never spans two batches; a full batch has at least one for each thread. The
-    length of slices does not affect the result.
-
+    A slice takes some milliseconds and never spans two batches; a full batch has at least one slice for each thread.
+    The length of the slices does not affect the result.
     """
     count = len(group.rows)
     if not count:
@@ -129,7 +126,7 @@ def cut(
 
 
 def first_shape(group: RowGroup, spec: DatasetSpec, image_spec: ImageSpec) -> tuple[int, int, int] | None:
-    """Shape (C, H, W) of the first good image; None where there is none."""
+    """Shape (C, H, W) of the first image that can be decoded; None where there is none."""
     for data in group.table.column(spec.image):
         try:
             channels, height, width = pixels(data.as_py(), image_spec).shape
@@ -156,42 +153,42 @@ def decode_rows(
     table = group.table.slice(rows.start, rows.stop - rows.start)
     refs = _refs(group, rows, table, spec)
     fold_values = None if spec.fold_by is None else _list(table, spec.fold_by)
-    run = DecodedRows(buffer, start, [], [])
+    decoded = DecodedRows(buffer, start, [], [])
     good: list[int] = []
     at = start
     files = encoded_images(table.column(spec.image))
-    decoded = _on_host(files, image_spec) if decoder is None else decoder.images(files, image_spec)
-    for i, (data, image) in enumerate(zip(files, decoded, strict=True)):
+    images = _on_host(files, image_spec) if decoder is None else decoder.images(files, image_spec)
+    for i, (data, image) in enumerate(zip(files, images, strict=True)):
         if isinstance(image, RowError):
-            run.bad.append(BadRow.of(refs[i], image))
+            decoded.bad.append(BadRow.of(refs[i], image))
             continue
         if buffer is None or image.shape != buffer.shape:
-            _set_aside(run, refs[i], image.shape, buffer)
+            _set_aside(decoded, refs[i], image.shape, buffer)
             continue
         buffer.put(at, image)
         at += 1
         good.append(i)
         assert data is not None
-        run.fold_keys.append(folds.of_bytes(data) if fold_values is None else folds.of_value(fold_values[i]))
-    whole = len(good) == len(refs)
+        decoded.fold_keys.append(folds.of_bytes(data) if fold_values is None else folds.of_value(fold_values[i]))
+    all_good = len(good) == len(refs)
 
-    def taken(values: list[T]) -> list[T]:
-        return values if whole else [values[i] for i in good]
+    def usable(values: list[T]) -> list[T]:
+        return values if all_good else [values[i] for i in good]
 
-    run.refs = taken(refs)
+    decoded.refs = usable(refs)
     if spec.label is not None:
-        run.labels = [-1 if label is None else label for label in taken(_list(table, spec.label))]
+        decoded.labels = [-1 if label is None else label for label in usable(_list(table, spec.label))]
     if spec.group_by is not None:
-        run.groups = [group_of(value) for value in taken(_list(table, spec.group_by))]
+        decoded.groups = [group_of(value) for value in usable(_list(table, spec.group_by))]
     if spec.columns:
-        run.values = [_floats(table.column(name))[good] for name in spec.columns]
+        decoded.values = [_floats(table.column(name))[good] for name in spec.columns]
     if spec.keep:
-        run.kept = taken(table.select(kept_columns(spec, table.schema)).to_pylist())
-    return run
+        decoded.kept = usable(table.select(kept_columns(spec, table.schema)).to_pylist())
+    return decoded
 
 
 def _on_host(files: Iterable[Encoded | None], spec: ImageSpec) -> Iterator[Pixels | RowError]:
-    """One image after the other, or why it is set aside."""
+    """Each image in turn, or the reason why it is set aside."""
     for data in files:
         try:
             yield pixels(data, spec)
@@ -200,7 +197,7 @@ def _on_host(files: Iterable[Encoded | None], spec: ImageSpec) -> Iterator[Pixel
 
 
 def encoded_images(column: pa.ChunkedArray) -> list[Encoded | None]:
-    """The images as they are stored, None for nulls: views of Arrow's memory where copies would cost more."""
+    """The images as stored, None for nulls; views of Arrow's memory where copies would cost more."""
     if column.nbytes < VIEWED * len(column):
         copies: list[Encoded | None] = column.to_pylist()
         return copies
@@ -212,31 +209,33 @@ def _views(chunk: pa.Array) -> list[Encoded | None]:
     if data is None:
         copies: list[Encoded | None] = chunk.to_pylist()
         return copies
-    wide = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
-    ends = np.frombuffer(offsets, wide)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
-    # by DLPack: numpy calls Arrow's buffer read-only, and torch takes no such memory without a warning
-    whole = from_dlpack(pa.Array.from_buffers(pa.uint8(), data.size, [None, data])).numpy().data
+    offset_type = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
+    ends = np.frombuffer(offsets, offset_type)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+    # by DLPack: numpy marks Arrow's buffer as read-only, and torch warns of such memory
+    content = from_dlpack(pa.Array.from_buffers(pa.uint8(), data.size, [None, data])).numpy().data
     valid = chunk.is_valid().to_pylist() if chunk.null_count else [True] * len(chunk)
-    return [whole[ends[i] : ends[i + 1]] if valid[i] else None for i in range(len(chunk))]
+    return [content[ends[i] : ends[i + 1]] if valid[i] else None for i in range(len(chunk))]
 
 
 def _refs(group: RowGroup, rows: slice, table: pa.Table, spec: DatasetSpec) -> list[RowRef]:
-    key, row_group = group.piece.key, group.piece.row_group
-    at = group.rows[rows].tolist()
-    ids = [f"{key}#{row}" for row in at] if spec.id is None else [str(value) for value in _list(table, spec.id)]
-    return [RowRef(key, row_group, row, name) for row, name in zip(at, ids, strict=True)]
+    key, row_group = group.ref.key, group.ref.row_group
+    row_numbers = group.rows[rows].tolist()
+    ids = (
+        [f"{key}#{row}" for row in row_numbers] if spec.id is None else [str(value) for value in _list(table, spec.id)]
+    )
+    return [RowRef(key, row_group, row, name) for row, name in zip(row_numbers, ids, strict=True)]
 
 
-def _set_aside(run: DecodedRows, ref: RowRef, shape: Sequence[int], buffer: BatchBuffer | None) -> None:
-    """An image of another size than the plan's."""
+def _set_aside(decoded: DecodedRows, ref: RowRef, shape: Sequence[int], buffer: BatchBuffer | None) -> None:
+    """Set aside an image whose size is not the plan's."""
     size = (shape[1], shape[2])
     expected = size if buffer is None else buffer.shape[1:]
-    run.misfit = run.misfit or Misfit(ref, size)
+    decoded.misfit = decoded.misfit or Misfit(ref, size)
     reason = (
         f"size {size[1]}x{size[0]} is not the plan's {expected[1]}x{expected[0]}; "
         "set model.input.resize or model.input.crop"
     )
-    run.bad.append(BadRow.of(ref, RowError("decode", reason)))
+    decoded.bad.append(BadRow.of(ref, RowError("decode", reason)))
 
 
 def _list(table: pa.Table, name: str) -> list[Any]:
@@ -251,9 +250,9 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def images_of(parts: Sequence[tuple[DecodedRows, int, int]], make: Callable[[], BatchBuffer]) -> torch.Tensor:
-    """The images of rows [start, stop) of each part: a view where they fill the buffer from its beginning without gaps,
-    else (rows were set aside) a copy.
+def gather_images(parts: Sequence[tuple[DecodedRows, int, int]], make: Callable[[], BatchBuffer]) -> torch.Tensor:
+    """The images of rows [start, stop) of each part. A view where they fill a buffer from its beginning without gaps;
+    else a copy (some rows were set aside).
     """
     buffer, count = parts[0][0].buffer, 0
     for run, start, stop in parts:

@@ -1,13 +1,13 @@
-"""Images decoded, resized and cropped on the device that the model runs on, many at a time: nvJPEG, by torchvision.
+"""Images are decoded, resized and cropped on the model's device, many at a time: nvJPEG, through torchvision.
 
-What goes to the device is a function of the file and the limits: whole JPEGs of 8 bits, baseline or progressive, grey
-or YCbCr. Everything else (other formats, CMYK, RGB, what lacks its end, what is beyond a limit) and what the device's
-decoder refuses goes to the processor's (images.py), which so is the one judge of what is set aside, and why. Resizing
-is torchvision's way with bytes on a GPU: float32, clamped where bicubic overshoots, rounded to bytes. An image's bits
-do not depend on what else is in its run: images of one size are resized together, each from its own pixels alone.
+The file and the limits alone decide what goes to the device: complete 8-bit JPEGs, baseline or progressive, grey or
+YCbCr. Everything else (other formats, CMYK, RGB, truncated files, files beyond a limit), and what the device's decoder
+refuses, goes to the CPU's decoder (images.py). So only the CPU's decoder decides what is set aside, and why. Images are
+resized as torchvision resizes bytes on a GPU: in float32, clamped where bicubic overshoots, rounded to bytes. Images of
+one size are resized together, each from its own pixels, so that an image's bits do not depend on its neighbours.
 
-Takes any torch device: on a processor the same code runs over libjpeg-turbo, which is how it is tested. Scaled decoding
-is libjpeg's and does not apply; a file that falls to the processor is decoded there as always. No models, no Ray.
+Works with any torch device: on a CPU the same code runs with libjpeg-turbo, and is tested that way. Scaled decoding
+exists in libjpeg only and does not apply here; a file that goes to the CPU is decoded as usual. No models, no Ray.
 """
 
 from __future__ import annotations
@@ -46,41 +46,41 @@ JPEG_END = b"\xff\xd9"
 START_OF_SCAN, ADOBE = 0xDA, 0xEE
 WHOLE_FRAMES = (0xC0, 0xC2)  # baseline and progressive, Huffman codes
 OTHER_FRAMES = frozenset(range(0xC1, 0xD0)) - {0xC2, 0xC4, 0xC8, 0xCC}
-ADOBE_RGB = 0  # the transform that its marker names: none
+ADOBE_RGB = 0  # the value of the Adobe marker's transform for RGB
 
-PIXELS_AT_ONCE = 8 << 20  # decoded in one call, and resized before the next; a larger image is a call of its own
-BYTES_OF_PIXEL = 27  # three bytes decoded, three floats, and as much again while they are resized
+PIXELS_AT_ONCE = 8 << 20  # decoded in one call, and resized before the next; a larger image has a call of its own
+BYTES_OF_PIXEL = 27  # three decoded bytes, three floats, and the same floats again while they are resized
 
 DecodeJpegs: TypeAlias = Callable[[list[Tensor], int, torch.device], list[Tensor]]
 
 
 def decode_jpegs(data: list[Tensor], channels: int, device: torch.device) -> list[Tensor]:
-    """Files (uint8 (bytes,), on the host) as uint8 (channels, H, W) on the device. RuntimeError if one is refused."""
+    """Decodes files (uint8 (bytes,), on the host) to uint8 (channels, H, W) on the device. Raises RuntimeError."""
     if device.type == "cuda":
         decoded: list[Tensor] = torch.ops.image.decode_jpegs_cuda(data, channels, device)
         return decoded
-    return [torch.ops.image.decode_jpeg(one, channels, False) for one in data]
+    return [torch.ops.image.decode_jpeg(file, channels, False) for file in data]
 
 
 def choose_decoder(asked: str, device: torch.device) -> str:
     """What `model.input.decode` (auto, cpu or gpu) means where the model runs on `device`: cpu or gpu.
 
-    auto is cpu: on a GPU nothing has been measured yet. Raises JobError where gpu is asked for and cannot be had.
+    auto is cpu: nothing has been measured on a GPU yet. Raises JobError where gpu is asked for and not available.
     """
     if asked != GPU:
         return CPU
-    otherwise = "or use model.input.decode: cpu"
+    alternative = "or use model.input.decode: cpu"
     if device.type != "cuda":
-        raise JobError(f"model.input.decode gpu: the workers have no GPU; set workers.gpus: 1, {otherwise}")
-    held = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(held, "JPEG")
+        raise JobError(f"model.input.decode gpu: the workers have no GPU; set workers.gpus: 1, {alternative}")
+    jpeg = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(jpeg, "JPEG")
     try:
-        decode_jpegs([buffer_of(held.getvalue())], TORCHVISION_MODE["RGB"], device)
+        decode_jpegs([buffer_of(jpeg.getvalue())], TORCHVISION_MODE["RGB"], device)
     except (RuntimeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise JobError(
             f"model.input.decode gpu: nvJPEG does not work here ({reason}); install a torchvision that is built with "
-            f"CUDA, {otherwise}"
+            f"CUDA, {alternative}"
         ) from None
     return GPU
 
@@ -91,13 +91,13 @@ def decoder_of(decode: str, device: torch.device) -> DeviceDecoder | None:
 
 
 def memory_beside(threads: int) -> int:
-    """Bytes of the device that decoding in `threads` threads takes besides batches; a very large image takes more."""
+    """Bytes of device memory for decoding in `threads` threads, besides the batches; a very large image needs more."""
     return threads * PIXELS_AT_ONCE * BYTES_OF_PIXEL
 
 
 @dataclass(frozen=True)
 class JpegFrame:
-    """What a JPEG says of itself: sides in pixels, as they are stored, and components (1 grey, 3 YCbCr)."""
+    """A JPEG's frame header: sides in pixels, as stored, and the number of components (1 grey, 3 YCbCr)."""
 
     height: int
     width: int
@@ -105,7 +105,7 @@ class JpegFrame:
 
 
 def frame_for_device(data: Encoded | None, spec: ImageSpec) -> JpegFrame | None:
-    """The frame of a file that may be decoded on the device, None for one that the processor is to decode or refuse."""
+    """The frame of a file that may be decoded on the device; None for a file that the CPU is to decode or refuse."""
     if data is None or len(data) > spec.max_bytes or data[:3] != JPEG_BEGIN or data[-2:] != JPEG_END:
         return None
     frame = _frame(data)
@@ -124,8 +124,8 @@ def _orientation(data: Encoded, spec: ImageSpec) -> int:
 
 
 def _frame(data: Encoded) -> JpegFrame | None:
-    """Walk the marker segments up to the first scan; None for any kind that decoders might take differently."""
-    at, found = 2, b""
+    """Reads the marker segments up to the first scan. None for any JPEG that decoders might treat differently."""
+    at, frame_body = 2, b""
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
@@ -143,11 +143,11 @@ def _frame(data: Encoded) -> JpegFrame | None:
         if marker == ADOBE and _is_adobe_rgb(bytes(data[at + 4 : end])):
             return None
         if marker in WHOLE_FRAMES:
-            if found:
+            if frame_body:
                 return None
-            found = bytes(data[at + 4 : end])
+            frame_body = bytes(data[at + 4 : end])
         if marker == START_OF_SCAN:
-            return _of_body(found)
+            return _of_body(frame_body)
         at = end
     return None
 
@@ -157,7 +157,7 @@ def _is_adobe_rgb(body: bytes) -> bool:
 
 
 def _of_body(body: bytes) -> JpegFrame | None:
-    """Precision, height, width, and for each component its name, sampling and table."""
+    """The frame in a segment's body: precision, height, width, and for each component its name, sampling and table."""
     if len(body) < 6 or body[0] != 8 or len(body) != 6 + 3 * body[5]:
         return None
     if body[5] not in (1, 3) or body[6::3] == b"RGB":
@@ -166,9 +166,9 @@ def _of_body(body: bytes) -> JpegFrame | None:
 
 
 class DeviceDecoder:
-    """Decodes runs of images on `device`. One serves all threads of a reader.
+    """Decodes slices of images on `device`. All threads of a reader share one.
 
-    `decode` is what decodes JPEGs; it may refuse a whole call for one file.
+    `decode` decodes JPEGs; one bad file may make a whole call fail.
     """
 
     def __init__(self, device: torch.device, decode: DecodeJpegs = decode_jpegs) -> None:
@@ -181,10 +181,10 @@ class DeviceDecoder:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """What is done inside is done on a stream of this thread's own, and is complete when it ends.
+        """Work inside the block runs on a stream of this thread's own, and is complete at the end of the block.
 
-        The host waits, rather than leaving an event to whoever takes the pixels: torchvision's decoder writes on a
-        stream that it does not tell, and memory that was given back must be at rest before it is decoded into.
+        The host waits for the stream. An event for the reader of the pixels would not do: torchvision's decoder writes
+        on a stream that it does not expose, and freed memory must be idle before the next images are decoded into it.
         """
         if self.device.type != "cuda":
             yield
@@ -200,9 +200,9 @@ class DeviceDecoder:
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
-        """Memory that is taken inside is given out again only when those that read it (`record_stream`) are done.
+        """Memory allocated inside the block is reused only when all streams that read it (`record_stream`) are done.
 
-        It belongs to a stream on which nothing runs: what is freed there needs to wait for no other work.
+        It belongs to a stream on which nothing else runs, so that freeing it waits for no other work.
         """
         if self._holding is None:
             yield
@@ -211,22 +211,22 @@ class DeviceDecoder:
             yield
 
     def images(self, data: Sequence[Encoded | None], spec: ImageSpec) -> list[Tensor | RowError]:
-        """Each file as uint8 (C, h, w), C = 3 for mode RGB and 1 for L, or why it is set aside.
+        """Each file as uint8 (C, h, w), C = 3 for mode RGB and 1 for L, or the reason why it is set aside.
 
-        On the device, but for those that the processor decoded. To be called inside `working`. Raises JobError where
-        the device's memory does not hold a single image.
+        They are on the device, except those that the CPU decoded. Call it inside `working`. Raises JobError where the
+        device's memory is too small for a single image.
         """
-        found: dict[int, Tensor] = {}
+        images: dict[int, Tensor] = {}
         for channels, rows in self._rows_for_device(data, spec).items():
-            for part in _parts(rows):
-                self._run(data, part, channels, spec, found)
-        return [found[i] if i in found else _on_processor(one, spec) for i, one in enumerate(data)]
+            for rows_at_once in _parts(rows):
+                self._run(data, rows_at_once, channels, spec, images)
+        return [images[i] if i in images else _on_processor(file, spec) for i, file in enumerate(data)]
 
     def _rows_for_device(self, data: Sequence[Encoded | None], spec: ImageSpec) -> dict[int, list[tuple[int, int]]]:
-        """Rows and their pixels by the channels they are decoded to: grey is spread over three channels at the end."""
+        """(row, pixels) by the number of channels to decode to. Grey is expanded to three channels after resizing."""
         rows: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for row, one in enumerate(data):
-            frame = frame_for_device(one, spec)
+        for row, file in enumerate(data):
+            frame = frame_for_device(file, spec)
             if frame is not None:
                 channels = min(frame.components, TORCHVISION_MODE[spec.mode])
                 rows[channels].append((row, frame.height * frame.width))
@@ -238,11 +238,11 @@ class DeviceDecoder:
         rows: Sequence[int],
         channels: int,
         spec: ImageSpec,
-        found: dict[int, Tensor],
+        images: dict[int, Tensor],
     ) -> None:
-        """Put the images of some rows into `found`; in halves where memory runs out."""
+        """Put the images of some rows into `images`; where memory runs out, half of the rows at a time."""
         try:
-            found.update(self._sized(data, rows, channels, spec))
+            images.update(self._sized(data, rows, channels, spec))
             return
         except torch.OutOfMemoryError as error:
             reason = str(error).strip().splitlines()[0][:120]
@@ -254,28 +254,29 @@ class DeviceDecoder:
                 f"bytes ({reason}); use limits.pixels, a smaller compute.batch or model.input.decode: cpu"
             )
         half = len(rows) // 2
-        self._run(data, rows[:half], channels, spec, found)
-        self._run(data, rows[half:], channels, spec, found)
+        self._run(data, rows[:half], channels, spec, images)
+        self._run(data, rows[half:], channels, spec, images)
 
     def _sized(
         self, data: Sequence[Encoded | None], rows: Sequence[int], channels: int, spec: ImageSpec
     ) -> dict[int, Tensor]:
-        """Decoded and brought to size, those of one size together; rows that the device refuses are left out."""
-        files = [one for row in rows if (one := data[row]) is not None]
-        decoded = self._decoded([buffer_of(one) for one in files], channels)
+        """The images of some rows, decoded and resized, by row. Rows that the device refuses are left out."""
+        files = [file_bytes for row in rows if (file_bytes := data[row]) is not None]
+        decoded = self._decoded([buffer_of(file_bytes) for file_bytes in files], channels)
         by_size: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
         for row, file, stored in zip(rows, files, decoded, strict=True):
             if stored is not None:
                 image = turned(stored, _orientation(file, spec))
                 by_size[image.shape].append((row, image))
-        found: dict[int, Tensor] = {}
-        for held in by_size.values():
-            for (row, _), image in zip(held, to_size([image for _, image in held], spec), strict=False):
-                found[row] = image.expand(TORCHVISION_MODE[spec.mode], -1, -1)
-        return found
+        sized: dict[int, Tensor] = {}
+        for same_size in by_size.values():
+            for (row, _), image in zip(same_size, to_size([image for _, image in same_size], spec), strict=False):
+                sized[row] = image.expand(TORCHVISION_MODE[spec.mode], -1, -1)
+        return sized
 
     def _decoded(self, files: list[Tensor], channels: int) -> list[Tensor | None]:
-        """Each file decoded, None where it is refused: which one it was a call does not tell, so halves are tried."""
+        """Each file decoded, None where it is refused. A failed call does not tell which file failed, so the halves are
+        decoded separately."""
         self._wait_for_own()
         try:
             return list(self._decode(files, channels, self.device))
@@ -284,7 +285,7 @@ class DeviceDecoder:
                 raise
             if _tells_of_memory(str(error)):
                 raise torch.OutOfMemoryError(str(error)) from None
-        if self.device.type == "cuda":  # what was begun of the others may still be written
+        if self.device.type == "cuda":  # the other files of the call may still be being written
             torch.cuda.synchronize(self.device)
         if len(files) == 1:
             return [None]
@@ -292,7 +293,8 @@ class DeviceDecoder:
         return self._decoded(files[:half], channels) + self._decoded(files[half:], channels)
 
     def _wait_for_own(self) -> None:
-        """What this thread began may still read memory that it freed; the decoder would not wait for that."""
+        """Wait for this thread's own work: it may still read memory that the thread freed, and the decoder would not
+        wait for it."""
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
@@ -300,14 +302,14 @@ class DeviceDecoder:
 def to_size(images: Sequence[Tensor], spec: ImageSpec) -> Sequence[Tensor]:
     """Images uint8 (C, H, W), all of one size, resized and cropped as the job says: uint8 (C, h, w) each.
 
-    torchvision's v2 transforms as they are on a GPU, where bytes are resized as float32. Empty where the device's
-    resize does not take such sizes.
+    The same as torchvision's v2 transforms on a GPU, which resize bytes as float32. Empty where the device cannot
+    resize between such sizes.
     """
     sized: Sequence[Tensor] = images
     height, width = images[0].shape[-2:]
-    after = (height, width) if spec.resize is None else resized(height, width, spec.resize)
-    if after != (height, width):
-        batch = _resized(images, after, spec)
+    target_size = (height, width) if spec.resize is None else resized(height, width, spec.resize)
+    if target_size != (height, width):
+        batch = _resized(images, target_size, spec)
         if batch is None:
             return []
         sized = batch.unbind(0)
@@ -318,11 +320,11 @@ def to_size(images: Sequence[Tensor], spec: ImageSpec) -> Sequence[Tensor]:
 
 
 def _resized(images: Sequence[Tensor], size: tuple[int, int], spec: ImageSpec) -> Tensor | None:
-    """uint8 (n, C, h, w)."""
+    """The images as one batch uint8 (n, C, h, w); None where the device cannot resize between such sizes."""
     smooth = spec.interpolation in ("bilinear", "bicubic")
     batch = torch.empty((len(images), *images[0].shape), dtype=torch.float32, device=images[0].device)
-    for place, image in zip(batch, images, strict=True):
-        place.copy_(image)
+    for slot, image in zip(batch, images, strict=True):
+        slot.copy_(image)
     try:
         batch = interpolate(
             batch,
@@ -348,20 +350,20 @@ def _on_processor(data: Encoded | None, spec: ImageSpec) -> Tensor | RowError:
 
 
 def _parts(rows: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-    """Rows (and pixels) in parts of not more than PIXELS_AT_ONCE, or of one row."""
-    part: list[int] = []
+    """Rows, from (row, pixels), in groups of at most PIXELS_AT_ONCE pixels, or of one row."""
+    batch: list[int] = []
     total = 0
     for row, count in rows:
-        if part and total + count > PIXELS_AT_ONCE:
-            yield part
-            part, total = [], 0
-        part.append(row)
+        if batch and total + count > PIXELS_AT_ONCE:
+            yield batch
+            batch, total = [], 0
+        batch.append(row)
         total += count
-    if part:
-        yield part
+    if batch:
+        yield batch
 
 
 def _tells_of_memory(text: str) -> bool:
-    """Whether nvJPEG's error, or CUDA's inside of it, is of memory: its status 5 is that of an allocator."""
-    first = text.strip().splitlines()[0] if text.strip() else ""
-    return "out of memory" in text or first.endswith(": 5")
+    """Whether an error of nvJPEG, or of CUDA inside it, is a lack of memory: status 5 is the allocator's."""
+    first_line = text.strip().splitlines()[0] if text.strip() else ""
+    return "out of memory" in text or first_line.endswith(": 5")

@@ -1,6 +1,6 @@
-"""What a file is: by its suffix where that says it, else by its first bytes. Pure; no I/O.
+"""What a file is: by its suffix where that tells, else by its first bytes. Pure; no I/O.
 
-A known suffix is believed here, since the first bytes of every image are looked at again when it is packed. Knows
+A known suffix is trusted here, because the first bytes of every image are checked again when it is packed. Knows
 nothing of how an image is decoded.
 """
 
@@ -10,7 +10,7 @@ import re
 from typing import TypeAlias
 
 Encoded: TypeAlias = bytes | memoryview
-"""A file's bytes. A JPEG is decoded where it lies from a view that could be written to: torch warns of other memory."""
+"""A file's bytes. A JPEG in a writable view is decoded without a copy; for other memory torch would warn."""
 
 HEAD = 512  # first bytes that tell what a file is
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".ppm",
     ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".ico",
 )
-# TIFF by their first bytes, but what Pillow finds in them is a small preview
+# their first bytes say TIFF, but Pillow finds only a small preview in them
 RAW_SUFFIXES = (
     ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".pef", ".srw", ".raf", ".3fr",
     ".erf", ".kdc", ".mrw",
@@ -29,10 +29,10 @@ RAW_SUFFIXES = (
 # fmt: on
 IDX = re.compile(r"-(images|labels)[-.]idx[13]-ubyte(\.gz)?$")
 
-# The one table of first bytes: the decoder (images.py) goes by it too.
+# The only table of first bytes: the decoder (images.py) uses it too.
 BEGINNINGS = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
-    # libjpeg skips what lies before the first marker; without that marker the two bytes would say little
+    # libjpeg skips bytes before the first marker; two bytes without such a marker would prove little
     (re.compile(rb"\xff\xd8([^\xff]|\xff+[\x00\x01\xd0-\xd7]){1,64}\xff+[\xc0-\xcf\xdb-\xdd\xe0-\xef\xfe]"), "JPEG"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
     (re.compile(rb"GIF8[79]a"), "GIF"),
@@ -40,7 +40,7 @@ BEGINNINGS = (
     (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
     (re.compile(rb"BM.{8}.{4}[\x0c-\x7c]\0\0\0", re.DOTALL), "BMP"),
     (re.compile(rb"P[1-6]\s"), "PNM"),
-    # where the first brand is the container's own, a later one tells
+    # where the first brand is only the container's, a later one decides
     (re.compile(rb".{4}ftyp(avi[fs]|(mif1|msf1).{4}(.{4}){0,15}?avi[fs])", re.DOTALL), "AVIF"),
     (re.compile(rb".{4}ftyp(hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL), "HEIC"),
     (re.compile(rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xffO\xffQ"), "JPEG 2000"),
@@ -50,16 +50,16 @@ BEGINNINGS = (
     (re.compile(rb".{257}ustar", re.DOTALL), "tar"),
 )
 OTHER = ("parquet", "tar")
-UNMISTAKABLE = ("JPEG", "PNG", "GIF", "WebP", "TIFF")  # text does not begin so
+UNMISTAKABLE = ("JPEG", "PNG", "GIF", "WebP", "TIFF")  # no text begins like these
 
 
 def format_of(head: bytes) -> str | None:
-    """The format of a file that begins with these bytes (JPEG, ..., parquet, tar); None where none of them does."""
+    """The format of a file that begins with these bytes (JPEG, ..., parquet, tar); None where it is unknown."""
     return next((name for pattern, name in BEGINNINGS if pattern.match(head)), None)
 
 
 def kind_of_name(name: str) -> str | None:
-    """What a file's name says it is: image, raw, tar, parquet, idx or csv; None where the name does not tell."""
+    """The kind of a file by its name: image, raw, tar, parquet, idx or csv; None where the name does not tell."""
     name = name.rpartition("/")[2].lower()
     if IDX.search(name):
         return "idx"
@@ -76,6 +76,6 @@ def kind_of_name(name: str) -> str | None:
 
 
 def kind_of_head(head: bytes) -> str | None:
-    """What the first bytes say: image, tar or parquet; None for anything else."""
-    found = format_of(head)
-    return "image" if found and found not in OTHER else found
+    """The kind of a file by its first bytes: image, tar or parquet; None for anything else."""
+    file_format = format_of(head)
+    return "image" if file_format and file_format not in OTHER else file_format

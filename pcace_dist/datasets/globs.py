@@ -1,4 +1,4 @@
-"""Paths with wildcards: the folder that is looked through, and what matches below it. Pure; no I/O."""
+"""Paths with wildcards: the folder to search, and what matches below it. Pure; no I/O."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ _WILD = re.compile(r"[*?\[]")
 def pattern_of(
     path: str, exists: Callable[[str], bool]
 ) -> tuple[str, Callable[[str], bool], Callable[[str], bool]] | None:
-    """The folder before the first part that is a pattern; whether a path below it matches, and whether a folder on its
-    way does. A part with wildcards that `exists` as it is written is none (`set[12]`); None where all do, or none has.
+    """A glob as (folder, matches, lies_in_match); None for a path that is no glob.
+
+    folder: what stands before the first component that is a pattern. matches(key): whether a path below the folder
+    matches. lies_in_match(key): whether a folder that contains it matches. A component that `exists` as it is written
+    (`set[12]`) is no pattern.
     """
     parts = path.split("/")
-    wild = next(
+    first_wild = next(
         (i for i, part in enumerate(parts) if _WILD.search(part) and not exists("/".join(parts[: i + 1]))), None
     )
-    if wild is None:
+    if first_wild is None:
         return None
-    root = "/".join(parts[:wild]) or ("/" if path.startswith("/") else ".")
-    pattern = _translate("/".join(parts[wild:]).rstrip("/"))
+    root = "/".join(parts[:first_wild]) or ("/" if path.startswith("/") else ".")
+    pattern = _translate("/".join(parts[first_wild:]).rstrip("/"))
 
     def matches(key: str) -> bool:
         return pattern.fullmatch(key) is not None
@@ -34,24 +37,24 @@ def pattern_of(
 
 def _translate(pattern: str) -> re.Pattern[str]:
     """A glob as a regular expression: `*` stays inside a folder, `**` crosses folders."""
-    parts: list[str] = []
+    regex: list[str] = []
     i = 0
     while i < len(pattern):
-        rest = pattern[i:]
-        if rest.startswith("**/"):
-            parts.append("(?:.*/)?")
+        remaining = pattern[i:]
+        if remaining.startswith("**/"):
+            regex.append("(?:.*/)?")
             i += 3
-        elif rest.startswith("**"):
-            parts.append(".*")
+        elif remaining.startswith("**"):
+            regex.append(".*")
             i += 2
-        elif rest[0] in "*?":
-            parts.append("[^/]*" if rest[0] == "*" else "[^/]")
+        elif remaining[0] in "*?":
+            regex.append("[^/]*" if remaining[0] == "*" else "[^/]")
             i += 1
-        elif rest[0] == "[" and (end := rest.find("]", 2)) > 0:
-            body = rest[1:end].replace("\\", r"\\")
-            parts.append(f"[{'^' + body[1:] if body[0] == '!' else body}]")
+        elif remaining[0] == "[" and (end := remaining.find("]", 2)) > 0:
+            body = remaining[1:end].replace("\\", r"\\")
+            regex.append(f"[{'^' + body[1:] if body[0] == '!' else body}]")
             i += end + 1
         else:
-            parts.append(re.escape(rest[0]))
+            regex.append(re.escape(remaining[0]))
             i += 1
-    return re.compile("".join(parts))
+    return re.compile("".join(regex))

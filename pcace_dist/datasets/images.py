@@ -1,20 +1,20 @@
 """From the bytes of one image to a uint8 tensor of the model's geometry. A pure function of the bytes; no
 I/O, no threads.
 
-The first bytes decide the decoder, never a name: JPEG goes to torchvision's libjpeg-turbo (which takes a
-truncated file for an error), the others to Pillow's class for that very format (`pillow_formats.py`). torchvision's
-PNG decoder is not used: a single flipped bit ends the whole process there. All limits are checked before a pixel is
+The first bytes choose the decoder, never a name: JPEG goes to torchvision's libjpeg-turbo (which treats a
+truncated file as an error), the others to Pillow's class for exactly that format (`pillow_formats.py`). torchvision's
+PNG decoder is not used: there, a single flipped bit ends the whole process. All limits are checked before a pixel is
 decoded.
 
-Two short cuts, both a function of the file alone. A plain PNG (8 bits, no palette, no alpha, nothing but
-pixels) goes straight to Pillow's inflater: the same pixels without the format's class around them. A JPEG
-that stays at least four times as large as `resize` asks for is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled
-inverse DCT), unless `scaled_decode` is off; docs/pipeline.md says how far that is from the whole image.
+There are two short cuts; both depend on the file alone. A plain PNG (8 bits, no palette, no alpha, only pixels) goes
+straight to Pillow's inflater: the same pixels, without the work of the format's class. A JPEG that is still at least
+four times as large as `resize` asks for after scaling is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled inverse DCT),
+unless `scaled_decode` is off; docs/pipeline.md says how much this changes the result.
 
-Conventions: the first frame of an animation; the largest image of an icon; alpha is dropped; 16-bit grey keeps the
-high byte, as 16-bit colour does; grey of a colour JPEG is its luma channel. These are torchvision's. Pixels stay as
-they are stored, or (`orientation: exif`) are turned as the orientation tag says before anything else is done with
-them, whatever the format (`orientation.py`).
+Conventions, the same as torchvision's: the first frame of an animation; the largest image of an icon; alpha is dropped;
+16-bit grey keeps the high byte, as 16-bit colour does; grey of a colour JPEG is its luma channel. Pixels stay as
+stored; with `orientation: exif` they are first turned as the orientation tag says, whatever the format
+(`orientation.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pcace_dist.datasets.pillow_formats import broken, open_image, orientation_o
 from pcace_dist.errors import RowError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (C, H, W)
-TORCHVISION_MODE = {"L": 1, "RGB": 3}  # also the channels that it gives
+TORCHVISION_MODE = {"L": 1, "RGB": 3}  # the value is also the number of channels
 JPEG_BEGIN = b"\xff\xd8\xff"
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
 PNG_HEADER = struct.Struct(">IIBBBBB")  # width, height, bits, colour type, compression, filtering, interlacing
@@ -50,15 +50,15 @@ PNG_START = 8  # the first chunk begins after the signature
 PNG_DATA = 33  # and the second after the header
 UINT32 = struct.Struct(">I")
 EXIF = "exif"  # of model.input.orientation; the other is "none"
-# torchvision's own condition for resizing bytes as bytes, on every processor on which nothing else is different
+# torchvision's own condition for resizing bytes as bytes
 BYTES_RESIZE = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512", "AMX")
-SCALES = (8, 4, 2)  # what libjpeg divides sides by
-SPARE = 4  # a scaled image is at least so many times the size that is asked for: the resize filters what is left
+SCALES = (8, 4, 2)  # libjpeg divides the sides by one of these
+SPARE = 4  # a scaled image is at least so many times as large as the target: the resize filters the rest
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What the model takes in: the job's model.input (geometry part) and limits.
+    """The geometry of the model's input: the job's model.input (without mean and std) and limits.
 
     `resize` int: the shorter side, aspect kept; (h, w): exact. `crop`: centre crop, int or (h, w).
     torchvision's meaning. `scaled_decode`: whether much larger JPEGs are decoded at 1/2, 1/4 or 1/8.
@@ -77,16 +77,16 @@ class ImageSpec:
 
 
 def decode(data: Encoded | None, spec: ImageSpec) -> torch.Tensor:
-    """Decode and bring to size: uint8 (C, H, W), C = 3 for mode RGB, 1 for L; not always contiguous.
+    """Decode, resize and crop: uint8 (C, H, W), C = 3 for mode RGB, 1 for L; not always contiguous.
 
-    Raises RowError("decode", reason) for a null, empty, oversized, truncated or broken image and for what is
-    none.
+    Raises RowError("decode", reason) for a null, empty, oversized, truncated or broken image, and for bytes that are
+    no image.
     """
     return torch.from_numpy(pixels(data, spec))
 
 
 def pixels(data: Encoded | None, spec: ImageSpec) -> Pixels:
-    """As `decode`, as an array: for many small images the tensor around it would cost more than the pixels."""
+    """As `decode`, as an array: for small images, making a tensor would cost more than the pixels."""
     if data is None:
         raise RowError("decode", "image is null")
     if not len(data):
@@ -147,29 +147,29 @@ def _stored_jpeg(data: Encoded, spec: ImageSpec, scale: int) -> torch.Tensor:
 
 
 def buffer_of(data: Encoded) -> torch.Tensor:
-    """A file's bytes as a tensor, uint8 (bytes,): the memory itself where it may be written to, else a copy."""
+    """A file's bytes as a tensor, uint8 (bytes,): the same memory where it is writable, else a copy."""
     writable = isinstance(data, memoryview) and not data.readonly
-    return torch.frombuffer(data if writable else bytearray(data), dtype=torch.uint8)  # it warns of other memory
+    return torch.frombuffer(data if writable else bytearray(data), dtype=torch.uint8)  # warns of read-only memory
 
 
 def scale_of(height: int, width: int, spec: ImageSpec) -> int:
-    """By what a JPEG of this size is divided while it is decoded: 1, 2, 4 or 8.
+    """The factor by which a JPEG of this size is reduced while it is decoded: 1, 2, 4 or 8.
 
-    Only where a resize with antialiasing follows, which averages over the pixels that are missing then.
+    More than 1 only before a resize with antialiasing, which would average over the pixels that are left out.
     """
     smooth = spec.antialias and spec.interpolation in ("bilinear", "bicubic")
     if spec.resize is None or not (spec.scaled_decode and smooth):
         return 1
-    wanted = resized(height, width, spec.resize)
-    fits = (s for s in SCALES if height >= SPARE * s * wanted[0] and width >= SPARE * s * wanted[1])
+    target = resized(height, width, spec.resize)
+    fits = (s for s in SCALES if height >= SPARE * s * target[0] and width >= SPARE * s * target[1])
     return next(fits, 1)
 
 
 def _scaled_jpeg(data: Encoded, mode: str, scale: int) -> Pixels | None:
-    """Decode at 1/scale; None for colour spaces other than grey and YCbCr, and for headers that Pillow reads in
-    another way than libjpeg or not at all. Those the usual decoder takes or refuses.
+    """Decode at 1/scale. None for colour spaces other than grey and YCbCr, and for headers that Pillow cannot read or
+    reads differently from libjpeg: the usual decoder decodes or refuses these.
 
-    By Pillow, whose libjpeg-turbo is torchvision's; torchvision does not offer the scale.
+    By Pillow, whose libjpeg-turbo is the same as torchvision's; torchvision does not offer the scale.
     """
     try:
         image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
@@ -189,7 +189,7 @@ def _scaled_jpeg(data: Encoded, mode: str, scale: int) -> Pixels | None:
 
 
 def _plain_png(data: bytes, spec: ImageSpec) -> Image.Image | None:
-    """A PNG of one header, pixels and the end, all whole; None for any other: its class decodes it or says why not."""
+    """A PNG with only header, pixels and end, undamaged. None for any other: Pillow's class decodes or refuses it."""
     width, height, *kind = PNG_HEADER.unpack_from(data.ljust(PNG_DATA), len(PNG_BEGIN))
     mode = PLAIN_PNG.get(tuple(kind))
     packed = None if mode is None else _png_data(data)
@@ -198,33 +198,33 @@ def _plain_png(data: bytes, spec: ImageSpec) -> Image.Image | None:
     _check_pixels(width, height, spec)
     try:
         return Image.frombytes(mode, (width, height), packed, "zip", mode)
-    except Exception:  # too few pixels, or not what zlib packs
+    except Exception:  # too few pixels, or not zlib data
         return None
 
 
 def _png_data(data: bytes) -> bytes | None:
-    """The packed pixels; None where a chunk is damaged or anything but header, pixels and end is there."""
-    parts: list[bytes] = []
-    at = PNG_START
+    """The packed pixels; None where a chunk is damaged, or is neither header, pixels nor end."""
+    chunks: list[bytes] = []
+    offset = PNG_START
     try:
         while True:
-            end = at + 8 + UINT32.unpack_from(data, at)[0]
-            if zlib.crc32(data[at + 4 : end]) != UINT32.unpack_from(data, end)[0]:
+            end = offset + 8 + UINT32.unpack_from(data, offset)[0]
+            if zlib.crc32(data[offset + 4 : end]) != UINT32.unpack_from(data, end)[0]:
                 return None
-            kind = data[at + 4 : at + 8]
-            if kind == b"IEND":
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-            if kind == b"IDAT":
-                parts.append(data[at + 8 : end])
-            elif at != PNG_START or kind != b"IHDR":
+            chunk_type = data[offset + 4 : offset + 8]
+            if chunk_type == b"IEND":
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if chunk_type == b"IDAT":
+                chunks.append(data[offset + 8 : end])
+            elif offset != PNG_START or chunk_type != b"IHDR":
                 return None
-            at = end + 4
+            offset = end + 4
     except struct.error:  # it ends before its end
         return None
 
 
 def _decode_other(data: bytes, spec: ImageSpec) -> Pixels:
-    """Any format but JPEG. One that begins as a JPEG with bytes before its first marker is decoded as such."""
+    """Any file that does not begin as a usual JPEG. A JPEG with bytes before its first marker is decoded as a JPEG."""
     if format_of(data[:HEAD]) == "JPEG":
         return _decode_jpeg(data, spec).numpy()
     kind, image = open_image(data, partial(_check_pixels, spec=spec))
@@ -241,7 +241,7 @@ def _decode_other(data: bytes, spec: ImageSpec) -> Pixels:
 
 
 def _as_array(image: Image.Image, mode: str) -> Pixels:
-    """(C, H, W), writable: torch takes no other memory without a warning."""
+    """(C, H, W), writable: torch warns of read-only memory."""
     if image.mode != mode:
         image = _converted(image, mode)
     flat = np.frombuffer(bytearray(image.tobytes()), dtype=np.uint8)
@@ -249,7 +249,7 @@ def _as_array(image: Image.Image, mode: str) -> Pixels:
 
 
 def _narrow(image: Image.Image) -> Image.Image:
-    """A PNM with more than 8 bits, which Pillow holds in 32 and scales to 16, as a 16-bit PNG is: the high byte."""
+    """The high byte of a PNM with more than 8 bits, as for a 16-bit PNG. Pillow holds it in 32 bits, scaled to 16."""
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode == "I" else image
 
 
@@ -279,11 +279,11 @@ def _to_size(image: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
 
 
 def _resized(image: torch.Tensor, height: int, width: int, spec: ImageSpec) -> torch.Tensor:
-    """torchvision's resize. What it asks torch for on a processor whose kernels take bytes, is asked for directly: its
-    own bookkeeping takes as long as 6 % of the resize of a photograph (the tests hold the two to the same bits).
+    """torchvision's resize. On a CPU whose kernels take bytes, torch is called directly, as torchvision would call it:
+    torchvision's own bookkeeping takes 6 % of the time of resizing a photograph (tests: both give the same bits).
     """
-    channels, *before = image.shape
-    if before == [height, width]:
+    channels, *size = image.shape
+    if size == [height, width]:
         return image
     if not (BYTES_RESIZE and spec.interpolation == "bilinear" and channels == 3 and image.stride(0) == 1):
         mode = InterpolationMode(spec.interpolation)
@@ -292,8 +292,8 @@ def _resized(image: torch.Tensor, height: int, width: int, spec: ImageSpec) -> t
         )
         return by_name
     strides = (image.numel(), *image.stride())  # a batch of one that torch sees to be channels-last
-    one = image.as_strided((1, *image.shape), strides)
-    return torch.nn.functional.interpolate(one, [height, width], mode="bilinear", antialias=spec.antialias)[0]
+    batch = image.as_strided((1, *image.shape), strides)
+    return torch.nn.functional.interpolate(batch, [height, width], mode="bilinear", antialias=spec.antialias)[0]
 
 
 def resized(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:
@@ -306,7 +306,7 @@ def resized(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, 
 
 
 def _check_pixels(width: int, height: int, spec: ImageSpec | None) -> None:
-    """Without a spec: of any size, but not of none."""
+    """Raise RowError for an image without pixels or, with a spec, with more than its limit."""
     if width <= 0 or height <= 0:
         raise RowError("decode", "image has no pixels")
     if spec is not None and width * height > spec.max_pixels:

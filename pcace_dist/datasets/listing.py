@@ -1,9 +1,9 @@
-"""What a data set is made of: its Parquet files and their row groups, and what beside them is left out. Reads footers,
-ids, and the first bytes of files without a suffix.
+"""The listing of a data set: its Parquet files and their row groups, and the other files, which are left out. Reads
+footers, ids, and the first bytes of files without a suffix.
 
-Everything a job promises to find before the first image is read is found here: no such path, no rows, an
-unreadable file, a missing column, a wrong type, duplicate ids. Errors are one-line `DatasetError`s. Knows
-nothing of units, images or Ray.
+All mistakes that can be seen before the first image is read are found here: no such path, no rows, an unreadable file,
+a missing column, a wrong type, duplicate ids. Errors are one-line `DatasetError`s. Knows nothing of units, images or
+Ray.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line, s
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
 
-# as Spark's and Hive's own files are called, and a pack's records
+# the names of Spark's and Hive's own files, and of a pack's records
 UNDERSCORE = "hidden (an underscore begins its name or a folder's)"
 TWICE = "listed under another name too"
-NAMED = 5  # files that are named of all that are left out for one reason
+NAMED = 5  # of the files left out for one reason, so many are named
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class DataFile:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files below dataset.path that are no data, for one reason: how many, and the first of their names."""
+    """The files below dataset.path that are left out for one reason: their number, and the first of their names."""
 
     reason: str
     files: int
     names: tuple[str, ...]
-    usual: bool  # nobody would take them for data
+    usual: bool  # nobody would expect them to be data
 
     def __str__(self) -> str:
         return f"{self.files:,} {self.reason} ({first_names(self.names, NAMED, self.files)})"
@@ -66,7 +66,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Listing:
-    """All files of a data set, sorted by key, the Arrow types of the needed columns, and what is left out."""
+    """All files of a data set, sorted by key, the Arrow types of the needed columns, and the files left out."""
 
     files: tuple[DataFile, ...]
     schema: pa.Schema
@@ -81,15 +81,13 @@ class Listing:
 def list_dataset(
     spec: DatasetSpec, storage: Storage, *, threads: int = 16, on_progress: Progress | None = None
 ) -> Listing:
-    """List and check a data set. Raises DatasetError for everything that must be found at
-    listing.
-    """
-    found, left_out = find_files(spec.path, storage)
+    """List and check a data set. Raises DatasetError for every mistake named at the top of this file."""
+    data_files, left_out = find_files(spec.path, storage)
     with ThreadPoolExecutor(threads, thread_name_prefix="pcace-list") as pool:
         files: list[DataFile] = []
         first: tuple[str, pa.Schema] | None = None
         for key, (file, footer) in zip(
-            found, pool.map(lambda file: (file, _footer(file, storage)), found.values()), strict=True
+            data_files, pool.map(lambda file: (file, _footer(file, storage)), data_files.values()), strict=True
         ):
             schema = check_schema(spec, footer.schema.to_arrow_schema(), key)
             first = first or (key, schema)
@@ -97,7 +95,7 @@ def list_dataset(
             rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
             files.append(DataFile(file.url, key, file.size, file.version, rows))
             if on_progress is not None:
-                on_progress(len(files), len(found))
+                on_progress(len(files), len(data_files))
         listing = Listing(tuple(files), first[1] if first else pa.schema([]), _summed(left_out))
         if listing.rows == 0:
             raise DatasetError(f"dataset.path: {_shown(spec.path)} holds no rows")
@@ -109,30 +107,31 @@ def list_dataset(
 def find_files(paths: Sequence[str], storage: Storage) -> tuple[dict[str, StoredFile], list[Skipped]]:
     """The Parquet files of folders, globs and files by key, sorted; and every other file below them, with the reason.
 
-    A file that is there under two names (a link, a path that is named twice) counts once: under the name without a
-    link on the way, else the first. Raises DatasetError for a path without a Parquet file.
+    A file with two names (a link, a path that is given twice) counts once: under the name that no link leads to, else
+    under the first. Raises DatasetError for a path without a Parquet file.
     """
     roots: list[tuple[str, list[tuple[str, StoredFile]]]] = []
     left_out: list[Skipped] = []
     for path in paths:
-        root, files, others = _list_root(path, storage)
+        root, files, skipped = _list_root(path, storage)
         roots.append((root, files))
-        left_out += others
+        left_out += skipped
     entries: list[tuple[str, str, StoredFile]] = []  # root, key below it, file
-    taken: dict[str, str] = {}  # identity, URL
+    url_of: dict[str, str] = {}  # identity, URL
     for root, files in roots:
-        for key, file, identity, _ in sorted(_identified(root, files), key=lambda one: one[-1]):
-            if identity not in taken:
-                taken[identity] = file.url
+        for key, file, identity, _ in sorted(_identified(root, files), key=lambda entry: entry[-1]):
+            if identity not in url_of:
+                url_of[identity] = file.url
                 entries.append((root, key, file))
-            elif taken[identity] != file.url:
+            elif url_of[identity] != file.url:
                 left_out.append(Skipped(key, TWICE))
     keys = _unique_keys([(root, key) for root, key, _ in entries])
     return dict(sorted((key, file) for key, (_, _, file) in zip(keys, entries, strict=True))), left_out
 
 
 def _identified(root: str, files: Iterable[tuple[str, StoredFile]]) -> Iterable[tuple[str, StoredFile, str, bool]]:
-    """Files with what is the same for all their names, and whether a link leads to them."""
+    """(key, file, identity, by link) of files. The identity is the same for all names of a file; `by link`: whether a
+    link leads to it."""
     scheme, folder = split(root)
     if scheme != "file":
         yield from ((key, file, file.url, False) for key, file in files)
@@ -144,51 +143,50 @@ def _identified(root: str, files: Iterable[tuple[str, StoredFile]]) -> Iterable[
 
 
 def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, StoredFile]], list[Skipped]]:
-    """One entry of dataset.path: the root, (path below it, file) of each Parquet file, and what is left out."""
+    """One entry of dataset.path: the root, (path below it, file) of each Parquet file, and the files left out."""
     try:
-        found = entries_of(path, storage)
-        files, left_out = _sorted_out(found, storage)
+        entries = entries_of(path, storage)
+        files, left_out = _sorted_out(entries, storage)
     except OSError as error:
         raise DatasetError(f"dataset.path: {first_line(error)}") from None
     for fault in left_out:
-        away = fault.reason.startswith(NOTHING) and kind_of_name(fault.name) == "parquet"
-        if fault.reason == UNREADABLE or away:
-            raise DatasetError(
-                f"dataset.path: {found.root}/{fault.name}: {fault.reason}; put it right, or take it away"
-            )
+        is_dangling = fault.reason.startswith(NOTHING) and kind_of_name(fault.name) == "parquet"
+        if fault.reason == UNREADABLE or is_dangling:
+            raise DatasetError(f"dataset.path: {entries.root}/{fault.name}: {fault.reason}; repair or remove it")
     if files:
-        return found.root, files, left_out
-    if found.how == "glob" and not left_out:
+        return entries.root, files, left_out
+    if entries.how == "glob" and not left_out:
         raise DatasetError(f"dataset.path: {path} matches no file")
-    if not found.seen and not os.path.isdir(path):
+    if not entries.seen and not os.path.isdir(path):
         raise DatasetError(f"dataset.path: {path}: no such file or folder")
-    raise DatasetError(f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, found, left_out)}")
+    raise DatasetError(f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, entries, left_out)}")
 
 
-def _sorted_out(found: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Skipped]]:
-    """The Parquet files by the path below the root, and the others. What is named itself is taken for Parquet."""
-    no_suffix = [file for file in found.files if "." not in file.url.rpartition("/")[2]]
+def _sorted_out(entries: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Skipped]]:
+    """The Parquet files with their paths below the root, and the others. A file that the job names itself counts as
+    Parquet."""
+    no_suffix = [file for file in entries.files if "." not in file.url.rpartition("/")[2]]
     by_content = dict(zip((f.url for f in no_suffix), kinds_by_content(no_suffix, storage), strict=True))
-    files, left_out = [], list(found.left_out)
-    for file in found.files:
-        key = utf8_name(key_below(file.url, found.root))
-        if found.how == "file":
+    files, left_out = [], list(entries.left_out)
+    for file in entries.files:
+        key = utf8_name(key_below(file.url, entries.root))
+        if entries.how == "file":
             files.append((key, file))
         elif is_underscored(key):
             left_out.append(Skipped(key, UNDERSCORE))
-        elif file.url in found.named or "parquet" in (kind_of_name(key), by_content.get(file.url)):
+        elif file.url in entries.named or "parquet" in (kind_of_name(key), by_content.get(file.url)):
             files.append((key, file))
         else:
             left_out.append(Skipped(key, f"not a Parquet file ({os.path.splitext(key)[1] or 'no suffix'})"))
     return files, left_out
 
 
-def _instead(path: str, found: Entries, left_out: Sequence[Skipped]) -> str:
-    """What is there in place of Parquet files."""
+def _instead(path: str, entries: Entries, left_out: Sequence[Skipped]) -> str:
+    """What the folder holds instead of Parquet files, for the error."""
     if not left_out:
         return ""
     counts = ", ".join(f"{len(names):,} {reason}" for reason, names in by_reason(left_out).items())
-    packable = {"image", "tar", "csv", "idx"} & {kind_of_name(file.url) for file in found.files}
+    packable = {"image", "tar", "csv", "idx"} & {kind_of_name(file.url) for file in entries.files}
     return f": {counts}" + (f"; `pcace pack {path} DEST` makes Parquet files of what is there" if packable else "")
 
 
@@ -197,7 +195,8 @@ def _suffixes() -> str:
 
 
 def _summed(left_out: Iterable[Skipped]) -> tuple[LeftOut, ...]:
-    """By reason. Hidden files that are no Parquet are what any writer of data sets leaves."""
+    """The files left out, by reason. Hidden files that are not Parquet are usual: every writer of data sets leaves
+    some."""
     faults = sorted(left_out, key=lambda fault: fault.name)
     usual: list[Skipped] = []
     others: list[Skipped] = []
@@ -206,24 +205,24 @@ def _summed(left_out: Iterable[Skipped]) -> tuple[LeftOut, ...]:
         (usual if hidden and kind_of_name(fault.name) != "parquet" else others).append(fault)
     return tuple(
         LeftOut(reason, len(names), tuple(names[:NAMED]), is_usual)
-        for some, is_usual in ((others, False), (usual, True))
-        for reason, names in by_reason(some).items()
+        for faults_of_kind, is_usual in ((others, False), (usual, True))
+        for reason, names in by_reason(faults_of_kind).items()
     )
 
 
 def would_list(path: str, file: str) -> bool:
-    """Whether an entry of dataset.path would take a Parquet file at `file` for data, if there were one."""
+    """Whether a Parquet file at `file`, if there were one, would be data of this entry of dataset.path."""
     root, matches, lies_in_match = pattern_of(path, _is_there) or (path, _always, _always)
-    base, found = _real(root), _real(file)
-    if not found.startswith(f"{base}/"):
+    base, file_path = _real(root), _real(file)
+    if not file_path.startswith(f"{base}/"):
         return False
-    key = found[len(base) + 1 :]
+    key = file_path[len(base) + 1 :]
     hidden = is_underscored(key) or is_hidden(key)
     return not hidden and kind_of_name(key) == "parquet" and (matches(key) or lies_in_match(key))
 
 
 def _is_there(path: str) -> bool:
-    """For URLs no: nothing is asked of a store here."""
+    """Whether a local path exists. False for URLs: no store is asked here."""
     return split(path)[0] == "file" and os.path.exists(split(path)[1])
 
 
@@ -232,14 +231,14 @@ def _always(_key: str) -> bool:
 
 
 def _real(path: str) -> str:
-    """A local path, absolute and without symbolic links; a URL as it is; neither with a slash at its end."""
-    scheme, rest = split(path)
-    return os.path.realpath(rest).rstrip("/") if scheme == "file" else f"{scheme}://{rest.rstrip('/')}"
+    """A local path made absolute, without symbolic links; a URL unchanged. Both without a slash at the end."""
+    scheme, path_part = split(path)
+    return os.path.realpath(path_part).rstrip("/") if scheme == "file" else f"{scheme}://{path_part.rstrip('/')}"
 
 
 def _unique_keys(entries: list[tuple[str, str]]) -> list[str]:
-    """Keys for (root, path below it): the path, with as many of the root's last components as make all of
-    them differ.
+    """Keys for (root, path below it): the path, after as many of the root's last components as all keys need to
+    differ.
     """
     deepest = max((root.count("/") for root, _ in entries), default=0)
     for depth in range(deepest + 2):
@@ -263,7 +262,8 @@ def _footer(file: StoredFile, storage: Storage) -> pq.FileMetaData:
 
 
 def _check_ids(listing: Listing, column: str, storage: Storage, pool: ThreadPoolExecutor) -> None:
-    """Ids must be unique over all files: 8 bytes an id are held, and only what collides is looked at again."""
+    """Raise DatasetError unless ids are unique over all files. 8 bytes for each id are held in memory; only ids whose
+    digests collide are compared."""
     digests = list(pool.map(lambda file: _digest_ids(file, column, storage), listing.files))
     ordered = np.sort(np.concatenate(digests))
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
@@ -278,9 +278,10 @@ def _check_ids(listing: Listing, column: str, storage: Storage, pool: ThreadPool
         for row in rows.tolist():
             value = values[row].as_py()
             if value in seen:
-                other, at = seen[value]
+                first_key, first_row = seen[value]
                 raise DatasetError(
-                    f"dataset.id: {column} {value!r} is there twice: {other} row {at} and {file.key} row {row}"
+                    f"dataset.id: {column} {value!r} is there twice: "
+                    f"{first_key} row {first_row} and {file.key} row {row}"
                 )
             seen[value] = (file.key, row)
 
@@ -290,8 +291,8 @@ def _digest_ids(file: DataFile, column: str, storage: Storage) -> np.ndarray[Any
     if values.null_count:
         row = next(i for i, value in enumerate(values) if not value.is_valid)
         raise DatasetError(f"dataset.id: {column} is null in {file.key} row {row}")
-    joined = b"".join(hashlib.blake2b(str(v).encode(), digest_size=8).digest() for v in values.to_pylist())
-    return np.frombuffer(joined, dtype=np.uint64)
+    digests = b"".join(hashlib.blake2b(str(v).encode(), digest_size=8).digest() for v in values.to_pylist())
+    return np.frombuffer(digests, dtype=np.uint64)
 
 
 def _read_ids(file: DataFile, column: str, storage: Storage) -> pa.ChunkedArray:

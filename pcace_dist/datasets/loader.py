@@ -1,8 +1,8 @@
-"""Batches of decoded images, read and decoded ahead of the device in threads, in row order.
+"""Batches of decoded images in row order. Threads read and decode them ahead of the device.
 
-A stream per unit: one thread reads row groups, a pool shared by all streams decodes small runs of rows, one
-thread puts the results, in order, into batches. Every queue is bounded, and closing one wakes whoever waits
-for it. The result does not depend on the number of threads. How folds are computed comes in as functions; no
+There is a stream for each unit: one thread reads row groups, a pool shared by all streams decodes small slices of rows,
+and one thread puts the results, in order, into batches. Every queue is bounded, and closing one wakes every thread that
+waits for it. The result does not depend on the number of threads. The functions that compute fold keys are options; no
 Ray, no models, no statistics.
 """
 
@@ -30,22 +30,22 @@ from pcace_dist.datasets.decoded_rows import (
     cut,
     decode_rows,
     first_shape,
-    images_of,
+    gather_images,
 )
 from pcace_dist.datasets.device_images import DeviceDecoder
 from pcace_dist.datasets.formats import Encoded
 from pcace_dist.datasets.images import TORCHVISION_MODE, ImageSpec
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.row_groups import RowGroup, count_kept, read_pieces
+from pcace_dist.datasets.row_groups import RowGroup, count_kept, read_row_groups
 from pcace_dist.datasets.rows import BadRow, RowRef
-from pcace_dist.datasets.units import RowGroupRef, Unit, pieces_of
+from pcace_dist.datasets.units import RowGroupRef, Unit, row_groups_of
 from pcace_dist.errors import DatasetError
 from pcace_dist.storage.files import Storage
 
-AHEAD_BYTES = 64 << 20  # a row group of more bytes is not followed by the next one while it is decoded
+AHEAD_BYTES = 64 << 20  # while a larger row group is decoded, the next one is not read
 READ_AHEAD = 2  # batches of a unit that are kept ready
-BUFFERS = 2 * (2 * READ_AHEAD + 1) + 2  # of two units: being filled, in the hand that forms them, ready; and two in use
-READERS = 4  # reads at the same time: those of the unit in hand and of the one that follows
+BUFFERS = 2 * (2 * READ_AHEAD + 1) + 2  # for two units: buffers being filled, being assembled, ready; and two in use
+READERS = 4  # simultaneous reads: for the current unit and the next one
 PILOT_ROW_GROUPS = 256
 PILOT_BYTES = 2**30
 
@@ -74,17 +74,17 @@ class Batch:
         return len(self.refs)
 
     def split(self, size: int) -> Iterator[Batch]:
-        """In batches of `size` rows, the last with what is left."""
+        """The same rows in batches of `size`; the last one has the remaining rows."""
         for start in range(0, len(self), size):
-            part = slice(start, start + size)
+            rows = slice(start, start + size)
             yield Batch(
-                images=self.images[part],
-                refs=self.refs[part],
-                labels=None if self.labels is None else self.labels[part],
-                groups=None if self.groups is None else self.groups[part],
-                columns={name: values[part] for name, values in self.columns.items()},
-                fold_keys=self.fold_keys[part],
-                kept=None if self.kept is None else self.kept[part],
+                images=self.images[rows],
+                refs=self.refs[rows],
+                labels=None if self.labels is None else self.labels[rows],
+                groups=None if self.groups is None else self.groups[rows],
+                columns={name: values[rows] for name, values in self.columns.items()},
+                fold_keys=self.fold_keys[rows],
+                kept=None if self.kept is None else self.kept[rows],
             )
 
 
@@ -95,9 +95,9 @@ class LoaderOptions:
     `fold_bytes(image bytes)` or, with dataset.fold_by, `fold_value(value)` gives a row's fold key. `image_shape`
     (H, W) is the plan's: images of another size are set aside. At most `read_ahead` batches of each submitted
     unit are decoded in advance, and one row group is read while another is decoded. `pinned`: batches are in
-    page-locked memory, from which a GPU copies by itself. `decoder`: images are decoded on its device, and batches lie
-    there: their pixels are complete, and whoever reads them on a stream records it (models.device.to_device does).
-    `strict`: images that differ in size are a DatasetError.
+    page-locked memory, from which a GPU copies without the CPU. `decoder`: images are decoded on its device, and
+    batches are there; their pixels are complete, and code that reads them on a stream must record it
+    (models.device.to_device does). `strict`: images that differ in size are a DatasetError.
     """
 
     dataset: DatasetSpec
@@ -137,7 +137,7 @@ class UnitReader:
         if stream is None or stream.closed:
             stream = self._streams[unit.id] = UnitStream(
                 self,
-                lambda: read_pieces(unit.pieces, self.spec, self.storage),
+                lambda: read_row_groups(unit.row_groups, self.spec, self.storage),
                 name=unit.id[:8],
                 shape=self.image_shape,
                 strict=self.strict,
@@ -177,10 +177,10 @@ class UnitReader:
 
 
 class UnitStream:
-    """One unit on its way: its batches, and after them what was set aside.
+    """One unit that is being read: its batches, and the rows that were set aside.
 
     `bad`, `filtered` (rows that the filter removed), `bytes_read` and `seconds` {read, decode (summed over
-    threads), wait (of whoever iterates)} are complete when batches() is exhausted.
+    threads), wait (of the consumer)} are complete when batches() is exhausted.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class UnitStream:
 
     @property
     def bad_rows(self) -> int:
-        """Rows set aside, those of whole row groups included."""
+        """The number of rows set aside, including those of whole row groups."""
         return sum(bad.rows for bad in self.bad)
 
     @property
@@ -221,7 +221,7 @@ class UnitStream:
         return self._ready.closed
 
     def batches(self) -> Iterator[Batch]:
-        """Batches in row order, all full but the last. Raises what a thread raised. Leaving the loop closes
+        """Batches in row order, all full but the last. Raises the error of any of its threads. Leaving the loop closes
         the stream.
         """
         try:
@@ -247,55 +247,55 @@ class UnitStream:
             thread.join(timeout)
 
     def _feed(self) -> None:
-        """Thread: row groups into the decoding pool, no more rows at a time than read_ahead allows."""
+        """Thread: submits slices of row groups to the decoding pool, at most as many rows as read_ahead allows."""
         try:
             at = 0
             buffer: BatchBuffer | None = None
-            for part in self._row_groups():
-                if isinstance(part, BadRow):
-                    self._runs.put(part)
+            for row_group in self._row_groups():
+                if isinstance(row_group, BadRow):
+                    self._runs.put(row_group)
                     continue
-                self.filtered += part.filtered
-                self.bytes_read += part.bytes_read
+                self.filtered += row_group.filtered
+                self.bytes_read += row_group.bytes_read
                 if self._shape is None:
-                    self._shape = first_shape(part, self._reader.spec, self._reader.image_spec)
-                for rows in self._cut(part, at):
+                    self._shape = first_shape(row_group, self._reader.spec, self._reader.image_spec)
+                for rows in self._cut(row_group, at):
                     count = rows.stop - rows.start
                     if not self._runs.reserve(count):
                         return
                     start = at % self._reader.batch_size
                     if (start == 0 or buffer is None) and self._shape is not None:
                         buffer = self._new_buffer()
-                    self._runs.put(self._reader.decoders.submit(self._decode, part, rows, buffer, start), count)
+                    self._runs.put(self._reader.decoders.submit(self._decode, row_group, rows, buffer, start), count)
                     at += count
             self._runs.finish()
         except BaseException as error:
             self._runs.finish(error)
 
-    def _cut(self, part: RowGroup, at: int) -> Iterator[slice]:
+    def _cut(self, row_group: RowGroup, at: int) -> Iterator[slice]:
         reader = self._reader
         run_bytes = ROWS_BYTES if reader.decoder is None else DEVICE_ROWS_BYTES
-        return cut(part, reader.spec.image, reader.batch_size, at, reader.threads, run_bytes)
+        return cut(row_group, reader.spec.image, reader.batch_size, at, reader.threads, run_bytes)
 
     def _row_groups(self) -> Iterator[RowGroup | BadRow]:
-        """The source's parts, each asked for while the one before is decoded, unless that is very large."""
-        parts = self._source()
+        """The source's row groups. Each is read while the previous one is decoded, unless that one is very large."""
+        row_groups = self._source()
 
         def following() -> RowGroup | BadRow | None:
             start = time.perf_counter()
             try:
-                return next(parts, None)
+                return next(row_groups, None)
             finally:
                 self.seconds["read"] += time.perf_counter() - start
 
         ahead = self._reader.readers.submit(following)
         try:
-            while (part := ahead.result()) is not None and not self._runs.closed:
-                large = isinstance(part, RowGroup) and part.bytes_read > AHEAD_BYTES
-                if not large:
+            while (row_group := ahead.result()) is not None and not self._runs.closed:
+                is_large = isinstance(row_group, RowGroup) and row_group.bytes_read > AHEAD_BYTES
+                if not is_large:
                     ahead = self._reader.readers.submit(following)
-                yield part
-                if large:
+                yield row_group
+                if is_large:
                     ahead = self._reader.readers.submit(following)
         finally:
             with contextlib.suppress(BaseException):
@@ -311,26 +311,26 @@ class UnitStream:
             return BatchBuffer(reader.batch_size, self._shape, channels_last=reader.channels_last, device=device)
 
     def _working(self) -> contextlib.AbstractContextManager[None]:
-        """Around all that this thread does with pixels."""
+        """The context for everything that a thread does with pixels."""
         decoder = self._reader.decoder
         return contextlib.nullcontext() if decoder is None else decoder.working()
 
     def _decode(self, group: RowGroup, rows: slice, buffer: BatchBuffer | None, start: int) -> DecodedRows:
-        """Pool: one run of rows."""
+        """Pool: decodes one slice of rows."""
         if self._ready.closed:
             return DecodedRows(buffer, start, [], [])
-        before = time.perf_counter()
+        start_time = time.perf_counter()
         reader = self._reader
         with self._working():
             run = decode_rows(group, rows, reader.spec, reader.image_spec, reader.folds, buffer, start, reader.decoder)
         with self._lock:
-            self.seconds["decode"] += time.perf_counter() - before
+            self.seconds["decode"] += time.perf_counter() - start_time
         return run
 
     def _assemble(self) -> None:
-        """Thread: decoded runs, in order, into batches."""
+        """Thread: puts decoded slices, in order, into batches."""
         size = self._reader.batch_size
-        held: list[tuple[DecodedRows, int, int]] = []
+        parts: list[tuple[DecodedRows, int, int]] = []
         count = 0
         try:
             while (item := self._runs.get()) is not None:
@@ -341,14 +341,14 @@ class UnitStream:
                 start = 0
                 while start < len(run):
                     stop = min(len(run), start + size - count)
-                    held.append((run, start, stop))
+                    parts.append((run, start, stop))
                     count += stop - start
                     start = stop
                     if count == size:
-                        self._ready.put(self._batch(held))
-                        held, count = [], 0
-            if held:
-                self._ready.put(self._batch(held))
+                        self._ready.put(self._batch(parts))
+                        parts, count = [], 0
+            if parts:
+                self._ready.put(self._batch(parts))
             self._ready.finish()
         except CancelledError:
             self._ready.close()
@@ -378,7 +378,7 @@ class UnitStream:
             for i, name in enumerate(spec.columns)
         }
         with self._working():
-            images = images_of(parts, self._new_buffer)
+            images = gather_images(parts, self._new_buffer)
         return Batch(
             images=images,
             refs=tuple(joined(lambda run: run.refs)),
@@ -398,27 +398,27 @@ def pilot_rows(
     max_row_groups: int = PILOT_ROW_GROUPS,
     max_bytes: int = PILOT_BYTES,
 ) -> Generator[Batch]:
-    """Batches of about `rows` rows spread evenly over all rows that the filter keeps; a function of the
-    listing. The images are on the host, whatever decodes them, because all of them are kept.
+    """Batches with about `rows` rows in all, spread evenly over all rows that the filter keeps; a function of the
+    listing. The images are on the host, even if a device decodes them, because the pilot keeps all of them.
 
-    At most `max_row_groups` row groups, and about `max_bytes` of them, are read. Bad rows are left out.
+    At most `max_row_groups` row groups, of about `max_bytes` in all, are read. Bad rows are left out.
     Raises DatasetError if the filter keeps no row, no image can be decoded, or images differ in size.
     """
     spec, storage = options.dataset, options.storage
-    pieces = [piece for file in listing.files for piece in pieces_of(file)]
-    kept = _count_kept_in_threads(pieces, spec, storage, options.threads)
+    row_groups = [ref for file in listing.files for ref in row_groups_of(file)]
+    kept = _count_kept_in_threads(row_groups, spec, storage, options.threads)
     if not sum(kept):
         raise _keeps_nothing(spec)
-    groups = _most_groups(listing, pieces, max_row_groups, max_bytes)
-    chosen = {pieces[index]: at for index, at in spread(kept, rows, groups).items()}
+    groups = _most_groups(listing, row_groups, max_row_groups, max_bytes)
+    positions = {row_groups[index]: at for index, at in spread(kept, rows, groups).items()}
 
     def source() -> Iterator[RowGroup | BadRow]:
-        for part in read_pieces(tuple(chosen), spec, storage):
-            if isinstance(part, BadRow):
-                yield part
+        for row_group in read_row_groups(tuple(positions), spec, storage):
+            if isinstance(row_group, BadRow):
+                yield row_group
                 continue
-            at = chosen[part.piece]
-            yield RowGroup(part.piece, part.table.take(at), part.rows[at], 0, part.bytes_read)
+            at = positions[row_group.ref]
+            yield RowGroup(row_group.ref, row_group.table.take(at), row_group.rows[at], 0, row_group.bytes_read)
 
     with UnitReader(options) as reader:
         stream = UnitStream(reader, source, name="pilot", strict=True)
@@ -434,9 +434,9 @@ def pilot_rows(
 
 
 class WholeUnits:
-    """All rows of all units, for a pilot that takes every row: the batches that the main pass reads, in its order.
+    """All rows of all units, for a pilot that uses every row: the same batches as in the main pass, in the same order.
 
-    `read`, once `batches` is exhausted: each unit with its stream and the number of rows in its batches.
+    `read`, complete when `batches` is exhausted: each unit with its stream and the number of rows in its batches.
     """
 
     def __init__(self, units: Sequence[Unit], options: LoaderOptions) -> None:
@@ -445,7 +445,8 @@ class WholeUnits:
         self.read: list[tuple[Unit, UnitStream, int]] = []
 
     def batches(self) -> Generator[Batch]:
-        """Once. Raises DatasetError if the filter keeps no row, no image can be decoded, or images differ in size."""
+        """The batches, once. Raises DatasetError if the filter keeps no row, no image can be decoded, or images differ
+        in size."""
         with self._reader as reader:
             for unit, following in zip(self._units, (*self._units[1:], None), strict=True):
                 stream, rows = reader.submit(unit), 0
@@ -465,12 +466,14 @@ class WholeUnits:
 
 def takes_all(listing: Listing, rows: int) -> bool:
     """Whether `pilot_rows` reads every row."""
-    pieces = [piece for file in listing.files for piece in pieces_of(file)]
-    return 0 < listing.rows <= rows and len(pieces) <= _most_groups(listing, pieces, PILOT_ROW_GROUPS, PILOT_BYTES)
+    row_groups = [ref for file in listing.files for ref in row_groups_of(file)]
+    return 0 < listing.rows <= rows and len(row_groups) <= _most_groups(
+        listing, row_groups, PILOT_ROW_GROUPS, PILOT_BYTES
+    )
 
 
-def _most_groups(listing: Listing, pieces: Sequence[RowGroupRef], max_row_groups: int, max_bytes: int) -> int:
-    bytes_per_group = sum(file.size for file in listing.files) / len(pieces)
+def _most_groups(listing: Listing, row_groups: Sequence[RowGroupRef], max_row_groups: int, max_bytes: int) -> int:
+    bytes_per_group = sum(file.size for file in listing.files) / len(row_groups)
     return min(max_row_groups, max(32, int(max_bytes / bytes_per_group)))
 
 
@@ -483,9 +486,9 @@ def _nothing_usable(bad: Sequence[BadRow]) -> DatasetError:
 
 
 def spread(counts: Sequence[int], rows: int, max_groups: int) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:
-    """Choose `rows` rows evenly over row groups of `counts` rows: {index of the group: positions in it}.
+    """Choose `rows` rows evenly over row groups of `counts` rows: {index of the row group: positions in it}.
 
-    If that touches more than `max_groups` groups, as many evenly chosen ones of these give all the rows.
+    If these lie in more than `max_groups` row groups, only so many of the row groups, evenly chosen, are used.
     """
     sizes = np.asarray(counts, dtype=np.int64)
     groups = np.arange(len(sizes))
@@ -500,24 +503,24 @@ def _spread_over(sizes: np.ndarray[Any, np.dtype[np.int64]], rows: int) -> dict[
     ends = np.cumsum(sizes)
     at = _even(int(ends[-1]), rows)
     group = np.searchsorted(ends, at, side="right")
-    inside = at - (ends - sizes)[group]
-    return {int(g): inside[group == g] for g in np.unique(group)}
+    within_group = at - (ends - sizes)[group]
+    return {int(g): within_group[group == g] for g in np.unique(group)}
 
 
-def _even(total: int, wanted: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """`wanted` of 0..total-1 (all, if there are fewer), at the middles of equal parts."""
-    wanted = min(total, wanted)
-    return (np.arange(wanted, dtype=np.int64) * 2 + 1) * total // (2 * wanted)
+def _even(total: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """`count` of the numbers 0..total-1 (all, if there are fewer): the middles of equal intervals."""
+    count = min(total, count)
+    return (np.arange(count, dtype=np.int64) * 2 + 1) * total // (2 * count)
 
 
 def _count_kept_in_threads(
-    pieces: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage, threads: int
+    row_groups: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage, threads: int
 ) -> list[int]:
     if not spec.filter:
-        return [piece.rows for piece in pieces]
+        return [ref.rows for ref in row_groups]
     by_file: dict[str, list[RowGroupRef]] = {}
-    for piece in pieces:
-        by_file.setdefault(piece.url, []).append(piece)
+    for ref in row_groups:
+        by_file.setdefault(ref.url, []).append(ref)
     with ThreadPoolExecutor(max(threads, 8), thread_name_prefix="pcace-filter") as pool:
         counts = pool.map(lambda part: count_kept(part, spec, storage), by_file.values())
         return [count for part in counts for count in part]
@@ -526,6 +529,6 @@ def _count_kept_in_threads(
 def _told(bad: Sequence[BadRow]) -> str:
     if not bad:
         return "there is none"
-    first = bad[0]
-    where = f"row group {first.row_group}" if first.row is None else f"row {first.row}"
-    return f"{first.file} {where}: {first.reason}"
+    first_bad = bad[0]
+    where = f"row group {first_bad.row_group}" if first_bad.row is None else f"row {first_bad.row}"
+    return f"{first_bad.file} {where}: {first_bad.reason}"

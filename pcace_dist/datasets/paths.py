@@ -1,4 +1,4 @@
-"""Paths of files below a folder, and what is said of files that are left out. Pure, but for `in_order`."""
+"""Paths of files below a folder, and the names and reasons of files that are left out. Pure, except `in_order`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pcace_dist.progress.terminal import is_not_utf8
 from pcace_dist.storage.files import Storage, StoredFile, split
 
 READERS = 16
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something of the source that could not be packed."""
+    """A file that is left out of a data set or pack, and why."""
 
     name: str
     reason: str
@@ -30,13 +31,13 @@ class Skipped:
 
 
 def by_reason(faults: Iterable[Skipped]) -> dict[str, list[str]]:
-    """Names of what was left out by reason, the most frequent first. What a reason tells of one file alone, in
-    brackets or quotes, does not count."""
-    found: dict[str, list[str]] = {}
+    """The names of the files left out by reason, the most frequent reason first. Parts of a reason in brackets or
+    quotes are about one file and do not count."""
+    names_by_reason: dict[str, list[str]] = {}
     for fault in faults:
         reason = " ".join(DETAIL.sub("", fault.reason).split())
-        found.setdefault(reason, []).append(fault.name)
-    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+        names_by_reason.setdefault(reason, []).append(fault.name)
+    return dict(sorted(names_by_reason.items(), key=lambda item: -len(item[1])))
 
 
 def first_names(names: Sequence[str], most: int, total: int | None = None) -> str:
@@ -46,7 +47,8 @@ def first_names(names: Sequence[str], most: int, total: int | None = None) -> st
 
 
 def in_order(work: Callable[[S], T], items: Iterable[S], storage: Storage) -> Iterator[T]:
-    """Results of `work` in the order of the items, a few ahead in threads; Ctrl-C ends their waits for storage."""
+    """Results of `work` in the order of the items; threads work a few items ahead. Ctrl-C ends their waits for
+    storage."""
     with ThreadPoolExecutor(READERS, thread_name_prefix="pcace-pack") as pool:
         ahead: deque[Future[T]] = deque()
         try:
@@ -72,31 +74,26 @@ def parent_of(url: str) -> str:
 
 
 def key_below(url: str, root: str) -> str:
-    """A file's path below the source; of the source itself its name."""
+    """A file's path below `root`; for the root itself, its name."""
     base = split(root)[1].rstrip("/")
     path = split(url)[1]
     return path.rpartition("/")[2] if path == base else path[len(base) :].lstrip("/")
 
 
 def is_hidden(key: str) -> bool:
-    """True for files whose name, or a folder's on the way, begins with a dot. An underscore hides nothing: cameras and
-    people name files and folders so."""
+    """Whether the name of a file, or of a folder in its key, begins with a dot. An underscore does not hide a file:
+    cameras and people use it in names."""
     return any(part.startswith(".") for part in key.split("/") if part not in ("", "."))
 
 
 def is_underscored(key: str) -> bool:
-    """True for files whose name, or a folder's on the way, begins with an underscore: readers of Parquet skip them."""
+    """Whether the name of a file, or of a folder in its key, begins with an underscore: readers of Parquet skip it."""
     return "/_" in f"/{key}"
 
 
-def is_not_utf8(name: str) -> bool:
-    """Whether the system's name of a file has bytes that are not UTF-8."""
-    return any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
 def utf8_name(name: str) -> str:
-    """A file's name as text that can be written and printed. Bytes that are not UTF-8 become `\\xe9`; in such names,
-    and in those that look so already, `\\` becomes `\\\\`, so that no two names become one. Others stay as they are."""
+    """A file's name as text that can be written and printed. Bytes that are not UTF-8 become `\\xe9`. In such names,
+    and in names that contain such an escape already, `\\` becomes `\\\\`, so that different names stay different."""
     if not is_not_utf8(name) and not ESCAPED.search(name):
         return name
     return name.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,9 +1,8 @@
-"""Opens an image of a format that Pillow decodes: its header, without a pixel. Pure; no I/O.
+"""Opens an image of a format that Pillow decodes: reads its header, no pixel. Pure; no I/O.
 
-The first bytes decide which of Pillow's classes reads a file (`formats.py`), never a name and never Pillow's own
-search: the class of a format knows no limit of pixels for the whole process. Where such a limit is met all the same,
-the file is opened without it: the job's limits count, and they are asked before anything of an image's size is
-allocated.
+The first bytes choose which of Pillow's classes reads a file (`formats.py`), never a name and never Pillow's own
+search. Pillow has a limit of pixels for the whole process; a file beyond it is opened without it, because the job's own
+limits count. They are checked before memory for an image is allocated.
 """
 
 from __future__ import annotations
@@ -40,20 +39,21 @@ CheckSize: TypeAlias = Callable[[int, int], object]
 
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND\xaeB`\x82"
-CODECS = {"WebP": "webp", "AVIF": "avif", "JPEG 2000": "jpg_2000"}  # what Pillow may be built without
+CODECS = {"WebP": "webp", "AVIF": "avif", "JPEG 2000": "jpg_2000"}  # Pillow may be built without these
 ICON = struct.Struct("<BBB3xHII")  # width, height, colours, bits, bytes, offset: of one image
-ICONS = 6  # the images' records begin after the header
+ICONS = 6  # offset of the images' records, after the header
 GIF_HEADER, WEBP_HEADER = 13, 30  # bytes
-AVIF_EXIF = re.compile(rb"(infe\x02.{7})Exif", re.DOTALL)  # the entry that calls an item an EXIF block
+AVIF_EXIF = re.compile(rb"(infe\x02.{7})Exif", re.DOTALL)  # the entry that declares an item an EXIF block
 CODESTREAM = b"\xff\x4f\xff\x51"
 
 _pillows_limit = threading.Lock()
 
 
 def open_image(data: bytes, check: CheckSize) -> tuple[str, ImageFile.ImageFile]:
-    """The format's name, and the image with its size known and its pixels not decoded.
+    """The format's name, and the opened image: its size is known, its pixels are not decoded.
 
-    Raises RowError for what is no image, has a format or codec that is not there, or a header that cannot be read.
+    Raises RowError for bytes that are no image, a format or codec that is not supported, or a header that cannot be
+    read.
     """
     kind = format_of(data[:HEAD])
     if kind is None or kind in OTHER:
@@ -73,7 +73,7 @@ def open_image(data: bytes, check: CheckSize) -> tuple[str, ImageFile.ImageFile]
 
 
 def orientation_of(kind: str, data: bytes, image: ImageFile.ImageFile) -> int:
-    """The orientation that an opened file asks for, 1 to 8. Formats without such a tag ask for none."""
+    """The orientation that an opened file asks for, 1 to 8; 1 for formats without such a tag."""
     if isinstance(image, _Avif):
         return image.orientation
     if kind == "TIFF":
@@ -86,7 +86,7 @@ def orientation_of(kind: str, data: bytes, image: ImageFile.ImageFile) -> int:
 
 
 def broken(kind: str, text: str) -> RowError:
-    """The reason for a file that its decoder refuses with `text`."""
+    """The error for a file that its decoder refuses with the message `text`."""
     text = text.strip().splitlines()[0][:120] if text.strip() else "cannot be decoded"
     if re.search("truncated|incomplete|premature", text, re.IGNORECASE):
         return RowError("decode", f"truncated {kind}")
@@ -99,7 +99,7 @@ def _has_codec(name: str) -> bool:
 
 
 def _unlimited(factory: Callable[[io.BytesIO], ImageFile.ImageFile], data: bytes) -> ImageFile.ImageFile:
-    """Opens what is within the job's limits, whatever Pillow's is for this process."""
+    """Opens an image that is within the job's limits, even where it is beyond Pillow's limit for this process."""
     try:
         return factory(io.BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -121,7 +121,7 @@ def _without_pillows_limit() -> Iterator[None]:
 
 
 def _open_png(data: bytes, _: CheckSize) -> ImageFile.ImageFile:
-    if data.rfind(PNG_END) < 0:  # Pillow forgives a missing end
+    if data.rfind(PNG_END) < 0:  # Pillow would accept a missing end
         raise RowError("decode", "truncated PNG")
     return PngImagePlugin.PngImageFile(io.BytesIO(data))
 
@@ -143,12 +143,12 @@ def _open_gif(data: bytes, check: CheckSize) -> ImageFile.ImageFile:
     size = _gif_size(data)
     if size is None:
         raise RowError("decode", "truncated GIF")
-    check(*size)  # Pillow may take memory of the first frame's size when it opens the file
+    check(*size)  # Pillow may allocate the first frame when it opens the file
     return _unlimited(GifImagePlugin.GifImageFile, data)
 
 
 def _gif_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of the screen and the first frame together, as Pillow has it; None where no frame begins."""
+    """(width, height) of screen and first frame together, as Pillow computes it; None where there is no frame."""
     if len(data) < GIF_HEADER:
         return None
     *screen, flags = struct.unpack_from("<6xHHB", data)
@@ -170,12 +170,12 @@ def _open_webp(data: bytes, check: CheckSize) -> ImageFile.ImageFile:
     size = _webp_size(data)
     if size is None:
         raise RowError("decode", "truncated WebP" if len(data) < WEBP_HEADER else "broken WebP (no size)")
-    check(*size)  # the decoder takes memory for the whole image when it is made
+    check(*size)  # creating the decoder allocates memory for the whole image
     return _unlimited(WebPImagePlugin.WebPImageFile, data)
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of the canvas; None for a header that libwebp does not take."""
+    """(width, height) of the canvas; None for a header that libwebp does not accept."""
     kind = data[12:16]
     if len(data) < WEBP_HEADER:
         return None
@@ -193,8 +193,8 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 class _Avif(AvifImagePlugin.AvifImageFile):
-    """Decodes in the thread that asks: the worker's threads are the job's to number. Pixels as the file has them;
-    `orientation` is what the container's irot and imir say, which is all that counts in this format."""
+    """Decodes in the calling thread, because the job sets the number of a worker's threads. Pixels stay as stored.
+    `orientation` comes from the container's irot and imir; this format has no other."""
 
     orientation = AS_STORED
 
@@ -205,7 +205,7 @@ class _Avif(AvifImagePlugin.AvifImageFile):
         data = self.fp.read()
         try:
             self._decoder = _avif.AvifDecoder(data, "auto", 1)
-        except Exception:  # libavif refuses the whole file for an EXIF block that is broken; nothing depends on it
+        except Exception:  # libavif refuses a whole file because of a broken EXIF block, which is not needed
             self._decoder = _avif.AvifDecoder(AVIF_EXIF.sub(rb"\1free", data, count=1), "auto", 1)
         self._size, self.n_frames, self._mode, _, _, self.orientation, _ = self._decoder.get_info()
         self.is_animated = self.n_frames > 1
@@ -216,24 +216,25 @@ class _Avif(AvifImagePlugin.AvifImageFile):
 
 
 class _TiffAsStored(TiffImagePlugin.TiffImageFile):
-    """Pillow turns a TIFF while it loads, by tag 274 or by XMP; here whoever asks for the pixels decides."""
+    """A TIFF whose pixels stay as stored. Pillow would turn them while it loads, by tag 274 or XMP; here the caller
+    decides."""
 
     def _setup(self) -> None:
         super()._setup()
         self._size = self._tile_size
 
     def load_prepare(self) -> None:
-        ImageFile.ImageFile.load_prepare(self)  # less the limit of Pillow's own
+        ImageFile.ImageFile.load_prepare(self)  # without Pillow's own limit
 
     def load_end(self) -> None:
-        """In place of the turning."""
+        """Does nothing, where Pillow would turn the pixels."""
 
 
 # -- JPEG 2000
 
 
 def _open_jpeg2000(data: bytes, _: CheckSize) -> ImageFile.ImageFile:
-    """The container has a size of its own, which Pillow takes; the pixels come from the codestream."""
+    """Opens a JPEG 2000. Pillow reads the container's size, but the pixels are the codestream's: both must agree."""
     image = Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(data))
     at = 0 if data.startswith(CODESTREAM) else _codestream(data)
     right, lower, left, upper = struct.unpack_from(">8xIIII", data, at)
@@ -243,7 +244,7 @@ def _open_jpeg2000(data: bytes, _: CheckSize) -> ImageFile.ImageFile:
 
 
 def _codestream(data: bytes) -> int:
-    """Where the first codestream of a JP2 file begins."""
+    """The offset of the first codestream of a JP2 file."""
     at = 0
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -264,9 +265,9 @@ def _codestream(data: bytes) -> int:
 
 
 def _open_ico(data: bytes, _: CheckSize) -> ImageFile.ImageFile:
-    """The icon that Pillow takes: the largest, of these the one with fewest bits, of these the first.
+    """The icon that Pillow chooses: the largest; among these, the one with the fewest bits; among these, the first.
 
-    Its class is not used: it decodes when it is opened. Transparency is dropped, so an icon's mask is not read.
+    Pillow's class is not used, because it decodes when it is opened. Transparency is dropped, so the mask is not read.
     """
     (count,) = struct.unpack_from("<H", data, 4)
     icons = [ICON.unpack_from(data, ICONS + i * ICON.size) for i in range(count)]

@@ -1,8 +1,8 @@
 """Read the row groups of a unit: needed columns only, rows of the filter only.
 
-A row group whose bytes are there and wrong is handed on as one `BadRow`. Storage that does not give them is waited for
-and then a StoreUnavailable, never a bad row. A file that is not the one that was listed ends the run with a
-`DatasetError`. No decoding of images, no threads, no Ray.
+A row group whose bytes can be read but not parsed becomes one `BadRow`. If storage does not return the bytes, reading
+waits, and then raises StoreUnavailable; this is never a bad row. A file that has changed since it was listed is a
+`DatasetError` and ends the run. No decoding of images, no threads, no Ray.
 """
 
 from __future__ import annotations
@@ -37,141 +37,148 @@ class RowGroup:
     read.
     """
 
-    piece: RowGroupRef
+    ref: RowGroupRef
     table: pa.Table
     rows: np.ndarray[Any, np.dtype[np.int64]]
     filtered: int
     bytes_read: int
 
 
-def read_pieces(pieces: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage) -> Iterator[RowGroup | BadRow]:
+def read_row_groups(
+    row_groups: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage
+) -> Iterator[RowGroup | BadRow]:
     """The row groups in order.
 
     Raises DatasetError when a file is gone, has changed or has another schema; StoreUnavailable.
     """
     files = _Files(spec, storage)
-    for piece in pieces:
-        yield _read(piece, files)
+    for ref in row_groups:
+        yield _read(ref, files)
 
 
-def count_kept(pieces: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage) -> list[int]:
-    """Rows of each piece that the filter keeps, from the filter's columns alone; 0 where their bytes are wrong.
+def count_kept(row_groups: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage) -> list[int]:
+    """Rows of each row group that the filter keeps, from the filter's columns alone; 0 where these cannot be parsed.
 
-    Raises as `read_pieces`.
+    Raises as `read_row_groups`.
     """
     if not spec.filter:
-        return [piece.rows for piece in pieces]
+        return [ref.rows for ref in row_groups]
     files = _Files(spec, storage)
-    return [_count(piece, files) for piece in pieces]
+    return [_count(ref, files) for ref in row_groups]
 
 
-def kept_values(column: str, pieces: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage) -> set[object]:
-    """Values of a column, null being one, in the rows that the filter keeps; row groups of wrong bytes have none.
+def kept_values(column: str, row_groups: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage) -> set[object]:
+    """Values of a column (null is one) in the rows that the filter keeps; none from row groups that cannot be parsed.
 
-    Raises as `read_pieces`.
+    Raises as `read_row_groups`.
     """
     files, values = _Files(spec, storage), set[object]()
-    for piece in pieces:
+    for ref in row_groups:
         with contextlib.suppress(WrongBytes):
-            values |= _of_the_listing(piece, partial(_values, column, piece, files))
+            values |= _of_the_listing(ref, partial(_values, column, ref, files))
     return values
 
 
-def _values(column: str, piece: RowGroupRef, files: _Files) -> set[object]:
-    return files.open(piece).values(piece, column)
+def _values(column: str, ref: RowGroupRef, files: _Files) -> set[object]:
+    return files.open(ref).values(ref, column)
 
 
-def _read(piece: RowGroupRef, files: _Files) -> RowGroup | BadRow:
+def _read(ref: RowGroupRef, files: _Files) -> RowGroup | BadRow:
     try:
-        return _of_the_listing(piece, lambda: files.open(piece).read(piece))
+        return _of_the_listing(ref, lambda: files.open(ref).read(ref))
     except WrongBytes as wrong:
-        return BadRow(piece.key, piece.row_group, None, None, "read", f"row group unreadable: {wrong}", piece.rows)
+        return BadRow(ref.key, ref.row_group, None, None, "read", f"row group unreadable: {wrong}", ref.rows)
 
 
-def _count(piece: RowGroupRef, files: _Files) -> int:
+def _count(ref: RowGroupRef, files: _Files) -> int:
     try:
-        return _of_the_listing(piece, lambda: len(files.open(piece).kept(piece)))
+        return _of_the_listing(ref, lambda: len(files.open(ref).kept(ref)))
     except WrongBytes:
         return 0
 
 
-def _of_the_listing(piece: RowGroupRef, read: Callable[[], T]) -> T:
-    """What `read` gives of a file that is still the one that was listed. Raises DatasetError where it is not."""
+def _of_the_listing(ref: RowGroupRef, read: Callable[[], T]) -> T:
+    """The result of `read`. Raises DatasetError where the file is gone, or is no longer the one that was listed."""
     try:
         return read()
     except FileNotFoundError:
-        raise DatasetError(f"dataset.path: {piece.key} is gone since the run began") from None
+        raise DatasetError(f"dataset.path: {ref.key} is gone since the run began") from None
     except Changed:
-        raise DatasetError(f"dataset.path: {piece.key} has changed since the run began") from None
+        raise DatasetError(f"dataset.path: {ref.key} has changed since the run began") from None
     except OSError as error:
         raise DatasetError(f"dataset.path: {first_line(error)}") from None
 
 
 class _Files:
-    """Keeps the footer of the file that the last piece came from."""
+    """Keeps the footer of the file that the last row group came from."""
 
     def __init__(self, spec: DatasetSpec, storage: Storage) -> None:
         self.spec, self.storage = spec, storage
         self.url: str | None = None
         self.current: _OpenFile | None = None
 
-    def open(self, piece: RowGroupRef) -> _OpenFile:
-        if self.current is None or self.url != piece.url:
-            self.current, self.url = None, piece.url
-            self.current = _OpenFile(piece, self.spec, self.storage)
+    def open(self, ref: RowGroupRef) -> _OpenFile:
+        if self.current is None or self.url != ref.url:
+            self.current, self.url = None, ref.url
+            self.current = _OpenFile(ref, self.spec, self.storage)
         return self.current
 
 
 class _OpenFile:
-    """One Parquet file. Each of its bytes is fetched from the version that was listed, or not at all."""
+    """One Parquet file. Only bytes of the version that was listed are ever used."""
 
-    def __init__(self, piece: RowGroupRef, spec: DatasetSpec, storage: Storage) -> None:
+    def __init__(self, ref: RowGroupRef, spec: DatasetSpec, storage: Storage) -> None:
         self.spec = spec
-        self.file = StoredParquet(StoredFile(piece.url, piece.size, piece.version), storage)
+        self.file = StoredParquet(StoredFile(ref.url, ref.size, ref.version), storage)
         schema = self.schema = self.file.schema
-        check_schema(spec, schema, piece.key)
+        check_schema(spec, schema, ref.key)
         self.image_leaf = f"{spec.image}.bytes" if pa.types.is_struct(schema.field(spec.image).type) else spec.image
         self.filter = RowFilter(spec.filter, lambda name: plain_type(schema.field(name).type))
 
-    def kept(self, piece: RowGroupRef) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def kept(self, ref: RowGroupRef) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Positions in the row group that the filter keeps."""
-        return self._filtered(piece)[0]
+        return self._filtered(ref)[0]
 
-    def values(self, piece: RowGroupRef, column: str) -> set[object]:
+    def values(self, ref: RowGroupRef, column: str) -> set[object]:
         """Values of a column in the rows of a row group that the filter keeps."""
-        held = plain(self.file.read([piece.row_group], [column]).column(column))
-        return set(held.take(self.kept(piece)).unique().to_pylist())
+        column_values = plain(self.file.read([ref.row_group], [column]).column(column))
+        return set(column_values.take(self.kept(ref)).unique().to_pylist())
 
-    def _filtered(self, piece: RowGroupRef) -> tuple[np.ndarray[Any, np.dtype[np.int64]], pa.Table]:
-        """Positions in the row group that the filter keeps, and the filter's columns: no bytes are fetched twice."""
+    def _filtered(self, ref: RowGroupRef) -> tuple[np.ndarray[Any, np.dtype[np.int64]], pa.Table]:
+        """Positions in the row group that the filter keeps, and the filter's columns, which need not be read again."""
         if not self.filter:
-            return np.arange(piece.rows), pa.table({})
-        if self.filter.rules_out(self.file.metadata, piece.row_group):
+            return np.arange(ref.rows), pa.table({})
+        if self.filter.rules_out(self.file.metadata, ref.row_group):
             return np.arange(0), pa.table({})
-        table = self.file.read([piece.row_group], self.filter.columns)
+        table = self.file.read([ref.row_group], self.filter.columns)
         return np.flatnonzero(self.filter.mask(table.column, table.num_rows)), table
 
-    def read(self, piece: RowGroupRef) -> RowGroup:
-        positions, held = self._filtered(piece)
+    def read(self, ref: RowGroupRef) -> RowGroup:
+        positions, filter_columns = self._filtered(ref)
         kept = kept_columns(self.spec, self.schema) if self.spec.keep else []
         names = list(dict.fromkeys([*(column for _, column in self.spec.roles()), *kept]))
         if not len(positions):
             empty = pa.table({name: pa.nulls(0) for name in names})
-            return RowGroup(piece, empty, positions, piece.rows, 0)
+            return RowGroup(ref, empty, positions, ref.rows, 0)
         leaves = {name: self.image_leaf if name == self.spec.image else name for name in names}
-        missing = [leaf for name, leaf in leaves.items() if name not in held.column_names]
-        table = self.file.read([piece.row_group], missing)
-        if table.num_rows != piece.rows:
-            raise WrongBytes(f"{table.num_rows} rows where the footer says {piece.rows}")
-        table = pa.table({name: self._values(held if name in held.column_names else table, name) for name in names})
-        if len(positions) < piece.rows:
+        missing = [leaf for name, leaf in leaves.items() if name not in filter_columns.column_names]
+        table = self.file.read([ref.row_group], missing)
+        if table.num_rows != ref.rows:
+            raise WrongBytes(f"{table.num_rows} rows where the footer says {ref.rows}")
+        table = pa.table(
+            {
+                name: self._values(filter_columns if name in filter_columns.column_names else table, name)
+                for name in names
+            }
+        )
+        if len(positions) < ref.rows:
             table = table.take(positions)
         return RowGroup(
-            piece,
+            ref,
             table,
-            positions + piece.first_row,
-            piece.rows - len(positions),
-            self._stored(piece.row_group, set(leaves.values())),
+            positions + ref.first_row,
+            ref.rows - len(positions),
+            self._stored(ref.row_group, set(leaves.values())),
         )
 
     def _values(self, table: pa.Table, name: str) -> pa.ChunkedArray:

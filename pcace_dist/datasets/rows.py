@@ -1,4 +1,4 @@
-"""Names of rows, and of rows that were set aside: what bad_rows.parquet is made of. Plain data, no I/O."""
+"""References to rows, and records of rows that were set aside (bad_rows.parquet). Plain data, no I/O."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ class RowRef:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was set aside, or a whole row group: then `row` and `id` are None and `rows` says how many
-    rows it has.
-    """
+    """A row that was set aside, or a whole row group of `rows` rows: then `row` and `id` are None."""
 
     file: str
     row_group: int

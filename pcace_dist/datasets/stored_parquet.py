@@ -1,8 +1,8 @@
 """A Parquet file on storage: its bytes are fetched first and parsed from memory.
 
-So the two ways of failing are apart by construction. What goes wrong in fetching is storage's business
-(StoreUnavailable, Changed, FileNotFoundError). What goes wrong in parsing bytes that arrived whole, twice the same, is
-`WrongBytes`: these bytes are there and wrong. Knows nothing of data sets or runs.
+So the two kinds of failure cannot be confused. If fetching fails, it is an error of storage (StoreUnavailable, Changed,
+FileNotFoundError). If bytes arrived complete, twice the same, and cannot be parsed, it is `WrongBytes`: the file itself
+is wrong. Knows nothing of data sets or runs.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pcace_dist.storage.files import Range, RangeFile, Storage, StoredFile, firs
 
 T = TypeVar("T")
 
-FOOTER = 64 << 10  # bytes of a file's end that are fetched for its footer
-PARSING = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises for bytes that it cannot parse
-READINGS = 4  # of bytes that are wrong and each time others
+FOOTER = 64 << 10  # bytes at a file's end that are fetched for its footer
+PARSING = (pa.ArrowException, OSError, ValueError)  # pyarrow raises these for bytes that it cannot parse
+READINGS = 4  # attempts, where bytes cannot be parsed and are different each time
 
 
 class WrongBytes(Exception):
-    """Bytes that are there and cannot be parsed. The message is one line without the file's name."""
+    """Bytes that were read and cannot be parsed. The message is one line without the file's name."""
 
 
 def read_footer(file: StoredFile, storage: Storage) -> pq.FileMetaData:
-    """The footer of a Parquet file. Raises WrongBytes, and what fetching raises."""
+    """The footer of a Parquet file. Raises WrongBytes, and the errors of fetching."""
     length = min(FOOTER, file.size)
     return _parsed(file, storage, [(file.size - length, length)], pq.read_metadata)
 
@@ -54,10 +54,11 @@ class StoredParquet:
         return _parsed(self.file, self._storage, self._ranges(row_groups, columns), parse)
 
     def batches(self, row_group: int, rows: int) -> Iterator[pa.RecordBatch]:
-        """All columns of one row group, `rows` rows at a time. Raises as `read_footer`, after the rows before."""
+        """All columns of one row group, `rows` rows at a time. Raises as `read_footer`, after the rows before the
+        error."""
         ranges = self._ranges([row_group], self.schema.names)
-        before: list[bytes] | None = None
-        given = 0
+        previous: list[bytes] | None = None
+        yielded = 0
         for _ in range(READINGS):
             fetched = self._storage.fetch_many(self.file, ranges)
             source = RangeFile(self._storage, self.file, dict(zip(ranges, fetched, strict=True)))
@@ -65,22 +66,22 @@ class StoredParquet:
                 parquet = pq.ParquetFile(
                     pa.PythonFile(source, mode="r"), metadata=self.metadata, page_checksum_verification=True
                 )
-                for batch in itertools.islice(parquet.iter_batches(rows, row_groups=[row_group]), given, None):
-                    given += 1
+                for batch in itertools.islice(parquet.iter_batches(rows, row_groups=[row_group]), yielded, None):
+                    yielded += 1
                     yield batch
                 return
             except PARSING as error:
-                wrong = WrongBytes(first_line(error)[:200] or type(error).__name__)
+                wrong_bytes = WrongBytes(first_line(error)[:200] or type(error).__name__)
             if source.failure is not None:
                 raise source.failure from None
-            if fetched == before:
-                raise wrong
-            before = fetched
+            if fetched == previous:
+                raise wrong_bytes
+            previous = fetched
         raise _others_each_time(self.file)
 
     def _ranges(self, row_groups: Sequence[int], columns: Sequence[str]) -> list[Range]:
-        """Where the column chunks lie, near ones as one range."""
-        found = []
+        """The byte ranges of the column chunks; neighbours are joined."""
+        ranges = []
         for group in map(self.metadata.row_group, row_groups):
             for index in range(group.num_columns):
                 chunk = group.column(index)
@@ -88,26 +89,26 @@ class StoredParquet:
                     start = chunk.data_page_offset
                     if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < start:
                         start = chunk.dictionary_page_offset
-                    found.append((start, chunk.total_compressed_size))
-        inside = [(start, length) for start, length in found if 0 <= start <= start + length <= self.file.size]
-        return joined(inside)
+                    ranges.append((start, chunk.total_compressed_size))
+        within_file = [(start, length) for start, length in ranges if 0 <= start <= start + length <= self.file.size]
+        return joined(within_file)
 
 
 def _parsed(file: StoredFile, storage: Storage, ranges: Sequence[Range], parse: Callable[[pa.NativeFile], T]) -> T:
-    """What `parse` makes of these ranges. Bytes that it cannot parse are fetched again before they count as wrong."""
-    before: list[bytes] | None = None
+    """The result of `parse` on these ranges. Bytes that cannot be parsed are fetched again before this is an error."""
+    previous: list[bytes] | None = None
     for _ in range(READINGS):
         fetched = storage.fetch_many(file, ranges)
         source = RangeFile(storage, file, dict(zip(ranges, fetched, strict=True)))
-        # A lack of memory passes, and patience sees it; an OSError of the parser is about the bytes, and it does not.
-        found = storage.patience.call(partial(_value_or_fault, source, parse), file.url)
+        # patience retries after a lack of memory; it must not see the parser's OSErrors, which are about the bytes
+        parsed = storage.patience.call(partial(_value_or_fault, source, parse), file.url)
         if source.failure is not None:
             raise source.failure from None
-        if not isinstance(found, _Fault):
-            return found
-        if fetched == before:
-            raise WrongBytes(found.reason)
-        before = fetched
+        if not isinstance(parsed, _Fault):
+            return parsed
+        if fetched == previous:
+            raise WrongBytes(parsed.reason)
+        previous = fetched
     raise _others_each_time(file)
 
 

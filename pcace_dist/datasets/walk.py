@@ -1,10 +1,9 @@
 """All files of a source of `pcace pack` or of a data set: those that are used, and those that are left out, with the
 reason.
 
-Every file below the source is in one of the two lists, which a plain walk of the folder shows. Links are followed, to
-files and to folders; a link to nothing and a link back to a folder above it are left out. Names that begin with a dot
-are hidden. Reads no file's content but the first bytes of files whose name does not say what they are. Knows nothing
-of classes or shards.
+Every file below the source is in one of the two lists. Links to files and to folders are followed; a link to nothing
+and a link back to a folder above it are left out. Names that begin with a dot are hidden. Of a file's content, only the
+first bytes are read, and only where the name does not tell the kind. Knows nothing of classes or shards.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from pcace_dist.datasets.paths import (
     first_names,
     in_order,
     is_hidden,
-    is_not_utf8,
     key_below,
     parent_of,
     utf8_name,
 )
 from pcace_dist.errors import DatasetError
+from pcace_dist.progress.terminal import is_not_utf8
 from pcace_dist.storage.files import Storage, StoredFile, split
 
 HIDDEN = "hidden (a dot begins its name or a folder's)"
@@ -50,8 +49,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Walked:
-    """`root`: what keys are relative to. `folders`: names of the folders directly below it, in the order of their
-    bytes as text; hidden ones are not among them."""
+    """The files of a source. `root`: keys are relative to it. `folders`: names of the folders directly below it without
+    hidden ones, sorted as text."""
 
     root: str
     files: tuple[Found, ...]
@@ -60,33 +59,34 @@ class Walked:
     notes: tuple[str, ...] = ()
 
     def only(self, kind: str, reason: str) -> tuple[list[Found], Walked]:
-        """The files of this kind, and the walk with the others left out."""
-        fitting = [one for one in self.files if one.kind == kind]
-        others = [Skipped(one.key, _why_not(one, reason)) for one in self.files if one.kind != kind]
-        return fitting, replace(self, left_out=(*self.left_out, *others))
+        """The files of this kind, and the same walk with the other files moved to `left_out`."""
+        of_kind = [file for file in self.files if file.kind == kind]
+        others = [Skipped(file.key, _why_not(file, reason)) for file in self.files if file.kind != kind]
+        return of_kind, replace(self, left_out=(*self.left_out, *others))
 
 
 def walk(source: str, storage: Storage) -> Walked:
-    """The files of a folder, of a glob (`hf/data/train-*.parquet`), or the one file, and what each of them is.
+    """The files of a folder or glob (`hf/data/train-*.parquet`), or one file, each with its kind.
 
     Raises OSError where the storage fails, DatasetError where there is nothing.
     """
-    found = entries_of(source, storage)
-    if found.how == "file":
-        return _with_kinds(source, found, storage)
-    if found.how == "glob":
-        if not found.files and not found.left_out:
+    entries = entries_of(source, storage)
+    if entries.how == "file":
+        return _with_kinds(source, entries, storage)
+    if entries.how == "glob":
+        if not entries.files and not entries.left_out:
             raise DatasetError(f"{source} matches no file")
-        # the folders that all matches have in common tell nothing
-        common = os.path.commonprefix([f.url for f in found.files])  # noqa: RUF071 - of URLs; parent_of cuts at a slash
-        return _with_kinds(parent_of(common) if common else found.root, found, storage)
-    if not found.seen:
+        # keys begin after the folders that all matches have in common
+        common = os.path.commonprefix([f.url for f in entries.files])  # noqa: RUF071 - of URLs; parent_of cuts at a slash
+        return _with_kinds(parent_of(common) if common else entries.root, entries, storage)
+    if not entries.seen:
         raise DatasetError(f"{source}: no such file, or an empty folder")
-    return _with_kinds(source, found, storage)
+    return _with_kinds(source, entries, storage)
 
 
 def entries_of(source: str, storage: Storage) -> Entries:
-    """What is at a path: one file, all below a folder, or what matches a glob. A path that exists is no glob."""
+    """The files at a path: one file, all files below a folder, or the matches of a glob. A path that exists is no
+    glob."""
     file = storage.stat(source)
     if file is not None:
         return Entries(parent_of(file.url), "file", [file])
@@ -98,14 +98,14 @@ def entries_of(source: str, storage: Storage) -> Entries:
 
 
 def _exists(path: str, storage: Storage) -> bool:
-    scheme, place = split(path)
-    return os.path.lexists(place) if scheme == "file" else bool(storage.list(path))
+    scheme, local_path = split(path)
+    return os.path.lexists(local_path) if scheme == "file" else bool(storage.list(path))
 
 
 @dataclass
 class Entries:
-    """What is found at a path. `root`: the folder that it lies below. `how` it was found: file, folder or glob.
-    `named`: the files that a glob matches themselves, not a folder above them."""
+    """What is found at a path. `root`: the folder above all of it. `how`: the path is a file, a folder or a glob.
+    `named`: the files that a glob matches directly, not through a folder above them."""
 
     root: str
     how: str = "folder"
@@ -124,7 +124,7 @@ class Entries:
         self.left_out.append(Skipped(utf8_name(key_below(path, self.root)), reason))
 
     def matching(self, matches: Callable[[str], bool], lies_in_match: Callable[[str], bool]) -> Entries:
-        """Those of a glob."""
+        """The entries that a glob matches."""
         keys = [key_below(file.url, self.root) for file in self.files]
         named = frozenset(file.url for file, key in zip(self.files, keys, strict=True) if matches(key))
         files = [f for f, key in zip(self.files, keys, strict=True) if f.url in named or lies_in_match(key)]
@@ -145,48 +145,48 @@ def _below(root: str, storage: Storage) -> Entries:
     scheme, path = split(root)
     if scheme == "file":
         return storage.patiently(root, lambda: _walk_local(path)) if os.path.isdir(path) else Entries(root)
-    below = Entries(root)
+    entries = Entries(root)
     for file in storage.list(root):
         key = key_below(file.url, root)
         if is_hidden(key):
-            below.leave_out(file.url, HIDDEN)
+            entries.leave_out(file.url, HIDDEN)
             continue
-        below.files.append(file)
+        entries.files.append(file)
         if "/" in key:
-            below.folders.add(key.partition("/")[0])
-    return below
+            entries.folders.add(key.partition("/")[0])
+    return entries
 
 
 def _walk_local(root: str) -> Entries:
-    """What lies below a local folder. The folders on the way tell a link that leads back."""
-    below = Entries(root)
+    """What lies below a local folder. The folders above each entry are remembered, to find links that lead back."""
+    entries = Entries(root)
     waiting = [(root, frozenset({_identity(os.stat(root))}), False)]
     while waiting:
-        folder, above, hidden = waiting.pop()
+        folder, ancestors, hidden = waiting.pop()
         try:
-            with os.scandir(folder) as found:
-                entries = list(found)
+            with os.scandir(folder) as scan:
+                children = list(scan)
         except PermissionError:
             if folder == root:
                 raise
-            below.leave_out(folder, HIDDEN if hidden else UNREADABLE)
+            entries.leave_out(folder, HIDDEN if hidden else UNREADABLE)
             continue
-        for entry in entries:
-            concealed = hidden or entry.name.startswith(".")
-            inner = _take(entry, above, below, hidden=concealed, at_root=folder == root)
-            if inner is not None:
-                waiting.append((entry.path, above | {inner}, concealed))
-    below.files.sort(key=lambda file: file.url)
-    return below
+        for entry in children:
+            is_concealed = hidden or entry.name.startswith(".")
+            identity = _take(entry, ancestors, entries, hidden=is_concealed, at_root=folder == root)
+            if identity is not None:
+                waiting.append((entry.path, ancestors | {identity}, is_concealed))
+    entries.files.sort(key=lambda file: file.url)
+    return entries
 
 
 def _take(
-    entry: os.DirEntry[str], above: frozenset[tuple[int, int]], below: Entries, *, hidden: bool, at_root: bool
+    entry: os.DirEntry[str], ancestors: frozenset[tuple[int, int]], entries: Entries, *, hidden: bool, at_root: bool
 ) -> tuple[int, int] | None:
-    """Put one entry of a folder where it belongs. A folder to go into gives its identity."""
+    """Add one entry of a folder to `entries`. Returns the identity of a folder that is to be walked, else None."""
     linked = entry.is_symlink()
     if hidden and (linked or not entry.is_dir()):
-        below.leave_out(entry.path, HIDDEN)
+        entries.leave_out(entry.path, HIDDEN)
         return None
     try:
         info = os.stat(entry.path)
@@ -196,37 +196,37 @@ def _take(
         if not linked or error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EACCES):
             raise
         if at_root and not os.path.splitext(entry.name)[1]:
-            below.folders.add(entry.name)  # a class whose images are elsewhere, and away
-        below.leave_out(entry.path, f"{NOTHING} ({utf8_name(os.readlink(entry.path))})")
+            entries.folders.add(entry.name)  # a linked class folder that is missing
+        entries.leave_out(entry.path, f"{NOTHING} ({utf8_name(os.readlink(entry.path))})")
         return None
     if stat.S_ISDIR(info.st_mode):
-        return _enter(entry, _identity(info), above, below, hidden=hidden, at_root=at_root)
+        return _enter(entry, _identity(info), ancestors, entries, hidden=hidden, at_root=at_root)
     if not stat.S_ISREG(info.st_mode):
-        below.leave_out(entry.path, SPECIAL)
+        entries.leave_out(entry.path, SPECIAL)
         return None
-    below.files.append(StoredFile(entry.path, info.st_size, str(info.st_mtime_ns)))
-    if linked and not _lies_below(entry.path, below.root):
-        below.outside.append(utf8_name(key_below(entry.path, below.root)))
+    entries.files.append(StoredFile(entry.path, info.st_size, str(info.st_mtime_ns)))
+    if linked and not _lies_below(entry.path, entries.root):
+        entries.outside.append(utf8_name(key_below(entry.path, entries.root)))
     return None
 
 
 def _enter(
     entry: os.DirEntry[str],
     identity: tuple[int, int],
-    above: frozenset[tuple[int, int]],
-    below: Entries,
+    ancestors: frozenset[tuple[int, int]],
+    entries: Entries,
     *,
     hidden: bool,
     at_root: bool,
 ) -> tuple[int, int] | None:
     if at_root and not hidden:
-        below.folders.add(entry.name)
+        entries.folders.add(entry.name)
     if entry.is_symlink():
-        if identity in above:
-            below.leave_out(entry.path, LOOP)
+        if identity in ancestors:
+            entries.leave_out(entry.path, LOOP)
             return None
         target = utf8_name(os.readlink(entry.path))
-        below.links.append(f"{utf8_name(key_below(entry.path, below.root))} -> {target}")
+        entries.links.append(f"{utf8_name(key_below(entry.path, entries.root))} -> {target}")
     return identity
 
 
@@ -240,7 +240,7 @@ def _identity(info: os.stat_result) -> tuple[int, int]:
 
 
 def _with_kinds(root: str, entries: Entries, storage: Storage) -> Walked:
-    """The walk with what each file is. Where the name does not tell, the first bytes are read."""
+    """The walk with the kind of each file. Where the name does not tell, the first bytes are read."""
     files, walked = entries.files, entries.walked()
     by_name = {file.url: kind_of_name(file.url) for file in files}
     unknown = [file for file in files if by_name[file.url] is None]
@@ -259,22 +259,22 @@ def _with_kinds(root: str, entries: Entries, storage: Storage) -> Walked:
 
 
 def kinds_by_content(files: list[StoredFile], storage: Storage) -> Iterator[str | None]:
-    """What the first bytes of files say, in their order (formats.kind_of_head)."""
+    """The kinds of files by their first bytes, in the same order (formats.kind_of_head)."""
 
     def kind(file: StoredFile) -> str | None:
         if file.size == 0:
             return None
         try:
-            with storage.open(file.url) as opened:
-                return kind_of_head(opened.read(HEAD))
+            with storage.open(file.url) as stream:
+                return kind_of_head(stream.read(HEAD))
         except (FileNotFoundError, PermissionError):
             return None
 
     return in_order(kind, files, storage)
 
 
-def _why_not(one: Found, reason: str) -> str:
-    if one.kind == "raw":
+def _why_not(found: Found, reason: str) -> str:
+    if found.kind == "raw":
         return "a camera's raw file"
-    suffix = os.path.splitext(one.key)[1]
-    return f"{reason} ({suffix or 'no suffix'})" if one.file.size else f"{reason} (empty)"
+    suffix = os.path.splitext(found.key)[1]
+    return f"{reason} ({suffix or 'no suffix'})" if found.file.size else f"{reason} (empty)"

@@ -1,9 +1,9 @@
-"""Ablation: a model with some channels of one layer replaced by a constant map, and what that does to a target. No Ray.
+"""Ablation: some channels of one layer are replaced by a constant map, and the effect on a target is measured. No Ray.
 
 mean     the channel's mean map over given images
 zero     0 everywhere
-bias     what makes the batch norm behind the layer give its bias: its running mean (the bias itself where the layer
-         is a batch norm); only for layers that have one
+bias     the value for which the batch norm that follows gives its bias, that is its running mean; where the layer is a
+         batch norm itself, its bias. Only for layers with a batch norm
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ REPLACEMENTS = (MEAN, ZERO, BIAS)
 
 
 class Ablation:
-    """While entered, `channels` of `layer` give `values` (C, D) in place of what they compute, in every forward pass.
+    """While entered, every forward pass has `values` in `channels` of `layer` instead of what the layer computes.
 
-    D: the positions of the layer's map, or 1 for the same value everywhere.
+    values: (C, D). D: the positions of the layer's map, or 1 for the same value everywhere.
     """
 
     def __init__(self, model: nn.Module, layer: str, channels: Sequence[int], values: Tensor) -> None:
@@ -65,22 +65,22 @@ class Ablation:
 
 
 def norm_behind(model: nn.Module, layer: str, images: Tensor) -> _BatchNorm | None:
-    """The batch norm that takes a layer's output as it is, or the layer itself if it is one; found by one forward pass.
+    """The batch norm whose input is a layer's unchanged output, or the layer itself if it is one. Runs the model once.
 
     images: a batch as the model takes it.
     """
     module = model.get_submodule(layer)
     if isinstance(module, _BatchNorm):
         return module
-    given: list[object] = []
-    behind: list[_BatchNorm] = []
+    outputs: list[object] = []
+    norms: list[_BatchNorm] = []
 
     def remember(_: nn.Module, __: Any, output: Any) -> None:
-        given.append(output)
+        outputs.append(output)
 
     def look(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if isinstance(norm, _BatchNorm) and given and inputs and inputs[0] is given[-1]:
-            behind.append(norm)
+        if isinstance(norm, _BatchNorm) and outputs and inputs and inputs[0] is outputs[-1]:
+            norms.append(norm)
 
     handles = [module.register_forward_hook(remember)]
     handles += [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, _BatchNorm)]
@@ -90,11 +90,11 @@ def norm_behind(model: nn.Module, layer: str, images: Tensor) -> _BatchNorm | No
     finally:
         for handle in handles:
             handle.remove()
-    return behind[0] if behind else None
+    return norms[0] if norms else None
 
 
 def bias_values(model: nn.Module, layer: str, images: Tensor) -> Tensor | None:
-    """Values (C, 1) of the replacement `bias`; None for a layer without a batch norm."""
+    """The values (C, 1) that the replacement `bias` puts in; None for a layer without a batch norm."""
     norm = norm_behind(model, layer, images)
     if norm is None:
         return None
@@ -109,10 +109,11 @@ def bias_values(model: nn.Module, layer: str, images: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Effect:
-    """What an ablation did. lost: 1 - r^2 between the target with and without it, 1 where nothing varies any more.
+    """The effect of an ablation on a target.
 
-    change: mean of the target after less before. accuracy: share of labelled images whose largest output is their
-    class, NaN without labels.
+    lost: 1 - r^2 between the target with and without the ablation; 1 where the target no longer varies. change: mean
+    of the target after the ablation minus before. accuracy: share of labelled images whose largest output is their
+    class; NaN without labels.
     """
 
     lost: float
@@ -121,7 +122,8 @@ class Effect:
 
 
 def effect(before: Floats, after: Floats, correct: npt.NDArray[np.bool_] | None) -> Effect:
-    """Effect from the target's values (n,) before and after, and whether each labelled image is classified rightly."""
+    """The effect, from the target's values (n,) before and after; `correct`: whether each labelled image is classified
+    correctly."""
     return Effect(
         lost=lost_variance(before, after),
         change=float(np.mean(after - before)),
@@ -132,9 +134,9 @@ def effect(before: Floats, after: Floats, correct: npt.NDArray[np.bool_] | None)
 def lost_variance(before: Floats, after: Floats) -> float:
     """1 - r^2 between two series (n,); 1 where the second does not vary, NaN where the first does not."""
     a, b = before - before.mean(), after - after.mean()
-    own, other = float(a @ a), float(b @ b)
-    if own <= 1e-24 * max(1.0, float(before @ before)):
+    squares_before, squares_after = float(a @ a), float(b @ b)
+    if squares_before <= 1e-24 * max(1.0, float(before @ before)):
         return float("nan")
-    if other <= 1e-12 * own:
+    if squares_after <= 1e-12 * squares_before:
         return 1.0
-    return float(np.clip(1 - (a @ b) ** 2 / (own * other), 0.0, 1.0))
+    return float(np.clip(1 - (a @ b) ** 2 / (squares_before * squares_after), 0.0, 1.0))

@@ -1,7 +1,9 @@
-"""The device's memory: how large a batch may be, what happens when it runs out, how results come back without waiting.
+"""The device's memory: how large a batch may be, what happens when memory runs out, how results come back without
+waiting.
 
-Knows no data sets and no Ray. The pilot chooses the batch once; the plan freezes it, because bits depend on it. So the
-choice goes by what the machine has, never by what happens to be free: two first starts of a job agree.
+Knows no data sets and no Ray. The pilot chooses the batch size once and the plan freezes it, because the bits of
+results depend on it. The choice depends on the memory that the machine has, never on what is free at the moment: two
+first starts of a job choose the same.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 LARGEST_BATCH = {"cpu": 128, "cuda": 256}
-# On processors a batch whose largest activation is beyond this was slower for every network measured
-# (docs/precision.md): the next layer then finds little of it in the caches.
+# Bytes. On CPUs, batches with a larger activation were slower for every network that was measured (docs/precision.md):
+# the next layer then finds little of the activation in the caches.
 CPU_ACTIVATION = 32 << 20
 ACTIVATIONS_AT_ONCE = 6  # input and output of a layer, a shortcut, and the tap's float32 copy of a bfloat16 map
-SHARE_OF_MEMORY = 0.5  # of a worker's, for activations and the plan
+SHARE_OF_MEMORY = 0.5  # of a worker's memory, for activations and the plan
 
 _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
 _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # where Ray looks, too
@@ -37,10 +39,10 @@ _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one image takes: bytes of the largest activation, and of the plan's tensors for all tapped layers.
+    """Bytes of memory. `largest`: one image's largest activation. `plan`: the plan's tensors for all tapped layers.
 
-    Where the device decodes, `waiting` bytes of an image and of those in batches that wait there, and `decoding` bytes
-    of the decoder, whatever the batch.
+    Where the device decodes images: `waiting`, for each image of a batch, the bytes of decoded images that wait on the
+    device; `decoding`, the bytes of the decoder, whatever the batch size.
     """
 
     largest: int
@@ -50,7 +52,7 @@ class Footprint:
 
 
 def footprint(model: nn.Module, run: Callable[[], object], plan_bytes: Callable[[], int]) -> Footprint:
-    """Runs a pass over one image and looks at the output of every module of `model`; `plan_bytes` is asked after it."""
+    """Calls `run`, a pass over one image, and measures the output of every module of `model`; then `plan_bytes`."""
     largest = 0
 
     def look(_: nn.Module, __: Any, output: Any) -> None:
@@ -69,28 +71,28 @@ def footprint(model: nn.Module, run: Callable[[], object], plan_bytes: Callable[
 
 
 def largest_batch(device: torch.device) -> int:
-    """The most images in a forward pass where the job says auto."""
+    """The largest batch that compute.batch: auto chooses."""
     return LARGEST_BATCH.get(device.type, LARGEST_BATCH["cpu"])
 
 
 def choose_batch(footprint: Footprint, device: torch.device, memory: int) -> int:
-    """The largest power of two, up to 128 on processors and 256 on GPUs, whose activations fit beside the plan into
-    half of `memory` bytes."""
-    room = SHARE_OF_MEMORY * memory - footprint.plan - footprint.decoding
-    each = footprint.largest * ACTIVATIONS_AT_ONCE + footprint.waiting
+    """The largest power of two, up to 128 on CPUs and 256 on GPUs, with which activations and plan fit into half of
+    `memory` bytes."""
+    available = SHARE_OF_MEMORY * memory - footprint.plan - footprint.decoding
+    bytes_per_image = footprint.largest * ACTIVATIONS_AT_ONCE + footprint.waiting
     batch = largest_batch(device)
-    most = CPU_ACTIVATION if device.type == "cpu" else sys.maxsize
-    while batch > 1 and (batch * footprint.largest > most or batch * each > room):
+    largest_activation = CPU_ACTIVATION if device.type == "cpu" else sys.maxsize
+    while batch > 1 and (batch * footprint.largest > largest_activation or batch * bytes_per_image > available):
         batch //= 2
     return batch
 
 
 def worker_memory(device: torch.device, threads: int) -> int:
-    """Bytes that a worker may count on: all of a GPU, or of the machine's (or container's) memory its threads' share of
-    the cores. The same at every start on one kind of machine."""
+    """Bytes that a worker may use. On a GPU: all of its memory. On a CPU: the share of the machine's (or container's)
+    memory that its threads are of the cores. The same at every start on one kind of machine."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    import psutil  # here: the models run without it
+    import psutil  # imported here: models run without it
 
     total = min([psutil.virtual_memory().total, *_container_limits()])
     return total * threads // max(threads, os.cpu_count() or 1)
@@ -102,12 +104,12 @@ def _container_limits() -> list[int]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU now. Never use it for a choice that results depend on: it varies."""
+    """Bytes that are free on a GPU now. They vary: never make a choice by them that results depend on."""
     return int(torch.cuda.mem_get_info(device)[0])
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out; torch's processor allocator raises a plain RuntimeError."""
+    """Whether an error says that memory has run out; torch's CPU allocator raises a plain RuntimeError."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
@@ -132,7 +134,7 @@ def retry_on_oom(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        log.warning("a batch of %d images ran out of memory; once more on an empty device", batch)
+        log.warning("a batch of %d images ran out of memory; trying once more on an empty device", batch)
     before()  # outside of the except block: the error holds the pass's tensors
     empty(device)
     try:
@@ -140,19 +142,20 @@ def retry_on_oom(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        smaller = f"use compute.batch: {batch // 2} or less" if batch > 1 else "use smaller images or fewer layers"
-        kind = "this GPU" if device.type == "cuda" else "this machine"
+        advice = f"use compute.batch: {batch // 2} or less" if batch > 1 else "use smaller images or fewer layers"
+        memory_owner = "this GPU" if device.type == "cuda" else "this machine"
         raise JobError(
-            f"compute.batch {batch}: memory of {kind} runs out, on an empty device too; {smaller}, fewer workers on a "
-            "machine, or machines with more memory (another batch is another job: give it an output of its own)"
+            f"compute.batch {batch}: memory of {memory_owner} runs out, on an empty device too; {advice}, fewer "
+            "workers on a machine, or machines with more memory (another batch is another job: give it an output of "
+            "its own)"
         ) from None
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """Images, or any tensor, on the device. To a GPU: out of pinned memory on a stream of its own, beside the pass that
-    is running; the host does not wait. The pinned memory is not given out again before it is copied (torch sees to it).
+    """Images, or any tensor, on the device. The copy to a GPU starts from pinned memory on a stream of its own, while
+    another pass runs; the host does not wait. torch reuses the pinned memory only after the copy.
 
-    What lies on the GPU already is noted as read by the current stream: its memory may belong to another.
+    A tensor that is on the GPU already is recorded as read by the current stream: its memory may belong to another one.
     """
     if device.type != "cuda":
         return images.to(device)
@@ -177,7 +180,7 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def to_host(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-    """Begins to copy tensors to the host; the result waits for them. On processors they are there already."""
+    """Begins to copy tensors to the host; calling the result waits for the copies. On CPUs nothing is copied."""
     if all(tensor.device.type != "cuda" for tensor in tensors):
         return lambda: tensors
     host = tuple(

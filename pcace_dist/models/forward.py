@@ -1,7 +1,7 @@
 """The one place where a batch goes through the model: padding, normalising, tapping.
 
-Measured on CPUs: logits change in their last bits with an odd last batch, so every batch is padded to the same size;
-what else the bits depend on is written down by `numeric_class`. Knows no data sets and no Ray.
+Measured on CPUs: with a last batch of another size, logits change in their last bits. So every batch is padded to the
+same size. `numeric_class` records what else the bits depend on. Knows no data sets and no Ray.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pcace_dist.errors import ModelError, PcaceError
 from pcace_dist.models.device import is_out_of_memory, to_device
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
-from pcace_dist.models.precision import Numerics, prepared
+from pcace_dist.models.precision import Numerics, convert_model
 from pcace_dist.models.tap import LayerTap, Receive
 from pcace_dist.statistics.channels_last import version as compiler
 
-NumericClass: TypeAlias = dict[str, str | int]  # what bits depend on, by name
+NumericClass: TypeAlias = dict[str, str | int]  # everything that the bits of results depend on, by name
 
 
 class Forward:
-    """Runs `model` on batches of at most `batch_size` images and hands the maps of `layers` on.
+    """Runs `model` on batches of at most `batch_size` images and passes on the maps of `layers`.
 
-    mean, std: of model.input, one value for each image channel. `self.model` is the model as it runs: `model` itself,
+    mean, std: from model.input, one value for each image channel. `self.model` is the model that runs: `model` itself,
     moved to `device`, or a copy of it in bfloat16.
     """
 
@@ -48,7 +48,7 @@ class Forward:
             raise ValueError(f"batch size {batch_size}: must be at least 1")
         self.device = torch.device(device)
         self.numerics = numerics
-        self.model = prepared(model, self.device, numerics)
+        self.model = convert_model(model, self.device, numerics)
         self.batch_size = batch_size
         self.layers = tuple(layers)
         self._normalise = Normalise(mean, std, self.device)
@@ -57,11 +57,11 @@ class Forward:
     def __call__(self, images: Tensor, receive: Receive | None = None) -> Tensor:
         """Outputs (n, O) of images uint8 (n, C, H, W), n from 1 to the batch size; on the device.
 
-        A batch that is not full is padded by its last row; what the padding gives is dropped from the outputs.
+        A batch that is not full is padded with its last row; the outputs of the padding are dropped.
         `receive(layer, maps (batch size, C, D), shape)` is called during the pass, inside inference mode (see
-        LayerTap), and gets the padding too: what is computed of a row must not depend on how many there are. None runs
-        the model bare.
-        Raises ModelError where the model cannot take such images or gives no outputs.
+        LayerTap). It gets the padding too: what is computed from a row must not depend on how many rows there are. With
+        None, the model runs without a tap.
+        Raises ModelError where the model does not accept such images or returns no outputs.
         """
         rows = len(images)
         if not 1 <= rows <= self.batch_size:
@@ -81,7 +81,7 @@ class Forward:
         return outputs[:rows]
 
     def _input(self, images: Tensor) -> Tensor:
-        """What the model takes in: padded on the device, normalised in float32, then in its precision and layout."""
+        """The model's input: padded on the device, normalised in float32, then in its precision and layout."""
         batch = self._normalise(_padded(to_device(images, self.device), self.batch_size))
         layout = self.numerics.memory_format if batch.dim() == 4 else torch.contiguous_format
         return batch.to(self.numerics.dtype).contiguous(memory_format=layout)
@@ -102,7 +102,7 @@ class Forward:
 
 
 class _Guarded:
-    """The receiver; remembers whether an error was its own rather than the model's."""
+    """Calls `receive`; remembers whether an error came from it or from the model."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -124,14 +124,14 @@ def _padded(images: Tensor, size: int) -> Tensor:
 def numeric_class(
     device: torch.device | str, *, numerics: Numerics, batch_size: int, threads: int, decode: str = "cpu"
 ) -> NumericClass:
-    """What the bits of activations and outputs depend on besides plan and image: equal classes, equal bits.
+    """Everything besides plan and image that the bits of activations and outputs depend on: equal classes, equal bits.
 
-    `decode`: what decodes images, cpu or gpu; named only where it is the GPU, as plans from before have no such entry.
+    `decode`: cpu or gpu. There is an entry only for gpu, because plans of earlier versions have none.
     """
-    kind = torch.device(device)
-    known: NumericClass = {
-        "device": kind.type,
-        "model": torch.cuda.get_device_name(kind) if kind.type == "cuda" else cpu_model(),
+    torch_device = torch.device(device)
+    entries: NumericClass = {
+        "device": torch_device.type,
+        "model": torch.cuda.get_device_name(torch_device) if torch_device.type == "cuda" else cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -141,21 +141,21 @@ def numeric_class(
         "batch": batch_size,
         "threads": threads,
     }
-    if kind.type == "cpu":
-        known["tap"] = compiler()
-    if kind.type == "cuda":
+    if torch_device.type == "cpu":
+        entries["tap"] = compiler()
+    if torch_device.type == "cuda":
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        known |= {"cuda": str(torch.version.cuda), "cudnn": int(cudnn or 0)}
+        entries |= {"cuda": str(torch.version.cuda), "cudnn": int(cudnn or 0)}
     if decode != "cpu":
-        known["decode"] = decode
-    return known
+        entries["decode"] = decode
+    return entries
 
 
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """The name of the CPU, from the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    model_names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return model_names[0] if model_names else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""From decoded images to what a model takes in: scaled to 0..1, less the mean, by the standard deviation."""
+"""From decoded images to a model's input: scaled to 0..1, minus the mean, divided by the standard deviation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Normalise:
-    """Batches (B, C, H, W) to float32: uint8 divided by 255, floats as they are; then (x - mean) / std.
+    """Converts batches (B, C, H, W) to float32: uint8 is divided by 255, floats stay; then (x - mean) / std.
 
     The same bits as torchvision's v2 ToDtype(float32, scale=True) and Normalize(mean, std).
     """

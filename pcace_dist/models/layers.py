@@ -1,4 +1,4 @@
-"""Which layers a job means, which of them run, and how large their channels' weights are."""
+"""Which layers a job names, which of them run, and the norms of their channels' weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pcace_dist.errors import ModelError
 ALL = "all"
 NOT = "!"
 SHOWN = 12  # layers in a message before it says how many more
-CLOSE = 0.8  # similarity from which a module that is no convolution is worth naming
+CLOSE = 0.8  # an error names a module that is no convolution if its name is at least so similar
 
 
 def conv_layers(model: nn.Module) -> list[str]:
@@ -24,12 +24,12 @@ def conv_layers(model: nn.Module) -> list[str]:
 
 
 def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """The names that `patterns` mean, in model order, each once.
+    """The layers that `patterns` select, in model order, each once.
 
-    A name is that module, whatever its kind. A glob (`layer4.*.conv2`; * also matches dots) is the convolutional
-    layers it matches or, where it matches none, all modules it matches. "all" is every convolutional layer. "!" before
-    a name or glob leaves out all modules that it matches. A module that has several names goes by the first. Raises
-    ModelError for a pattern that matches nothing, with the layers there are, closest first.
+    A name selects that module, whatever its kind. A glob (`layer4.*.conv2`; * also matches dots) selects the
+    convolutional layers that it matches or, where it matches none, all modules that it matches. "all" selects every
+    convolutional layer. "!" before a name or glob leaves out all modules that it matches. A module with several names
+    is called by the first. Raises ModelError for a pattern that matches nothing; it lists the layers, closest first.
     """
     chosen, excluded = _selected(model, patterns)
     layers = [name for name in chosen if name not in excluded]
@@ -39,21 +39,21 @@ def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 
 def excluded_layers(model: nn.Module, patterns: Sequence[str]) -> dict[str, str]:
-    """Layers that `patterns` bring and leave out again, in model order: name -> the "!" pattern that leaves it out."""
+    """Layers that `patterns` select and leave out again, in model order: name -> the "!" pattern that leaves it out."""
     chosen, excluded = _selected(model, patterns)
     return {name: excluded[name] for name in chosen if name in excluded}
 
 
 def named_exactly(model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """The layers that `patterns` name one by one, rather than by a glob or "all"."""
+    """The layers that `patterns` name one by one, not by a glob or "all"."""
     aliases = _aliases(model)
     return {aliases[pattern] for pattern in patterns if pattern in aliases}
 
 
 def do_not_run(model: nn.Module, layers: Sequence[str], shape: tuple[int, int, int]) -> list[str]:
-    """Those of `layers` that a forward pass of one image (C, H, W) leaves out, as auxiliary heads are in eval mode.
+    """Those of `layers` that do not run in a forward pass of one image (C, H, W), such as auxiliary heads in eval mode.
 
-    None where the model does not take such an image: the pilot's first pass then says what is wrong.
+    Empty where the model does not accept such an image: the pilot's first pass then reports what is wrong.
     """
     ran: set[str] = set()
 
@@ -73,9 +73,9 @@ def do_not_run(model: nn.Module, layers: Sequence[str], shape: tuple[int, int, i
 
 
 def weight_norm(model: nn.Module, layer: str) -> Tensor | None:
-    """L2 norm of the weights (without bias) that make each channel of a layer: float64 (C,) on the CPU.
+    """L2 norm of the weights (without bias) of each output channel of a layer: float64 (C,) on the CPU.
 
-    For convolutions, transposed ones and linear layers; None for a layer without such weights.
+    For convolutions, transposed convolutions and linear layers; None for other layers.
     """
     module = model.get_submodule(layer)
     if not isinstance(module, _ConvNd | nn.Linear):
@@ -88,50 +88,52 @@ def weight_norm(model: nn.Module, layer: str) -> Tensor | None:
 
 
 def _selected(model: nn.Module, patterns: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Modules that `patterns` bring, in model order, and modules that a "!" pattern matches -> the first that does."""
+    """The modules that `patterns` select, in model order; and each module that "!" patterns match -> the first one."""
     names = [name for name, _ in model.named_modules() if name]
     convs = conv_layers(model)
     aliases = _aliases(model)
     chosen: set[str] = set()
     excluded: dict[str, str] = {}
     for pattern in patterns:
-        out = pattern.startswith(NOT)
-        wanted = pattern.removeprefix(NOT)
-        found = convs if wanted == ALL else _matches(wanted, names, names if out else convs, aliases)
-        if not found:
+        excludes = pattern.startswith(NOT)
+        name_or_glob = pattern.removeprefix(NOT)
+        matching = (
+            convs if name_or_glob == ALL else _matches(name_or_glob, names, names if excludes else convs, aliases)
+        )
+        if not matching:
             raise ModelError(_matches_nothing(pattern, names, convs))
-        if out:
-            excluded = dict.fromkeys(found, pattern) | excluded
+        if excludes:
+            excluded = dict.fromkeys(matching, pattern) | excluded
         else:
-            chosen.update(found)
+            chosen.update(matching)
     return [name for name in names if name in chosen], excluded
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
-    """Every name of every module, also of shared ones -> the first name of that module."""
-    first = {id(module): name for name, module in model.named_modules()}
-    return {name: first[id(module)] for name, module in model.named_modules(remove_duplicate=False) if name}
+    """Every name of every module -> the first name of that module. A shared module has several."""
+    first_name = {id(module): name for name, module in model.named_modules()}
+    return {name: first_name[id(module)] for name, module in model.named_modules(remove_duplicate=False) if name}
 
 
 def _matches(pattern: str, names: list[str], convs: list[str], aliases: dict[str, str]) -> list[str]:
     if pattern in aliases:
         return [aliases[pattern]]
-    found = [name for name in convs if fnmatchcase(name, pattern)]
-    return found or [name for name in names if fnmatchcase(name, pattern)]
+    matching = [name for name in convs if fnmatchcase(name, pattern)]
+    return matching or [name for name in names if fnmatchcase(name, pattern)]
 
 
 def _matches_nothing(pattern: str, names: list[str], convs: list[str]) -> str:
     if pattern == ALL:
         return "layers 'all': the model has no convolutional layer; modules there are: " + _listed(names)
     likeness = _Likeness(pattern)
-    near = [name for name in names if likeness(name) >= CLOSE or name in set(convs)]
-    ordered = sorted(near or names, key=likeness, reverse=True)
-    what = "convolutional layers there are" if convs else "modules there are"
-    return f"layers {pattern!r}: matches no module of the model; {what}, closest first: {_listed(ordered)}"
+    nearest = [name for name in names if likeness(name) >= CLOSE or name in set(convs)]
+    ordered = sorted(nearest or names, key=likeness, reverse=True)
+    noun = "convolutional layers there are" if convs else "modules there are"
+    return f"layers {pattern!r}: matches no module of the model; {noun}, closest first: {_listed(ordered)}"
 
 
 class _Likeness:
-    """How like a pattern a name is, 0 to 1."""
+    """How similar a name is to a pattern, 0 to 1."""
 
     def __init__(self, pattern: str) -> None:
         self._matcher = difflib.SequenceMatcher(autojunk=False)

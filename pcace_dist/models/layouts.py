@@ -1,13 +1,15 @@
 """Finds the channel axis of a layer's output. It is decided once, by evidence, and stored with the module.
 
-Some kinds say it by definition (tap.py). For all others, the number of axes says nothing: (B, 16, 16, 96) may be 16
-channels or 96. The evidence, from a batch of two images:
+For some kinds of module the axis is known by definition (tap.py). For all others, the number of axes is not enough:
+(B, 16, 16, 96) may have 16 channels or 96. The evidence, from a batch of two images:
 
-    inside    the last module within the layer that has channels by definition, or the one whose output it was given
-    reader    the module that takes the layer's output as it is
+    inside    the last module inside the layer whose channels are known by definition; if there is none, the module
+              that produced the layer's input
+    reader    the module that reads the layer's unchanged output
     sizes     a larger image: positions grow with it, channels do not
 
-What these say must agree. Where they do not, or say nothing, the job must: `layers: [{name: ..., layout: BHWC}]`.
+All evidence must agree. Where it does not, or where there is none, the job must say it:
+`layers: [{name: ..., layout: BHWC}]`.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ LAYOUTS: dict[str, Axis] = {
     "BCDHW": "first",
     "BDHWC": "last",
 }
-LARGER = 32  # pixels by which the second image is larger: a whole number of strides and patches of most networks
+LARGER = 32  # pixels by which the larger image is larger: a multiple of the strides and patches of most networks
 
 _SAME_AXES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _ACTIVATIONS = "torch.nn.modules.activation"
@@ -45,19 +47,19 @@ def settle(
 ) -> dict[str, Axis]:
     """Find the channel axis of all `layers`, and keep it with the modules of `models` (copies of one model).
 
-    layouts: what the job says, by layer; images: float (2, C, H, W) as the model takes them. Returns the layers whose
-    axis is not that of the rule in tap.py. Raises ModelError for a layer that nothing speaks for, or whose output has
-    not the axes that its layout names.
+    layouts: those that the job gives, by layer; images: float (2, C, H, W), the model's input. Returns the layers whose
+    axis differs from the rule in tap.py. Raises ModelError for a layer without evidence, or with contradicting
+    evidence, or whose output has another number of axes than its layout.
     """
     model = models[0]
     open_layers = [name for name in layers if not _by_definition(model.get_submodule(name))]
-    asked = [name for name in layers if name in layouts]
-    if not open_layers and not asked:
+    declared = [name for name in layers if name in layouts]
+    if not open_layers and not declared:
         return {}
-    traces = _trace(model, {*open_layers, *asked}, images)
+    traces = _trace(model, {*open_layers, *declared}, images)
     larger = None
     settled: dict[str, Axis] = {}
-    for name in dict.fromkeys([*open_layers, *asked]):
+    for name in dict.fromkeys([*open_layers, *declared]):
         trace = traces.get(name)
         if trace is None or trace.shape is None or (len(trace.shape) < 3 and name not in layouts):
             continue  # the tap refuses it, or it has one axis only
@@ -74,16 +76,16 @@ def settle(
 
 
 def keep(models: Sequence[nn.Module], axes: Mapping[str, str]) -> None:
-    """Keep with the modules what `settle` found: copies and every reader of the layers' outputs then know it."""
+    """Store with the modules what `settle` found, so that copies and every reader of the layers' outputs know it."""
     for model in models:
         for name, axis in axes.items():
             setattr(model.get_submodule(name), AXIS, axis)
 
 
 def _by_definition(module: nn.Module) -> bool:
-    """Whether tap.py's rule holds for a module whatever it gives."""
-    known = isinstance(module, (*CHANNELS_FIRST, nn.Linear)) or type(module) is nn.LayerNorm
-    return known or hasattr(module, "batch_first")
+    """Whether tap.py's rule holds for a module whatever its output."""
+    always_holds = isinstance(module, (*CHANNELS_FIRST, nn.Linear)) or type(module) is nn.LayerNorm
+    return always_holds or hasattr(module, "batch_first")
 
 
 def _as_told(name: str, layout: str, shape: tuple[int, ...]) -> Axis:
@@ -93,15 +95,15 @@ def _as_told(name: str, layout: str, shape: tuple[int, ...]) -> Axis:
 
 
 def _weighed(name: str, trace: _Trace, larger: tuple[int, ...] | None) -> Axis:
-    said = {"inside": trace.inside, "reader": trace.reader, "sizes": _by_growth(trace.shape or (), larger)}
-    votes = {how: axis for how, axis in said.items() if axis is not None}
+    axis_by_evidence = {"inside": trace.inside, "reader": trace.reader, "sizes": _by_growth(trace.shape or (), larger)}
+    votes = {evidence: axis for evidence, axis in axis_by_evidence.items() if axis is not None}
     if len(set(votes.values())) == 1:
         return next(iter(votes.values()))
-    why = "what it is made of and how it grows with the image disagree" if votes else "nothing tells"
-    first, last = (_layout(len(trace.shape or ()), axis) for axis in ("first", "last"))
+    reason = "its modules and its growth with the image disagree on" if votes else "nothing tells"
+    first_layout, last_layout = (_layout(len(trace.shape or ()), axis) for axis in ("first", "last"))
     raise ModelError(
-        f"layers {name}: gives {_shown(trace.shape or ())} and {why} which axis is the channel; say it: layers: "
-        f"[{{name: {name}, layout: {last}}}], or layout: {first}"
+        f"layers {name}: gives {_shown(trace.shape or ())} and {reason} which axis is the channel; say it: layers: "
+        f"[{{name: {name}, layout: {last_layout}}}], or layout: {first_layout}"
     )
 
 
@@ -114,21 +116,21 @@ def _shown(shape: tuple[int, ...]) -> str:
 
 
 def _by_growth(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> Axis | None:
-    """The one of the two axes that a larger image leaves as it is."""
+    """The first or last axis, whichever does not grow with the image; None where both or neither grow."""
     if larger is None or len(larger) != len(shape):
         return None
-    first, last = larger[1] != shape[1], larger[-1] != shape[-1]
-    if first == last:
+    first_grows, last_grows = larger[1] != shape[1], larger[-1] != shape[-1]
+    if first_grows == last_grows:
         return None
-    return "last" if first else "first"
+    return "last" if first_grows else "first"
 
 
-# -- what ran
+# -- evidence from forward passes
 
 
 @dataclass(frozen=True)
 class _Evidence:
-    """Channels of a tensor: how many, on how many positions (None: not known), and on which axis of which shape."""
+    """The channels of a tensor: their number, the number of positions (None: unknown), their axis, and the shape."""
 
     channels: int
     positions: int | None
@@ -136,17 +138,17 @@ class _Evidence:
     shape: tuple[int, ...]
 
     def axis_in(self, shape: tuple[int, ...]) -> Axis | None:
-        """Where these channels lie in a tensor that holds them, perhaps turned, flattened or joined with others."""
+        """The axis of these channels in a tensor that may be a transposed, flattened or joined form of theirs."""
         if self.axis is not None and shape == self.shape:
             return self.axis
         sides: dict[Axis, tuple[int, int]] = {
             "first": (shape[1], prod(shape[2:])),
             "last": (shape[-1], prod(shape[1:-1])),
         }
-        exact = [axis for axis, (size, rest) in sides.items() if size == self.channels and rest == self.positions]
-        sized = [axis for axis, (size, _) in sides.items() if size == self.channels]
-        placed = [axis for axis, (_, rest) in sides.items() if rest == self.positions]
-        for fitting in (exact, sized, placed):
+        by_both = [axis for axis, (size, rest) in sides.items() if size == self.channels and rest == self.positions]
+        by_channels = [axis for axis, (size, _) in sides.items() if size == self.channels]
+        by_positions = [axis for axis, (_, rest) in sides.items() if rest == self.positions]
+        for fitting in (by_both, by_channels, by_positions):
             if fitting:
                 return fitting[0] if len(fitting) == 1 else None
         return None
@@ -154,7 +156,7 @@ class _Evidence:
 
 @dataclass
 class _Trace:
-    """What was seen of one layer."""
+    """What a forward pass showed of one layer."""
 
     shape: tuple[int, ...] | None = None
     inside: Axis | None = None
@@ -162,24 +164,24 @@ class _Trace:
 
 
 def _trace(model: nn.Module, layers: set[str], images: Tensor) -> dict[str, _Trace]:
-    """One forward pass, every module watched."""
+    """One forward pass with hooks on every module: the trace of each of `layers`."""
     names = {model.get_submodule(name): name for name in layers}
     traces: dict[str, _Trace] = {}
-    known: dict[int, _Evidence] = {}  # by id of a tensor that `alive` keeps
-    given: dict[int, str] = {}  # the layer that gave a tensor
+    evidence_of: dict[int, _Evidence] = {}  # by id of a tensor that `alive` keeps
+    layer_of: dict[int, str] = {}  # the layer that gave a tensor
     alive: list[Tensor] = []
-    began: list[int] = []  # of each module that is running, how many events there were
-    events: list[_Evidence | None] = []  # None: a module with weights of its own whose channels nobody knows
+    event_counts: list[int] = []  # of each module that is running, how many events there were
+    events: list[_Evidence | None] = []  # None: a module with weights of its own, whose channels are unknown
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-        began.append(len(events))
-        taken = first_tensor(args)
-        if taken is not None and id(taken) in given and (axis := _reads(module)) is not None:
-            trace = traces[given.pop(id(taken))]
-            trace.reader = axis if taken.dim() > 2 else None
+        event_counts.append(len(events))
+        input_tensor = first_tensor(args)
+        if input_tensor is not None and id(input_tensor) in layer_of and (axis := _reads(module)) is not None:
+            trace = traces[layer_of.pop(id(input_tensor))]
+            trace.reader = axis if input_tensor.dim() > 2 else None
 
     def after(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        start = began.pop()
+        start = event_counts.pop()
         tensor = first_tensor(output)
         if tensor is None or tensor.dim() < 2:
             return
@@ -188,18 +190,24 @@ def _trace(model: nn.Module, layers: set[str], images: Tensor) -> dict[str, _Tra
             events.append(None)
         elif evidence is not None:
             events.append(evidence)
-        taken = first_tensor(args)
-        own = events[-1] if len(events) > start else None if taken is None else known.get(id(taken))
-        held = known.get(id(tensor)) if len(events) > start else None
-        if own is not None:
-            same = held is own or evidence is own or (_keeps_axes(module) and own.shape == tuple(tensor.shape))
-            own = own if same else replace(own, axis=None)
-            known[id(tensor)] = own
+        input_tensor = first_tensor(args)
+        latest = (
+            events[-1] if len(events) > start else None if input_tensor is None else evidence_of.get(id(input_tensor))
+        )
+        recorded = evidence_of.get(id(tensor)) if len(events) > start else None
+        if latest is not None:
+            keeps_axis = (
+                recorded is latest
+                or evidence is latest
+                or (_keeps_axes(module) and latest.shape == tuple(tensor.shape))
+            )
+            latest = latest if keeps_axis else replace(latest, axis=None)
+            evidence_of[id(tensor)] = latest
             alive.append(tensor)
         if module in names:
             shape = tuple(int(n) for n in tensor.shape)
-            traces[names[module]] = _Trace(shape, None if own is None or len(shape) < 3 else own.axis_in(shape))
-            given[id(tensor)] = names[module]
+            traces[names[module]] = _Trace(shape, None if latest is None or len(shape) < 3 else latest.axis_in(shape))
+            layer_of[id(tensor)] = names[module]
             alive.append(tensor)
 
     handles = [module.register_forward_pre_hook(before) for module in model.modules()]
@@ -216,7 +224,7 @@ def _trace(model: nn.Module, layers: set[str], images: Tensor) -> dict[str, _Tra
 
 
 def _evidence(module: nn.Module, output: Tensor) -> _Evidence | None:
-    """What a module says by definition of its output."""
+    """The channels of a module's output, where its kind defines them."""
     shape = tuple(int(n) for n in output.shape)
     if isinstance(module, CHANNELS_FIRST):
         return _Evidence(shape[1], prod(shape[2:]), "first", shape)
@@ -240,14 +248,14 @@ def _keeps_axes(module: nn.Module) -> bool:
 
 
 def _reads(module: nn.Module) -> Axis | None:
-    """The axis that a module takes for the channels of its input."""
+    """The axis of its input that a module treats as the channels."""
     if isinstance(module, CHANNELS_FIRST):
         return "first"
     return "last" if isinstance(module, nn.Linear) or type(module) is nn.LayerNorm else None
 
 
 def _shapes_of_larger(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, tuple[int, ...]]:
-    """Shapes of the layers' outputs for a larger image; none where the model takes images of one size only."""
+    """Shapes of the layers' outputs for a larger image; empty where the model accepts images of one size only."""
     height, width = images.shape[-2:]
     grown = nn.functional.interpolate(images.float(), size=(height + LARGER, width + LARGER)).to(images)
     shapes: dict[str, tuple[int, ...]] = {}

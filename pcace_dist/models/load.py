@@ -1,9 +1,8 @@
-"""From the job's `model` section to a network that is ready to rank: build it, fill in its weights, name them by a
-digest.
+"""From the job's `model` section to a network that is ready to rank: build it, load its weights, compute their digest.
 
-Storage comes in as `read(path) -> bytes`; this module opens no file itself. A weights file is data: nothing in it is
-ever executed. All that can be wrong is a one-line ModelError that names model.factory or model.weights, the value and
-what would do.
+Files are read by a function `read(path) -> bytes`; this module opens none itself. A weights file is data: nothing in it
+is ever executed. Every mistake is a one-line ModelError that names model.factory or model.weights, the value and what
+would do.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pcace_dist.errors import ModelError
-from pcace_dist.models.checkpoint import first_line, kind_of, load_weights
+from pcace_dist.models.checkpoint import load_weights, short_line, type_name
 from pcace_dist.models.outputs import choose_output
 
 log = logging.getLogger(__name__)
 
 TORCHVISION = "torchvision"
 COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
-_DRAWING = threading.Lock()  # all threads share torch's generator: workers in one process draw one after the other
+_DRAWING = threading.Lock()  # threads share torch's random generator: workers in one process must draw in turn
 
 
 def load_model(
@@ -48,22 +47,24 @@ def load_model(
     output: str | int | None = None,
     python_path: Sequence[str] = (),
 ) -> nn.Module:
-    """Build and fill a model: in eval mode, float32, on the CPU, without gradients.
+    """Build a model and load its weights: in eval mode, float32, on the CPU, without gradients.
 
-    factory: `torchvision:NAME` or `module:function`, called with `kwargs`. weights: `random` (drawn from `seed`, the
-    caller's random state stays as it is); `factory` (what the factory brings; for torchvision its default weights,
-    which torchvision downloads); or the path of a state dict (checkpoint.py). A compiled model is taken as it was.
-    What else the factory changes (default dtype and device, threads, gradients, working directory) is put back.
-    python_path: folders that come first where the factory imports, and last from then on: what lies there must not take
-    the place of a library's module. output: which part of what the model returns are its outputs (outputs.py). Raises
-    ModelError, one line.
+    factory: `torchvision:NAME` or `module:function`, called with `kwargs`.
+    weights: `random` (drawn from `seed`; the caller's random state does not change); `factory` (those that the factory
+    loads; for torchvision its default weights, which torchvision downloads); or the path of a state dict
+    (checkpoint.py).
+    python_path: folders that are first on sys.path while the factory is imported, and last afterwards, so that nothing
+    there replaces a library's module.
+    output: which part of the returned value holds the outputs (outputs.py).
+    Of a compiled model, the module inside is used. What the factory changes for the whole process (default dtype and
+    device, threads, gradients, working directory) is restored. Raises ModelError, one line.
     """
     name = f"model.factory {factory}"
     with _DRAWING, torch.random.fork_rng(devices=[]), _undisturbed(), _importing(python_path):
         torch.manual_seed(seed)
         model = _build(factory, name, kwargs, own_weights=weights == "factory")
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{name}: returned {kind_of(model)}, not a torch.nn.Module")
+        raise ModelError(f"{name}: returned {type_name(model)}, not a torch.nn.Module")
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         raise ModelError(f"{name}: returned TorchScript, whose layers cannot be looked into; return the module itself")
     model = _eager(model, name)
@@ -74,29 +75,29 @@ def load_model(
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Name of a model's parameters and buffers: blake2b (128 bits, hex) over sorted names, dtypes, shapes and bytes.
+    """Digest of a model's parameters and buffers: blake2b (128 bits, hex) over sorted names, dtypes, shapes and bytes.
 
-    The same on every device, and for the same tensors whatever file they came from. Packed weights of quantised
-    modules, which are neither parameters nor buffers, count too.
+    It is the same on every device, and for the same tensors from any file. It covers the packed weights of quantised
+    modules too, which are neither parameters nor buffers.
     """
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     digest = blake2b(digest_size=16)
     for name, tensor in [*sorted(tensors.items()), *_packed(model, tensors)]:
-        held = (tensor.dequantize() if tensor.is_quantized else tensor).detach().cpu().contiguous()
+        dense = (tensor.dequantize() if tensor.is_quantized else tensor).detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(held.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(dense.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _packed(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """Tensors that the state dict of a quantised model has besides its parameters and buffers, by name."""
+    """Tensors in the state dict of a quantised model that are neither parameters nor buffers, with their names."""
     try:
-        others = [(name, value) for name, value in sorted(model.state_dict().items()) if name not in tensors]
-    except Exception:  # a module of one's own may write what it likes
+        extra = [(name, value) for name, value in sorted(model.state_dict().items()) if name not in tensors]
+    except Exception:  # a user's module may raise anything here
         return []
-    parts = [(name, part) for name, value in others for part in (value if isinstance(value, tuple) else (value,))]
-    held = [(name, part) for name, part in parts if isinstance(part, Tensor)]
-    return held if any(part.is_quantized for _, part in held) else []  # else a state dict with names of its own
+    named_parts = [(name, part) for name, value in extra for part in (value if isinstance(value, tuple) else (value,))]
+    packed = [(name, part) for name, part in named_parts if isinstance(part, Tensor)]
+    return packed if any(part.is_quantized for _, part in packed) else []  # else a state dict with names of its own
 
 
 # -- the factory
@@ -104,23 +105,23 @@ def _packed(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, 
 
 @contextmanager
 def _importing(folders: Sequence[str]) -> Iterator[None]:
-    """Folders are first on sys.path; afterwards they are last, for what a model imports only while it runs."""
+    """Puts folders first on sys.path, and last afterwards: a model may import from them while it runs."""
     sys.path[:0] = folders
     try:
         yield
     finally:
         for folder in folders:
-            if folder in sys.path:  # the factory may have taken it off
-                sys.path.remove(folder)  # the first one, from above
+            if folder in sys.path:  # the factory may have removed it
+                sys.path.remove(folder)  # removes the first one, which was put there above
             if folder not in sys.path:
                 sys.path.append(folder)
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """What a factory changes for the whole process is put back afterwards."""
+    """Restores what a factory changes for the whole process."""
     dtype, gradients, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
-    deterministic, warn = (
+    deterministic, warn_only = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
@@ -131,7 +132,7 @@ def _undisturbed() -> Iterator[None]:
         torch.set_default_dtype(dtype)
         torch.set_default_device(None)
         torch.set_grad_enabled(gradients)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         if os.getcwd() != directory:
@@ -139,7 +140,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _eager(model: nn.Module, name: str) -> nn.Module:
-    """The model without torch.compile, which loses the hooks that layers are read by."""
+    """The model without torch.compile: a compiled model does not run the hooks that read the layers."""
     was_compiled = False
     while isinstance(inner := model._modules.get(COMPILED), nn.Module):
         model, was_compiled = inner, True
@@ -149,7 +150,7 @@ def _eager(model: nn.Module, name: str) -> nn.Module:
                 setattr(part, key, inner)
                 was_compiled = True
     if was_compiled:
-        log.warning("%s: is compiled (torch.compile); the module inside is taken", name)
+        log.warning("%s: is compiled (torch.compile); the module inside is used", name)
     return model
 
 
@@ -158,22 +159,21 @@ def _build(factory: str, name: str, kwargs: Mapping[str, Any], *, own_weights: b
     if not colon or not module or not function:
         raise ModelError(f"{name}: write torchvision:NAME or module:function, for example torchvision:resnet18")
     if module == TORCHVISION:
-        build, given = _torchvision(function, name, own_weights), dict(kwargs)
+        build, arguments = _torchvision(function, name, own_weights), dict(kwargs)
     else:
-        build, given = _function(module, function, name), dict(kwargs)
+        build, arguments = _function(module, function, name), dict(kwargs)
     try:
-        return build(**given)
+        return build(**arguments)
     except Exception as error:
         raise ModelError(f"{name}: raised {_reason(error)}; see model.kwargs {dict(kwargs)}") from error
 
 
 def _torchvision(function: str, name: str, own_weights: bool) -> Callable[..., object]:
-    """The builder of a torchvision model, told to bring no weights of its own (nor of its backbone) unless asked
-    to."""
-    known = torchvision.models.list_models()
-    if function.lower() not in known:
+    """The builder of a torchvision model. It loads weights (of the model or its backbone) only with `own_weights`."""
+    names = torchvision.models.list_models()
+    if function.lower() not in names:
         raise ModelError(
-            f"{name}: torchvision {torchvision.__version__} has no model {function!r}{_nearest(function, known)}"
+            f"{name}: torchvision {torchvision.__version__} has no model {function!r}{_nearest(function, names)}"
         )
     parameters = inspect.signature(torchvision.models.get_model_builder(function)).parameters
     defaults: dict[str, Any] = {"weights": "DEFAULT" if own_weights else None}
@@ -183,15 +183,15 @@ def _torchvision(function: str, name: str, own_weights: bool) -> Callable[..., o
 
 
 def _function(module: str, function: str, name: str) -> Callable[..., object]:
-    found: Any = _module(module, name)
+    member: Any = _module(module, name)
     for part in function.split("."):
-        if not hasattr(found, part):
-            raise ModelError(f"{name}: {module} has no {function!r}{_nearest(part, _public_names(found))}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ModelError(f"{name}: {function} is {kind_of(found)}, not a function that returns a model")
-    result: Callable[..., object] = found
-    return result
+        if not hasattr(member, part):
+            raise ModelError(f"{name}: {module} has no {function!r}{_nearest(part, _public_names(member))}")
+        member = getattr(member, part)
+    if not callable(member):
+        raise ModelError(f"{name}: {function} is {type_name(member)}, not a function that returns a model")
+    build: Callable[..., object] = member
+    return build
 
 
 def _module(module: str, name: str) -> ModuleType:
@@ -200,10 +200,10 @@ def _module(module: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module == missing or module.startswith(f"{missing}."):
-            parent, _, last = missing.rpartition(".")
+            parent, _, name_missing = missing.rpartition(".")
             raise ModelError(
                 f"{name}: there is no module {missing!r} on the Python path"
-                f"{_nearest(last, _modules_of(parent))}; run from the directory that holds it"
+                f"{_nearest(name_missing, _modules_of(parent))}; run from the directory that holds it"
             ) from None
         raise ModelError(
             f"{name}: importing {module} failed: it needs module {missing!r}, which is not installed"
@@ -229,14 +229,14 @@ def _refuse_without_values(model: nn.Module, name: str) -> None:
             raise ModelError(f"{name}: {key} is {kind} is not known yet; let the factory initialise the model fully")
 
 
-# -- words
+# -- messages
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.6)
-    return f"; nearest: {', '.join(near)}" if near else ""
+def _nearest(name: str, names: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name.lower(), list(names), n=3, cutoff=0.6)
+    return f"; nearest: {', '.join(nearest)}" if nearest else ""
 
 
 def _reason(error: BaseException) -> str:
-    text = first_line(error)
+    text = short_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,8 +1,8 @@
-"""Finds the outputs (images, outputs) in what a model returns. Among several candidates it never takes just the first.
+"""Finds the outputs, a tensor (images, outputs), in what a model returns. It never guesses among several candidates.
 
-A tensor is. Of a mapping the one under `logits` or `out` is, as Hugging Face and torchvision write them; of anything
-else the only one that can be. `model.output` chooses where several can: an index, a key, the name of a field, or some
-of them with dots between (`heads.1`).
+A returned tensor is the outputs. In a mapping they are under `logits` or `out`, as in Hugging Face and torchvision.
+Otherwise they are the only tensor of a suitable shape. If there are several, `model.output` must choose: an index, a
+key, the name of a field, or several of these joined by dots (`heads.1`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from pcace_dist.errors import ModelError
 
 USUAL = ("logits", "out")
-DEEPEST = 4  # levels of mappings and tuples that are looked through
+DEEPEST = 4  # levels of nested mappings and tuples that are searched
 
 
 def as_matrix(outputs: object) -> Tensor:
-    """A model's outputs as (B, O): of a tensor (B, O) or (B,), or of what holds one (see above).
+    """A model's outputs as (B, O), from a tensor (B, O) or (B,), or from a value that holds one (see above).
 
-    Raises ModelError where there is none or more than one; the message names them and `model.output`.
+    Raises ModelError where there is no candidate, or more than one; the message names them and `model.output`.
     """
     usual = _usual(outputs)
     if isinstance(usual, Tensor):
@@ -32,15 +32,15 @@ def as_matrix(outputs: object) -> Tensor:
         return _matrix(next(iter(fitting.values())))
     shown = ", ".join(f"{path}: {_shape(tensor)}" for path, tensor in tensors.items())
     if not fitting:
-        what = f"{type(outputs).__name__} with {shown}" if shown else type(outputs).__name__
-        raise ModelError(f"model.factory: the model returns {what}, not a tensor of real values (images, outputs)")
+        returned = f"{type(outputs).__name__} with {shown}" if shown else type(outputs).__name__
+        raise ModelError(f"model.factory: the model returns {returned}, not a tensor of real values (images, outputs)")
     raise ModelError(
         f"model.factory: the model returns {shown}; say which are its outputs, for example model.output: {max(fitting)}"
     )
 
 
 class ChooseOutput:
-    """A forward hook of the whole model: hands on the part of its outputs that `model.output` names."""
+    """A forward hook of the whole model: returns the part of its outputs that `model.output` names."""
 
     def __init__(self, which: str | int) -> None:
         self._which = str(which)
@@ -50,14 +50,14 @@ class ChooseOutput:
         for part in self._which.split("."):
             parts = dict(_parts(chosen))
             if part not in parts:
-                known = ", ".join(parts) or "a tensor alone" if chosen is outputs else ", ".join(parts) or "no parts"
-                raise ModelError(f"model.output {self._which}: the model returns no such part; there are: {known}")
+                names = ", ".join(parts) or "a tensor alone" if chosen is outputs else ", ".join(parts) or "no parts"
+                raise ModelError(f"model.output {self._which}: the model returns no such part; there are: {names}")
             chosen = parts[part]
         return chosen
 
 
 def choose_output(model: nn.Module, which: str | int | None) -> nn.Module:
-    """The same model, which from here on returns only the part that `which` names (all where None)."""
+    """The same model; from here on it returns only the part that `which` names (everything for None)."""
     if which is not None:
         model.register_forward_hook(ChooseOutput(which))
     return model
@@ -76,7 +76,7 @@ def _usual(outputs: object) -> object:
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
-    """Keys, fields or indices of a value, and what lies there."""
+    """The parts of a mapping, tuple, list or dataclass, each with its key, index or field name."""
     if isinstance(value, Mapping):
         yield from ((str(key), part) for key, part in value.items())
     elif isinstance(value, tuple | list):

@@ -1,6 +1,6 @@
-"""In which precision and memory layout a model runs: chosen by what the machine has, never by timing.
+"""In which precision and memory layout a model runs. The choice depends on the machine, never on timing.
 
-A timed choice could fall differently in two runs of one job, and with it the bits of the ranking. So `auto` looks at
+A timed choice could differ between two runs of one job, and then the bits of the ranking would differ. So `auto` uses
 facts only: the device, its instructions, the number of the model's parameters, and whether it has depthwise
 convolutions. Knows no data sets and no Ray.
 """
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 AUTO, FLOAT32, BFLOAT16 = "auto", "float32", "bfloat16"
 CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels-last"
-FEW_PARAMETERS = 250_000  # below, calls and memory take the time: products that are faster gain nothing (measured)
+FEW_PARAMETERS = 250_000  # with fewer, calls and memory take the time, and faster products gain nothing (measured)
 DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16}
 
 
@@ -42,48 +42,48 @@ class Numerics:
         return torch.channels_last if self.layout == CHANNELS_LAST else torch.contiguous_format
 
 
-def choose_numerics(asked: str, device: torch.device, model: nn.Module) -> Numerics:
+def choose_numerics(precision: str, device: torch.device, model: nn.Module) -> Numerics:
     """What `compute.precision` (auto, float32 or bfloat16) means on this machine for this model.
 
-    auto: bfloat16 where the device multiplies it in hardware, the model has more than a few parameters, and no
-    depthwise convolutions: with the few weights of each of their filters rounding does not average out.
-    The layout is always channels-last: no convolution measured was slower in it.
+    auto: bfloat16 where the device multiplies it in hardware and the model has at least FEW_PARAMETERS and no depthwise
+    convolutions: each of their filters has few weights, so that rounding errors do not average out.
+    The layout is always channels-last: no measured convolution was slower in it.
     """
     fast = has_fast_bfloat16(device)
-    if asked == AUTO:
+    if precision == AUTO:
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        asked = BFLOAT16 if fast and parameters >= FEW_PARAMETERS and not has_depthwise(model) else FLOAT32
-    elif asked == BFLOAT16 and not fast:
+        precision = BFLOAT16 if fast and parameters >= FEW_PARAMETERS and not has_depthwise(model) else FLOAT32
+    elif precision == BFLOAT16 and not fast:
         log.warning(
             "compute.precision bfloat16: this %s has no instructions for it and will be slow; float32 or auto would do",
             "processor" if device.type == "cpu" else "device",
         )
-    return Numerics(asked, CHANNELS_LAST)
+    return Numerics(precision, CHANNELS_LAST)
 
 
 def has_depthwise(model: nn.Module) -> bool:
-    """Whether some convolution of the model sees one channel only with each of its filters, of several channels."""
+    """Whether the model has a depthwise convolution: several channels, and each filter sees only one of them."""
     return any(isinstance(part, _ConvNd) and part.groups == part.in_channels > 1 for part in model.modules())
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware: AMX or AVX512_BF16 on processors, tensor cores on GPUs."""
+    """Whether the device multiplies bfloat16 in hardware: AMX or AVX512_BF16 on CPUs, tensor cores on GPUs."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and _processor_has_bfloat16()
 
 
 def _processor_has_bfloat16() -> bool:
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(known() for known in asked if known is not None)
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(check() for check in checks if check is not None)
 
 
-def prepared(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.Module:
-    """The model as it runs: on the device, in the precision and layout. bfloat16 is a copy; the weights stay as loaded.
+def convert_model(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.Module:
+    """The model that runs: on the device, in the precision and layout. For bfloat16 it is a copy; `model` keeps its
+    float32 weights.
 
-    Batch norm keeps its parameters and statistics in float32: it costs nothing and brings rankings closer to float32's.
-
-    Raises ModelError for a model that cannot be copied.
+    Batch norm keeps its parameters and statistics in float32: this costs nothing, and rankings come closer to those in
+    float32. Raises ModelError for a model that cannot be copied.
     """
     if numerics.precision == FLOAT32:
         return _laid_out(model.to(device), numerics.memory_format)
@@ -102,9 +102,9 @@ def prepared(model: nn.Module, device: torch.device, numerics: Numerics) -> nn.M
 
 
 def _laid_out(model: nn.Module, layout: torch.memory_format) -> nn.Module:
-    """The model with its weights of four axes in a memory format.
+    """The model with its four-dimensional weights in a memory format.
 
-    nn.Module.to does not take a model that has weights of five: they have no channels-last.
+    nn.Module.to refuses a model that also has five-dimensional weights: for these there is no channels-last.
     """
     tensors = [*model.parameters(), *model.buffers()]
     if all(tensor.dim() != 5 for tensor in tensors):

@@ -1,6 +1,4 @@
-"""What the channels of a layer are like over some images: mean maps, and the simple scores that a ranking is measured
-against. No Ray.
-"""
+"""Mean maps of a layer's channels over some images, and the simple scores with which a ranking is compared. No Ray."""
 
 from __future__ import annotations
 
@@ -27,11 +25,10 @@ NO_GRADIENT = (
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """One layer over some images. mean: float64 (C, D). The others (C,), larger is more important:
-
-    mean_activation (of the map), variance (of pixels, averaged over the map), pearson (|correlation| of the map's mean
-    with the target), taylor (mean square of gradient x (activation less the mean map): Molchanov et al. 2019,
-    mean-referenced).
+    """Statistics of one layer's channels over some images. mean: float64 (C, D). The others are (C,), and larger is
+    more important: mean_activation (of the map), variance (of pixels, averaged over the map), pearson (|correlation| of
+    the map's mean with the target), taylor (mean square of gradient x (activation minus the mean map): Molchanov et al.
+    2019, mean-referenced).
     """
 
     mean: Tensor
@@ -65,8 +62,8 @@ class Profiler:
                 means.square().sum(0),
                 (means * y[:, None]).sum(0),
             ]
-            known = self._sums.get(name)
-            self._sums[name] = parts if known is None else [a + b for a, b in zip(known, parts, strict=True)]
+            sums = self._sums.get(name)
+            self._sums[name] = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
         self._target.append(y)
         self._rows += len(y)
 
@@ -76,16 +73,16 @@ class Profiler:
 
     def add_gradients(self, images: Tensor, values: Any) -> None:
         """Second pass: `values(outputs)` gives the target of each row (n,) of a batch, with its graph."""
-        kept: dict[str, Tensor] = {}
+        outputs_of: dict[str, Tensor] = {}
 
         def keep(name: str) -> Any:
             def hook(_: nn.Module, __: Any, output: Any) -> Any:
                 tensor = output[0] if isinstance(output, tuple | list) else output
                 if not tensor.requires_grad:
                     raise ModelError(f"layers {name}: {NO_GRADIENT}")
-                if name not in kept:  # a checkpoint runs the layer again in the backward pass
+                if name not in outputs_of:  # a checkpoint runs the layer again in the backward pass
                     tensor.retain_grad()
-                    kept[name] = tensor
+                    outputs_of[name] = tensor
                 copy = tensor.clone()  # the next layer may work in place
                 return (copy, *output[1:]) if isinstance(output, tuple | list) else copy
 
@@ -99,7 +96,7 @@ class Profiler:
         finally:
             for handle in handles:
                 handle.remove()
-        for name, tensor in kept.items():
+        for name, tensor in outputs_of.items():
             if tensor.grad is None:
                 raise ModelError(
                     f"layers {name}: the target has no gradient there (detached, or not used for it), which Taylor "

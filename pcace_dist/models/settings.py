@@ -1,4 +1,4 @@
-"""Torch's settings of a process under which the same batch gives the same bits; and a way to take them back."""
+"""Settings of torch in this process with which the same batch gives the same bits; and how to undo them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 
 
 def set_deterministic(threads: int, *, strict: bool = True) -> None:
-    """Settings of this process under which the same batch gives the same bits.
+    """Set up torch in this process so that the same batch gives the same bits.
 
-    `threads` for each operation, deterministic algorithms only (strict: an operation that has none is an error, else
-    a warning), no benchmark mode, no TF32 and no other reduced precision inside float32 products.
+    `threads` for each operation; deterministic algorithms only (with `strict`, an operation without one is an error,
+    else a warning); no benchmark mode; no TF32 or other reduced precision inside float32 products.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; it must not choose by itself
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=not strict)
-    # filling fresh memory costs time, and nothing reads it before it is written
+    # filling new memory costs time, and nothing reads it before it is written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
@@ -28,7 +28,7 @@ def set_deterministic(threads: int, *, strict: bool = True) -> None:
 
 @contextlib.contextmanager
 def settings_restored() -> Iterator[None]:
-    """What `set_deterministic` sets within the block is afterwards as it was before it."""
+    """Restores the settings that `set_deterministic` changes within the block."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()

@@ -1,7 +1,7 @@
-"""What a model computes, as far as its code says: a digest of the user's own modules that its classes come from.
+"""A digest of the code that defines a model: the user's own modules that its classes come from.
 
-Weights alone do not name a model: an edited `forward` ranks other channels. Libraries are named by their versions
-elsewhere; comments, docstrings and formatting change nothing.
+Weights alone do not identify a model: with an edited `forward`, other channels are ranked. Libraries are identified
+elsewhere, by their versions. Comments, docstrings and formatting do not change the digest.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _LIBRARIES = tuple(
 
 
 def code_digest(model: nn.Module, factory: str) -> str | None:
-    """Name of the code of `factory`'s module, of the modules that the model's classes are defined in, and of those that
-    they import, without libraries: blake2b (128 bits, hex). None where all of it is library code.
+    """Digest of the code of `factory`'s module, of the modules that define the model's classes, and of the modules that
+    these import, without libraries: blake2b (128 bits, hex). None where all of it is library code.
     """
     roots = {factory.partition(":")[0], *(type(part).__module__ for part in model.modules())}
     texts = {name: text for name in _reached(roots) if (text := _meaning(sys.modules[name])) is not None}
     if not texts:
         return None
     digest = blake2b(digest_size=16)
-    for text in sorted(texts.values()):  # not their names: the same file may be imported under two
+    for text in sorted(texts.values()):  # without their names: the same file may be imported under two
         digest.update(text.encode() + b"\0")
     return digest.hexdigest()
 
 
 def _reached(roots: set[str]) -> Iterator[str]:
-    """Names of the user's modules that can be reached from some, those included."""
+    """Names of the user's modules that `roots` import, directly or indirectly, and of `roots` themselves."""
     waiting, seen = sorted(roots), set(roots)
     while waiting:
         name = waiting.pop()
@@ -53,7 +53,7 @@ def _reached(roots: set[str]) -> Iterator[str]:
 
 
 def _is_own(module: ModuleType) -> bool:
-    """Whether a module is a file of the user's: neither Python's, nor installed, nor this package's."""
+    """Whether a module is the user's own file: not Python's, not installed, not of this package."""
     file = getattr(module, "__file__", None)
     if file is None or module.__name__.partition(".")[0] == __name__.partition(".")[0]:
         return False

@@ -1,6 +1,6 @@
-"""The tap: hands each chosen layer's output on, as channels and positions, while the model runs. It copies nothing.
+"""The tap: passes on each chosen layer's output, as channels and positions, while the model runs. It copies nothing.
 
-What a layer gives is read by what layouts.py has found and kept with the module, else by its shape and its kind:
+The axes of an output are those that layouts.py has stored with the module; else they follow from its shape and kind:
 
     (B, C)            vectors: one position
     (B, N, C)         tokens, as vision transformers have them; but (B, C, L) from a module that by its definition puts
@@ -8,7 +8,7 @@ What a layer gives is read by what layouts.py has found and kept with the module
     (B, C, H, W)      maps, also with three positional axes
     (B, ..., C)       of any of these, where the module works on the last axis (nn.Linear, nn.LayerNorm itself)
 
-A recurrent or attention module gives its first output, and with batch_first=False its tokens lie as (N, B, C).
+Of a recurrent or attention module the first output is used; with batch_first=False its tokens are (N, B, C).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class LayerTap:
 
     maps: (B, C, D), a view of the layer's output where its strides allow (contiguous and channels-last maps, vectors
     and tokens: always), in the output's floating dtype; shape: the D positions, for example (H, W), () for a vector.
-    The view holds during the call only: the next layer may work in place. `receive` must not change it.
+    The view is valid during the call only, because the next layer may work in place. `receive` must not change it.
 
-    Raises ModelError out of the forward pass, naming the layer: it runs more than once, or not at all, or gives
-    something that is not one of the shapes above.
+    The forward pass raises ModelError, naming the layer, for a layer that runs more than once or not at all, or whose
+    output has none of the shapes above.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], receive: Receive) -> None:

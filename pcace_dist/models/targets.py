@@ -23,36 +23,36 @@ def target_values(
     labels: npt.NDArray[np.int64] | Tensor | None,
     columns: Mapping[str, Floats],
 ) -> tuple[Floats, dict[int, str]]:
-    """Values of all targets for one batch, and why rows must be set aside.
+    """Values of all targets for one batch, and the reasons for rows to be set aside.
 
     outputs: (B, O); labels: int64 (B,), -1 where null; columns: float64 (B,) by name, NaN where null. Returns float64
-    (B, T), NaN where a target has no value, and for each such row its first reason. Raises ModelError for a target
+    (B, T), NaN where a target has no value, and {row: its first reason} for such rows. Raises ModelError for a target
     that no row can have.
     """
     logits: Floats = outputs.detach().to("cpu", torch.float64).numpy()
     values: Floats = np.full((len(logits), len(specs)), np.nan)
     reasons: dict[int, str] = {}
     for column, spec in zip(values.T, specs, strict=True):
-        found, known = _values(spec, logits, labels, columns)
-        for row, reason in known.items():
+        raw, without_value = _values(spec, logits, labels, columns)
+        for row, reason in without_value.items():
             reasons.setdefault(row, reason)
-        good = usable(found)
-        column[:] = np.where(good, found, np.nan)
-        for row in np.flatnonzero(~good).tolist():
-            reasons.setdefault(row, _unusable(spec, float(found[row])))
+        is_usable = usable(raw)
+        column[:] = np.where(is_usable, raw, np.nan)
+        for row in np.flatnonzero(~is_usable).tolist():
+            reasons.setdefault(row, _unusable(spec, float(raw[row])))
     return values, reasons
 
 
 def usable(values: Floats) -> npt.NDArray[np.bool_]:
-    """Which values can be a target: numbers within the range of float32. Beyond it one value leaves no room for the
-    others on the grid of knots, and squares overflow."""
+    """Which values can be a target: numbers within the range of float32. A larger value would leave no room for the
+    others on the grid of knots, and squares would overflow."""
     return np.asarray(np.abs(values) <= np.finfo(np.float32).max)
 
 
 def _values(
     spec: TargetSpec, logits: Floats, labels: npt.NDArray[np.int64] | Tensor | None, columns: Mapping[str, Floats]
 ) -> tuple[Floats, dict[int, str]]:
-    """One target's values as they come, and rows that have none for a reason of their own."""
+    """One target's values, unchecked, and {row: reason} for rows whose reason is known here."""
     if spec.kind == "column":
         if spec.value not in columns:
             raise ModelError(f"target {spec.name}: no such column was read; there are {', '.join(columns) or 'none'}")
@@ -71,9 +71,9 @@ def _values(
 
 def _of_labels(logits: Floats, labels: npt.NDArray[np.int64]) -> tuple[Floats, dict[int, str]]:
     rows, count = logits.shape
-    has = (labels >= 0) & (labels < count)
-    values = np.where(has, logits[np.arange(rows), np.where(has, labels, 0)], np.nan)
-    return values, {row: _no_class(int(labels[row]), count) for row in np.flatnonzero(~has).tolist()}
+    has_class = (labels >= 0) & (labels < count)
+    values = np.where(has_class, logits[np.arange(rows), np.where(has_class, labels, 0)], np.nan)
+    return values, {row: _no_class(int(labels[row]), count) for row in np.flatnonzero(~has_class).tolist()}
 
 
 def _no_class(label: int, count: int) -> str:

@@ -191,7 +191,7 @@ def begin(
     except OSError as error:
         raise OutputError(first_line(error)) from None
     storage.patience.begin()
-    storage.patience.refusals_are_answers = True  # one image may be refused to everybody (pieces.read_image)
+    storage.patience.refusals_are_answers = True  # one image may be refused to everybody (source.read_image)
     return Packing(source, opened, dest, layout, identity, tasks, done, storage, reading.allow_empty_classes, complete)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from pcace_dist.datasets.images import decode
-from pcace_dist.datasets.row_groups import RowGroup, read_pieces
-from pcace_dist.datasets.units import RowGroupRef, pieces_of
+from pcace_dist.datasets.row_groups import RowGroup, read_row_groups
+from pcace_dist.datasets.units import RowGroupRef, row_groups_of
 from pcace_dist.errors import RowError
 from pcace_dist.report.source import Source
 
@@ -62,11 +62,11 @@ def fetch(source: Source, refs: Sequence[Ref], batch: int) -> Iterator[Fetched]:
     wanted = {(file, row): number for number, (file, _, row) in enumerate(refs)}
     pieces = _pieces(source, refs)
     held: list[_Row] = []
-    for part in read_pieces(pieces, source.dataset, source.storage):
+    for part in read_row_groups(pieces, source.dataset, source.storage):
         if not isinstance(part, RowGroup):
             continue
         for place, row in enumerate(part.rows.tolist()):
-            number = wanted.get((part.piece.key, row))
+            number = wanted.get((part.ref.key, row))
             if number is None:
                 continue
             try:
@@ -86,7 +86,10 @@ def fetch(source: Source, refs: Sequence[Ref], batch: int) -> Iterator[Fetched]:
 def _pieces(source: Source, refs: Sequence[Ref]) -> tuple[RowGroupRef, ...]:
     needed = {(file, group) for file, group, _ in refs}
     return tuple(
-        piece for file in source.listing.files for piece in pieces_of(file) if (piece.key, piece.row_group) in needed
+        piece
+        for file in source.listing.files
+        for piece in row_groups_of(file)
+        if (piece.key, piece.row_group) in needed
     )
 
 

@@ -97,13 +97,13 @@ def inherit(base: Base, listing: Listing, rows_per_unit: int) -> Inheritance:
     base_units = [Unit.from_json(unit) for unit in (base.state.manifest or {})["units"]]
     whole, survivors = [], []
     for unit in base_units:
-        current = [_today(row_group, files) for row_group in unit.pieces]
+        current = [_today(row_group, files) for row_group in unit.row_groups]
         unchanged = [row_group for row_group in current if row_group is not None]
         if len(unchanged) == len(current):
             whole.append(Unit.of(unchanged))
         elif unchanged:
             survivors.append((unit.id, Unit.of(unchanged)))
-    base_row_groups = {(p.key, p.size, p.version) for unit in base_units for p in unit.pieces}
+    base_row_groups = {(p.key, p.size, p.version) for unit in base_units for p in unit.row_groups}
     new = [file for file in listing.files if (file.key, file.size, file.version) not in base_row_groups]
     fresh = make_units(replace(listing, files=tuple(new)), rows_per_unit) if new else ()
     whole_ids = {unit.id for unit in whole}

@@ -80,7 +80,7 @@ class RunStats:
     def planned(self, plan: Plan, units: Mapping[str, Unit]) -> None:
         self._plan = plan
         self._rows_of = {unit.id: unit.rows for unit in units.values()}
-        self._data = data_digest(row_group for unit in units.values() for row_group in unit.pieces)
+        self._data = data_digest(row_group for unit in units.values() for row_group in unit.row_groups)
 
     def main_pass_begins(self, main_pass: MainPass) -> None:
         if not self._passes:

@@ -113,7 +113,7 @@ def test_a_link_that_leads_back_ends(tmp_path: Path) -> None:
 def test_a_link_of_parquet_that_is_away_is_refused(tmp_path: Path) -> None:
     shard(tmp_path / "a.parquet", [png(0)])
     (tmp_path / "b.parquet").symlink_to("/nowhere/b.parquet")
-    assert "b.parquet: link to nothing (/nowhere/b.parquet); put it right" in refusal(tmp_path)
+    assert "b.parquet: link to nothing (/nowhere/b.parquet); repair or remove it" in refusal(tmp_path)
 
 
 # -- brackets and globs
@@ -143,8 +143,8 @@ def test_columns_in_folder_names_are_said_not_to_be_read(tmp_path: Path) -> None
     for label in (0, 1):
         shard(tmp_path / f"label={label}" / "a.parquet", [png(label)])
     assert refusal(tmp_path, label="label") == (
-        "dataset.label: no column 'label' in label=0/a.parquet; the name of its folder, label=0, is not read: columns "
-        "are those inside the files; write the files anew with that column in them"
+        "dataset.label: no column 'label' in label=0/a.parquet; the name of its folder, label=0, is not read: only "
+        "columns inside the files are; write the files again with that column in them"
     )
 
 
@@ -167,13 +167,13 @@ def test_every_layout_of_texts_and_bytes_is_read(
         images = pa.StructArray.from_arrays([images, paths], ["bytes", "path"])
     city = pa.array(TEXTS).cast(text) if not pa.types.is_string_view(text) else pa.array(TEXTS, text)
     pq.write_table(pa.table({"image": images, "city": city, "note": city}), tmp_path / "a.parquet")
-    from pcace_dist.datasets.row_groups import RowGroup, read_pieces
-    from pcace_dist.datasets.units import pieces_of
+    from pcace_dist.datasets.row_groups import RowGroup, read_row_groups
+    from pcace_dist.datasets.units import row_groups_of
 
     spec, found = listed(tmp_path, group_by="city", filter={"note": ["a", "b"]}, keep=True)
     plain = pa.large_string() if pa.types.is_large_string(text) else pa.string()
     assert found.schema.field("city").type == found.schema.field("note").type == plain
-    (group,) = read_pieces(tuple(pieces_of(found.files[0])), spec, Storage())
+    (group,) = read_row_groups(tuple(row_groups_of(found.files[0])), spec, Storage())
     assert isinstance(group, RowGroup)
     assert group.table["city"].to_pylist() == group.table["note"].to_pylist() == ["b", "a", "b"]
     assert group.table["city"].type == plain
@@ -186,9 +186,9 @@ def test_a_filter_takes_the_column_and_not_a_field_of_that_path(tmp_path: Path) 
     shard(tmp_path / "a.parquet", [png(i) for i in range(8)], row_group=8, meta=meta, **columns)
     spec, found = listed(tmp_path, filter={"meta.class": 3})
     from pcace_dist.datasets.row_groups import count_kept
-    from pcace_dist.datasets.units import pieces_of
+    from pcace_dist.datasets.units import row_groups_of
 
-    assert count_kept(tuple(pieces_of(found.files[0])), spec, Storage()) == [4]
+    assert count_kept(tuple(row_groups_of(found.files[0])), spec, Storage()) == [4]
 
 
 # -- against a plain walk

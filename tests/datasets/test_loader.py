@@ -22,7 +22,7 @@ from pcace_dist.datasets.decoded_rows import BatchBuffer
 from pcace_dist.datasets.images import ImageSpec, Pixels, decode, pixels
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import Batch, LoaderOptions, pilot_rows, spread
-from pcace_dist.datasets.row_groups import RowGroup, read_pieces
+from pcace_dist.datasets.row_groups import RowGroup, read_row_groups
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import Unit, make_units
 from pcace_dist.errors import DatasetError
@@ -277,14 +277,14 @@ def test_a_row_group_is_read_while_the_one_before_is_decoded(tmp_path: Path, mon
         return pixels(data, spec)
 
     def counted(*arguments: Any) -> Iterator[RowGroup | BadRow]:
-        for part in read_pieces(*arguments):
+        for part in read_row_groups(*arguments):
             read.append(1)
             if len(read) == 2:
                 enough_read.set()
             yield part
 
     monkeypatch.setattr(decoded_rows_module, "pixels", held)
-    monkeypatch.setattr(loader_module, "read_pieces", counted)
+    monkeypatch.setattr(loader_module, "read_row_groups", counted)
     shard(tmp_path / "a.parquet", [png(i) for i in range(80)], row_group=10)
     spec, (unit,) = units_of(tmp_path)
     with reader_of(spec, batch_size=10, read_ahead=1, image_shape=(10, 12)) as reader:

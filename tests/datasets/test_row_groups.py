@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pcace_dist.datasets.columns import DatasetSpec
-from pcace_dist.datasets.row_groups import RowGroup, count_kept, kept_values, read_pieces
+from pcace_dist.datasets.row_groups import RowGroup, count_kept, kept_values, read_row_groups
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import RowGroupRef, make_units
 from pcace_dist.errors import DatasetError, StoreUnavailable
@@ -21,46 +21,46 @@ from pcace_dist.storage.retry import ShortRead
 from tests.datasets.helpers import FailingStorage, GarblingStorage, dataset, listed, png, shard
 
 
-def pieces_of(path: Path, **changes: Any) -> tuple[DatasetSpec, list[RowGroupRef]]:
+def row_groups_of(path: Path, **changes: Any) -> tuple[DatasetSpec, list[RowGroupRef]]:
     spec, listing = listed(path, **changes)
-    return spec, [piece for unit in make_units(listing, 10**6) for piece in unit.pieces]
+    return spec, [ref for unit in make_units(listing, 10**6) for ref in unit.row_groups]
 
 
-def read(pieces: list[RowGroupRef], spec: DatasetSpec, storage: Storage | None = None) -> list[RowGroup]:
-    parts = list(read_pieces(pieces, spec, storage or Storage()))
+def read(refs: list[RowGroupRef], spec: DatasetSpec, storage: Storage | None = None) -> list[RowGroup]:
+    parts = list(read_row_groups(refs, spec, storage or Storage()))
     assert all(isinstance(part, RowGroup) for part in parts)
     return [part for part in parts if isinstance(part, RowGroup)]
 
 
 def test_row_groups_come_in_order_with_their_rows_in_the_file(tmp_path: Path) -> None:
-    spec, pieces = pieces_of(dataset(tmp_path, files=2), label="label")
-    groups = read(pieces, spec)
+    spec, refs = row_groups_of(dataset(tmp_path, files=2), label="label")
+    groups = read(refs, spec)
     assert [group.rows.tolist() for group in groups[:3]] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert [group.piece.key[:10] for group in groups] == ["part-00000"] * 3 + ["part-00001"] * 3
+    assert [group.ref.key[:10] for group in groups] == ["part-00000"] * 3 + ["part-00001"] * 3
     assert groups[4].table.column("image").to_pylist() == [png(i) for i in range(14, 18)]
 
 
 def test_only_needed_columns_are_read(tmp_path: Path) -> None:
-    spec, pieces = pieces_of(dataset(tmp_path), label="label", columns=("no2",))
-    few = read(pieces, spec)[0]
+    spec, refs = row_groups_of(dataset(tmp_path), label="label", columns=("no2",))
+    few = read(refs, spec)[0]
     assert few.table.column_names == ["image", "label", "no2"]
-    spec, pieces = pieces_of(tmp_path)
-    assert 0 < read(pieces, spec)[0].bytes_read < few.bytes_read
+    spec, refs = row_groups_of(tmp_path)
+    assert 0 < read(refs, spec)[0].bytes_read < few.bytes_read
 
 
 def test_the_filter_keeps_equal_values(tmp_path: Path) -> None:
-    spec, pieces = pieces_of(dataset(tmp_path), label="label", filter={"label": [3, 7], "name": "n13"})
-    groups = read(pieces, spec)
+    spec, refs = row_groups_of(dataset(tmp_path), label="label", filter={"label": [3, 7], "name": "n13"})
+    groups = read(refs, spec)
     assert sum(len(group.rows) for group in groups) == 1
     assert sum(group.filtered for group in groups) == 29
     kept = next(group for group in groups if len(group.rows))
-    assert (kept.piece.key, kept.rows.tolist()) == ("part-00001.parquet", [3])
+    assert (kept.ref.key, kept.rows.tolist()) == ("part-00001.parquet", [3])
 
 
 def test_a_null_is_not_equal_to_anything(tmp_path: Path) -> None:
     shard(tmp_path / "a.parquet", [png(i) for i in range(3)], street=[1, None, 1])
-    spec, pieces = pieces_of(tmp_path, filter={"street": 1})
-    assert read(pieces, spec)[0].rows.tolist() == [0, 2]
+    spec, refs = row_groups_of(tmp_path, filter={"street": 1})
+    assert read(refs, spec)[0].rows.tolist() == [0, 2]
 
 
 def test_filters_on_dictionary_columns_floats_and_booleans(tmp_path: Path) -> None:
@@ -73,29 +73,29 @@ def test_filters_on_dictionary_columns_floats_and_booleans(tmp_path: Path) -> No
         on=[True, True, False],
     )
     for wanted, rows in (({"name": "a"}, [0, 2]), ({"x": 1}, [1]), ({"on": True}, [0, 1])):
-        spec, pieces = pieces_of(tmp_path, filter=wanted)
-        assert read(pieces, spec)[0].rows.tolist() == rows
+        spec, refs = row_groups_of(tmp_path, filter=wanted)
+        assert read(refs, spec)[0].rows.tolist() == rows
 
 
 def test_row_groups_that_statistics_exclude_are_not_read(tmp_path: Path) -> None:
     shard(tmp_path / "a.parquet", [png(i) for i in range(12)], place=list(range(12)))
-    spec, pieces = pieces_of(tmp_path, filter={"place": 5})
-    groups = read(pieces, spec)
+    spec, refs = row_groups_of(tmp_path, filter={"place": 5})
+    groups = read(refs, spec)
     assert [group.bytes_read > 0 for group in groups] == [False, True, False]
     assert [group.filtered for group in groups] == [4, 3, 4]
-    assert count_kept(pieces, spec, Storage()) == [0, 1, 0]
+    assert count_kept(refs, spec, Storage()) == [0, 1, 0]
 
 
 def test_values_are_those_of_the_rows_that_the_filter_keeps(tmp_path: Path) -> None:
     shard(tmp_path / "a.parquet", [png(i) for i in range(6)], place=[*"aabbc", None], half=[0, 1, 0, 0, 1, 1])
-    spec, pieces = pieces_of(tmp_path, filter={"half": 1})
-    assert kept_values("place", pieces, spec, Storage()) == {"a", "c", None}
+    spec, refs = row_groups_of(tmp_path, filter={"half": 1})
+    assert kept_values("place", refs, spec, Storage()) == {"a", "c", None}
 
 
 def test_transient_faults_are_retried(tmp_path: Path) -> None:
-    spec, pieces = pieces_of(dataset(tmp_path, files=1))
+    spec, refs = row_groups_of(dataset(tmp_path, files=1))
     storage = FailingStorage(times=2)
-    assert sum(len(group.rows) for group in read(pieces, spec, storage)) == 10
+    assert sum(len(group.rows) for group in read(refs, spec, storage)) == 10
     assert storage.reads == 2 + 1 + 3, "the footer and three row groups"
 
 
@@ -106,17 +106,17 @@ def test_transient_faults_are_retried(tmp_path: Path) -> None:
     ids=repr,
 )
 def test_an_outage_is_waited_for_and_costs_no_row(tmp_path: Path, error: Exception) -> None:
-    spec, pieces = pieces_of(dataset(tmp_path, files=2))
+    spec, refs = row_groups_of(dataset(tmp_path, files=2))
     storage = FailingStorage(times=60, error=error)
-    assert sum(len(group.rows) for group in read(pieces, spec, storage)) == 20
+    assert sum(len(group.rows) for group in read(refs, spec, storage)) == 20
 
 
 def test_an_outage_that_lasts_is_no_bad_row_and_no_empty_filter(tmp_path: Path) -> None:
-    spec, pieces = pieces_of(dataset(tmp_path, files=2), filter={"label": [1, 2]})
+    spec, refs = row_groups_of(dataset(tmp_path, files=2), filter={"label": [1, 2]})
     for ask in (
-        lambda s: list(read_pieces(pieces, spec, s)),
-        lambda s: count_kept(pieces, spec, s),
-        lambda s: kept_values("label", pieces, spec, s),
+        lambda s: list(read_row_groups(refs, spec, s)),
+        lambda s: count_kept(refs, spec, s),
+        lambda s: kept_values("label", refs, spec, s),
     ):
         storage = FailingStorage(10**9, "part-00001.parquet", seconds=60)
         with pytest.raises(StoreUnavailable, match=r"part-00001\.parquet: connection reset by peer \(for 60 s\)"):
@@ -124,9 +124,9 @@ def test_an_outage_that_lasts_is_no_bad_row_and_no_empty_filter(tmp_path: Path) 
 
 
 def test_wrong_bytes_are_read_twice_before_a_row_group_is_set_aside(tmp_path: Path) -> None:
-    spec, pieces = pieces_of(dataset(tmp_path, files=1))
-    assert sum(len(group.rows) for group in read(pieces, spec, GarblingStorage(1))) == 10, "garbled on the way, once"
-    parts = list(read_pieces(pieces, spec, GarblingStorage(2)))
+    spec, refs = row_groups_of(dataset(tmp_path, files=1))
+    assert sum(len(group.rows) for group in read(refs, spec, GarblingStorage(1))) == 10, "garbled on the way, once"
+    parts = list(read_row_groups(refs, spec, GarblingStorage(2)))
     assert [isinstance(part, BadRow) for part in parts] == [True, False, False]
     assert isinstance(parts[0], BadRow) and parts[0].reason.startswith("row group unreadable: ")
 
@@ -141,8 +141,8 @@ def test_a_flipped_byte_in_a_packed_shard_costs_its_row_group_and_no_other(tmp_p
     data[data.find(png(5)) + 60] ^= 1  # pack leaves images as they are, with a checksum per page
     file.write_bytes(bytes(data))
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    spec, pieces = pieces_of(tmp_path / "out")
-    parts = list(read_pieces(pieces, spec, Storage()))
+    spec, refs = row_groups_of(tmp_path / "out")
+    parts = list(read_row_groups(refs, spec, Storage()))
     assert [isinstance(part, BadRow) for part in parts] == [False, True, False]
     bad = parts[1]
     assert isinstance(bad, BadRow) and (bad.row_group, bad.row, bad.rows, bad.stage) == (1, None, 4, "read")
@@ -150,11 +150,11 @@ def test_a_flipped_byte_in_a_packed_shard_costs_its_row_group_and_no_other(tmp_p
 
 
 def test_a_file_that_changed_or_went_ends_the_run(tmp_path: Path) -> None:
-    spec, pieces = pieces_of(dataset(tmp_path, files=1))
+    spec, refs = row_groups_of(dataset(tmp_path, files=1))
     file = tmp_path / "part-00000.parquet"
     shard(file, [png(99)] * 10)
     with pytest.raises(DatasetError, match=r"^dataset\.path: part-00000\.parquet has changed since the run began$"):
-        read(pieces, spec)
+        read(refs, spec)
     file.unlink()
     with pytest.raises(DatasetError, match=r"^dataset\.path: part-00000\.parquet is gone since the run began$"):
-        read(pieces, spec)
+        read(refs, spec)

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcace_dist.datasets.listing import DataFile, Listing
-from pcace_dist.datasets.units import RowGroupRef, Unit, check_unchanged, data_digest, located, make_units, pieces_of
+from pcace_dist.datasets.units import (
+    RowGroupRef,
+    Unit,
+    check_unchanged,
+    data_digest,
+    located,
+    make_units,
+    row_groups_of,
+)
 from pcace_dist.errors import DatasetError
 
 ROW_GROUPS = st.lists(st.lists(st.integers(0, 40), max_size=6), min_size=1, max_size=8)
@@ -28,7 +36,7 @@ def listing_of(row_groups: list[list[int]]) -> Listing:
 @given(ROW_GROUPS, st.integers(1, 60))
 def test_units_are_a_partition_of_the_row_groups_in_order(row_groups: list[list[int]], size: int) -> None:
     listing = listing_of(row_groups)
-    pieces = [piece for unit in make_units(listing, size) for piece in unit.pieces]
+    refs = [ref for unit in make_units(listing, size) for ref in unit.row_groups]
     expected = []
     for file in listing.files:
         first = 0
@@ -36,14 +44,14 @@ def test_units_are_a_partition_of_the_row_groups_in_order(row_groups: list[list[
             if rows:
                 expected.append((file.key, index, first, rows))
             first += rows
-    assert [(p.key, p.row_group, p.first_row, p.rows) for p in pieces] == expected
+    assert [(p.key, p.row_group, p.first_row, p.rows) for p in refs] == expected
 
 
 @given(ROW_GROUPS, st.integers(1, 60))
 def test_a_unit_is_no_larger_than_asked_unless_it_is_one_row_group(row_groups: list[list[int]], size: int) -> None:
     for unit in make_units(listing_of(row_groups), size):
-        assert unit.rows == sum(piece.rows for piece in unit.pieces)
-        assert unit.rows <= size or len(unit.pieces) == 1
+        assert unit.rows == sum(ref.rows for ref in unit.row_groups)
+        assert unit.rows <= size or len(unit.row_groups) == 1
 
 
 @given(ROW_GROUPS, st.integers(1, 60))
@@ -55,7 +63,7 @@ def test_ids_are_unique_and_json_goes_round(row_groups: list[list[int]], size: i
 
 def test_small_files_are_joined_and_large_ones_stand_alone() -> None:
     units = make_units(listing_of([[3], [4], [10, 10], [2], [1]]), 10)
-    assert [[(p.key, p.row_group) for p in unit.pieces] for unit in units] == [
+    assert [[(p.key, p.row_group) for p in unit.row_groups] for unit in units] == [
         [("000.parquet", 0), ("001.parquet", 0)],
         [("002.parquet", 0)],
         [("002.parquet", 1)],
@@ -72,10 +80,10 @@ def test_units_of_large_files_stay_when_files_come_before_them() -> None:
 
 def test_the_id_names_the_content_and_not_the_place() -> None:
     unit = make_units(listing_of([[5]]), 10)[0]
-    piece = unit.pieces[0]
-    assert Unit.of([replace(piece, url="s3://elsewhere/x")]).id == unit.id
+    ref = unit.row_groups[0]
+    assert Unit.of([replace(ref, url="s3://elsewhere/x")]).id == unit.id
     for change in ({"key": "k"}, {"size": 1}, {"version": "w"}, {"row_group": 3}, {"rows": 4}):
-        assert Unit.of([replace(piece, **change)]).id != unit.id
+        assert Unit.of([replace(ref, **change)]).id != unit.id
 
 
 def test_json_with_another_id_is_refused() -> None:
@@ -104,18 +112,18 @@ def test_later_files_are_ignored_and_missing_or_changed_ones_named() -> None:
 @given(ROW_GROUPS, st.integers(1, 60))
 def test_the_digest_of_the_data_does_not_depend_on_the_units(row_groups: list[list[int]], size: int) -> None:
     listing = listing_of(row_groups)
-    whole = data_digest(piece for file in listing.files for piece in pieces_of(file))
+    whole = data_digest(ref for file in listing.files for ref in row_groups_of(file))
     units = reversed(make_units(listing, size))
-    assert data_digest(piece for unit in units for piece in unit.pieces) == whole
+    assert data_digest(ref for unit in units for ref in unit.row_groups) == whole
     if listing.rows:
         changed = Listing(tuple(replace(file, version="another") for file in listing.files), listing.schema)
-        assert data_digest(piece for file in changed.files for piece in pieces_of(file)) != whole
+        assert data_digest(ref for file in changed.files for ref in row_groups_of(file)) != whole
 
 
 def test_units_are_found_where_their_files_are_now() -> None:
-    pieces = [RowGroupRef(f"/old/{name}.parquet", f"{name}.parquet", 10, "7", 0, 0, 5) for name in "ab"]
-    unit = Unit.of(pieces)
+    refs = [RowGroupRef(f"/old/{name}.parquet", f"{name}.parquet", 10, "7", 0, 0, 5) for name in "ab"]
+    unit = Unit.of(refs)
     file = DataFile("/new/a.parquet", "a.parquet", 10, "7", (5,))
     [found] = located([unit], Listing((file,), pa.schema([])))
-    assert [piece.url for piece in found.pieces] == ["/new/a.parquet", "/old/b.parquet"]
-    assert found.id == unit.id == Unit.of(list(found.pieces)).id
+    assert [ref.url for ref in found.row_groups] == ["/new/a.parquet", "/old/b.parquet"]
+    assert found.id == unit.id == Unit.of(list(found.row_groups)).id

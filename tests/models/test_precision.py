@@ -57,7 +57,7 @@ def test_maps_run_in_the_precision_and_layout_and_the_weights_stay(numerics: Num
 def test_batch_norm_stays_in_float32() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
     model.get_buffer("1.running_mean").fill_(1 / 3)
-    rounded = precision.prepared(model, CPU, Numerics(BFLOAT16, CHANNELS_LAST))
+    rounded = precision.convert_model(model, CPU, Numerics(BFLOAT16, CHANNELS_LAST))
     assert rounded.get_parameter("0.weight").dtype == torch.bfloat16
     assert torch.equal(rounded.get_buffer("1.running_mean"), model.get_buffer("1.running_mean"))
     assert rounded(torch.zeros(1, 3, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
