@@ -99,6 +99,7 @@ class DecodedRows:
     kept: list[Mapping[str, Any]] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     misfit: Misfit | None = None
+    mislabelled: tuple[RowRef, str] | None = None
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -156,11 +157,15 @@ def decode_rows(
     decoded = DecodedRows(buffer, start, [], [])
     good: list[int] = []
     at = start
+    labels, no_class = (None, {}) if spec.label is None else spec.labelling.indices(table.column(spec.label))
     files = encoded_images(table.column(spec.image))
     images = _on_host(files, image_spec) if decoder is None else decoder.images(files, image_spec)
     for i, (data, image) in enumerate(zip(files, images, strict=True)):
         if isinstance(image, RowError):
             decoded.bad.append(BadRow.of(refs[i], image))
+            continue
+        if spec.labelling.needed and i in no_class:
+            _set_aside_label(decoded, refs[i], no_class[i])
             continue
         if buffer is None or image.shape != buffer.shape:
             _set_aside(decoded, refs[i], image.shape, buffer)
@@ -176,8 +181,8 @@ def decode_rows(
         return values if all_good else [values[i] for i in good]
 
     decoded.refs = usable(refs)
-    if spec.label is not None:
-        decoded.labels = [-1 if label is None else label for label in usable(_list(table, spec.label))]
+    if labels is not None:
+        decoded.labels = usable(labels.tolist())
     if spec.group_by is not None:
         decoded.groups = [group_of(value) for value in usable(_list(table, spec.group_by))]
     if spec.columns:
@@ -236,6 +241,12 @@ def _set_aside(decoded: DecodedRows, ref: RowRef, shape: Sequence[int], buffer: 
         "set model.input.resize or model.input.crop"
     )
     decoded.bad.append(BadRow.of(ref, RowError("decode", reason)))
+
+
+def _set_aside_label(decoded: DecodedRows, ref: RowRef, reason: str) -> None:
+    """Set aside a row whose label is no class."""
+    decoded.mislabelled = decoded.mislabelled or (ref, reason)
+    decoded.bad.append(BadRow.of(ref, RowError("target", reason)))
 
 
 def _list(table: pa.Table, name: str) -> list[Any]:

@@ -19,6 +19,7 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 
 UNLABELLED = -1
 LARGEST = 2**63 - 1
+NAMED = 3  # classes that a message names
 SHOWN = 40  # characters of a label that a reason repeats
 
 
@@ -26,13 +27,16 @@ SHOWN = 40  # characters of a label that a reason repeats
 class Labelling:
     """How a label is read.
 
-    by_name: the class index of each text, where labels are texts. base: what the first class is called, where labels
-    are numbers. needed: rows without a label are left out.
+    by_name: the class index of each text, where labels are texts; origin: where these names come from. base: what the
+    first class is called, where labels are numbers. needed: a row whose label is no class is set aside. leave_out:
+    unlabelled rows are left out before they are decoded; it may be False where it is known that there are none.
     """
 
     by_name: Mapping[str, int] | None = None
     base: int = 0
+    origin: str = ""
     needed: bool = False
+    leave_out: bool = False
 
     def indices(self, labels: pa.ChunkedArray) -> tuple[Indices, dict[int, str]]:
         """Class index of each row, int64 (n,), -1 where it has none; and why, for rows whose label is no class index.
@@ -52,6 +56,15 @@ class Labelling:
         if pa.types.is_signed_integer(labels.type) or pa.types.is_floating(labels.type):
             missing = pc.or_(missing, pc.fill_null(pc.equal(labels, pa.scalar(UNLABELLED, labels.type)), True))
         return np.asarray(missing.to_numpy(), bool)
+
+    @property
+    def remedy(self) -> str:
+        """What would do where labels are no classes."""
+        if not self.by_name:
+            return "name the column with the class index in dataset.label"
+        names = list(self.by_name)
+        more = f", ... ({len(names):,} in all)" if len(names) > NAMED else ""
+        return f"the names are {self.origin}'s: {', '.join(names[:NAMED])}{more}; dataset.classes names others"
 
     def _of_numbers(self, labels: pa.ChunkedArray) -> tuple[Indices, dict[int, str]]:
         missing = self.unlabelled(labels)

@@ -1,0 +1,74 @@
+"""What footers and folders say of a column of labels before any row is read: its range, and whether every row has one.
+Pure; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pcace_dist.datasets.values.labels import UNLABELLED
+from pcace_dist.datasets.values.partitions import partition_column, partitions_of
+
+
+@dataclass(frozen=True)
+class LabelRange:
+    """The least and the largest number; None where that is not known, or labels are texts. complete: it is known that
+    no row is unlabelled."""
+
+    low: float | None
+    high: float | None
+    complete: bool
+
+    def __or__(self, other: LabelRange) -> LabelRange:
+        """The range of both."""
+        low = None if self.low is None or other.low is None else min(self.low, other.low)
+        high = None if self.high is None or other.high is None else max(self.high, other.high)
+        return LabelRange(low, high, self.complete and other.complete)
+
+
+NOT_KNOWN = LabelRange(None, None, False)
+NO_ROWS = LabelRange(float("inf"), float("-inf"), True)
+
+
+def label_range(footer: pq.FileMetaData, key: str, column: str, partitions: Mapping[str, pa.DataType]) -> LabelRange:
+    """The range in one file: by the statistics of its row groups, or by its folder's name."""
+    if column in footer.schema.to_arrow_schema().names:
+        place = _place(footer, column)
+        groups = (footer.row_group(i) for i in range(footer.num_row_groups))
+        ranges = [NOT_KNOWN if place is None else _of_chunk(group.column(place)) for group in groups if group.num_rows]
+        return _of_all(ranges)
+    if column not in partitions or column not in partitions_of(key):
+        return NOT_KNOWN
+    value = partition_column(column, key, partitions[column], 1)[0].as_py()
+    if isinstance(value, int):
+        return LabelRange(value, value, value != UNLABELLED)
+    return LabelRange(None, None, value is not None)
+
+
+def _of_all(ranges: list[LabelRange]) -> LabelRange:
+    whole = NO_ROWS
+    for part in ranges:
+        whole |= part
+    return whole
+
+
+def _place(footer: pq.FileMetaData, column: str) -> int | None:
+    schema = footer.schema
+    return next((i for i in range(len(schema)) if schema.column(i).path == column), None)
+
+
+def _of_chunk(chunk: pq.ColumnChunkMetaData) -> LabelRange:
+    statistics = chunk.statistics if chunk.is_stats_set else None
+    if statistics is None or not statistics.has_null_count:
+        return NOT_KNOWN
+    if not statistics.has_min_max:
+        return replace(NO_ROWS, complete=False) if statistics.null_count == chunk.num_values else NOT_KNOWN
+    low, high = statistics.min, statistics.max
+    if isinstance(low, str | bytes):
+        return LabelRange(None, None, statistics.null_count == 0)
+    if not isinstance(low, int):  # of floats, NaN does not count
+        return LabelRange(low, high, False) if isinstance(low, float) else NOT_KNOWN
+    return LabelRange(low, high, statistics.null_count == 0 and low > UNLABELLED)
