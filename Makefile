@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo mnist imagenet street street-full street-scale test test-all test-faults test-outages test-soak test-statistics test-apps test-browser test-cluster test-jobs wheel lint types check stability bench clean
+.PHONY: setup demo mnist imagenet street street-full street-scale test test-all test-faults test-outages test-soak test-statistics test-apps test-browser test-cluster test-install test-jobs wheel lint types check stability bench clean
 
 setup: $(STAMP)
 
@@ -62,10 +62,10 @@ street-scale: setup
 test: setup
 	$(BIN)/python -m pytest -q
 
-test-faults test-outages test-soak test-statistics test-apps test-browser test-cluster test-jobs: test-%: setup
+test-faults test-outages test-soak test-statistics test-apps test-browser test-cluster test-install test-jobs: test-%: setup
 	$(BIN)/python -m pytest -q -m $* --timeout 1800
 
-test-all: test test-faults test-outages test-soak test-statistics test-apps test-browser test-cluster test-jobs
+test-all: test test-faults test-outages test-soak test-statistics test-apps test-browser test-cluster test-install test-jobs
 
 lint: setup
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ PcaceError                  1   anything unforeseen
 |   |-- DatasetError            listing or reading the data set
 |   |-- ModelError              factory, weights, layers, outputs
 |   |-- StatisticsError         settings that the statistic cannot serve
+|   |-- NotInstalled            packages of an extra that this verb needs
 |   `-- OutputError             the output directory or its store
 |       `-- IllegalHistory          (ledger.records) a ledger that this protocol cannot have written
 |-- Stopped                 5   stopped and resumable: the same command goes on
@@ -17,6 +18,11 @@ RowError                        one row must be set aside; never ends a run
 """
 
 from __future__ import annotations
+
+import re
+import shlex
+import sys
+from importlib import util
 
 
 class PcaceError(Exception):
@@ -45,6 +51,39 @@ class ModelError(UserError):
 
 class StatisticsError(UserError):
     """The statistic cannot serve these settings or this input."""
+
+
+class NotInstalled(UserError):
+    """Packages of an optional extra are missing: the line has the command that installs them into this Python."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs packages of the extra `{extra}`; install them: {install_command(extra)}")
+
+
+def require_packages(what: str, extra: str, *modules: str) -> None:
+    """Raise NotInstalled unless all modules, which packages of an extra bring, can be imported. Imports none."""
+    if any(util.find_spec(module) is None for module in modules):
+        raise NotInstalled(what, extra)
+
+
+def install_command(extra: str) -> str:
+    """The command for a shell that installs what an extra names, with its bounds, into the Python that runs."""
+    installer = [sys.executable, "-m", "pip", "install"]
+    if util.find_spec("pip") is None:  # as in the environments that uv makes
+        installer = ["uv", "pip", "install", "--python", sys.executable]
+    return shlex.join([*installer, *packages_of(extra)])
+
+
+def packages_of(extra: str) -> list[str]:
+    """Names with bounds, from the metadata of the installed package. Raises UserError where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        requirements = requires("pcace-dist") or []
+    except PackageNotFoundError:
+        raise UserError(f"pcace-dist is not installed; in its folder: pip install '.[{extra}]'") from None
+    split = [re.split(r"\s*;\s*", requirement) for requirement in requirements]
+    return [parts[0] for parts in split if len(parts) == 2 and re.fullmatch(f"extra == [\"']{extra}[\"']", parts[1])]
 
 
 class OutputError(UserError):

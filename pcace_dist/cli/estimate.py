@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pcace_dist.cli.arguments import add_job
-from pcace_dist.cli.runs import AddVerb
+from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress import logs
 from pcace_dist.progress.terminal import tell
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import estimate, pack, runs
+from pcace_dist.cli import completion, estimate, pack, runs
 from pcace_dist.cli.arguments import add_job
+from pcace_dist.cli.parser import EXIT_CODES, AddVerb, Parser, verb_adder
 from pcace_dist.errors import JobError, PcaceError
 from pcace_dist.progress import logs, terminal
 from pcace_dist.progress.terminal import tell
@@ -22,30 +23,23 @@ if TYPE_CHECKING:
     from pcace_dist.artifacts.run import Run
     from pcace_dist.config.job import Job
 
-EXIT_CODES = """\
-exit codes:
-  0  done
-  2  the job or its input is wrong: one line on stderr says which key or file, and what would do
-  3  drift above the threshold (compare, rerank)
-  4  done, but more rows were set aside than max_bad_rows allows, or no channel could be ranked
-  5  stopped and resumable (SIGTERM, SIGINT, storage away for longer than PCACE_STORAGE_PATIENCE, or another driver took
-     the run over): the same command goes on
-  1  anything unforeseen
-"""
+WELCOME = """\
+pcace ranks the channels of a vision model's layers by how much their maps tell
+about its output: over all your images, with confidence intervals.
 
+  pcace pack photos/ shards/     1. images as Parquet: from folders, CSV, tars
+  pcace rank job.yaml            2. a job file names model, layers and target
+  pcace show runs/resnet18       3. the ranking; `pcace report` makes a page
 
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors: exit 2, no usage dump."""
-
-    def error(self, message: str) -> NoReturn:
-        logs.say(f"{message}; see {self.prog} --help", prefix=f"{self.prog}: ", level=logging.ERROR, exit_code=2)
-        raise SystemExit(2)
+All commands: pcace --help. One of them, with an example: pcace rank --help."""
 
 
 def entry() -> NoReturn:
     """The console script. It ends the process without clean-up: unloading torch's modules would take a second."""
     terminal.ensure_utf8()
     terminal.ensure_streams()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next (cli/completion.py)
+        completion.answer(build_parser())
     code = main(sys.argv[1:])
     logging.shutdown()
     try:
@@ -68,7 +62,10 @@ def main(argv: Sequence[str]) -> int:
     except JobError as error:
         logs.say(str(error), prefix="pcace: ", level=logging.ERROR, exit_code=error.exit_code)
         return error.exit_code
-    arguments = build_parser().parse_args(argv)
+    if not argv:
+        tell(WELCOME)
+        return 0
+    arguments = build_parser().read(argv)
     try:
         code = int(arguments.run(arguments))
     except PcaceError as error:
@@ -83,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     return 0 if code in arguments.ok else code
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser of all verbs."""
     parser = Parser(
         prog="pcace",
@@ -93,51 +90,23 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pcace {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    _add_rank(verbs)
-    pack.add_verb(lambda name, summary, example: _verb(verbs, name, summary, example))
-    _add_show(verbs)
-    _add_status(verbs)
-    runs.add_verbs(lambda name, summary, example: _verb(verbs, name, summary, example))
-    estimate.add_verb(lambda name, summary, example: _verb(verbs, name, summary, example))
-    _add_report(verbs)
+    add = verb_adder(parser.add_subparsers(dest="verb", metavar="VERB", required=True))
+    _add_rank(add)
+    pack.add_verb(add)
+    _add_show(add)
+    _add_status(add)
+    runs.add_verbs(add)
+    estimate.add_verb(add)
+    _add_report(add)
+    completion.add_verb(add)
     return parser
-
-
-Verbs = argparse._SubParsersAction  # the type that add_subparsers returns has no public name
-
-
-def _verb(verbs: Verbs[Parser], name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verb.add_argument(
-        "--ok",
-        type=_codes,
-        default=(),
-        metavar="CODES",
-        help="exit codes to turn into 0, for schedulers; for example --ok 3,4",
-    )
-    return verb
-
-
-def _codes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write exit codes as 3,4") from None
 
 
 # -- rank
 
 
-def _add_rank(verbs: Verbs[Parser]) -> None:
-    verb = _verb(
-        verbs,
+def _add_rank(add: AddVerb) -> None:
+    verb = add(
         "rank",
         "run or resume a job: stream the images, merge, rank",
         "pcace rank examples/mnist/job.yaml --set workers.max=4",
@@ -184,6 +153,7 @@ def _rank(arguments: argparse.Namespace) -> int:
 
 def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
     from pcace_dist.artifacts.summary import TOO_MANY_BAD_ROWS
+    from pcace_dist.datasets.paths import first_names
 
     summary = run.summary
     _print_rankings(run, job, top)
@@ -199,9 +169,8 @@ def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
         tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
     for left_out in summary.get("files_left_out", ()):
         if not left_out["usual"]:
-            tell(
-                f"left out of dataset.path: {left_out['files']:,} {left_out['reason']}: {', '.join(left_out['names'])}"
-            )
+            names = first_names(left_out["names"], len(left_out["names"]), left_out["files"])
+            tell(f"left out of dataset.path: {left_out['files']:,} {left_out['reason']}: {names}")
     tell(f"rankings: {run.path}/rankings.parquet   summary: {run.path}/summary.json")
 
 
@@ -227,8 +196,8 @@ def _workers(summary: Mapping[str, Any]) -> str:
 # -- show, status
 
 
-def _add_show(verbs: Verbs[Parser]) -> None:
-    verb = _verb(verbs, "show", "print a ranking", "pcace show runs/mnist --top 5 --group 3 --layer conv2")
+def _add_show(add: AddVerb) -> None:
+    verb = add("show", "print a ranking", "pcace show runs/mnist --top 5 --group 3 --layer conv2")
     verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
     verb.add_argument("--top", type=int, default=20, metavar="N", help="channels of each target and group (default 20)")
     verb.add_argument("--layer", help="only this layer")
@@ -271,10 +240,8 @@ def _print_rankings(
         print_unranked(unranked_rows, grouped=grouped, needed=needed, folds=MIN_FOLDS)
 
 
-def _add_status(verbs: Verbs[Parser]) -> None:
-    verb = _verb(
-        verbs, "status", "progress, rate, remaining time, workers and last faults of a run", "pcace status runs/mnist"
-    )
+def _add_status(add: AddVerb) -> None:
+    verb = add("status", "progress, rate, remaining time, workers and last faults of a run", "pcace status runs/mnist")
     verb.add_argument("path", metavar="RUN", help="the output of a run, local or s3://")
     verb.set_defaults(run=_status)
 
@@ -289,9 +256,8 @@ def _status(arguments: argparse.Namespace) -> int:
 # -- report
 
 
-def _add_report(verbs: Verbs[Parser]) -> None:
-    verb = _verb(
-        verbs,
+def _add_report(add: AddVerb) -> None:
+    verb = add(
         "report",
         "write RUN/report.html: one page with scores, exemplar images, transforms and maps; no network needed",
         "pcace report runs/mnist\n"

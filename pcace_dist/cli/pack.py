@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pcace_dist.cli.runs import AddVerb
+from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress import logs
 from pcace_dist.progress.terminal import tell
 

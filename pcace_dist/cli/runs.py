@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist.cli.arguments import add_job
+from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress import logs
 from pcace_dist.progress.terminal import tell
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from pcace_dist.analysis.compare import Comparison
     from pcace_dist.analysis.thresholds import MaxMoved, Thresholds
     from pcace_dist.config.targets import TargetSpec
-
-AddVerb = Callable[[str, str, str], argparse.ArgumentParser]
-"""Name, summary and example of a verb -> its parser."""
 
 
 def add_verbs(add: AddVerb) -> None:

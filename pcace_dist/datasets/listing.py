@@ -46,6 +46,7 @@ Progress = Callable[[int, int], None]
 # the names of Spark's and Hive's own files, and of a pack's records
 UNDERSCORE = "hidden (an underscore begins its name or a folder's)"
 TWICE = "listed under another name too"
+NOT_PARQUET = "not a Parquet file"
 NAMED = 5  # of the files left out for one reason, so many are named
 
 
@@ -217,21 +218,27 @@ def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, Stored
 
 def _sorted_out(entries: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Skipped]]:
     """The Parquet files with their paths below the root, and the others. A file that the job names itself counts as
-    Parquet."""
-    no_suffix = [file for file in entries.files if "." not in file.url.rpartition("/")[2]]
-    by_content = dict(zip((f.url for f in no_suffix), kinds_by_content(no_suffix, storage), strict=True))
-    files, left_out = [], list(entries.left_out)
+    Parquet. Raises PermissionError for a file without a suffix whose first bytes may not be read."""
+    files, unknown, left_out = [], [], list(entries.left_out)
     for file in entries.files:
         key = utf8_name(key_below(file.url, entries.root))
         if entries.how == "file" and kind_of_name(key) in (None, "parquet"):
             files.append((key, file))
         elif is_underscored(key):
             left_out.append(Skipped(key, UNDERSCORE))
-        elif file.url in entries.named or "parquet" in (kind_of_name(key), by_content.get(file.url)):
+        elif file.url in entries.named or kind_of_name(key) == "parquet":
+            files.append((key, file))
+        elif "." not in key.rpartition("/")[2]:
+            unknown.append((key, file))
+        else:
+            left_out.append(Skipped(key, f"{NOT_PARQUET} ({os.path.splitext(key)[1] or 'no suffix'})"))
+    kinds = kinds_by_content([file for _, file in unknown], storage, strict=True)
+    for (key, file), kind in zip(unknown, kinds, strict=True):
+        if kind == "parquet":
             files.append((key, file))
         else:
-            left_out.append(Skipped(key, f"not a Parquet file ({os.path.splitext(key)[1] or 'no suffix'})"))
-    return files, left_out
+            left_out.append(Skipped(key, f"{NOT_PARQUET} (no suffix)"))
+    return sorted(files, key=lambda entry: entry[1].url), left_out
 
 
 def _instead(path: str, entries: Entries, left_out: Sequence[Skipped]) -> str:

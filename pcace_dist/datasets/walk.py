@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pcace_dist.datasets.formats import HEAD, kind_of_head, kind_of_name
@@ -90,16 +90,20 @@ def entries_of(source: str, storage: Storage) -> Entries:
     file = storage.stat(source)
     if file is not None:
         return Entries(parent_of(file.url), "file", [file])
-    pattern = pattern_of(source, lambda path: _exists(path, storage))
+    listed: dict[str, list[StoredFile]] = {}
+
+    def exists(path: str) -> bool:
+        scheme, local_path = split(path)
+        if scheme == "file":
+            return os.path.lexists(local_path)
+        listed[path] = storage.list(path)
+        return bool(listed[path])
+
+    pattern = pattern_of(source, exists)
     if pattern is None:
-        return _below(source, storage)
+        return _below(source, storage, listed)
     root, matches, lies_in_match = pattern
-    return _below(root, storage).matching(matches, lies_in_match)
-
-
-def _exists(path: str, storage: Storage) -> bool:
-    scheme, local_path = split(path)
-    return os.path.lexists(local_path) if scheme == "file" else bool(storage.list(path))
+    return _below(root, storage, listed).matching(matches, lies_in_match)
 
 
 @dataclass
@@ -141,12 +145,13 @@ class Entries:
         return Walked(self.root, (), tuple(left_out), tuple(sorted(self.folders)), tuple(notes))
 
 
-def _below(root: str, storage: Storage) -> Entries:
+def _below(root: str, storage: Storage, listed: Mapping[str, list[StoredFile]]) -> Entries:
+    """All files below a folder. `listed`: folders of a store that have been listed already."""
     scheme, path = split(root)
     if scheme == "file":
         return storage.patiently(root, lambda: _walk_local(path)) if os.path.isdir(path) else Entries(root)
     entries = Entries(root)
-    for file in storage.list(root):
+    for file in listed[root] if root in listed else storage.list(root):
         key = key_below(file.url, root)
         if is_hidden(key):
             entries.leave_out(file.url, HIDDEN)
@@ -245,7 +250,7 @@ def _with_kinds(root: str, entries: Entries, storage: Storage) -> Walked:
     by_name = {file.url: kind_of_name(file.url) for file in files}
     unknown = [file for file in files if by_name[file.url] is None]
     keys = [key_below(file.url, root) for file in files]
-    heads = dict(zip((file.url for file in unknown), kinds_by_content(unknown, storage), strict=True))
+    heads = dict(zip((file.url for file in unknown), kinds_by_content(unknown, storage, strict=False), strict=True))
     found = (
         Found(file, utf8_name(key), by_name[file.url] or heads[file.url], file.url in heads)
         for file, key in zip(files, keys, strict=True)
@@ -258,8 +263,11 @@ def _with_kinds(root: str, entries: Entries, storage: Storage) -> Walked:
     return replace(walked, root=root, files=tuple(found), folders=folders)
 
 
-def kinds_by_content(files: list[StoredFile], storage: Storage) -> Iterator[str | None]:
-    """The kinds of files by their first bytes, in the same order (formats.kind_of_head)."""
+def kinds_by_content(files: list[StoredFile], storage: Storage, *, strict: bool) -> Iterator[str | None]:
+    """The kinds of files by their first bytes, in the same order (formats.kind_of_head).
+
+    A file that may not be read has no kind or, with `strict`, raises PermissionError.
+    """
 
     def kind(file: StoredFile) -> str | None:
         if file.size == 0:
@@ -267,7 +275,11 @@ def kinds_by_content(files: list[StoredFile], storage: Storage) -> Iterator[str 
         try:
             with storage.open(file.url) as stream:
                 return kind_of_head(stream.read(HEAD))
-        except (FileNotFoundError, PermissionError):
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            if strict:
+                raise
             return None
 
     return in_order(kind, files, storage)

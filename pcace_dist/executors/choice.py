@@ -11,7 +11,7 @@ from typing import assert_never
 from pcace_dist.config.job import Workers
 from pcace_dist.errors import JobError
 from pcace_dist.executors.base import Executor, WorkerShape
-from pcace_dist.worker.shared_model import SharedModel, cores
+from pcace_dist.worker.shared_model import SharedModel, cores, most_threads
 from pcace_dist.worker.spec import CodesSpec, WorkSpec
 from pcace_dist.worker.worker import WorkerBody
 
@@ -48,7 +48,7 @@ def check_threads(workers: Workers) -> None:
     for key, amount in (("gpus", workers.gpus), ("resources", workers.resources), ("memory", workers.memory)):
         if amount:
             raise refuse_threads(f"threads of one process cannot have workers.{key} of their own")
-    if int(cores() / max(1.0, workers.cpus)) < max(1, workers.min):
+    if most_threads(workers.cpus) < max(1, workers.min):
         raise refuse_threads(
             f"workers.min {max(1, workers.min)} with workers.cpus {workers.cpus:g} take more than this machine's "
             f"{cores()} cores"
@@ -63,7 +63,10 @@ def open_executor(
     prefix: str = "a",
     shared: SharedModel | None = None,
 ) -> Executor:
-    """An executor, for the caller to enter. `shared`: the model that threads share; without it each loads its own."""
+    """An executor, for the caller to enter. There are no more threads than the machine has cores for.
+
+    `shared`: the model that threads share; without it each loads its own.
+    """
     if kind == ExecutorKind.INLINE:
         from pcace_dist.executors.inline import InlineExecutor
 
@@ -71,6 +74,7 @@ def open_executor(
     if kind == ExecutorKind.THREADS:
         from pcace_dist.executors.threads import ThreadExecutor
 
+        shape = replace(shape, maximum=min(shape.maximum, max(1, most_threads(shape.cpus))))
         return ThreadExecutor(spec, shape, prefix=prefix, make_worker=partial(WorkerBody, shared=shared))
     if kind == ExecutorKind.RAY:
         from pcace_dist.executors.ray_executor import RayExecutor

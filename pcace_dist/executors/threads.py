@@ -29,6 +29,7 @@ from pcace_dist.worker.worker import Progress, WorkerBody
 log = logging.getLogger(__name__)
 
 END_SECONDS = 30.0  # to wait for a thread that is told to stop: a batch at most
+CLOSE = Task.of(WorkerBody.close)
 
 
 class _Thread:
@@ -134,12 +135,15 @@ class ThreadExecutor(Executor):
     def _end(self, worker: str, seconds: float) -> None:
         if worker not in self._workers:
             return
-        self._workers.pop(worker).stop()
+        body = self._workers.pop(worker)
+        body.stop()
         self._infos.pop(worker, None)
         for future in [future for future, (name, _) in self._calls.items() if name == worker]:
             future.cancel()
             del self._calls[future]
-        if not self._threads.pop(worker).end(seconds):
+        thread = self._threads.pop(worker)
+        thread.submit(CLOSE, body)
+        if not thread.end(seconds):
             log.warning("worker %s: its thread does not end and is left to itself", worker, extra={"actor": worker})
 
     def _lose_silent(self) -> Iterator[Event]:

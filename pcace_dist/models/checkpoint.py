@@ -31,6 +31,7 @@ INDEX = (".index.json",)
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")  # where training scripts put the state dict
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")  # and its moving average
 WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before a model's own names
+OF_TORCHVISION = re.compile(r"DEFAULT|[A-Z0-9]+(_[A-Z0-9]+)+|\w+_Weights\.\w+")  # how torchvision names its weights
 DEEPEST = 3  # levels of nested mappings
 LONGEST = 200  # characters of another library's message
 SHOWN = 3  # names in a message before it says how many more
@@ -63,6 +64,8 @@ def _state_dict(path: str, read: Read) -> Mapping[str, Tensor]:
         suffixes = ", ".join(SAFETENSORS + PYTORCH + INDEX)
         nearest = difflib.get_close_matches(path.lower(), ["random", "factory"], n=1, cutoff=0.6)
         hint = f"; nearest: {nearest[0]}" if nearest else ""
+        if OF_TORCHVISION.fullmatch(path):
+            hint = f"; for torchvision's own write kwargs: {{weights: {path}}} and weights: factory"
         raise ModelError(f"{name}: is neither random, factory nor a file {suffixes}{hint}")
     if file.lower().endswith(INDEX):
         return _sharded(file, read, name)

@@ -6,6 +6,7 @@ same size. `numeric_class` records what else the bits depend on. Knows no data s
 
 from __future__ import annotations
 
+import inspect
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from pcace_dist.errors import ModelError, PcaceError
 from pcace_dist.models.device import is_out_of_memory, to_device
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.models.outputs import as_matrix
+from pcace_dist.models.outputs import as_matrix, wrapper
 from pcace_dist.models.precision import Numerics, convert_model
 from pcace_dist.models.tap import LayerTap, Receive
 from pcace_dist.statistics.channels_last import version as compiler
+
+TOKENS = "input_ids"  # the first argument of a model for text, or for text and images
 
 NumericClass: TypeAlias = dict[str, str | int]  # everything that the bits of results depend on, by name
 
@@ -97,8 +100,18 @@ class Forward:
             text = next(iter(str(error).strip().splitlines()), "")
             raise ModelError(
                 f"model.factory: the model fails on images of shape {tuple(batch.shape[1:])}: {type(error).__name__}: "
-                f"{text}; see model.input (mode, resize, crop) and model.kwargs"
+                f"{text}; {self._would_do()}"
             ) from error
+
+    def _would_do(self) -> str:
+        """Advice for a model that does not accept the images."""
+        parameters = inspect.signature(self.model.forward).parameters.values()
+        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        names = [parameter.name for parameter in positional]
+        needed = [parameter.name for parameter in positional if parameter.default is parameter.empty]
+        if len(needed) > 1 or names[:1] == [TOKENS]:
+            return f"its forward takes {', '.join(needed or names[:2])}: {wrapper('calls it with these')}"
+        return "see model.input (mode, resize, crop) and model.kwargs"
 
 
 class _Guarded:

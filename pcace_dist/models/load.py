@@ -7,7 +7,6 @@ would do.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import logging
@@ -15,7 +14,7 @@ import os
 import pkgutil
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from types import ModuleType
@@ -28,11 +27,11 @@ from torch.nn.parameter import is_lazy
 
 from pcace_dist.errors import ModelError
 from pcace_dist.models.checkpoint import load_weights, short_line, type_name
+from pcace_dist.models.origin import TORCHVISION, nearest, what_would_do
 from pcace_dist.models.outputs import choose_output
 
 log = logging.getLogger(__name__)
 
-TORCHVISION = "torchvision"
 COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
 _DRAWING = threading.Lock()  # threads share torch's random generator: workers in one process must draw in turn
 
@@ -64,7 +63,7 @@ def load_model(
         torch.manual_seed(seed)
         model = _build(factory, name, kwargs, own_weights=weights == "factory")
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{name}: returned {type_name(model)}, not a torch.nn.Module")
+        raise ModelError(f"{name}: returned {type_name(model)}, not a torch.nn.Module{_module_inside(model)}")
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         raise ModelError(f"{name}: returned TorchScript, whose layers cannot be looked into; return the module itself")
     model = _eager(model, name)
@@ -165,7 +164,14 @@ def _build(factory: str, name: str, kwargs: Mapping[str, Any], *, own_weights: b
     try:
         return build(**arguments)
     except Exception as error:
-        raise ModelError(f"{name}: raised {_reason(error)}; see model.kwargs {dict(kwargs)}") from error
+        hint = what_would_do(factory, kwargs, error) or f"see model.kwargs {dict(kwargs)}"
+        raise ModelError(f"{name}: raised {_reason(error)}; {hint}") from error
+
+
+def _module_inside(value: object) -> str:
+    """What an error says of the modules in a value, such as the model in a pipeline."""
+    modules = [name for name, part in getattr(value, "__dict__", {}).items() if isinstance(part, nn.Module)]
+    return f"; its attribute {modules[0]!r} is one: return that from a factory of your own" if modules else ""
 
 
 def _torchvision(function: str, name: str, own_weights: bool) -> Callable[..., object]:
@@ -173,7 +179,7 @@ def _torchvision(function: str, name: str, own_weights: bool) -> Callable[..., o
     names = torchvision.models.list_models()
     if function.lower() not in names:
         raise ModelError(
-            f"{name}: torchvision {torchvision.__version__} has no model {function!r}{_nearest(function, names)}"
+            f"{name}: torchvision {torchvision.__version__} has no model {function!r}{nearest(function, names)}"
         )
     parameters = inspect.signature(torchvision.models.get_model_builder(function)).parameters
     defaults: dict[str, Any] = {"weights": "DEFAULT" if own_weights else None}
@@ -186,7 +192,7 @@ def _function(module: str, function: str, name: str) -> Callable[..., object]:
     member: Any = _module(module, name)
     for part in function.split("."):
         if not hasattr(member, part):
-            raise ModelError(f"{name}: {module} has no {function!r}{_nearest(part, _public_names(member))}")
+            raise ModelError(f"{name}: {module} has no {function!r}{nearest(part, _public_names(member))}")
         member = getattr(member, part)
     if not callable(member):
         raise ModelError(f"{name}: {function} is {type_name(member)}, not a function that returns a model")
@@ -203,7 +209,7 @@ def _module(module: str, name: str) -> ModuleType:
             parent, _, name_missing = missing.rpartition(".")
             raise ModelError(
                 f"{name}: there is no module {missing!r} on the Python path"
-                f"{_nearest(name_missing, _modules_of(parent))}; run from the directory that holds it"
+                f"{nearest(name_missing, _modules_of(parent))}; run from the directory that holds it"
             ) from None
         raise ModelError(
             f"{name}: importing {module} failed: it needs module {missing!r}, which is not installed"
@@ -219,7 +225,9 @@ def _modules_of(package: str) -> list[str]:
 
 
 def _public_names(module: object) -> list[str]:
-    return [name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name, None))]
+    """What can be called, and what a module imports only when it is asked for."""
+    known = getattr(module, "__dict__", {})
+    return [name for name in dir(module) if not name.startswith("_") and callable(known.get(name, callable))]
 
 
 def _refuse_without_values(model: nn.Module, name: str) -> None:
@@ -232,11 +240,6 @@ def _refuse_without_values(model: nn.Module, name: str) -> None:
 # -- messages
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name.lower(), list(names), n=3, cutoff=0.6)
-    return f"; nearest: {', '.join(nearest)}" if nearest else ""
-
-
 def _reason(error: BaseException) -> str:
-    text = short_line(error)
+    text = short_line(error).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

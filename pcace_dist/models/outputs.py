@@ -1,12 +1,14 @@
 """Finds the outputs, a tensor (images, outputs), in what a model returns. It never guesses among several candidates.
 
-A returned tensor is the outputs. In a mapping they are under `logits` or `out`, as in Hugging Face and torchvision.
-Otherwise they are the only tensor of a suitable shape. If there are several, `model.output` must choose: an index, a
-key, the name of a field, or several of these joined by dots (`heads.1`).
+A returned tensor is the outputs. In a value with names (mapping, dataclass, named tuple) they are under `logits` or
+`out`, as in Hugging Face and torchvision. Otherwise they are the only tensor of a suitable shape. If there are several,
+`model.output` must choose: a key, the name of a field, an index, or several of these joined by dots (`heads.1`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 
@@ -16,6 +18,7 @@ from pcace_dist.errors import ModelError
 
 USUAL = ("logits", "out")
 DEEPEST = 4  # levels of nested mappings and tuples that are searched
+SHOWN = 12  # tensors in a message before it says how many more
 
 
 def as_matrix(outputs: object) -> Tensor:
@@ -23,20 +26,7 @@ def as_matrix(outputs: object) -> Tensor:
 
     Raises ModelError where there is no candidate, or more than one; the message names them and `model.output`.
     """
-    usual = _usual(outputs)
-    if isinstance(usual, Tensor):
-        return _matrix(usual)
-    tensors = dict(_tensors(outputs))
-    fitting = {path: tensor for path, tensor in tensors.items() if _fits(tensor)}
-    if len(fitting) == 1:
-        return _matrix(next(iter(fitting.values())))
-    shown = ", ".join(f"{path}: {_shape(tensor)}" for path, tensor in tensors.items())
-    if not fitting:
-        returned = f"{type(outputs).__name__} with {shown}" if shown else type(outputs).__name__
-        raise ModelError(f"model.factory: the model returns {returned}, not a tensor of real values (images, outputs)")
-    raise ModelError(
-        f"model.factory: the model returns {shown}; say which are its outputs, for example model.output: {max(fitting)}"
-    )
+    return _matrix(_only(outputs))
 
 
 class ChooseOutput:
@@ -46,14 +36,16 @@ class ChooseOutput:
         self._which = str(which)
 
     def __call__(self, _model: nn.Module, _args: object, outputs: object) -> object:
-        chosen = outputs
-        for part in self._which.split("."):
-            parts = dict(_parts(chosen))
-            if part not in parts:
-                names = ", ".join(parts) or "a tensor alone" if chosen is outputs else ", ".join(parts) or "no parts"
-                raise ModelError(f"model.output {self._which}: the model returns no such part; there are: {names}")
-            chosen = parts[part]
-        return chosen
+        try:
+            chosen = _find(outputs, self._which)
+        except KeyError:
+            tensors = dict(_tensors(outputs))
+            parts = f"there are: {_listed(tensors)}" if tensors.keys() != {""} else "it returns a tensor alone"
+            would_do = _example(tensors, near=self._which) or "leave the key out"
+            raise ModelError(
+                f"model.output {self._which}: the model returns no such part; {parts}; {would_do}"
+            ) from None
+        return chosen if isinstance(chosen, Tensor) else _only(chosen, f"{self._which}.")
 
 
 def choose_output(model: nn.Module, which: str | int | None) -> nn.Module:
@@ -63,26 +55,78 @@ def choose_output(model: nn.Module, which: str | int | None) -> nn.Module:
     return model
 
 
-def _usual(outputs: object) -> object:
-    if isinstance(outputs, Mapping):
-        return next((outputs[key] for key in USUAL if isinstance(outputs.get(key), Tensor)), None)
-    if (
-        not isinstance(outputs, Tensor)
-        and is_dataclass(outputs)
-        and isinstance(getattr(outputs, "logits", None), Tensor)
-    ):
-        return outputs.logits  # type: ignore[union-attr]
-    return outputs
+def wrapper(does: str) -> str:
+    """How to write a module around the model whose forward `does` something with the images; for messages."""
+    return (
+        f"wrap it: class Wrapped(torch.nn.Module), whose forward(self, images) {does}, in mynet.py, and model.factory: "
+        "mynet:Wrapped (docs/models.md, A wrapper)"
+    )
+
+
+def _only(outputs: object, prefix: str = "") -> Tensor:
+    """The tensor in `outputs` that holds the model's outputs. prefix: the path to `outputs`, with a dot at its end."""
+    usual = _usual(outputs)
+    if usual is not None:
+        return usual
+    tensors = {f"{prefix}{path}": tensor for path, tensor in _tensors(outputs)}
+    fitting = [tensor for tensor in tensors.values() if _fits(tensor)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ModelError(
+            f"model.factory: the model returns {_listed(tensors)}; say which are its outputs, {_example(tensors)}"
+        )
+    returned = f"{type(outputs).__name__} with {_listed(tensors)}" if tensors else type(outputs).__name__
+    would_do = wrapper("returns one")
+    raise ModelError(
+        f"model.factory: the model returns {returned}, not a tensor of real values (images, outputs); {would_do}"
+    )
+
+
+def _listed(tensors: Mapping[str, Tensor]) -> str:
+    shown = [f"{path}: {_shape(tensor)}" for path, tensor in tensors.items()]
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    return ", ".join(shown[:SHOWN]) + more
+
+
+def _example(tensors: Mapping[str, Tensor], near: str = "") -> str:
+    """A line for the job file: the candidate whose name is nearest to `near`, else the last one."""
+    names = [path for path, tensor in tensors.items() if path and _fits(tensor)]
+    nearest = difflib.get_close_matches(near, names, n=1, cutoff=0.5) or names[-1:]
+    return f"for example model.output: {nearest[0]}" if nearest else ""
+
+
+def _usual(outputs: object) -> Tensor | None:
+    """The outputs by the usual rules: a tensor, or the part called `logits` or `out`."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    parts = dict(_parts(outputs))
+    return next((part for part in map(parts.get, USUAL) if isinstance(part, Tensor)), None)
+
+
+def _find(value: object, path: str) -> object:
+    """The part at a path: names and indices joined by dots. A name may contain dots itself; an index may also count
+    the entries of a mapping and the fields of a dataclass. Raises KeyError."""
+    parts = dict(_parts(value))
+    if path in parts:
+        return parts[path]
+    if path.isdecimal() and int(path) < len(parts):
+        return list(parts.values())[int(path)]
+    for cut in (place for place, character in enumerate(path) if character == "."):
+        with contextlib.suppress(KeyError):
+            return _find(_find(value, path[:cut]), path[cut + 1 :])
+    raise KeyError(path)
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
-    """The parts of a mapping, tuple, list or dataclass, each with its key, index or field name."""
+    """The parts of a mapping, tuple, list or dataclass, each with its key, field name or index; names before
+    indices."""
     if isinstance(value, Mapping):
         yield from ((str(key), part) for key, part in value.items())
     elif isinstance(value, tuple | list):
         names = getattr(value, "_fields", None)
-        yield from ((str(index), part) for index, part in enumerate(value))
         yield from zip(names or (), value, strict=False)
+        yield from ((str(index), part) for index, part in enumerate(value))
     elif is_dataclass(value) and not isinstance(value, type):
         yield from ((entry.name, getattr(value, entry.name)) for entry in fields(value))
 

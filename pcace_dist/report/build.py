@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError
+from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, require_packages
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.report import cam, content, pictures
 from pcace_dist.report.comparison import compare
@@ -52,10 +52,12 @@ class ReportResult:
 
 
 def build_report(run: str, options: ReportOptions, *, progress: ReportProgress | None = None) -> ReportResult:
-    """Write the report of a finished run. Raises UserError for what is wrong with the run or the options.
+    """Write the report of a finished run. Raises UserError for what is wrong with the run or the options,
+    and NotInstalled, before anything is computed, without the extra `report`.
 
     Images that can no longer be read (the data set moved or changed) leave a page without pictures, and a note.
     """
+    require_packages("pcace report", "report", "captum", "jinja2", "plotly")
     with progress or ReportProgress() as shown:
         return _build(run, options, shown)
 

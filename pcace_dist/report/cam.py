@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pcace_dist.config.targets import TargetSpec
-from pcace_dist.errors import ModelError, UserError
+from pcace_dist.errors import ModelError
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.profile import NO_GRADIENT
@@ -57,9 +57,10 @@ def evidence(
     """Both maps of images (n, C, H, W) at one layer; None where the layer has no maps of two axes behind the channels,
     as captum takes them.
 
-    weights: of the ranked channels. Raises UserError where captum is missing, ModelError where no gradient is had.
+    weights: of the ranked channels. Raises ModelError where no gradient is had.
     """
-    layer_grad_cam = _captum()
+    from captum.attr import LayerGradCam  # seconds to import, with matplotlib
+
     module = model.get_submodule(layer)
     inputs = normalise(images)
     held: dict[str, Any] = {}
@@ -76,7 +77,7 @@ def evidence(
     if len(held["shape"]) != 2 or channels_last(module, 4):
         return None
     maps = held["maps"].float().reshape(len(images), -1, *held["shape"])
-    cam = layer_grad_cam(lambda x: as_matrix(model(x)), module)
+    cam = LayerGradCam(lambda x: as_matrix(model(x)), module)
     chosen = torch.tensor(list(outputs), device=inputs.device)
     try:
         found = cam.attribute(inputs.requires_grad_(True), target=chosen, relu_attributions=True)
@@ -94,14 +95,6 @@ def ranked_map(maps: Tensor, weights: dict[int, float]) -> Tensor:
     for channel, weight in weights.items():
         total += weight * maps[:, channel] / maps[:, channel].abs().max().clamp_min(1e-12)
     return total.clamp_min(0)
-
-
-def _captum() -> Any:
-    try:
-        from captum.attr import LayerGradCam
-    except ImportError:
-        raise UserError("pcace report: needs captum; install the extra: pip install 'pcace-dist[report]'") from None
-    return LayerGradCam
 
 
 def _correlation(a: Maps, b: Maps) -> float:

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pcace_dist.errors import UserError
-
 SCRIPTS = ("data.js", "dom.js", "figure.js", "state.js", "overview.js", "table.js", "channel.js", "views.js", "main.js")
 
 
@@ -47,14 +45,10 @@ def numbers(values: npt.ArrayLike, digits: int = 5) -> list[Any]:
 
 
 def render(content: PageContent) -> bytes:
-    """The page. Raises UserError where the extra `report` is not installed."""
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise UserError(
-            "pcace report: needs jinja2 and plotly; install the extra: pip install 'pcace-dist[report]'"
-        ) from None
+    """The page. jinja2 and plotly come with the extra `report`."""
+    from jinja2 import Environment, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_asset("page.html.j2"))
     text = template.render(

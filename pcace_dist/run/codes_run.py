@@ -132,10 +132,7 @@ class CodesRun(Coordinator[CodesPreparation]):
         return self._preparation.kept_codes
 
     def _executor(self) -> AbstractContextManager[Executor]:
-        kind, shape = self._preparation.executor, worker_shape(self._job)
-        if kind != ExecutorKind.RAY:
-            shape = replace(shape, maximum=min(shape.maximum, os.cpu_count() or 1))
-        return open_executor(kind, self._preparation.spec, shape)
+        return open_executor(self._preparation.executor, self._preparation.spec, worker_shape(self._job))
 
     def _planned(self, executor: Executor) -> FrozenPlan:
         manifest = self._ledger.state.manifest

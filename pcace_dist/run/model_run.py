@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 from pcace_dist.artifacts.block_scores import each_ranking
@@ -40,10 +39,9 @@ class ModelRun(Coordinator[Preparation]):
     """The usual run: images through the model."""
 
     def _executor(self) -> AbstractContextManager[Executor]:
-        shape, shared = worker_shape(self._job), self._preparation.shared_model
-        if shared is not None:
-            shape = replace(shape, maximum=shared.workers)
-        return open_executor(self._preparation.executor, self._preparation.spec, shape, shared=shared)
+        preparation = self._preparation
+        shape = worker_shape(self._job)
+        return open_executor(preparation.executor, preparation.spec, shape, shared=preparation.shared_model)
 
     # -- plan and manifest
 

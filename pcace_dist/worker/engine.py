@@ -164,6 +164,7 @@ class Engine:
             check=self._check_stopped,
         )
         sources = UnitSources(spec, plan, reader, forward, self.pilot_cache, self._count_images)
+        self.close()  # what an earlier pass read with
         self._pass_state = _PassState(plan, epoch, memory, encoder, sources, self._empty_buffer(plan))
         return admission
 
@@ -256,7 +257,8 @@ class Engine:
         rows.bad.extend(tally.bad)
         seconds.add(source.seconds)
         with seconds.stage("statistics"):
-            count = current.buffer.add(unit, rows, filtered=tally.filtered, bytes_read=tally.bytes_read)
+            left_out = {"filtered": tally.filtered, "unlabelled": tally.unlabelled}
+            count = current.buffer.add(unit, rows, **left_out, bytes_read=tally.bytes_read)
         log_fields = {"actor": self.worker, "unit": unit.id, "rows": count.rows}
         log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=log_fields)
         return UnitReport(
@@ -272,6 +274,11 @@ class Engine:
     def stop(self) -> None:
         """Give up the unit in hand at the next batch (another thread may call this)."""
         self._stop.set()
+
+    def close(self) -> None:
+        """End the threads that read and decode. No unit can be processed after that, until another `begin`."""
+        if self._pass_state is not None:
+            self._pass_state.sources.reader.close()
 
     # -- attempts
 

@@ -57,6 +57,7 @@ class CachedUnit:
     batches: tuple[CachedBatch, ...]
     bad: tuple[BadRow, ...]
     filtered: int
+    unlabelled: int
     bytes_read: int
 
 

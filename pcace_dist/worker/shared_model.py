@@ -50,7 +50,7 @@ def share_model(job: Job, listing: Listing, model: nn.Module, *, any_size: bool 
     workers = job.workers
     if workers.gpus or workers.resources or workers.memory is not None:
         return None
-    count = min(workers.max, int(cores() / max(1.0, workers.cpus)))
+    count = min(workers.max, most_threads(workers.cpus))
     small = listing.rows <= ROWS and _nbytes(model) <= MODEL_BYTES
     if count < max(1, workers.min) or not (small or any_size):
         return None
@@ -88,6 +88,11 @@ def _captured_by(function: object) -> list[object]:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def most_threads(cpus: float) -> int:
+    """How many workers with so many CPUs each this machine has cores for; 0 where there are too few for one."""
+    return int(cores() / max(1.0, cpus))
 
 
 def _nbytes(model: nn.Module) -> int:

@@ -235,3 +235,9 @@ class WorkerBody:
         engine = getattr(self, "_engine", None)
         if engine is not None:
             engine.stop()
+
+    def close(self) -> None:
+        """End the worker's own threads: the last call of a worker that is a thread. A process ends with them."""
+        engine = getattr(self, "_engine", None)
+        if engine is not None:
+            engine.close()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pcace_dist.datasets.listing import Listing, find_files, list_dataset, would_list
 from pcace_dist.errors import DatasetError
-from pcace_dist.storage.files import Storage
+from pcace_dist.storage.files import Storage, StoredFile
 from tests.datasets.helpers import encoded, listed, picture, png, shard, spec_of
 
 
@@ -85,6 +85,31 @@ def test_a_folder_of_images_says_how_to_pack_them(tmp_path: Path) -> None:
     )
 
 
+class Refusing(Storage):
+    """May not read the first bytes of one file."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def open(self, url: str) -> pa.NativeFile:
+        if url.endswith(self.name):
+            raise PermissionError(f"{url}: permission denied")
+        return super().open(url)
+
+
+def test_a_file_without_a_suffix_that_may_not_be_read_is_refused_unless_it_would_be_left_out(tmp_path: Path) -> None:
+    shard(tmp_path / "a.parquet", [png(0)])
+    shard(tmp_path / "part-00001", [png(1)])
+    with pytest.raises(DatasetError, match=rf"^dataset.path: {tmp_path}/part-00001: permission denied$"):
+        list_dataset(spec_of(tmp_path), Refusing("part-00001"))
+    shard(tmp_path / "_metadata", [png(2)])
+    listed = list_dataset(spec_of(tmp_path), Refusing("_metadata"))
+    assert [file.key for file in listed.files] == ["a.parquet", "part-00001"]
+    named = list_dataset(spec_of(tmp_path / "part-*"), Refusing("part-00001"))
+    assert [file.key for file in named.files] == ["part-00001"], "a file that the job names is Parquet anyway"
+
+
 # -- links
 
 
@@ -127,6 +152,28 @@ def test_a_path_that_exists_is_a_path_not_a_pattern(tmp_path: Path) -> None:
     shard(tmp_path / "x[2019].parquet", [png(0)])
     assert keys(tmp_path / "x[2019].parquet") == ["x[2019].parquet"]
     assert keys(tmp_path / "se[a-z]1") == ["set1/of set1.parquet"], "a pattern, for it is no path"
+
+
+class Bucket(Storage):
+    """The files of a bucket; remembers which folders it has listed."""
+
+    def __init__(self, *keys: str) -> None:
+        super().__init__()
+        self.files = [StoredFile(f"s3://b/{key}", 10, "1") for key in keys]
+        self.listed: list[str] = []
+
+    def stat(self, url: str) -> StoredFile | None:
+        return None
+
+    def list(self, url: str) -> list[StoredFile]:
+        self.listed.append(url)
+        return [file for file in self.files if file.url.startswith(f"{url}/")]
+
+
+def test_a_folder_of_a_bucket_with_brackets_in_its_name_is_listed_once() -> None:
+    bucket = Bucket("set[12]/a.parquet", "set1/b.parquet")
+    assert list(find_files(["s3://b/set[12]"], bucket)[0]) == ["a.parquet"]
+    assert bucket.listed == ["s3://b/set[12]"]
 
 
 def test_the_output_may_lie_beside_a_folder_with_brackets(tmp_path: Path) -> None:

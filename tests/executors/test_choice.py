@@ -17,6 +17,7 @@ from pcace_dist.executors.inline import InlineExecutor
 from pcace_dist.executors.ray_executor import RayExecutor
 from pcace_dist.executors.threads import ThreadExecutor
 from pcace_dist.run.prepare import prepare
+from pcace_dist.worker import shared_model
 from tests.digits import bytes_of, digits_job, ranked, write_digits
 
 
@@ -51,6 +52,17 @@ def test_each_kind_has_its_executor(kind: str, made: type) -> None:
 
 
 @pytest.mark.parametrize(
+    "kind, cpus, expected", [("threads", 1, 4), ("threads", 2, 2), ("threads", 8, 1), ("inline", 1, 1), ("ray", 1, 99)]
+)
+def test_there_are_no_more_threads_than_the_machine_has_cores_for(
+    kind: str, cpus: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_model, "cores", lambda: 4)
+    spec: Any = None
+    assert open_executor(ExecutorKind(kind), spec, WorkerShape(99, cpus)).shape.maximum == expected
+
+
+@pytest.mark.parametrize(
     "asked, said",
     [
         ({"gpus": 1}, "threads of one process cannot have workers.gpus of their own"),
@@ -64,6 +76,7 @@ def test_threads_are_refused_where_the_job_asks_for_more(
     asked: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "cores", lambda: 2)
+    monkeypatch.setattr(shared_model, "cores", lambda: 2)
     check_threads(Workers(max=5))
     with pytest.raises(JobError) as refused:
         check_threads(Workers(**asked))

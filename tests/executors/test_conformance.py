@@ -187,6 +187,24 @@ def test_only_inline_works_in_the_callers_thread() -> None:
         assert (thread == threading.get_ident()) == (opened is inline)
 
 
+@pytest.mark.parametrize("executor_class", [ThreadExecutor, InlineExecutor])
+def test_a_worker_of_this_process_is_closed_by_its_own_thread(executor_class: type[ThreadExecutor]) -> None:
+    workers: list[FakeWorker] = []
+
+    def made(name: str) -> FakeWorker:
+        workers.append(FakeWorker(name))
+        return workers[-1]
+
+    spec: Any = None
+    with executor_class(spec, WorkerShape(2), make_worker=made) as executor:
+        (thread,) = map_tasks(executor, [Task.of(FakeWorker.thread)], control())
+        assert [worker.closed_by for worker in workers] == [None, None]
+        executor.release("a0002")
+        assert workers[0].closed_by is None and workers[1].closed_by is not None
+    assert thread in [worker.closed_by for worker in workers]
+    assert all(worker.closed_by is not None for worker in workers)
+
+
 # -- what workers tell
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -155,3 +156,14 @@ def test_a_driver_away_from_all_nodes_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     with pytest.raises(JobError, match=r"RAY_ADDRESS head:6379: no node of a Ray cluster runs on this machine; "):
         ray_session._check_node_here()
+
+
+@pytest.mark.parametrize("address, wanted, named", [(None, 0, 0), ("", 0, 0), ("local", 1, 0), ("10.0.0.1:6379", 1, 1)])
+def test_ray_address_asks_for_ray(
+    address: str | None, wanted: int, named: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert (ray_session.is_wanted(), ray_session.names_a_cluster()) == (bool(wanted), bool(named))

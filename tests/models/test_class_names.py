@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torchvision
 from torch import nn
-from transformers import ViTConfig, ViTForImageClassification
 
 from pcace_dist.models.class_names import class_names
-
-ANIMALS = {0: "cat", 1: "dog", 2: "cow"}
-
-
-def vit(**settings: object) -> nn.Module:
-    config = ViTConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=16, **settings
-    )
-    model: nn.Module = ViTForImageClassification(config)
-    return model
-
-
-def small(name: str = "test_resnet.r160_in1k", **settings: object) -> nn.Module:
-    model: nn.Module = timm.create_model(name, pretrained=False, **settings)
-    return model
+from tests.models.library_models import ANIMALS, named_vit, vit
+from tests.models.library_models import small_timm as small
 
 
 @pytest.mark.parametrize(
@@ -63,8 +48,7 @@ def test_weights_that_torchvision_does_not_know_name_nothing(
 
 
 def test_transformers_id2label() -> None:
-    named = vit(id2label=ANIMALS, label2id={name: index for index, name in ANIMALS.items()})
-    assert class_names(named, "mynet:build", {}, "factory") == ANIMALS
+    assert class_names(named_vit(), "mynet:build", {}, "factory") == ANIMALS
 
 
 def test_transformers_label_0_is_no_name() -> None:

@@ -110,16 +110,18 @@ def test_what_is_left_out_of_the_data_is_in_the_summary_and_the_closing_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write(tmp_path / "data", ["a"] * 100)
-    for name in ("_SUCCESS", "notes.txt"):
+    for name in ("_SUCCESS", *(f"{number}.txt" for number in range(7))):
         (data / name).touch()
     job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump(digits_job(data, tmp_path / "run")))
     assert main(["rank", str(job)]) == 0
     said = capsys.readouterr()
-    assert "left out of dataset.path: 1 not a Parquet file: notes.txt" in said.out
-    assert "pcace: dataset.path: left out: 1 not a Parquet file (notes.txt)" in said.err
+    assert "left out of dataset.path: 7 not a Parquet file: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more\n" in said.out
+    assert (
+        "pcace: dataset.path: left out: 7 not a Parquet file (0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more)" in said.err
+    )
     assert "_SUCCESS" not in said.out + said.err, "nobody would take it for data"
     assert open_run(str(tmp_path / "run")).summary["files_left_out"] == [
-        {"reason": "not a Parquet file", "files": 1, "names": ["notes.txt"], "usual": False},
+        {"reason": "not a Parquet file", "files": 7, "names": [f"{n}.txt" for n in range(5)], "usual": False},
         {"reason": "hidden", "files": 1, "names": ["_SUCCESS"], "usual": True},
     ]

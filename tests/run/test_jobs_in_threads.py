@@ -1,4 +1,4 @@
-"""Small runs of the model by threads of the driver's process: which they are, and that they give Ray's bytes."""
+"""Whole jobs in threads of the driver's process: they give Ray's bytes, also where they are stopped or killed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +16,16 @@ import torch
 from torch import nn
 
 from pcace_dist.artifacts.run import open_run
-from pcace_dist.config.job import Job, parse_job
-from pcace_dist.datasets.listing import DataFile, Listing
-from pcace_dist.datasets.loader import Batch
-from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
-from pcace_dist.executors import ray_session
+from pcace_dist.config.job import parse_job
 from pcace_dist.executors.choice import ExecutorKind
-from pcace_dist.models.forward import Forward, numeric_class
+from pcace_dist.models.forward import numeric_class
 from pcace_dist.models.settings import settings_restored
 from pcace_dist.run import rank as rank_module
 from pcace_dist.run.prepare import prepare
 from pcace_dist.storage.store import open_store
-from pcace_dist.worker import pilot, shared_model
+from pcace_dist.worker import shared_model
 from pcace_dist.worker.admission import NotAdmitted
-from pcace_dist.worker.engine import Abandoned, Engine
-from pcace_dist.worker.pilot_maps import PilotMaps
+from pcace_dist.worker.engine import Engine
 from tests.digits import bytes_of, digits_job, ranked, records, write_digits
 from tests.planted import planted_network, write_planted
 from tests.run.test_main_job import ROOT, planted_job
@@ -53,102 +46,10 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_model, "cores", lambda: 2)
 
 
-# -- which runs
-
-
-def asked(rows: int = 300, **workers: Any) -> tuple[Job, Listing]:
-    job = parse_job(planted_job(Path("data"), Path("run"), workers={"max": 2} | workers))
-    return job, Listing((DataFile("data/a", "a", 1000, "v", (rows,)),), pa.schema([]))
-
-
-def count(job: Job, listing: Listing) -> int | None:
-    found = shared_model.share_model(job, listing, planted_network())
-    return None if found is None else found.workers
-
-
-@pytest.mark.parametrize(
-    "cores, workers, expected",
-    [
-        (2, {}, 2),
-        (1, {}, 1),
-        (8, {}, 2),
-        (8, {"max": 5}, 5),
-        (8, {"max": 5, "cpus": 2}, 4),
-        (8, {"max": 5, "cpus": 0.5}, 5),
-        (2, {"min": 2}, 2),
-        (1, {"min": 2}, None),
-        (2, {"cpus": 4}, None),
-        (2, {"resources": {"unicorn": 1}}, None),
-        (2, {"memory": "1GiB"}, None),
-    ],
-)
-def test_as_many_workers_as_there_are_cores_for_and_none_where_more_is_asked_for(
-    cores: int, workers: dict[str, Any], expected: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared_model, "cores", lambda: cores)
-    assert count(*asked(**workers)) == expected
-
-
-def test_many_rows_large_models_and_such_as_cannot_be_copied_are_for_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_model, "cores", lambda: 2)
-    assert count(*asked(shared_model.ROWS)) == 2
-    assert count(*asked(shared_model.ROWS + 1)) is None
-    network = planted_network()
-    network.__dict__["held"] = (line for line in "a generator cannot be copied")
-    assert shared_model.share_model(*asked(), network) is None
-    monkeypatch.setattr(shared_model, "MODEL_BYTES", 8)
-    assert count(*asked()) is None
-
-
-def replaced_forward(network: nn.Module) -> None:
-    forward = network.forward
-    network.forward = lambda images: forward(images)
-
-
-def hooked(network: nn.Module) -> None:
-    network.register_forward_hook(lambda *_: network.training)
-
-
-def with_default(network: nn.Module) -> None:
-    network.register_forward_hook(lambda *_, whole=network: None)
-
-
-def harmless(network: nn.Module) -> None:
-    network.register_forward_hook(lambda *_: None)
-    network.forward = network.__call__  # a method is copied with its module
-
-
-@pytest.mark.parametrize(
-    "change, expected", [(replaced_forward, None), (hooked, None), (with_default, None), (harmless, 2)]
-)
-def test_models_whose_copies_would_lead_back_to_them_are_for_ray(
-    change: Callable[[nn.Module], None], expected: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared_model, "cores", lambda: 2)
-    network = planted_network()
-    change(network)
-    found = shared_model.share_model(*asked(), network)
-    assert (None if found is None else found.workers) == expected
-
-
-@pytest.mark.parametrize("address, wanted, named", [(None, 0, 0), ("", 0, 0), ("local", 1, 0), ("10.0.0.1:6379", 1, 1)])
-def test_ray_address_asks_for_ray(
-    address: str | None, wanted: int, named: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(sys.modules, "ray", raising=False)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if address is not None:
-        monkeypatch.setenv("RAY_ADDRESS", address)
-    assert (ray_session.is_wanted(), ray_session.names_a_cluster()) == (bool(wanted), bool(named))
-
-
 def test_a_run_that_was_begun_is_for_ray(data: Path, tmp_path: Path, without_ray: None) -> None:
     preparation = prepare(parse_job(digits_job(data, tmp_path / "run")))
     assert rank_module._here_or_on_ray(preparation, first=True).executor == ExecutorKind.THREADS
     assert rank_module._here_or_on_ray(preparation, first=False).executor == ExecutorKind.RAY
-
-
-# -- the same bytes
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -185,75 +86,12 @@ def test_a_factory_that_gives_one_module_again_and_again(
 ) -> None:
     write_planted(tmp_path / "data", 600)
     job = planted_job(tmp_path / "data", tmp_path / "shared", statistics={"components": 1, "pilot": 300})
-    job["model"] = job["model"] | {"factory": "tests.run.test_shared_model:the_only_network"}
+    job["model"] = job["model"] | {"factory": "tests.run.test_jobs_in_threads:the_only_network"}
     shared = ranked(job)
     assert shared.summary["workers_are"] == "threads of the driver" and shared.summary["workers"] == 2
     monkeypatch.setattr("pcace_dist.run.prepare.is_wanted", lambda: True)
     own = ranked(planted_job(tmp_path / "data", tmp_path / "own", statistics={"components": 1, "pilot": 300}))
     assert bytes_of(shared) == bytes_of(own)
-
-
-# -- what a pilot of all rows leaves
-
-
-def wide_network() -> nn.Module:
-    """Maps of 64 x 28 x 28: large enough to be multiplied where they lie."""
-    return nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(7), nn.Flatten(), nn.Linear(1024, 10))
-
-
-WIDE = {"factory": "tests.run.test_shared_model:wide_network", "weights": "random"}
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    "batch, dataset, keep_codes, model",
-    [
-        (48, {}, False, {}),
-        (7, {"filter": {"odd": True}, "fold_by": "writer", "id": "name"}, True, {}),
-        (16, {}, True, WIDE),
-    ],
-)
-def test_what_the_pilot_has_forwarded_is_what_the_main_pass_would_forward(
-    data: Path,
-    tmp_path: Path,
-    precision: str,
-    batch: int,
-    dataset: dict[str, Any],
-    keep_codes: bool,
-    model: dict[str, str],
-) -> None:
-    compute = {"precision": precision, "batch": batch}
-    statistics = {"pilot": ROWS, "keep_codes": keep_codes}
-    more = {"statistics": statistics, "dataset": dataset, "group_by": "place", "layers": "all"}
-    job = digits_job(data, tmp_path / "run", compute=compute, **more)
-    prepared = prepare(parse_job(job | {"model": job["model"] | model}))
-    units = make_units(prepared.listing, rows_per_unit(prepared.listing))
-    store = open_store(str(tmp_path / "run"), prepared.spec.storage)
-    engines = [Engine(prepared.spec, name, store) for name in ("pilot", "other")]
-    plan, check = engines[0].pilot(prepared.listing)
-    assert engines[0].pilot_cache.units.keys() == {unit.id for unit in units}
-    files, reports = [], []
-    for engine in engines:
-        engine.begin(plan, check, 1)
-        done = [engine.process(unit, upcoming) for unit, upcoming in zip(units, (*units[1:], None), strict=True)]
-        receipt = engine.flush()
-        assert receipt is not None
-        files.append({name: ref.sha256 for name, ref in receipt.files.items()})
-        reports.append([replace(one, seconds={}, forwarded=0, of_pilot=False) for one in done])
-        assert [one.of_pilot for one in done] == [engine is engines[0]] * len(units)
-    assert files[0] == files[1]
-    assert reports[0] == reports[1]
-    assert not engines[0].pilot_cache.units, "given back as they are used"
-
-
-def test_a_model_that_gives_something_else_each_time_is_not_admitted(data: Path, tmp_path: Path) -> None:
-    prepared = prepare(parse_job(digits_job(data, tmp_path / "run", compute={"precision": "float32"})))
-    engine = Engine(prepared.spec, "pilot", open_store(str(tmp_path / "run"), prepared.spec.storage))
-    plan, check = engine.pilot(prepared.listing)
-    with torch.no_grad():
-        next(engine.model.parameters()).mul_(1.01)
-    with pytest.raises(NotAdmitted, match="check codes differently"):
-        engine.begin(plan, check, 1)
 
 
 def test_bad_rows_are_set_aside_once_whoever_met_them(
@@ -278,65 +116,6 @@ def test_bad_rows_are_set_aside_once_whoever_met_them(
     again = ranked(given)  # forwards all rows in the main pass, under the same plan
     for name in ("rankings.parquet", "bad_rows.parquet", "sample.parquet"):
         assert bytes_of(again, name) == bytes_of(whole, name)
-
-
-def left_by_a_pilot(data: Path, output: Path, **changes: Any) -> tuple[Engine, tuple[Unit, ...]]:
-    """A worker with a plan, which has forwarded all units in the pilot."""
-    prepared = prepare(parse_job(digits_job(data, output, statistics={"pilot": ROWS}, **changes)))
-    engine = Engine(prepared.spec, "pilot", open_store(str(output), prepared.spec.storage))
-    plan, check = engine.pilot(prepared.listing)
-    engine.begin(plan, check, 1)
-    return engine, make_units(prepared.listing, rows_per_unit(prepared.listing))
-
-
-def test_what_is_left_is_maps_without_pixels_and_is_given_up_when_told_to_stop(data: Path, tmp_path: Path) -> None:
-    engine, units = left_by_a_pilot(data, tmp_path / "run")
-    left = [one.batch for unit in engine.pilot_cache.units.values() for one in unit.batches]
-    assert sum(len(batch.images) for batch in left) == ROWS
-    assert sum(batch.images.numel() for batch in left) == 0
-    engine.stop()
-    with pytest.raises(Abandoned):
-        engine.process(units[0])
-
-
-@pytest.mark.parametrize("batch, most", [(8, 32), (64, 64)])
-def test_the_pilot_holds_the_maps_of_few_rows_at_a_time(
-    data: Path, tmp_path: Path, batch: int, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Read 128 at a time, whatever goes through the model together."""
-    held: list[int] = []
-    run = PilotMaps._run
-
-    def counted(self: PilotMaps, forward: Forward, rows: Batch, layers: Collection[str]) -> Any:
-        held.append(len(rows))
-        return run(self, forward, rows, layers)
-
-    monkeypatch.setattr(PilotMaps, "_run", counted)
-    monkeypatch.setattr(pilot, "choose_batch", lambda *_: batch)
-    engine, units = left_by_a_pilot(data, tmp_path / "run", compute={"batch": "auto"})
-    assert sum(held) == ROWS and max(held) == most
-    left = {unit.id: [len(one.batch) for one in engine.pilot_cache.units[unit.id].batches] for unit in units}
-    for unit in units:
-        assert left[unit.id] == [min(batch, unit.rows - start) for start in range(0, unit.rows, batch)]
-
-
-def test_what_was_read_ahead_is_discarded_when_a_unit_that_was_left_comes_instead(data: Path, tmp_path: Path) -> None:
-    engine, (first, second, third, *_) = left_by_a_pilot(data, tmp_path / "run")
-    for unit in (first, second):
-        engine.pilot_cache.take(unit.id)
-    engine.process(first, second)
-    ahead = engine.sources.reader.stream(second)
-    reading = not ahead.closed
-    assert engine.process(third).of_pilot
-    assert reading and ahead.closed
-    assert engine.process(second).count.rows == second.rows
-
-
-def test_a_pilot_of_some_rows_leaves_nothing(data: Path, tmp_path: Path) -> None:
-    prepared = prepare(parse_job(digits_job(data, tmp_path / "run", statistics={"pilot": ROWS - 1})))
-    engine = Engine(prepared.spec, "pilot", open_store(str(tmp_path / "run"), prepared.spec.storage))
-    engine.pilot(prepared.listing)
-    assert not engine.pilot_cache.units
 
 
 def test_another_runs_plan_admits_only_its_numeric_class_also_where_it_was_taken(
@@ -400,7 +179,7 @@ def test_stopped_in_the_pilot_it_ends_within_a_batch_and_goes_on_with_ray(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     write_planted(tmp_path / "data", 3000)
     job = planted_job(tmp_path / "data", tmp_path / "run", workers={"max": 1})
-    slow = job | {"model": job["model"] | {"factory": "tests.run.test_shared_model:slow_network"}}
+    slow = job | {"model": job["model"] | {"factory": "tests.run.test_jobs_in_threads:slow_network"}}
     process = subprocess.Popen(
         command(slow, tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -432,7 +211,7 @@ def test_killed_it_goes_on_with_ray_to_the_same_bytes(
     write_planted(tmp_path / "data", 600)
     settings = {"statistics": {"components": 1, "pilot": 100}, "compute": {"batch": 32}, "workers": {"max": 1}}
     job = planted_job(tmp_path / "data", tmp_path / "run", **settings)
-    factory = "tests.run.test_shared_model:slow_network"
+    factory = "tests.run.test_jobs_in_threads:slow_network"
     slow = job | {"model": job["model"] | {"factory": factory, "kwargs": {"seconds": 0.3}}}
     with subprocess.Popen(command(slow, tmp_path), cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
