@@ -25,7 +25,8 @@ from pcace_dist.datasets.globs import pattern_of
 from pcace_dist.datasets.paths import Skipped, by_reason, first_names, is_hidden, is_underscored, key_below, utf8_name
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes, read_footer
 from pcace_dist.datasets.values.class_label import class_label_names
-from pcace_dist.datasets.values.label_range import NO_ROWS, LabelRange, label_range
+from pcace_dist.datasets.values.label_range import label_range
+from pcace_dist.datasets.values.labels import NO_ROWS, LabelRange
 from pcace_dist.datasets.values.partitions import partition_column, partition_types
 from pcace_dist.datasets.walk import NOTHING, UNREADABLE, Entries, entries_of, kinds_by_content
 from pcace_dist.errors import DatasetError

@@ -57,8 +57,8 @@ class CachedUnit:
     batches: tuple[CachedBatch, ...]
     bad: tuple[BadRow, ...]
     filtered: int
-    unlabelled: int
     bytes_read: int
+    unlabelled: int = 0
 
 
 @dataclass(eq=False)

@@ -16,7 +16,7 @@ from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.row_groups import RowGroup, count_kept, kept_values, read_row_groups
 from pcace_dist.datasets.units import make_units, row_groups_of
-from pcace_dist.datasets.values.label_range import LabelRange
+from pcace_dist.datasets.values.labels import LabelRange
 from pcace_dist.errors import DatasetError
 from pcace_dist.storage.files import Range, Storage, StoredFile
 from tests.datasets.helpers import listed, png, reader_of, shard

@@ -4,33 +4,15 @@ Pure; no I/O."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pcace_dist.datasets.values.labels import UNLABELLED
+from pcace_dist.datasets.values.labels import NO_ROWS, UNLABELLED, LabelRange
 from pcace_dist.datasets.values.partitions import partition_column, partitions_of
 
-
-@dataclass(frozen=True)
-class LabelRange:
-    """The least and the largest number; None where that is not known, or labels are texts. complete: it is known that
-    no row is unlabelled."""
-
-    low: float | None
-    high: float | None
-    complete: bool
-
-    def __or__(self, other: LabelRange) -> LabelRange:
-        """The range of both."""
-        low = None if self.low is None or other.low is None else min(self.low, other.low)
-        high = None if self.high is None or other.high is None else max(self.high, other.high)
-        return LabelRange(low, high, self.complete and other.complete)
-
-
 NOT_KNOWN = LabelRange(None, None, False)
-NO_ROWS = LabelRange(float("inf"), float("-inf"), True)
 
 
 def label_range(footer: pq.FileMetaData, key: str, column: str, partitions: Mapping[str, pa.DataType]) -> LabelRange:

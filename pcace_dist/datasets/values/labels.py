@@ -24,19 +24,40 @@ SHOWN = 40  # characters of a label that a reason repeats
 
 
 @dataclass(frozen=True)
+class LabelRange:
+    """The least and the largest number; None where that is not known, or labels are texts. complete: it is known that
+    no row is unlabelled."""
+
+    low: float | None
+    high: float | None
+    complete: bool
+
+    def __or__(self, other: LabelRange) -> LabelRange:
+        """The range of both."""
+        low = None if self.low is None or other.low is None else min(self.low, other.low)
+        high = None if self.high is None or other.high is None else max(self.high, other.high)
+        return LabelRange(low, high, self.complete and other.complete)
+
+
+NO_ROWS = LabelRange(float("inf"), float("-inf"), True)
+
+
+@dataclass(frozen=True)
 class Labelling:
     """How a label is read.
 
     by_name: the class index of each text, where labels are texts; origin: where these names come from. base: what the
-    first class is called, where labels are numbers. needed: a row whose label is no class is set aside. leave_out:
-    unlabelled rows are left out before they are decoded; it may be False where it is known that there are none.
+    first class is called, where labels are numbers; None: the job does not say, it counts from 0. needed: a row whose
+    label is no class is set aside. leave_out: unlabelled rows are left out before they are decoded; it may be False
+    where it is known that there are none. range: what footers say of all labels.
     """
 
     by_name: Mapping[str, int] | None = None
-    base: int = 0
+    base: int | None = None
     origin: str = ""
     needed: bool = False
     leave_out: bool = False
+    range: LabelRange | None = None
 
     def indices(self, labels: pa.ChunkedArray) -> tuple[Indices, dict[int, str]]:
         """Class index of each row, int64 (n,), -1 where it has none; and why, for rows whose label is no class index.
@@ -69,10 +90,11 @@ class Labelling:
     def _of_numbers(self, labels: pa.ChunkedArray) -> tuple[Indices, dict[int, str]]:
         missing = self.unlabelled(labels)
         values = _as_numbers(labels)
-        whole = missing | ((values >= self.base) & (values <= LARGEST) & (np.floor(values) == values))
+        base = self.base or 0
+        whole = missing | ((values >= base) & (values <= LARGEST) & (np.floor(values) == values))
         used = whole & ~missing
         indices = np.full(len(values), UNLABELLED)
-        indices[used] = values[used].astype(np.int64) - self.base
+        indices[used] = values[used].astype(np.int64) - base
         return indices, _reasons(labels, ~whole, self._not_a_number_of_a_class)
 
     def _not_a_number_of_a_class(self, value: Any) -> str:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.datasets.values.label_range import LabelRange, label_range
+from pcace_dist.datasets.values.label_range import label_range
+from pcace_dist.datasets.values.labels import LabelRange
 from pcace_dist.datasets.values.partitions import NULL, partition_types
 
 
