@@ -144,10 +144,11 @@ def _add_evaluate(add: AddVerb) -> None:
     verb.add_argument("--group", help="only this group")
     verb.add_argument("--target", help="only this target")
     verb.add_argument(
-        "--effect",
-        type=_effect,
+        "--watch",
+        "--effect",  # its name in version 0.1
+        type=_target,
         metavar="TARGET",
-        help="output to watch where the target is a column of the data, for example output:0",
+        help="what to watch of the model's outputs instead of the run's target, for example output:0 or margin:label",
     )
     verb.add_argument("--output", metavar="DIR", help="folder for evaluation.json, .parquet and .svg (default: RUN)")
     verb.set_defaults(run=_evaluate)
@@ -161,7 +162,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     run = open_run(arguments.path)
     layers = None if arguments.layer is None else tuple(arguments.layer)
-    names = ("data", "images", "draws", "target", "group", "effect")
+    names = ("data", "images", "draws", "target", "group", "watch")
     options = {name: getattr(arguments, name) for name in names}
     evaluation = evaluate(run, Settings(layers=layers, replacements=arguments.replace, **options))
     for name in evaluation.replacements:
@@ -264,13 +265,12 @@ def _replacements(text: str) -> tuple[str, ...]:
     return names
 
 
-def _effect(text: str) -> TargetSpec:
-    from pcace_dist.config.targets import parse_target
+def _target(text: str) -> TargetSpec:
+    from pcace_dist.config.targets import parse_name
     from pcace_dist.errors import JobError
 
-    target_kind, _, value = text.partition(":")
     try:
-        return parse_target({target_kind: int(value) if value.isdigit() else value})
+        return parse_name(text)
     except JobError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

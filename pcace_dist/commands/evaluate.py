@@ -60,7 +60,7 @@ class Settings:
     layers: tuple[str, ...] | None = None
     target: str | None = None
     group: str | None = None
-    effect: TargetSpec | None = None
+    watch: TargetSpec | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ def evaluate(run: Run, settings: Settings | None = None) -> Evaluation:
             f"{run.path}: was ranked by estimator {job.statistics.estimator}, which needs --data to evaluate"
         )
     evaluated = open_evaluation(
-        job, run.path, data=settings.data, images=settings.images, held=held, effect=settings.effect
+        job, run.path, data=settings.data, images=settings.images, held=held, watch=settings.watch
     )
     published = _published(run, settings)
     cases = list(published)

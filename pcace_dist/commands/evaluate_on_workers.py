@@ -56,7 +56,7 @@ class Evaluated:
 
 
 def open_evaluation(
-    job: Job, path: str, *, data: str | None, images: int, held: tuple[int, ...], effect: TargetSpec | None
+    job: Job, path: str, *, data: str | None, images: int, held: tuple[int, ...], watch: TargetSpec | None
 ) -> Evaluated:
     """Check that the run at `path` can be evaluated with its model, and its data or those of `data`.
 
@@ -91,7 +91,7 @@ def open_evaluation(
         elsewhere=elsewhere,
         images=images,
         held_out=() if elsewhere is not None else held,
-        targets=tuple(_effect_target(target, effect, outputs) for target in spec.targets),
+        targets=tuple(_watched(target, watch, outputs, job.dataset.label) for target in spec.targets),
     )
     return Evaluated(
         replace(preparation, spec=spec, shared_model=None), plan, tuple(state.accepted_receipts()), evaluation
@@ -104,18 +104,20 @@ def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:
     return Listing(tuple(file for file in listing.files if file.key in read), listing.schema)
 
 
-def _effect_target(target: TargetSpec, effect: TargetSpec | None, outputs: int) -> TargetSpec:
+def _watched(target: TargetSpec, watch: TargetSpec | None, outputs: int, label: str | None) -> TargetSpec:
     """What of the model is watched. A column of the data does not change when the model does: then an output is."""
-    if effect is not None:
-        if effect.kind == "column" or (isinstance(effect.value, int) and effect.value >= outputs):
-            raise JobError(f"--effect {effect.name}: is none of the model's {outputs} outputs; for example output:0")
-        return effect
-    if target.kind != "column":
+    if watch is not None:
+        if not watch.differentiable or watch.largest_index >= outputs:
+            raise JobError(f"--watch {watch.name}: is none of the model's {outputs} outputs; for example output:0")
+        if watch.needs_label and label is None:
+            raise JobError(f"--watch {watch.name}: needs the class of each image, and the job names no dataset.label")
+        return watch
+    if target.differentiable:
         return target
     if outputs > 1:
         raise JobError(
             f"target {target.name}: is no output of the model, which has {outputs}; say which to watch, for example "
-            "--effect output:0"
+            "--watch output:0"
         )
     return TargetSpec("output", 0)
 

@@ -9,51 +9,122 @@ from typing import Any
 
 from pcace_dist.errors import JobError
 
-KINDS = ("logit", "output", "column")
-LOGITS = ("label", "predicted")
-EXAMPLES = "{logit: label}, {logit: 3}, {logit: predicted}, {output: 0} or {column: NAME}"
+KINDS = ("logit", "output", "margin", "loss", "column")
+OF_A_CLASS = ("logit", "margin", "loss")  # kinds whose class may be that of the row
+LABEL, PREDICTED = "label", "predicted"
+EXAMPLES = (
+    "{logit: label}, {logit: 3}, {logit: predicted}, {logit: 3, minus: 5}, {margin: label}, {loss: label}, "
+    "{output: 0} or {column: NAME}"
+)
 
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """One target. kind: logit, output or column. value: `label`, `predicted`, the index of an output, or the name of a
-    column."""
+    """One target: a function of the model's outputs, or a column of the data.
+
+    kind: logit, output, margin (own logit less the largest other), loss (cross-entropy) or column. value: `label` or
+    `predicted` (the class is the row's own), the index of an output, or a column. minus: an output that is subtracted.
+    """
 
     kind: str
     value: str | int
+    minus: int | None = None
 
     @property
     def name(self) -> str:
-        """The canonical name, as in rankings.parquet: logit:label, logit:3, logit:predicted, output:0, column:no2."""
-        return f"{self.kind}:{self.value}"
+        """The canonical name, as in rankings.parquet: logit:label, logit:3, logit:3-5, margin:label, loss:label,
+        output:0, column:no2. `parse_name` reads it."""
+        return f"{self.kind}:{self.value}" + ("" if self.minus is None else f"-{self.minus}")
+
+    @property
+    def written(self) -> str:
+        """As a job file writes it."""
+        return f"{{{self.kind}: {self.value}" + ("}" if self.minus is None else f", minus: {self.minus}}}")
 
     @property
     def needs_label(self) -> bool:
         """Whether dataset.label is needed."""
-        return self.kind == "logit" and self.value == "label"
+        return self.of_outputs and self.value == LABEL
+
+    @property
+    def column(self) -> str | None:
+        """The numeric column of the data that is the target; None where it is a function of the outputs."""
+        return None if self.of_outputs else str(self.value)
+
+    @property
+    def largest_index(self) -> int:
+        """The largest index of an output that it names; -1 where it names none."""
+        return max(index if isinstance(index, int) else -1 for index in (self.value, self.minus))
+
+    @property
+    def of_outputs(self) -> bool:
+        """Whether it is a function of the model's outputs (`models.targets.target_tensor`)."""
+        return self.kind != "column"
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether it has a gradient with respect to the outputs."""
+        return self.of_outputs
 
 
 def parse_target(mapping: Mapping[str, Any]) -> TargetSpec:
     """The target that a mapping in the job file means. Raises JobError, one line."""
-    if not isinstance(mapping, Mapping) or len(mapping) != 1:
+    if not isinstance(mapping, Mapping) or not mapping:
         raise JobError(f"target {mapping!r}: write one of {EXAMPLES}")
-    kind, value = next(iter(mapping.items()))
-    if kind not in KINDS:
-        raise JobError(
-            f"target {{{kind}: {value}}}: unknown kind {kind!r}{_nearest(kind, KINDS)}; write one of {EXAMPLES}"
-        )
-    label = f"target {{{kind}: {value}}}"
+    label = f"target {{{', '.join(f'{key}: {value}' for key, value in mapping.items())}}}"
+    kinds = [key for key in mapping if key in KINDS]
+    options = {key: value for key, value in mapping.items() if key not in KINDS}
+    if len(kinds) > 1 or len(mapping) > 2:
+        raise JobError(f"{label}: write one of {EXAMPLES}")
+    if not kinds:
+        kind = next(iter(mapping))
+        raise JobError(f"{label}: unknown kind {kind!r}{_nearest(kind, KINDS)}; write one of {EXAMPLES}")
+    for key in options:
+        if key != "minus":
+            raise JobError(f"{label}: unknown key {key!r}{_nearest(key, ('minus',))}; write one of {EXAMPLES}")
+    spec = TargetSpec(kinds[0], _value(kinds[0], mapping[kinds[0]], label))
+    return spec if "minus" not in mapping else _less(spec, mapping["minus"], label)
+
+
+def parse_name(name: str) -> TargetSpec:
+    """The target of a canonical name (`TargetSpec.name`). Raises JobError, one line."""
+    kind, _, value = name.partition(":")
+    if kind == "column":
+        return parse_target({kind: value})
+    first, less, second = value.partition("-")
+    return parse_target({kind: _number(first)} | ({"minus": _number(second)} if less else {}))
+
+
+def _number(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
+def _value(kind: str, value: Any, label: str) -> str | int:
     if kind == "column":
         if not isinstance(value, str) or not value:
             raise JobError(f"{label}: needs the name of a numeric column of the data set")
-        return TargetSpec(kind, value)
-    if kind == "logit" and isinstance(value, str):
-        if value not in LOGITS:
-            raise JobError(f"{label}: needs label, predicted or the index of an output{_nearest(value, LOGITS)}")
-        return TargetSpec(kind, value)
+        return value
+    if kind in OF_A_CLASS and isinstance(value, str):
+        if value not in (LABEL, PREDICTED):
+            near = _nearest(value, (LABEL, PREDICTED))
+            raise JobError(f"{label}: needs label, predicted or the index of an output{near}")
+        return value
+    return _index(value, f"{label}: needs")
+
+
+def _less(spec: TargetSpec, minus: Any, label: str) -> TargetSpec:
+    """The target with another output subtracted."""
+    if spec.kind not in ("logit", "output") or isinstance(spec.value, str):
+        raise JobError(f"{label}: minus goes with the index of an output, for example {{logit: 3, minus: 5}}")
+    if _index(minus, f"{label}: minus needs") == spec.value:
+        raise JobError(f"{label}: is 0 for every image; minus needs the index of another output")
+    return TargetSpec(spec.kind, spec.value, minus)
+
+
+def _index(value: Any, needs: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise JobError(f"{label}: needs the index of an output, a whole number from 0")
-    return TargetSpec(kind, value)
+        raise JobError(f"{needs} the index of an output, a whole number from 0")
+    return value
 
 
 def _nearest(name: object, choices: Sequence[str]) -> str:

@@ -1,5 +1,5 @@
-"""What the channels are ranked against: a logit, an output or a column of the data. Values only; no files, no
-models."""
+"""What the channels are ranked against: a function of the model's outputs, or a column of the data. Values only; no
+files, no models."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import LABEL, PREDICTED, TargetSpec
 from pcace_dist.errors import ModelError
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+Labels: TypeAlias = npt.NDArray[np.int64] | Tensor | None
 
 
 def target_values(
-    specs: Sequence[TargetSpec],
-    outputs: Tensor,
-    labels: npt.NDArray[np.int64] | Tensor | None,
-    columns: Mapping[str, Floats],
+    specs: Sequence[TargetSpec], outputs: Tensor, labels: Labels, columns: Mapping[str, Floats]
 ) -> tuple[Floats, dict[int, str]]:
     """Values of all targets for one batch, and the reasons for rows to be set aside.
 
@@ -29,7 +27,7 @@ def target_values(
     (B, T), NaN where a target has no value, and {row: its first reason} for such rows. Raises ModelError for a target
     that no row can have.
     """
-    logits: Floats = outputs.detach().to("cpu", torch.float64).numpy()
+    logits = outputs.detach().to("cpu", torch.float64)
     values: Floats = np.full((len(logits), len(specs)), np.nan)
     reasons: dict[int, str] = {}
     for column, spec in zip(values.T, specs, strict=True):
@@ -49,31 +47,77 @@ def usable(values: Floats) -> npt.NDArray[np.bool_]:
     return np.asarray(np.abs(values) <= np.finfo(np.float32).max)
 
 
-def _values(
-    spec: TargetSpec, logits: Floats, labels: npt.NDArray[np.int64] | Tensor | None, columns: Mapping[str, Floats]
-) -> tuple[Floats, dict[int, str]]:
-    """One target's values, unchecked, and {row: reason} for rows whose reason is known here."""
-    if spec.kind == "column":
-        if spec.value not in columns:
-            raise ModelError(f"target {spec.name}: no such column was read; there are {', '.join(columns) or 'none'}")
-        return np.asarray(columns[str(spec.value)], dtype=np.float64), {}
-    if spec.value == "predicted":
-        return logits.max(axis=1), {}
-    if spec.value == "label":
+def target_tensor(spec: TargetSpec, outputs: Tensor, labels: Labels = None) -> Tensor:
+    """One target's values float64 (B,), with their graph: each is a function of its own row of the outputs alone.
+
+    outputs: (B, O), on any device; labels: int64 (B,). NaN where a row has no class. Raises ModelError for a target
+    that no row can have, and for a column.
+    """
+    if not spec.of_outputs:
+        raise ModelError(f"target {spec.name}: is no function of the model's outputs")
+    logits = outputs.double()
+    _check_outputs(spec, logits.shape[1])
+    classes, known = _classes(spec, logits, labels)
+    own = logits.gather(1, classes[:, None])[:, 0]
+    return torch.where(known, _of_class(spec, logits, classes, own), torch.nan)
+
+
+def _of_class(spec: TargetSpec, logits: Tensor, classes: Tensor, own: Tensor) -> Tensor:
+    """The target, given each row's class (B,) and the output of that class (B,)."""
+    if spec.kind in ("margin", "loss"):
+        everyone = torch.arange(logits.shape[1], device=logits.device)
+        others = logits.masked_fill(everyone == classes[:, None], -torch.inf)
+        if spec.kind == "margin":
+            return own - others.max(dim=1).values
+        return _log_one_plus_exp(others.logsumexp(dim=1) - own)
+    return own if spec.minus is None else own - logits[:, spec.minus]
+
+
+def _log_one_plus_exp(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), exact at both ends. By functions that torch vectorises whole: logaddexp and softplus compute the
+    end of an array with other last bits, so that a row would depend on the length of its batch."""
+    negative = x < 0
+    return torch.where(negative, 0.0, x) + torch.where(negative, x, -x).exp().log1p()
+
+
+def _classes(spec: TargetSpec, logits: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    """The class of each row, int64 (B,), and which rows have one; 0 for the others."""
+    rows, count = logits.shape
+    if spec.value == LABEL:
         if labels is None:
             raise ModelError(f"target {spec.name}: needs dataset.label, the column with the class index")
-        return _of_labels(logits, np.asarray(labels))
-    index, count = int(spec.value), logits.shape[1]
-    if index >= count:
+        classes = torch.as_tensor(labels, device=logits.device).long()
+        known = (classes >= 0) & (classes < count)
+        return torch.where(known, classes, 0), known
+    every = torch.ones(rows, dtype=torch.bool, device=logits.device)
+    if spec.value == PREDICTED:
+        return logits.detach().argmax(dim=1), every
+    return torch.full((rows,), int(spec.value), device=logits.device), every
+
+
+def _check_outputs(spec: TargetSpec, count: int) -> None:
+    """Raise ModelError where a model of so many outputs has no such target."""
+    if spec.largest_index >= count:
         raise ModelError(f"target {spec.name}: the model has {count} outputs; the index must be from 0 to {count - 1}")
-    return logits[:, index], {}
+    if spec.kind in ("margin", "loss") and count < 2:
+        raise ModelError(f"target {spec.name}: needs two outputs or more, and the model has 1; use {{output: 0}}")
 
 
-def _of_labels(logits: Floats, labels: npt.NDArray[np.int64]) -> tuple[Floats, dict[int, str]]:
-    rows, count = logits.shape
-    has_class = (labels >= 0) & (labels < count)
-    values = np.where(has_class, logits[np.arange(rows), np.where(has_class, labels, 0)], np.nan)
-    return values, {row: _no_class(int(labels[row]), count) for row in np.flatnonzero(~has_class).tolist()}
+def _values(
+    spec: TargetSpec, logits: Tensor, labels: Labels, columns: Mapping[str, Floats]
+) -> tuple[Floats, dict[int, str]]:
+    """One target's values, unchecked, and {row: reason} for rows whose reason is known here."""
+    if spec.column is not None:
+        if spec.column not in columns:
+            raise ModelError(f"target {spec.name}: no such column was read; there are {', '.join(columns) or 'none'}")
+        return np.asarray(columns[spec.column], dtype=np.float64), {}
+    values: Floats = target_tensor(spec, logits, labels).numpy()
+    return values, _without_class(np.asarray(labels), logits.shape[1]) if spec.needs_label else {}
+
+
+def _without_class(labels: npt.NDArray[np.int64], count: int) -> dict[int, str]:
+    outside = (labels < 0) | (labels >= count)
+    return {row: _no_class(int(labels[row]), count) for row in np.flatnonzero(outside).tolist()}
 
 
 def _no_class(label: int, count: int) -> str:

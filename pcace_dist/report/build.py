@@ -337,7 +337,7 @@ def _where(source: Source, model: nn.Module, device: torch.device, found: Findin
     found.predictions = np.full(len(source.sample), np.nan)
     target = source.targets[0]
     for number, outputs in probe.found.outputs.items():
-        found.predictions[number] = outputs[cam.output_of(target, outputs, probe.found.labels[number])]
+        found.predictions[number] = cam.prediction(target, outputs, probe.found.labels[number])
 
 
 def _draw(

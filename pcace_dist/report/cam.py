@@ -23,6 +23,7 @@ from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.profile import NO_GRADIENT
 from pcace_dist.models.tap import channels_and_positions, channels_last
+from pcace_dist.models.targets import target_tensor
 
 Maps: TypeAlias = npt.NDArray[np.float32]
 
@@ -38,12 +39,18 @@ class Evidence:
 
 
 def output_of(target: TargetSpec, outputs: npt.NDArray[np.float64], label: int) -> int:
-    """The output whose evidence is asked for: the target's own; for a column, the largest (or only) one."""
-    if target.kind != "column" and isinstance(target.value, int):
-        return int(target.value)
-    if target.kind == "logit" and target.value == "label" and 0 <= label < len(outputs):
+    """The output whose evidence is asked for: that of the target's class; for a column, the largest (or only) one."""
+    if target.of_outputs and isinstance(target.value, int):
+        return target.value
+    if target.needs_label and 0 <= label < len(outputs):
         return label
     return int(outputs.argmax())
+
+
+def prediction(target: TargetSpec, outputs: npt.NDArray[np.float64], label: int) -> float:
+    """The target as the model has it for one image; for a column, the largest (or only) output. NaN without a class."""
+    spec = target if target.of_outputs else TargetSpec("output", output_of(target, outputs, label))
+    return float(target_tensor(spec, torch.from_numpy(outputs)[None], torch.tensor([label]))[0])
 
 
 def evidence(

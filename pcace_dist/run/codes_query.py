@@ -66,14 +66,14 @@ def check_query(job: Job, kept_codes: StoredCodes) -> CodesQuery:
     targets = job.targets
     columns = kept_codes.columns | ({} if job.dataset.join is None else _join_schema(job, kept_codes.storage))
     for target in targets:
-        if target.name not in kept_codes.targets and target.kind != "column":
+        if target.name not in kept_codes.targets and target.of_outputs:
             raise JobError(
                 f"target {target.name}: the kept codes hold {', '.join(kept_codes.targets)}; "
                 "others need a run of the model"
             )
-        if target.name not in kept_codes.targets:
-            _require("target", str(target.value), columns)
-            _check_numeric(str(target.value), columns[str(target.value)])
+        if target.name not in kept_codes.targets and target.column is not None:
+            _require("target", target.column, columns)
+            _check_numeric(target.column, columns[target.column])
     for key, column in (("group_by", job.group_by), ("dataset.fold_by", job.dataset.fold_by)):
         if column is not None:
             _require(key, column, columns)
@@ -136,7 +136,7 @@ class SelectedRows:
     def __init__(self, job: Job, kept_codes: StoredCodes, query: CodesQuery) -> None:
         self._job = job
         self._stored = [target for target in query.targets if target.name in kept_codes.targets]
-        target_columns = [str(t.value) for t in query.targets if t not in self._stored]
+        target_columns = [target.column for target in query.targets if target not in self._stored]
         needed = [*target_columns, *job.dataset.filter, job.group_by, job.dataset.fold_by]
         names = [name for name in dict.fromkeys(needed) if name is not None]
         stored_names = [name for name in names if name in kept_codes.columns]
@@ -168,7 +168,7 @@ class SelectedRows:
     def _target_values(self, targets: Sequence[TargetSpec]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         values = {}
         for target in targets:
-            column = self.table[f"target:{target.name}"] if target in self._stored else self._column(str(target.value))
+            column = self.table[f"target:{target.name}"] if target in self._stored else self._column(str(target.column))
             if pa.types.is_boolean(column.type):
                 column = column.cast(pa.int8())
             numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)

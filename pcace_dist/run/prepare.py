@@ -227,7 +227,7 @@ def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
 def _work_spec(job: Job) -> WorkSpec:
     targets = job.targets
     _check_targets(job, targets)
-    columns = [str(target.value) for target in targets if target.kind == "column"]
+    columns = [target.column for target in targets if target.column is not None]
     statistics = job.statistics
     return WorkSpec(
         dataset=DatasetSpec(
@@ -288,8 +288,9 @@ def _flush_seconds() -> float:
 
 
 def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
-    if any(target.needs_label for target in targets) and job.dataset.label is None:
-        raise JobError("target {logit: label} needs dataset.label, the column with the class index")
+    for target in targets:
+        if target.needs_label and job.dataset.label is None:
+            raise JobError(f"target {target.written} needs dataset.label, the column with the class index")
     if job.group_by is not None and job.group_by == job.dataset.image:
         raise DatasetError(f"group_by {job.group_by}: is the image column")
 

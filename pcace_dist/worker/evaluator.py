@@ -18,7 +18,7 @@ from torch import Tensor
 from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_block, read_checked, read_rows
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import LABEL, PREDICTED, TargetSpec
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import LoaderOptions, pilot_rows
@@ -30,7 +30,7 @@ from pcace_dist.models.forward import Forward
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.profile import Profile, Profiler
-from pcace_dist.models.targets import target_values
+from pcace_dist.models.targets import target_tensor, target_values
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan
@@ -151,7 +151,7 @@ class Evaluator:
         for batch in self._batches(rows):
             profiler.add(self._maps(rows.images[batch]), torch.from_numpy(target[batch]))
             self._engine.images_seen += len(target[batch])
-        spec = self._evaluation.targets[case.target]
+        spec = self._fixed(case)
         for batch in self._batches(rows):
             classes = None if rows.classes is None else rows.classes[batch]
             profiler.add_gradients(
@@ -221,7 +221,7 @@ class Evaluator:
             values = np.empty(0)
             if len(rows):
                 outputs = self._outputs(rows)
-                if self._evaluation.targets[case.target].value == "predicted":
+                if self._evaluation.targets[case.target].value == PREDICTED:
                     rows = replace(rows, classes=outputs.argmax(axis=1))
                 values = self._target(case, rows, outputs)
             finite = np.isfinite(values)
@@ -249,17 +249,13 @@ class Evaluator:
         return (slice(start, start + step) for start in range(0, len(rows), step))
 
     def _target(self, case: Case, rows: _Rows, outputs: Floats) -> Floats:
+        values = target_values([self._fixed(case)], torch.from_numpy(outputs), rows.classes, rows.columns)[0]
+        return values[:, 0]
+
+    def _fixed(self, case: Case) -> TargetSpec:
+        """The target of `_Rows.classes`: what an ablated model predicts is another class's output."""
         spec = self._evaluation.targets[case.target]
-        if spec.value == "predicted":
-            spec = TargetSpec("logit", "label")
-        return target_values([spec], torch.from_numpy(outputs), rows.classes, rows.columns)[0][:, 0]
-
-
-def target_tensor(spec: TargetSpec, outputs: Tensor, classes: npt.NDArray[np.int64] | None) -> Tensor:
-    """A target's values (n,) with their graph: one output, or that of each row's class."""
-    if spec.value in ("label", "predicted"):
-        return outputs.gather(1, torch.as_tensor(classes, device=outputs.device)[:, None])[:, 0]
-    return outputs[:, int(spec.value)]
+        return replace(spec, value=LABEL) if spec.value == PREDICTED else spec
 
 
 def _correct(labels: npt.NDArray[np.int64] | None, outputs: Floats) -> npt.NDArray[np.bool_] | None:

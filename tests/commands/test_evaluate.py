@@ -134,12 +134,12 @@ def test_effects_on_another_data_set(run: Run, tmp_path: Path, capsys: pytest.Ca
 def test_a_target_that_is_no_output_wants_to_know_what_to_watch(without_ray: None, tmp_path: Path) -> None:
     write_planted(tmp_path / "data", 800)
     found = rank(planted_job(tmp_path / "data", tmp_path / "run", target={"column": "exponential"}))
-    with pytest.raises(JobError, match="--effect output:0"):
+    with pytest.raises(JobError, match="--watch output:0"):
         evaluate(found)
-    settings = Settings(replacements=("mean",), draws=2, effect=TargetSpec("output", 0))
+    settings = Settings(replacements=("mean",), draws=2, watch=TargetSpec("output", 0))
     assert evaluate(found, settings).curves[0].layer.target == "column:exponential"
     with pytest.raises(JobError, match="none of the model's 2 outputs"):
-        evaluate(found, Settings(effect=TargetSpec("output", 2)))
+        evaluate(found, Settings(watch=TargetSpec("output", 2)))
 
 
 @pytest.mark.jobs

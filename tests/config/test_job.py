@@ -63,7 +63,7 @@ def test_the_resolved_job_reads_back_as_itself() -> None:
         ("model.input.orientation=auto", "model.input.orientation: input should be 'none' or 'exif' (got 'auto')"),
         ("model.input.std=[0, 1, 1]", "std: every value must be above 0"),
         ("model.input.mean=[1, 2]", "mean: 2 values; mode RGB needs 3"),
-        ("target={class: 1}", "unknown kind 'class'; write one of {logit: label}"),
+        ("target={class: 1}", "unknown kind 'class'"),
         ("layers=[]", "layers: names no layer"),
         ("output=null", "output: input should be a valid string"),
         ("statistics.memory=lots", "'lots' is not a size; for example 4GiB"),

@@ -1,58 +1,16 @@
-"""Targets as the job writes them, and their values with a reason for every row that has none."""
+"""Values of targets in closed form, with a reason for every row that has none."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pcace_dist.config.targets import TargetSpec, parse_target
-from pcace_dist.errors import JobError, ModelError
-from pcace_dist.models.targets import target_values
+from pcace_dist.config.targets import TargetSpec, parse_name, parse_target
+from pcace_dist.errors import ModelError
+from pcace_dist.models.targets import target_tensor, target_values
 
 LOGITS = torch.tensor([[0.5, 2.0, -1.0], [4.0, -2.0, 3.0], [0.0, 1.0, 8.0]])
-
-
-@pytest.mark.parametrize(
-    "mapping, kind, value, name",
-    [
-        ({"logit": "label"}, "logit", "label", "logit:label"),
-        ({"logit": 3}, "logit", 3, "logit:3"),
-        ({"logit": "predicted"}, "logit", "predicted", "logit:predicted"),
-        ({"output": 0}, "output", 0, "output:0"),
-        ({"column": "no2"}, "column", "no2", "column:no2"),
-    ],
-)
-def test_targets_are_parsed_and_named_canonically(
-    mapping: dict[str, Any], kind: str, value: str | int, name: str
-) -> None:
-    spec = parse_target(mapping)
-    assert spec == TargetSpec(kind, value)
-    assert spec.name == name
-    assert spec.needs_label == (name == "logit:label")
-
-
-@pytest.mark.parametrize(
-    "mapping, words",
-    [
-        ({"logit": "lable"}, r"target \{logit: lable\}: needs label, predicted or the index .*did you mean label\?"),
-        ({"logit": "3"}, "needs label, predicted or the index of an output"),
-        ({"logit": -1}, "a whole number from 0"),
-        ({"logit": True}, "a whole number from 0"),
-        ({"output": "label"}, "a whole number from 0"),
-        ({"column": 3}, "needs the name of a numeric column"),
-        ({"column": ""}, "needs the name of a numeric column"),
-        ({"logits": "label"}, r"unknown kind 'logits' \(did you mean logit\?\)"),
-        ({}, r"write one of \{logit: label\}"),
-        ({"logit": 1, "output": 0}, r"write one of \{logit: label\}"),
-    ],
-)
-def test_a_target_that_is_none_says_what_would_do(mapping: dict[str, Any], words: str) -> None:
-    with pytest.raises(JobError, match=words) as error:
-        parse_target(mapping)
-    assert "\n" not in str(error.value)
 
 
 def test_values_of_every_kind_stand_in_the_order_of_the_targets() -> None:
@@ -113,10 +71,126 @@ def test_the_first_reason_of_a_row_is_kept() -> None:
     [
         (TargetSpec("logit", 3), "target logit:3: the model has 3 outputs; the index must be from 0 to 2"),
         (TargetSpec("output", 9), "target output:9: the model has 3 outputs"),
+        (TargetSpec("logit", 0, minus=3), "target logit:0-3: the model has 3 outputs"),
+        (TargetSpec("margin", 4), "target margin:4: the model has 3 outputs"),
         (TargetSpec("logit", "label"), "target logit:label: needs dataset.label"),
+        (TargetSpec("loss", "label"), "target loss:label: needs dataset.label"),
         (TargetSpec("column", "no2"), "target column:no2: no such column was read; there are o3"),
     ],
 )
 def test_a_target_that_no_row_can_have_is_an_error_of_the_job(spec: TargetSpec, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         target_values([spec], LOGITS, None, {"o3": np.zeros(3)})
+
+
+# -- differences, margins, losses: closed forms
+
+
+def test_a_difference_of_two_outputs() -> None:
+    values = target_tensor(parse_name("logit:2-0"), LOGITS)
+    assert values.dtype == torch.float64
+    assert values.tolist() == [-1.5, -1, 8]
+
+
+def test_a_margin_is_the_own_logit_less_the_largest_other() -> None:
+    labels = np.array([1, 2, 0])
+    assert target_tensor(parse_name("margin:label"), LOGITS, labels).tolist() == [1.5, -1, -8]
+    assert target_tensor(parse_name("margin:predicted"), LOGITS).tolist() == [1.5, 1, 7]
+    assert target_tensor(parse_name("margin:0"), LOGITS).tolist() == [-1.5, 1, -8]
+
+
+def test_with_two_classes_loss_and_margin_are_one_function_of_the_difference() -> None:
+    logits = torch.tensor([[0.0, 3.0], [2.0, -1.0], [1.0, 1.0]])
+    labels = torch.tensor([1, 1, 0])
+    margin = target_tensor(parse_name("margin:label"), logits, labels)
+    assert margin.tolist() == [3, -3, 0]
+    loss = target_tensor(parse_name("loss:label"), logits, labels)
+    torch.testing.assert_close(loss, torch.log1p(torch.exp(-margin)), rtol=1e-15, atol=0)
+
+
+def test_a_loss_is_the_cross_entropy() -> None:
+    logits = torch.randn(200, 7, generator=torch.Generator().manual_seed(0)) * 5
+    labels = torch.arange(200) % 7
+    own = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+    torch.testing.assert_close(target_tensor(parse_name("loss:label"), logits, labels), own, rtol=1e-12, atol=1e-14)
+
+
+def test_a_loss_is_exact_at_both_ends() -> None:
+    logits = torch.tensor([[60.0, 0.0, 0.0], [-1e30, 1e30, 0.0], [0.0, 1e4, 0.0]])
+    loss = target_tensor(parse_name("loss:0"), logits)
+    assert loss[0].item() == pytest.approx(2 * np.exp(-60), rel=1e-12)  # 1 - p is below float64's grain at 1
+    assert loss[1:].tolist() == [float(np.float32(1e30)) * 2, 1e4]
+
+
+def test_rows_without_a_label_have_no_margin_and_no_loss() -> None:
+    specs = [parse_name("margin:label"), parse_name("loss:label")]
+    values, reasons = target_values(specs, LOGITS, np.array([-1, 3, 1]), {})
+    np.testing.assert_array_equal(np.isnan(values), [[True, True], [True, True], [False, False]])
+    assert reasons == {0: "label is null or -1", 1: "label 3 is beyond the model's 3 outputs"}
+
+
+@pytest.mark.parametrize("name", ["margin:label", "loss:0"])
+def test_a_single_output_has_no_other(name: str) -> None:
+    with pytest.raises(ModelError, match=rf"target {name}: needs two outputs or more, .* use \{{output: 0\}}"):
+        target_tensor(parse_name(name), LOGITS[:, :1], torch.zeros(3, dtype=torch.int64))
+
+
+# -- gradients
+
+
+def gradient(name: str, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A target's values (n,), and their gradient with respect to each row of the outputs (n, O)."""
+    leaf = logits.clone().requires_grad_()
+    values = target_tensor(parse_name(name), leaf, labels)
+    return values.detach(), torch.autograd.grad(values[values.isfinite()].sum(), leaf)[0]
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("output:2", [0, 0, 1]),
+        ("logit:label", [0, 1, 0]),
+        ("logit:predicted", [1, 0, 0]),
+        ("logit:0-2", [1, 0, -1]),
+        ("margin:label", [-1, 1, 0]),
+        ("margin:predicted", [1, 0, -1]),
+    ],
+)
+def test_the_gradient_is_the_one_that_the_formula_has(name: str, expected: list[float]) -> None:
+    assert gradient(name, torch.tensor([[4.0, -2.0, 3.0]]), torch.tensor([1]))[1].tolist() == [expected]
+
+
+def test_the_gradient_of_a_loss_is_the_probability_less_the_label() -> None:
+    logits = torch.tensor([[4.0, -2.0, 3.0], [800.0, -900.0, 0.0]])
+    found = gradient("loss:label", logits, torch.tensor([1, 1]))[1]
+    torch.testing.assert_close(found, logits.softmax(1) - torch.tensor([0.0, 1.0, 0.0]))
+
+
+def test_a_row_without_a_class_leaves_no_nan_in_the_gradient() -> None:
+    found = gradient("loss:label", LOGITS, torch.tensor([-1, 0, 5]))[1]
+    assert found[[0, 2]].tolist() == [[0, 0, 0]] * 2
+    assert found[1].abs().sum() > 0
+
+
+def test_a_column_has_no_gradient() -> None:
+    spec = parse_name("column:no2")
+    assert (spec.of_outputs, spec.differentiable, spec.column) == (False, False, "no2")
+    with pytest.raises(ModelError, match="target column:no2: is no function of the model's outputs"):
+        target_tensor(spec, LOGITS)
+
+
+# -- bits
+
+
+@pytest.mark.parametrize("name", ["margin:label", "loss:label", "logit:0-1"])
+@pytest.mark.parametrize("outputs", [2, 10, 1000])
+def test_a_row_has_the_same_bits_whatever_batch_it_is_in(name: str, outputs: int) -> None:
+    logits = torch.randn(257, outputs, generator=torch.Generator().manual_seed(1)) * 9
+    labels = torch.arange(257) % outputs
+    whole = gradient(name, logits, labels)
+    for size in (1, 2, 7, 64):
+        at = [slice(start, start + size) for start in range(0, len(logits), size)]
+        parts = zip(*(gradient(name, logits[rows], labels[rows]) for rows in at), strict=True)
+        for part, expected in zip(parts, whole, strict=True):
+            assert torch.equal(torch.cat(part), expected)
+    assert torch.equal(gradient(name, logits.T.contiguous().T, labels)[0], whole[0])

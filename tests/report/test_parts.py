@@ -220,6 +220,18 @@ def test_the_output_whose_evidence_is_shown(kind: str, value: str | int, label: 
     assert cam.output_of(TargetSpec(kind, value), np.array([0.1, 0.2, 0.7]), label) == expected
 
 
+@pytest.mark.parametrize(
+    "spec, expected",
+    [
+        (TargetSpec("margin", "label"), 0.2 - 0.7),
+        (TargetSpec("logit", 2, minus=0), 0.7 - 0.1),
+        (TargetSpec("column", "no2"), 0.7),
+    ],
+)
+def test_a_prediction_is_the_target_as_the_model_has_it(spec: TargetSpec, expected: float) -> None:
+    assert cam.prediction(spec, np.array([0.1, 0.2, 0.7]), 1) == pytest.approx(expected)
+
+
 # -- page
 
 

@@ -1,0 +1,146 @@
+"""Whole jobs against every kind of target: the values are those of the formula, and every verb knows their names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pcace_dist.artifacts.codes import open_codes
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.cli.main import main
+from pcace_dist.config.job import parse_job
+from pcace_dist.storage.files import Storage
+from tests.digits import bytes_of, digits_job, ranked, write_digits
+from tests.report.opened import OpenedReport
+from tests.statistics.mnist import images, network
+
+pytestmark = pytest.mark.usefixtures("in_process")
+
+TARGETS: list[dict[str, Any]] = [
+    {"logit": "label"},
+    {"logit": 3, "minus": 5},
+    {"margin": "label"},
+    {"loss": "label"},
+]
+NAMES = ["logit:label", "logit:3-5", "margin:label", "loss:label"]
+
+
+@pytest.fixture(scope="module")
+def folder(in_process: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data`, and `run`, which has kept its codes."""
+    folder = tmp_path_factory.mktemp("targets")
+    write_digits(folder / "data", 600)
+    ranked(job(folder))
+    return folder
+
+
+def job(folder: Path, output: str = "run", **changes: Any) -> dict[str, Any]:
+    changes = {"target": TARGETS, "statistics": {"keep_codes": True}} | changes
+    return digits_job(folder / "data", folder / output, **changes)
+
+
+def test_values_are_those_of_the_formula_in_float64(folder: Path) -> None:
+    label, logits = logits_by_hand(folder)
+    own = logits[np.arange(len(label)), label]
+    others = np.where(np.arange(10) == label[:, None], -np.inf, logits)
+    expected = {
+        "logit:label": own,
+        "logit:3-5": logits[:, 3] - logits[:, 5],
+        "margin:label": own - others.max(1),
+        "loss:label": np.log(np.exp(logits).sum(1)) - own,
+    }
+    kept = open_codes(str(folder / "run"), Storage())
+    assert kept is not None
+    rows = kept.read_rows(["file", "row", *(f"target:{name}" for name in expected)])
+    rows = rows.sort_by([("file", "ascending"), ("row", "ascending")])
+    for name, values in expected.items():
+        np.testing.assert_allclose(rows[f"target:{name}"], values, rtol=0, atol=1e-4)
+
+
+def logits_by_hand(folder: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Labels (n,) and logits (n, 10), float64, of the network without any of the service."""
+    pictures, labels = images(folder / "data")
+    with torch.inference_mode():
+        return labels, network()((pictures.float() / 255 - 0.1307) / 0.3081).double().numpy()
+
+
+def test_rankings_have_the_canonical_names_in_the_order_of_the_job(folder: Path) -> None:
+    table = open_run(str(folder / "run")).ranking()
+    assert list(dict.fromkeys(table["target"].to_pylist())) == NAMES
+    assert set(table["status"].to_pylist()) == {"ok"}
+
+
+def test_show_selects_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(folder / "run"), "--target", "logit:3-5", "--top", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "logit:3-5" in shown and "margin" not in shown
+    assert main(["show", str(folder / "run"), "--target", "margin:3"]) == 2
+    assert "logit:3-5, margin:label" in capsys.readouterr().err
+
+
+def test_kept_codes_answer_the_same(folder: Path) -> None:
+    target = [{"loss": "label"}, {"margin": "label"}]
+    asked = job(folder, "asked", target=target, statistics={})
+    (folder / "asked.yaml").write_text(json.dumps(asked))
+    assert main(["rank", str(folder / "asked.yaml"), "--from-codes", str(folder / "run")]) == 0
+    for name in ("loss:label", "margin:label"):
+        again = open_run(str(folder / "asked")).ranking(target=name)
+        assert again.equals(open_run(str(folder / "run")).ranking(target=name))
+
+
+def test_extended_by_more_images_it_is_a_run_with_that_plan(folder: Path, tmp_path: Path) -> None:
+    write_digits(folder / "more", 200, start=600, files=1)
+    both = {"dataset": {"path": [str(folder / "data"), str(folder / "more")], "label": "label"}}
+    longer = ranked(job(folder, "longer", extend=str(folder / "run"), **both))
+    plan = {"keep_codes": True, "plan": str(folder / "run")}
+    whole = ranked(job(folder, "whole", **both | {"statistics": plan}))
+    assert bytes_of(longer) == bytes_of(whole)
+
+
+def test_evaluation_watches_the_target_itself(folder: Path, tmp_path: Path) -> None:
+    arguments = ["--target", "margin:label", "--layer", "conv2", "--draws", "2", "--replace", "mean"]
+    assert main(["evaluate", str(folder / "run"), *arguments, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [curve["target"] for curve in found["curves"]] == ["margin:label"]
+    best, random = (found["curves"][0]["areas"][order] for order in ("pcace", "random"))
+    assert best > random
+
+
+def test_evaluation_watches_another_output(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", str(folder / "run"), "--target", "logit:3-5", "--layer", "conv1", "--draws", "2"]
+    for option in ("--watch", "--effect"):
+        assert main([*arguments, option, "logit:5-3", "--replace", "mean", "--output", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--watch", "logit:10-3"]) == 2
+    assert "--watch logit:10-3: is none of the model's 10 outputs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--watch", "logit:label-3"])
+    assert "minus goes with the index of an output" in capsys.readouterr().err
+
+
+def test_report_compare_and_estimate_know_them(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    run = str(folder / "run")
+    assert main(["report", run, "--output", str(page)]) == 0
+    assert OpenedReport(page).data["targets"] == NAMES
+    assert main(["compare", run, run, "--target", "loss:label", "--output", str(tmp_path)]) == 0
+    (tmp_path / "job.yaml").write_text(json.dumps(job(folder, "estimated")))
+    assert main(["estimate", str(tmp_path / "job.yaml")]) == 0
+
+
+def test_a_target_of_the_label_needs_the_column(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without = job(folder, "none", target={"margin": "label"}, dataset={"label": None})
+    (folder / "none.yaml").write_text(json.dumps(without))
+    assert main(["rank", str(folder / "none.yaml")]) == 2
+    assert "target {margin: label} needs dataset.label, the column with the class index" in capsys.readouterr().err
+
+
+def test_the_order_of_keys_makes_no_other_job(folder: Path) -> None:
+    jobs = (parse_job(job(folder, target=target)) for target in ({"logit": 3, "minus": 5}, {"minus": 5, "logit": 3}))
+    one, two = (each.fingerprint(layers=["conv1"], weights_digest="w") for each in jobs)
+    assert one == two
