@@ -226,7 +226,7 @@ def _measure(
                 left_out.append(f"{targets[case.target]}, group {case.group}, {name}: no channel has a score")
                 continue
             layer = _layer(targets[case.target], case, name, scores[case][name], profiles[case], evaluated)
-            wanted += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.seed)
+            wanted += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.compute.seed)
     if not wanted:
         raise JobError(f"{path}: nothing can be evaluated: {'; '.join(left_out) or 'no replacement applies'}")
     untouched = dict(zip(usable, workers.untouched(usable), strict=True))

@@ -82,7 +82,7 @@ def open_evaluation(
     spec = replace(preparation.spec, dataset=replace(preparation.spec.dataset, keep=False))
     elsewhere = None
     if data is not None:
-        elsewhere = list_dataset(replace(spec.dataset, path=(absolute(data),)), storage)
+        elsewhere = list_dataset(replace(spec.dataset, path=[absolute(data)]), storage)
     outputs = PlanMetadata.of(plan).outputs
     for each in (storage, spec.storage):
         each.patience.begin()

@@ -118,7 +118,7 @@ def estimate(
 
 
 def _on_processors(job: Job) -> Job:
-    model = job.model.model_copy(update={"input": job.model.input.model_copy(update={"decode": "auto"})})
+    model = job.model.model_copy(update={"input": replace(job.model.input, decode="auto")})
     return job.model_copy(update={"workers": job.workers.model_copy(update={"gpus": 0.0}), "model": model})
 
 
@@ -207,7 +207,7 @@ class _Trial:
 
         From pilots of one batch and of all batches, or of as many as do not take too long.
         """
-        cold = self._timed_pilot(self._spec.batch or ROWS_AT_ONCE)
+        cold = self._timed_pilot(self._spec.compute.fixed_batch or ROWS_AT_ONCE)
         batch = PlanMetadata.of(self._plan).batch
         one = cold if cold > PILOT_SECONDS else self._timed_pilot(batch)
         count = min(-(-self._pilot_rows // batch), max(2, int(PILOT_SECONDS / one)))
@@ -219,7 +219,9 @@ class _Trial:
 
     def _timed_pilot(self, rows: int) -> float:
         statistics = self._spec.statistics
-        self._engine.spec = replace(self._spec, statistics=replace(statistics, pilot=min(rows, statistics.pilot)))
+        self._engine.spec = replace(
+            self._spec, statistics=statistics.model_copy(update={"pilot": min(rows, statistics.pilot)})
+        )
         (self._plan, self._check), seconds = _timed(lambda: self._engine.pilot(self._listing))
         self._engine.pilot_cache.clear()  # the main pass is to be timed
         return seconds
@@ -298,9 +300,9 @@ class _Trial:
         return found
 
     def _batch_seconds(self, batch: int) -> float:
-        facts, spec = PlanMetadata.of(self._plan), self._spec
+        facts, spec, given = PlanMetadata.of(self._plan), self._spec, self._spec.model.input
         images = torch.zeros((batch, self._check.images.shape[1], *facts.image_shape), dtype=torch.uint8)
-        forward = Forward(self._engine.model, spec.device, batch, spec.mean, spec.std, spec.layers, facts.numerics)
+        forward = Forward(self._engine.model, spec.device, batch, given.mean, given.std, spec.layers, facts.numerics)
 
         def once() -> None:
             forward(images, lambda name, maps, shape: None).cpu()  # waits for a GPU

@@ -12,19 +12,21 @@ import hashlib
 import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pcace_dist.config.targets import TargetSpec, parse_target
+from pcace_dist.datasets.sections import Dataset, Input, Limits
 from pcace_dist.errors import JobError
 from pcace_dist.progress.terminal import is_not_utf8
+from pcace_dist.storage.sections import Endpoint
 
 FORMAT_VERSION = 1
 
-Scalar = str | int | float | bool
 LONGEST_VALUE = 100  # characters of a value that an error repeats
 MOST_VALUES = 100_000  # in a job file
 
@@ -35,73 +37,20 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=False, allow_inf_nan=False)
 
 
-class Dataset(Section):
-    path: list[str]
-    image: str = "image"
-    label: str | None = None
-    id: str | None = None
-    fold_by: str | None = None
-    filter: dict[str, Scalar | list[Scalar]] = {}
-    join: str | None = None
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
-
-    @field_validator("path")
-    @classmethod
-    def _some_path(cls, value: list[str]) -> list[str]:
-        if not value or not all(value):
-            raise ValueError("names no path")
-        return value
-
-
-class Input(Section):
-    mode: Literal["RGB", "L"] = "RGB"
-    resize: int | tuple[int, int] | None = None
-    crop: int | tuple[int, int] | None = None
-    mean: list[float] = []
-    std: list[float] = []
-    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic"] = "bilinear"
-    antialias: bool = True
-    scaled_decode: bool = True
-    decode: Literal["auto", "cpu", "gpu"] = "auto"
-    orientation: Literal["none", "exif"] = "none"
-
-    @property
-    def image_channels(self) -> int:
-        return 3 if self.mode == "RGB" else 1
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, values: object) -> object:
-        """The defaults: mean 0 and std 1 for every image channel."""
-        if not isinstance(values, Mapping):
-            return values
-        count = 1 if values.get("mode") == "L" else 3
-        return {**values, "mean": values.get("mean") or [0.0] * count, "std": values.get("std") or [1.0] * count}
-
-    @model_validator(mode="after")
-    def _check(self) -> Input:
-        for name, value in (("mean", self.mean), ("std", self.std)):
-            if len(value) != self.image_channels:
-                raise ValueError(f"{name}: {len(value)} values; mode {self.mode} needs {self.image_channels}")
-        if any(s <= 0 for s in self.std):
-            raise ValueError("std: every value must be above 0")
-        for name, size in (("resize", self.resize), ("crop", self.crop)):
-            sizes = [size] if isinstance(size, int) else list(size or ())
-            if any(s < 1 for s in sizes):
-                raise ValueError(f"{name}: must be at least 1 pixel")
-        return self
-
-
 class Model(Section):
     factory: str
     kwargs: dict[str, Any] = {}
     weights: str
     output: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] | None = None
-    input: Input = Input.model_validate({})
+    input: Input = Input()
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _unsaid(cls, value: object) -> object:
+        """An empty mean or std is none."""
+        if not isinstance(value, Mapping):
+            return value
+        return {key: each for key, each in value.items() if each or key not in ("mean", "std")}
 
 
 class Statistics(Section):
@@ -161,16 +110,10 @@ class Compute(Section):
     def _yaml_off(cls, value: object) -> object:
         return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
 
-
-class Limits(Section):
-    pixels: Annotated[int, Field(ge=1)] = 178_956_970
-    bytes: Annotated[int, Field(ge=1)] = 67_108_864
-
-
-class Endpoint(Section):
-    endpoint: str | None = None
-    region: str | None = None
-    anonymous: bool = False
+    @property
+    def fixed_batch(self) -> int | None:
+        """None where the pilot is to choose it."""
+        return None if self.batch == "auto" else self.batch
 
 
 class Layer(Section):
@@ -197,6 +140,13 @@ class Job(Section):
     max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
     storage: dict[str, Endpoint] = {}
     output: Annotated[str, Field(min_length=1)]
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _paths(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or not isinstance(value.get("path"), str):
+            return value
+        return {**value, "path": [value["path"]]}
 
     @field_validator("output")
     @classmethod
@@ -246,6 +196,13 @@ class Job(Section):
     def targets(self) -> tuple[TargetSpec, ...]:
         """What the channels are ranked against."""
         return tuple(map(parse_target, self.target))
+
+    @model_validator(mode="after")
+    def _some_path(self) -> Job:
+        if not all(self.dataset.path or [""]):
+            got = " (got '')" if self.dataset.path == [""] else ""
+            raise ValueError(f"dataset.path: names no path{got}")
+        return self
 
     @model_validator(mode="after")
     def _input_within_limits(self) -> Job:
@@ -427,10 +384,10 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     """One line about the first mistake. Unknown keys come first: a misspelt key explains why another one is missing."""
-    problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
-    problem = problems[0]
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
+    problem = min(error.errors(), key=lambda problem: problem["type"] not in unknown)
     key = ".".join(str(part) for part in problem["loc"] if not _is_union_tag(part))
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in unknown:
         known_keys = list(_keys_beside(problem["loc"]))
         nearest = difflib.get_close_matches(str(problem["loc"][-1]), known_keys, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known_keys)}"
@@ -438,6 +395,8 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{key} is missing; it is required"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "dataclass_type":  # in the words of a model's message
+        message = f"Input should be a valid dictionary or instance of {problem['ctx']['class_name']}"
     message = message[0].lower() + message[1:]
     value = problem["input"]
     got = "" if isinstance(value, Mapping | list) else f" (got {_short(value)})"
@@ -465,23 +424,31 @@ def _is_union_tag(part: object) -> bool:
 
 def _keys_beside(loc: tuple[int | str, ...]) -> Iterator[str]:
     """The known keys of the section that contains an unknown key."""
-    section: type[BaseModel] = Job
+    section: type = Job
     for part in loc[:-1]:
-        if not isinstance(part, str) or part not in section.model_fields:
+        if not isinstance(part, str) or part not in keys_of(section):
             continue
-        inner = _section_of(section.model_fields[part].annotation)
+        inner = section_of(keys_of(section)[part])
         if inner is None:
             return
         section = inner
-    yield from section.model_fields
+    yield from keys_of(section)
 
 
-def _section_of(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def keys_of(section: type) -> dict[str, Any]:
+    """The keys of a section, with their types."""
+    if issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    return get_type_hints(section)
+
+
+def section_of(annotation: object) -> type | None:
+    """The section that a key of this type holds, or one of each of several; None where it holds plain values."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
         return annotation
     if get_origin(annotation) in (Union, types.UnionType, dict, list):
         for argument in get_args(annotation):
-            section = _section_of(argument)
+            section = section_of(argument)
             if section is not None:
                 return section
     return None

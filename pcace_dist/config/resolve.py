@@ -12,6 +12,7 @@ from pcace_dist.config.job import Job
 from pcace_dist.storage.files import Storage, normalised
 
 if TYPE_CHECKING:
+    from pcace_dist.datasets.columns import DatasetSpec
     from pcace_dist.datasets.images import ImageSpec
 
 NOT_PATHS = ("random", "factory")  # what model.weights may say besides a path
@@ -19,7 +20,7 @@ NOT_PATHS = ("random", "factory")  # what model.weights may say besides a path
 
 def storage_of(job: Job) -> Storage:
     """The job's storage settings."""
-    return Storage({prefix: endpoint.model_dump() for prefix, endpoint in job.storage.items()})
+    return Storage(job.storage)
 
 
 def absolute(path: str, directory: str = "") -> str:
@@ -47,19 +48,17 @@ def begun_in(run: str, job: Job) -> str:
     return os.getcwd() if directory == place else directory or os.sep
 
 
+def dataset_of(job: Job, directory: str = "") -> DatasetSpec:
+    """The job's data, with the columns that it needs."""
+    from pcace_dist.datasets.columns import DatasetSpec
+
+    given = vars(job.dataset) | {"path": [absolute(path, directory) for path in job.dataset.path]}
+    columns = tuple(target.column for target in job.targets if target.column is not None)
+    return DatasetSpec(**given, group_by=job.group_by, columns=columns, keep=job.statistics.keep_codes)
+
+
 def images_of(job: Job) -> ImageSpec:
     """How the job's images are decoded."""
     from pcace_dist.datasets.images import ImageSpec
 
-    settings = job.model.input
-    return ImageSpec(
-        mode=settings.mode,
-        resize=settings.resize,
-        crop=settings.crop,
-        interpolation=settings.interpolation,
-        antialias=settings.antialias,
-        scaled_decode=settings.scaled_decode,
-        orientation=settings.orientation,
-        max_pixels=job.limits.pixels,
-        max_bytes=job.limits.bytes,
-    )
+    return ImageSpec(**vars(job.model.input), limits=job.limits)

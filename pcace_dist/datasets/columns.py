@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pcace_dist.datasets.sections import Dataset
 from pcace_dist.datasets.values.image_files import is_image_file
 from pcace_dist.datasets.values.labels import Labelling, is_number, is_text
 from pcace_dist.datasets.values.partitions import with_partitions
@@ -20,8 +21,8 @@ from pcace_dist.errors import DatasetError
 
 
 @dataclass(frozen=True)
-class DatasetSpec:
-    """The job's dataset section, and the other columns that the job needs.
+class DatasetSpec(Dataset):
+    """The job's dataset section with its paths resolved, and the further columns that the job needs.
 
     `columns` are target columns (numeric, read as float64), `group_by` a column of any plain type. With `keep`, all
     plain columns of the files are read too (`kept_columns`). `labelling`: how labels are class indices. `partitions`:
@@ -29,12 +30,6 @@ class DatasetSpec:
     column names files, the folder that their paths are below.
     """
 
-    path: tuple[str, ...]
-    image: str = "image"
-    label: str | None = None
-    id: str | None = None
-    fold_by: str | None = None
-    filter: Mapping[str, Any] = field(default_factory=dict)
     group_by: str | None = None
     columns: tuple[str, ...] = ()
     keep: bool = False

@@ -106,15 +106,15 @@ class JpegFrame:
 
 def frame_for_device(data: Encoded | None, spec: ImageSpec) -> JpegFrame | None:
     """The frame of a file that may be decoded on the device; None for a file that the CPU is to decode or refuse."""
-    if data is None or len(data) > spec.max_bytes or data[:3] != JPEG_BEGIN or data[-2:] != JPEG_END:
+    if data is None or len(data) > spec.limits.bytes or data[:3] != JPEG_BEGIN or data[-2:] != JPEG_END:
         return None
     frame = _frame(data)
-    if frame is None or not 0 < frame.height * frame.width <= spec.max_pixels:
+    if frame is None or not 0 < frame.height * frame.width <= spec.limits.pixels:
         return None
     if spec.resize is not None:
         seen_width, seen_height = turned_size(frame.width, frame.height, _orientation(data, spec))
         height, width = resized(seen_height, seen_width, spec.resize)
-        if not 0 < height * width <= spec.max_pixels:
+        if not 0 < height * width <= spec.limits.pixels:
             return None
     return frame
 

@@ -23,7 +23,7 @@ import io
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ from pcace_dist.datasets.formats import HEAD, Encoded, format_of
 from pcace_dist.datasets.jpeg_header import jpeg_exif, jpeg_size
 from pcace_dist.datasets.orientation import AS_STORED, orientation_in, turned, turned_size
 from pcace_dist.datasets.pillow_formats import broken, open_image, orientation_of
+from pcace_dist.datasets.sections import Input, Limits
 from pcace_dist.errors import RowError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (C, H, W)
@@ -57,23 +58,10 @@ SPARE = 4  # a scaled image is at least so many times as large as the target: th
 
 
 @dataclass(frozen=True)
-class ImageSpec:
-    """The geometry of the model's input: the job's model.input (without mean and std) and limits.
+class ImageSpec(Input):
+    """How images are decoded: the job's model.input, and its limits."""
 
-    `resize` int: the shorter side, aspect kept; (h, w): exact. `crop`: centre crop, int or (h, w).
-    torchvision's meaning. `scaled_decode`: whether much larger JPEGs are decoded at 1/2, 1/4 or 1/8.
-    `orientation`: none (pixels as stored) or exif (turned as the file's orientation tag says).
-    """
-
-    mode: str = "RGB"
-    resize: int | tuple[int, int] | None = None
-    crop: int | tuple[int, int] | None = None
-    interpolation: str = "bilinear"
-    antialias: bool = True
-    scaled_decode: bool = True
-    orientation: str = "none"
-    max_pixels: int = 178_956_970
-    max_bytes: int = 67_108_864
+    limits: Limits = field(default=Limits())
 
 
 def decode(data: Encoded | None, spec: ImageSpec) -> torch.Tensor:
@@ -91,8 +79,8 @@ def pixels(data: Encoded | None, spec: ImageSpec) -> Pixels:
         raise RowError("decode", "image is null")
     if not len(data):
         raise RowError("decode", "image is empty")
-    if len(data) > spec.max_bytes:
-        raise RowError("decode", f"{len(data)} bytes are beyond limits.bytes {spec.max_bytes}")
+    if len(data) > spec.limits.bytes:
+        raise RowError("decode", f"{len(data)} bytes are beyond limits.bytes {spec.limits.bytes}")
     if data[:3] == JPEG_BEGIN:
         image = _decode_jpeg(data, spec)
     else:
@@ -266,10 +254,10 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
 def _to_size(image: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
     if spec.resize is not None:
         height, width = resized(image.shape[1], image.shape[2], spec.resize)
-        if height * width > spec.max_pixels:
+        if height * width > spec.limits.pixels:
             raise RowError(
                 "decode",
-                f"{width}x{height} pixels after model.input.resize are beyond limits.pixels {spec.max_pixels}",
+                f"{width}x{height} pixels after model.input.resize are beyond limits.pixels {spec.limits.pixels}",
             )
         image = _resized(image, height, width, spec)
     if spec.crop is not None:
@@ -309,5 +297,5 @@ def _check_pixels(width: int, height: int, spec: ImageSpec | None) -> None:
     """Raise RowError for an image without pixels or, with a spec, with more than its limit."""
     if width <= 0 or height <= 0:
         raise RowError("decode", "image has no pixels")
-    if spec is not None and width * height > spec.max_pixels:
-        raise RowError("decode", f"{width}x{height} pixels are beyond limits.pixels {spec.max_pixels}")
+    if spec is not None and width * height > spec.limits.pixels:
+        raise RowError("decode", f"{width}x{height} pixels are beyond limits.pixels {spec.limits.pixels}")

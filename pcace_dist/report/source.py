@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from torch import nn
 from pcace_dist.artifacts.checked import parsing
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.config.job import Job, read_job
-from pcace_dist.config.resolve import absolute, begun_in, images_of, storage_of, weights_of
+from pcace_dist.config.resolve import begun_in, dataset_of, images_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
@@ -204,13 +204,8 @@ def _opened(path: str, layers: tuple[str, ...] | None) -> Source:
         exemplars=run.exemplars(),
         sample=_sample(run, ranking),
         transforms=run.transforms(),
-        dataset=DatasetSpec(
-            path=tuple(absolute(p, directory) for p in job.dataset.path),
-            image=job.dataset.image,
-            label=job.dataset.label,
-            id=None,  # ids were checked by the run
-            filter=dict(job.dataset.filter),
-            group_by=job.group_by,
+        dataset=replace(  # less what the run has checked
+            dataset_of(job, directory), id=None, fold_by=None, columns=(), keep=False
         ),
         images=images_of(job),
         targets=targets,

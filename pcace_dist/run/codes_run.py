@@ -99,15 +99,12 @@ def prepare_from_codes(job: Job) -> CodesPreparation | None:
             )
         return None
     query = check_query(job, kept_codes)
-    statistics = job.statistics
     spec = CodesSpec(
         codes=kept_codes.url,
         output=absolute(job.output),
         storage=storage,
-        penalty=statistics.penalty,
-        knots_from=statistics.knots_from,
+        statistics=job.statistics,
         threads=max(1, int(job.workers.cpus)),
-        memory=statistics.memory,
         log=LogSettings.from_environment(),
     )
     digest = f"codes:{kept_codes.index.fingerprint}:{kept_codes.index.plan}"

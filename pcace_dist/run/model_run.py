@@ -56,7 +56,7 @@ class ModelRun(Coordinator[Preparation]):
             frozen = self._new_plan(executor)
         self._take_over_attempts(executor)
         self._stats.planned(frozen.plan, self._units())
-        check_fits(frozen.plan, self._units().values(), self._preparation.spec.memory)
+        check_fits(frozen.plan, self._units().values(), self._preparation.spec.statistics.memory)
         return frozen
 
     def _new_plan(self, executor: Executor) -> FrozenPlan:

@@ -16,9 +16,8 @@ from torch import nn
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.config.job import Job, Layer
-from pcace_dist.config.resolve import absolute, images_of, storage_of, weights_of
+from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec
-from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
@@ -31,7 +30,7 @@ from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
 from pcace_dist.statistics.ace import MAX_ROWS
 from pcace_dist.worker.shared_model import SharedModel, share_model
-from pcace_dist.worker.spec import StatisticSpec, WorkSpec
+from pcace_dist.worker.spec import WorkSpec
 
 DOES_NOT_RUN = "does not run in a forward pass"
 GUESSED_SIZE = 224  # pixels, of an image whose size the job leaves open
@@ -202,19 +201,26 @@ def _with_given_plan(job: Job, spec: WorkSpec, layers: tuple[str, ...]) -> WorkS
                 "leave one of the keys out"
             )
     batch = PlanMetadata.of(plan).batch
-    if spec.batch not in (None, batch):
-        raise JobError(f"compute.batch {spec.batch}: the plan of {job.statistics.plan} has {batch}; use auto")
+    if job.compute.batch not in ("auto", batch):
+        raise JobError(f"compute.batch {job.compute.batch}: the plan of {job.statistics.plan} has {batch}; use auto")
     precision = PlanMetadata.of(plan).precision
-    if spec.precision not in ("auto", precision):
+    if job.compute.precision not in ("auto", precision):
         raise JobError(
-            f"compute.precision {spec.precision}: the plan of {job.statistics.plan} has {precision}; use auto"
+            f"compute.precision {job.compute.precision}: the plan of {job.statistics.plan} has {precision}; use auto"
         )
     decode = PlanMetadata.of(plan).decode
-    if spec.decode not in ("auto", decode):
-        raise JobError(f"model.input.decode {spec.decode}: the plan of {job.statistics.plan} has {decode}; use auto")
+    if job.model.input.decode not in ("auto", decode):
+        raise JobError(
+            f"model.input.decode {job.model.input.decode}: the plan of {job.statistics.plan} has {decode}; use auto"
+        )
     if decode == "gpu" and job.workers.gpus == 0:
         raise JobError(f"workers.gpus 0: the plan of {job.statistics.plan} decodes on GPUs; set workers.gpus: 1")
-    return replace(spec, plan=url, batch=batch, statistics=replace(spec.statistics, **settings))
+    return replace(
+        spec,
+        plan=url,
+        statistics=job.statistics.model_copy(update=settings),
+        compute=job.compute.model_copy(update={"batch": batch}),
+    )
 
 
 def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
@@ -227,50 +233,19 @@ def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
 def _work_spec(job: Job) -> WorkSpec:
     targets = job.targets
     _check_targets(job, targets)
-    columns = [target.column for target in targets if target.column is not None]
-    statistics = job.statistics
     return WorkSpec(
-        dataset=DatasetSpec(
-            path=tuple(absolute(path) for path in job.dataset.path),
-            image=job.dataset.image,
-            label=job.dataset.label,
-            id=job.dataset.id,
-            fold_by=job.dataset.fold_by,
-            filter=dict(job.dataset.filter),
-            group_by=job.group_by,
-            columns=tuple(columns),
-            keep=statistics.keep_codes,
-        ),
-        images=images_of(job),
+        dataset=dataset_of(job),
+        model=job.model.model_copy(update={"weights": weights_of(job)}),
+        limits=job.limits,
+        statistics=job.statistics,
+        compute=job.compute,
         storage=storage_of(job),
-        factory=job.model.factory,
-        kwargs=dict(job.model.kwargs),
-        weights=weights_of(job),
-        model_output=job.model.output,
-        mean=tuple(job.model.input.mean),
-        std=tuple(job.model.input.std),
-        layers=(),
         targets=targets,
-        statistics=StatisticSpec(
-            estimator=statistics.estimator,
-            components=statistics.components,
-            knots=statistics.knots,
-            folds=statistics.folds,
-            pilot=statistics.pilot,
-            scale=statistics.scale,
-            penalty=statistics.penalty,
-        ),
         output=absolute(job.output),
-        batch=None if job.compute.batch == "auto" else job.compute.batch,
-        precision=job.compute.precision,
-        decode=job.model.input.decode,
-        exact=job.compute.exact,
-        seed=job.compute.seed,
         threads=max(1, int(job.workers.cpus)),
         device="cuda" if job.workers.gpus > 0 else "cpu",
-        python_path=(os.getcwd(),),
         flush_seconds=_flush_seconds(),
-        memory=statistics.memory,
+        python_path=(os.getcwd(),),
         log=LogSettings.from_environment(),
     )
 

@@ -109,7 +109,7 @@ def _blocks(store: Store, state: RunState, job: Job, plan: Plan) -> list[BlockSc
     assert state.done is not None
     source = state.done["summary"].get("from_codes")
     settings, receipts = job.statistics, state.accepted_receipts()
-    memory = settings.memory or default_memory(max(1, int(job.workers.cpus)))
+    threads = max(1, int(job.workers.cpus))
     if source is None:
         return [
             reduce_block(
@@ -118,7 +118,7 @@ def _blocks(store: Store, state: RunState, job: Job, plan: Plan) -> list[BlockSc
                 block,
                 receipts,
                 penalty=settings.penalty,
-                memory=memory,
+                memory=settings.memory or default_memory(threads),
                 estimator=settings.estimator,
             )
             for block in blocks_of(plan)
@@ -130,10 +130,8 @@ def _blocks(store: Store, state: RunState, job: Job, plan: Plan) -> list[BlockSc
         codes=str(source),
         output=store.url,
         storage=storage_of(job),
-        penalty=settings.penalty,
-        knots_from=settings.knots_from,
-        threads=1,
-        memory=memory,
+        statistics=settings,
+        threads=threads,
     )
     engine = CodesEngine(spec, store)
     return [engine.reduce(plan, block, receipts[0]) for block in blocks_of(plan)]

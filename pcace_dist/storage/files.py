@@ -26,11 +26,12 @@ import pyarrow.fs as pafs
 
 from pcace_dist.errors import JobError, StoreUnavailable
 from pcace_dist.storage.retry import Changed, Patience, ShortRead, first_line, kind_of
+from pcace_dist.storage.sections import Endpoint
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-__all__ = ["Changed", "Patience", "Range", "RangeFile", "S3Settings", "Storage", "StoredFile", "first_line", "split"]
+__all__ = ["Changed", "Patience", "Range", "RangeFile", "Storage", "StoredFile", "first_line", "split"]
 
 T = TypeVar("T")
 Range = tuple[int, int]  # start, length
@@ -43,15 +44,6 @@ BLOCK = 1 << 20  # of a file that is read in small pieces, one after the other
 HOLE = 8 << 10  # a gap of fewer bytes between two ranges is read with them
 LONGEST_RANGE = 32 << 20  # ranges are not joined beyond this
 CHECK = "check the AWS credentials"
-
-
-@dataclass(frozen=True)
-class S3Settings:
-    """How to reach a bucket; None is what the AWS chain (environment, profile) says."""
-
-    endpoint: str | None = None
-    region: str | None = None
-    anonymous: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,8 +60,8 @@ class _Cache:
     """Clients and filesystems of this process; never pickled."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    clients: dict[S3Settings, Any] = field(default_factory=dict)
-    filesystems: dict[S3Settings, Any] = field(default_factory=dict)
+    clients: dict[Endpoint, Any] = field(default_factory=dict)
+    filesystems: dict[Endpoint, Any] = field(default_factory=dict)
     read: str | None = None  # the file that was read whole last
     pool: ThreadPoolExecutor | None = None
 
@@ -77,22 +69,16 @@ class _Cache:
 class Storage:
     """Resolves paths by the job's `storage` section. Only the settings travel, and whether the run has begun.
 
-    `config` maps URL prefixes to {endpoint, region, anonymous}; the longest prefix of a URL wins. Else
+    `config` says by prefix how its URLs are reached; the longest prefix of a URL wins. Else
     AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_CA_BUNDLE and the profile count, as boto3 reads them.
     """
 
-    def __init__(
-        self, config: Mapping[str, Mapping[str, Any]] | None = None, *, patience: Patience | None = None
-    ) -> None:
-        self.config: dict[str, S3Settings] = {}
-        for prefix, values in (config or {}).items():
+    def __init__(self, config: Mapping[str, Endpoint] | None = None, *, patience: Patience | None = None) -> None:
+        self.config = dict(config or {})
+        for prefix, settings in self.config.items():
             if not prefix.startswith(("s3://", "gs://")):
                 raise JobError(f"storage: {prefix!r} is not an s3:// or gs:// prefix")
-            try:
-                self.config[prefix] = S3Settings(**values)
-            except TypeError:
-                raise JobError(f"storage: {prefix!r} takes endpoint, region and anonymous") from None
-            _refuse_credentials(self.config[prefix].endpoint, f"storage: the endpoint of {prefix}")
+            _refuse_credentials(settings.endpoint, f"storage: the endpoint of {prefix}")
         self.patience = patience or Patience()
         self._cache = _Cache()
 
@@ -109,10 +95,10 @@ class Storage:
         mine.config, mine._cache = self.config, self._cache
         return mine
 
-    def settings(self, url: str) -> S3Settings:
+    def settings(self, url: str) -> Endpoint:
         """The settings of the longest configured prefix of `url`."""
         prefixes = [p for p in self.config if url.startswith(p) or url + "/" == p]
-        return self.config[max(prefixes, key=len)] if prefixes else S3Settings()
+        return self.config[max(prefixes, key=len)] if prefixes else Endpoint()
 
     def s3_client(self, url: str) -> BaseClient:
         """The boto3 S3 client for `url`. It repeats nothing by itself."""
@@ -558,7 +544,7 @@ def _restated(error: Exception, kind: str, url: str) -> OSError:
     return restated
 
 
-def _make_client(settings: S3Settings) -> BaseClient:
+def _make_client(settings: Endpoint) -> BaseClient:
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config

@@ -51,7 +51,7 @@ class CodesEngine:
 
     def reduce(self, plan: Plan, block: ChannelBlock, receipt: Receipt) -> BlockScores:
         """Add up and score one block of the selected rows, group by group."""
-        if self._spec.knots_from == "group":
+        if self._spec.statistics.knots_from == "group":
             return self._reduce_by_own_knots(plan, block, receipt)
         recode = self._recoding(plan, block)
 
@@ -60,7 +60,7 @@ class CodesEngine:
                 assert part.codes is not None
                 yield replace(part, codes=LayerCodes(recode(part.codes.codes), part.codes.means))
 
-        return score_block(plan, block, parts, penalty=self._spec.penalty, memory=self._memory)
+        return score_block(plan, block, parts, penalty=self._spec.statistics.penalty, memory=self._memory)
 
     def _reduce_by_own_knots(self, plan: Plan, block: ChannelBlock, receipt: Receipt) -> BlockScores:
         """Each group on knots at the quantiles of its own rows."""
@@ -73,7 +73,7 @@ class CodesEngine:
                 kept_layer, plan.targets, LayerCodes.cat(group_sums.codes), rows, plan.knots
             )
             refitted = GroupSums(codes=[codes], rows=[rows])
-            by_target = sums.score(refitted, layer, penalty=self._spec.penalty, targets=targets)
+            by_target = sums.score(refitted, layer, penalty=self._spec.statistics.penalty, targets=targets)
             scores[group] = [scored.without_transforms() for scored in by_target]  # no other group has their knots
         return BlockScores(block, scores)
 

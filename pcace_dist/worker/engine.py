@@ -93,7 +93,7 @@ class Engine:
         self.spec = spec
         self.worker = worker
         self.store = store
-        set_deterministic(spec.threads, strict=spec.exact == "strict")
+        set_deterministic(spec.threads, strict=spec.compute.exact == "strict")
         self.device = torch.device(spec.device)
         self.model = spec.load_model() if shared_model is None else shared_model.model_copy()
         self.weights = weights_digest(self.model)
@@ -143,12 +143,14 @@ class Engine:
         Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker, JobError where the
         plan's images are decoded on a GPU and this worker cannot.
         """
-        metadata = PlanMetadata.of(plan)
+        metadata, spec = PlanMetadata.of(plan), self.spec
         if metadata.weights != self.weights:
-            raise ModelError(f"model.weights {self.spec.weights}: this worker loaded other weights than the plan's")
-        spec, memory = self.spec, self._memory()
+            raise ModelError(f"model.weights {spec.model.weights}: this worker loaded other weights than the plan's")
+        memory = self._memory()
         layouts.keep([self.model], metadata.channel_axes)
-        forward = Forward(self.model, self.device, metadata.batch, spec.mean, spec.std, spec.layers, metadata.numerics)
+        forward = Forward(
+            self.model, self.device, metadata.batch, scale.mean, scale.std, spec.layers, metadata.numerics
+        )
         layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
         if self.device.type == "cpu":
             plan = replace(plan, layers=tuple(layers.values()))
@@ -180,7 +182,7 @@ class Engine:
         )
         if self.pilot_cache.plan == plan.digest:  # made in this process: one batch shows that the model repeats itself
             check = check.first(metadata.batch)
-        plan_class, exact = metadata.numeric_class, self.spec.exact
+        plan_class, exact = metadata.numeric_class, self.spec.compute.exact
         return retry_on_oom(
             lambda: check.admit(forward, layers, own_class=own_class, plan_class=plan_class, exact=exact),
             self.device,

@@ -127,11 +127,10 @@ class Evaluator:
         self._evaluation = evaluation
         metadata = PlanMetadata.of(plan)
         spec = engine.spec
+        mean, std = spec.model.input.mean, spec.model.input.std
         layouts.keep([engine.model], metadata.channel_axes)
-        self._forward = Forward(
-            engine.model, engine.device, metadata.batch, spec.mean, spec.std, spec.layers, metadata.numerics
-        )
-        self._normalise = Normalise(spec.mean, spec.std, engine.device)
+        self._forward = Forward(engine.model, engine.device, metadata.batch, mean, std, spec.layers, metadata.numerics)
+        self._normalise = Normalise(mean, std, engine.device)
         self._shape = metadata.image_shape
         rows = self._read(evaluation.listing)
         is_held_out = np.isin(rows.folds, evaluation.held_out)

@@ -19,7 +19,7 @@ from pcace_dist.worker.spec import CodesSpec, WorkSpec
 
 def memory_of(spec: WorkSpec | CodesSpec) -> int:
     """Bytes that a worker's attempt buffer, or one of its reduce tasks, may hold."""
-    return spec.memory or default_memory(spec.threads)
+    return spec.statistics.memory or default_memory(spec.threads)
 
 
 def default_memory(threads: int) -> int:

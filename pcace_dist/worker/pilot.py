@@ -76,7 +76,8 @@ class _Setting:
 
     def forward(self, model: nn.Module, batch: int) -> Forward:
         spec = self.spec
-        return Forward(model, self.device, batch, spec.mean, spec.std, spec.layers, self.numerics)
+        mean, std = spec.model.input.mean, spec.model.input.std
+        return Forward(model, self.device, batch, mean, std, spec.layers, self.numerics)
 
     def numeric_class(self, batch: int) -> dict[str, str | int]:
         return numeric_class(
@@ -107,8 +108,8 @@ def make_plan(
     """
     given_plan = None if spec.plan is None else plan_of_run(spec.plan, spec.storage)
     given_metadata = None if given_plan is None else PlanMetadata.of(given_plan)
-    fixed_batch = spec.batch or (None if given_metadata is None else given_metadata.batch)
-    decode = choose_decoder(spec.decode, device) if given_metadata is None else given_metadata.decode
+    fixed_batch = spec.compute.fixed_batch or (None if given_metadata is None else given_metadata.batch)
+    decode = choose_decoder(spec.model.input.decode, device) if given_metadata is None else given_metadata.decode
     rows = PilotRows(
         spec,
         listing,
@@ -202,20 +203,21 @@ def _refuse_too_few(plan: Plan, sizes: Mapping[Any, int], *, grouped: str | None
 def _two_images(spec: WorkSpec, device: torch.device, images: Tensor) -> Tensor:
     """A batch of two as the model takes it, in float32; of one image twice where there is no other."""
     pair = images[:2] if len(images) > 1 else images.expand(2, *images.shape[1:])
-    return Normalise(spec.mean, spec.std, device)(to_device(pair, device))
+    return Normalise(spec.model.input.mean, spec.model.input.std, device)(to_device(pair, device))
 
 
 def _numerics(model: nn.Module, spec: WorkSpec, device: torch.device, image: Tensor) -> Numerics:
     """What compute.precision means here; with auto, a model that cannot run in bfloat16 runs in float32."""
-    numerics = choose_numerics(spec.precision, device, model)
+    numerics = choose_numerics(spec.compute.precision, device, model)
     if numerics.precision == FLOAT32:
         return numerics
+    mean, std = spec.model.input.mean, spec.model.input.std
     try:
-        Forward(model, device, 2, spec.mean, spec.std, (), numerics)(image.expand(2, *image.shape[1:]))
+        Forward(model, device, 2, mean, std, (), numerics)(image.expand(2, *image.shape[1:]))
     except ModelError as error:
-        if spec.precision != AUTO:
+        if spec.compute.precision != AUTO:
             raise ModelError(
-                f"compute.precision {spec.precision}: {error}; or use compute.precision: float32"
+                f"compute.precision {spec.compute.precision}: {error}; or use compute.precision: float32"
             ) from None
         log.warning("compute.precision auto is float32: in bfloat16 %s", error)
         return replace(numerics, precision=FLOAT32)

@@ -1,10 +1,10 @@
-"""What a worker must know about a job: plain, frozen, picklable. No pydantic, no Ray: it runs on a bare GPU box."""
+"""What a worker must know about a job: its sections, and what was resolved. Frozen and picklable; no Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pcace_dist.progress.logs import LogSettings
 
@@ -12,77 +12,63 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
+    from pcace_dist.config.job import Compute, Model, Statistics
     from pcace_dist.config.targets import TargetSpec
     from pcace_dist.datasets.columns import DatasetSpec
     from pcace_dist.datasets.images import ImageSpec
+    from pcace_dist.datasets.sections import Limits
     from pcace_dist.storage.files import Storage
-
-
-@dataclass(frozen=True)
-class StatisticSpec:
-    """Settings of the statistic, as in the job file's section `statistics`."""
-
-    estimator: str = "gram"
-    components: int = 5
-    knots: int = 9
-    folds: int = 16
-    pilot: int = 2048
-    scale: str = "pixel"
-    penalty: float = 0.3
 
 
 @dataclass(frozen=True)
 class WorkSpec:
     """Everything a worker needs besides the plan and its units.
 
-    layers: resolved names in model order. layouts: what the job says of some of them. model_output: which part of what
-    the model returns are its outputs. batch: None where the pilot is to choose it. python_path: put in front of
-    sys.path, so that `module:function` factories import on every node. flush_seconds: the longest time between two
-    attempts. memory: bytes that the next attempt may take up before it is written; None: a share of what is free. kept:
-    the columns that are kept beside the codes; None where no codes are kept. base: the run that is extended. plan: the
-    run whose plan is used. log: how the worker's process writes its log lines.
+    The job's sections as they are, but for what was resolved: absolute paths in `dataset` and `model.weights`, and in
+    `statistics` and `compute.batch` the settings of the plan where one is given. layers: resolved names in model order.
+    layouts: what the job says of some of them. python_path: put in front of sys.path, so that `module:function`
+    factories import on every node. flush_seconds: the longest time between two attempts. kept: the columns that are
+    kept beside the codes; None where no codes are kept. base: the run that is extended. plan: the run whose plan is
+    used. log: how the worker's process writes its log lines.
     """
 
     dataset: DatasetSpec
-    images: ImageSpec
+    model: Model
+    limits: Limits
+    statistics: Statistics
+    compute: Compute
     storage: Storage
-    factory: str
-    kwargs: Mapping[str, Any]
-    weights: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    layers: tuple[str, ...]
     targets: tuple[TargetSpec, ...]
-    statistics: StatisticSpec
     output: str
+    layers: tuple[str, ...] = ()
     layouts: Mapping[str, str] = field(default_factory=dict)
-    model_output: str | int | None = None
-    batch: int | None = None
-    precision: str = "auto"
-    decode: str = "auto"
-    exact: str = "strict"
-    seed: int = 0
     threads: int = 1
     device: str = "cpu"
     flush_seconds: float = 600.0
-    memory: int | None = None
     kept: pa.Schema | None = None
     base: str | None = None
     plan: str | None = None
     python_path: tuple[str, ...] = field(default=())
     log: LogSettings = field(default=LogSettings())
 
+    @property
+    def images(self) -> ImageSpec:
+        """How images are decoded."""
+        from pcace_dist.datasets.images import ImageSpec
+
+        return ImageSpec(**vars(self.model.input), limits=self.limits)
+
     def load_model(self) -> nn.Module:
         """The model, built and filled as the job says. Raises ModelError."""
         from pcace_dist.models.load import load_model
 
         return load_model(
-            self.factory,
-            self.kwargs,
-            self.weights,
-            seed=self.seed,
+            self.model.factory,
+            self.model.kwargs,
+            self.model.weights,
+            seed=self.compute.seed,
             read=self.storage.read_bytes,
-            output=self.model_output,
+            output=self.model.output,
             python_path=self.python_path,
         )
 
@@ -93,9 +79,7 @@ class CodesSpec:
 
     codes: str
     output: str
+    statistics: Statistics
     storage: Storage
-    penalty: float = 0.3
-    knots_from: str = "plan"
     threads: int = 1
-    memory: int | None = None
     log: LogSettings = field(default=LogSettings())

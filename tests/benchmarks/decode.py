@@ -111,7 +111,7 @@ def reading(folder: Path, images: Sequence[bytes], spec: ImageSpec, *, channels_
     folder.mkdir()
     rows = max(1, ROW_GROUP_BYTES * len(images) // sum(map(len, images)))
     pq.write_table(pa.table({"image": pa.array(images, pa.binary())}), folder / "a.parquet", row_group_size=rows)
-    data = DatasetSpec(path=(str(folder),))
+    data = DatasetSpec(path=[str(folder)])
     (unit,) = make_units(list_dataset(data, Storage({})), len(images))
 
     def work() -> None:

@@ -255,7 +255,7 @@ def fed(name: str, device: torch.device, files: Sequence[bytes], *, batch: int, 
     with tempfile.TemporaryDirectory() as folder:
         rows = [files[i % len(files)] for i in range(batch * batches)]
         pq.write_table(pa.table({"image": pa.array(rows, pa.binary())}), f"{folder}/a.parquet", row_group_size=64)
-        spec = DatasetSpec(path=(folder,))
+        spec = DatasetSpec(path=[folder])
         (unit,) = make_units(list_dataset(spec, Storage()), len(rows))
         for way, decoder in (("cpu", None), (_gpu(device), DeviceDecoder(device))):
             options = LoaderOptions(

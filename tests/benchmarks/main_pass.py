@@ -90,7 +90,7 @@ def measure(found: Ready, images: Sequence[bytes], repeats: int) -> dict[str, Va
     """One case: decode, bare forward and the main pass in turn, after a round that does not count."""
     spec, facts, device = found.engine.spec, found.facts, found.engine.device
     sized = spec.images.resize is not None
-    mean, std = spec.mean, spec.std
+    mean, std = spec.model.input.mean, spec.model.input.std
     model = in_precision(found.engine.model, facts.precision)
     uint8 = torch.stack([bare_decode(data, spec.images.mode, sized) for data in images])
     batches = torch.split(uint8, facts.batch)

@@ -19,15 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.stats import spearmanr
-from torch import nn
 
+from pcace_dist.config.job import Compute, Model, Statistics
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.columns import DatasetSpec
-from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.datasets.loader import Batch, LoaderOptions, pilot_rows
+from pcace_dist.datasets.sections import Input, Limits
 from pcace_dist.models.forward import Forward
-from pcace_dist.models.load import load_model
 from pcace_dist.models.precision import CHANNELS_LAST, Numerics
 from pcace_dist.models.settings import set_deterministic
 from pcace_dist.models.targets import target_values
@@ -37,11 +36,11 @@ from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.score import score_channels
 from pcace_dist.storage.files import Storage
 from pcace_dist.worker.pilot import make_plan
-from pcace_dist.worker.spec import StatisticSpec, WorkSpec
+from pcace_dist.worker.spec import WorkSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 Floats = npt.NDArray[np.float64]
 
@@ -73,17 +72,18 @@ class _Codes:
 
 def digits() -> WorkSpec:
     return WorkSpec(
-        dataset=DatasetSpec(path=(str(ROOT / "examples/mnist/data"),), label="label"),
-        images=ImageSpec(mode="L"),
-        storage=Storage({}),
-        factory="examples.mnist.model:mnist_cnn",
-        kwargs={},
-        weights=str(ROOT / "examples/mnist/weights.safetensors"),
-        mean=(0.1307,),
-        std=(0.3081,),
+        dataset=DatasetSpec(path=[str(ROOT / "examples/mnist/data")], label="label"),
+        model=Model(
+            factory="examples.mnist.model:mnist_cnn",
+            weights=str(ROOT / "examples/mnist/weights.safetensors"),
+            input=Input("L", mean=[0.1307], std=[0.3081]),
+        ),
+        limits=Limits(),
+        statistics=Statistics(pilot=100_000),
+        compute=Compute(batch=16),
+        storage=Storage(),
         layers=("conv1", "conv2", "conv3"),
         targets=(TargetSpec("logit", "label"),),
-        statistics=StatisticSpec(pilot=100_000),
         output="unused",
     )
 
@@ -91,13 +91,10 @@ def digits() -> WorkSpec:
 def photos(folder: str, factory: str, weights: str, layers: tuple[str, ...]) -> WorkSpec:
     return replace(
         digits(),
-        dataset=DatasetSpec(path=(folder,)),
-        images=ImageSpec(mode="RGB", resize=256, crop=224),
-        factory=factory,
-        weights=weights,
+        dataset=DatasetSpec(path=[folder]),
+        model=Model(factory=factory, weights=weights, input=Input(resize=256, crop=224, mean=MEAN, std=STD)),
         layers=layers,
         targets=(TargetSpec("logit", "predicted"),),
-        **IMAGENET,  # type: ignore[arg-type]
     )
 
 
@@ -152,14 +149,14 @@ def compare(case: str, wide: Floats, same: Floats, own: Floats, images: int, dif
 
 def measure(name: str, spec: WorkSpec, by_label: bool = False) -> Iterator[Effect]:
     """The case over all images and, where asked for, over those of each label."""
-    model: nn.Module = load_model(spec.factory, {}, spec.weights, seed=0, read=spec.storage.read_bytes)
+    model = spec.load_model()
     listing = list_dataset(spec.dataset, spec.storage)
     plans, forwards = [], []
     for precision in ("float32", "bfloat16"):
-        plan = make_plan([model], replace(spec, precision=precision, batch=16), listing, device=CPU, weights="").plan
-        plans.append(plan)
+        compute = spec.compute.model_copy(update={"precision": precision})
+        plans.append(make_plan([model], replace(spec, compute=compute), listing, device=CPU, weights="").plan)
         numerics = Numerics(precision, CHANNELS_LAST)
-        forwards.append(Forward(model, CPU, 16, spec.mean, spec.std, spec.layers, numerics))
+        forwards.append(Forward(model, CPU, 16, spec.model.input.mean, spec.model.input.std, spec.layers, numerics))
     batches = read(spec, listing, 16)
     wide = encode(forwards[0], plans[0], batches, spec)
     same, own = (encode(forwards[1], plan, batches, spec) for plan in plans)

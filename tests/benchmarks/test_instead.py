@@ -68,7 +68,8 @@ def test_pooled_activations_are_the_means_of_the_maps(example: tuple[Ready, data
 def test_the_limits_bare_pass_is_the_models(example: tuple[Ready, dataloader.Photos]) -> None:
     found, data = example
     images = torch.stack([bare_decode(one, "L", False) for one in data.images[:40]])
-    mine = bare_forward(found.engine.model, images, found.engine.spec.mean, found.engine.spec.std, "float32")
+    given = found.engine.spec.model.input
+    mine = bare_forward(found.engine.model, images, given.mean, given.std, "float32")
     torch.testing.assert_close(mine, found.engine.model(torch.stack([data[i] for i in range(40)])))
 
 

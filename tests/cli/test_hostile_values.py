@@ -8,10 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 from pcace_dist.cli.main import main
-from pcace_dist.config.job import Job, _section_of, read_job
+from pcace_dist.config.job import Job, keys_of, read_job, section_of
 from pcace_dist.errors import JobError
 from tests.cli.test_bad_input import JOB
 from tests.planted import write_planted
@@ -29,10 +28,10 @@ VALUES = NUMBERS + TEXTS + OTHERS
 PARSED_ONLY = ("workers.", "storage.")  # a cluster or a bucket would be asked for
 
 
-def keys(section: type[BaseModel] = Job, prefix: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
+def keys(section: type = Job, prefix: str = "") -> Iterator[str]:
+    for name, kind in keys_of(section).items():
         yield prefix + name
-        inner = _section_of(field.annotation)
+        inner = section_of(kind)
         if inner is not None:
             yield from keys(inner, f"{prefix}{name}.")
 

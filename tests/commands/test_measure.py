@@ -16,7 +16,7 @@ from pcace_dist.cli.main import main
 from pcace_dist.commands import measure
 from pcace_dist.commands.estimate_report import to_json
 from pcace_dist.commands.measure import estimate
-from pcace_dist.config.job import parse_job
+from pcace_dist.config.job import Compute, parse_job
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.run.rank import run_job
 from pcace_dist.storage.store import LocalStore
@@ -122,7 +122,7 @@ def test_the_pilots_seconds_are_those_of_the_plans_batch(
 ) -> None:
     """Five seconds of any pilot, a tenth for an image and its padding."""
     trial = measure._Trial.__new__(measure._Trial)
-    trial.__dict__.update(_spec=SimpleNamespace(batch=forwarded), _plan=None, _pilot_rows=2048)
+    trial.__dict__.update(_spec=SimpleNamespace(compute=Compute(batch=forwarded)), _plan=None, _pilot_rows=2048)
     monkeypatch.setattr(measure, "PILOT_SECONDS", patience)
     monkeypatch.setattr(trial, "_timed_pilot", lambda rows: 5 + 0.1 * -(-rows // forwarded) * forwarded)
     monkeypatch.setattr(trial, "_maps_of_pilot", lambda: (0, 3))
@@ -133,7 +133,7 @@ def test_the_pilots_seconds_are_those_of_the_plans_batch(
 
 def test_the_first_use_of_everything_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = measure._Trial.__new__(measure._Trial)
-    trial.__dict__.update(_spec=SimpleNamespace(batch=64), _plan=None, _pilot_rows=50)
+    trial.__dict__.update(_spec=SimpleNamespace(compute=Compute(batch=64)), _plan=None, _pilot_rows=50)
     monkeypatch.setattr(measure, "PILOT_SECONDS", 10.0)
     seconds = iter((4.0, 1.5))
     monkeypatch.setattr(trial, "_timed_pilot", lambda rows: next(seconds))

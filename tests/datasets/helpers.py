@@ -77,7 +77,7 @@ def dataset(root: Path, files: int = 3, rows: int = 10, row_group: int = 4) -> P
 
 
 def spec_of(path: Path | str, **changes: Any) -> DatasetSpec:
-    return DatasetSpec(path=(str(path),), **changes)
+    return DatasetSpec(path=[str(path)], **changes)
 
 
 def listed(path: Path | str, **changes: Any) -> tuple[DatasetSpec, Listing]:

@@ -35,6 +35,7 @@ from pcace_dist.datasets.device_images import (
 )
 from pcace_dist.datasets.images import ImageSpec, buffer_of, decode
 from pcace_dist.datasets.loader import Batch
+from pcace_dist.datasets.sections import Interpolation, Limits, Mode
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import JobError, RowError
 from tests.datasets.helpers import encoded, ids, listed, picture, png, reader_of, shard
@@ -123,12 +124,14 @@ LARGEST = {"bilinear": 1, "bicubic": 8, "nearest": 0, "nearest-exact": 0}
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(("interpolation", "antialias"), WAYS)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_pixels_are_torchvisions(size: tuple[int, int], interpolation: str, antialias: bool, mode: str) -> None:
+def test_pixels_are_torchvisions(
+    size: tuple[int, int], interpolation: Interpolation, antialias: bool, mode: Mode
+) -> None:
     for resize, crop in GEOMETRIES:
         for stored in ("RGB", "L"):
-            spec = ImageSpec(mode, resize, crop, interpolation, antialias, scaled_decode=False)
+            spec = ImageSpec(mode, resize, crop, interpolation=interpolation, antialias=antialias, scaled_decode=False)
             data = photo(*size, stored)
-            if "after model.input.resize" in str(by_processor(data, replace(spec, max_pixels=300_000))):
+            if "after model.input.resize" in str(by_processor(data, replace(spec, limits=Limits(300_000)))):
                 continue  # one pixel wide, and another side of thousands
             ours = images([data], spec)[0]
             whole = decode(data, ImageSpec(mode))
@@ -170,8 +173,12 @@ def test_whole_jpegs_go_to_the_device(progressive: bool, mode: str, components: 
 
 def test_what_is_beyond_a_limit_or_lacks_its_end_stays_on_the_processor() -> None:
     data = jpeg(1, 20, 10)
-    assert frame_for_device(data, ImageSpec(max_pixels=200)) is not None
-    for spec in (ImageSpec(max_pixels=199), ImageSpec(max_bytes=len(data) - 1), ImageSpec(resize=20, max_pixels=799)):
+    assert frame_for_device(data, ImageSpec(limits=Limits(200))) is not None
+    for spec in (
+        ImageSpec(limits=Limits(199)),
+        ImageSpec(limits=Limits(bytes=len(data) - 1)),
+        ImageSpec(resize=20, limits=Limits(799)),
+    ):
         assert frame_for_device(data, spec) is None
     for broken in (None, b"", data[:-1], data[:-2], data[: len(data) // 2], b"\xff\xd8\xff\xd9", png(1)):
         assert frame_for_device(broken, ImageSpec()) is None
@@ -192,7 +199,7 @@ BROKEN: list[bytes | None] = [
 
 
 def test_what_is_set_aside_has_the_reason_that_it_has_on_the_processor() -> None:
-    spec = ImageSpec(resize=30, max_pixels=30_000, max_bytes=12_000)
+    spec = ImageSpec(resize=30, limits=Limits(30_000, 12_000))
     decoding = Decoding()
     found = images(BROKEN, spec, DeviceDecoder(HOST, decoding))
     assert found == [by_processor(data, spec) for data in BROKEN]
@@ -206,7 +213,7 @@ def test_damaged_bytes_get_the_processors_verdict(draw: st.DataObject) -> None:
     data = bytearray(jpeg(8, 20, 20))
     for _ in range(draw.draw(st.integers(1, 4))):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    spec = ImageSpec(max_pixels=10_000)
+    spec = ImageSpec(limits=Limits(10_000))
     assert same(images([bytes(data)], spec)[0], by_processor(bytes(data), spec))
 
 
@@ -224,9 +231,9 @@ def mixed() -> list[bytes | None]:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("at_once", [1, 6_000, 8 << 20])
 def test_an_image_has_the_same_bits_alone_and_among_others(
-    mode: str, interpolation: str, antialias: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+    mode: Mode, interpolation: Interpolation, antialias: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = ImageSpec(mode, 32, (40, 28), interpolation, antialias)
+    spec = ImageSpec(mode, 32, (40, 28), interpolation=interpolation, antialias=antialias)
     files = mixed()
     alone = [images([data], spec)[0] for data in files]
     monkeypatch.setattr(device_images, "PIXELS_AT_ONCE", at_once)

@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from pcace_dist.datasets import images
 from pcace_dist.datasets.images import ImageSpec, decode, image_size, pixels, resized, scale_of
+from pcace_dist.datasets.sections import Interpolation, Limits, Mode
 from pcace_dist.errors import RowError
 from tests.datasets.helpers import encoded, picture
 
@@ -37,7 +38,7 @@ def by_pillow(data: bytes, mode: str) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_formats_decode_to_the_pixels_that_pillow_sees(kind: str, mode: str) -> None:
+def test_formats_decode_to_the_pixels_that_pillow_sees(kind: str, mode: Mode) -> None:
     data = encoded(picture(1), kind)
     image = decode(data, ImageSpec(mode=mode))
     assert image.dtype == torch.uint8 and image.shape == (3 if mode == "RGB" else 1, 10, 12)
@@ -125,7 +126,7 @@ def test_damaged_bytes_give_an_image_or_a_reason(kind: str, draw: st.DataObject)
     for _ in range(draw.draw(st.integers(1, 4))):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
     try:
-        image = decode(bytes(data), ImageSpec(max_pixels=10_000))
+        image = decode(bytes(data), ImageSpec(limits=Limits(10_000)))
     except RowError as error:
         assert error.stage == "decode" and "\n" not in error.reason
     else:
@@ -135,8 +136,8 @@ def test_damaged_bytes_give_an_image_or_a_reason(kind: str, draw: st.DataObject)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_the_pixel_limit_is_checked_before_decoding(kind: str) -> None:
     data = encoded(picture(9, 20, 10), kind)
-    assert decode(data, ImageSpec(max_pixels=200)).shape == (3, 10, 20)
-    assert reason(data, ImageSpec(max_pixels=199)) == "20x10 pixels are beyond limits.pixels 199"
+    assert decode(data, ImageSpec(limits=Limits(200))).shape == (3, 10, 20)
+    assert reason(data, ImageSpec(limits=Limits(199))) == "20x10 pixels are beyond limits.pixels 199"
 
 
 def test_a_small_file_that_claims_to_be_huge_is_not_decoded() -> None:
@@ -156,19 +157,19 @@ def test_an_image_of_more_pixels_than_pillows_own_limit_needs_only_ours(
 
 
 def test_the_byte_limit_is_the_first_thing_checked() -> None:
-    assert reason(b"x" * 101, ImageSpec(max_bytes=100)) == "101 bytes are beyond limits.bytes 100"
+    assert reason(b"x" * 101, ImageSpec(limits=Limits(bytes=100))) == "101 bytes are beyond limits.bytes 100"
 
 
 def test_a_resize_that_explodes_is_refused() -> None:
     data = encoded(picture(1, 400, 1))
-    assert "after model.input.resize" in reason(data, ImageSpec(resize=300, max_pixels=10_000))
+    assert "after model.input.resize" in reason(data, ImageSpec(resize=300, limits=Limits(10_000)))
 
 
 @pytest.mark.parametrize("resize", [None, 7, 15, (9, 14)])
 @pytest.mark.parametrize("crop", [None, 5, (6, 4), 30])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
 def test_geometry_is_torchvisions(
-    resize: int | tuple[int, int] | None, crop: int | tuple[int, int] | None, interpolation: str
+    resize: int | tuple[int, int] | None, crop: int | tuple[int, int] | None, interpolation: Interpolation
 ) -> None:
     data = encoded(picture(10, 24, 17))
     steps: list[torch.nn.Module] = []
@@ -187,7 +188,7 @@ def test_geometry_is_torchvisions(
 @pytest.mark.parametrize("resize", [16, 33, (40, 20), (64, 64), 1000])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_resizing_photographs_gives_torchvisions_bits(
-    size: tuple[int, int], resize: int | tuple[int, int], mode: str
+    size: tuple[int, int], resize: int | tuple[int, int], mode: Mode
 ) -> None:
     data = encoded(picture(12, *size), "JPEG")
     for antialias in (True, False):
@@ -202,7 +203,7 @@ def test_resizing_photographs_gives_torchvisions_bits(
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("wanted", ["L", "RGB"])
 @pytest.mark.parametrize("size", [(28, 28), (1, 1), (1, 40), (300, 200)])
-def test_the_short_cut_for_plain_pngs_gives_pillows_pixels(mode: str, wanted: str, size: tuple[int, int]) -> None:
+def test_the_short_cut_for_plain_pngs_gives_pillows_pixels(mode: str, wanted: Mode, size: tuple[int, int]) -> None:
     data = encoded(picture(3, *size, mode))
     assert images._plain_png(data, PLAIN) is not None
     assert np.array_equal(pixels(data, ImageSpec(mode=wanted)), by_pillow(data, wanted))
@@ -250,7 +251,7 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_scaled_decoding_stays_within_its_tolerance(mode: str, scale: int) -> None:
+def test_scaled_decoding_stays_within_its_tolerance(mode: Mode, scale: int) -> None:
     height, width = 4 * scale * 40, 4 * scale * 60
     data = encoded(photograph(width, height), "JPEG", quality=92)
     spec = ImageSpec(mode=mode, resize=40)

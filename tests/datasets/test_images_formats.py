@@ -18,6 +18,7 @@ from PIL import AvifImagePlugin, Image
 from pcace_dist.datasets import pillow_formats
 from pcace_dist.datasets.formats import format_of, kind_of_head
 from pcace_dist.datasets.images import ImageSpec, decode, image_size
+from pcace_dist.datasets.sections import Limits, Mode
 from pcace_dist.errors import RowError
 from pcace_dist.packing.shards import check
 from pcace_dist.packing.source import Row
@@ -47,7 +48,7 @@ def made(kind: str, image: Image.Image) -> bytes:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stored", ["RGB", "L", "RGBA"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_pixels_are_those_that_pillow_sees(kind: str, stored: str, mode: str) -> None:
+def test_pixels_are_those_that_pillow_sees(kind: str, stored: str, mode: Mode) -> None:
     data = made(kind, photograph(48, 32).convert(stored))
     image = decode(data, ImageSpec(mode=mode))
     assert np.array_equal(image.numpy(), by_pillow(data, mode))
@@ -58,9 +59,9 @@ def test_pixels_are_those_that_pillow_sees(kind: str, stored: str, mode: str) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_limit_is_checked_before_decoding(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = made(kind, photograph(48, 32))
-    assert decode(data, ImageSpec(max_pixels=48 * 32)).shape == (3, 32, 48)
+    assert decode(data, ImageSpec(limits=Limits(48 * 32))).shape == (3, 32, 48)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
-    assert reason(data, ImageSpec(max_pixels=48 * 32 - 1)) == "48x32 pixels are beyond limits.pixels 1535"
+    assert reason(data, ImageSpec(limits=Limits(48 * 32 - 1))) == "48x32 pixels are beyond limits.pixels 1535"
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "GIF", "WEBP", "BMP", "PPM", "TIFF"])
@@ -88,7 +89,7 @@ def test_damaged_bytes_give_an_image_or_a_reason(kind: str, draw: st.DataObject)
     data = bytearray(made(kind, picture(8, 20, 20)))
     for _ in range(draw.draw(st.integers(1, 4))):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    for spec in (ImageSpec(max_pixels=10_000), ImageSpec(max_pixels=10_000, orientation="exif")):
+    for spec in (ImageSpec(limits=Limits(10_000)), ImageSpec(limits=Limits(10_000), orientation="exif")):
         try:
             image = decode(bytes(data), spec)
         except RowError as error:
@@ -222,7 +223,7 @@ def test_a_jp2_whose_container_gives_another_size_is_broken() -> None:
     at = data.index(b"ihdr") + 4
     lying = data[:at] + struct.pack(">II", 4, 4) + data[at + 8 :]
     expected = "broken JPEG 2000 (container and codestream have different sizes)"
-    assert reason(lying, ImageSpec(max_pixels=100)) == expected
+    assert reason(lying, ImageSpec(limits=Limits(100))) == expected
     assert reason(made("JP2", picture(1, 48, 32))[:90]).startswith(("truncated", "broken"))
 
 
@@ -252,7 +253,7 @@ def test_the_largest_image_of_an_icon_is_taken() -> None:
 def test_the_limit_of_an_icon_is_that_of_the_image_in_it() -> None:
     data = icon((16, 16, 32, encoded(picture(1, 300, 200))))
     assert image_size(data) == (300, 200)
-    assert reason(data, ImageSpec(max_pixels=1000)) == "300x200 pixels are beyond limits.pixels 1000"
+    assert reason(data, ImageSpec(limits=Limits(1000))) == "300x200 pixels are beyond limits.pixels 1000"
 
 
 def test_icons_that_are_none() -> None:

@@ -18,7 +18,7 @@ from tests.datasets.helpers import dataset, listed, png, shard, spec_of
 
 
 def keys(*paths: Path | str) -> list[str]:
-    spec = DatasetSpec(path=tuple(str(path) for path in paths))
+    spec = DatasetSpec(path=[str(path) for path in paths])
     return [file.key for file in list_dataset(spec, Storage()).files]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from pcace_dist.datasets.device_images import DeviceDecoder, frame_for_device
 from pcace_dist.datasets.images import ImageSpec, decode, image_size, scale_of
 from pcace_dist.datasets.orientation import orientation_in, turned
+from pcace_dist.datasets.sections import Limits, Mode
 from pcace_dist.errors import RowError
 from tests.datasets.helpers import encoded, picture
 from tests.datasets.test_images import photograph
@@ -86,7 +87,7 @@ def test_turning_comes_before_resize_and_crop(kind: str, orientation: int) -> No
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_scaled_jpeg_is_turned_too(orientation: int, mode: str) -> None:
+def test_a_scaled_jpeg_is_turned_too(orientation: int, mode: Mode) -> None:
     data = tagged(photograph(1280, 640), "JPEG", orientation)
     turned_too = ImageSpec(mode=mode, resize=(40, 80) if orientation < 5 else (80, 40), orientation="exif")
     stored = replace(turned_too, resize=(40, 80), orientation="none")
@@ -111,7 +112,7 @@ def test_the_scale_is_that_of_the_turned_size(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_limit_after_the_resize_is_that_of_the_turned_size() -> None:
     data = tagged(picture(1, 400, 2), "PNG", 6)
-    spec = ImageSpec(resize=20, max_pixels=5_000, orientation="exif")
+    spec = ImageSpec(resize=20, limits=Limits(5_000), orientation="exif")
     with pytest.raises(RowError, match="20x4000 pixels after"):
         decode(data, spec)
     with pytest.raises(RowError, match="4000x20 pixels after"):
@@ -120,7 +121,7 @@ def test_the_limit_after_the_resize_is_that_of_the_turned_size() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_the_device_turns_as_the_processor_does(orientation: int, mode: str) -> None:
+def test_the_device_turns_as_the_processor_does(orientation: int, mode: Mode) -> None:
     decoder = DeviceDecoder(torch.device("cpu"))
     for stored in ("RGB", "L"):
         files = [tagged(photograph(60, 40).convert(stored), "JPEG", o) for o in (orientation, 1, orientation, 6)]

@@ -33,7 +33,7 @@ def test_pictures_are_turned_where_the_job_says_so(tmp_path: Path, orientation: 
             "output": "run",
         }
     )
-    spec = DatasetSpec(path=(str(path),))
+    spec = DatasetSpec(path=[str(path)])
     listing = list_dataset(spec, Storage())
     shape = (24, 16) if orientation == "exif" else (16, 24)
     source: Any = SimpleNamespace(

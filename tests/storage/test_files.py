@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pcace_dist.errors import JobError, StoreUnavailable
-from pcace_dist.storage.files import Changed, S3Settings, Storage, joined, normalised, split
+from pcace_dist.storage.files import Changed, Storage, joined, normalised, split
+from pcace_dist.storage.sections import Endpoint
 from tests.datasets.helpers import FailingStorage, patience
 
 
@@ -24,27 +25,25 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_longest_prefix_wins() -> None:
     storage = Storage(
         {
-            "s3://": {"region": "eu-west-1"},
-            "s3://bucket/": {"endpoint": "http://one", "anonymous": True},
-            "s3://bucket/deep/": {"endpoint": "http://two"},
+            "s3://": Endpoint(region="eu-west-1"),
+            "s3://bucket/": Endpoint("http://one", anonymous=True),
+            "s3://bucket/deep/": Endpoint("http://two"),
         }
     )
-    assert storage.settings("s3://other/x") == S3Settings(region="eu-west-1")
+    assert storage.settings("s3://other/x") == Endpoint(region="eu-west-1")
     assert storage.settings("s3://bucket/x").endpoint == "http://one"
     assert storage.settings("s3://bucket/deep/x").endpoint == "http://two"
-    assert storage.settings("s3://bucket") == S3Settings("http://one", None, True)
-    assert Storage().settings("s3://bucket/x") == S3Settings()
+    assert storage.settings("s3://bucket") == Endpoint("http://one", None, True)
+    assert Storage().settings("s3://bucket/x") == Endpoint()
 
 
 def test_prefixes_and_settings_are_checked() -> None:
     with pytest.raises(JobError, match=r"^storage: '/data' is not an s3:// or gs:// prefix$"):
-        Storage({"/data": {}})
-    with pytest.raises(JobError, match=r"takes endpoint, region and anonymous$"):
-        Storage({"s3://b/": {"key": "x"}})
+        Storage({"/data": Endpoint()})
 
 
 def test_storage_travels_as_its_settings_only() -> None:
-    storage = Storage({"s3://b/": {"endpoint": "http://127.0.0.1:1", "region": "us-east-1"}})
+    storage = Storage({"s3://b/": Endpoint("http://127.0.0.1:1", region="us-east-1")})
     storage.s3_client("s3://b/x")
     again = pickle.loads(pickle.dumps(storage))
     assert again.config == storage.config
@@ -79,7 +78,7 @@ def test_a_missing_file_is_one_line_that_names_it(tmp_path: Path) -> None:
 
 
 def unreachable(**changes: Any) -> Storage:
-    return Storage({"s3://b/": {"endpoint": "http://127.0.0.1:9", "region": "us-east-1"}}, patience=patience(**changes))
+    return Storage({"s3://b/": Endpoint("http://127.0.0.1:9", region="us-east-1")}, patience=patience(**changes))
 
 
 @pytest.mark.parametrize(("begun", "seconds"), [(False, 30), (True, 900)])
@@ -128,7 +127,7 @@ def test_credentials_in_a_url_are_refused_and_not_printed(url: str) -> None:
 
 def test_credentials_in_an_endpoint_are_refused_and_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(JobError, match=r"endpoint of s3://b/ \(\.\.\.@host:9000\) holds credentials") as caught:
-        Storage({"s3://b/": {"endpoint": "http://user:HUNTER@host:9000"}})
+        Storage({"s3://b/": Endpoint("http://user:HUNTER@host:9000")})
     assert "HUNTER" not in str(caught.value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:HUNTER@host:9000")
     with pytest.raises(JobError, match="the endpoint of S3") as caught:
@@ -186,6 +185,6 @@ def test_the_endpoint_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
     assert Storage().s3_client("s3://b/k").meta.endpoint_url == "http://127.0.0.1:7001"
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:7002")
     assert Storage().s3_client("s3://b/k").meta.endpoint_url == "http://127.0.0.1:7002"
-    storage = Storage({"s3://b/": {"endpoint": "http://127.0.0.1:7003"}})
+    storage = Storage({"s3://b/": Endpoint("http://127.0.0.1:7003")})
     assert storage.s3_client("s3://b/k").meta.endpoint_url == "http://127.0.0.1:7003"
     assert storage.s3_client("s3://other/k").meta.endpoint_url == "http://127.0.0.1:7002"

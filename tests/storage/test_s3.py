@@ -24,6 +24,7 @@ from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import DatasetError
 from pcace_dist.packing.pack import pack
 from pcace_dist.storage.files import Storage, StoredFile
+from pcace_dist.storage.sections import Endpoint
 from tests.datasets.helpers import dataset, ids, picture, reader_of
 from tests.servers import moto_server
 
@@ -45,7 +46,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def storage(endpoint: str, request: pytest.FixtureRequest) -> Storage:
-    found = Storage({"s3://": {"endpoint": endpoint, "region": "us-east-1"}})
+    found = Storage({"s3://": Endpoint(endpoint, region="us-east-1")})
     found.s3_client("s3://data").create_bucket(Bucket=bucket(request))  # type: ignore[attr-defined]
     return found
 
@@ -69,26 +70,26 @@ def test_a_prefix_with_brackets_is_no_pattern(storage: Storage, request: pytest.
         for path in sorted(dataset(tmp_path / name, files=1).iterdir()):
             storage.put_file(path, f"{root}/{name}/{path.name}")
     for place in (f"{root}/set[12]", f"{root}/set[12]/*.parquet"):
-        found = list_dataset(DatasetSpec(path=(str(place),)), storage)
+        found = list_dataset(DatasetSpec(path=[str(place)]), storage)
         assert [file.url for file in found.files] == [f"{root}/set[12]/part-00000.parquet"]
-    found = list_dataset(DatasetSpec(path=(f"{root}/se[st]1",)), storage)
+    found = list_dataset(DatasetSpec(path=[f"{root}/se[st]1"]), storage)
     assert [file.url for file in found.files] == [f"{root}/set1/part-00000.parquet"]
 
 
 def test_a_listing_on_s3_has_the_same_keys_and_rows_and_etags(url: str, storage: Storage, tmp_path: Path) -> None:
-    remote = list_dataset(DatasetSpec((url,)), storage)
-    local = list_dataset(DatasetSpec((str(tmp_path / "data"),)), Storage())
+    remote = list_dataset(DatasetSpec([url]), storage)
+    local = list_dataset(DatasetSpec([str(tmp_path / "data")]), Storage())
     assert [(f.key, f.row_groups, f.size) for f in remote.files] == [(f.key, f.row_groups, f.size) for f in local.files]
     assert all(len(file.version) == 32 for file in remote.files)
-    assert [f.key for f in list_dataset(DatasetSpec((f"{url}/*1.parquet",)), storage).files] == ["part-00001.parquet"]
-    one = list_dataset(DatasetSpec((f"{url}/part-00002.parquet",)), storage)
+    assert [f.key for f in list_dataset(DatasetSpec([f"{url}/*1.parquet"]), storage).files] == ["part-00001.parquet"]
+    one = list_dataset(DatasetSpec([f"{url}/part-00002.parquet"]), storage)
     assert [f.key for f in one.files] == ["part-00002.parquet"]
 
 
 def test_batches_and_pilot_from_s3_are_those_from_disk(url: str, storage: Storage, tmp_path: Path) -> None:
     read = {}
     for place, where in ((url, storage), (str(tmp_path / "data"), Storage())):
-        spec = DatasetSpec((place,), label="label", id="name", filter={"label": [1, 2, 3]})
+        spec = DatasetSpec([place], label="label", id="name", filter={"label": [1, 2, 3]})
         listing = list_dataset(spec, where)
         (unit,) = make_units(listing, 1000)
         with reader_of(spec, where, threads=2) as reader:
@@ -109,11 +110,11 @@ def test_batches_and_pilot_from_s3_are_those_from_disk(url: str, storage: Storag
 def test_the_environment_is_enough(url: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    assert list_dataset(DatasetSpec((url,)), Storage()).rows == 30
+    assert list_dataset(DatasetSpec([url]), Storage()).rows == 30
 
 
 def test_an_overwritten_object_is_noticed(url: str, storage: Storage, tmp_path: Path) -> None:
-    spec = DatasetSpec((url,))
+    spec = DatasetSpec([url])
     (unit,) = make_units(list_dataset(spec, storage), 1000)
     data = bytearray((tmp_path / "data/part-00000.parquet").read_bytes())
     data[100] ^= 1
@@ -128,7 +129,7 @@ def test_an_overwritten_object_is_noticed(url: str, storage: Storage, tmp_path: 
 def test_what_is_not_there_is_named(url: str, storage: Storage) -> None:
     for path in (f"{url}/none", "s3://no-such-bucket-at-all/x"):
         with pytest.raises(DatasetError, match=f"^dataset.path: {path}: no such file or folder$"):
-            list_dataset(DatasetSpec((path,)), storage)
+            list_dataset(DatasetSpec([path]), storage)
     with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file$"):
         storage.read_bytes(f"{url}/none.pt")
 
@@ -141,7 +142,7 @@ def test_packing_to_and_from_s3(storage: Storage, request: pytest.FixtureRequest
         storage.put_bytes((tmp_path / f"{name}.png").read_bytes(), f"{root}/images/{name}.png")
     report = pack(str(tmp_path), f"{root}/one", shard_rows=2, storage=storage)
     assert report.shards == ("part-00000.parquet", "part-00001.parquet")
-    assert list_dataset(DatasetSpec((f"{root}/one",), label="label"), storage).rows == 3
+    assert list_dataset(DatasetSpec([f"{root}/one"], label="label"), storage).rows == 3
     again = pack(f"{root}/images", f"{root}/two/", storage=storage)
     assert (again.rows, again.bad) == (3, ())
     assert pack(f"{root}/images", f"{root}/two/", storage=storage) == again
@@ -154,7 +155,7 @@ def test_a_key_with_two_slashes_is_read_as_it_is(
     (file, *_) = sorted(dataset(tmp_path / "data", files=1).iterdir())
     client: Any = storage.s3_client(root)
     client.put_object(Bucket=bucket(request), Key="data/deep//a.parquet", Body=file.read_bytes())
-    spec = DatasetSpec((f"{root}/data",))
+    spec = DatasetSpec([f"{root}/data"])
     listing = list_dataset(spec, storage)
     assert [one.key for one in listing.files] == ["deep//a.parquet"]
     (unit,) = make_units(listing, 1000)

@@ -17,6 +17,7 @@ from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.datasets.loader import LoaderOptions, pilot_rows
 from pcace_dist.datasets.units import make_units
 from pcace_dist.storage.files import Storage
+from pcace_dist.storage.sections import Endpoint
 from tests.datasets.helpers import png, reader_of, shard
 from tests.faults.proxy import Mischief, Proxy, misbehaving
 from tests.servers import moto_server
@@ -55,7 +56,7 @@ def proxy(shards: list[Path]) -> Iterator[Proxy]:
     ):
         env.setenv("AWS_ACCESS_KEY_ID", "test")
         env.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        direct = Storage({"s3://": {"endpoint": endpoint, "region": "us-east-1"}})
+        direct = Storage({"s3://": Endpoint(endpoint, region="us-east-1")})
         direct.s3_client(ROOT).create_bucket(Bucket="counted")  # type: ignore[attr-defined]
         for file in shards:
             direct.put_bytes(file.read_bytes(), f"{ROOT}/{file.name}")
@@ -64,12 +65,12 @@ def proxy(shards: list[Path]) -> Iterator[Proxy]:
 
 @pytest.fixture
 def storage(proxy: Proxy) -> Storage:
-    return Storage({"s3://": {"endpoint": f"http://127.0.0.1:{proxy.server_port}", "region": "us-east-1"}})
+    return Storage({"s3://": Endpoint(f"http://127.0.0.1:{proxy.server_port}", "us-east-1")})
 
 
 def listed(storage: Storage, proxy: Proxy, **changes: Any) -> tuple[DatasetSpec, Listing]:
     """The data set, and a proxy that has forgotten the listing."""
-    spec = DatasetSpec((ROOT,), **changes)
+    spec = DatasetSpec([ROOT], **changes)
     listing = list_dataset(spec, storage)
     proxy.noted.clear()
     return spec, listing
@@ -103,7 +104,7 @@ def read_all(spec: DatasetSpec, listing: Listing, storage: Storage, rows: int = 
 
 def test_listing_reads_one_end_of_each_file(storage: Storage, proxy: Proxy) -> None:
     proxy.noted.clear()
-    list_dataset(DatasetSpec((ROOT,), label="label"), storage)
+    list_dataset(DatasetSpec([ROOT], label="label"), storage)
     files = {path: one for path, one in per_file(proxy).items() if path.endswith(".parquet")}
     assert len(files) == FILES
     for heads, ranges, size in files.values():

@@ -22,6 +22,7 @@ from pcace_dist.errors import OutputError, StoreUnavailable
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.retry import Patience
+from pcace_dist.storage.sections import Endpoint
 from pcace_dist.storage.store import LocalStore, OutcomeUnknown, S3Store, Store, check_key, hasty, open_store, probe
 from tests.datasets.helpers import Clock, patience
 from tests.memory_store import Fault, MemoryStore
@@ -505,7 +506,7 @@ def test_a_probe_is_repeated_when_answers_are_lost() -> None:
 
 
 def test_a_url_names_its_store(tmp_path: Path, moto: str) -> None:
-    storage = Storage({"s3://bucket/": {"endpoint": moto}})
+    storage = Storage({"s3://bucket/": Endpoint(moto)})
     assert open_store(str(tmp_path)).url == str(tmp_path)
     assert open_store(f"file://{tmp_path}").url == str(tmp_path)
     assert open_store("s3://bucket/a/b/", storage).url == "s3://bucket/a/b"
@@ -520,7 +521,7 @@ def test_a_url_names_its_store(tmp_path: Path, moto: str) -> None:
 def test_a_store_of_the_jobs_storage_works(monkeypatch: pytest.MonkeyPatch, moto: str) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS[1])
-    made = open_store("s3://bucket/opened", Storage({"s3://bucket/": {"endpoint": moto}}))
+    made = open_store("s3://bucket/opened", Storage({"s3://bucket/": Endpoint(moto)}))
     probe(made)
     made.put("x", b"1")
     assert made.get("x") == b"1"

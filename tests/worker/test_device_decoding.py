@@ -18,6 +18,7 @@ from torch import Tensor
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.device_images import DeviceDecoder
+from pcace_dist.datasets.sections import Decode
 from pcace_dist.datasets.units import make_units
 from pcace_dist.errors import JobError
 from pcace_dist.models.device import Footprint
@@ -76,15 +77,18 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "decoder_of", decoder_of)
 
 
-def worker(data: Path, decode: str, **changes: Any) -> tuple[Engine, Plan, CheckRows]:
+def worker(data: Path, decode: Decode, **changes: Any) -> tuple[Engine, Plan, CheckRows]:
     prepared = prepare(parse_job(job(data, **changes)))
-    engine = Engine(replace(prepared.spec, decode=decode), "w", LocalStore(str(data.parent / f"run-{decode}")))
+    model = prepared.spec.model
+    model = model.model_copy(update={"input": replace(model.input, decode=decode)})  # prepare wants a GPU for `gpu`
+    engine = Engine(replace(prepared.spec, model=model), "w", LocalStore(str(data.parent / f"run-{decode}")))
     return engine, *engine.pilot(prepared.listing)
 
 
 @pytest.mark.usefixtures("on_device")
 def test_what_decodes_is_frozen_with_the_plan_and_named_in_the_numeric_class(data: Path) -> None:
-    for decode, frozen in (("auto", "cpu"), ("cpu", "cpu"), ("gpu", "gpu")):
+    cases: list[tuple[Decode, str]] = [("auto", "cpu"), ("cpu", "cpu"), ("gpu", "gpu")]
+    for decode, frozen in cases:
         _, plan, _ = worker(data, decode)
         facts = PlanMetadata.of(Plan.from_bytes(plan.to_bytes()))
         assert facts.decode == frozen

@@ -65,7 +65,8 @@ class Case:
 
     def engine(self, output: str = "run", **changes: Any) -> Engine:
         """Without a plan."""
-        spec = replace(self.prepared.spec, **changes)
+        statistics = self.prepared.spec.statistics.model_copy(update=changes.pop("statistics", {}))
+        spec = replace(self.prepared.spec, statistics=statistics, **changes)
         return Engine(spec, "w", open_store(str(self.folder / output), spec.storage))
 
     def begun(self, output: str = "run", **changes: Any) -> Engine:
@@ -149,7 +150,7 @@ def test_attempts_are_numbered_and_begin_empty(case: Case) -> None:
     assert names == ["e00001-w-f00001", "e00001-w-f00002"]
 
 
-@pytest.mark.parametrize("changes", [{"memory": 1}, {"flush_seconds": 1e-9}])
+@pytest.mark.parametrize("changes", [{"statistics": {"memory": 1}}, {"flush_seconds": 1e-9}])
 def test_it_says_when_to_flush(case: Case, changes: dict[str, Any]) -> None:
     engine = case.begun(**changes)
     assert not engine.should_flush

@@ -83,7 +83,8 @@ def rows_of(preparation: Preparation, *, has_plan: bool = False, batch: int = BA
 def maps_of(preparation: Preparation, *, cache: bool = False, models: int = 1) -> PilotMaps:
     """After the first pass."""
     spec, rows = preparation.spec, rows_of(preparation)
-    forwards = [Forward(spec.load_model().eval(), CPU, BATCH, spec.mean, spec.std, spec.layers) for _ in range(models)]
+    mean, std = spec.model.input.mean, spec.model.input.std
+    forwards = [Forward(spec.load_model().eval(), CPU, BATCH, mean, std, spec.layers) for _ in range(models)]
     maps = PilotMaps(forwards, spec, lambda: None)
     maps.read(rows, rows.most_rows, cache=cache)
     return maps
