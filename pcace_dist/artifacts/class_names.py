@@ -57,6 +57,14 @@ class ClassNames:
             return name
         return next((label for label in self._labels() if name in (self._name(label), self.group(label))), name)
 
+    def asked_target(self, name: str | None) -> str | None:
+        """A target by its canonical name, which may have names of classes as `target` shows them."""
+        if name is None or not name.startswith(_OF_A_CLASS):
+            return name
+        for index in self.names:
+            name = name.replace(self.output(index), str(index))
+        return name
+
     def _labels(self) -> list[int]:
         return [index + self.base for index in self.names]
 

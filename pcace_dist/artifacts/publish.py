@@ -15,6 +15,8 @@ from pcace_dist.artifacts.across_groups import across_groups_table, publish_acro
 from pcace_dist.artifacts.attempt import read_checked
 from pcace_dist.artifacts.bad_rows import BAD_ROWS, publish_bad_rows, rows_set_aside
 from pcace_dist.artifacts.block_scores import BlockScores
+from pcace_dist.artifacts.class_names import publish_class_names
+from pcace_dist.artifacts.data_reading import DataReading
 from pcace_dist.artifacts.examples import publish_examples
 from pcace_dist.artifacts.jackknife import publish_jackknife
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
@@ -50,6 +52,9 @@ def publish_results(sink: Sink, store: Store, found: Results) -> None:
     publish_jackknife(sink, plan, blocks, group_type)
     if found.grouped:
         publish_across_groups(sink, across_groups_table(plan, blocks, found.ranks))
+    names = DataReading.of(found.state.manifest or {}).names
+    if names:
+        publish_class_names(sink, names)
     publish_rankings(sink, rankings_table(plan, blocks, found.ranks, PlanMetadata.of(plan).weight_norms, group_type))
     of_attempts = (
         read_checked(store, receipt.attempt, BAD_ROWS, receipt.files[BAD_ROWS])

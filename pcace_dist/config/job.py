@@ -224,7 +224,8 @@ class Job(Section):
 
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
         are the same job, and continue the same run. Left out are model.input.decode: auto, model.input.orientation:
-        none and model.output: null, so that jobs written before these keys existed keep their fingerprint."""
+        none, model.output: null, dataset.label_base: 0 and dataset.classes: null, so that jobs written before these
+        keys existed keep their fingerprint."""
         independent: dict[str, Any] = {
             "workers": True,
             "storage": True,
@@ -240,6 +241,9 @@ class Job(Section):
             del keys["model"]["input"]["orientation"]
         if self.model.output is None:
             del keys["model"]["output"]
+        for name in ("label_base", "classes"):
+            if not keys["dataset"][name]:
+                del keys["dataset"][name]
         return keys
 
     def fingerprint(
@@ -257,6 +261,7 @@ class Job(Section):
         """
         covered = self.dependent()
         del covered["model"]["weights"]
+        covered["dataset"].pop("classes", None)  # what they say is in the manifest (artifacts/data_reading.py)
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))

@@ -149,7 +149,13 @@ class Engine:
         memory = self._memory()
         layouts.keep([self.model], metadata.channel_axes)
         forward = Forward(
-            self.model, self.device, metadata.batch, scale.mean, scale.std, spec.layers, metadata.numerics
+            self.model,
+            self.device,
+            metadata.batch,
+            spec.model.input.mean,
+            spec.model.input.std,
+            spec.layers,
+            metadata.numerics,
         )
         layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
         if self.device.type == "cpu":

@@ -48,6 +48,7 @@ def test_texts_and_truth_values_are_their_own_names() -> None:
 )
 def test_targets(name: str, shown: str) -> None:
     assert ClassNames(PETS).target(name) == shown
+    assert ClassNames(PETS).asked_target(shown) == ClassNames(PETS).asked_target(name) == name
 
 
 @pytest.mark.parametrize(

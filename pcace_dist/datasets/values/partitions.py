@@ -11,6 +11,8 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from pcace_dist.errors import DatasetError
+
 NULL = "__HIVE_DEFAULT_PARTITION__"
 LARGEST = 2**63
 
@@ -32,8 +34,16 @@ def partition_types(keys: Iterable[str]) -> dict[str, pa.DataType]:
 
 
 def with_partitions(schema: pa.Schema, key: str, types: Mapping[str, pa.DataType]) -> pa.Schema:
-    """A file's schema with the columns that its folders name. A column that the file itself has is the file's."""
-    missing = [name for name in partitions_of(key) if name in types and name not in schema.names]
+    """A file's schema with the columns that its folders name. A column that the file itself has is the file's.
+
+    Raises DatasetError for a value that is not of the column's type.
+    """
+    values = partitions_of(key)
+    missing = [name for name in values if name in types and name not in schema.names]
+    for name in missing:
+        value = values[name]
+        if pa.types.is_integer(types[name]) and value is not None and not _is_whole(value):
+            raise DatasetError(f"dataset.path: {key}: {name}={value} is no whole number, as in the folders before")
     return pa.schema([*schema, *(pa.field(name, types[name]) for name in missing)], schema.metadata)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 import pytest
 
@@ -12,6 +14,7 @@ from pcace_dist.datasets.values.partitions import (
     partitions_of,
     with_partitions,
 )
+from pcace_dist.errors import DatasetError
 
 
 @pytest.mark.parametrize(
@@ -66,3 +69,9 @@ def test_a_column_of_the_file_is_the_files() -> None:
 def test_the_value_of_a_folder_stands_in_every_row(value: str, kind: pa.DataType, read: object) -> None:
     assert partition_column("x", f"x={value}/a.parquet", kind, 2).to_pylist() == [read, read]
     assert partition_column("x", f"x={value}/a.parquet", kind, 0).to_pylist() == []
+
+
+def test_a_folder_that_comes_later_has_the_type_of_those_before() -> None:
+    said = "dataset.path: x=cat/a.parquet: x=cat is no whole number, as in the folders before"
+    with pytest.raises(DatasetError, match=re.escape(said)):
+        with_partitions(pa.schema([]), "x=cat/a.parquet", {"x": pa.int64()})
