@@ -19,9 +19,9 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 def rank(job: str | Path | Mapping[str, Any] | Job, *, overrides: Sequence[str] = ()) -> Run:
     """Run or resume a job and return the finished run.
 
-    `job` is the path of a job file, a mapping with the same keys, or a Job. A run with more bad rows than
-    max_bad_rows is finished all the same: its `summary["exit_code"]` is 4. Raises UserError for a wrong job or input,
-    Stopped when interrupted (call again to go on).
+    `job` is the path of a job file, a mapping with the same keys, or a Job. A run with more bad rows than max_bad_rows
+    is finished too: its `summary["exit_code"]` is 4. Raises UserError for a wrong job or input, Stopped when
+    interrupted (call again to continue).
     """
     from pcace_dist.config.resolve import storage_of
     from pcace_dist.run.rank import run_job

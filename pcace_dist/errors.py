@@ -1,4 +1,4 @@
-"""The exceptions of pcace_dist, and the exit code that each one becomes. A leaf: every room may import it.
+"""The exceptions of pcace_dist, and the exit code of each. A leaf: every room may import it.
 
 PcaceError                  1   anything unforeseen
 |-- UserError               2   the job or its input is wrong; one line that names the key or file and what would do
@@ -9,10 +9,10 @@ PcaceError                  1   anything unforeseen
 |   |-- NotInstalled            packages of an extra that this verb needs
 |   `-- OutputError             the output directory or its store
 |       `-- IllegalHistory          (ledger.records) a ledger that this protocol cannot have written
-|-- Stopped                 5   stopped and resumable: the same command goes on
+|-- Stopped                 5   stopped and resumable: the same command continues
 |   `-- TakenOver               another driver opened the run; this one writes nothing more
-|-- NotAdmitted             1   (worker.admission) a worker computes something else than the pilot did
-`-- StoreUnavailable        5   storage was away for longer than PCACE_STORAGE_PATIENCE: the same command goes on
+|-- NotAdmitted             1   (worker.admission) a worker does not reproduce the pilot's results
+`-- StoreUnavailable        5   storage was away for longer than PCACE_STORAGE_PATIENCE: the same command continues
     `-- OutcomeUnknown          (storage.store) a put was sent and its answer was lost
 RowError                        one row must be set aside; never ends a run
 """
@@ -101,13 +101,13 @@ class TakenOver(Stopped):
 
 
 class StoreUnavailable(PcaceError):
-    """Storage was away for longer than PCACE_STORAGE_PATIENCE. Nothing was decided by it: the same command goes on."""
+    """Storage was away for longer than PCACE_STORAGE_PATIENCE. Nothing is lost: the same command continues."""
 
     exit_code = 5
 
 
 class RowError(Exception):
-    """One row is to be set aside.
+    """One row must be set aside.
 
     `stage` is one of read, decode, model, target (column of bad_rows.parquet); `reason` is a short text.
     """

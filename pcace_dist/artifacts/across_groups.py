@@ -46,9 +46,9 @@ def across_groups_table(plan: Plan, blocks: Sequence[BlockScores], ranks: Sequen
     layers = [layer.name for layer in plan.layers for _ in range(layer.channels)]
     channels = np.concatenate([np.arange(layer.channels, dtype=np.int32) for layer in plan.layers])
     sums = {target.name: _Sums(len(channels)) for target in plan.targets}
-    for (target, _, scores), own in zip(each_ranking(plan, blocks), ranks, strict=True):
-        sums[target].add(scores.score, own.rank, scores.status == OK)
-    return pa.concat_tables(_table(name, layers, channels, one) for name, one in sums.items())
+    for (target, _, scores), of_ranking in zip(each_ranking(plan, blocks), ranks, strict=True):
+        sums[target].add(scores.score, of_ranking.rank, scores.status == OK)
+    return pa.concat_tables(_table(name, layers, channels, target_sums) for name, target_sums in sums.items())
 
 
 def _table(target: str, layers: Sequence[str], channels: np.ndarray, sums: _Sums) -> pa.Table:

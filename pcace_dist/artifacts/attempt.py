@@ -126,7 +126,7 @@ def write_attempt(
     if samples:
         put("samples.arrow", _samples_file(list(samples), samples))
         for block in blocks_of(plan):
-            parts = [_bytes(held.components[block.layer][:, block.channels]) for held in samples.values()]
+            parts = [_bytes(rows.components[block.layer][:, block.channels]) for rows in samples.values()]
             put(block.sample_file, ipc_bytes(pa.table({"components": pa.array(parts, pa.large_binary())})))
     if codes is not None:
         put(CODES_FILE, codes)
@@ -137,9 +137,9 @@ def write_attempt(
     return files
 
 
-def read_checked(store: Store, attempt: str, name: str, ref: FileRef) -> bytes:
+def read_attempt_file(store: Store, attempt: str, name: str, ref: FileRef) -> bytes:
     """A file of an accepted attempt. Raises CorruptAttempt when it is missing or not the bytes of the receipt."""
-    for _ in range(2):  # what was garbled on the way is right the second time
+    for _ in range(2):  # bytes that were garbled on the way are right the second time
         data = store.get(attempt_key(attempt, name))
         if data is None:
             raise CorruptAttempt(attempt, f"{name} is missing")
@@ -150,16 +150,16 @@ def read_checked(store: Store, attempt: str, name: str, ref: FileRef) -> bytes:
 
 def attempts_with_bad(store: Store, receipts: Iterable[Receipt], stage: str) -> list[str]:
     """Attempts that set rows aside at this stage (column of bad_rows.parquet), or whose list of them is damaged."""
-    found = []
+    attempts = []
     for receipt in receipts:
         ref = receipt.files.get(BAD_ROWS)
         try:
-            if ref is None or stage not in stages_of(read_checked(store, receipt.attempt, BAD_ROWS, ref)):
+            if ref is None or stage not in stages_of(read_attempt_file(store, receipt.attempt, BAD_ROWS, ref)):
                 continue
         except CorruptAttempt:
             pass
-        found.append(receipt.attempt)
-    return found
+        attempts.append(receipt.attempt)
+    return attempts
 
 
 class CorruptAttempt(Exception):
@@ -209,9 +209,9 @@ def read_block(
 def read_samples(block: ChannelBlock, plan: Plan, rows: bytes, components: bytes) -> Iterator[tuple[Any, SampleRows]]:
     """Groups of an attempt with the sample rows of one block."""
     shared = pa.ipc.open_file(pa.BufferReader(rows)).read_all().to_pylist()
-    held = pa.ipc.open_file(pa.BufferReader(components)).read_all()["components"].to_pylist()
+    of_block = pa.ipc.open_file(pa.BufferReader(components)).read_all()["components"].to_pylist()
     shape = (-1, block.stop - block.start, plan.components)
-    for record, data in zip(shared, held, strict=True):
+    for record, data in zip(shared, of_block, strict=True):
         keys = _tensor(record["keys"], np.int64, (-1,))
         targets = _tensor(record["targets"], np.float64, (-1, len(plan.targets)))
         yield record["group"], SampleRows(keys, targets, {block.layer: _tensor(data, np.float32, shape)})

@@ -29,17 +29,17 @@ BAD_ROWS_SCHEMA = pa.schema(
 
 
 def rows_set_aside(state: RunState) -> Iterable[dict[str, Any]]:
-    """A unit that kept killing its workers is listed row group by row group."""
+    """The units that were set aside because they killed their workers: a row of bad_rows.parquet per row group."""
     units = {unit["id"]: unit for unit in (state.manifest or {}).get("units", ())}
     for unit, reason in state.set_aside.items():
-        for piece in Unit.from_json(units[unit]).row_groups:
+        for row_group in Unit.from_json(units[unit]).row_groups:
             yield {
-                "file": piece.key,
-                "row_group": piece.row_group,
+                "file": row_group.key,
+                "row_group": row_group.row_group,
                 "row": None,
                 "id": None,
                 "stage": "model",
-                "reason": f"{piece.rows} rows: {reason}",
+                "reason": f"{row_group.rows} rows: {reason}",
             }
 
 

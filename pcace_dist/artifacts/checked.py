@@ -22,9 +22,9 @@ from pcace_dist.storage.files import Storage, first_line
 
 CHUNK = 4 << 20  # bytes that are checked at a time, so that a selective read of a large file need not read all of it
 REPAIR = "`pcace rank` with the job of this run writes it anew"
-RESTORE = "restore it from a copy, or rank into another output"  # where no digest tells what it was
+RESTORE = "restore it from a copy, or rank into another output"  # where no digest was recorded
 
-# what json, pyarrow and whoever takes their results apart raise over content that nobody has written so
+# what json, pyarrow and the code that reads their results raise over malformed content
 MALFORMED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
@@ -70,7 +70,7 @@ def read_checked(storage: Storage, url: str, digest: Digest | None) -> bytes:
 def parquet(storage: Storage, url: str, digest: Digest | None) -> Iterator[pa.NativeFile]:
     """A Parquet file for pyarrow. Every byte that is handed out has been checked, if there is a digest.
 
-    What the file's content makes pyarrow raise becomes Damaged, also within the block.
+    What pyarrow raises over malformed content becomes Damaged, also within the block.
     """
     with fetching(url, _advice(digest)):
         source = storage.open(url)
@@ -95,7 +95,7 @@ def parse_json(data: bytes, url: str, repair: str = RESTORE) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def fetching(url: str, repair: str) -> Iterator[None]:
-    """Turns what storage raises into one line: Damaged where a file is gone, StoreUnavailable where nobody answers."""
+    """Turns storage errors into one line: Damaged where a file is gone, StoreUnavailable where nobody answers."""
     try:
         yield
     except FileNotFoundError:
@@ -127,7 +127,7 @@ class _CheckedFile(io.RawIOBase):
         self._url, self._source = url, source
         self._size = source.size()
         self._at = 0
-        self._held: tuple[int, bytes] = (-1, b"")
+        self._cached_chunk: tuple[int, bytes] = (-1, b"")
         self._digests = None if digest is None else digest.chunks or (digest.sha256,)
         if digest is not None and digest.size != self._size:
             raise Damaged(f"{url}: has {self._size} bytes, not the {digest.size} that the run wrote; {REPAIR}")
@@ -155,7 +155,7 @@ class _CheckedFile(io.RawIOBase):
         return len(part)
 
     def read(self, size: int = -1) -> bytes:
-        """All that was asked for: pyarrow takes fewer bytes for the end of the file."""
+        """All `size` bytes where there are as many: pyarrow takes fewer bytes for the end of the file."""
         end = self._size if size is None or size < 0 else min(self._size, self._at + size)
         parts = []
         while self._at < end:
@@ -165,13 +165,13 @@ class _CheckedFile(io.RawIOBase):
         return b"".join(parts)
 
     def _chunk(self, number: int) -> bytes:
-        if self._held[0] != number:
+        if self._cached_chunk[0] != number:
             with fetching(self._url, RESTORE):
                 data = self._source.read_at(min(CHUNK, self._size - number * CHUNK), number * CHUNK)
             if self._digests is not None and _sha256(data) != self._digests[number]:
                 raise Damaged(f"{self._url}: is not what the run wrote; {REPAIR}")
-            self._held = (number, data)
-        return self._held[1]
+            self._cached_chunk = (number, data)
+        return self._cached_chunk[1]
 
 
 def _advice(digest: Digest | None) -> str:

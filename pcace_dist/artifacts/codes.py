@@ -21,7 +21,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,26 +86,26 @@ def means_column(block: ChannelBlock) -> str:
     return f"means:{block.layer}[{block.start}:{block.stop}]"
 
 
-def codes_schema(plan: Plan, kept: pa.Schema) -> pa.Schema:
+def codes_schema(plan: Plan, kept_columns: pa.Schema) -> pa.Schema:
     """Columns of a codes file for this plan and these kept columns."""
     fields = list(_PLACE)
-    fields += [pa.field(f"column:{field.name}", field.type) for field in kept]
+    fields += [pa.field(f"column:{field.name}", field.type) for field in kept_columns]
     fields += [pa.field(f"target:{target.name}", pa.float64()) for target in plan.targets]
     for block in blocks_of(plan):
         channels = block.stop - block.start
         fields.append(pa.field(codes_column(block), pa.binary(channels * plan.components)))
         fields.append(pa.field(means_column(block), pa.binary(channels * 2)))
-    facts = {"format_version": INDEX_VERSION, "plan": plan.digest, "components": plan.components, "knots": plan.knots}
-    return pa.schema(fields, metadata={"pcace": json.dumps(facts)})
+    made_by = {"format_version": INDEX_VERSION, "plan": plan.digest, "components": plan.components, "knots": plan.knots}
+    return pa.schema(fields, metadata={"pcace": json.dumps(made_by)})
 
 
 class CodesWriter:
     """The codes file of the attempt in hand, written in memory, a row group per unit."""
 
-    def __init__(self, plan: Plan, kept: pa.Schema) -> None:
+    def __init__(self, plan: Plan, kept_columns: pa.Schema) -> None:
         self._plan = plan
-        self._kept = kept
-        self._schema = codes_schema(plan, kept)
+        self._kept_columns = kept_columns
+        self._schema = codes_schema(plan, kept_columns)
         self._blocks = blocks_of(plan)
         self._sink = io.BytesIO()
         self._writer: pq.ParquetWriter | None = None
@@ -133,11 +133,11 @@ class CodesWriter:
             pa.array([ref.id for ref in rows.refs], pa.string()),
             pa.array(rows.fold_keys, pa.uint64()),
         ]
-        arrays += [pa.array([row.get(field.name) for row in rows.columns], field.type) for field in self._kept]
+        arrays += [pa.array([row.get(field.name) for row in rows.columns], field.type) for field in self._kept_columns]
         arrays += [pa.array(rows.targets[:, index], pa.float64()) for index in range(len(self._plan.targets))]
         for block in self._blocks:
-            held = codes[block.layer].block(block.channels)
-            arrays += [binary_rows(held.codes), binary_rows(held.means)]
+            block_codes = codes[block.layer].block(block.channels)
+            arrays += [binary_rows(block_codes.codes), binary_rows(block_codes.means)]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(rows.refs))
 
     def finish(self) -> bytes | None:
@@ -287,7 +287,7 @@ class StoredCodes:
 
     @contextmanager
     def _readable(self, part: CodesPart) -> Iterator[None]:
-        """What goes wrong while a part is read is named by its file."""
+        """An error while a part is read names the part's file."""
         try:
             yield
         except (OSError, WrongBytes, Changed) as error:
@@ -306,10 +306,10 @@ def open_codes(url: str, storage: Storage) -> StoredCodes | None:
     store = open_store(url, storage)
     _check_index(index, data, Ledger(store).load(), index_url)
     plan = read_plan(store, index.plan)
-    held = StoredCodes(url.rstrip("/"), storage, index, plan, pa.schema([]))
     if not index.parts:
         raise DatasetError(f"{url}: its kept codes hold no rows")
-    return StoredCodes(held.url, storage, index, plan, held._open(index.parts[0]).schema)
+    stored = StoredCodes(url.rstrip("/"), storage, index, plan, pa.schema([]))
+    return replace(stored, schema=stored._open(index.parts[0]).schema)
 
 
 def _check_index(index: CodesIndex, data: bytes, state: RunState, url: str) -> None:
@@ -355,13 +355,13 @@ class KeptUnit:
 
 def read_unit(url: str, storage: Storage, unit: Unit, plan: Plan) -> KeptUnit:
     """A unit's rows from a codes file of the run that is extended. Raises DatasetError if they cannot be read."""
-    pieces = {(piece.key, piece.row_group): piece.rows for piece in unit.row_groups}
+    rows_of = {(row_group.key, row_group.row_group): row_group.rows for row_group in unit.row_groups}
     try:
         stored = storage.stat(url)
         if stored is None:
             raise FileNotFoundError(f"{url}: no such file")
         file = StoredParquet(stored, storage)
-        groups = [index for index in range(file.metadata.num_row_groups) if _touches(file, index, pieces)]
+        groups = [index for index in range(file.metadata.num_row_groups) if _touches(file, index, rows_of)]
         table = file.read(groups, file.schema.names) if groups else file.schema.empty_table()
         bad_url = url.removesuffix(CODES_FILE) + BAD_ROWS
         with_bad = storage.stat(bad_url) is not None
@@ -369,22 +369,22 @@ def read_unit(url: str, storage: Storage, unit: Unit, plan: Plan) -> KeptUnit:
     except (OSError, WrongBytes, Changed, pa.ArrowException) as error:
         raise DatasetError(f"extend: {url} cannot be read ({type(error).__name__})") from error
     places = zip(table["file"].to_pylist(), table["row_group"].to_pylist(), strict=True)
-    table = table.take(pa.array([row for row, place in enumerate(places) if place in pieces], pa.int64()))
-    bad = [BadRow(**row) for row in listed if (row["file"], row["row_group"]) in pieces]
-    bad_rows = sum(1 if one.row is not None else pieces[one.file, one.row_group] for one in bad)
+    table = table.take(pa.array([row for row, place in enumerate(places) if place in rows_of], pa.int64()))
+    bad = [BadRow(**row) for row in listed if (row["file"], row["row_group"]) in rows_of]
+    bad_rows = sum(1 if bad_row.row is not None else rows_of[bad_row.file, bad_row.row_group] for bad_row in bad)
     return KeptUnit(_kept_rows(table, plan), _kept_codes(table, plan), bad, bad_rows)
 
 
 def _of_rows(file: StoredParquet, rows: int) -> Iterator[list[int]]:
     """Row groups of a codes file, about `rows` rows at a time."""
     groups: list[int] = []
-    held = 0
+    count = 0
     for index in range(file.metadata.num_row_groups):
         groups.append(index)
-        held += file.metadata.row_group(index).num_rows
-        if held >= rows:
+        count += file.metadata.row_group(index).num_rows
+        if count >= rows:
             yield groups
-            groups, held = [], 0
+            groups, count = [], 0
     if groups:
         yield groups
 
@@ -393,10 +393,10 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def _touches(file: StoredParquet, index: int, pieces: Mapping[tuple[str, int], int]) -> bool:
-    """Whether a row group of a codes file holds rows of these pieces."""
+def _touches(file: StoredParquet, index: int, row_groups: Mapping[tuple[str, int], int]) -> bool:
+    """Whether a row group of a codes file holds rows of these row groups of the data set."""
     places = file.read([index], ["file", "row_group"])
-    return any(place in pieces for place in zip(*(column.to_pylist() for column in places.columns), strict=True))
+    return any(place in row_groups for place in zip(*(column.to_pylist() for column in places.columns), strict=True))
 
 
 def _kept_rows(table: pa.Table, plan: Plan) -> KeptRows:
@@ -420,8 +420,8 @@ def _kept_codes(table: pa.Table, plan: Plan) -> dict[str, LayerCodes]:
         shape = (len(table), block.stop - block.start, plan.components)
         parts[block.layer].append(LayerCodes(torch.from_numpy(codes.reshape(shape)), torch.from_numpy(means)))
     return {
-        name: LayerCodes(torch.cat([one.codes for one in held], 1), torch.cat([one.means for one in held], 1))
-        for name, held in parts.items()
+        name: LayerCodes(torch.cat([p.codes for p in of_layer], 1), torch.cat([p.means for p in of_layer], 1))
+        for name, of_layer in parts.items()
     }
 
 
@@ -430,9 +430,9 @@ def _kept_codes(table: pa.Table, plan: Plan) -> dict[str, LayerCodes]:
 
 def binary_rows(values: torch.Tensor) -> pa.Array:
     """Rows of integers (n, ...) as fixed-size binary (n,)."""
-    held = values.contiguous().cpu().numpy()
-    width = held.itemsize * int(np.prod(held.shape[1:]))
-    return pa.Array.from_buffers(pa.binary(width), len(held), [None, pa.py_buffer(held.tobytes())])
+    array = values.contiguous().cpu().numpy()
+    width = array.itemsize * int(np.prod(array.shape[1:]))
+    return pa.Array.from_buffers(pa.binary(width), len(array), [None, pa.py_buffer(array.tobytes())])
 
 
 def integer_rows(column: pa.Array, kind: type) -> np.ndarray[Any, Any]:

@@ -1,8 +1,8 @@
 """Drift: do the rows of an extended run still lie within the plan's knots? Pure; no I/O, no Ray.
 
-The plan is the base run's. A component beyond the ends of its knots is clamped to them, and what happens out there is
-no longer seen. So the share of codes at the ends is compared, layer by layer, between the rows that were taken over and
-those that are new.
+The plan is the base run's. A component beyond the ends of its knots is clamped to them, so that the scores do not see
+differences beyond the ends. So the share of codes at the ends is compared, layer by layer, between the rows that were
+taken over and those that are new.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MARGIN = 0.01  # this much of all codes, a new plan is advised
 class Ends:
     """Codes at the first or last knot, and codes in all, of rows taken over and of new rows; live components only."""
 
-    kept: int = 0
-    kept_codes: int = 0
+    inherited: int = 0
+    inherited_codes: int = 0
     new: int = 0
     new_codes: int = 0
 
@@ -33,14 +33,14 @@ class Ends:
         """The rows of one part, `layer` being the plan of its channels."""
         ends, codes = _ends(part, layer.live, layer.knots.shape[-1])
         if is_inherited(attempt):
-            self.kept, self.kept_codes = self.kept + ends, self.kept_codes + codes
+            self.inherited, self.inherited_codes = self.inherited + ends, self.inherited_codes + codes
         else:
             self.new, self.new_codes = self.new + ends, self.new_codes + codes
 
     def plus(self, other: Ends) -> Ends:
         return Ends(
-            self.kept + other.kept,
-            self.kept_codes + other.kept_codes,
+            self.inherited + other.inherited,
+            self.inherited_codes + other.inherited_codes,
             self.new + other.new,
             self.new_codes + other.new_codes,
         )
@@ -49,9 +49,9 @@ class Ends:
 def _ends(part: BlockPart, live: Tensor, knots: int) -> tuple[int, int]:
     ends = codes = 0
     if part.codes is not None:
-        held = part.codes.codes
-        ends += int((((held == 0) | (held == basis.top_code(knots))) & live).sum())
-        codes += held.shape[0] * int(live.sum())
+        layer_codes = part.codes.codes
+        ends += int((((layer_codes == 0) | (layer_codes == basis.top_code(knots))) & live).sum())
+        codes += layer_codes.shape[0] * int(live.sum())
     if part.gram is not None:
         ends += int((part.gram.clamped * live).sum())
         codes += part.gram.images * int(live.sum())
@@ -64,14 +64,14 @@ def drift_of(parts: Iterable[tuple[str, Ends]]) -> dict[str, dict[str, float]]:
     for name, ends in parts:
         layers[name] = layers.get(name, Ends()).plus(ends)
     return {
-        name: {"before": round(ends.kept / ends.kept_codes, 6), "new": round(ends.new / ends.new_codes, 6)}
+        name: {"before": round(ends.inherited / ends.inherited_codes, 6), "new": round(ends.new / ends.new_codes, 6)}
         for name, ends in layers.items()
-        if ends.kept_codes and ends.new_codes
+        if ends.inherited_codes and ends.new_codes
     }
 
 
 def advice(drift: dict[str, dict[str, float]]) -> str | None:
-    """One line for people where new rows leave the plan's range; None where they don't."""
+    """One line for people where new rows leave the plan's range; None where they do not."""
     beyond = [
         f"{name} {shares['new']:.1%} (before {shares['before']:.1%})"
         for name, shares in drift.items()

@@ -4,8 +4,8 @@
     attempts/<id>/sample.arrow            the sampled rows with their codes
     exemplars.parquet, sample.parquet     the same of the whole run (docs/outputs.md)
 
-They are by-products of the codes that a worker has in hand anyway; the report fetches these rows' images again. What a
-run counts does not depend on them. Knows the store, not Ray.
+They are by-products of the codes that a worker has in hand anyway. The report reads these rows' images again. No score
+depends on them. Knows the store, not Ray.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pcace_dist.artifacts.attempt import read_checked
-from pcace_dist.artifacts.encoding import parquet_bytes
+from pcace_dist.artifacts.attempt import read_attempt_file
+from pcace_dist.artifacts.encoding import ipc_bytes, parquet_bytes
 from pcace_dist.datasets.rows import RowRef
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.exemplars import RowRefs, RowSample, SampledRows, TopRows
@@ -49,11 +49,11 @@ class ExampleRows:
     ) -> None:
         """Add the good rows of a finished unit: codes on the CPU, and one entry per row of everything else."""
         rows = RowRefs.of([ref.file for ref in refs], [ref.row_group for ref in refs], [ref.row for ref in refs])
-        self.top.update({name: held.means for name, held in codes.items()}, rows)
+        self.top.update({name: layer_codes.means for name, layer_codes in codes.items()}, rows)
         self.sample.update(SampledRows(rows, codes, shared, tuple(groups), tuple(labels)))
 
     def merge(self, others: Iterable[ExampleRows]) -> ExampleRows:
-        """Add what others hold; they are left as they are."""
+        """Add the example rows of others, which stay as they are."""
         for other in others:
             self.top.merge([other.top])
             self.sample.merge([other.sample])
@@ -72,12 +72,12 @@ class ExampleRows:
 
     @classmethod
     def from_files(cls, plan: Plan, files: Mapping[str, bytes]) -> ExampleRows:
-        """What `files` wrote."""
-        held = cls(plan)
+        """The example rows that `files` wrote."""
+        examples = cls(plan)
         if EXEMPLARS in files:
-            held.top = TopRows.from_bytes(files[EXEMPLARS])
-            held.sample.update(sample_from(files[SAMPLE], plan))
-        return held
+            examples.top = TopRows.from_bytes(files[EXEMPLARS])
+            examples.sample.update(sample_from(files[SAMPLE], plan))
+        return examples
 
 
 def merge_examples(store: Store, plan: Plan, receipts: Iterable[Receipt]) -> dict[str, bytes]:
@@ -85,7 +85,7 @@ def merge_examples(store: Store, plan: Plan, receipts: Iterable[Receipt]) -> dic
     total = ExampleRows(plan)
     for receipt in receipts:
         names = [name for name in (EXEMPLARS, SAMPLE) if name in receipt.files]
-        files = {name: read_checked(store, receipt.attempt, name, receipt.files[name]) for name in names}
+        files = {name: read_attempt_file(store, receipt.attempt, name, receipt.files[name]) for name in names}
         total.merge([ExampleRows.from_files(plan, files)])
     return total.files()
 
@@ -108,19 +108,15 @@ def sample_table(rows: SampledRows, plan: Plan, group_type: pa.DataType | None =
         "target_fixed": _lists(rows.shared.target_fixed.numpy()),
     }
     for layer in plan.layers:
-        held = rows.codes[layer.name]
-        columns[f"codes/{layer.name}"] = _lists(held.codes.flatten(1).numpy())
-        columns[f"means/{layer.name}"] = _lists(held.means.numpy())
+        layer_codes = rows.codes[layer.name]
+        columns[f"codes/{layer.name}"] = _lists(layer_codes.codes.flatten(1).numpy())
+        columns[f"means/{layer.name}"] = _lists(layer_codes.means.numpy())
     return pa.table(columns)
 
 
 def sample_bytes(rows: SampledRows, plan: Plan) -> bytes:
     """`sample_table` as an Arrow IPC file."""
-    table = sample_table(rows, plan)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    return ipc_bytes(sample_table(rows, plan))
 
 
 def sample_from(data: bytes, plan: Plan) -> SampledRows:
@@ -146,18 +142,18 @@ def exemplars_table(top: TopRows, plan: Plan) -> pa.Table:
     parts = []
     for layer in plan.layers:
         means, index = top.layer(layer.name)
-        held = index.T.reshape(-1).numpy()  # channel by channel
+        order = index.T.reshape(-1).numpy()  # channel by channel
         places, channels = means.shape
         values = layer.mean_centre.double() + layer.mean_unit.double() * means.double()
         parts.append(
             pa.table(
                 {
-                    "layer": pa.array([layer.name] * len(held), pa.string()),
+                    "layer": pa.array([layer.name] * len(order), pa.string()),
                     "channel": pa.array(np.repeat(np.arange(channels), places), pa.int32()),
                     "place": pa.array(np.tile(np.arange(places), channels), pa.int32()),
-                    "file": pa.array(files[held], pa.string()),
-                    "row_group": pa.array(refs.row_group[held], pa.int32()),
-                    "row": pa.array(refs.row[held], pa.int64()),
+                    "file": pa.array(files[order], pa.string()),
+                    "row_group": pa.array(refs.row_group[order], pa.int32()),
+                    "row": pa.array(refs.row[order], pa.int64()),
                     "mean_activation": pa.array(values.T.reshape(-1).numpy(), pa.float64()),
                 }
             )
@@ -180,9 +176,9 @@ def _lists(values: npt.NDArray[np.generic]) -> pa.Array:
 
 def _tensor(column: pa.ChunkedArray) -> Tensor:
     """A column of lists of one length as a matrix."""
-    held = column.combine_chunks()
-    flat = held.flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(flat.reshape(len(held), held.type.list_size).copy())
+    lists = column.combine_chunks()
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(flat.reshape(len(lists), lists.type.list_size).copy())
 
 
 def publish_examples(sink: Sink, plan: Plan, parts: Sequence[Mapping[str, bytes]], group_type: pa.DataType) -> None:

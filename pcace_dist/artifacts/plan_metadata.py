@@ -37,12 +37,12 @@ class PlanMetadata:
 
     @classmethod
     def of(cls, plan: Plan) -> PlanMetadata:
-        held: dict[str, Any] = dict(plan.facts)
-        height, width = held.pop("image_shape")
-        return cls(image_shape=(height, width), **held)
+        fields: dict[str, Any] = dict(plan.facts)
+        height, width = fields.pop("image_shape")
+        return cls(image_shape=(height, width), **fields)
 
     def to_json(self) -> dict[str, Any]:
-        held = asdict(self) | {"image_shape": list(self.image_shape)}
+        fields = asdict(self) | {"image_shape": list(self.image_shape)}
         if not self.channel_axes:
-            del held["channel_axes"]  # a plan without such layers keeps its digest
-        return held
+            del fields["channel_axes"]  # a plan without such layers keeps its digest
+        return fields

@@ -17,7 +17,7 @@ def plan_key(digest: str) -> str:
     return f"plan/{digest}.safetensors"
 
 
-def check_key(digest: str) -> str:
+def check_rows_key(digest: str) -> str:
     """The rows by which workers are admitted to the plan."""
     return f"plan/{digest}.check.safetensors"
 
@@ -37,16 +37,16 @@ class FrozenPlan:
     def store(self, store: Store) -> dict[str, Any]:
         """Write it under its digest; what the manifest says of it."""
         store.put(plan_key(self.plan.digest), self.data)
-        store.put(check_key(self.plan.digest), self.check)
+        store.put(check_rows_key(self.plan.digest), self.check)
         return {"plan": self.plan.digest, "check": hashlib.sha256(self.check).hexdigest()}
 
     @classmethod
     def recorded(cls, store: Store, manifest: dict[str, Any]) -> FrozenPlan:
         """The plan that a manifest names. Raises OutputError when it is gone or another one."""
-        digest, check = str(manifest["plan"]), _get(store, check_key(manifest["plan"]))
+        digest, check = str(manifest["plan"]), _get(store, check_rows_key(manifest["plan"]))
         data = _get(store, plan_key(digest))
         if hashlib.sha256(check).hexdigest() != manifest["check"]:
-            raise OutputError(f"{store.url}/{check_key(digest)}: is not what this run recorded; {RESTORE}")
+            raise OutputError(f"{store.url}/{check_rows_key(digest)}: is not what this run recorded; {RESTORE}")
         return cls(checked_plan(data, digest, store.url), data, check)
 
 

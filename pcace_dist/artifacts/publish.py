@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pcace_dist.artifacts.across_groups import across_groups_table, publish_across_groups
-from pcace_dist.artifacts.attempt import read_checked
+from pcace_dist.artifacts.attempt import read_attempt_file
 from pcace_dist.artifacts.bad_rows import BAD_ROWS, publish_bad_rows, rows_set_aside
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.class_names import publish_class_names
@@ -42,35 +42,35 @@ class Results:
     grouped: bool
 
 
-def publish_results(sink: Sink, store: Store, found: Results) -> None:
+def publish_results(sink: Sink, store: Store, results: Results) -> None:
     """Write all tables of a result. store: holds the attempts."""
-    plan, blocks, group_type = found.plan, found.blocks, found.group_type
-    receipts = found.state.accepted_receipts()
+    plan, blocks, group_type = results.plan, results.blocks, results.group_type
+    receipts = results.state.accepted_receipts()
     check_counts(store, blocks, receipts)
-    publish_examples(sink, plan, found.examples, group_type)
+    publish_examples(sink, plan, results.examples, group_type)
     publish_transforms(sink, plan, [curves for block in blocks for curves in block.curves], group_type)
     publish_jackknife(sink, plan, blocks, group_type)
-    if found.grouped:
-        publish_across_groups(sink, across_groups_table(plan, blocks, found.ranks))
-    names = DataReading.of(found.state.manifest or {}).names
+    if results.grouped:
+        publish_across_groups(sink, across_groups_table(plan, blocks, results.ranks))
+    names = DataReading.of(results.state.manifest or {}).names
     if names:
         publish_class_names(sink, names)
-    publish_rankings(sink, rankings_table(plan, blocks, found.ranks, PlanMetadata.of(plan).weight_norms, group_type))
+    publish_rankings(sink, rankings_table(plan, blocks, results.ranks, PlanMetadata.of(plan).weight_norms, group_type))
     of_attempts = (
-        read_checked(store, receipt.attempt, BAD_ROWS, receipt.files[BAD_ROWS])
+        read_attempt_file(store, receipt.attempt, BAD_ROWS, receipt.files[BAD_ROWS])
         for receipt in receipts
         if BAD_ROWS in receipt.files
     )
-    publish_bad_rows(sink, of_attempts, rows_set_aside(found.state))
+    publish_bad_rows(sink, of_attempts, rows_set_aside(results.state))
 
 
 def check_counts(store: Store, blocks: Sequence[BlockScores], receipts: Iterable[Receipt]) -> None:
     """Raises OutputError unless the attempts hold as many images as the ledger says that they do."""
     counted = sum(count.rows for receipt in receipts for count in receipt.units.values())
     for block in blocks:
-        held = sum(int(scores[0].images.max(initial=0)) for scores in block.scores.values())
-        if held != counted:
+        stored = sum(int(scores[0].images.max(initial=0)) for scores in block.scores.values())
+        if stored != counted:
             raise OutputError(
                 f"{store.url}/ledger: its accept records count {counted:,} images, the files of their attempts hold "
-                f"{held:,}; {RESTORE}"
+                f"{stored:,}; {RESTORE}"
             )

@@ -57,8 +57,8 @@ def rankings_table(
     channels = np.concatenate([np.arange(b.block.start, b.block.stop, dtype=np.int32) for b in ordered])
     norms = np.concatenate([np.asarray(weight_norms[name], np.float64) for name in (y.name for y in plan.layers)])
     return pa.concat_tables(
-        _ranking(target, group, group_type, layers, channels, norms, scores, own)
-        for (target, group, scores), own in zip(each_ranking(plan, ordered), ranks, strict=True)
+        _ranking(target, group, group_type, layers, channels, norms, scores, of_ranking)
+        for (target, group, scores), of_ranking in zip(each_ranking(plan, ordered), ranks, strict=True)
     )
 
 
@@ -107,10 +107,13 @@ def publish_rankings(sink: Sink, rankings: pa.Table) -> None:
     sink.put(RANKINGS, parquet_bytes(rankings, row_group_rows=ROW_GROUP_ROWS))
 
 
-def select_rows(schema: pa.Schema, asked: dict[str, object]) -> pc.Expression | bool | None:
-    """What rows are asked for, in the columns' own types; None for all, False where no row can match."""
+def select_rows(schema: pa.Schema, conditions: dict[str, object]) -> pc.Expression | bool | None:
+    """A filter for the columns that must have these values, in the columns' own types.
+
+    None in `conditions` is no condition. Returns None where all rows match, False where no row can match.
+    """
     selected = None
-    for column, value in asked.items():
+    for column, value in conditions.items():
         if value is None:
             continue
         clause = rows_of(column, value, schema.field(column).type) if column == "group" else pc.field(column) == value
@@ -121,16 +124,18 @@ def select_rows(schema: pa.Schema, asked: dict[str, object]) -> pc.Expression | 
 
 
 def best_of(table: pa.Table, top: int | None, *, within_layer: bool) -> pa.Table:
-    """The first `top` by rank (within the layer, or over all) of every target and group, best first; the table itself
-    for None."""
+    """The first `top` channels by rank of every target and group, best first; the table itself where `top` is None.
+
+    within_layer: rank within the layer; else over all layers.
+    """
     rank = "layer_rank" if within_layer else "rank"
     if top is None:
         return table
     table = table.filter(pc.less_equal(pc.field(rank), top))
     order = pa.array(range(len(table)))
     keys = table.select(["target", "group"]).to_pylist()
-    seen = {key: index for index, key in enumerate(dict.fromkeys(map(_group_key, keys)))}
-    block = pa.array([seen[_group_key(key)] for key in keys], pa.int64())
+    ranking_index = {key: index for index, key in enumerate(dict.fromkeys(map(_group_key, keys)))}
+    block = pa.array([ranking_index[_group_key(key)] for key in keys], pa.int64())
     ranked = table.append_column("_block", block).append_column("_order", order)
     ranked = ranked.sort_by([("_block", "ascending"), (rank, "ascending"), ("_order", "ascending")])
     return ranked.drop_columns(["_block", "_order"])
@@ -144,8 +149,8 @@ def unranked(table: pa.Table) -> pa.Table:
     """Rankings without a ranked channel: target, group, images (the most that a channel has) and statuses (those of its
     channels, each once). table: rows of rankings.parquet."""
     table = table.append_column("place", pa.array(range(len(table))))
-    wanted = [("rank", "count"), ("images", "max"), ("status", "distinct"), ("place", "min")]
-    sums = table.group_by(["target", "group"]).aggregate(wanted).sort_by("place_min")
-    sums = sums.filter(pc.equal(sums["rank_count"], 0))
-    sums = sums.select(["target", "group", "images_max", "status_distinct"])
-    return sums.rename_columns(["target", "group", "images", "statuses"])
+    aggregates = [("rank", "count"), ("images", "max"), ("status", "distinct"), ("place", "min")]
+    rankings = table.group_by(["target", "group"]).aggregate(aggregates).sort_by("place_min")
+    rankings = rankings.filter(pc.equal(rankings["rank_count"], 0))
+    rankings = rankings.select(["target", "group", "images_max", "status_distinct"])
+    return rankings.rename_columns(["target", "group", "images", "statuses"])

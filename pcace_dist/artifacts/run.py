@@ -254,14 +254,14 @@ class Run:
             f"{self.path}: holds no {name}; is it the output of a finished run? see `pcace status {self.path}`"
         )
 
-    def _nothing_matches(self, file: pa.NativeFile, **asked: object) -> str:
+    def _nothing_matches(self, file: pa.NativeFile, **conditions: object) -> str:
         parts = []
-        for column, value in asked.items():
+        for column, value in conditions.items():
             if value is not None:
                 values = pq.read_table(file, columns=[column])[column]
                 name_of = {"group": self.names.group, "target": self.names.target}.get(column, str)
-                known = ", ".join(map(name_of, pc.unique(values).to_pylist()[:20]))
-                parts.append(f"{column} {value!r} (there are: {known})")
+                present = ", ".join(map(name_of, pc.unique(values).to_pylist()[:20]))
+                parts.append(f"{column} {value!r} (there are: {present})")
         return f"{self.path}: no rows for {' and '.join(parts)}"
 
 

@@ -48,7 +48,7 @@ class Selection:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Selection:
-        """What `to_bytes` wrote."""
+        """The selection that `to_bytes` wrote."""
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all().combine_chunks()
         group = table["group"].combine_chunks()
         folds = torch.from_numpy(table["fold"].to_numpy().copy())
@@ -60,7 +60,7 @@ class Selection:
         return cls(table["position"].to_numpy(), group.indices.to_numpy(), group.dictionary, rows)
 
     def parts(self, block_codes: Iterator[LayerCodes]) -> Iterator[BlockPart]:
-        """The selected rows of a block, a part per group and piece of the codes."""
+        """The selected rows of a block: for each of the `block_codes`, a part per group."""
         first = 0
         for codes in block_codes:
             rows = codes.rows

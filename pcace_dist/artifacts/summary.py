@@ -19,9 +19,9 @@ TOO_MANY_BAD_ROWS = "too_many_bad_rows"
 NOTHING_RANKED = "nothing_ranked"
 
 
-def summary_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+def summary_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """The content of summary.json, as plain JSON without NaN."""
-    content = {"format_version": FORMAT_VERSION, **facts, "versions": versions()}
+    content = {"format_version": FORMAT_VERSION, **values, "versions": versions()}
     plain: dict[str, Any] = json.loads(json.dumps(content), parse_constant=lambda _: None)
     return plain
 

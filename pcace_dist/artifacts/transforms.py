@@ -45,19 +45,21 @@ class BlockTransforms:
         if len(self.channels) <= best + worst:
             return self
         order = np.lexsort((self.channels, -self.scores))
-        kept = np.sort(np.concatenate([order[:best], order[len(order) - worst :]]))
-        parts = (getattr(self, name)[kept] for name in ("channels", "scores", "phi", "theta"))
+        chosen = np.sort(np.concatenate([order[:best], order[len(order) - worst :]]))
+        parts = (getattr(self, name)[chosen] for name in ("channels", "scores", "phi", "theta"))
         return BlockTransforms(self.target, self.group, self.layer, *parts)
 
     @staticmethod
     def cat(parts: Sequence[BlockTransforms]) -> BlockTransforms:
         """Blocks of one target, group and layer, in the order of the channels."""
-        held = sorted(parts, key=lambda part: part.channels[:1].tolist())
-        joined = (np.concatenate([getattr(p, name) for p in held]) for name in ("channels", "scores", "phi", "theta"))
-        return BlockTransforms(held[0].target, held[0].group, held[0].layer, *joined)
+        ordered = sorted(parts, key=lambda part: part.channels[:1].tolist())
+        joined = (
+            np.concatenate([getattr(p, name) for p in ordered]) for name in ("channels", "scores", "phi", "theta")
+        )
+        return BlockTransforms(ordered[0].target, ordered[0].group, ordered[0].layer, *joined)
 
 
-def shares(plan: Plan, groups: int) -> tuple[int, int]:
+def best_and_worst_counts(plan: Plan, groups: int) -> tuple[int, int]:
     """How many of the best and of the worst channels of a layer are published, for every target and group."""
     count = max(3, MOST_ROWS // max(1, len(plan.targets) * groups * len(plan.layers)))
     return count - count // 3, count // 3
@@ -66,19 +68,19 @@ def shares(plan: Plan, groups: int) -> tuple[int, int]:
 def pick_transforms(
     plan: Plan, layer: str, start: int, scores: Mapping[Any, Sequence[ChannelScores]]
 ) -> list[BlockTransforms]:
-    """Transforms of the block of `layer` that begins at channel `start`: of the best and worst of the block.
+    """Transforms of the best and worst channels of a block: that of `layer` which begins at channel `start`.
 
-    Those of the layer are among them. scores: for each group a ChannelScores per target, with transforms.
+    The layer's best and worst are among them. scores: for each group a ChannelScores per target, with transforms.
     """
     picked = []
-    for group, held in scores.items():
-        for target, found in enumerate(held):
-            ok = np.flatnonzero(found.status == OK)
+    for group, by_target in scores.items():
+        for target, of_target in enumerate(by_target):
+            ok = np.flatnonzero(of_target.status == OK)
             channels = (start + ok).astype(np.int32)
             all_ok = BlockTransforms(
-                target, group, layer, channels, found.score_squared[ok], found.phi[ok], found.theta[ok]
+                target, group, layer, channels, of_target.score_squared[ok], of_target.phi[ok], of_target.theta[ok]
             )
-            picked.append(all_ok.best_and_worst(*shares(plan, len(scores))))
+            picked.append(all_ok.best_and_worst(*best_and_worst_counts(plan, len(scores))))
     return picked
 
 
@@ -87,7 +89,7 @@ def transforms_table(plan: Plan, blocks: Sequence[BlockTransforms], group_type: 
     parts: dict[tuple[int, Any, str], list[BlockTransforms]] = {}
     for block in blocks:
         parts.setdefault((block.target, block.group, block.layer), []).append(block)
-    share = shares(plan, len({block.group for block in blocks}))
+    share = best_and_worst_counts(plan, len({block.group for block in blocks}))
     layers = {layer.name: index for index, layer in enumerate(plan.layers)}
     order = sorted(parts, key=lambda key: (key[0], group_order(key[1]), layers[key[2]]))
     curves = [BlockTransforms.cat(parts[key]).best_and_worst(*share) for key in order]

@@ -1,11 +1,11 @@
 """`pcace evaluate`: does a ranking find what matters to the model? Ablation on images that the ranking does not know.
 
-    run and model -> ranking without the held folds -> profiles -> orders -> ablation on the held folds -> curves, areas
+    run, model -> ranking without the held-out folds -> profiles -> orders -> ablation on the held-out folds -> curves
 
-Ranking from one split, effect on another: a quarter of the folds is held out. The ranking is solved anew from the other
-folds' sums, mean maps and baselines come from the other folds' images, effects from the held ones'; folds are hashes of
-the images, so that no image is on both sides. With `data`, the published ranking is taken and effects are measured on
-that data set. Joins the workers (evaluate_on_workers) with the analysis (curves); neither knows the other.
+A quarter of the folds is held out. The ranking is solved anew from the other folds' sums. Mean maps and baselines come
+from the other folds' images, effects from the held-out images. Folds are hashes of the images, so that no image is on
+both sides. With `data`, the published ranking is taken and effects are measured on that data set. Joins the workers
+(evaluate_on_workers) with the analysis (curves); neither knows the other.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from pcace_dist.worker.evaluator import AblationTask, Case, Profiled
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-HELD_SHARE = 4  # one of so many folds is held out
+HELD_OUT_SHARE = 4  # one of so many folds is held out
 SETS_PER_TASK = 16
 MOST_CURVES = 60  # layers x targets x groups, unless they were chosen
 BASELINES = ("weight_norm", "mean_activation", "variance", "taylor", "pearson")
@@ -69,23 +69,23 @@ class Evaluation:
 
     path: str
     settings: Settings
-    held: tuple[int, ...]
+    held_out: tuple[int, ...]
     curves: tuple[Curves, ...]
     accuracy: Mapping[tuple[str, Any], float]
     left_out: tuple[str, ...]
 
     @property
     def replacements(self) -> list[str]:
-        return list(dict.fromkeys(one.replacement for one in self.curves))
+        return list(dict.fromkeys(curves.replacement for curves in self.curves))
 
     def to_json(self) -> dict[str, Any]:
         """The content of evaluation.json."""
         ranked = "the published ranking" if self.settings.data else "the folds that are not held"
-        measured = self.settings.data or f"the images of folds {list(self.held)}"
+        measured = self.settings.data or f"the images of folds {list(self.held_out)}"
         return {
             "format_version": 1,
             "run": self.path,
-            "split": {"ranking_from": ranked, "effects_on": measured, "held_folds": list(self.held)},
+            "split": {"ranking_from": ranked, "effects_on": measured, "held_folds": list(self.held_out)},
             "images_read": self.settings.images,
             "random_orders": self.settings.draws,
             "left_out": list(self.left_out),
@@ -105,13 +105,13 @@ def evaluate(run: Run, settings: Settings | None = None) -> Evaluation:
     source = run.summary.get("from_codes")
     if source is not None:
         raise JobError(f"{run.path}: was ranked from kept codes, without images; evaluate {source}, which kept them")
-    held = tuple(range(job.statistics.folds - job.statistics.folds // HELD_SHARE, job.statistics.folds))
+    held_out = tuple(range(job.statistics.folds - job.statistics.folds // HELD_OUT_SHARE, job.statistics.folds))
     if settings.data is None and job.statistics.estimator != "gram":
         raise JobError(
             f"{run.path}: was ranked by estimator {job.statistics.estimator}, which needs --data to evaluate"
         )
     evaluated = open_evaluation(
-        job, run.path, data=settings.data, images=settings.images, held=held, watch=settings.watch
+        job, run.path, data=settings.data, images=settings.images, held_out=held_out, watch=settings.watch
     )
     published = _published(run, settings)
     cases = list(published)
@@ -122,16 +122,16 @@ def evaluate(run: Run, settings: Settings | None = None) -> Evaluation:
             f"or --target (at most {MOST_CURVES} curves are drawn unasked)"
         )
     with evaluating(evaluated) as workers:
-        scores = published if settings.data is not None else _without_held(workers, evaluated, cases)
+        scores = published if settings.data is not None else _without_held_out(workers, evaluated, cases)
         return _measure(run.path, settings, evaluated, workers, cases, names, scores)
 
 
-def write_evaluation(found: Evaluation, folder: str, run: Run) -> None:
+def write_evaluation(evaluation: Evaluation, folder: str, run: Run) -> None:
     """evaluation.parquet, evaluation.json, then the pictures, evaluation-<replacement>.svg. Raises OutputError."""
-    write_parquet(curves_table(found.curves), f"{folder}/evaluation.parquet", run.storage)
-    write_json(found.to_json(), f"{folder}/evaluation.json", run.storage)
-    for name in found.replacements:
-        write_text(curves_svg(found.curves, name), f"{folder}/evaluation-{name}.svg", run.storage)
+    write_parquet(curves_table(evaluation.curves), f"{folder}/evaluation.parquet", run.storage)
+    write_json(evaluation.to_json(), f"{folder}/evaluation.json", run.storage)
+    for name in evaluation.replacements:
+        write_text(curves_svg(evaluation.curves, name), f"{folder}/evaluation-{name}.svg", run.storage)
 
 
 # -- rankings: scores of all layers by case
@@ -144,41 +144,42 @@ def _published(run: Run, settings: Settings) -> dict[Case, Scores]:
     """The published scores (C,) by layer, of every case that is asked for."""
     table = run.ranking(target=settings.target, group=settings.group)
     index = {target: place for place, target in enumerate(dict.fromkeys(run.ranking()["target"].to_pylist()))}
-    found: dict[Case, dict[str, list[float]]] = {}
+    scores: dict[Case, dict[str, list[float]]] = {}
     columns = (table[name].to_pylist() for name in ("target", "group", "layer", "score_squared"))
     for target, group, layer, score in zip(*columns, strict=True):
-        found.setdefault(Case(index[target], group), {}).setdefault(layer, []).append(
+        scores.setdefault(Case(index[target], group), {}).setdefault(layer, []).append(
             float("nan") if score is None else score
         )
-    return {case: {layer: np.array(held) for layer, held in layers.items()} for case, layers in found.items()}
+    return {case: {layer: np.array(values) for layer, values in layers.items()} for case, layers in scores.items()}
 
 
-def _without_held(workers: Evaluating, evaluated: Evaluated, cases: Sequence[Case]) -> dict[Case, Scores]:
-    blocks = sorted(workers.ranked(), key=lambda one: one.block.index)
-    found: dict[Case, Scores] = {}
+def _without_held_out(workers: Evaluating, evaluated: Evaluated, cases: Sequence[Case]) -> dict[Case, Scores]:
+    blocks = sorted(workers.ranked(), key=lambda block_scores: block_scores.block.index)
+    scores: dict[Case, Scores] = {}
     for case in cases:
         parts: dict[str, list[Floats]] = {layer.name: [] for layer in evaluated.plan.layers}
-        for one in blocks:
-            held = one.scores.get(case.group)
-            size = one.block.stop - one.block.start
-            parts[one.block.layer].append(np.full(size, np.nan) if held is None else held[case.target].score_squared)
-        found[case] = {layer: np.concatenate(pieces) for layer, pieces in parts.items()}
-    return found
+        for block_scores in blocks:
+            of_group = block_scores.scores.get(case.group)
+            block = block_scores.block
+            unscored = np.full(block.stop - block.start, np.nan)
+            parts[block.layer].append(unscored if of_group is None else of_group[case.target].score_squared)
+        scores[case] = {layer: np.concatenate(of_layer) for layer, of_layer in parts.items()}
+    return scores
 
 
 def _layers(evaluated: Evaluated, settings: Settings) -> list[str]:
-    there = [layer.name for layer in evaluated.plan.layers]
+    ranked = [layer.name for layer in evaluated.plan.layers]
     for name in settings.layers or ():
-        if name not in there:
-            raise JobError(f"--layer {name}: not ranked; there are: {', '.join(there)}")
-    return [name for name in there if settings.layers is None or name in settings.layers]
+        if name not in ranked:
+            raise JobError(f"--layer {name}: not ranked; there are: {', '.join(ranked)}")
+    return [name for name in ranked if settings.layers is None or name in settings.layers]
 
 
 # -- measuring
 
 
 @dataclass(frozen=True, eq=False)
-class _Wanted:
+class _PlannedCurves:
     """Curves to be measured: their orders, and the values that take the place of a channel's map."""
 
     case: Case
@@ -194,11 +195,11 @@ class _Wanted:
         return sets_of(self.orders, self.sizes)
 
     def curves(self, effects: Mapping[tuple[int, ...], Effect]) -> Curves:
-        found = {
+        by_order = {
             (order.name, order.draw): tuple(effects[first(order, count)] for count in self.sizes)
             for order in self.orders
         }
-        return Curves(self.layer, self.replacement, self.images, self.sizes, found)
+        return Curves(self.layer, self.replacement, self.images, self.sizes, by_order)
 
 
 def _measure(
@@ -214,28 +215,28 @@ def _measure(
     targets = [target.name for target in evaluated.plan.targets]
     left_out = [
         f"{targets[case.target]}, group {case.group}: {profiles[case].images} images to profile and "
-        f"{profiles[case].held_out} held ones are too few"
+        f"{profiles[case].held_out} held-out ones are too few"
         for case in cases
         if not profiles[case].layers
     ]
     usable = [case for case in cases if profiles[case].layers]
-    wanted: list[_Wanted] = []
+    planned: list[_PlannedCurves] = []
     for case in usable:
         for name in names:
             if not np.isfinite(scores[case][name]).any():
                 left_out.append(f"{targets[case.target]}, group {case.group}, {name}: no channel has a score")
                 continue
             layer = _layer(targets[case.target], case, name, scores[case][name], profiles[case], evaluated)
-            wanted += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.compute.seed)
-    if not wanted:
+            planned += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.compute.seed)
+    if not planned:
         raise JobError(f"{path}: nothing can be evaluated: {'; '.join(left_out) or 'no replacement applies'}")
     untouched = dict(zip(usable, workers.untouched(usable), strict=True))
     return Evaluation(
         path=path,
         settings=settings,
-        held=evaluated.evaluation.held_out,
-        curves=tuple(_ablated(workers, wanted)),
-        accuracy={(targets[case.target], case.group): found.accuracy for case, found in untouched.items()},
+        held_out=evaluated.evaluation.held_out,
+        curves=tuple(_ablated(workers, planned)),
+        accuracy={(targets[case.target], case.group): effect.accuracy for case, effect in untouched.items()},
         left_out=tuple(left_out),
     )
 
@@ -250,32 +251,32 @@ def _layer(target: str, case: Case, name: str, ranked: Floats, profiled: Profile
     )
 
 
-def _replaced(case: Case, layer: Layer, profiled: Profiled, settings: Settings, seed: int) -> list[_Wanted]:
+def _replaced(case: Case, layer: Layer, profiled: Profiled, settings: Settings, seed: int) -> list[_PlannedCurves]:
     mean = profiled.layers[layer.name].mean.float()
     values = {MEAN: mean, ZERO: torch.zeros(len(mean), 1), BIAS: profiled.bias.get(layer.name)}
-    found = tuple(orders(layer, settings.draws, seed))
+    layer_orders = tuple(orders(layer, settings.draws, seed))
     return [
-        _Wanted(case, layer, name, held, found, sizes(layer.channels), profiled.held_out)
+        _PlannedCurves(case, layer, name, replacement, layer_orders, sizes(layer.channels), profiled.held_out)
         for name in settings.replacements
-        if (held := values[name]) is not None
+        if (replacement := values[name]) is not None
     ]
 
 
-def _ablated(workers: Evaluating, wanted: Sequence[_Wanted]) -> list[Curves]:
+def _ablated(workers: Evaluating, planned: Sequence[_PlannedCurves]) -> list[Curves]:
     tasks: list[AblationTask] = []
     images = 0
-    for one in wanted:
-        sets = one.sets
-        images += one.images * len(sets)
+    for to_measure in planned:
+        sets = to_measure.sets
+        images += to_measure.images * len(sets)
         for start in range(0, len(sets), SETS_PER_TASK):
             part = tuple(sets[start : start + SETS_PER_TASK])
-            tasks.append(AblationTask(one.case, one.layer.name, one.values, part))
+            tasks.append(AblationTask(to_measure.case, to_measure.layer.name, to_measure.values, part))
     answers = iter(zip(tasks, workers.ablated(tasks, images), strict=True))
     curves = []
-    for one in wanted:
+    for to_measure in planned:
         effects: dict[tuple[int, ...], Effect] = {}
-        while len(effects) < len(one.sets):
-            task, found = next(answers)
-            effects |= dict(zip(task.sets, found, strict=True))
-        curves.append(one.curves(effects))
+        while len(effects) < len(to_measure.sets):
+            task, task_effects = next(answers)
+            effects |= dict(zip(task.sets, task_effects, strict=True))
+        curves.append(to_measure.curves(effects))
     return curves

@@ -56,7 +56,7 @@ class Evaluated:
 
 
 def open_evaluation(
-    job: Job, path: str, *, data: str | None, images: int, held: tuple[int, ...], watch: TargetSpec | None
+    job: Job, path: str, *, data: str | None, images: int, held_out: tuple[int, ...], watch: TargetSpec | None
 ) -> Evaluated:
     """Check that the run at `path` can be evaluated with its model, and its data or those of `data`.
 
@@ -84,13 +84,13 @@ def open_evaluation(
     if data is not None:
         elsewhere = list_dataset(replace(spec.dataset, path=[absolute(data)]), storage)
     outputs = PlanMetadata.of(plan).outputs
-    for each in (storage, spec.storage):
-        each.patience.begin()
+    for used_storage in (storage, spec.storage):
+        used_storage.patience.begin()
     evaluation = EvaluationSpec(
         listing=_of_run(preparation.listing, units),
         elsewhere=elsewhere,
         images=images,
-        held_out=() if elsewhere is not None else held,
+        held_out=() if elsewhere is not None else held_out,
         targets=tuple(_watched(target, watch, outputs, job.dataset.label) for target in spec.targets),
     )
     return Evaluated(
@@ -99,13 +99,13 @@ def open_evaluation(
 
 
 def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:
-    """The files that the run has read: later ones are none of its."""
-    read = {row_group.key for unit in units for row_group in unit.row_groups}
-    return Listing(tuple(file for file in listing.files if file.key in read), listing.schema)
+    """The files that the run has read, without those that came later."""
+    keys = {row_group.key for unit in units for row_group in unit.row_groups}
+    return Listing(tuple(file for file in listing.files if file.key in keys), listing.schema)
 
 
 def _watched(target: TargetSpec, watch: TargetSpec | None, outputs: int, label: str | None) -> TargetSpec:
-    """What of the model is watched. A column of the data does not change when the model does: then an output is."""
+    """The target that is watched. A column of the data never changes, so that an output takes its place."""
     if watch is not None:
         if not watch.differentiable or watch.largest_index >= outputs:
             raise JobError(f"--watch {watch.name}: is none of the model's {outputs} outputs; for example output:0")
@@ -166,11 +166,11 @@ class Evaluating:
         before = sum(self._executor.images_seen_by().values())
 
         def tick() -> None:
-            seen = sum(self._executor.images_seen_by().values()) - before
-            now = stage if self._executor.up else "starting workers"
+            done = sum(self._executor.images_seen_by().values()) - before
+            shown_stage = stage if self._executor.up else "starting workers"
             up = len(self._executor.up)
             waits_for = "" if up else self._patience.waits_for(0, 0, len(self._executor.members))
-            self._display.show(Tally(now, min(seen, images), images, up, waits_for=waits_for))
+            self._display.show(Tally(shown_stage, min(done, images), images, up, waits_for=waits_for))
 
         return map_tasks(self._executor, tasks, LoopControl(self._patience, self._stopping, tick))
 

@@ -49,7 +49,7 @@ def check_url(url: str) -> str:
 
 
 def call_hooks(hooks: Hooks, content: Mapping[str, Any]) -> None:
-    """Tell of drift; what goes wrong is a warning on stderr, as the ranking is good all the same.
+    """Report drift. A hook that fails is a warning on stderr, for the run is published all the same.
 
     `content`: plain JSON with `path`, `comparison` and `drift` (a list of texts).
     """
@@ -65,15 +65,15 @@ def _warn(hook: str, problem: str | None) -> None:
 
 
 def _run_command(command: str, content: Mapping[str, Any]) -> str | None:
-    """Run a shell command; what went wrong, if anything. All that it has started ends with it."""
-    facts = {
+    """Run a shell command. Returns what went wrong; None if nothing did. All processes that it started end with it."""
+    variables = {
         "PCACE_RUN": content["path"],
         "PCACE_COMPARISON": content["comparison"],
         "PCACE_DRIFT": "; ".join(content["drift"]),
     }
     try:
         hook = subprocess.Popen(
-            command, shell=True, stdin=subprocess.PIPE, text=True, env=os.environ | facts, start_new_session=True
+            command, shell=True, stdin=subprocess.PIPE, text=True, env=os.environ | variables, start_new_session=True
         )
     except (OSError, ValueError) as error:  # ValueError: a null character
         return f"cannot be started ({type(error).__name__})"
@@ -87,9 +87,9 @@ def _run_command(command: str, content: Mapping[str, Any]) -> str | None:
 
 
 def _post(url: str, content: Mapping[str, Any]) -> str | None:
-    """POST JSON; what went wrong, if anything. Addresses often hold a secret: the host alone is named."""
+    """POST JSON. Returns what went wrong or None. Names only the host, because addresses often hold a secret."""
     problem: str | None = None
-    for left in reversed(range(WEBHOOK_TRIES)):
+    for tries_left in reversed(range(WEBHOOK_TRIES)):
         try:
             request = urllib.request.Request(
                 url, data=json.dumps(content).encode(), headers={"Content-Type": "application/json"}, method="POST"
@@ -101,7 +101,7 @@ def _post(url: str, content: Mapping[str, Any]) -> str | None:
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None)
             problem = f"{_host(url)}: {reason if isinstance(reason, OSError) else type(error).__name__}"
-        if left:
+        if tries_left:
             time.sleep(1)
     return problem
 

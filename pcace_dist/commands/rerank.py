@@ -1,9 +1,9 @@
-"""`pcace rerank`: one tick of a schedule. Nothing new: nothing is done. Else: rank, compare with the last, publish.
+"""`pcace rerank`: one tick of a schedule. If anything is new: rank, compare with the last run, publish.
 
     what is there? -> lock -> run (or go on with it) -> compare -> report -> history -> hooks -> latest.json -> prune
 
-A tick that died anywhere is taken up by the next one, and latest.json always names a complete run; hooks alone may be
-called twice. Joins runs and their schedule (run/, schedule.py) with the comparison (analysis/).
+The next tick goes on where a tick died, and latest.json always names a complete run. Only hooks may be called twice.
+Joins runs and their schedule (run/, schedule.py) with the comparison (analysis/).
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def rerank(job: Job, options: Options | None = None) -> Outcome:
     storage = storage_of(job)
     store = open_store(job.output, storage)
     _refuse_plain_run(store, job)
-    now = _now(prepare(job))
+    current = _identify(prepare(job))
     latest = Schedule(store).latest()
-    if _is_published(latest, now) and not latest.damaged:
+    if _is_published(latest, current) and not latest.damaged:
         return Outcome(0, None, None)
     with lock(store, storage, take_over=options.take_over) as tick:
         before = tick.latest()
@@ -97,27 +97,27 @@ def rerank(job: Job, options: Options | None = None) -> Outcome:
             log.warning("%s/latest.json: could not be read; it is written anew from the history", store.url)
             tick.publish(before.content or {}, before)
             before = tick.latest()
-        if _is_published(before, now):  # another tick was faster
+        if _is_published(before, current):  # another tick was faster
             return Outcome(0, None, None)
-        return _work(job, now, before, tick, storage, options)
+        return _work(job, current, before, tick, storage, options)
 
 
 def _work(
-    job: Job, now: RunIdentity, before: Pointer, tick: ScheduleLock, storage: Storage, options: Options
+    job: Job, current: RunIdentity, before: Pointer, tick: ScheduleLock, storage: Storage, options: Options
 ) -> Outcome:
-    name = _folder(tick, now)
+    name = _folder(tick, current)
     run = f"{RUNS}{name}"
-    wanted = _with_base(job, before, now, storage, options).model_copy(update={"output": f"{job.output}/{run}"})
-    asked = _as_begun(tick, name, wanted)
+    planned = _with_base(job, before, current, storage, options).model_copy(update={"output": f"{job.output}/{run}"})
+    begun = _as_begun(tick, name, planned)
     tick.begin(name)
-    code = run_job(asked)
+    code = run_job(begun)
     tick.check()
     after = Run(f"{job.output}/{run}", storage)
     compared = _compare(before, after, job.output, storage, options)
     if options.report:
         _write_report(after, compared)
     reasons = [] if compared is None else drift(compared, options.thresholds)
-    entry = _entry(run, now, before, after, compared, reasons, DRIFT if reasons else code)
+    entry = _entry(run, current, before, after, compared, reasons, DRIFT if reasons else code)
     entry = _recorded(tick, entry)
     if reasons:
         content = asdict(entry) | {"path": after.path, "comparison": f"{after.path}/comparison.json"}
@@ -130,13 +130,13 @@ def _work(
 # -- what is there
 
 
-def _now(preparation: Preparation) -> RunIdentity:
-    pieces = (piece for file in preparation.listing.files for piece in row_groups_of(file))
-    return RunIdentity(preparation.identity, data_digest(pieces))
+def _identify(preparation: Preparation) -> RunIdentity:
+    row_groups = (row_group for file in preparation.listing.files for row_group in row_groups_of(file))
+    return RunIdentity(preparation.identity, data_digest(row_groups))
 
 
-def _is_published(latest: Pointer, now: RunIdentity) -> bool:
-    return now.identity.is_of(latest["fingerprint"]) and bool(latest["data"] == now.data)
+def _is_published(latest: Pointer, current: RunIdentity) -> bool:
+    return current.identity.is_of(latest["fingerprint"]) and bool(latest["data"] == current.data)
 
 
 def _refuse_plain_run(store: Store, job: Job) -> None:
@@ -144,20 +144,20 @@ def _refuse_plain_run(store: Store, job: Job) -> None:
         raise OutputError(f"output {job.output}: holds a run of `pcace rank`; give the schedule an output of its own")
 
 
-def _folder(tick: ScheduleLock, now: RunIdentity) -> str:
+def _folder(tick: ScheduleLock, current: RunIdentity) -> str:
     """The folder of a run of the same key, finished or not, else a new one that begins with the date."""
-    same = [name for name in tick.runs() if name.endswith(f"-{now.key}")]
-    return same[-1] if same else f"{datetime.now(UTC):%Y-%m-%d}-{now.key}"
+    same_key = [name for name in tick.runs() if name.endswith(f"-{current.key}")]
+    return same_key[-1] if same_key else f"{datetime.now(UTC):%Y-%m-%d}-{current.key}"
 
 
-def _with_base(job: Job, before: Pointer, now: RunIdentity, storage: Storage, options: Options) -> Job:
+def _with_base(job: Job, before: Pointer, current: RunIdentity, storage: Storage, options: Options) -> Job:
     """The job of the run. Where only data came or went, it extends the last published run: only new files are computed.
 
-    Not where that run said that the data leave its plan's range: then a new plan is due.
+    Not where that run said that the data leave its plan's range: then a new plan is made.
     """
     chosen = job.extend is not None or job.statistics.plan is not None or job.stop is not None
-    same = now.identity.is_of(before["fingerprint"]) and before["weights"] == now.weights
-    if not (options.extend and same and not chosen):
+    same_job = current.identity.is_of(before["fingerprint"]) and before["weights"] == current.weights
+    if not (options.extend and same_job and not chosen):
         return job
     base = f"{job.output}/{before['run']}"
     advice = (Run(base, storage).summary.get("drift") or {}).get("advice")
@@ -167,20 +167,23 @@ def _with_base(job: Job, before: Pointer, now: RunIdentity, storage: Storage, op
     return job.model_copy(update={"extend": base})
 
 
-def _as_begun(tick: ScheduleLock, name: str, wanted: Job) -> Job:
-    """The job of a folder that is there already: a complete run stays the extension that it was, when data or weights
-    go back to what they were; an unfinished one that began as another extension is removed and starts anew."""
+def _as_begun(tick: ScheduleLock, name: str, planned: Job) -> Job:
+    """The job for a folder that may be there already.
+
+    Data or weights may go back to what they were: a complete run keeps its `extend`. An unfinished run that began with
+    another `extend` is removed and starts anew.
+    """
     run = f"{RUNS}{name}"
     data = tick.store.get(f"{run}/job.yaml")
     if data is None:
-        return wanted
+        return planned
     with parsing(f"{tick.store.url}/{run}/job.yaml"):
         begun = read_job(data.decode(), name=f"{run}/job.yaml")
     if tick.finished(name):
-        return wanted.model_copy(update={"extend": begun.extend})
-    if begun.extend != wanted.extend and not tick.remove(name):
+        return planned.model_copy(update={"extend": begun.extend})
+    if begun.extend != planned.extend and not tick.remove(name):
         raise OutputError(f"output {tick.store.url}/{run}: holds an unfinished run of another extension; move it away")
-    return wanted
+    return planned
 
 
 # -- what it says
@@ -191,9 +194,9 @@ def _compare(before: Pointer, after: Run, output: str, storage: Storage, options
     if before.content is None:
         return None
     previous = Run(f"{output}/{before['run']}", storage)
-    found = compare_runs(previous, after, options.settings)
-    write_comparison(found, after.path, storage)
-    return found
+    comparison = compare_runs(previous, after, options.settings)
+    write_comparison(comparison, after.path, storage)
+    return comparison
 
 
 def _write_report(after: Run, compared: Comparison | None) -> None:
@@ -209,59 +212,65 @@ def _write_report(after: Run, compared: Comparison | None) -> None:
 
 
 def _entry(
-    run: str, now: RunIdentity, before: Pointer, after: Run, compared: Comparison | None, reasons: list[str], code: int
+    run: str,
+    current: RunIdentity,
+    before: Pointer,
+    after: Run,
+    compared: Comparison | None,
+    reasons: list[str],
+    code: int,
 ) -> Entry:
     summary, weights = after.summary, after.manifest()["weights"]
-    facts: dict[str, Any] = {}
+    against_previous: dict[str, Any] = {}
     if compared is not None:
-        facts = {"previous": before["run"], "verdict": compared.verdict, "drift": tuple(reasons)}
+        against_previous = {"previous": before["run"], "verdict": compared.verdict, "drift": tuple(reasons)}
         if compared.verdict != "not comparable":
             overall, counts = compared.overall, compared.counts
-            facts |= {"kendall": overall["kendall"], "overlap": overall["overlap"]}
-            facts |= {"moved": counts["moved"], "judged": counts["judged"]}
+            against_previous |= {"kendall": overall["kendall"], "overlap": overall["overlap"]}
+            against_previous |= {"moved": counts["moved"], "judged": counts["judged"]}
     return Entry(
         n=0,
         run=run,
         published=datetime.now(UTC).isoformat(timespec="seconds"),
-        why=_why(before, now),
+        why=_why(before, current),
         # of the job as written, not of the run, which may extend another; unless the weights changed meanwhile
-        fingerprint=now.fingerprint if weights == now.weights else summary["fingerprint"],
+        fingerprint=current.fingerprint if weights == current.weights else summary["fingerprint"],
         weights=weights,
         data=summary["data"],
         images=summary["images"],
         exit_code=code,
-        **facts,
+        **against_previous,
     )
 
 
-def _why(before: Pointer, now: RunIdentity) -> str:
+def _why(before: Pointer, current: RunIdentity) -> str:
     if before.content is None:
         return "first run"
     news = []
-    if before["weights"] != now.weights:
+    if before["weights"] != current.weights:
         news.append("new weights")
-    elif not now.identity.is_of(before["fingerprint"]):
+    elif not current.identity.is_of(before["fingerprint"]):
         news.append("another job")
-    if before["data"] != now.data:
+    if before["data"] != current.data:
         news.append("other data")
     return ", ".join(news)
 
 
 def _recorded(tick: ScheduleLock, entry: Entry) -> Entry:
     """Record the entry, unless a tick that died before it moved the pointer has done so."""
-    known = tick.entries()
-    if known and (known[-1]["run"], known[-1]["previous"]) == (entry.run, entry.previous):
+    entries = tick.entries()
+    if entries and (entries[-1]["run"], entries[-1]["previous"]) == (entry.run, entry.previous):
         with parsing(f"{tick.store.url}/history"):
-            return Entry.from_json(known[-1])
+            return Entry.from_json(entries[-1])
     number = tick.record(asdict(entry))
     return Entry.from_json(asdict(entry) | {"n": number})
 
 
 def _prune(tick: ScheduleLock, entry: Entry, keep: int) -> None:
-    """Keep the folders of the last `keep` published runs; older ones, and unfinished ones of other keys, go. What this
-    schedule has not made is left."""
-    published = list(dict.fromkeys(known["run"] for known in reversed(tick.entries())))
-    kept = {entry.run, *published[: max(1, keep)]}
+    """Remove the folders of all runs but the last `keep` published ones and this one. Folders that this schedule has
+    not made stay."""
+    published = list(dict.fromkeys(published_entry["run"] for published_entry in reversed(tick.entries())))
+    kept_runs = {entry.run, *published[: max(1, keep)]}
     for name in tick.runs():
-        if f"{RUNS}{name}" not in kept and tick.remove(name):
+        if f"{RUNS}{name}" not in kept_runs and tick.remove(name):
             log.info("%s was removed: the last %d published runs are kept", name, keep)

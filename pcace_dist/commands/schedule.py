@@ -77,19 +77,19 @@ class Schedule:
         self.store = store
 
     def latest(self) -> Pointer:
-        found: Versioned | None = self.store.read_versioned(LATEST)
-        if found is None:
+        stored: Versioned | None = self.store.read_versioned(LATEST)
+        if stored is None:
             return Pointer(None, None)
         try:
-            content = parse_json(found.data, f"{self.store.url}/{LATEST}")
+            content = parse_json(stored.data, f"{self.store.url}/{LATEST}")
             if isinstance(content.get("run"), str):
-                return Pointer(content, found.etag)
+                return Pointer(content, stored.etag)
         except Damaged:
             pass
-        known = self.entries()
-        if not known:
+        entries = self.entries()
+        if not entries:
             raise OutputError(f"{self.store.url}/{LATEST}: was not written by pcace rerank; use another output")
-        return Pointer(pointer_to(known[-1]), found.etag, damaged=True)
+        return Pointer(pointer_to(entries[-1]), stored.etag, damaged=True)
 
     def entries(self) -> list[dict[str, Any]]:
         """What was published, the first first. Raises Damaged, naming the entry."""
@@ -149,7 +149,7 @@ class ScheduleLock(Schedule):
         number = len(self.entries()) + 1
         key = f"{HISTORY}{number:08d}.json"
         data = _to_bytes(entry | {"n": number, "nonce": uuid.uuid4().hex})
-        if not self._mine(lambda: self.store.put_if_absent(key, data), key, data):
+        if not self._put(lambda: self.store.put_if_absent(key, data), key, data):
             raise TakenOver(f"{self.store.url}/{key}: another tick has written it")
         return number
 
@@ -157,7 +157,7 @@ class ScheduleLock(Schedule):
         """Move the pointer from what it was when the tick began. Raises TakenOver when it has been moved meanwhile."""
         self.check()
         data = _to_bytes(content | {"nonce": uuid.uuid4().hex})
-        if not self._mine(lambda: self.store.put_if_match(LATEST, data, before.etag), LATEST, data):
+        if not self._put(lambda: self.store.put_if_match(LATEST, data, before.etag), LATEST, data):
             raise TakenOver(f"{self.store.url}/{LATEST}: was moved by another tick")
 
     def begin(self, name: str) -> None:
@@ -166,10 +166,10 @@ class ScheduleLock(Schedule):
             self.store.put(_mark(name), _to_bytes({"run": f"{RUNS}{name}"}))
 
     def remove(self, name: str) -> bool:
-        """Remove the run in a folder of this schedule, its ledger last: what is left of an interrupted removal is no
-        finished run. A folder that is not shown to be this schedule's, and files that are no run's, are left and named.
+        """Remove the run in a folder of this schedule; returns whether the folder is gone.
 
-        Whether the folder is gone.
+        Its ledger goes last, so that an interrupted removal leaves no finished run. A folder that nothing shows to be
+        this schedule's stays, as do files that no run writes; a warning names them.
         """
         self.check()
         folder = f"{RUNS}{name}/"
@@ -181,14 +181,14 @@ class ScheduleLock(Schedule):
         for key in sorted(set(keys) - set(foreign), key=lambda key: (f"{folder}{PREFIX}" in key, key)):
             self.store.delete(key)
         if foreign:
-            more = f" and {len(foreign) - 1} more files" if len(foreign) > 1 else ""
-            log.warning("%s/%s%s: left, for no run has written it", self.store.url, foreign[0], more)
+            others = f" and {len(foreign) - 1} more files" if len(foreign) > 1 else ""
+            log.warning("%s/%s%s: left, for no run has written it", self.store.url, foreign[0], others)
             return False
         self.store.delete(_mark(name))
         return True
 
-    def _mine(self, put: Any, key: str, data: bytes) -> bool:
-        """Whether the object is the one that was put, also where no answer came."""
+    def _put(self, put: Any, key: str, data: bytes) -> bool:
+        """Put an object; whether it is the one that is there afterwards, also where no answer came."""
         try:
             return bool(put()) or self.store.get(key) == data
         except OutcomeUnknown:

@@ -128,7 +128,7 @@ class Executor(ABC):
     """
 
     def __init__(self, spec: WorkSpec | CodesSpec, shape: WorkerShape, *, prefix: str = "a") -> None:
-        """`spec`: what every worker starts with. `prefix`: of the workers' names."""
+        """`spec`: the argument of every worker's start. `prefix`: of the workers' names."""
         self.shape = shape
         self._prefix = prefix
         self._count = 0

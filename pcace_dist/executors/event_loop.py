@@ -104,7 +104,7 @@ class EventLoop(ABC):
         self._executor.call(worker, task)
 
     def _has_in_hand(self, worker: str, task: Task[Any]) -> bool:
-        """Whether the end of this task is news: the answer to a former loop's task is not."""
+        """Whether this loop waits for the end of the task; the end of a former loop's task is ignored."""
         return worker in self._in_hand and self._in_hand[worker][0] is task
 
     def _handle(self, event: Event) -> None:
@@ -150,7 +150,7 @@ class EventLoop(ABC):
         self._executor.replace()
 
     def _count_loss(self, reason: str) -> None:
-        """Too many lost workers in a row, whose nodes live on, end the run."""
+        """Count a worker that was lost while its node lives on. Too many of them in a row end the run."""
         self._losses_in_a_row += 1
         if self._losses_in_a_row > MOST_LOSSES:
             raise PcaceError(

@@ -1,7 +1,7 @@
 """One worker in the caller's thread, so that a debugger stops inside a task. No Ray.
 
-A task runs while it is given to the worker: meanwhile there is no progress, and a signal is seen after the task only.
-The worker cannot be lost.
+A task runs inside `call`: meanwhile there is no progress, and a signal takes effect after the task. The worker cannot
+be lost.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pcace_dist.executors.threads import ThreadExecutor
 
 
 class _CallersThread:
-    """In place of a thread."""
+    """Takes the place of a worker's thread: `submit` runs the task at once."""
 
     def __init__(self, name: str) -> None:
         pass

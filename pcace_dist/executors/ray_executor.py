@@ -26,7 +26,7 @@ from pcace_dist.worker.worker import Progress, WorkerBody
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-DOUBT_SECONDS = 20.0  # to wait for the news that a lost worker's node went too; Ray's health checks take 15 s
+DOUBT_SECONDS = 20.0  # how long a lost worker's node may take to be reported dead; Ray's health checks take 15 s
 FAILED_STARTS = 3  # workers in a row that die before they are up, with none up: the job cannot run here
 
 
@@ -117,8 +117,8 @@ class RayExecutor(Executor):
         try:
             value = ray.get(ref, timeout=60)
         except RayTaskError as error:
-            mine = task in (PROGRESS, STOP)
-            yield self._lose(worker, error) if mine else self._failed(worker, task, error.cause or error)
+            is_control = task in (PROGRESS, STOP)
+            yield self._lose(worker, error) if is_control else self._failed(worker, task, error.cause or error)
         except (RayError, GetTimeoutError) as error:
             yield self._lose(worker, error)
         else:
@@ -144,18 +144,18 @@ class RayExecutor(Executor):
     def _explain(self) -> Iterator[Explained]:
         """Lost workers for which it is known by now whether their nodes went too.
 
-        The driver's own node lives, or the driver would not. When a machine shuts down, a worker dies a moment before
-        its node. Only waiting tells it from a worker that dies alone.
+        The driver's own node is alive, because the driver is. When a machine shuts down, a worker dies a moment before
+        its node; only waiting distinguishes this from a worker that dies alone.
         """
         now = time.monotonic()
         if not self._doubts or now - self._nodes_asked_at < POLL_SECONDS / 4:
             return
         self._nodes_asked_at = now
         staying = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - set(state.get_draining_nodes())
-        here = ray.get_runtime_context().get_node_id()
+        driver_node = ray.get_runtime_context().get_node_id()
         for worker, doubt in list(self._doubts.items()):
             with_node = doubt.node not in staying
-            if with_node or doubt.node == here or now >= doubt.until:
+            if with_node or doubt.node == driver_node or now >= doubt.until:
                 del self._doubts[worker]
                 yield Explained(worker, with_node)
 
@@ -178,7 +178,7 @@ class RayExecutor(Executor):
         return {worker: member.progress for worker, member in self._members.items()}
 
     def _poll(self) -> None:
-        """Ask how far the workers are that are up. A dead idle worker shows here too."""
+        """Ask all workers that are up for their progress. This also detects an idle worker that died."""
         waiting = {worker for worker, task in self._calls.values() if task is PROGRESS}
         now = time.monotonic()
         for worker, member in self._members.items():
@@ -188,6 +188,6 @@ class RayExecutor(Executor):
 
 
 def _cause(error: Exception) -> str:
-    """The line of Ray's message that says why: not the first, which is the same for all, and no indented details."""
+    """The line of Ray's message that says why: the second. The first is always the same; details are indented."""
     lines = [line for line in str(error).strip().splitlines() if line.strip() and not line.startswith(("\t", " "))]
     return (lines[1] if len(lines) > 1 else lines[0] if lines else "no reason given").strip()

@@ -18,7 +18,7 @@ from pcace_dist.errors import OutputError, PcaceError, Stopped
 from pcace_dist.executors.ray_session import ray_session
 from pcace_dist.executors.signals import interruptible
 from pcace_dist.packing.pack import Packing, PackReport, Progress, finish
-from pcace_dist.packing.shards import Layout, Task, Written, write_task
+from pcace_dist.packing.shards import Layout, PackTask, Written, write_task
 from pcace_dist.packing.source import SourceSlice
 from pcace_dist.storage.files import Storage, first_line
 
@@ -34,9 +34,9 @@ def run_on_ray(packing: Packing, *, workers: int | None = None, on_progress: Pro
     Raises what a task raised (UserError), Stopped after SIGTERM or SIGINT, and PcaceError where workers are lost again
     and again.
     """
-    with interruptible() as asked, ray_session():
-        asked.install()
-        written = _run(packing, workers, on_progress, asked.is_set)
+    with interruptible() as interrupt, ray_session():
+        interrupt.install()
+        written = _run(packing, workers, on_progress, interrupt.is_set)
     return finish(packing, written)
 
 
@@ -48,7 +48,7 @@ def _run(
     remote = ray.remote(num_cpus=1, max_retries=LOSSES)(_write)
     layout, dest = ray.put(packing.layout), absolute(packing.dest)
     todo = deque(packing.todo)
-    running: dict[Any, Task] = {}
+    running: dict[Any, PackTask] = {}
     written: list[Written] = []
     seen = packing.seen
     while todo or running:
@@ -68,7 +68,7 @@ def _run(
     return written
 
 
-def _write(task: Task, items: SourceSlice, layout: Layout, dest: str, storage: Storage) -> Written:
+def _write(task: PackTask, items: SourceSlice, layout: Layout, dest: str, storage: Storage) -> Written:
     """What a worker runs."""
     started = time.monotonic()
     written = write_task(task, items, layout, dest, storage)
@@ -76,7 +76,7 @@ def _write(task: Task, items: SourceSlice, layout: Layout, dest: str, storage: S
     return written
 
 
-def _result(reference: Any, task: Task) -> Written:
+def _result(reference: Any, task: PackTask) -> Written:
     """A task's result. Errors of the job keep their kind; a worker lost too often is named."""
     import ray
 

@@ -1,7 +1,7 @@
-"""Starting or joining Ray, and nothing else about it: a local one where no cluster is named, else the one of
-RAY_ADDRESS (`local`: a local one, whatever the size of the run).
+"""Starting or joining Ray: a local one where no cluster is named, else that of RAY_ADDRESS (`local`: a local one,
+whatever the size of the run).
 
-Ray is imported where it is first needed: work that is done without it does not wait for it.
+Ray is imported where it is first needed, so that work without it does not wait for the import.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _runs_here() -> bool:
 def check_address() -> None:
     """Raises JobError where RAY_ADDRESS names a cluster that this process cannot join; within CONNECT_SECONDS.
 
-    Ray itself asks an address that does not answer for a quarter of an hour.
+    Ray itself would try an address that does not answer for a quarter of an hour.
     """
     address = os.environ.get("RAY_ADDRESS") or LOCAL
     if address == LOCAL or _runs_here():
@@ -106,7 +106,7 @@ def _ask(host: str, port: int) -> None:
 
 def _greet(connection: socket.socket, port: int) -> None:
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-        return  # that it listens is all that can be told without the certificates
+        return  # without the certificates one can only see that it listens
     try:
         connection.sendall(HTTP2_GREETING)
         answer = connection.recv(9)
@@ -138,7 +138,7 @@ def ray_session() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # a failed call is an event of the executor; Ray would print the traceback of one that nobody waits for any more
+    # a failed call is an event of the executor; Ray would also print the traceback of a call that is not waited for
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if names_a_cluster():
         _check_node_here()
@@ -198,13 +198,13 @@ def describe_resources() -> str:
     """What the cluster has, for messages."""
     import ray
 
-    wanted = {
+    amounts = {
         name: amount
         for name, amount in ray.cluster_resources().items()
         if not name.startswith(("node:", "object_store_memory"))
     }
     parts = [
         f"{amount / 2**30:.1f} GiB memory" if name == "memory" else f"{amount:g} {name}"
-        for name, amount in sorted(wanted.items())
+        for name, amount in sorted(amounts.items())
     ]
     return ", ".join(parts) or "no resources"

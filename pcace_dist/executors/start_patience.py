@@ -1,4 +1,4 @@
-"""How long a run waits for its workers, and when waiting becomes an end. No Ray.
+"""How long a run waits for its workers, and when it gives up. No Ray.
 
 A run without a worker that can be given work ends after `workers.start_timeout`. With fewer than `workers.min` it
 starts after that time with the workers it has, and says so. A worker whose task shows no progress for SILENCE_SECONDS
@@ -16,7 +16,7 @@ from pcace_dist.executors.base import Executor
 
 log = logging.getLogger(__name__)
 
-SILENCE_SECONDS = 3600.0  # generous: the longest call without a sign is the solving of one block
+SILENCE_SECONDS = 3600.0  # generous: the longest call without progress is the solving of one block
 
 
 class StartPatience:
@@ -80,14 +80,14 @@ class StartPatience:
         if admitted and (self._started or admitted >= self.min_workers):
             return ""
         since = self._below_min_since if admitted else self._unusable_since
-        left = self.seconds if since is None else max(0.0, self.seconds - (self.clock() - since))
+        seconds_left = self.seconds if since is None else max(0.0, self.seconds - (self.clock() - since))
         parts = [f"{members - loaded} starting"] if members > loaded else []
         parts += [f"{loaded - admitted} checking the plan"] if loaded > admitted else []
         parts += [f"{self.refusals} refused"] if self.refusals else []
         state = f" ({', '.join(parts)})" if parts else ""
-        wanted = f" of workers.min {self.min_workers}" if admitted else ""
-        then = "then it starts with fewer" if admitted else "then it ends"
-        return f"waits for workers: {admitted}{wanted} admitted{state}, {left:.0f} s at most, {then}"
+        of_minimum = f" of workers.min {self.min_workers}" if admitted else ""
+        outcome = "then it starts with fewer" if admitted else "then it ends"
+        return f"waits for workers: {admitted}{of_minimum} admitted{state}, {seconds_left:.0f} s at most, {outcome}"
 
     def _why(self, coming: int) -> str:
         if not coming:
@@ -107,7 +107,7 @@ class Heartbeats:
     def __init__(self, seconds: float = SILENCE_SECONDS, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds = seconds
         self._clock = clock
-        self._seen: dict[str, tuple[Hashable, float]] = {}
+        self._signs: dict[str, tuple[Hashable, float]] = {}
 
     def silent(self, signs: Mapping[str, Hashable]) -> list[str]:
         """Workers whose sign has not changed for `seconds`. Must be asked every few seconds.
@@ -115,9 +115,9 @@ class Heartbeats:
         `signs`: for every worker that has a task, a value that changes with its progress.
         """
         now = self._clock()
-        before = self._seen
-        self._seen = {
+        before = self._signs
+        self._signs = {
             worker: before[worker] if worker in before and before[worker][0] == sign else (sign, now)
             for worker, sign in signs.items()
         }
-        return [worker for worker, (_, since) in self._seen.items() if now - since > self.seconds]
+        return [worker for worker, (_, since) in self._signs.items() if now - since > self.seconds]

@@ -1,7 +1,7 @@
 """Workers as threads of this process: for small runs, which end before a cluster would have started. No Ray.
 
-A thread is lost only when its task shows no progress for too long. A thread cannot be ended from outside: a lost one is
-left to itself.
+A thread counts as lost only when its task shows no progress for too long. A thread cannot be ended from outside, so a
+lost one goes on until its task ends.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ class ThreadExecutor(Executor):
         thread = self._threads.pop(worker)
         thread.submit(CLOSE, body)
         if not thread.end(seconds):
-            log.warning("worker %s: its thread does not end and is left to itself", worker, extra={"actor": worker})
+            log.warning(
+                "worker %s: its thread does not end; it is no longer waited for", worker, extra={"actor": worker}
+            )
 
     def _lose_silent(self) -> Iterator[Event]:
         """Workers whose task has shown no progress for too long are lost."""

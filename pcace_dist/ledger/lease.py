@@ -47,7 +47,7 @@ class LeaseFile:
 
     @staticmethod
     def read(store: Store) -> LeaseFile | None:
-        """What is there; None if there is nothing, or nothing readable. A lease decides nothing that must be exact."""
+        """The stored lease; None if there is none, or none that can be read: nothing exact depends on a lease."""
         data = store.get(KEY)
         try:
             value = json.loads(data or b"null")
@@ -94,9 +94,9 @@ class Lease:
             return
 
     def _put(self, *, released: bool) -> None:
-        there = LeaseFile.read(self._store)
-        if there is not None and there.epoch > self._epoch:
-            raise TakenOver(f"{self._store.url}: another driver has taken the lease (epoch {there.epoch})")
+        current = LeaseFile.read(self._store)
+        if current is not None and current.epoch > self._epoch:
+            raise TakenOver(f"{self._store.url}: another driver has taken the lease (epoch {current.epoch})")
         self._store.put(KEY, LeaseFile(self._epoch, self._counter, released).to_bytes())
         self._written_at = self._clock()
 
@@ -149,8 +149,8 @@ class ProcessProbe:
         """True only if the holder certainly ran here and no longer does."""
         if not self.boot or not self.namespace or not _is_pid(holder.get("pid")):
             return False
-        here = (self.host, self.boot, self.namespace)
-        if (holder.get("host"), holder.get("boot"), holder.get("namespace")) != here:
+        this_machine = (self.host, self.boot, self.namespace)
+        if (holder.get("host"), holder.get("boot"), holder.get("namespace")) != this_machine:
             return False
         started = self.started(holder["pid"])
         return not started or started != holder.get("started", started)
@@ -218,8 +218,8 @@ class LeaseObserver:
         holder = self._state.holder
         if holder is None:
             return LeaseStatus("free")
-        there = LeaseFile.read(self._store)
-        lease = there if there is not None and there.epoch >= self._state.epoch else None  # not a zombie's
+        stored = LeaseFile.read(self._store)
+        lease = stored if stored is not None and stored.epoch >= self._state.epoch else None  # not a zombie's
         if lease is not None and lease.released and lease.epoch == self._state.epoch:
             return self._say("released")
         if self._probe.is_gone(holder) and (lease is None or lease.epoch == self._state.epoch):

@@ -22,7 +22,7 @@ class LeaseKeeper:
         self._lease = lease
         self._every = every
         self._end = threading.Event()
-        self._taken: TakenOver | None = None
+        self._taken_over: TakenOver | None = None
         self._thread = threading.Thread(target=self._keep, name="pcace-lease", daemon=True)
 
     def __enter__(self) -> LeaseKeeper:
@@ -42,19 +42,19 @@ class LeaseKeeper:
             self._release()
 
     def _release(self) -> None:
-        for left in reversed(range(RELEASES)):
+        for tries_left in reversed(range(RELEASES)):
             try:
                 self._lease.release()
                 return
             except PcaceError as failed:  # the store is gone; the next driver waits until the lease is dead
-                if not left:
+                if not tries_left:
                     log.warning("the lease could not be released: %s", failed)
             time.sleep(0.2)
 
     def check(self) -> None:
         """Raises TakenOver once a later epoch has the lease."""
-        if self._taken is not None:
-            raise self._taken
+        if self._taken_over is not None:
+            raise self._taken_over
 
     def _keep(self) -> None:
         failing = False
@@ -63,7 +63,7 @@ class LeaseKeeper:
                 self._lease.renew_if_due()
                 failing = False
             except TakenOver as taken:
-                self._taken = taken
+                self._taken_over = taken
                 return
             except PcaceError as error:
                 if not failing:  # once for every outage

@@ -214,7 +214,7 @@ class RunState:
         if not isinstance(record.body["plan"], str) or not isinstance(record.body["weights"], str):
             raise _illegal(record, "plan and weights must be digests")
         rows_of = {
-            str(unit["id"]): sum(int(piece["rows"]) for piece in unit["pieces"])
+            str(unit["id"]): sum(int(row_group["rows"]) for row_group in unit["pieces"])
             for unit in record.body["units"]
             if "pieces" in unit
         }
@@ -225,8 +225,8 @@ class RunState:
             if receipt.epoch != self.epoch:
                 raise _illegal(record, f"attempt {receipt.attempt} is of epoch {receipt.epoch}, not {self.epoch}")
         foreign = tuple(dict(worker) for worker in record.body.get("foreign", ()))
-        more = tuple(worker for worker in foreign if worker not in self.foreign)
-        return replace(self._with_receipts(record), foreign=self.foreign + more)
+        new_foreign = tuple(worker for worker in foreign if worker not in self.foreign)
+        return replace(self._with_receipts(record), foreign=self.foreign + new_foreign)
 
     def _inherit(self, record: Record) -> RunState:
         if self._receipts or self._retracted:
@@ -236,7 +236,7 @@ class RunState:
     def _with_receipts(self, record: Record) -> RunState:
         """With all receipts of a record, or none."""
         manifest = self.manifest or {}
-        receipts, attempt_of, known = dict(self._receipts), dict(self._attempt_of), set(self.units)
+        receipts, attempt_of, manifest_units = dict(self._receipts), dict(self._attempt_of), set(self.units)
         for receipt in _receipts_of(record):
             if receipt.attempt in receipts or receipt.attempt in self._retracted:
                 raise _illegal(record, f"attempt {receipt.attempt} was accepted before")
@@ -244,7 +244,7 @@ class RunState:
                 raise _illegal(record, f"attempt {receipt.attempt} was made with another plan or other weights")
             for unit, count in receipt.units.items():
                 self._check_count(record, receipt.attempt, unit, count)
-                if unit not in known:
+                if unit not in manifest_units:
                     raise _illegal(record, f"unit {unit} of attempt {receipt.attempt} is not in the manifest")
                 if unit in attempt_of or unit in self.set_aside or unit in self._spared:
                     raise _illegal(record, f"unit {unit} of attempt {receipt.attempt} is accepted or set aside already")
@@ -264,9 +264,9 @@ class RunState:
 
     def _set_aside(self, record: Record) -> RunState:
         units, reason = [str(unit) for unit in record.body["units"]], str(record.body["reason"])
-        known = set(self.units)
+        manifest_units = set(self.units)
         for unit in units:
-            if unit not in known:
+            if unit not in manifest_units:
                 raise _illegal(record, f"unit {unit} is not in the manifest")
             if self.is_settled(unit):
                 raise _illegal(record, f"unit {unit} is accepted or set aside already")
@@ -328,7 +328,7 @@ def _new_nonce() -> str:
 class Ledger:
     """One driver's hold on a run's ledger: `load`, perhaps `open`, then `append`. Not for several threads.
 
-    Once another driver has opened the run, or once the fate of a record could not be learnt, this instance writes
+    Once another driver has opened the run, or once it stays unknown whether a record was written, this instance writes
     nothing more: every further `append` raises the same TakenOver or StoreUnavailable.
     """
 
@@ -368,8 +368,8 @@ class Ledger:
             while (record := self._read(self._state.length + 1)) is not None:
                 self._state = self._state.apply(record)
         except IllegalHistory as error:
-            named = f"{self._store.url}/{error}" if str(error).startswith(PREFIX) else str(error)
-            raise IllegalHistory(named) from error
+            with_url = f"{self._store.url}/{error}" if str(error).startswith(PREFIX) else str(error)
+            raise IllegalHistory(with_url) from error
         return self._state
 
     def _load_listed(self) -> None:
@@ -383,7 +383,7 @@ class Ledger:
     def open(self, holder: Mapping[str, Any]) -> int:
         """Take the run; the new epoch. `holder` (host, boot id, pid, ...) is what another driver will be told.
 
-        Raises TakenOver when another driver opened or finished the run since this one has read the ledger.
+        Raises TakenOver when another driver opened or finished the run after this one read the ledger.
         """
         if not self._loaded:
             self.load()
@@ -392,12 +392,12 @@ class Ledger:
             state = self._state
             if state.done is not None:
                 raise self._end(TakenOver(f"{self._store.url}: the run is done; the same command gives its result"))
-            there = self._take("open", {"holder": dict(holder)})
-            if there is None:
+            stored = self._take("open", {"holder": dict(holder)})
+            if stored is None:
                 return self._epoch
             self.load()  # late records of the driver before
             if self._state.epoch != state.epoch:
-                raise self._lost_to(there)
+                raise self._lost_to(stored)
 
     def reopen(self, holder: Mapping[str, Any], attempts: Iterable[str], reason: str) -> int:
         """Take a finished run again, and retract attempts of it; the new epoch. Raises TakenOver, IllegalHistory."""
@@ -405,20 +405,20 @@ class Ledger:
             self.load()
         self._check_not_ended()
         body = {"holder": dict(holder), "attempts": list(attempts), "reason": reason}
-        there = self._take("reopen", body)
-        if there is not None:
-            raise self._lost_to(there)
+        stored = self._take("reopen", body)
+        if stored is not None:
+            raise self._lost_to(stored)
         return self._epoch
 
     def _take(self, kind: str, body: Json) -> Record | None:
-        """Begin the next epoch; None, or the record of another driver that is there instead."""
+        """Begin the next epoch. Returns None, or the record of another driver that is in its place."""
         state = self._state
-        mine = Record(state.length + 1, kind, state.epoch + 1, self._nonce(), self._now(), body)
-        after = state.apply(mine)
-        there = self._create(mine)
-        if there.nonce != mine.nonce:
-            return there
-        self._state, self._epoch = after, mine.epoch
+        record = Record(state.length + 1, kind, state.epoch + 1, self._nonce(), self._now(), body)
+        next_state = state.apply(record)
+        stored = self._create(record)
+        if stored.nonce != record.nonce:
+            return stored
+        self._state, self._epoch = next_state, record.epoch
         return None
 
     def append(self, kind: str, body: Json) -> Record:
@@ -426,20 +426,20 @@ class Ledger:
         self._check_not_ended()
         if not self._epoch:
             raise RuntimeError("a ledger must be opened before it can be appended to")
-        mine = Record(self._state.length + 1, kind, self._epoch, self._nonce(), self._now(), body)
-        after = self._state.apply(mine)
-        there = self._create(mine)
-        if there.nonce != mine.nonce:
-            raise self._lost_to(there)
-        self._state = after
-        return mine
+        record = Record(self._state.length + 1, kind, self._epoch, self._nonce(), self._now(), body)
+        next_state = self._state.apply(record)
+        stored = self._create(record)
+        if stored.nonce != record.nonce:
+            raise self._lost_to(stored)
+        self._state = next_state
+        return record
 
     def check_held(self) -> None:
         """Raises TakenOver if another driver has opened the run: one read, for drivers that append rarely."""
         self._check_not_ended()
-        there = self._read(self._state.length + 1)
-        if there is not None:
-            raise self._lost_to(there)
+        successor = self._read(self._state.length + 1)
+        if successor is not None:
+            raise self._lost_to(successor)
         if self._state.length and self._read(self._state.length) is None:
             raise self._gap(self._state.length)
 
@@ -451,44 +451,44 @@ class Ledger:
                 raise self._gap(n)
 
     def _listed(self) -> list[int]:
-        return [int(found[1]) for found in map(_KEY.fullmatch, self._store.list(PREFIX)) if found]
+        return [int(match[1]) for match in map(_KEY.fullmatch, self._store.list(PREFIX)) if match]
 
     def _gap(self, n: int) -> IllegalHistory:
         return IllegalHistory(f"{self._store.url}/{PREFIX}{n:08d}.json: is missing; {RESTORE}")
 
-    def _create(self, mine: Record) -> Record:
-        """Put a record in its place; the record that is there afterwards, mine or another's.
+    def _create(self, record: Record) -> Record:
+        """Put a record in its place. Returns the record that is there afterwards: this one or another driver's.
 
-        After a lost answer, and when something is there already, the nonce tells: a put whose first answer was lost
-        finds itself.
+        The caller tells them apart by the nonce, also where the answer to the first put was lost and the second one
+        finds the record in its place.
         """
-        data = mine.to_bytes()
-        self._ended = StoreUnavailable(f"{self._store.url}/{mine.key}: was interrupted while it was written")
-        there = self._try_to_create(mine, data)
-        if isinstance(there, StoreUnavailable):
-            there = self._create_patiently(mine, data, there)
+        data = record.to_bytes()
+        self._ended = StoreUnavailable(f"{self._store.url}/{record.key}: was interrupted while it was written")
+        stored = self._try_to_create(record, data)
+        if isinstance(stored, StoreUnavailable):
+            stored = self._create_patiently(record, data, stored)
         self._ended = None
-        return there
+        return stored
 
-    def _create_patiently(self, mine: Record, data: bytes, last: StoreUnavailable) -> Record:
-        with self._store.patience.outage(f"output {self._store.url}/{mine.key}") as wait:
+    def _create_patiently(self, record: Record, data: bytes, last: StoreUnavailable) -> Record:
+        with self._store.patience.outage(f"output {self._store.url}/{record.key}") as wait:
             while wait.on(last):
-                there = self._try_to_create(mine, data)
-                if isinstance(there, Record):
-                    return there
-                last = there
+                stored = self._try_to_create(record, data)
+                if isinstance(stored, Record):
+                    return stored
+                last = stored
             raise self._end(wait.ended(last)) from last
 
-    def _try_to_create(self, mine: Record, data: bytes) -> Record | StoreUnavailable:
-        """The record that is there after one put, or what left that open."""
-        lost: StoreUnavailable | None = None
+    def _try_to_create(self, record: Record, data: bytes) -> Record | StoreUnavailable:
+        """The record that is there after one put, or the error that left it unknown."""
+        unknown: StoreUnavailable | None = None
         try:
-            if self._store.put_if_absent(mine.key, data):
-                return mine
+            if self._store.put_if_absent(record.key, data):
+                return record
         except OutcomeUnknown as error:
-            lost = error
-        there = self._read_or_none(mine.n)
-        return there or lost or StoreUnavailable(f"{self._store.url}/{mine.key}: is there, but cannot be read")
+            unknown = error
+        stored = self._read_or_none(record.n)
+        return stored or unknown or StoreUnavailable(f"{self._store.url}/{record.key}: is there, but cannot be read")
 
     def _read(self, n: int) -> Record | None:
         data = self._store.get(f"{PREFIX}{n:08d}.json")
@@ -508,12 +508,12 @@ class Ledger:
         except StoreUnavailable:
             return None
 
-    def _lost_to(self, there: Record) -> TakenOver | StoreUnavailable:
-        holder = there.body.get("holder") if there.kind in ("open", "reopen") else None
-        facts = holder if isinstance(holder, dict) else {"record": there.kind}
-        who = ", ".join(f"{name} {value}" for name, value in facts.items())
+    def _lost_to(self, record: Record) -> TakenOver | StoreUnavailable:
+        holder = record.body.get("holder") if record.kind in ("open", "reopen") else None
+        holder_fields = holder if isinstance(holder, dict) else {"record": record.kind}
+        who = ", ".join(f"{name} {value}" for name, value in holder_fields.items())
         return self._end(
-            TakenOver(f"{self._store.url}: another driver has opened the run (epoch {there.epoch}: {who})")
+            TakenOver(f"{self._store.url}: another driver has opened the run (epoch {record.epoch}: {who})")
         )
 
     def _end(self, error: TakenOver | StoreUnavailable) -> TakenOver | StoreUnavailable:

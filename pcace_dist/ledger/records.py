@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 PREFIX = "ledger/"
 RESTORE = "restore it from a copy, or use another output"
-LAST_TIME = 1e11  # seconds since 1970: what no clock of a machine says
+LAST_TIME = 1e11  # seconds since 1970: later than any machine's clock says
 
 _FIELDS = ("n", "kind", "epoch", "nonce", "time", "body")
 _DIGEST = b',"digest":'

@@ -1,4 +1,4 @@
-"""Classes from folders and from names of tars: which list they are numbered by, and what may be meant otherwise."""
+"""Classes from the names of folders or tars: the list of classes that numbers them, and remarks on doubtful cases."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def reasons(faults: Sequence[Skipped]) -> str:
 
 
 def listed_classes(folders: list[str], source: str, storage: Storage, notes: list[str]) -> ClassNames | None:
+    """ImageNet's list of classes beside or above the source, for folders named by WordNet ids; None where there is
+    none."""
     if not all(map(is_synset, folders)):
         return None
     parents = [parent_of(source)]
@@ -27,14 +29,14 @@ def listed_classes(folders: list[str], source: str, storage: Storage, notes: lis
         if parents[-1].count("/") <= (3 if "://" in parents[-1] else 1):
             break
         parents.append(parent_of(parents[-1]))
-    found = find_class_names(source, storage, parents)
-    if found is not None:
-        notes.append(f"class names and indices are those of {found.origin}")
-    return found
+    classes = find_class_names(source, storage, parents)
+    if classes is not None:
+        notes.append(f"class names and indices are those of {classes.origin}")
+    return classes
 
 
 def doubts(folders: list[str], source: str) -> list[str]:
-    """What may be meant otherwise."""
+    """Remarks on folders that may mean something else than classes numbered in order."""
     if all(map(is_synset, folders)) and len(folders) != 1000:
         return [
             f"labels number the {len(folders)} folders; for ImageNet's own 1,000 indices name its list of classes "
@@ -46,17 +48,17 @@ def doubts(folders: list[str], source: str) -> list[str]:
 
 
 def class_labels(folders: Sequence[str], counts: Mapping[str, int], classes: ClassNames, source: str) -> dict[str, int]:
-    """Class index of each folder. A folder that holds no image may be missing in a list of classes."""
-    places = {folder: index for index, folder in classes.folders.items()}
+    """Class index of each folder. Only a folder without images may be missing in the list of classes."""
+    index_of = {folder: index for index, folder in classes.folders.items()}
     for index, key in enumerate(classes.keys):
-        places.setdefault(key, index)
+        index_of.setdefault(key, index)
     repeated = Counter(classes.keys)
     for folder in folders:
-        if folder not in places and counts.get(folder):
+        if folder not in index_of and counts.get(folder):
             raise DatasetError(
                 f"{source}: the folder {folder!r} is no class of {classes.origin}; name the list that has it with "
                 "--classes"
             )
         if repeated[folder] > 1:
-            raise DatasetError(f"--classes {classes.origin}: {folder!r} stands there more than once")
-    return {folder: places[folder] for folder in folders if folder in places}
+            raise DatasetError(f"--classes {classes.origin}: {folder!r} is listed more than once")
+    return {folder: index_of[folder] for folder in folders if folder in index_of}

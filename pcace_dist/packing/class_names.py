@@ -1,7 +1,7 @@
 """Names of classes: ImageNet's lists (`LOC_synset_mapping.txt`, `synset_words.txt`), plain lists, JSON.
 
-The line's place is the class index, as networks trained on ImageNet number their outputs. Knows nothing of images or
-shards.
+The class index is the position of the line, as networks trained on ImageNet number their outputs. Knows nothing of
+images or shards.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ USUAL = ("LOC_synset_mapping.txt", "synset_words.txt", "synsets.txt", "imagenet_
 SYNSET = re.compile(r"n\d{8}")
 SYNSET_COLUMN = "synset"
 CLASS_COLUMN = "class"
-LARGEST_NUMBER = 100_000  # of a folder whose name is its label
-SHOWN = 6  # lines at either end of a long table
+LARGEST_NUMBER = 100_000  # the largest label that the name of a folder may be
+SHOWN = 6  # lines at the beginning and at the end of a long table
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Classes by index: their names, and WordNet ids where the list has them. `origin`: the list's path. `folders`: by
-    index, what a folder is called where it is neither."""
+    """Classes by index: their names, and WordNet ids where the list has them. `origin`: the list's path. `folders`: the
+    folder's name by index, where it is neither name nor id."""
 
     names: tuple[str, ...]
     synsets: tuple[str, ...] | None = None
@@ -37,11 +37,11 @@ class ClassNames:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What a class's folder is called."""
+        """The usual folder names of the classes."""
         return self.synsets or self.names
 
     def columns(self) -> dict[str, tuple[str, ...]]:
-        """Columns of the shards, with the value for each class index."""
+        """The class columns of the shards: name -> the value for each class index."""
         return ({SYNSET_COLUMN: self.synsets} if self.synsets else {}) | {CLASS_COLUMN: self.names}
 
     def fields(self) -> list[pa.Field]:
@@ -49,46 +49,46 @@ class ClassNames:
 
 
 def is_synset(name: str) -> bool:
-    """True for WordNet ids as ImageNet's folders have them: n01440764."""
+    """Whether a name is a WordNet id, as of ImageNet's folders: n01440764."""
     return SYNSET.fullmatch(name) is not None
 
 
 def of_folders(folders: Sequence[str]) -> ClassNames:
-    """Classes by the sorted names of their folders, as torchvision numbers them."""
+    """The classes of sorted folders, numbered in this order, as torchvision does."""
     synsets = tuple(folders) if folders and all(map(is_synset, folders)) else None
     return ClassNames(tuple(folders), synsets)
 
 
 def number_folders(folders: Sequence[str], numbering: str | None, source: str) -> tuple[ClassNames, list[str]]:
-    """Classes of folders, sorted as text as torchvision's ImageFolder does; and remarks.
+    """The classes of folders, which are sorted as text, as in torchvision's ImageFolder; and remarks.
 
-    Folders that are called 0 to n - 1 are their own numbers. Where other numbers are sorted as text in another order
-    than by value, nothing is guessed: `numbering` says `order` (as ImageFolder) or `number` (the name is the label).
-    Raises DatasetError.
+    Folders named 0 to n - 1 have their names as labels. Where other numbers sort differently as text and by value,
+    nothing is guessed: `numbering` must say `order` (as ImageFolder) or `number` (the name is the label). Raises
+    DatasetError.
     """
     numbers = [int(name) for name in folders if name.isascii() and name.isdigit()]
     all_numbers = len(numbers) == len(folders) == len(set(numbers))
     in_order = all_numbers and numbers == sorted(numbers)
     if numbering == "number" and not all_numbers:
-        other = next((name for name in folders if not name.isdigit()), folders[0])
-        raise DatasetError(f"--labels number: the folder {other!r} of {source} is no number of its own")
+        not_a_number = next((name for name in folders if not name.isdigit()), folders[0])
+        raise DatasetError(f"--labels number: the folder {not_a_number!r} of {source} is no number of its own")
     if numbering == "number" or (numbering is None and all_numbers and sorted(numbers) == list(range(len(folders)))):
         text = "" if in_order else "; ImageFolder sorts them as text, as --labels order does"
         return _by_number(dict(zip(numbers, folders, strict=True))), [f"labels are the folders' own numbers{text}"]
     if numbering is None and all_numbers and not in_order:
         raise DatasetError(
-            f"{source}: its class folders are numbers ({', '.join(folders[:4])}, ...), which text sorts otherwise; "
+            f"{source}: its class folders are numbers ({', '.join(folders[:4])}, ...), which sort differently as text; "
             "say --labels number (the label is the folder's number) or --labels order (sorted as text, as ImageFolder)"
         )
     if all_numbers and numbers != list(range(len(folders))):
-        place = next(place for place, number in enumerate(numbers) if place != number)
-        told = f"{folders[place]!r} is {place}; with --labels number it is {numbers[place]}"
-        return of_folders(folders), [f"labels number the folders in the order of their names: {told}"]
+        position = next(position for position, number in enumerate(numbers) if position != number)
+        example = f"{folders[position]!r} is {position}; with --labels number it is {numbers[position]}"
+        return of_folders(folders), [f"labels number the folders in the order of their names: {example}"]
     return of_folders(folders), []
 
 
 def _by_number(folders: Mapping[int, str]) -> ClassNames:
-    """Classes whose folders' numbers are their indices; a number without a folder is called by itself."""
+    """Classes whose indices are the numbers of their folders; a number without a folder is its class's name."""
     most = max(folders)
     if most > LARGEST_NUMBER:
         raise DatasetError(f"--labels number: the folder {folders[most]!r} is beyond {LARGEST_NUMBER:,}")
@@ -96,7 +96,7 @@ def _by_number(folders: Mapping[int, str]) -> ClassNames:
 
 
 def class_table(labels: Mapping[str, int], images: Mapping[str, int]) -> list[str]:
-    """A line for each class folder: its label, name and images; of many the first and the last."""
+    """A line for each class folder: its label, name and number of images; of many, only the first and last ones."""
     ordered = sorted(labels.items(), key=lambda item: item[1])
     counts = {folder: f" ({images.get(folder, 0):,} images)" if images else "" for folder in labels}
     lines = [f"label {label}: {folder}{counts[folder]}" for folder, label in ordered]
@@ -117,17 +117,17 @@ def read_class_names(url: str, storage: Storage, key: str = "--classes") -> Clas
     if not pairs:
         raise DatasetError(f"{key} {url}: is empty; a line for each class is needed, like 'n01440764 tench'")
     synsets = tuple(key for key, _ in pairs)
-    twice = [key for key, count in Counter(filter(None, synsets)).items() if count > 1]
-    if twice:
-        raise DatasetError(f"{key} {url}: {twice[0]} stands there more than once")
+    repeated = [key for key, count in Counter(filter(None, synsets)).items() if count > 1]
+    if repeated:
+        raise DatasetError(f"{key} {url}: {repeated[0]} is listed more than once")
     return ClassNames(tuple(name for _, name in pairs), synsets if all(synsets) else None, url)
 
 
 def find_class_names(folder: str, storage: Storage, parents: Sequence[str]) -> ClassNames | None:
-    """ImageNet's own list in the folder or one of its parents (Kaggle's lies three levels up), if there is one."""
-    for place in (folder, *parents):
+    """ImageNet's own list of classes in the folder or in one of `parents` (Kaggle's is three levels up), if any."""
+    for parent in (folder, *parents):
         for name in USUAL:
-            url = f"{place.rstrip('/')}/{name}"
+            url = f"{parent.rstrip('/')}/{name}"
             try:
                 if storage.stat(url) is not None:
                     return read_class_names(url, storage)
@@ -141,7 +141,7 @@ def _from_lines(text: str) -> list[tuple[str, str]]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     heads = [line.replace("\t", " ").partition(" ") for line in lines]
     if lines and all(is_synset(head) for head, _, _ in heads):
-        return [(head, rest.strip() or head) for head, _, rest in heads]
+        return [(head, class_name.strip() or head) for head, _, class_name in heads]
     return [("", line) for line in lines]
 
 

@@ -1,8 +1,8 @@
-"""CSV files as tables that keep what stands in them: a column is of numbers, dates or truth values only where no text
-is lost by it. Pure functions of the bytes. Knows nothing of images.
+"""CSV files as tables without loss: a column becomes numbers, dates or booleans only where different texts stay
+different values. Pure functions of the bytes. Knows nothing of images.
 
-A field that is empty is null; one that is quoted and empty is the empty text. "NA", "null" and the like are text in
-columns of text. In a column of numbers or dates they are missing values, and that is said.
+An empty field is null; a quoted empty field is the empty text. "NA", "null" and similar words are text in a column of
+text, and missing values in a column of numbers or dates; a remark says so.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pcace_dist.errors import DatasetError
 from pcace_dist.storage.files import first_line
 
 GZIP = b"\x1f\x8b"
-LARGEST = 2**31 - 1  # bytes of a block; one block for all, so that the types are those of all rows
-EXACT = 2**53  # whole numbers that a float64 tells apart
+LARGEST = 2**31 - 1  # bytes of a block; the file is one block, so that all rows decide the types
+EXACT = 2**53  # up to here, float64 distinguishes all whole numbers
 LEADING_ZERO = r"^[+-]?0[\dxX]"
 
 
 def read_table(
     data: bytes, source: str, encoding: str, types: Mapping[str, str], paths: str | None = None
 ) -> tuple[pa.Table, list[str]]:
-    """The table, and remarks on columns that may be taken otherwise. `types`: `text` or `number` by column; the column
+    """The table, and remarks on columns whose type is doubtful. `types`: `text` or `number` by column; the column
     `paths` is text.
 
     Raises DatasetError, one line.
@@ -45,8 +45,8 @@ def read_table(
             raise DatasetError(f"--type {name}={types[name]}: {source} has no such column")
     texts = _parsed(data, source, {name: pa.string() for name in names})
     notes: list[str] = []
-    wanted = dict(types) if paths is None else {**types, paths: "text"}
-    columns = [_column(name, texts[name], inferred[name], wanted.get(name), notes, source) for name in names]
+    types_wanted = dict(types) if paths is None else {**types, paths: "text"}
+    columns = [_column(name, texts[name], inferred[name], types_wanted.get(name), notes, source) for name in names]
     return pa.table(columns, names=names), notes
 
 
@@ -70,46 +70,47 @@ def _as_utf8(data: bytes, source: str, encoding: str) -> bytes:
 
 
 def _parsed(data: bytes, source: str, types: Mapping[str, pa.DataType]) -> pa.Table:
-    """The table by Arrow: with its types, or with those given, where only a field without quotes may be null."""
+    """The table as Arrow reads it: with the types that it infers; or with `types`, where only a field without quotes
+    can be null."""
     convert = pacsv.ConvertOptions(
         column_types=dict(types),
         null_values=[""] if types else None,
         strings_can_be_null=bool(types),
         quoted_strings_can_be_null=not types,
     )
-    whole = pacsv.ReadOptions(block_size=min(LARGEST, max(1 << 20, len(data) + 1)))
+    one_block = pacsv.ReadOptions(block_size=min(LARGEST, max(1 << 20, len(data) + 1)))
     try:
-        return pacsv.read_csv(io.BytesIO(data), read_options=whole, convert_options=convert)
+        return pacsv.read_csv(io.BytesIO(data), read_options=one_block, convert_options=convert)
     except pa.ArrowException as error:
         raise DatasetError(f"{source}: not a readable CSV file ({first_line(error)})") from None
 
 
 def _column(
-    name: str, text: pa.ChunkedArray, values: pa.ChunkedArray, wanted: str | None, notes: list[str], source: str
+    name: str, text: pa.ChunkedArray, values: pa.ChunkedArray, type_wanted: str | None, notes: list[str], source: str
 ) -> pa.ChunkedArray:
-    """The column as text, or with Arrow's type where that keeps what the text tells apart."""
-    kind = values.type
-    if wanted == "number" and not pa.types.is_null(kind):
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+    """The column as text, or with Arrow's type where different texts stay different values."""
+    inferred_type = values.type
+    if type_wanted == "number" and not pa.types.is_null(inferred_type):
+        if not (pa.types.is_integer(inferred_type) or pa.types.is_floating(inferred_type)):
             raise DatasetError(f"--type {name}=number: {source} has other values there, such as {_example(text)!r}")
-    elif wanted == "text" or pa.types.is_string(kind):
+    elif type_wanted == "text" or pa.types.is_string(inferred_type):
         return text
-    elif pa.types.is_null(kind):
+    elif pa.types.is_null(inferred_type):
         return values if text.null_count == len(text) else text
     elif (lost := _lost(text, values)) is not None:
         notes.append(f"column {name!r} stays text: {lost}; --type {name}=number takes it as numbers")
         return text
-    spelled = text.filter(pc.and_(values.is_null(), text.is_valid()))
-    if len(spelled):
+    missing = text.filter(pc.and_(values.is_null(), text.is_valid()))
+    if len(missing):
         notes.append(
-            f"column {name!r} is {kind}: {spelled[0].as_py()!r} is taken for missing in {len(spelled):,} rows; "
-            f"--type {name}=text keeps it"
+            f"column {name!r} is {inferred_type}: {missing[0].as_py()!r} is taken for missing in {len(missing):,} "
+            f"rows; --type {name}=text keeps it"
         )
     return values
 
 
 def _lost(text: pa.ChunkedArray, values: pa.ChunkedArray) -> str | None:
-    """What the values would not tell any more; None where every two texts stay two values."""
+    """What would be lost if the texts became `values`; None where different texts stay different values."""
     number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
     text = text.filter(values.is_valid())
     values = values.drop_null()
@@ -121,22 +122,22 @@ def _lost(text: pa.ChunkedArray, values: pa.ChunkedArray) -> str | None:
     if len(distinct) != len(pc.unique(values)):
         return _alike(text, values)
     if pa.types.is_floating(values.type):
-        whole = (t for t in distinct.to_pylist() if re.fullmatch(r"[+-]?\d+", t) and abs(int(t)) > EXACT)
-        if (long := next(whole, None)) is not None:
-            return f"{long!r} is too long for a number"
+        whole_numbers = (t for t in distinct.to_pylist() if re.fullmatch(r"[+-]?\d+", t) and abs(int(t)) > EXACT)
+        if (too_long := next(whole_numbers, None)) is not None:
+            return f"{too_long!r} is too long for a number"
     return None
 
 
 def _alike(text: pa.ChunkedArray, values: pa.ChunkedArray) -> str:
-    """Two texts that would be one value."""
-    first: dict[object, str] = {}
-    for word, value in zip(text.to_pylist(), values.to_pylist(), strict=True):
-        if first.setdefault(value, word) != word:
-            return f"{first[value]!r} and {word!r} would be the same"
+    """Names two texts that would become the same value."""
+    first_text: dict[object, str] = {}
+    for text_value, value in zip(text.to_pylist(), values.to_pylist(), strict=True):
+        if first_text.setdefault(value, text_value) != text_value:
+            return f"{first_text[value]!r} and {text_value!r} would be the same"
     return "two texts would be the same value"
 
 
 def _example(text: pa.ChunkedArray) -> object:
-    """A value that is no number, as far as one of the first tells."""
+    """The first value that is no number, among the first 1,000; None where there is none."""
     words = text.drop_null().slice(0, 1000).to_pylist()
     return next((word for word in words if not re.fullmatch(r"\s*[+-]?[\d.]+(e[+-]?\d+)?\s*", word, re.I)), None)

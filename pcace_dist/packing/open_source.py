@@ -1,8 +1,8 @@
-"""What a path holds, and the `Source` that packs it.
+"""Finds out what a path holds, and opens the `Source` that packs it.
 
-Another kind of source is a module in sources/ (how a listing becomes a `Source`, and a class that reads a range of its
-items), a line in OPENERS, and in `_detect` what shows that a path is of this kind. `--kind` (cli/pack.py) offers the
-names in OPENERS, and datasets/formats.py tells files apart by their suffixes.
+To add a kind of source: a module in sources/ (a function that turns a listing into a `Source`, and a class that reads a
+range of its items), a line in OPENERS, and a rule in `_detect`. `--kind` (cli/pack.py) offers the names in OPENERS;
+datasets/formats.py knows files by their suffixes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPENERS: dict[str, Callable[[Walked, Request], Source]] = {
 
 
 def open_source(request: Request, *, kind: str | None = None) -> Source:
-    """The source at a path, URL or glob; its kind is found from what is there. Raises DatasetError, one line."""
+    """The source at a path, URL or glob; its kind is detected unless `kind` says it. Raises DatasetError, one line."""
     if kind is not None and kind not in OPENERS:
         raise DatasetError(f"kind {kind!r} is not one of {', '.join(OPENERS)}")
     try:
@@ -46,21 +46,21 @@ def open_source(request: Request, *, kind: str | None = None) -> Source:
 
 
 def _check_options(reading: Reading, kind: str, source: str) -> None:
-    """Raise DatasetError for an option that would do nothing."""
-    for name, value, default, meant in (
+    """Raise DatasetError for an option that has no effect on this kind of source."""
+    for name, value, default, kind_meant in (
         ("--image-key", reading.image_key, None, "webdataset"),
         ("--encoding", reading.encoding, "utf-8", "csv"),
         ("--type", bool(reading.types), False, "csv"),
         ("--allow-outside", reading.allow_outside, False, "csv"),
         ("--labels", reading.labels, None, "folder"),
     ):
-        if value != default and kind != meant:
-            raise DatasetError(f"{name} is for {meant}; {source} is packed as {kind}")
+        if value != default and kind != kind_meant:
+            raise DatasetError(f"{name} is for {kind_meant}; {source} is packed as {kind}")
 
 
 def _detect(source: str, walked: Walked) -> str:
-    kinds = Counter(one.kind for one in walked.files)
-    if any(idx_stem(one.file.url).endswith((IMAGES, LABELS)) for one in walked.files):
+    kinds = Counter(found.kind for found in walked.files)
+    if any(idx_stem(found.file.url).endswith((IMAGES, LABELS)) for found in walked.files):
         return "mnist"
     if kinds["tar"] and kinds["image"]:
         raise DatasetError(
@@ -71,7 +71,7 @@ def _detect(source: str, walked: Walked) -> str:
         return "webdataset"
     if kinds["parquet"] and not kinds["image"]:
         return "parquet"
-    if not is_one_file([one.file for one in walked.files], source):
+    if not is_one_file([found.file for found in walked.files], source):
         return "folder"
     if kinds["csv"]:
         return "csv"

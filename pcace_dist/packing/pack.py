@@ -1,9 +1,10 @@
-"""Pack images into Parquet shards that stream well: what `pcace pack` does, and how it goes on after a kill.
+"""Packs images into Parquet shards that stream well: what `pcace pack` does, and how it continues after a kill.
 
-`begin` opens the source and finds what is to be done: `_pack.json` in the destination says what is packed there and how
-it is cut into tasks, `_pack/` has a record for each task that is done. A task is one or a few shards (shards.py);
-whoever runs them, `run_here` in this process or executors/ray_packing.py, hands what they wrote to `finish`. The same
-pack again does what is not done yet; anything else in the destination is refused. Knows nothing of models or Ray.
+`begin` opens the source and finds out which tasks are left. `_pack.json` in the destination records what is packed
+there and how it is divided into tasks; `_pack/` has a record for each finished task. A task writes one or a few shards
+(shards.py). The tasks run in this process (`run_here`) or on Ray (executors/ray_packing.py); `finish` gets their
+results. The same pack, started again, does what is not done yet; a destination with anything else is refused. Knows
+nothing of models or Ray.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from pcace_dist.packing.shards import (
     SHARD_BYTES,
     VERIFY,
     Layout,
-    Limits,
-    Task,
+    PackTask,
+    ShardLimits,
     Written,
     layout_of,
     plan_tasks,
@@ -42,12 +43,12 @@ RECORD = "_pack.json"
 BAD_FILES = "_bad_files.json"
 
 Progress = Callable[[int, int | None], object]
-"""Called with (images done, images in all or None)."""
+"""Called with (images done, total or None)."""
 
 
 @dataclass(frozen=True)
 class PackReport:
-    """What a pack wrote: shard names in order, rows, bytes of the shards, what was left out, and remarks."""
+    """The result of a pack: shard names in order, rows, bytes of the shards, the files left out, and remarks."""
 
     kind: str
     dest: str
@@ -60,27 +61,27 @@ class PackReport:
 
 @dataclass(frozen=True)
 class Packing:
-    """A pack under way: the plan, and what of it was done before. `origin`: the source's path."""
+    """A pack under way: its plan, and the tasks that were finished before. `origin`: the source's path."""
 
     origin: str
     source: Source
     dest: str
     layout: Layout
     identity: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[PackTask, ...]
     done: Mapping[str, Written]
     storage: Storage
     allow_empty_classes: bool = False
     complete: bool = False
 
     @property
-    def todo(self) -> tuple[Task, ...]:
+    def todo(self) -> tuple[PackTask, ...]:
         """Tasks without a valid record, in order."""
         return tuple(task for task in self.tasks if task.name not in self.done)
 
     @property
     def seen(self) -> int:
-        """Images gone through by the tasks that are done."""
+        """Images that the finished tasks have processed."""
         return sum(written.seen for written in self.done.values())
 
     @property
@@ -88,7 +89,7 @@ class Packing:
         """A line for each class folder: its label, name and images."""
         return class_table(self.source.labels, self.source.images)
 
-    def slice(self, task: Task) -> SourceSlice:
+    def slice(self, task: PackTask) -> SourceSlice:
         return self.source.slice(task.start, task.stop)
 
 
@@ -110,10 +111,10 @@ def pack(
     """Write `source` (image folder, CSV, idx files, WebDataset tars, Parquet) as part-00000.parquet ... into `dest`.
 
     A shard ends at `shard_bytes` of images (256 MB) or `shard_rows`; a row group at `row_group_rows`, else at 1,000
-    rows or 16 MiB. `classes`: a list of class names, by index; `reading`: what else can be told of the source. What is
-    no image by its first bytes is left out; `verify` leaves out images without a readable header,
-    or with "decode" those that cannot be decoded. Works in this process; `begin` and `finish` are for others. Raises
-    DatasetError or OutputError, one line.
+    rows or 16 MiB. `classes`: the path of a list of class names, by index; `reading`: how to read an ambiguous source.
+    Files that are no image by their first bytes are left out; `verify` also leaves out images without a readable
+    header or, with "decode", images that cannot be decoded. Works in this process; to run the tasks elsewhere, use
+    `begin` and `finish`. Raises DatasetError or OutputError, one line.
     """
     packing = begin(
         source,
@@ -130,9 +131,9 @@ def pack(
 
 
 def run_here(packing: Packing, on_progress: Progress | None = None) -> PackReport:
-    """Run the tasks that are left, one after another, in this process."""
+    """Run the remaining tasks, one after another, in this process."""
     seen = packing.seen
-    written: list[Written] = []
+    results: list[Written] = []
 
     def count() -> None:
         nonlocal seen
@@ -143,18 +144,18 @@ def run_here(packing: Packing, on_progress: Progress | None = None) -> PackRepor
     try:
         for task in packing.todo:
             items = packing.slice(task)
-            written.append(write_task(task, items, packing.layout, packing.dest, packing.storage, count))
+            results.append(write_task(task, items, packing.layout, packing.dest, packing.storage, count))
     except OSError as error:
         raise OutputError(first_line(error)) from None
-    return finish(packing, written)
+    return finish(packing, results)
 
 
-def limits_of(shard_bytes: int | None, shard_rows: int | None, row_group_rows: int | None) -> Limits:
-    """Limits as a user gives them. Raises OutputError."""
+def limits_of(shard_bytes: int | None, shard_rows: int | None, row_group_rows: int | None) -> ShardLimits:
+    """The limits that a user gives, checked. Raises OutputError."""
     for name, value in (("shard_bytes", shard_bytes), ("shard_rows", shard_rows), ("row_group_rows", row_group_rows)):
         if value is not None and value < 1:
             raise OutputError(f"{name} {value}: must be at least 1")
-    return Limits(shard_bytes or SHARD_BYTES, shard_rows, row_group_rows)
+    return ShardLimits(shard_bytes or SHARD_BYTES, shard_rows, row_group_rows)
 
 
 def begin(
@@ -165,14 +166,14 @@ def begin(
     image_column: str = "image",
     classes: str | None = None,
     reading: Reading | None = None,
-    limits: Limits | None = None,
+    limits: ShardLimits | None = None,
     verify: bool | str = False,
     storage: Storage | None = None,
 ) -> Packing:
-    """Open the source, and begin in `dest` or go on there. Raises DatasetError or OutputError, one line."""
+    """Open the source, and begin in `dest` or continue there. Raises DatasetError or OutputError, one line."""
     storage = storage or Storage()
     source, dest = (normalised(url) if "://" in url else url for url in (source, dest))
-    limits = limits or Limits()
+    limits = limits or ShardLimits()
     checked = "headers" if verify is True else verify or None
     if checked is not None and checked not in VERIFY:
         raise OutputError(f"verify {checked!r}: is not one of {', '.join(VERIFY)}")
@@ -191,17 +192,17 @@ def begin(
     except OSError as error:
         raise OutputError(first_line(error)) from None
     storage.patience.begin()
-    storage.patience.refusals_are_answers = True  # one image may be refused to everybody (source.read_image)
+    storage.patience.refusals_are_answers = True  # a single image may be unreadable for everybody (source.read_image)
     return Packing(source, opened, dest, layout, identity, tasks, done, storage, reading.allow_empty_classes, complete)
 
 
-def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
-    """All tasks are done: list what was left out, and say that the pack is complete. Raises OutputError or, where no
-    image at all could be packed, DatasetError."""
-    by_task = {**packing.done, **{one.task: one for one in written}}
+def finish(packing: Packing, results: Iterable[Written]) -> PackReport:
+    """After all tasks: write the list of files left out, and record that the pack is complete. Raises OutputError or,
+    where no image could be packed, DatasetError."""
+    by_task = {**packing.done, **{result.task: result for result in results}}
     ordered = [by_task[task.name] for task in packing.tasks]
-    shards = [shard for one in ordered for shard in one.shards]
-    faults = [fault for one in ordered for fault in one.bad]
+    shards = [shard for result in ordered for shard in result.shards]
+    faults = [fault for result in ordered for fault in result.bad]
     bad = (*packing.source.left_out, *faults)
     if not shards:
         raise DatasetError(f"nothing could be packed; the first of {len(bad)} faults: {bad[0] if bad else 'no rows'}")
@@ -227,7 +228,7 @@ def finish(packing: Packing, written: Iterable[Written]) -> PackReport:
 
 
 def _check_classes(packing: Packing, faults: Iterable[Skipped]) -> None:
-    """Raise DatasetError for a class of which every image turned out to be none. The shards stay, the pack is not
+    """Raise DatasetError for a class all of whose files turned out to be no images. The shards stay; the pack is not
     complete."""
     by_class: dict[str, list[Skipped]] = {}
     for fault in faults:
@@ -238,11 +239,11 @@ def _check_classes(packing: Packing, faults: Iterable[Skipped]) -> None:
             raise lost_class(packing.origin, folder, packing.source.labels[folder], lost)
 
 
-# -- what the destination says
+# -- the destination
 
 
-def _found(dest: str, identity: str, storage: Storage) -> tuple[tuple[Task, ...], dict[str, Written], bool] | None:
-    """Plan and finished tasks of the same pack, and whether it was complete; None if there is nothing yet.
+def _found(dest: str, identity: str, storage: Storage) -> tuple[tuple[PackTask, ...], dict[str, Written], bool] | None:
+    """Tasks, finished tasks and completeness of the same pack in the destination; None if there is nothing yet.
 
     Raises OutputError for anything else.
     """
@@ -261,23 +262,25 @@ def _found(dest: str, identity: str, storage: Storage) -> tuple[tuple[Task, ...]
         record = json.loads(storage.read_bytes(f"{base}/{RECORD}"))
         if record["identity"] != identity:
             if not record["complete"] and not any(name.endswith(".parquet") for name in files):
-                return None  # begun in vain: nothing lies here that could be lost
+                return None  # it was begun without a result: nothing can be lost
             raise OutputError(f"{dest}: holds another pack; name an empty folder")
-        tasks, complete = tuple(Task(*task) for task in record["tasks"]), bool(record["complete"])
+        tasks, complete = tuple(PackTask(*task) for task in record["tasks"]), bool(record["complete"])
     except (ValueError, KeyError, TypeError):
         raise OutputError(f"{dest}: {RECORD} is not readable; name an empty folder") from None
     return tasks, _done(base, tasks, files, storage), complete
 
 
-def _done(base: str, tasks: tuple[Task, ...], files: Mapping[str, StoredFile], storage: Storage) -> dict[str, Written]:
-    """Tasks whose record is there and whose shards are as it says."""
+def _done(
+    base: str, tasks: tuple[PackTask, ...], files: Mapping[str, StoredFile], storage: Storage
+) -> dict[str, Written]:
+    """The finished tasks: those with a record, whose shards have the recorded sizes."""
     begun = [task.name for task in tasks if f"{RECORDS}/{task.name}.json" in files]
     with ThreadPoolExecutor(READERS, thread_name_prefix="pcace-pack") as pool:
         records = pool.map(lambda name: read_record(storage.read_bytes(record_url(base, name))), begun)
-        found = {name: record for name, record in zip(begun, records, strict=True) if record is not None}
+        records_read = {name: record for name, record in zip(begun, records, strict=True) if record is not None}
     return {
         name: record
-        for name, record in found.items()
+        for name, record in records_read.items()
         if all(shard.name in files and files[shard.name].size == shard.bytes for shard in record.shards)
     }
 
@@ -301,12 +304,12 @@ def _complete(report: PackReport, packing: Packing) -> dict[str, object]:
     }
 
 
-def _as_list(task: Task) -> list[Any]:
+def _as_list(task: PackTask) -> list[Any]:
     return [task.name, task.start, task.stop, task.divide_bytes, task.divide_rows]
 
 
 def _identity(source: Source, layout: Layout, image_column: str, reading: Reading) -> str:
-    """Names the content and all that shards depend on."""
+    """Digest of the source's content and of all settings that the shards depend on."""
     limits = layout.limits
     settings = [
         source.kind,
@@ -330,6 +333,6 @@ def _inside(dest: str, source: str) -> bool:
 
 
 def _url(path: str) -> str:
-    """As a listing begins the URLs of files below `path`."""
-    scheme, rest = split(path)
-    return (rest if scheme == "file" else f"{scheme}://{rest}").rstrip("/")
+    """The beginning of the URLs that a listing gives for files below `path`."""
+    scheme, path_part = split(path)
+    return (path_part if scheme == "file" else f"{scheme}://{path_part}").rstrip("/")

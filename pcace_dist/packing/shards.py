@@ -1,9 +1,8 @@
 """The plan of shards, and the writing of one task's shards: pure functions of the source and the limits.
 
-`plan_tasks` cuts the source's items into tasks by size alone. `write_task` is the body of a task, the only one: in
-process and on a cluster it reads its items, writes its shards under their final names, each whole, and last the
-record that says so. The same task gives the same bytes wherever and however often it runs. Knows nothing of who calls
-it, nor of Ray.
+`plan_tasks` divides the source's items into tasks by size alone. `write_task` runs one task, in this process and on a
+cluster alike: it reads the items, writes each shard as a whole under its final name, and then the task's record. The
+same task gives the same bytes wherever and however often it runs. Knows nothing of its caller or of Ray.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ VERIFY = ("headers", "decode")
 
 
 @dataclass(frozen=True)
-class Limits:
+class ShardLimits:
     """Where shards and row groups end."""
 
     shard_bytes: int = SHARD_BYTES
@@ -61,9 +60,9 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Task:
-    """Items `start` to `stop` of the source. They are one shard, or with `divide_bytes` or `divide_rows` (of tars,
-    whose content is not known before) as many as these limits give."""
+class PackTask:
+    """Items `start` to `stop` of the source. They become one shard or, with `divide_bytes` or `divide_rows`, as many as
+    these limits need (for tars, whose content is unknown before they are read)."""
 
     name: str
     start: int
@@ -81,7 +80,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that was written."""
+    """A finished shard."""
 
     name: str
     rows: int
@@ -90,7 +89,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Written:
-    """What a task has done: its shards, what was left out, and how many rows and faults it went through."""
+    """The result of a task: its shards, the files left out, and the number of rows and faults it has processed."""
 
     task: str
     shards: tuple[Shard, ...]
@@ -100,54 +99,54 @@ class Written:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the shards of one pack have in common."""
+    """The properties that all shards of a pack share."""
 
     schema: pa.Schema
     classes: ClassNames | None
-    limits: Limits
+    limits: ShardLimits
     verify: str | None
 
 
-def layout_of(source: Source, limits: Limits, verify: str | None) -> Layout:
-    """The layout of a source's shards; the schema carries Hugging Face's description of the columns."""
+def layout_of(source: Source, limits: ShardLimits, verify: str | None) -> Layout:
+    """The layout of a source's shards; the schema includes Hugging Face's description of the columns."""
     schema = source.schema.with_metadata({b"huggingface": json.dumps({"info": {"features": _features(source)}})})
     return Layout(schema, source.classes, limits, verify)
 
 
-def plan_tasks(sizes: Sequence[int], counted: bool, limits: Limits) -> tuple[Task, ...]:
-    """Items into tasks, in their order; a function of these arguments alone.
+def plan_tasks(sizes: Sequence[int], counted: bool, limits: ShardLimits) -> tuple[PackTask, ...]:
+    """Divides items into tasks, in order; a function of these arguments alone.
 
-    Where items are images (`counted`) a task is a shard and ends as a shard does. Where they are tars, small ones
-    share a shard, and one much larger than a shard is divided evenly.
+    Where items are images (`counted`), a task is one shard. Where they are tars, small tars share a shard, and a tar
+    that is much larger than a shard is divided evenly.
     """
-    ends: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     start = size = 0
     for item, bytes_of_it in enumerate(sizes):
         if not counted and size and bytes_of_it >= 1.5 * limits.shard_bytes:
-            ends.append((start, item))
+            spans.append((start, item))
             start, size = item, 0
         size += bytes_of_it
         full = limits.ends_shard(item + 1 - start, size) if counted else size >= limits.shard_bytes
         if full:
-            ends.append((start, item + 1))
+            spans.append((start, item + 1))
             start, size = item + 1, 0
     if start < len(sizes):
-        ends.append((start, len(sizes)))
+        spans.append((start, len(sizes)))
     return tuple(
-        Task(f"part-{number:05d}", first, last, *_division(sum(sizes[first:last]), counted, limits))
-        for number, (first, last) in enumerate(ends)
+        PackTask(f"part-{number:05d}", first, last, *_division(sum(sizes[first:last]), counted, limits))
+        for number, (first, last) in enumerate(spans)
     )
 
 
-def _division(size: int, counted: bool, limits: Limits) -> tuple[int | None, int | None]:
+def _division(size: int, counted: bool, limits: ShardLimits) -> tuple[int | None, int | None]:
     if counted:
         return None, None
-    parts = round(size / limits.shard_bytes)
-    return (-(-size // parts) if parts > 1 else None), limits.shard_rows
+    shards = round(size / limits.shard_bytes)
+    return (-(-size // shards) if shards > 1 else None), limits.shard_rows
 
 
 def write_task(
-    task: Task,
+    task: PackTask,
     items: SourceSlice,
     layout: Layout,
     dest: str,
@@ -173,8 +172,8 @@ def write_task(
 
 
 def check(row: Row, verify: str | None) -> Skipped | None:
-    """What is wrong with an image: nothing in it, no image by its first bytes; with `headers` no readable header, with
-    `decode` no pixels."""
+    """What is wrong with an image, or None: it is empty, or no image by its first bytes; with `headers`, its header
+    cannot be read; with `decode`, it cannot be decoded."""
     if not row.data:
         return Skipped(row.path, "image is empty")
     if verify is None and format_of(row.data[:HEAD]) in UNMISTAKABLE:
@@ -195,7 +194,7 @@ def record_url(dest: str, task: str) -> str:
 
 
 def read_record(data: bytes) -> Written | None:
-    """What a task's record says; None where it was not written whole."""
+    """The result in a task's record; None where the record is incomplete."""
     try:
         record = json.loads(data)
         shards = tuple(Shard(str(name), int(rows), int(size)) for name, rows, size in record["shards"])
@@ -215,9 +214,9 @@ def _as_json(written: Written) -> dict[str, object]:
 
 
 class _Shards:
-    """Rows into row groups into shards; each shard is published whole."""
+    """Collects rows into row groups and shards; each shard is published as a whole."""
 
-    def __init__(self, task: Task, layout: Layout, dest: str, storage: Storage) -> None:
+    def __init__(self, task: PackTask, layout: Layout, dest: str, storage: Storage) -> None:
         self.written: list[Shard] = []
         self._task, self._layout = task, layout
         self._dest, self._storage = dest.rstrip("/"), storage
@@ -228,20 +227,20 @@ class _Shards:
         self._temporary = ""
 
     def __enter__(self) -> _Shards:
-        # a hidden folder beside local shards, so that the move is a rename; the system's own for remote ones
+        # for local shards a hidden folder beside them, so that moving is renaming; else the system's temporary folder
         local = split(self._dest)[0] == "file"
         folder = split(self._dest)[1] if local else tempfile.gettempdir()
         remove_left_scratch(folder)
         self._scratch = tempfile.mkdtemp(prefix=f"{SCRATCH}{socket.gethostname()}-{os.getpid()}-", dir=folder)
         self._lock = os.open(self._scratch, os.O_RDONLY)
-        _locks(self._lock)  # says that it is in use, also to another container's processes
+        _locks(self._lock)  # marks it as in use, also for processes of other containers
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is not None:
-            with contextlib.suppress(OSError):  # its file goes with the folder
+            with contextlib.suppress(OSError):  # its file is removed with the folder
                 self._writer.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
         os.close(self._lock)
@@ -287,18 +286,18 @@ class _Shards:
 
 
 def remove_left_scratch(folder: str) -> None:
-    """Remove what killed packs have left in a folder; what a living process uses stays, here, in another container that
-    shares the folder and this host's name, or on another host. So does what no pack has made: a pack's scratch has a
-    name of host, process and letters, and holds Parquet files alone."""
-    for left in Path(folder).glob(f"{SCRATCH}*"):
-        made = _SCRATCH_NAME.fullmatch(left.name)
+    """Remove the scratch folders of killed packs. Scratch that a living process uses stays, whether it runs here, on
+    another host, or in another container with the same host name. So does a folder that no pack has made: the name of a
+    pack's scratch consists of host, process and letters, and it holds only Parquet files."""
+    for folder_left in Path(folder).glob(f"{SCRATCH}*"):
+        match = _SCRATCH_NAME.fullmatch(folder_left.name)
         with contextlib.suppress(OSError):
-            if made is None or left.is_symlink() or not all(map(_is_shard, left.iterdir())):
+            if match is None or folder_left.is_symlink() or not all(map(_is_shard, folder_left.iterdir())):
                 continue
-            old = time.time() - left.stat().st_mtime > DAY
-            dead = made["host"] == socket.gethostname() and not _lives(int(made["pid"]))
-            if (dead or old) and not _in_use(left):
-                shutil.rmtree(left, ignore_errors=True)
+            is_old = time.time() - folder_left.stat().st_mtime > DAY
+            is_dead = match["host"] == socket.gethostname() and not _lives(int(match["pid"]))
+            if (is_dead or is_old) and not _in_use(folder_left):
+                shutil.rmtree(folder_left, ignore_errors=True)
 
 
 def _is_shard(path: Path) -> bool:
@@ -306,7 +305,7 @@ def _is_shard(path: Path) -> bool:
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether a process of this machine holds the folder's lock: its number may be one of another container's."""
+    """Whether a process of this machine holds the folder's lock; it may belong to another container."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         return not _locks(handle)
@@ -315,8 +314,8 @@ def _in_use(folder: Path) -> bool:
 
 
 def _locks(handle: int) -> bool:
-    """Lock an open folder; False where another process has. File systems that lock no folders (NFS) count as locked:
-    there the process's number alone tells."""
+    """Lock an open folder; False where another process holds the lock. True also on file systems without locks for
+    folders (NFS): there only the process's number decides."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -337,14 +336,14 @@ def _lives(pid: int) -> bool:
 
 
 def _flushed(path: str) -> int:
-    """A file's size once it is on the disk: the record must not outlive the shard's bytes."""
+    """Sync a file to disk, and return its size: the record must not be there without the shard's bytes."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         return os.fstat(file.fileno()).st_size
 
 
 def _table(rows: list[Row], layout: Layout) -> pa.Table:
-    """Rows as a table, with the class columns by label."""
+    """The rows as a table; the class columns are filled in by label."""
     classes = layout.classes
     filled = set(classes.columns()) if classes else set()
     schema = pa.schema([field for field in layout.schema if field.name not in filled])
@@ -366,7 +365,7 @@ def _batches(rows: list[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def _by_label(labels: pa.ChunkedArray, values: tuple[str, ...]) -> pa.Array:
-    """Each row's value; null where the label is null or no index of the list."""
+    """The value for each label; null where the label is null or no index of the list."""
     return pa.array(
         [values[label] if label is not None and 0 <= label < len(values) else None for label in labels.to_pylist()],
         pa.string(),
@@ -374,30 +373,31 @@ def _by_label(labels: pa.ChunkedArray, values: tuple[str, ...]) -> pa.Array:
 
 
 def _writer(path: str, schema: pa.Schema) -> pq.ParquetWriter:
-    """Images are compressed already, and statistics of bytes would put whole images into the footer."""
+    """A writer for a shard: without compression of images (they are compressed already), and without statistics of
+    bytes (they would put whole images into the footer)."""
     leaves = _leaves(schema)
-    others = [leaf for leaf in leaves if leaf not in ("image.bytes", "image.path")]
+    other_leaves = [leaf for leaf in leaves if leaf not in ("image.bytes", "image.path")]
     return pq.ParquetWriter(
         path,
         schema,
         compression={leaf: "NONE" if leaf == "image.bytes" else "ZSTD" for leaf in leaves},
-        use_dictionary=others,
-        write_statistics=[leaf for leaf in others if not leaves[leaf]],
+        use_dictionary=other_leaves,
+        write_statistics=[leaf for leaf in other_leaves if not leaves[leaf]],
         write_page_checksum=True,
     )
 
 
 def _leaves(schema: pa.Schema) -> dict[str, bool]:
-    """Parquet's names of the columns, nested ones too, and whether their values are raw bytes."""
+    """Parquet's names of the leaf columns, and whether their values are raw bytes."""
     buffer = io.BytesIO()
     pq.write_table(schema.empty_table(), buffer)
     columns = pq.read_metadata(io.BytesIO(buffer.getvalue())).schema
-    found = [columns.column(index) for index in range(len(columns))]
-    return {c.path: c.physical_type == "BYTE_ARRAY" and c.logical_type.type == "NONE" for c in found}
+    descriptions = [columns.column(index) for index in range(len(columns))]
+    return {c.path: c.physical_type == "BYTE_ARRAY" and c.logical_type.type == "NONE" for c in descriptions}
 
 
 def _features(source: Source) -> dict[str, object]:
-    """By which Hugging Face's `datasets` knows the images and the class names."""
+    """The description by which Hugging Face's `datasets` finds the images and the class names."""
     features: dict[str, object] = {"image": {"_type": "Image"}} | source.features
     for field in source.schema:
         if field.name == "label" and source.classes:

@@ -1,7 +1,7 @@
-"""What every source of `pcace pack` is made of: rows, what is left out, and slices that can be read anywhere.
+"""The parts of every source of `pcace pack`: rows, files left out, and slices that can be read anywhere.
 
-A `Source` is known from a listing: how many items, how large each. A `SourceSlice` is a range of its items, small
-enough to be sent to another machine, and reads its rows lazily. Knows nothing of shards, models or Ray.
+A `Source` comes from a listing: it knows the number of items and their sizes. A `SourceSlice` is a range of its items,
+small enough to be sent to another machine, and reads its rows lazily. Knows nothing of shards, models or Ray.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image and its columns: a dict of the others, or one row of Arrow with all of them, image included. `dropped`:
-    names of values that are no columns."""
+    """One image and its columns. `cells`: a dict of the other columns, or one row of Arrow with all columns, including
+    the image. `dropped`: names of values that do not become columns."""
 
     path: str
     data: bytes
@@ -39,11 +39,11 @@ class SourceSlice(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be packed. An item is an image, or a whole tar, because a listing does not tell what a tar holds.
+    """What is to be packed. An item is an image, or a whole tar, because a listing does not tell what is in a tar.
 
-    `schema` is that of the shards; the class columns (`classes.columns()`) are filled in from `label` when a shard is
-    written. `sizes` are the items' bytes as far as the listing tells. `identity` names the content. `left_out`: files
-    that are no items. Of class folders: `labels` has the class index of each, `images` the items in each.
+    `schema`: of the shards; the class columns (`classes.columns()`) are filled in from `label` when a shard is written.
+    `sizes`: the items' bytes, as far as the listing tells. `identity`: identifies the content. `left_out`: files that
+    are no items. For class folders: `labels` has the class index of each, `images` the number of items in each.
     """
 
     kind: str
@@ -61,14 +61,14 @@ class Source:
 
     @property
     def total(self) -> int | None:
-        """Number of rows and Skipped in all; None where it is not known before reading."""
+        """The total number of rows and Skipped; None where it is unknown before reading."""
         return len(self.sizes) if self.counted else None
 
 
 def read_image(storage: Storage, url: str, path: str, cells: dict[str, Any]) -> Row | Skipped:
-    """The row of one image file; a Skipped where the storage says that it has none to give.
+    """The row of one image file; a Skipped where the file cannot be read although storage works.
 
-    Raises StoreUnavailable where storage is away, and OSError where access is denied and nothing could be read before.
+    Raises StoreUnavailable where storage is away, and OSError where access is denied and no file could be read before.
     """
     try:
         return Row(path, storage.read_bytes(url), cells)
@@ -81,17 +81,17 @@ def read_image(storage: Storage, url: str, path: str, cells: dict[str, Any]) -> 
 
 
 def _its_own(storage: Storage, error: PermissionError) -> bool:
-    """Whether one file is refused, and not all of them: another that was read before can be read still."""
-    gives = storage.still_gives()
-    if gives is None:
+    """Whether access is denied to this file only: a file that was read before can still be read."""
+    still_gives = storage.still_gives()
+    if still_gives is None:
         raise error
-    return gives
+    return still_gives
 
 
 def _read_once_allowed(
     storage: Storage, url: str, path: str, cells: dict[str, Any], error: PermissionError
 ) -> Row | Skipped:
-    """The row of a file once the storage gives what it gave before."""
+    """The row of a file, after waiting until files that could be read before can be read again."""
     with storage.patience.outage(url) as wait:
         while wait.on(error):
             if storage.still_gives():
@@ -101,11 +101,11 @@ def _read_once_allowed(
 
 @dataclass(frozen=True)
 class Reading:
-    """What a user says where a source can be read in more than one way.
+    """The user's choices for a source that can be read in more than one way.
 
-    `image_key`: which member of a tar's samples is the image (jpg; or `jpg;png`, the first that is there). `encoding`
-    and `types` (column -> text or number): of CSV files. `labels`: `order` or `number`, of folders called by numbers.
-    `allow_empty_classes`: a class keeps its label though none of its files is packed. `allow_outside`: a CSV may name
+    `image_key`: which member of a tar's samples is the image (jpg; or `jpg;png`, the first one that exists). `encoding`
+    and `types` (column -> text or number): for CSV files. `labels`: `order` or `number`, for folders named by numbers.
+    `allow_empty_classes`: a class keeps its label even if none of its files is packed. `allow_outside`: a CSV may name
     files outside its own folder.
     """
 
@@ -119,7 +119,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be packed: a path, URL or glob, its storage, and what the user says of it."""
+    """What the user wants to pack: a path, URL or glob, its storage, and the options."""
 
     path: str
     storage: Storage
@@ -129,15 +129,15 @@ class Request:
 
 
 def is_one_file(files: list[StoredFile], source: str) -> bool:
-    """True if the source is a file, not a folder."""
+    """Whether the source is a file, not a folder."""
     return len(files) == 1 and split(files[0].url) == split(source)
 
 
-def with_class_columns(opened: Source, classes: ClassNames, source: str) -> Source:
-    """The source with its class columns, by the index in `label`."""
-    if "label" not in opened.schema.names or not pa.types.is_integer(opened.schema.field("label").type):
+def with_class_columns(original: Source, classes: ClassNames, source: str) -> Source:
+    """The source with class columns, which are filled in by the index in `label`."""
+    if "label" not in original.schema.names or not pa.types.is_integer(original.schema.field("label").type):
         raise DatasetError(f"{source}: --classes needs a column 'label' with class indices; there is none")
     for name in classes.columns():
-        if name in opened.schema.names:
+        if name in original.schema.names:
             raise DatasetError(f"{source}: has a column {name!r} already; leave --classes out, or rename it")
-    return replace(opened, schema=pa.schema([*opened.schema, *classes.fields()]), classes=classes)
+    return replace(original, schema=pa.schema([*original.schema, *classes.fields()]), classes=classes)

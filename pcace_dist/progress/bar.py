@@ -1,6 +1,4 @@
-"""Progress on stderr: a bar in a terminal, a line now and then in a log. The one display for all commands; it knows
-none of them.
-"""
+"""Progress on stderr: a bar in a terminal, a line now and then in a log. All commands use it; it knows none of them."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ class StageBar:
             self._progress.stop()
 
     def begin(self, name: str, total: int | None, line: str | None = None, **facts: Any) -> None:
-        """A new stage takes the place of the last one; `line` is what a log says of it."""
+        """Begin a new stage, which replaces the last one. `line`: for a log."""
         self._told = time.monotonic()
         if self._terminal:
             if self._task is not None:
@@ -70,10 +68,10 @@ class StageBar:
         log: bool | None = None,
         **facts: Any,
     ) -> None:
-        """`done` of `total` steps (None where it is not known).
+        """`done` of `total` steps (None: unknown).
 
-        `line` goes into a log if the last was long ago (`log`: now, or not); `text` stands beside the bar, else the
-        count.
+        `line` goes into a log if the last line was long ago, or as `log` says; `text` stands beside the bar (default:
+        the count).
         """
         if self._terminal:
             if self._task is not None:

@@ -13,8 +13,8 @@ from pcace_dist.progress.bar import StageBar
 
 @dataclass(frozen=True)
 class Tally:
-    """Where a run stands. `images` counts rows done or in work, `total` all rows before the filter; `waits_for`: in
-    words, empty while it works."""
+    """The progress of a run. `images`: rows that are done or in work; `total`: all rows before the filter;
+    `waits_for`: what the run waits for, in words; empty while it works."""
 
     stage: str
     images: int
@@ -49,16 +49,16 @@ def describe(tally: Tally) -> str:
 
 def duration(seconds: float) -> str:
     """125 -> '2m05s'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+    total = round(seconds)
+    if total < 60:
+        return f"{total}s"
+    minutes, seconds_left = divmod(total, 60)
+    return f"{minutes}m{seconds_left:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
 class RunDisplay:
-    """Shows where a run stands: its stages as a `StageBar`. A log gets a line at every change of stage, now and then,
-    and one when all images of a stage are done."""
+    """Shows the progress of a run as a `StageBar`. A log gets a line at every change of stage, one now and then, and
+    one when all images of a stage are done."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._bar = StageBar("pcace: ", TimeElapsedColumn(), stream=stream)
@@ -87,7 +87,7 @@ class RunDisplay:
 
 
 def _facts(tally: Tally) -> dict[str, Any]:
-    """What a line of a JSON log holds beside its text."""
+    """The fields of a line in a JSON log, besides its text."""
     facts: dict[str, Any] = {
         "stage": tally.stage,
         "images": tally.images,

@@ -3,9 +3,8 @@
     {"time": "2026-01-31T09:30:00.125+00:00", "level": "WARNING", "logger": "pcace_dist.executors.ray_executor",
      "message": "worker a0003 is lost: ...", "run": "s3://bucket/runs/x", "actor": "a0003"}
 
-`time` is ISO 8601 in UTC; FIELDS stand beside it where a line has them. PCACE_LOG is the level (WARNING). What a
-program says whatever the level, progress and the one line of an error, goes through `say`. A leaf: standard library
-only, no Ray.
+`time` is ISO 8601 in UTC; the FIELDS are optional. PCACE_LOG is the level (default WARNING). Progress and error lines
+are printed whatever the level, by `say`. A leaf: standard library only, no Ray.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMATS = ("text", "json")
 FIELDS = ("run", "actor", "unit", "attempt", "stage", "images", "rows", "workers", "images_per_second", "exit_code")
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-HEADERS_AT_DEBUG = ("boto3", "botocore", "s3transfer", "urllib3")  # session tokens are among them
+HEADERS_AT_DEBUG = ("boto3", "botocore", "s3transfer", "urllib3")  # at DEBUG they log headers with session tokens
 
 
 @dataclass(frozen=True)
 class LogSettings:
-    """Level and format; they travel to the workers with the job."""
+    """Level and format of log lines; the workers get them with the job."""
 
     level: str = "WARNING"
     format: str = "text"
@@ -67,7 +66,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: what the data put into a message is shown, never obeyed."""
+    """A line for people: control characters in a message are printed as escapes."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = visible(record.message)
@@ -75,7 +74,7 @@ class TextFormatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to what sys.stderr is at the time of the line."""
+    """Writes each line to the current sys.stderr."""
 
     def __init__(self, settings: LogSettings) -> None:
         super().__init__()
@@ -91,9 +90,10 @@ _context: dict[str, str] = {}  # fields of every line of this process
 
 
 def configure(settings: LogSettings, **context: str) -> None:
-    """Set up this process's log lines; `context` (run, actor) goes with each of them. Any number of calls is one.
+    """Set up this process's log lines; each has the fields `context` (run, actor). Calling it again replaces the
+    set-up.
 
-    With `json`, warnings and exceptions that nobody catches become log lines too.
+    With `json`, warnings and uncaught exceptions become log lines too.
     """
     global _settings
     _settings = settings
@@ -117,19 +117,19 @@ def is_json() -> bool:
 
 
 def set_run(url: str) -> None:
-    """Which run this process works for, from here on a field of every line."""
+    """Name the run that this process works for; from now on it is a field of every line."""
     _context["run"] = url
 
 
 def adopt(name: str) -> None:
-    """Give the handlers that a library has put on its own logger this process's format."""
+    """Set this process's format on the handlers of a library's own logger."""
     if is_json():
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(JsonFormatter())
 
 
 def say(message: str, *, prefix: str = "", level: int = logging.INFO, stream: TextIO | None = None, **f: Any) -> None:
-    """A line for the user whatever the level: `prefix` and message as text, or one JSON object with the fields `f`."""
+    """Print a line for the user, whatever the level: `prefix` and message, or one JSON object with the fields `f`."""
     text = visible(prefix + message)
     if is_json():
         record = logging.LogRecord("pcace_dist", level, "", 0, message, (), None)

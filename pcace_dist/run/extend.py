@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pcace_dist.artifacts.attempt import CODES_FILE, CorruptAttempt, attempt_key, is_inherited, read_checked
+from pcace_dist.artifacts.attempt import CODES_FILE, CorruptAttempt, attempt_key, is_inherited, read_attempt_file
 from pcace_dist.artifacts.done import recorded_job
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.config.job import Job, read_job
@@ -178,7 +178,9 @@ def copy_attempts(
         ref = receipt.files[name]
         copied = store.get(attempt_key(receipt.attempt, name))
         if copied is None or hashlib.sha256(copied).hexdigest() != ref.sha256:
-            store.put(attempt_key(receipt.attempt, name), read_checked(base.store, sources[receipt.attempt], name, ref))
+            store.put(
+                attempt_key(receipt.attempt, name), read_attempt_file(base.store, sources[receipt.attempt], name, ref)
+            )
 
     with ThreadPoolExecutor(COPIES, thread_name_prefix="pcace-copy") as pool:
         for done, _ in enumerate(pool.map(copy, files), start=1):

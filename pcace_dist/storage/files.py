@@ -1,9 +1,9 @@
-"""One object store for everything that is read or packed: local paths, `s3://` and `gs://`.
+"""Reading data and writing packs: local paths, `s3://` and `gs://`.
 
 boto3 reads and writes S3, with one configuration and no retries of its own; pyarrow reads and writes `gs://`. Bytes are
-fetched here and parsed elsewhere. A transient failure is retried (retry.py) and in the end raises StoreUnavailable,
-never an OSError: an `except OSError` sees final answers only (no such file, access denied at the start, a wrong name).
-Credentials come from the usual AWS chain only and are never kept here. Knows nothing of Parquet, images or Ray.
+fetched here and parsed elsewhere. A transient failure is retried (retry.py) and finally raises StoreUnavailable, never
+an OSError. So an `except OSError` sees final answers only (no such file, access denied at the start, a wrong name).
+Credentials come only from the usual AWS chain and are never stored here. Knows nothing of Parquet, images or Ray.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ CONNECT_SECONDS = 10
 REQUEST_SECONDS = 60
 CONNECTIONS = 32
 FETCHES = 8  # ranges of one file that are fetched at the same time
-BLOCK = 1 << 20  # of a file that is read in small pieces, one after the other
+BLOCK = 1 << 20  # bytes to fetch at once where a file is read in many small consecutive reads
 HOLE = 8 << 10  # a gap of fewer bytes between two ranges is read with them
-LONGEST_RANGE = 32 << 20  # ranges are not joined beyond this
+LONGEST_RANGE = 32 << 20  # joined ranges are not longer than this
 CHECK = "check the AWS credentials"
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file: `version` changes with its content (ETag on S3, else modification time in nanoseconds)."""
+    """One file. `version` changes with the content: the ETag on S3, else the modification time in nanoseconds."""
 
     url: str
     size: int
@@ -62,15 +62,15 @@ class _Cache:
     lock: threading.Lock = field(default_factory=threading.Lock)
     clients: dict[Endpoint, Any] = field(default_factory=dict)
     filesystems: dict[Endpoint, Any] = field(default_factory=dict)
-    read: str | None = None  # the file that was read whole last
+    read: str | None = None  # the last file that was read whole
     pool: ThreadPoolExecutor | None = None
 
 
 class Storage:
-    """Resolves paths by the job's `storage` section. Only the settings travel, and whether the run has begun.
+    """Reads and writes files by URL, with the job's `storage` section. Pickled, it keeps only settings and patience.
 
-    `config` says by prefix how its URLs are reached; the longest prefix of a URL wins. Else
-    AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_CA_BUNDLE and the profile count, as boto3 reads them.
+    `config` says by URL prefix how it is reached; the longest prefix of a URL wins. Without one,
+    AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_CA_BUNDLE and the profile decide, as boto3 reads them.
     """
 
     def __init__(self, config: Mapping[str, Endpoint] | None = None, *, patience: Patience | None = None) -> None:
@@ -90,10 +90,10 @@ class Storage:
         self._cache = _Cache()
 
     def for_worker(self) -> Storage:
-        """The same storage with a patience of its own: stopping one worker stops nobody else's waits."""
-        mine = Storage(patience=self.patience.for_worker())
-        mine.config, mine._cache = self.config, self._cache
-        return mine
+        """The same storage with a patience of its own, so that stopping one worker ends no other worker's waits."""
+        copied = Storage(patience=self.patience.for_worker())
+        copied.config, copied._cache = self.config, self._cache
+        return copied
 
     def settings(self, url: str) -> Endpoint:
         """The settings of the longest configured prefix of `url`."""
@@ -101,7 +101,7 @@ class Storage:
         return self.config[max(prefixes, key=len)] if prefixes else Endpoint()
 
     def s3_client(self, url: str) -> BaseClient:
-        """The boto3 S3 client for `url`. It repeats nothing by itself."""
+        """The boto3 S3 client for `url`. It does not retry by itself."""
         key = self.settings(url)
         with self._cache.lock:  # making a client is not thread-safe, using one is
             if key not in self._cache.clients:
@@ -134,7 +134,7 @@ class Storage:
         return data
 
     def still_gives(self) -> bool | None:
-        """Whether the file that was read last can still be read; None if none was. One attempt."""
+        """Whether the last file that was read can still be read; None if there is none. One attempt."""
         url = self._cache.read
         if url is None:
             return None
@@ -145,14 +145,14 @@ class Storage:
         return True
 
     def _hasty(self) -> Storage:
-        other = self.for_worker()
-        other.patience.seconds = 0.0
-        return other
+        copied = self.for_worker()
+        copied.patience.seconds = 0.0
+        return copied
 
     def fetch(self, file: StoredFile, start: int, length: int) -> bytes:
         """Bytes start .. start + length - 1 of a file, all of them.
 
-        Raises Changed where the file is not the one that was listed, FileNotFoundError where it is gone.
+        Raises Changed where the file is no longer the one that was listed, FileNotFoundError where it is gone.
         """
 
         def read() -> bytes:
@@ -164,13 +164,13 @@ class Storage:
         return b"" if length == 0 else self.patiently(file.url, read)
 
     def fetch_many(self, file: StoredFile, ranges: Sequence[Range]) -> list[bytes]:
-        """Several ranges, some at the same time."""
+        """Several ranges of one file; on a store, some are fetched at the same time."""
         if len(ranges) < 2 or split(file.url)[0] == "file":
             return [self.fetch(file, start, length) for start, length in ranges]
         with self._cache.lock:
             if self._cache.pool is None:
                 self._cache.pool = ThreadPoolExecutor(4 * FETCHES, thread_name_prefix="s3-fetch")
-        return list(self._cache.pool.map(lambda part: self.fetch(file, *part), ranges))
+        return list(self._cache.pool.map(lambda byte_range: self.fetch(file, *byte_range), ranges))
 
     def stat(self, url: str) -> StoredFile | None:
         """The file at exactly `url`, or None if there is none (a folder is not a file)."""
@@ -244,9 +244,9 @@ class Storage:
 
         self.patiently(url, put)
 
-    def s3_call(self, url: str, call: Callable[[Any], T]) -> T:
-        """What `call` gives for the S3 client of `url`: one attempt, with boto3's own exceptions."""
-        return self._attempt(url, lambda: call(self.s3_client(url)))
+    def s3_call(self, url: str, request: Callable[[Any], T]) -> T:
+        """The result of `request` on the S3 client of `url`: one attempt, with boto3's own exceptions."""
+        return self._attempt(url, lambda: request(self.s3_client(url)))
 
     def patiently(self, url: str, operation: Callable[[], T]) -> T:
         """The result of `operation` on `url`; transient failures are retried. Raises OSErrors that name the URL, and
@@ -256,7 +256,8 @@ class Storage:
             return self.patience.call(lambda: self._attempt(url, operation), url)
 
     def _attempt(self, url: str, operation: Callable[[], T]) -> T:
-        """After refused access the next client is made anew: credentials in files may have been renewed."""
+        """One attempt. After refused access, the next client is a new one: credentials in files may have been
+        renewed."""
         try:
             return operation()
         except Exception as error:
@@ -282,23 +283,23 @@ class Storage:
     def _read_s3(self, path: str, file: StoredFile, start: int, length: int) -> bytes:
         client: Any = self.s3_client(file.url)
         try:
-            answer = client.get_object(**_at(path), Range=f"bytes={start}-{start + length - 1}")
+            response = client.get_object(**_at(path), Range=f"bytes={start}-{start + length - 1}")
         except client.exceptions.ClientError as error:
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 416:
                 raise Changed(f"{file.url}: changed while it was read") from None  # it is shorter now
             raise
-        if file.version and answer.get("ETag", "").strip('"') != file.version:
-            answer["Body"].close()
+        if file.version and response.get("ETag", "").strip('"') != file.version:
+            response["Body"].close()
             raise Changed(f"{file.url}: changed while it was read")
-        data = whole_body(answer)
+        data = whole_body(response)
         return data[start : start + length] if len(data) == file.size > length else data  # a server without ranges
 
     def _read_gs(self, path: str, file: StoredFile, start: int, length: int) -> bytes:
         filesystem = self._gs(file.url)
-        now = _from_info(filesystem.get_file_info(path), "gs")
-        if now is None:
+        current = _from_info(filesystem.get_file_info(path), "gs")
+        if current is None:
             raise FileNotFoundError(file.url)
-        if file.version and (now.size, now.version) != (file.size, file.version):
+        if file.version and (current.size, current.version) != (file.size, file.version):
             raise Changed(f"{file.url}: changed while it was read")
         with filesystem.open_input_file(path) as source:
             data: bytes = source.read_at(length, start)
@@ -319,10 +320,10 @@ class Storage:
 
 
 class RangeFile:
-    """A file on storage as Python and pyarrow read it. Wrap it in `pa.PythonFile` for pyarrow.
+    """A file on storage with the methods of a Python file. Wrap it in `pa.PythonFile` for pyarrow.
 
-    `held`: ranges that are in memory already. Whatever else is asked for is fetched; what that raises
-    (StoreUnavailable, Changed, FileNotFoundError) comes out of pyarrow as it is.
+    `held`: ranges that are in memory already. Other ranges are fetched; errors of fetching (StoreUnavailable, Changed,
+    FileNotFoundError) pass through pyarrow unchanged.
     """
 
     def __init__(self, storage: Storage, file: StoredFile, held: Mapping[Range, bytes] | None = None) -> None:
@@ -331,12 +332,12 @@ class RangeFile:
         self._block: tuple[int, bytes] = (0, b"")
         self._at = 0
         self._last_end = 0
-        self.failure: Exception | None = None  # of a fetch, whatever a parser makes of it
+        self.failure: Exception | None = None  # the error of a fetch, whatever a parser turns it into
         self.closed = False
 
     def read(self, length: int | None = -1) -> bytes:
-        left = max(0, self._file.size - self._at)
-        length = left if length is None or length < 0 else min(length, left)
+        remaining = max(0, self._file.size - self._at)
+        length = remaining if length is None or length < 0 else min(length, remaining)
         data = self._in_memory(self._at, length)
         if data is None:
             try:
@@ -384,7 +385,7 @@ class RangeFile:
         return data[start - at : start - at + length] if at <= start and start + length <= at + len(data) else None
 
     def _fetched(self, start: int, length: int) -> bytes:
-        if start != self._last_end or length >= BLOCK:  # not one small piece after the other
+        if start != self._last_end or length >= BLOCK:  # no small consecutive read
             return self._storage.fetch(self._file, start, length)
         block = self._storage.fetch(self._file, start, min(BLOCK, self._file.size - start))
         self._block = start, block
@@ -392,7 +393,7 @@ class RangeFile:
 
 
 def joined(ranges: Sequence[Range]) -> list[Range]:
-    """Ranges in order; ranges with a gap of less than HOLE bytes between them become one."""
+    """The ranges, sorted; those with a gap of less than HOLE bytes between them are joined."""
     joined_ranges: list[Range] = []
     for start, length in sorted(ranges):
         if joined_ranges:
@@ -408,53 +409,53 @@ def split(url: str) -> tuple[str, str]:
     """Scheme (file, s3, gs) and path of a URL: an absolute local path, or "bucket/key". Raises JobError for
     others.
     """
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, path = url.partition("://")
     scheme = scheme.lower()
     if not separator:
         return "file", os.path.abspath(os.path.expanduser(url))
     if scheme == "file":
-        return "file", os.path.abspath(rest)
+        return "file", os.path.abspath(path)
     if scheme in ("s3", "gs"):
-        bucket = rest.partition("/")[0]
+        bucket = path.partition("/")[0]
         if not bucket:
             raise JobError(f"{url}: names no bucket")
-        if "@" in bucket or (":" in bucket and "@" in rest):
+        if "@" in bucket or (":" in bucket and "@" in path):
             raise JobError(
                 f"{_masked(url)}: holds credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and leave them "
                 "out of the URL"
             )
-        return scheme, rest
+        return scheme, path
     raise JobError(f"{_masked(url)}: {scheme}:// is not supported; use a local path, s3:// or gs://")
 
 
 def _masked(url: str) -> str:
-    """A URL without what stands before an @."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://...@{rest.rpartition('@')[2]}" if "@" in rest else url
+    """A URL with everything before an @ hidden."""
+    scheme, _, address = url.partition("://")
+    return f"{scheme}://...@{address.rpartition('@')[2]}" if "@" in address else url
 
 
 def normalised(url: str) -> str:
-    """A path or URL as a user writes it, in its one spelling: no `//`, `.` or `/` at the end, `file://` as a path.
+    """The one spelling of a path or URL: without `//`, `.` and `/` at the end, and `file://` as a path.
 
-    A local path that is relative stays so. Raises JobError for what `split` refuses and for `..` in a URL.
+    A relative local path stays relative. Raises JobError for URLs that `split` refuses and for `..` in a URL.
     """
     if "://" not in url:
         return re.sub("//+", "/", url).rstrip("/") or ("/" if url else "")
     scheme, path = split(url)
     if scheme == "file":
         return path
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if ".." in parts:
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    if ".." in names:
         raise JobError(f"{url}: holds '..'; write the path out")
-    return f"{scheme}://{'/'.join(parts)}"
+    return f"{scheme}://{'/'.join(names)}"
 
 
-def _refuse_credentials(endpoint: str | None, what: str) -> None:
+def _refuse_credentials(endpoint: str | None, owner: str) -> None:
     """Raises JobError for an endpoint like http://user:password@host."""
     if endpoint and "@" in urlsplit(endpoint).netloc:
         host = urlsplit(endpoint).netloc.rpartition("@")[2]
         raise JobError(
-            f"{what} (...@{host}) holds credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and leave them "
+            f"{owner} (...@{host}) holds credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and leave them "
             "out of the URL"
         )
 
@@ -465,16 +466,16 @@ def _at(path: str) -> dict[str, str]:
 
 
 def listed_objects(client: Any, bucket: str, prefix: str) -> list[dict[str, Any]]:
-    """All objects whose key begins with `prefix`, as S3 describes them, less the folders that consoles make."""
+    """All objects whose key begins with `prefix`, as S3 describes them, without the folder objects of S3 consoles."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     return [entry for page in pages for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
 
 
-def whole_body(answer: Mapping[str, Any]) -> bytes:
-    """The whole body of an answer. Raises ShortRead where the connection ended before."""
-    data: bytes = answer["Body"].read()
-    if len(data) != answer.get("ContentLength", len(data)):
-        raise ShortRead(f"{len(data)} bytes of {answer['ContentLength']} arrived")
+def whole_body(response: Mapping[str, Any]) -> bytes:
+    """The whole body of a response. Raises ShortRead where the connection ended too early."""
+    data: bytes = response["Body"].read()
+    if len(data) != response.get("ContentLength", len(data)):
+        raise ShortRead(f"{len(data)} bytes of {response['ContentLength']} arrived")
     return data
 
 
@@ -500,15 +501,15 @@ def _read_local(path: str, file: StoredFile, start: int, length: int) -> bytes:
         if file.version and (info.st_size, str(info.st_mtime_ns)) != (file.size, file.version):
             raise Changed(f"{file.url}: changed while it was read")
         data = os.pread(descriptor, length, start)
-        while len(data) < length and (more := os.pread(descriptor, length - len(data), start + len(data))):
-            data += more  # one call gives 2 GiB at most
+        while len(data) < length and (rest := os.pread(descriptor, length - len(data), start + len(data))):
+            data += rest  # one call returns 2 GiB at most
         return data
     finally:
         os.close(descriptor)
 
 
 class one_line:
-    """Context that turns what boto3, pyarrow and the system raise into an OSError of one line that names the path."""
+    """Context that turns errors of boto3, pyarrow and the system into an OSError of one line that names the path."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -553,8 +554,8 @@ def _make_client(settings: Endpoint) -> BaseClient:
         connect_timeout=CONNECT_SECONDS,
         read_timeout=REQUEST_SECONDS,
         max_pool_connections=CONNECTIONS,
-        retries={"total_max_attempts": 1, "mode": "standard"},  # retry.py repeats, and nobody else
-        # Servers other than AWS do not all know the newer checksums: they are checked where the server sends them.
+        retries={"total_max_attempts": 1, "mode": "standard"},  # only retry.py retries
+        # Not all servers know the newer checksums: they are checked where the server sends them.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         **({"signature_version": UNSIGNED} if settings.anonymous else {}),
@@ -572,8 +573,8 @@ def _make_client(settings: Endpoint) -> BaseClient:
 def _walk(root: str) -> Iterator[StoredFile]:
     for folder, _, names in os.walk(root, onerror=_raise_unless_absent):
         for name in names:
-            if (found := _stat_local(os.path.join(folder, name))) is not None:
-                yield found
+            if (file := _stat_local(os.path.join(folder, name))) is not None:
+                yield file
 
 
 def _from_info(info: pafs.FileInfo, scheme: str) -> StoredFile | None:

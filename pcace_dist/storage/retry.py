@@ -1,10 +1,10 @@
 """What a failed operation on storage means, and how long it is retried: one table of errors, one retry policy.
 
-An answer is final: no such file, another content, a wrong name. Everything else is an outage: no connection, no answer
-in time, a server's error, throttling, a lack of descriptors, memory or disk. The operation is retried with growing
-pauses until PCACE_STORAGE_PATIENCE seconds have passed since the first failure; then it raises StoreUnavailable.
-Refused access is the user's mistake at the start of a run, and an outage once the run has begun. Knows nothing of files
-or runs.
+An answer is final: no such file, changed content, a wrong name. Everything else is an outage: no connection, no answer
+in time, a server's error, throttling, a lack of descriptors, memory or disk. During an outage the operation is retried
+with growing pauses. When PCACE_STORAGE_PATIENCE seconds have passed since the first failure, it raises
+StoreUnavailable. Refused access is the user's mistake at the start of a run, and an outage once the run has begun.
+Knows nothing of files or runs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 VARIABLE = "PCACE_STORAGE_PATIENCE"
-SECONDS = 900.0  # how long an outage is waited for
-STARTING_SECONDS = 30.0  # before the run has begun: the address may be wrong
-STOPPING_SECONDS = 3.0  # once the run is to stop
+SECONDS = 900.0  # patience in an outage
+STARTING_SECONDS = 30.0  # patience before the run has begun: the address may be wrong
+STOPPING_SECONDS = 3.0  # patience once the run is to stop
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
-TOLD_AFTER = 3.0  # a shorter wait is nobody's business
+TOLD_AFTER = 3.0  # shorter waits are not logged
 TOLD_EVERY = 30.0
 
 _ABSENT = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
@@ -59,9 +59,9 @@ _OF_ERRNO = {
     errno.EOPNOTSUPP: "refused",
     errno.ENOSYS: "refused",
 }
-OUTAGES = ("transient", "conflict")  # always repeated
+OUTAGES = ("transient", "conflict")  # always retried
 AFTER_A_START = ("denied", "bucket")  # a mistake at the start of a run, an outage later
-_TEXTS = {  # of what pyarrow raises for gs://, which has no codes
+_TEXTS = {  # in pyarrow's errors for gs://, which have no codes
     "denied": ("ACCESS_DENIED", "PERMISSION_DENIED", "UNAUTHENTICATED", "status 401", "status 403"),
     "absent": ("NO_SUCH_KEY", "NOT_FOUND", "status 404"),
 }
@@ -76,10 +76,10 @@ class Changed(OSError):
 
 
 def kind_of(error: BaseException) -> str:
-    """What an exception says of the storage.
+    """The kind of a storage error.
 
-    absent, changed, precondition, denied, bucket, unsupported and refused are answers; transient and conflict are none;
-    foreign is an exception that is not the storage's.
+    absent, changed, precondition, denied, bucket, unsupported and refused are answers; transient and conflict are
+    outages; foreign is an error that does not come from storage.
     """
     if isinstance(error, MemoryError):
         return "transient"
@@ -91,8 +91,10 @@ def kind_of(error: BaseException) -> str:
     if isinstance(error, Changed):
         return "changed"
     if isinstance(error, OSError):
-        known = _OF_ERRNO.get(error.errno or 0)
-        return known or next((k for k, words in _TEXTS.items() if any(w in str(error) for w in words)), "transient")
+        from_errno = _OF_ERRNO.get(error.errno or 0)
+        return from_errno or next(
+            (k for k, words in _TEXTS.items() if any(w in str(error) for w in words)), "transient"
+        )
     return "foreign"
 
 
@@ -100,7 +102,7 @@ def _kind_of_boto(error: BaseException) -> str:
     from botocore import exceptions as boto
 
     name = type(error).__name__
-    if name in ("S3UploadFailedError", "RetriesExceededError"):  # boto3's wrapping of one of the others
+    if name in ("S3UploadFailedError", "RetriesExceededError"):  # boto3 wraps one of the others in these
         cause = error.__cause__ or error.__context__
         return "transient" if cause is None else kind_of(cause)
     if isinstance(error, boto.ClientError):
@@ -112,17 +114,17 @@ def _kind_of_boto(error: BaseException) -> str:
     if isinstance(error, boto.HTTPClientError | boto.IncompleteReadError | boto.ConnectionError):
         return "transient"  # no answer, or half an answer
     if name in ("ResponseParserError", "FlexibleChecksumError") or not isinstance(error, boto.BotoCoreError):
-        return "transient"  # an answer that is not S3's, from something between, or garbled; or urllib3's
+        return "transient"  # a garbled answer, or one from a proxy; or an error of urllib3
     return "refused"
 
 
-def _kind_of_answer(answer: dict[str, Any]) -> str:
-    code = str(answer.get("Error", {}).get("Code", ""))
-    status = str(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-    names = {code, status}
+def _kind_of_answer(response: dict[str, Any]) -> str:
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+    given = {code, status}
     if code == "NoSuchBucket":
         return "bucket"
-    for kind, known in (
+    for kind, codes in (
         ("transient", _TRANSIENT),
         ("absent", _ABSENT),
         ("precondition", {"412", "PreconditionFailed"}),
@@ -130,7 +132,7 @@ def _kind_of_answer(answer: dict[str, Any]) -> str:
         ("unsupported", {"501", "NotImplemented"}),
         ("denied", _DENIED),
     ):
-        if names & known:
+        if given & codes:
             return kind
     return "transient" if status.startswith("5") else "refused"
 
@@ -162,21 +164,21 @@ def seconds_from_environment() -> float:
 
 @dataclass
 class Patience:
-    """How long one process waits for storage. Travels with `begun` and `seconds` only.
+    """How long one process waits for storage. Pickled, it keeps `seconds`, `begun` and `refusals_are_answers`.
 
-    `begun`: the run has begun, so its addresses and rights were right once. `stopped`: set, it ends every wait soon.
-    `refusals_are_answers`: refused access is final even then, because the caller can tell a file without rights from
-    an outage.
+    `begun`: the run has begun, so its addresses and access rights were right once. `stopped`: when set, every wait ends
+    soon. `refusals_are_answers`: refused access is final even after the start, because the caller can distinguish a
+    file without access from an outage.
     """
 
     seconds: float = field(default_factory=seconds_from_environment)
     begun: bool = False
     refusals_are_answers: bool = False
     clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], object] | None = None  # None: as long as nobody stops
+    sleep: Callable[[float], object] | None = None  # None: sleeps, but wakes when `stopped` is set
     stopped: threading.Event = field(default_factory=threading.Event)
-    quiet_until: float = float("-inf")  # one line for all threads that wait
-    _waits: dict[int, tuple[str, float]] = field(default_factory=dict)  # what for, since when
+    quiet_until: float = float("-inf")  # so that all waiting threads together log one line
+    _waits: dict[int, tuple[str, float]] = field(default_factory=dict)  # subject, start time
 
     def __getstate__(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "begun": self.begun, "refusals_are_answers": self.refusals_are_answers}
@@ -185,11 +187,12 @@ class Patience:
         self.__init__(**state)  # type: ignore[misc]
 
     def for_worker(self) -> Patience:
-        """The same patience, to be stopped alone."""
+        """The same patience, which can be stopped on its own."""
         return Patience(self.seconds, self.begun, self.refusals_are_answers, self.clock, self.sleep)
 
     def begin(self, stopped: threading.Event | None = None) -> None:
-        """The run has begun: from here on refused access is waited for too. `stopped`: set when it is to end."""
+        """The run has begun: from now on, refused access is an outage too. `stopped`: will be set when the run is to
+        end."""
         self.begun = True
         self.stopped = stopped or self.stopped
 
@@ -199,7 +202,7 @@ class Patience:
 
     @property
     def waiting(self) -> tuple[str, float] | None:
-        """The longest of the waits that go on now: what it is for, and its seconds so far."""
+        """The longest wait that goes on now: its subject, and its seconds so far."""
         waits = [wait for wait in self._waits.copy().values() if self.clock() - wait[1] >= TOLD_AFTER]
         if not waits:
             return None
@@ -207,14 +210,14 @@ class Patience:
         return what, self.clock() - since
 
     def is_outage(self, kind: str) -> bool:
-        """Whether an operation that failed in this way is retried."""
+        """Whether an operation that failed with this kind of error is retried."""
         waits_for_refusals = self.begun and not self.refusals_are_answers
         return kind in OUTAGES or (waits_for_refusals and kind in AFTER_A_START)
 
     def call(self, operation: Callable[[], T], what: str) -> T:
         """The result of an operation that may be repeated; `what` names the file.
 
-        Raises the operation's own exception where it is an answer, StoreUnavailable when patience ends.
+        Raises the operation's own exception where it is an answer, StoreUnavailable when the patience ends.
         """
         try:
             return operation()
@@ -234,7 +237,7 @@ class Patience:
 
     @contextmanager
     def outage(self, what: str) -> Iterator[Wait]:
-        """From a first failure to the end of the waiting; for operations that must not simply be repeated."""
+        """The wait from a first failure on; for operations that must not simply be repeated."""
         wait = Wait(self, what)
         self._waits[id(wait)] = what, wait.since
         try:
@@ -244,7 +247,7 @@ class Patience:
             wait.over()
 
     def limit(self) -> float:
-        """Seconds that an outage is waited for now."""
+        """Seconds of patience at the moment."""
         if self.stopped.is_set():
             return min(STOPPING_SECONDS, self.seconds)
         return self.seconds if self.begun else min(STARTING_SECONDS, self.seconds)
@@ -271,18 +274,18 @@ class Wait:
         self._told = False
 
     def on(self, error: BaseException) -> bool:
-        """Pause before the next try; False when there is to be none."""
-        left = self._left()
-        if left <= 0:
+        """Pause before the next attempt; False when there is to be none."""
+        remaining = self._left()
+        if remaining <= 0:
             return False
         self._tell(error)
-        self._patience.pause(min(left, self._pause * random.uniform(0.5, 1.0)))
+        self._patience.pause(min(remaining, self._pause * random.uniform(0.5, 1.0)))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         return True
 
     def ended(self, error: BaseException) -> StoreUnavailable:
         waited = self._patience.clock() - self.since
-        if not self._patience.seconds:  # it comes again by itself
+        if not self._patience.seconds:  # the caller tries again by itself
             return StoreUnavailable(f"{self._what}: {_short(error)}")
         return StoreUnavailable(f"{self._what}: {_short(error)} (for {waited:.0f} s); the same command goes on")
 
@@ -291,10 +294,10 @@ class Wait:
             log.info("%s: waited for %.0f s", self._what, self._patience.clock() - self.since)
 
     def _left(self) -> float:
-        now, patience = self._patience.clock(), self._patience
+        current_time, patience = self._patience.clock(), self._patience
         if patience.stopped.is_set() and self._stopped_at is None:
-            self._stopped_at = now
-        return (self._stopped_at or self.since) + patience.limit() - now
+            self._stopped_at = current_time
+        return (self._stopped_at or self.since) + patience.limit() - current_time
 
     def _tell(self, error: BaseException) -> None:
         now = self._patience.clock()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Endpoint:
-    """`storage.PREFIX`: how to reach a bucket; None is what the AWS chain (environment, profile) says."""
+    """`storage.PREFIX`: how to reach a bucket; None means the AWS chain (environment, profile) decides."""
 
     endpoint: str | None = None
     region: str | None = None

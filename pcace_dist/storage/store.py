@@ -1,8 +1,8 @@
-"""Where a run keeps its files: whole objects under short keys, with one conditional operation, `put_if_absent`.
+"""Where a run keeps its files: whole objects under short keys, with conditional puts.
 
-Everything that is exactly-once rests on that one operation (docs/protocol.md, item 1). There are two stores: a local
-folder (temporary file, fsync, hard link) and a bucket on S3 (one PutObject with `IfNoneMatch="*"`). A failure is an
-`OutputError` of one line (settings, rights), or a `StoreUnavailable` after retries in vain (no answer, disk full).
+Everything that happens exactly once depends on `put_if_absent` (docs/protocol.md, item 1). There are two stores: a
+local folder (temporary file, fsync, hard link) and a bucket on S3 (one PutObject with `IfNoneMatch="*"`). A failure is
+an `OutputError` of one line (settings, access rights), or a `StoreUnavailable` after retries (no answer, disk full).
 Knows nothing of ledgers, attempts or Ray.
 """
 
@@ -28,7 +28,7 @@ from pcace_dist.storage.retry import Patience, first_line, kind_of
 T = TypeVar("T")
 Keys = list[str]  # inside the classes `list` is a method
 
-PROBES = 10  # of conditional puts, where answers are lost
+PROBES = 10  # attempts of a probe where answers are lost
 
 _TEMPORARY = ".tmp-"
 _PROBE = ".probe-"
@@ -37,7 +37,7 @@ _OWN = re.compile(r"\.tmp-\d+-[0-9a-f]{32}|\.probe-[0-9a-f]{32}")
 
 
 class OutcomeUnknown(StoreUnavailable):
-    """A put was sent and its answer was lost: it may have been done, may be done later, or never."""
+    """A put was sent and its answer was lost: it may have happened, may happen later, or never."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Versioned:
 
 
 class Sink(Protocol):
-    """Where whole objects can be put."""
+    """A place to put whole objects."""
 
     def put(self, key: str, data: bytes) -> None:
         """Create or replace an object as a whole."""
@@ -68,13 +68,13 @@ class Store(Sink, Protocol):
         """The whole content; None if there is no such object."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Create an object, never replace one. True: created by this call. False: something is there.
+        """Create an object, never replace one. True: created by this call. False: there is one already.
 
-        Raises OutcomeUnknown when no answer tells; whoever calls reads and compares.
+        Raises OutcomeUnknown when the answer is lost; the caller then reads the object and compares.
         """
 
     def put(self, key: str, data: bytes) -> None:
-        """Create or replace an object as a whole: readers see the old content or the new one, nothing between."""
+        """Create or replace an object as a whole: readers see either the old content or the new one."""
 
     def read_versioned(self, key: str) -> Versioned | None:
         """Content and tag of an object; None if there is none."""
@@ -89,18 +89,18 @@ class Store(Sink, Protocol):
         """Remove an object; nothing happens if there is none."""
 
     def discard_unfinished(self, folders: Iterable[str]) -> None:
-        """Remove what interrupted writes of this class left in some folders (patterns; "" is the root). Only for the
-        holder of a finished run (docs/protocol.md, item 11)."""
+        """Remove the temporary files that interrupted writes of this class left in some folders (patterns; "" is the
+        root). Only for the holder of a finished run (docs/protocol.md, item 11)."""
 
 
 class S3Clients(Protocol):
-    """Gives boto3 clients, as `storage.files.Storage` does."""
+    """Calls S3 with boto3 clients, as `storage.files.Storage` does."""
 
     patience: Patience
 
-    def s3_call(self, url: str, call: Callable[[Any], T]) -> T:
-        """What `call` gives for a boto3 S3 client of `url` that repeats nothing by itself: no put may be repeated
-        unseen. Raises boto3's own exceptions."""
+    def s3_call(self, url: str, request: Callable[[Any], T]) -> T:
+        """The result of `request` on a boto3 S3 client of `url`. The client must not retry by itself: no put may be
+        repeated unnoticed. Raises boto3's own exceptions."""
 
 
 def open_store(url: str, storage: S3Clients | None = None) -> Store:
@@ -120,17 +120,17 @@ def open_store(url: str, storage: S3Clients | None = None) -> Store:
 
 
 def hasty(store: Store) -> Store:
-    """The same store without retries, for writes that the caller repeats anyway."""
-    other = copy.copy(store)
-    other.patience = Patience(seconds=0.0, begun=store.patience.begun)
-    return other
+    """The same store without retries, for writes that the caller retries itself."""
+    copied = copy.copy(store)
+    copied.patience = Patience(seconds=0.0, begun=store.patience.begun)
+    return copied
 
 
 def probe(store: Store) -> None:
-    """Try keys like those that the run will write, and whether the store honours conditional puts: a second put must
-    fail and the first content stay.
+    """Test keys like those that the run will write, and conditional puts: a second put must fail, and the first content
+    must stay.
 
-    Raises OutputError if it does not; such servers exist (`rclone serve s3` overwrites silently).
+    Raises OutputError if they do not work; such servers exist (`rclone serve s3` overwrites silently).
     """
     for like in ("{}.parquet", "attempts/{}/codes.parquet", "plan/{}.check.safetensors"):
         _probe_key(store, like.format(f"{_PROBE}{uuid.uuid4().hex}"))
@@ -138,13 +138,13 @@ def probe(store: Store) -> None:
         key = f"ledger/{_PROBE}{uuid.uuid4().hex}.json"
         try:
             created = store.put_if_absent(key, b"first")
-            again = store.put_if_absent(key, b"second")
+            replaced = store.put_if_absent(key, b"second")
         except OutcomeUnknown:
             continue
         finally:
             content = store.get(key)
             store.delete(key)
-        if created and not again and content == b"first":
+        if created and not replaced and content == b"first":
             return
         raise OutputError(
             f"output {store.url}: this storage ignores conditional puts (IfNoneMatch), so that two runs could write "
@@ -154,34 +154,34 @@ def probe(store: Store) -> None:
 
 
 def _probe_key(store: Store, key: str) -> None:
-    """Write, list, read and delete one object. Raises OutputError where it is not there as it was written."""
+    """Write, read and delete one object. Raises OutputError where the content that is read is not what was written."""
     content = uuid.uuid4().hex.encode()
     try:
         store.put(key, content)
-        there = store.get(key)
+        content_read = store.get(key)
     finally:
         store.delete(key)
-    if there != content:
+    if content_read != content:
         raise OutputError(f"output {store.url}: gives back another content than was put; use another output")
 
 
 def check_key(key: str) -> str:
-    """The key itself. Raises ValueError for absolute keys, `..`, empty parts, backslashes and control characters."""
-    parts = key.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in key or not key.isprintable():
+    """The key, unchanged. Raises ValueError for absolute keys, `..`, empty parts, backslashes, control characters."""
+    names = key.split("/")
+    if any(name in ("", ".", "..") for name in names) or "\\" in key or not key.isprintable():
         raise ValueError(f"{key!r} is no key of a store: relative, with / between names, without . and ..")
     return key
 
 
 def _is_hidden(key: str) -> bool:
-    return any(part.startswith(".") for part in key.split("/"))
+    return any(name.startswith(".") for name in key.split("/"))
 
 
 # -- local folder
 
 
 class LocalStore:
-    """A folder of a local or shared file system that knows hard links. Safe for many processes at once."""
+    """A folder of a local or shared file system with hard links. Safe for many processes at once."""
 
     def __init__(self, root: str | os.PathLike[str], *, patience: Patience | None = None) -> None:
         self.patience = patience or Patience()
@@ -235,8 +235,8 @@ class LocalStore:
         lock = path.with_name(f"{_LOCK}{path.name}")
         with self._patiently(key, lambda: _open_in_folder(lock, "ab")) as lock_file:
             self._patiently(key, lambda: fcntl.flock(lock_file, fcntl.LOCK_EX))
-            there = self.read_versioned(key)
-            if (None if there is None else there.etag) != etag:
+            current = self.read_versioned(key)
+            if (None if current is None else current.etag) != etag:
                 return False
             self.put(key, data)
         return True
@@ -257,7 +257,7 @@ class LocalStore:
     def delete(self, key: str) -> None:
         path = self._path(key)
         self._patiently(key, lambda: path.unlink(missing_ok=True))
-        with contextlib.suppress(OSError):  # folders that became empty go, others stay
+        with contextlib.suppress(OSError):  # remove folders that are empty now
             for folder in path.relative_to(self._root).parents[:-1]:
                 (self._root / folder).rmdir()
 
@@ -272,14 +272,14 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
-        """As `_written`, tried again while the disk does not take it."""
+        """As `_written`; retried while the disk fails."""
         key = path.relative_to(self._root).as_posix()
         with contextlib.ExitStack() as stack:
             yield self._patiently(key, lambda: stack.enter_context(self._written(path, data)))
 
     @contextlib.contextmanager
     def _written(self, path: Path, data: bytes) -> Iterator[Path]:
-        """A synced temporary file beside `path` that holds `data`; gone afterwards unless it was renamed."""
+        """A synced temporary file beside `path` that holds `data`; removed afterwards, unless it was renamed."""
         temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}")
         try:
             with _open_in_folder(temporary, "xb") as file:
@@ -292,7 +292,7 @@ class LocalStore:
                 temporary.unlink(missing_ok=True)
 
     def _settle(self, path: Path) -> None:
-        """Make a new name durable. The object is in place already, so a failure here leaves its fate open."""
+        """Make a new name durable. The object is in place already, so after a failure its outcome is unknown."""
         try:
             self.patience.call(lambda: _sync_folder(path.parent), f"output {path}")
         except FileNotFoundError:
@@ -302,7 +302,8 @@ class LocalStore:
             raise OutcomeUnknown(f"{path}: {reason or error}") from error
 
     def _patiently(self, key: str, operation: Callable[[], T]) -> T:
-        """An operation, repeated while the disk fails. Absence comes out as it is, other answers as OutputError."""
+        """The result of an operation, which is retried while the disk fails. Absence stays a FileNotFoundError, other
+        answers become an OutputError."""
         with self._one_line(key):
             return self.patience.call(operation, f"output {self.url}: {key}")
 
@@ -313,12 +314,12 @@ class LocalStore:
         except (FileNotFoundError, IsADirectoryError):
             raise
         except OSError as error:
-            where = f"output {self.url}: {key}: {(error.strerror or str(error)).lower()}"
-            raise OutputError(f"{where}; use another output or change its rights") from error
+            message = f"output {self.url}: {key}: {(error.strerror or str(error)).lower()}"
+            raise OutputError(f"{message}; use another output or change its rights") from error
 
 
 def _open_in_folder(path: Path, mode: Literal["xb", "ab"]) -> BinaryIO:
-    """Open a file for writing; a folder that is missing, or is cleaned away just now, is made."""
+    """Open a file for writing. Its folder is made where it is missing, also if another process is removing it."""
     for _ in range(PROBES):
         try:
             return path.open(mode, buffering=1 << 20)
@@ -329,7 +330,7 @@ def _open_in_folder(path: Path, mode: Literal["xb", "ab"]) -> BinaryIO:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it; each new name is made durable."""
+    """Make a folder and its parents; each new name is made durable."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -359,7 +360,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 class S3Store:
-    """A prefix of a bucket, reached by the clients of `storage`."""
+    """A prefix of a bucket, through the clients of `storage`."""
 
     def __init__(self, bucket: str, prefix: str, storage: S3Clients) -> None:
         self.patience = storage.patience
@@ -372,8 +373,8 @@ class S3Store:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def get(self, key: str) -> bytes | None:
-        there = self.read_versioned(key)
-        return None if there is None else there.data
+        current = self.read_versioned(key)
+        return None if current is None else current.data
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._put_once(key, data, {"IfNoneMatch": "*"})
@@ -383,8 +384,8 @@ class S3Store:
 
     def read_versioned(self, key: str) -> Versioned | None:
         def read(client: Any) -> Versioned:
-            answer = client.get_object(**self._at(key))
-            return Versioned(whole_body(answer), answer["ETag"])
+            response = client.get_object(**self._at(key))
+            return Versioned(whole_body(response), response["ETag"])
 
         return self._retried(key, read)
 
@@ -400,13 +401,13 @@ class S3Store:
         self._retried(key, lambda client: client.delete_object(**self._at(key)))
 
     def discard_unfinished(self, folders: Iterable[str]) -> None:
-        """Nothing: every put is one request, so that unfinished uploads below this prefix are other people's."""
+        """Does nothing: every put is one request, so unfinished uploads below this prefix are not ours."""
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
 
     def _put_once(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
-        """One request, never repeated here: whoever calls knows how to tell its own put from another's."""
+        """One request, never retried here: only the caller can tell its own put from another's."""
         try:
             self._storage.s3_call(self.url, lambda client: client.put_object(**self._at(key), Body=data, **condition))
         except Exception as error:
@@ -418,10 +419,10 @@ class S3Store:
             raise self._stated(key, error) from error
         return True
 
-    def _retried(self, key: str, call: Callable[[Any], T]) -> T | None:
+    def _retried(self, key: str, request: Callable[[Any], T]) -> T | None:
         """The result of a call that may be repeated; None if there is no such object."""
         try:
-            return self.patience.call(lambda: self._storage.s3_call(self.url, call), f"output {self.url}/{key}")
+            return self.patience.call(lambda: self._storage.s3_call(self.url, request), f"output {self.url}/{key}")
         except StoreUnavailable:
             raise
         except Exception as error:
@@ -430,7 +431,7 @@ class S3Store:
             raise self._stated(key, error) from error
 
     def _stated(self, key: str, error: Exception) -> Exception:
-        """An error that no retry helps, as one line for the user; what is not S3's is returned as it is."""
+        """A final error as one line for the user; an error that is not from S3 is returned unchanged."""
         kind = kind_of(error)
         if kind == "denied":
             text = first_line(error)

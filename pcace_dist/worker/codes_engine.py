@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_checked
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_attempt_file
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.codes import open_codes
 from pcace_dist.artifacts.selection import SELECTION_FILE, Selection
@@ -92,6 +92,6 @@ class CodesEngine:
 
     def _selection(self, receipt: Receipt) -> Selection:
         if receipt.attempt not in self._selections:
-            data = read_checked(self._store, receipt.attempt, SELECTION_FILE, receipt.files[SELECTION_FILE])
+            data = read_attempt_file(self._store, receipt.attempt, SELECTION_FILE, receipt.files[SELECTION_FILE])
             self._selections[receipt.attempt] = Selection.from_bytes(data)
         return self._selections[receipt.attempt]

@@ -148,15 +148,8 @@ class Engine:
             raise ModelError(f"model.weights {spec.model.weights}: this worker loaded other weights than the plan's")
         memory = self._memory()
         layouts.keep([self.model], metadata.channel_axes)
-        forward = Forward(
-            self.model,
-            self.device,
-            metadata.batch,
-            spec.model.input.mean,
-            spec.model.input.std,
-            spec.layers,
-            metadata.numerics,
-        )
+        mean, std = spec.model.input.mean, spec.model.input.std
+        forward = Forward(self.model, self.device, metadata.batch, mean, std, spec.layers, metadata.numerics)
         layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
         if self.device.type == "cpu":
             plan = replace(plan, layers=tuple(layers.values()))
@@ -261,12 +254,12 @@ class Engine:
             rows = current.encoder.no_rows()
             for batch in source.encoded(current.encoder, seconds):
                 rows.append(batch)
-        tally = source.tally
-        rows.bad.extend(tally.bad)
+        totals = source.totals
+        rows.bad.extend(totals.bad)
         seconds.add(source.seconds)
         with seconds.stage("statistics"):
-            left_out = {"filtered": tally.filtered, "unlabelled": tally.unlabelled}
-            count = current.buffer.add(unit, rows, **left_out, bytes_read=tally.bytes_read)
+            left_out = {"filtered": totals.filtered, "unlabelled": totals.unlabelled}
+            count = current.buffer.add(unit, rows, **left_out, bytes_read=totals.bytes_read)
         log_fields = {"actor": self.worker, "unit": unit.id, "rows": count.rows}
         log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=log_fields)
         return UnitReport(
@@ -274,7 +267,7 @@ class Engine:
             count=count,
             forwarded=self.images_seen - images_before,
             seconds=seconds.by_stage(),
-            bytes_read=tally.bytes_read,
+            bytes_read=totals.bytes_read,
             last_fault=None if source.kind == CODES else _last_fault(rows.bad),  # those were reported by that run
             of_pilot=source.kind == PILOT,
         )

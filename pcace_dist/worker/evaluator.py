@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_block, read_checked, read_rows
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_attempt_file, read_block, read_rows
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.config.targets import LABEL, PREDICTED, TargetSpec
@@ -290,8 +290,11 @@ def rank_without(
 
     def parts() -> Iterable[BlockPart]:
         for receipt in with_block:
-            contents = {name: read_checked(store, receipt.attempt, name, receipt.files[name]) for name in _files(block)}
-            for part in read_block(block, plan.components, contents[block.file], *read_rows(contents["rows.arrow"])):
+            rows, data = (
+                read_attempt_file(store, receipt.attempt, name, receipt.files[name])
+                for name in ("rows.arrow", block.file)
+            )
+            for part in read_block(block, plan.components, data, *read_rows(rows)):
                 yield without_folds(part, held_out)
 
     return score_block(plan, block, parts, penalty=penalty, memory=memory)
@@ -320,7 +323,3 @@ def gram_without(gram: Gram, held_out: Sequence[int]) -> Gram:
     ranked.xy[:, :, folds] = 0
     ranked.yy[:, folds] = 0
     return ranked
-
-
-def _files(block: ChannelBlock) -> tuple[str, str]:
-    return "rows.arrow", block.file

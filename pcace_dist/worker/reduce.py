@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_block, read_checked, read_rows, read_samples
+from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_attempt_file, read_block, read_rows, read_samples
 from pcace_dist.artifacts.block_scores import BlockScores, each_ranking
 from pcace_dist.artifacts.drift import Ends
 from pcace_dist.artifacts.transforms import pick_transforms
@@ -87,7 +87,7 @@ def score_block(
 
 
 def _read(store: Store, receipt: Receipt, name: str) -> bytes:
-    return read_checked(store, receipt.attempt, name, receipt.files[name])
+    return read_attempt_file(store, receipt.attempt, name, receipt.files[name])
 
 
 def _by_ace(scores: BlockScores, store: Store, plan: Plan, receipts: Sequence[Receipt]) -> BlockScores:

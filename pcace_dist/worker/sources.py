@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 IMAGES, PILOT, CODES = "images", "pilot", "codes"  # kinds of sources
 
 
-class Tally(Protocol):
+class UnitTotals(Protocol):
     """What is known of a unit when its batches are exhausted: rows set aside, rows that the filter removed, rows left
     out for want of a label, bytes."""
 
@@ -45,19 +45,19 @@ class Tally(Protocol):
 class UnitSource:
     """The batches of one unit.
 
-    encoded: gives the batches as codes, in row order. tally: complete when they are exhausted, as are `seconds`, those
+    encoded: gives the batches as codes, in row order. totals: complete when they are exhausted, as are `seconds`, those
     of the threads that read. close: stops reading; does nothing after the last batch.
     """
 
     kind: str
     encoded: Callable[[BatchEncoder, StageSeconds], Iterator[EncodedBatch]]
-    tally: Tally
+    totals: UnitTotals
     seconds: Mapping[str, float] = field(default_factory=dict)
     close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
-class _KeptTally:
+class _KeptTotals:
     bad: Sequence[BadRow]
     filtered: int
     unlabelled: int
@@ -100,7 +100,7 @@ def codes_source(kept_unit: KeptUnit, unit: Unit, plan: Plan, dataset: DatasetSp
             labels = kept_unit.labels(dataset.label, dataset.labelling)
             yield EncodedBatch(kept_unit.codes, row_parts, rows.refs, groups, labels, rows)
 
-    return UnitSource(CODES, encoded, _KeptTally(kept_unit.bad, left_out - unlabelled, unlabelled))
+    return UnitSource(CODES, encoded, _KeptTotals(kept_unit.bad, left_out - unlabelled, unlabelled))
 
 
 class UnitSources:

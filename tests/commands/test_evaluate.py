@@ -81,7 +81,7 @@ def test_the_curves_say_how_the_mean_and_the_accuracy_change(evaluation: Evaluat
 
 
 def test_no_image_is_on_both_sides(evaluation: Evaluation) -> None:
-    assert evaluation.held == (12, 13, 14, 15)
+    assert evaluation.held_out == (12, 13, 14, 15)
     measured = evaluation.curves[0].images
     assert 0.15 * ROWS < measured < 0.35 * ROWS
 

@@ -102,7 +102,7 @@ def test_splits_taken_for_classes_are_said(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "is empty; a line for each class is needed"),
-        ("n01440764 a\nn01440764 b\n", "n01440764 stands there more than once$"),
+        ("n01440764 a\nn01440764 b\n", "n01440764 is listed more than once$"),
         ('{"1": ["n01440764", "tench"]}', "is not a list of classes like "),
         (None, "no such file$"),
     ],

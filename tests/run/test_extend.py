@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pcace_dist.artifacts.attempt import read_checked
+from pcace_dist.artifacts.attempt import read_attempt_file
 from pcace_dist.artifacts.run import Run
 from pcace_dist.errors import UserError
 from pcace_dist.ledger.ledger import Ledger
@@ -260,7 +260,7 @@ def test_interrupted_while_taking_over_and_resumed(folder: Folder, monkeypatch: 
     folder.add(LARGE)
     with monkeypatch.context() as patch:
         if keep == "copied":
-            patch.setattr(extend, "read_checked", dying_at_the_third(read_checked))
+            patch.setattr(extend, "read_attempt_file", dying_at_the_third(read_attempt_file))
         else:
             patch.setattr(Ledger, "append", dying_after(keep))
         with pytest.raises(RuntimeError, match="died"):

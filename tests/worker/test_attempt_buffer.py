@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pcace_dist.artifacts.attempt import ChannelBlock, blocks_of, read_block, read_checked, read_rows
+from pcace_dist.artifacts.attempt import ChannelBlock, blocks_of, read_attempt_file, read_block, read_rows
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import RowGroupRef, Unit
 from pcace_dist.ledger.ledger import UnitCount
@@ -48,9 +48,9 @@ def rows_of(plan: Plan, numbers: Sequence[int], *, groups: bool = False, **optio
 
 def sums(plan: Plan, store: MemoryStore, attempt: str, files: dict[str, Any], block: ChannelBlock) -> dict[Any, bytes]:
     """Every group's Gram of a block of an attempt."""
-    rows = read_rows(read_checked(store, attempt, "rows.arrow", files["rows.arrow"]))
+    rows = read_rows(read_attempt_file(store, attempt, "rows.arrow", files["rows.arrow"]))
     found = {}
-    data = read_checked(store, attempt, block.file, files[block.file])
+    data = read_attempt_file(store, attempt, block.file, files[block.file])
     for part in read_block(block, plan.components, data, *rows):
         gram = part.gram or Gram(block.stop - block.start, plan.components, 1, plan.knots, plan.folds)
         if part.codes is not None:

@@ -82,9 +82,9 @@ def test_kept_codes_come_first_then_the_pilots_cache_then_the_images(
     monkeypatch.setattr(sources_module, "read_unit", lambda *_: kept_unit(plan))
     assert sources.open(A, "attempts/x/codes.parquet", StageSeconds()).kind == CODES
     pilot = sources.open(A, None, StageSeconds())
-    assert (pilot.kind, pilot.tally.filtered, pilot.tally.bytes_read) == (PILOT, 2, 50) and not reader.reading
+    assert (pilot.kind, pilot.totals.filtered, pilot.totals.bytes_read) == (PILOT, 2, 50) and not reader.reading
     images = sources.open(A, None, StageSeconds())
-    assert (images.kind, images.tally.filtered, images.tally.bytes_read) == (IMAGES, 3, 100) and reader.reading == [A]
+    assert (images.kind, images.totals.filtered, images.totals.bytes_read) == (IMAGES, 3, 100) and reader.reading == [A]
     images.close()
     assert not reader.reading
 
@@ -129,7 +129,7 @@ def test_kept_rows_are_one_batch_and_what_is_missing_was_filtered(plan: Plan, mo
     sources, _, _ = sources_of(plan)
     source = sources.open(A, "attempts/x/codes.parquet", StageSeconds())
     (batch,) = source.encoded(tiny_encoder(plan), StageSeconds())
-    assert (source.tally.filtered, len(source.tally.bad), source.tally.bytes_read) == (1, 1, 0)
+    assert (source.totals.filtered, len(source.totals.bad), source.totals.bytes_read) == (1, 1, 0)
     assert batch.groups == ["north", None, None, "south", "north", None]
     assert batch.labels == [0, 1, None, None, 4, 2]
     assert batch.rows.folds.tolist() == [0, 1, 2, 3, 0, 1]

@@ -19,32 +19,32 @@ from pcace_dist.packing.csv_table import read_table
 from pcace_dist.packing.source import IMAGE_TYPE, Request, Row, Source, is_one_file, read_image
 from pcace_dist.storage.files import Storage, split
 
-SIZED = 64  # images of a CSV file whose sizes are looked up, to know how many make a shard
-IMAGE_BYTES = 100_000  # where no size can be looked up
+SIZED = 64  # so many images of a CSV are looked up, to estimate how many make a shard
+IMAGE_BYTES = 100_000  # the size of an image where none can be looked up
 
 
 def open_csv(walked: Walked, request: Request) -> Source:
-    """Rows of a CSV file: a column of image paths (from the CSV's folder, or URLs), and the others with their types."""
+    """The rows of a CSV file: a column of image paths (relative to the CSV's folder, or URLs), and the others."""
     source, storage, image_column, reading = request.path, request.storage, request.image_column, request.reading
-    files = [one.file for one in walked.files]
+    files = [found.file for found in walked.files]
     if not is_one_file(files, source):
         raise DatasetError(f"{source}: is a folder; name the CSV file")
     table, notes = read_table(storage.read_bytes(source), source, reading.encoding, reading.types, image_column)
     names = table.column_names
     if image_column not in names:
-        near = difflib.get_close_matches(image_column, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, names))}"
+        nearest = difflib.get_close_matches(image_column, names, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(map(repr, names))}"
         raise DatasetError(f"{source}: no column {image_column!r} with the image paths; {hint}")
     if image_column != "image" and "image" in names:
         raise DatasetError(f"{source}: the column 'image' is in the way of the packed images; rename it")
     folder = parent_of(source)
     if not reading.allow_outside:
         _check_inside(table[image_column], folder, source)
-    others = [table.schema.field(name) for name in names if name != image_column]
+    other_fields = [table.schema.field(name) for name in names if name != image_column]
     size = _usual_size(table[image_column], folder, storage)
     return Source(
         "csv",
-        pa.schema([pa.field("image", IMAGE_TYPE), *others]),
+        pa.schema([pa.field("image", IMAGE_TYPE), *other_fields]),
         identity_of(files, source),
         [size] * table.num_rows,
         lambda start, stop: CsvSlice(table.take(pa.array(range(start, stop))), image_column, source, folder, start),
@@ -53,8 +53,8 @@ def open_csv(walked: Walked, request: Request) -> Source:
 
 
 def _check_inside(paths: pa.ChunkedArray, folder: str, source: str) -> None:
-    """Raises DatasetError where a row names a file outside the CSV's own folder: a CSV of unknown origin must not make
-    private files part of a data set."""
+    """Raise DatasetError where a row names a file outside the CSV's own folder: a CSV of unknown origin must not put
+    private files into a data set."""
     outside = {path for path in pc.unique(paths).to_pylist() if path and not _lies_in(_image_url(path, folder), folder)}
     if not outside:
         return
@@ -73,7 +73,7 @@ def _lies_in(url: str, folder: str) -> bool:
 
 @dataclass(frozen=True)
 class CsvSlice:
-    """Rows of a CSV file from row `first`."""
+    """Some rows of a CSV file; `first`: the number of the first one."""
 
     table: pa.Table
     image_column: str
@@ -101,16 +101,16 @@ def _image_url(path: str, folder: str) -> str:
 
 
 def _usual_size(paths: pa.ChunkedArray, folder: str, storage: Storage) -> int:
-    """Mean size of some of the images, evenly spread: a listing of them all may be impossible or take hours."""
+    """Mean size of some of the images, evenly spread: to list all of them may be impossible or take hours."""
     step = max(1, len(paths) // SIZED)
     names = [path for path in paths[::step].to_pylist() if path and "\0" not in path]
 
     def size(name: str) -> int:
         try:
-            found = storage.stat(_image_url(name, folder))
+            stored = storage.stat(_image_url(name, folder))
         except (OSError, JobError):
             return 0
-        return found.size if found else 0
+        return stored.size if stored else 0
 
-    sizes = [found for found in in_order(size, names, storage) if found]
+    sizes = [stored for stored in in_order(size, names, storage) if stored]
     return max(1, int(statistics.fmean(sizes))) if sizes else IMAGE_BYTES

@@ -1,4 +1,4 @@
-"""Image folders: a class is a folder below the source, numbered before any file is left out."""
+"""Image folders: each folder below the source is a class. Classes are numbered before any file is left out."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ NAMED = 3  # files that a remark names
 
 
 def open_folder(walked: Walked, request: Request) -> Source:
-    """Images of a folder: class = folder below it, label = the class's place among all the sorted folders.
+    """The images of a folder. The class is the folder below it, the label the position among all sorted folders.
 
-    With a list of classes (given, or ImageNet's own found beside or above folders named by WordNet ids) the label is
-    the place in that list: a part of ImageNet keeps the indices that networks know. Folders are numbered before any
-    file is left out, as ImageFolder numbers them with `allow_empty`.
+    With a list of classes (given, or ImageNet's own, beside or above folders named by WordNet ids) the label is the
+    position in that list, so that a part of ImageNet keeps the indices that networks know. Folders are numbered before
+    any file is left out, as ImageFolder does with `allow_empty`.
     """
     storage, classes, reading, source = request.storage, request.classes, request.reading, walked.root
     images, walked = walked.only("image", "not an image")
     if not images:
         raise DatasetError(f"{source}: holds no image ({', '.join(IMAGE_SUFFIXES)}){reasons(walked.left_out)}")
-    counts = Counter(_class_of(one.key) for one in images if "/" in one.key)
+    counts = Counter(_class_of(image.key) for image in images if "/" in image.key)
     notes = [*walked.notes, *_by_content(images)]
     labels: dict[str, int] = {}
     if counts:
@@ -44,9 +44,10 @@ def open_folder(walked: Walked, request: Request) -> Source:
     fields = [pa.field("image", IMAGE_TYPE)]
     fields += [pa.field("label", pa.int64()), *classes.fields()] if classes else []
     entries = tuple(
-        (one.key, one.file.url, labels[_class_of(one.key)] if labels and "/" in one.key else None) for one in images
+        (image.key, image.file.url, labels[_class_of(image.key)] if labels and "/" in image.key else None)
+        for image in images
     )
-    files = [one.file for one in images]
+    files = [image.file for image in images]
     return Source(
         "folder",
         pa.schema(fields),
@@ -68,17 +69,17 @@ def _class_of(key: str) -> str:
 def _classes_of(
     folders: Sequence[str],
     counts: Mapping[str, int],
-    given: ClassNames | None,
+    given_classes: ClassNames | None,
     source: str,
     storage: Storage,
     reading: Reading,
     notes: list[str],
 ) -> ClassNames:
-    """The classes of folders: by the list that is given or found, else by the folders themselves."""
-    if given is not None and reading.labels is not None:
+    """The classes of folders: from the list that is given or found, else from the folders themselves."""
+    if given_classes is not None and reading.labels is not None:
         raise DatasetError("--labels and --classes: only one of them can number the folders")
     filled = sorted(counts)
-    classes = given or listed_classes(filled, source, storage, notes)
+    classes = given_classes or listed_classes(filled, source, storage, notes)
     if classes is not None:
         return _with_numbers(classes, folders, counts)
     notes += doubts(filled, source)
@@ -88,14 +89,18 @@ def _classes_of(
 
 
 def _with_numbers(classes: ClassNames, folders: Sequence[str], counts: Mapping[str, int]) -> ClassNames:
-    """The list, its keys called as the folders are where these are indices of the list (ImageNet-V2's 0 to 999)."""
+    """The list of classes; where the folders' names are indices of it (ImageNet-V2's 0 to 999), with these as
+    `folders`."""
     numbers = {int(name): name for name in folders if name in counts and name.isascii() and name.isdigit()}
-    indices = len(numbers) == len(counts) and max(numbers) < len(classes.names) and not set(counts) & set(classes.keys)
-    return replace(classes, folders=numbers) if indices else classes
+    are_indices = (
+        len(numbers) == len(counts) and max(numbers) < len(classes.names) and not set(counts) & set(classes.keys)
+    )
+    return replace(classes, folders=numbers) if are_indices else classes
 
 
 def _empty_classes(labels: Mapping[str, int], counts: Mapping[str, int], walked: Walked, reading: Reading) -> list[str]:
-    """Remarks on classes without an image. Raises DatasetError where files of one are left out, unless told."""
+    """Remarks on classes without an image. Raises DatasetError where the files of one are all left out, unless
+    `allow_empty_classes`."""
     by_class: dict[str, list[Skipped]] = {}
     for fault in walked.left_out:
         by_class.setdefault(_class_of(fault.name), []).append(fault)
@@ -111,7 +116,7 @@ def _empty_classes(labels: Mapping[str, int], counts: Mapping[str, int], walked:
 
 
 def lost_class(source: str, folder: str, label: int, faults: Sequence[Skipped]) -> DatasetError:
-    """What is said of a class whose files are all left out."""
+    """The error for a class whose files are all left out."""
     return DatasetError(
         f"{source}: no file of the class {folder!r} (label {label}) can be packed{reasons(faults)}; put images there, "
         "remove the folder, or keep its label without images with --allow-empty-classes"
@@ -119,14 +124,14 @@ def lost_class(source: str, folder: str, label: int, faults: Sequence[Skipped]) 
 
 
 def _by_content(images: Sequence[Found]) -> list[str]:
-    """A remark on images that their names do not show."""
-    named = [one.key for one in images if one.by_content]
-    return [f"images that only their first bytes show: {first_names(named, NAMED)}"] if named else []
+    """A remark on files that are images by their first bytes, but not by their names."""
+    without_suffix = [image.key for image in images if image.by_content]
+    return [f"images that only their first bytes show: {first_names(without_suffix, NAMED)}"] if without_suffix else []
 
 
 @dataclass(frozen=True)
 class FolderSlice:
-    """Image files: key, URL, class index (None: beside the class folders)."""
+    """Image files: key, URL, class index (None: the file is in no class folder)."""
 
     files: tuple[tuple[str, str, int | None], ...]
     labelled: bool

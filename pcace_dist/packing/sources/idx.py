@@ -30,7 +30,7 @@ KINDS = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 
 
 def read_idx(data: bytes, name: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """The array that idx bytes hold, gzipped or plain. Raises DatasetError naming the file `name`."""
+    """The array in the bytes of an idx file, gzipped or plain. Raises DatasetError that names the file `name`."""
     if data.startswith(GZIP):
         try:
             data = gzip.decompress(data)
@@ -38,22 +38,22 @@ def read_idx(data: bytes, name: str) -> np.ndarray[Any, np.dtype[Any]]:
             raise DatasetError(f"{name}: broken gzip file") from None
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in KINDS or len(data) < 4 + 4 * data[3]:
         raise DatasetError(f"{name}: not an idx file")
-    kind, axes = np.dtype(KINDS[data[2]]), data[3]
+    dtype, axes = np.dtype(KINDS[data[2]]), data[3]
     shape = tuple(int(n) for n in np.frombuffer(data, dtype=">u4", count=axes, offset=4))
     start = 4 + 4 * axes
-    wanted = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    if len(data) - start != wanted:
-        raise DatasetError(f"{name}: {len(data) - start} bytes of values where the header says {wanted}")
-    return np.frombuffer(data, dtype=kind, offset=start).reshape(shape)
+    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if len(data) - start != expected:
+        raise DatasetError(f"{name}: {len(data) - start} bytes of values where the header says {expected}")
+    return np.frombuffer(data, dtype=dtype, offset=start).reshape(shape)
 
 
 def open_idx(walked: Walked, request: Request) -> Source:
-    """MNIST idx files, gzipped or plain: images as PNG, labels; a column `split` where there is more than one set."""
+    """MNIST idx files, gzipped or plain: images as PNG, and labels; with more than one set, also a column `split`."""
     source, storage = request.path, request.storage
-    files = [one.file for one in walked.files]
+    files = [found_file.file for found_file in walked.files]
     by_name = {idx_stem(f.url): f for f in files}
-    named = is_one_file(files, source)
-    if named:  # the other file lies beside it
+    is_one = is_one_file(files, source)
+    if is_one:  # the other file lies beside it
         beside = storage.list(parent_of(source))
         by_name = {
             idx_stem(f.url): f
@@ -68,11 +68,11 @@ def open_idx(walked: Walked, request: Request) -> Source:
             raise DatasetError(f"{source}: no {name}{LABELS} beside {name}{IMAGES}")
     sets, sizes = [], []
     for name in names:
-        found = IdxSet(utf8_name(name), by_name[name + IMAGES].url, by_name[name + LABELS].url)
-        images, labels = found.read(storage)
+        idx_set = IdxSet(utf8_name(name), by_name[name + IMAGES].url, by_name[name + LABELS].url)
+        images, labels = idx_set.read(storage)
         if len(images) != len(labels):
             raise DatasetError(f"{source}: {len(images)} images but {len(labels)} labels in {name}")
-        sets.append(replace(found, count=len(images)))
+        sets.append(replace(idx_set, count=len(images)))
         sizes += [images[0].size if len(images) else 0] * len(images)
     fields = [pa.field("image", IMAGE_TYPE), pa.field("label", pa.int64())]
     fields += [pa.field("split", pa.string())] if len(sets) > 1 else []
@@ -84,20 +84,20 @@ def open_idx(walked: Walked, request: Request) -> Source:
         sizes,
         lambda start, stop: IdxSlice(tuple(sets), start, stop),
         notes=walked.notes,
-        left_out=walked.left_out if named else (*walked.left_out, *_no_idx(walked, used)),
+        left_out=walked.left_out if is_one else (*walked.left_out, *_no_idx(walked, used)),
     )
 
 
 def _no_idx(walked: Walked, used: Sequence[StoredFile]) -> Iterator[Skipped]:
     urls = {file.url for file in used}
-    for one in walked.files:
-        if one.file.url not in urls:
-            yield Skipped(one.key, "not an idx file of the images and labels")
+    for found in walked.files:
+        if found.file.url not in urls:
+            yield Skipped(found.key, "not an idx file of the images and labels")
 
 
 @dataclass(frozen=True)
 class IdxSet:
-    """A file of images, the file of their labels, and how many there are."""
+    """A file of images, the file of their labels, and their number."""
 
     name: str
     images: str
@@ -110,7 +110,7 @@ class IdxSet:
 
 @dataclass(frozen=True)
 class IdxSlice:
-    """Images `start` to `stop` of the sets one after another."""
+    """Images `start` to `stop` of all sets, one set after another."""
 
     sets: tuple[IdxSet, ...]
     start: int
@@ -118,24 +118,24 @@ class IdxSlice:
 
     def rows(self, storage: Storage) -> Iterator[Row | Skipped]:
         before = 0
-        for one in self.sets:
-            first, last = max(0, self.start - before), min(one.count, self.stop - before)
-            before += one.count
+        for idx_set in self.sets:
+            first, last = max(0, self.start - before), min(idx_set.count, self.stop - before)
+            before += idx_set.count
             if first >= last:
                 continue
-            images, labels = one.read(storage)
-            extra = {"split": one.name} if len(self.sets) > 1 else {}
+            images, labels = idx_set.read(storage)
+            extra = {"split": idx_set.name} if len(self.sets) > 1 else {}
             for index in range(first, last):
                 buffer = io.BytesIO()
                 Image.fromarray(images[index]).save(buffer, "PNG")
                 cells = {"label": int(labels[index]), **extra}
-                yield Row(f"{one.name}/{index:05d}.png", buffer.getvalue(), cells)
+                yield Row(f"{idx_set.name}/{index:05d}.png", buffer.getvalue(), cells)
 
 
-def _read_idx(url: str, axes: int, what: str, storage: Storage) -> np.ndarray[Any, Any]:
+def _read_idx(url: str, axes: int, content: str, storage: Storage) -> np.ndarray[Any, Any]:
     array = read_idx(storage.read_bytes(url), url)
     if array.ndim != axes or array.dtype.itemsize != 1:
-        raise DatasetError(f"{url}: not {what} of MNIST's kind")
+        raise DatasetError(f"{url}: not {content} of MNIST's kind")
     return array
 
 

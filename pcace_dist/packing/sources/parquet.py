@@ -1,8 +1,8 @@
-"""Parquet files as a source of `pcace pack`, Hugging Face's among them: other shards and row groups, every column kept.
+"""Parquet files as a source of `pcace pack`, also those of Hugging Face: new shards and row groups, with every column.
 
-Such files can be ranked as they are; packing them anew pays where they are many small ones, have row groups of
-gigabytes, hold damaged images, or lie on a slower store. Footers are read for the plan, row groups when they are
-packed. Knows nothing of shards.
+Such files can be ranked as they are. To pack them again is worth it where there are many small ones, where row groups
+have gigabytes, where images are damaged, or where they lie on a slow store. Footers are read for the plan, row groups
+when they are packed. Knows nothing of shards.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ SPLIT_OF = re.compile(r"(.+?)-\d+-of-\d+")  # train-00007-of-00294.parquet
 
 
 @dataclass(frozen=True)
-class Group:
-    """One row group of a file, and the place of its first row in the file and in the whole source."""
+class RowGroupSpan:
+    """One row group of a file, and the number of its first row in the file and in the whole source."""
 
     url: str
     key: str
@@ -49,28 +49,28 @@ class Group:
     rows: int
 
 
-def rows_of_files(found: list[StoredFile], source: str, storage: Storage, image_column: str = "image") -> Source:
-    """The rows of Parquet files in the order of their paths. The image column becomes `image`, the others stay."""
+def rows_of_files(files: list[StoredFile], source: str, storage: Storage, image_column: str = "image") -> Source:
+    """The rows of Parquet files in the order of their paths. The image column is renamed `image`; the others stay."""
     with ThreadPoolExecutor(READERS, thread_name_prefix="pcace-pack") as pool:
-        footers = list(pool.map(lambda file: _footer(file, storage), found))
-    keys = [utf8_name(key_below(file.url, source)) for file in found]
+        footers = list(pool.map(lambda file: _footer(file, storage), files))
+    keys = [utf8_name(key_below(file.url, source)) for file in files]
     schema = _same_schema(keys, [footer.schema.to_arrow_schema() for footer in footers])
     column = _image_column(schema, image_column, source)
-    groups: list[Group] = []
+    groups: list[RowGroupSpan] = []
     sizes: list[int] = []
-    for file, key, footer in zip(found, keys, footers, strict=True):
+    for file, key, footer in zip(files, keys, footers, strict=True):
         in_file = 0
         for index in range(footer.num_row_groups):
-            meta = footer.row_group(index)
-            groups.append(Group(file.url, key, index, in_file, len(sizes), meta.num_rows))
-            sizes += [meta.total_byte_size // max(1, meta.num_rows)] * meta.num_rows
-            in_file += meta.num_rows
+            row_group = footer.row_group(index)
+            groups.append(RowGroupSpan(file.url, key, index, in_file, len(sizes), row_group.num_rows))
+            sizes += [row_group.total_byte_size // max(1, row_group.num_rows)] * row_group.num_rows
+            in_file += row_group.num_rows
     features = _features(schema, column)
     packed = pa.schema([_as_packed(field, column) for field in schema])
     return Source(
         "parquet",
         packed,
-        identity_of(found, source),
+        identity_of(files, source),
         sizes,
         lambda start, stop: ParquetSlice(_between(groups, start, stop), start, stop, column, packed),
         features=features,
@@ -80,9 +80,9 @@ def rows_of_files(found: list[StoredFile], source: str, storage: Storage, image_
 
 @dataclass(frozen=True)
 class ParquetSlice:
-    """Rows `start` to `stop` of the whole source, and the row groups they lie in."""
+    """Rows `start` to `stop` of the whole source, and the row groups that contain them."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[RowGroupSpan, ...]
     start: int
     stop: int
     column: str
@@ -105,15 +105,15 @@ class ParquetSlice:
                 yield Skipped(f"{group.key} row group {group.index} from row {read}", f"cannot be read ({wrong})")
 
 
-def _batches(group: Group, storage: Storage) -> Iterator[pa.RecordBatch]:
-    """Raises WrongBytes for bytes that are there and wrong, and what fetching raises."""
+def _batches(group: RowGroupSpan, storage: Storage) -> Iterator[pa.RecordBatch]:
+    """The rows of a row group. Raises WrongBytes for bytes that cannot be parsed, and errors of fetching."""
     file = storage.stat(group.url)
     if file is None:
         raise FileNotFoundError(f"{group.url}: no such file")
     yield from StoredParquet(file, storage).batches(group.index, ROWS_AT_ONCE)
 
 
-def _row(cells: pa.RecordBatch, group: Group, number: int, items: ParquetSlice) -> Row | Skipped:
+def _row(cells: pa.RecordBatch, group: RowGroupSpan, number: int, items: ParquetSlice) -> Row | Skipped:
     name = f"{group.key}#{group.in_file + number}"
     image = cells.column(cells.schema.get_field_index(items.column))[0].as_py()
     data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
@@ -127,7 +127,7 @@ def _row(cells: pa.RecordBatch, group: Group, number: int, items: ParquetSlice) 
     return Row(path or name, data, pa.RecordBatch.from_arrays(columns, schema=items.schema))
 
 
-def _between(groups: Sequence[Group], start: int, stop: int) -> tuple[Group, ...]:
+def _between(groups: Sequence[RowGroupSpan], start: int, stop: int) -> tuple[RowGroupSpan, ...]:
     return tuple(group for group in groups if group.first < stop and group.first + group.rows > start)
 
 
@@ -141,14 +141,16 @@ def _footer(file: StoredFile, storage: Storage) -> pq.FileMetaData:
 
 
 def _same_schema(keys: Sequence[str], schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """The schema of all files. Raises DatasetError that names the first column that differs."""
+    """The schema of all files. Raises DatasetError naming the first column that differs."""
     for key, schema in zip(keys, schemas, strict=True):
         if schema.equals(schemas[0]):
             continue
         for name in dict.fromkeys([*schemas[0].names, *schema.names]):
-            one, two = (_type_of(s, name) for s in (schemas[0], schema))
-            if one != two:
-                raise DatasetError(f"{key}: column {name!r} is {two}, but {one} in {keys[0]}; pack them apart")
+            first_type, other_type = (_type_of(s, name) for s in (schemas[0], schema))
+            if first_type != other_type:
+                raise DatasetError(
+                    f"{key}: column {name!r} is {other_type}, but {first_type} in {keys[0]}; pack them apart"
+                )
         raise DatasetError(f"{key}: its columns are in another order than those of {keys[0]}; pack them apart")
     return schemas[0]
 
@@ -157,17 +159,17 @@ def _type_of(schema: pa.Schema, name: str) -> str:
     return str(schema.field(name).type) if name in schema.names else "not there"
 
 
-def _image_column(schema: pa.Schema, wanted: str, source: str) -> str:
-    """The column with the images: the one named, else the only one that can be it."""
-    fitting = [field.name for field in schema if _may_be_images(field.type)]
-    if wanted in schema.names and wanted not in fitting:
-        kind = schema.field(wanted).type
-        raise DatasetError(f"{source}: column {wanted!r} is {kind}; images are binary, or a struct with bytes")
-    if wanted not in fitting and len(fitting) != 1:
-        has = ", ".join(map(repr, fitting or schema.names)) or "no columns"
-        what = "more than one column may be the images" if fitting else "no column with images"
-        raise DatasetError(f"{source}: {what} (it has {has}); name it with --image-column")
-    column = wanted if wanted in fitting else fitting[0]
+def _image_column(schema: pa.Schema, requested: str, source: str) -> str:
+    """The column with the images: the requested one, else the only possible one."""
+    candidates = [field.name for field in schema if _may_be_images(field.type)]
+    if requested in schema.names and requested not in candidates:
+        dtype = schema.field(requested).type
+        raise DatasetError(f"{source}: column {requested!r} is {dtype}; images are binary, or a struct with bytes")
+    if requested not in candidates and len(candidates) != 1:
+        has = ", ".join(map(repr, candidates or schema.names)) or "no columns"
+        problem = "more than one column may be the images" if candidates else "no column with images"
+        raise DatasetError(f"{source}: {problem} (it has {has}); name it with --image-column")
+    column = requested if requested in candidates else candidates[0]
     for name in schema.names:
         if schema.names.count(name) > 1:
             raise DatasetError(f"{source}: more than one column {name!r}")
@@ -176,8 +178,8 @@ def _image_column(schema: pa.Schema, wanted: str, source: str) -> str:
     return column
 
 
-def _may_be_images(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or is_image_struct(kind))
+def _may_be_images(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or is_image_struct(dtype))
 
 
 def _as_packed(field: pa.Field, column: str) -> pa.Field:
@@ -185,7 +187,7 @@ def _as_packed(field: pa.Field, column: str) -> pa.Field:
 
 
 def _features(schema: pa.Schema, column: str) -> dict[str, Any]:
-    """Hugging Face's description of the columns (class names among it), where the files have one."""
+    """Hugging Face's description of the columns, with class names, where the files have one."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {"image" if name == column else name: value for name, value in features.items()}
@@ -203,13 +205,13 @@ def _split_notes(keys: Sequence[str], source: str) -> list[str]:
 
 
 def open_parquet(walked: Walked, request: Request) -> Source:
-    """The rows of the Parquet files that a walk has found."""
-    named = is_one_file([one.file for one in walked.files], request.path)
-    found, walked = walked.only("parquet", "not a Parquet file")
-    skipped = [one for one in found if is_underscored(one.key) and not named]
-    files = [one.file for one in found if named or not is_underscored(one.key)]
+    """The rows of the Parquet files of a walk."""
+    is_one = is_one_file([entry.file for entry in walked.files], request.path)
+    entries, walked = walked.only("parquet", "not a Parquet file")
+    skipped = [entry for entry in entries if is_underscored(entry.key) and not is_one]
+    files = [entry.file for entry in entries if is_one or not is_underscored(entry.key)]
     if not files:
         raise DatasetError(f"{walked.root}: holds no Parquet file ({' or '.join(PARQUET_SUFFIXES)})")
-    opened = rows_of_files(files, walked.root, request.storage, request.image_column)
-    faults = (Skipped(one.key, "its name begins with _ (which readers of Parquet skip)") for one in skipped)
-    return replace(opened, left_out=(*walked.left_out, *faults), notes=(*walked.notes, *opened.notes))
+    rows = rows_of_files(files, walked.root, request.storage, request.image_column)
+    faults = (Skipped(entry.key, "its name begins with _ (which readers of Parquet skip)") for entry in skipped)
+    return replace(rows, left_out=(*walked.left_out, *faults), notes=(*walked.notes, *rows.notes))

@@ -1,4 +1,4 @@
-"""WebDataset tars: samples of members that share a name up to the first dot."""
+"""WebDataset tars: members with the same name up to the first dot are one sample."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pcace_dist.packing.class_names import is_synset, of_folders
 from pcace_dist.packing.source import IMAGE_TYPE, Request, Row, Source, with_class_columns
 from pcace_dist.storage.files import Storage, first_line
 
-PEEKED = 256  # samples of a tar that are looked at to find its columns
+PEEKED = 256  # samples that are read to find the columns
 SEVERAL = "several images in the sample"
 TEXTS = ("cls", "txt", "json")
 Members = list[tuple[str, bytes]]
@@ -33,18 +33,18 @@ Members = list[tuple[str, bytes]]
 
 
 def open_webdataset(walked: Walked, request: Request) -> Source:
-    """WebDataset tars: members of one name but for their suffixes are a sample; a name ends at its first dot.
+    """WebDataset tars: members whose names differ only in suffix are a sample; the suffix begins at the first dot.
 
-    The image, `.cls` as `label`, `.txt` as `text`, and the plain values of `.json` as columns. The columns
-    are those of the first samples; values that do not fit them are faults. ImageNet's own tars, one for each class
-    (`n01440764.tar`), hold images only: their names are the classes.
+    The columns are the image, `.cls` as `label`, `.txt` as `text`, and the plain values of `.json`. They come from the
+    first samples; values that do not fit them are faults. ImageNet's own tars, one for each class (`n01440764.tar`),
+    hold images only: their names are the classes.
     """
     storage, classes, reading, source = request.storage, request.classes, request.reading, walked.root
-    found, walked = walked.only("tar", "not a tar file")
-    if not found:
+    entries, walked = walked.only("tar", "not a tar file")
+    if not entries:
         raise DatasetError(f"{source}: holds no tar file ({', '.join(TAR_SUFFIXES)})")
-    tars = [one.file for one in found]
-    plain = TarSlice(tuple((one.file.url, one.key, None) for one in found), None, reading.image_key)
+    tars = [entry.file for entry in entries]
+    plain = TarSlice(tuple((entry.file.url, entry.key, None) for entry in entries), None, reading.image_key)
     peeked, notes = _peek(plain, source, storage)
     schema = _schema_of([_cells(row) for row in peeked])
     stems = [_tar_stem(f.url) for f in tars]
@@ -57,7 +57,7 @@ def open_webdataset(walked: Walked, request: Request) -> Source:
         labels = class_labels(folders, Counter(stems), classes, source)
         schema = pa.schema([*schema, pa.field("label", pa.int64())])
     items = TarSlice(
-        tuple((one.file.url, one.key, labels.get(stem)) for one, stem in zip(found, stems, strict=True)),
+        tuple((entry.file.url, entry.key, labels.get(stem)) for entry, stem in zip(entries, stems, strict=True)),
         schema,
         reading.image_key,
     )
@@ -92,9 +92,9 @@ def _peek(plain: TarSlice, source: str, storage: Storage) -> tuple[list[Row], li
         raise DatasetError(f"{source}: no sample with an image among the first of {plain.tars[0][0]}{reasons(faults)}")
     dropped = sorted({name for row in peeked for name in row.dropped})
     notes = [f"lists and objects of .json are not packed: {', '.join(dropped)}"] if dropped else []
-    cut = next((row.path for row in peeked if row.path.rpartition("/")[2].count(".") > 1), None)
-    if cut is not None:
-        notes.append(f"a sample's name ends at its first dot: {_cut(cut)}")
+    cut_path = next((row.path for row in peeked if row.path.rpartition("/")[2].count(".") > 1), None)
+    if cut_path is not None:
+        notes.append(f"a sample's name ends at its first dot: {_cut(cut_path)}")
     return peeked, notes
 
 
@@ -105,8 +105,8 @@ def _cut(path: str) -> str:
 
 @dataclass(frozen=True)
 class TarSlice:
-    """Tars: URL, key, and the class index of all its samples where that is given. `schema`: what the samples must
-    fit; None takes them as they are."""
+    """Tars: URL, key, and the class index of all samples, or None. `schema`: the samples must fit it; None accepts any
+    columns."""
 
     tars: tuple[tuple[str, str, int | None], ...]
     schema: pa.Schema | None = None
@@ -124,8 +124,8 @@ class TarSlice:
 
 
 def _tar_rows(url: str, key: str, storage: Storage, image_key: str | None) -> Iterator[Row | Skipped]:
-    """Samples of one tar, streamed; nothing is extracted to disk. Raises DatasetError where the storage fails: what
-    is left of the tar must not pass for a fault of the tar."""
+    """Samples of one tar, streamed; nothing is extracted to disk. Raises DatasetError where the storage fails, so that
+    this does not look like a broken tar."""
     try:
         with storage.open(url) as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
             for sample in _samples(tar, key):
@@ -141,9 +141,9 @@ def _tar_rows(url: str, key: str, storage: Storage, image_key: str | None) -> It
 
 
 def _samples(tar: tarfile.TarFile, key: str) -> Iterator[tuple[str, Members] | Skipped]:
-    """(name, its members) of each sample, and a fault for each member that belongs to none.
+    """(name, its members) of each sample, and a fault for each member that belongs to no sample.
 
-    Raises DatasetError where the members of a sample do not follow one another: the image would be packed without its
+    Raises DatasetError where other members stand between those of a sample: its image would be packed without its
     label.
     """
     name, members = "", Members()
@@ -156,7 +156,7 @@ def _samples(tar: tarfile.TarFile, key: str) -> Iterator[tuple[str, Members] | S
         if members and sample != name:
             yield name, members
             members = []
-        if (reason := _unfit(member, {known for known, _ in members}, suffix)) is not None:
+        if (reason := _unfit(member, {suffix_known for suffix_known, _ in members}, suffix)) is not None:
             yield Skipped(f"{key}/{path}", reason)
             continue
         if not members and sample in seen:
@@ -171,13 +171,13 @@ def _samples(tar: tarfile.TarFile, key: str) -> Iterator[tuple[str, Members] | S
         yield name, members
 
 
-def _unfit(member: tarfile.TarInfo, known: set[str], suffix: str) -> str | None:
-    """Why a member is no part of a sample."""
+def _unfit(member: tarfile.TarInfo, suffixes: set[str], suffix: str) -> str | None:
+    """Why a member cannot be part of a sample; None where it can."""
     if is_hidden(member.name):
         return HIDDEN
     if not member.isfile():
         return f"{SPECIAL} (a link)" if member.issym() or member.islnk() else SPECIAL
-    return f"a second member of this name in the sample (.{suffix})" if suffix in known else None
+    return f"a second member of this name in the sample (.{suffix})" if suffix in suffixes else None
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -186,7 +186,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _sample(name: str, members: Mapping[str, bytes], image_key: str | None) -> Iterator[Row | Skipped]:
-    """The sample's row, and a fault for each member that is not in it; or what is wrong with the sample."""
+    """The sample's row, and a fault for each member that is not in it; or a fault for the whole sample."""
     images = _images_of(members, image_key)
     if len(images) != 1:
         several = f"{SEVERAL} ({', '.join(images)})"
@@ -219,14 +219,16 @@ def _member(name: str, suffix: str) -> str:
 
 
 def _images_of(members: Mapping[str, bytes], image_key: str | None) -> list[str]:
-    """Suffixes of the members that may be the image: the one that is asked for; those that are an image's suffix and
-    nothing more; with a further dot; by their first bytes."""
+    """Suffixes of the members that may be the image: the one in `image_key`; else those that are a plain image suffix;
+    else those that end in one; else those that are images by their first bytes."""
     if image_key is not None:
         return [key for key in re.split("[;,]", image_key.lower()) if key in members][:1]
-    named = [suffix for suffix in members if f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES]
-    exact = [suffix for suffix in named if "." not in suffix]
-    others = (suffix for suffix in members if suffix not in TEXTS)
-    return exact or named or [suffix for suffix in others if kind_of_head(members[suffix][:HEAD]) == "image"]
+    with_suffix = [suffix for suffix in members if f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES]
+    exact = [suffix for suffix in with_suffix if "." not in suffix]
+    other_members = (suffix for suffix in members if suffix not in TEXTS)
+    return (
+        exact or with_suffix or [suffix for suffix in other_members if kind_of_head(members[suffix][:HEAD]) == "image"]
+    )
 
 
 def _cells(row: Row) -> dict[str, Any]:
@@ -239,10 +241,10 @@ def _schema_of(samples: list[dict[str, Any]]) -> pa.Schema:
     fields = [pa.field("image", IMAGE_TYPE)]
     for name in dict.fromkeys(name for cells in samples for name in cells):
         try:
-            kind = pa.array([cells.get(name) for cells in samples]).type
-        except (pa.ArrowException, OverflowError):  # of more than one type, or too large for one
-            kind = pa.string()
-        fields.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
+            dtype = pa.array([cells.get(name) for cells in samples]).type
+        except (pa.ArrowException, OverflowError):  # values of several types, or too large
+            dtype = pa.string()
+        fields.append(pa.field(name, pa.string() if pa.types.is_null(dtype) else dtype))
     return pa.schema(fields)
 
 
