@@ -141,8 +141,8 @@ def test_missing_kept_rows_are_unlabelled_where_no_filter_removed_them(
 ) -> None:
     monkeypatch.setattr(sources_module, "read_unit", lambda *_: kept_unit(plan))
     sources, _, _ = sources_of(plan, Labelling(leave_out=True))
-    tally = sources.open(A, "attempts/x/codes.parquet", StageSeconds()).tally
-    assert (tally.filtered, tally.unlabelled) == (0, 1)
+    totals = sources.open(A, "attempts/x/codes.parquet", StageSeconds()).totals
+    assert (totals.filtered, totals.unlabelled) == (0, 1)
 
 
 def test_the_next_unit_is_read_ahead_unless_it_is_cached_and_what_does_not_follow_is_discarded(plan: Plan) -> None:
