@@ -8,7 +8,7 @@ The arithmetic is in `agreement` and `movement`; here it is decided which noise 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
 from pcace_dist.artifacts.checked import parsing
+from pcace_dist.artifacts.class_names import ClassNames
 from pcace_dist.artifacts.run import Run
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute
@@ -115,7 +116,8 @@ class AgreementRow:
 class Comparison:
     """Two runs side by side. `channels` is comparison.parquet; `overall` the means over the rankings over all layers.
 
-    reasons: why the runs are not comparable. notes: what else differs between them.
+    reasons: why the runs are not comparable. notes: what else differs between them. names: of the classes, as the later
+    run has them, or else the earlier one.
     """
 
     one: RunFacts
@@ -127,6 +129,7 @@ class Comparison:
     noise: Noise
     agreement: tuple[AgreementRow, ...]
     channels: pa.Table
+    names: ClassNames = field(default=ClassNames())
 
     @property
     def overall(self) -> dict[str, float]:
@@ -182,14 +185,21 @@ def compare_runs(one: Run, other: Run, settings: Settings | None = None) -> Comp
     noise = noise_between(a, b)
     if reasons:
         return Comparison(a, b, settings, "not comparable", tuple(reasons), tuple(_notes(a, b)), noise, (), _EMPTY)
-    return compare_tables(a, b, tables[0], tables[1], noise, settings)
+    names = other.names if other.names.names else one.names
+    return compare_tables(a, b, tables[0], tables[1], noise, settings, names)
 
 
 def compare_tables(
-    one: RunFacts, other: RunFacts, first: pa.Table, second: pa.Table, noise: Noise, settings: Settings
+    one: RunFacts,
+    other: RunFacts,
+    first: pa.Table,
+    second: pa.Table,
+    noise: Noise,
+    settings: Settings,
+    names: ClassNames,
 ) -> Comparison:
     """Compare rankings with their pseudo-values (`selected`) that are known to be comparable."""
-    notes = [*_notes(one, other), *_groups_apart(first, second)]
+    notes = [*_notes(one, other), *_groups_apart(first, second, names)]
     first, second = _common_groups(first, second)
     found = difference(_side(first, noise.pilots[0]), _side(second, noise.pilots[1]), paired=noise.paired)
     channels = _side_by_side(first, second, found, settings)
@@ -203,6 +213,7 @@ def compare_tables(
         noise=noise,
         agreement=tuple(_agreements(first, second, settings)),
         channels=channels,
+        names=names,
     )
 
 
@@ -283,8 +294,8 @@ def _notes(one: RunFacts, other: RunFacts) -> Iterator[str]:
         yield "other model.input"
 
 
-def _groups_apart(one: pa.Table, other: pa.Table) -> Iterator[str]:
-    left, right = (set(_group_names(table)) for table in (one, other))
+def _groups_apart(one: pa.Table, other: pa.Table, names: ClassNames) -> Iterator[str]:
+    left, right = (set(map(names.group, pc.unique(table["group"]).to_pylist())) for table in (one, other))
     if left != right:
         yield (
             f"groups only in the first: {_listed(sorted(left - right))}; only in the second: "
@@ -304,13 +315,18 @@ def selected(run: Run, settings: Settings) -> pa.Table:
     """The ranking with its pseudo-values, of what is asked for."""
     table = run.ranking()
     table = table.append_column("pseudo_values", run.jackknife()["pseudo_values"])
-    asked = {"target": settings.target, "group": settings.group, "layer": settings.layer}
+    asked = {
+        "target": run.names.asked_target(settings.target),
+        "group": run.names.asked_group(settings.group),
+        "layer": settings.layer,
+    }
     for column, value in asked.items():
         if value is not None:
             chosen = rows_of(column, value, table.schema.field(column).type)
             kept = table.slice(0, 0) if chosen is None else table.filter(chosen)
             if not len(kept):
-                known = _listed([name_of(value) for value in pc.unique(table[column]).to_pylist()])
+                shown = run.names.group if column == "group" else str
+                known = _listed([shown(value) for value in pc.unique(table[column]).to_pylist()])
                 raise UserError(f"{run.path}: no {column} {value!r}; there are: {known}")
             table = kept
     return table

@@ -95,7 +95,8 @@ def compare_matched(one: Run, other: Run, found: Comparison) -> Matched:
         name: match_channels(first[1][name][rows], second[1][name][others])
         for name in dict.fromkeys(tables[0]["layer"].to_pylist())
     }
-    again = compare_tables(found.one, found.other, tables[0], reordered(tables[1], layers), found.noise, found.settings)
+    second = reordered(tables[1], layers)
+    again = compare_tables(found.one, found.other, tables[0], second, found.noise, found.settings, found.names)
     return Matched(layers, len(rows), again)
 
 
