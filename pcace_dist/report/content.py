@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from pcace_dist.datasets.groups import name_of
 from pcace_dist.report import pictures
 from pcace_dist.report.clusters import across_groups
 from pcace_dist.report.evidence import Transforms, density, scatter
@@ -28,7 +27,7 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
         "facts": _facts(source),
         "stages": source.summary.get("stages", {}),
         "notes": found.notes,
-        "targets": list(source.ranking.targets),
+        "targets": list(map(source.ranking.names.target, source.ranking.targets)),
         "groupBy": source.job.group_by,
         "groups": [
             {"name": _name(source, source.ranking.groups[g]), "images": source.ranking.block(0, g)["images"][0].as_py()}
@@ -42,7 +41,7 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
         "pages": [list(channel) for channel in selection.channels],
         "rows": {str(number): _row(source, found, number) for number in found.thumbnails},
         "across": _across(source.ranking),
-        "cam": _cam(selection, found),
+        "cam": _cam(source, selection, found),
         "places": _places(source, selection, found),
         "compared": _compared(selection, found),
         "against": None if found.against is None else found.against.path,
@@ -56,7 +55,7 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
 
 def _name(source: Source, group: Any) -> str:
     """A group's name as the page shows it."""
-    return "all images" if source.job.group_by is None else name_of(group)
+    return "all images" if source.job.group_by is None else source.ranking.names.group(group)
 
 
 def _facts(source: Source) -> list[list[str]]:
@@ -68,7 +67,7 @@ def _facts(source: Source) -> list[list[str]]:
         ["Model", job.model.factory],
         ["Weights", job.model.weights],
         ["Data", path],
-        ["Target", ", ".join(source.ranking.targets)],
+        ["Target", ", ".join(map(source.ranking.names.target, source.ranking.targets))],
         ["Grouped by", job.group_by or "not grouped"],
         ["Images", f"{summary['images']:,}"],
         ["Bad rows", f"{summary['bad_rows']:,}"],
@@ -107,13 +106,14 @@ def _block(ranking: Ranking, target: int, group: int) -> dict[str, Any]:
 def _row(source: Source, found: Findings, number: int) -> dict[str, Any]:
     file, _, row = found.pool.refs[number]
     outputs, label = found.probed.outputs[number], found.probed.labels[number]
+    names = source.ranking.names
     entry: dict[str, Any] = {"file": file, "row": row}
     if label >= 0:
-        entry["label"] = label
+        entry["label"] = names.label(label)
     if source.job.group_by is not None:
-        entry["group"] = name_of(found.probed.groups[number])
+        entry["group"] = names.group(found.probed.groups[number])
     if len(outputs) > 1:
-        entry["predicted"] = int(outputs.argmax())
+        entry["predicted"] = names.label(int(outputs.argmax()))
     return entry
 
 
@@ -127,7 +127,7 @@ def _across(ranking: Ranking) -> list[dict[str, Any]]:
                 {
                     "target": target,
                     "channels": [names[channel] for channel in seen.channels],
-                    "groups": [name_of(ranking.groups[g]) for g in seen.groups],
+                    "groups": [ranking.names.group(ranking.groups[g]) for g in seen.groups],
                     "score": numbers(seen.score, 4),
                     "tree": [[numbers(x, 6), numbers(y, 6)] for x, y in seen.tree],
                 }
@@ -135,7 +135,7 @@ def _across(ranking: Ranking) -> list[dict[str, Any]]:
     return result
 
 
-def _cam(selection: Selection, found: Findings) -> dict[str, Any] | None:
+def _cam(source: Source, selection: Selection, found: Findings) -> dict[str, Any] | None:
     if not found.cams:
         return None
     entries = []
@@ -146,7 +146,7 @@ def _cam(selection: Selection, found: Findings) -> dict[str, Any] | None:
                 {
                     "group": selection.groups.index(seen["group"]),
                     "row": number,
-                    "output": int(both.outputs[i]),
+                    "output": source.ranking.names.output(int(both.outputs[i])),
                     "cam": _heat(both.grad_cam[i], 0.0),
                     "ranked": _heat(both.channel_map[i], 0.0),
                     "agreement": None if np.isnan(both.agreement[i]) else round(float(both.agreement[i]), 3),
@@ -177,7 +177,7 @@ def _places(source: Source, selection: Selection, found: Findings) -> dict[str, 
         return None
     index = {group: place for place, group in enumerate(selection.groups)}
     values: list[dict[str, Any]] = [
-        {"name": f"target {name}", "values": floats(sample.targets[:, t])}
+        {"name": f"target {source.ranking.names.target(name)}", "values": floats(sample.targets[:, t])}
         for t, name in enumerate(source.ranking.targets)
     ]
     if found.predictions is not None:

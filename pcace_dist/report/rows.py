@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pcace_dist.datasets.images import decode
-from pcace_dist.datasets.row_groups import RowGroup, read_row_groups
+from pcace_dist.datasets.row_groups import Choose, Positions, RowGroup, read_row_groups
 from pcace_dist.datasets.units import RowGroupRef, row_groups_of
 from pcace_dist.errors import RowError
 from pcace_dist.report.source import Source
@@ -59,23 +59,20 @@ def fetch(source: Source, refs: Sequence[Ref], batch: int) -> Iterator[Fetched]:
 
     Raises DatasetError where the data set is gone, or a file is not the one that the run read.
     """
-    wanted = {(file, row): number for number, (file, _, row) in enumerate(refs)}
-    pieces = _pieces(source, refs)
+    numbers = {(file, row): number for number, (file, _, row) in enumerate(refs)}
     held: list[_Row] = []
-    for part in read_row_groups(pieces, source.dataset, source.storage):
+    for part in read_row_groups(_row_groups(source, refs), source.dataset, source.storage, _asked(refs)):
         if not isinstance(part, RowGroup):
             continue
+        labels, groups = _labels(source, part), _group_values(source, part)
         for place, row in enumerate(part.rows.tolist()):
-            number = wanted.get((part.ref.key, row))
-            if number is None:
-                continue
             try:
                 image = decode(part.table[source.dataset.image][place].as_py(), source.images)
             except RowError:
                 continue
             if tuple(image.shape[1:]) != source.image_shape:
                 continue
-            held.append(_Row(number, image, *_label_and_group(source, part, place)))
+            held.append(_Row(numbers[part.ref.key, row], image, labels[place], groups[place]))
             if len(held) == batch:
                 yield _together(held)
                 held = []
@@ -83,20 +80,38 @@ def fetch(source: Source, refs: Sequence[Ref], batch: int) -> Iterator[Fetched]:
         yield _together(held)
 
 
-def _pieces(source: Source, refs: Sequence[Ref]) -> tuple[RowGroupRef, ...]:
+def _row_groups(source: Source, refs: Sequence[Ref]) -> tuple[RowGroupRef, ...]:
     needed = {(file, group) for file, group, _ in refs}
     return tuple(
-        piece
-        for file in source.listing.files
-        for piece in row_groups_of(file)
-        if (piece.key, piece.row_group) in needed
+        ref for file in source.listing.files for ref in row_groups_of(file) if (ref.key, ref.row_group) in needed
     )
 
 
-def _label_and_group(source: Source, part: RowGroup, place: int) -> tuple[int, Any]:
-    label, group = source.dataset.label, source.dataset.group_by
-    value = None if label is None else part.table[label][place].as_py()
-    return -1 if value is None else int(value), None if group is None else part.table[group][place].as_py()
+def _asked(refs: Sequence[Ref]) -> Choose:
+    """Chooses the rows that are asked for: of the others nothing is fetched where images are files of their own."""
+    rows: dict[str, list[int]] = {}
+    for file, _, row in refs:
+        rows.setdefault(file, []).append(row)
+
+    def choose(ref: RowGroupRef, positions: Positions) -> Positions:
+        return positions[np.isin(positions + ref.first_row, rows[ref.key])]
+
+    return choose
+
+
+def _labels(source: Source, part: RowGroup) -> list[int]:
+    """The class index of each row; -1: none."""
+    label, rows = source.dataset.label, len(part.rows)
+    if label is None or not rows:
+        return [-1] * rows
+    indices: list[int] = source.dataset.labelling.indices(part.table[label])[0].tolist()
+    return indices
+
+
+def _group_values(source: Source, part: RowGroup) -> list[Any]:
+    group = source.dataset.group_by
+    values: list[Any] = [None] * len(part.rows) if group is None else part.table[group].to_pylist()
+    return values
 
 
 def _together(held: list[_Row]) -> Fetched:

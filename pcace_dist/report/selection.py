@@ -59,11 +59,12 @@ def select(ranking: Ranking, options: ReportOptions) -> Selection:
 def _groups(ranking: Ranking, wanted: tuple[str, ...] | None) -> tuple[int, ...]:
     names = [name_of(group) for group in ranking.groups]
     if wanted is not None:
-        for name in wanted:
-            if name not in names:
-                shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        asked = {str(ranking.names.asked_group(name)): name for name in wanted}
+        for value, name in asked.items():
+            if value not in names:
+                shown = ", ".join(map(ranking.names.group, ranking.groups[:20])) + (", ..." if len(names) > 20 else "")
                 raise UserError(f"--groups {name}: no such group in this run; there are: {shown}")
-        return tuple(index for index, name in enumerate(names) if name in wanted)
+        return tuple(index for index, name in enumerate(names) if name in asked)
     room = max(1, MOST_NUMBERS // (len(ranking.targets) * ranking.channels))
     if len(names) <= room:
         return tuple(range(len(names)))

@@ -36,28 +36,28 @@ def plan() -> Plan:
 
 
 def shown(plan: Plan, rows: range, groups: list[Any]) -> ExampleRows:
-    held = ExampleRows(plan)
+    examples = ExampleRows(plan)
     random = np.random.default_rng(rows.start)
     maps, y = random.standard_normal((len(rows), 3, 9)), random.standard_normal(len(rows))
     codes, shared = codes_of(plan, maps, {"y": y}, np.arange(len(rows)) % 16)
     refs = [RowRef("part.parquet", 0, row, f"id {row}") for row in rows]
-    held.update({"layer": codes}, shared, refs, groups, [None, *rows[1:]])
-    return held
+    examples.update({"layer": codes}, shared, refs, groups, [None, *rows[1:]])
+    return examples
 
 
 @pytest.mark.parametrize(
     "value", [7, "text", None, True, 2.5, datetime.date(2026, 1, 2), b"bytes"], ids=lambda v: type(v).__name__
 )
 def test_files_of_an_attempt_are_read_back_with_groups_of_any_type(plan: Plan, value: Any) -> None:
-    held = shown(plan, range(40), [value] * 39 + [None])
-    again = ExampleRows.from_files(plan, held.files())
-    assert again.top.to_bytes() == held.top.to_bytes()
-    rows, loaded = held.sample.rows(), again.sample.rows()
+    examples = shown(plan, range(40), [value] * 39 + [None])
+    again = ExampleRows.from_files(plan, examples.files())
+    assert again.top.to_bytes() == examples.top.to_bytes()
+    rows, loaded = examples.sample.rows(), again.sample.rows()
     assert rows is not None and loaded is not None
     assert sample_table(loaded, plan).equals(sample_table(rows, plan))
     more = shown(plan, range(40, 60), [value] * 20)
     merged = ExampleRows(plan).merge([more, again])
-    straight = ExampleRows(plan).merge([held, more])
+    straight = ExampleRows(plan).merge([examples, more])
     assert merged.files() == straight.files()
 
 
@@ -90,9 +90,9 @@ def test_exemplars_are_the_rows_with_the_brightest_block(planted: Path) -> None:
     for path in sorted((planted / "data").glob("*.parquet")):
         numbers[path.name] = seen
         seen += pq.read_metadata(path).num_rows
-    found = pq.read_table(planted / "two" / "exemplars.parquet").to_pandas()
-    assert len(found) == 8 * 16
-    for channel, rows in found.groupby("channel"):
+    exemplars = pq.read_table(planted / "two" / "exemplars.parquet").to_pandas()
+    assert len(exemplars) == 8 * 16
+    for channel, rows in exemplars.groupby("channel"):
         brightness = [grey[numbers[file] + row, channel] for file, row in zip(rows.file, rows.row, strict=True)]
         assert brightness == sorted(brightness, reverse=True)
         assert brightness == sorted(grey[:, channel], reverse=True)[:16]

@@ -52,8 +52,8 @@ def evaluation(run: Run) -> Evaluation:
     return evaluate(run, Settings(replacements=("mean", "zero"), draws=8))
 
 
-def lost(found: Evaluation, order: str, replacement: str = "mean") -> list[float]:
-    curve = next(one for one in found.curves if one.replacement == replacement)
+def lost(evaluation: Evaluation, order: str, replacement: str = "mean") -> list[float]:
+    curve = next(candidate for candidate in evaluation.curves if candidate.replacement == replacement)
     return [float(value) for value in curve.lost(order)[0]]
 
 

@@ -171,7 +171,7 @@ def test_fewer_workers_than_min_start_after_the_timeout_and_the_run_says_so(capl
     assert sorted(scene.settled()) == ["u0", "u1", "u2"]
     assert "started with 1 of workers.min 2 workers: no other one was admitted within" in str(scene.patience.short)
     assert "started with 1 of workers.min 2" in caplog.text
-    assert any("waits for workers: 1 of workers.min 2 admitted (1 starting)" in said for said in scene.seen)
+    assert any("waits for workers: 1 of workers.min 2 admitted (1 starting)" in line for line in scene.seen)
 
 
 def only_the_first_works() -> Iterator[Fate]:
@@ -203,7 +203,7 @@ def test_workers_that_never_end_beginning_are_named() -> None:
     scene = Scene(itertools.chain([Fate(ANSWER), Fate(ANSWER)], itertools.repeat(Fate(WAIT))))
     with pytest.raises(JobError, match="2 loaded the model but did not begin"):
         scene.main_pass(3)
-    assert any("waits for workers: 0 admitted (2 checking the plan)" in said for said in scene.seen)
+    assert any("waits for workers: 0 admitted (2 checking the plan)" in line for line in scene.seen)
 
 
 def test_a_worker_that_never_ends_beginning_does_not_keep_a_finished_pass() -> None:

@@ -50,8 +50,8 @@ def store() -> MemoryStore:
     return MemoryStore()
 
 
-def observer(store: MemoryStore, clock: Clock, said: RunState | None = None) -> LeaseObserver:
-    return LeaseObserver(store, state() if said is None else said, clock=clock)
+def observer(store: MemoryStore, clock: Clock, run_state: RunState | None = None) -> LeaseObserver:
+    return LeaseObserver(store, state() if run_state is None else run_state, clock=clock)
 
 
 # -- the holder

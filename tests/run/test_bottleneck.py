@@ -31,16 +31,16 @@ def test_a_workers_stages_add_up_to_its_seconds() -> None:
 
 
 def test_shares_of_a_run_add_up_to_one_and_leave_the_threads_out() -> None:
-    found = stage_shares(USUAL, worked(decode=500.0) | {"sums": 3.0, "solve": 1.0})
-    assert sum(found.values()) == pytest.approx(1)
-    assert "decode" not in found and "main_pass" not in found and "reduce" not in found
-    assert found["sums"] == pytest.approx(0.03) and found["solve"] == pytest.approx(0.01)
+    by_stage = stage_shares(USUAL, worked(decode=500.0) | {"sums": 3.0, "solve": 1.0})
+    assert sum(by_stage.values()) == pytest.approx(1)
+    assert "decode" not in by_stage and "main_pass" not in by_stage and "reduce" not in by_stage
+    assert by_stage["sums"] == pytest.approx(0.03) and by_stage["solve"] == pytest.approx(0.01)
 
 
 def test_a_run_of_two_workers_is_shared_out_as_one_of_one() -> None:
-    one = on_worker({"forward": 60, "wait": 20, "tap": 10}, 90)
-    two = {stage: 2 * seconds for stage, seconds in one.items()}
-    assert stage_shares(USUAL, one) == pytest.approx(stage_shares(USUAL, two))
+    pass_seconds = on_worker({"forward": 60, "wait": 20, "tap": 10}, 90)
+    two = {stage: 2 * seconds for stage, seconds in pass_seconds.items()}
+    assert stage_shares(USUAL, pass_seconds) == pytest.approx(stage_shares(USUAL, two))
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_every_stage_has_its_advice() -> None:
 
 
 def test_the_closing_lines_name_the_largest_first_and_leave_out_what_took_nothing() -> None:
-    found = stage_shares({"start": 10.0, "main_pass": 90.0}, on_worker({"forward": 60.0, "wait": 30.0}, 90.0))
-    assert describe_time({"shares": found, "bottleneck": {"stage": "forward", "share": 0.6, "advice": "a GPU"}}) == [
+    by_stage = stage_shares({"start": 10.0, "main_pass": 90.0}, on_worker({"forward": 60.0, "wait": 30.0}, 90.0))
+    assert describe_time({"shares": by_stage, "bottleneck": {"stage": "forward", "share": 0.6, "advice": "a GPU"}}) == [
         "forward 60 %, wait 30 %, start 10 %",
         "forward takes most (60 %); what would help: a GPU",
     ]

@@ -292,9 +292,9 @@ def test_a_run_that_dies_after_a_record_is_resumed_with_the_same_bytes(
 def dying_after(kind: str) -> Callable[..., None]:
     append = Ledger.append
 
-    def die(self: Ledger, what: str, body: dict[str, Any]) -> None:
-        append(self, what, body)
-        if what == kind:
+    def die(self: Ledger, record_kind: str, body: dict[str, Any]) -> None:
+        append(self, record_kind, body)
+        if record_kind == kind:
             raise RuntimeError("died")
 
     return die
@@ -316,9 +316,9 @@ def test_a_selection_that_is_damaged_is_written_anew(
 ) -> None:
     append = Ledger.append
 
-    def damage(self: Ledger, what: str, body: dict[str, Any]) -> None:
-        append(self, what, body)
-        if what == "accept" and not records(tmp_path / "codes-answer", "retract"):
+    def damage(self: Ledger, record_kind: str, body: dict[str, Any]) -> None:
+        append(self, record_kind, body)
+        if record_kind == "accept" and not records(tmp_path / "codes-answer", "retract"):
             next((tmp_path / "codes-answer" / "attempts").glob("*/selection.arrow")).write_bytes(b"garbage")
 
     monkeypatch.setattr(Ledger, "append", damage)

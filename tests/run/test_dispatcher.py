@@ -30,13 +30,13 @@ def compute(made: Dispatcher, worker: str) -> str:
     return lend.unit
 
 
-def why_rejected(made: Dispatcher, worker: str, said: Receipt) -> str:
-    verdict = made.receipt(worker, said)
+def why_rejected(made: Dispatcher, worker: str, offered: Receipt) -> str:
+    verdict = made.receipt(worker, offered)
     assert isinstance(verdict, Rejected)
     return verdict.reason
 
 
-def test_units_are_lent_in_order_each_to_one_actor() -> None:
+def test_units_are_lent_in_order_each_to_one_worker() -> None:
     made = dispatcher(units=2)
     assert made.lend("a") == Lend("u0")
     assert made.lend("b") == Lend("u1")
@@ -44,14 +44,14 @@ def test_units_are_lent_in_order_each_to_one_actor() -> None:
     assert made.lend("c") is None
 
 
-def test_an_actor_has_one_unit_in_hand() -> None:
+def test_a_worker_has_one_unit_in_hand() -> None:
     made = dispatcher()
     made.lend("a")
     with pytest.raises(ValueError, match="still has unit u0"):
         made.lend("a")
 
 
-def test_only_actors_that_are_up_get_units() -> None:
+def test_only_workers_that_are_up_get_units() -> None:
     with pytest.raises(ValueError, match="not up"):
         dispatcher(workers=()).lend("a")
 
@@ -67,13 +67,13 @@ def test_a_finished_unit_is_done_only_when_its_receipt_is_accepted() -> None:
     assert not made.all_done()
     assert made.finished_unrecorded() == ["u0"]
     assert made.outstanding() == ["u0"]
-    said = receipt("a", ["u0"])
-    assert made.receipt("a", said) == Accepted(said)
+    offered = receipt("a", ["u0"])
+    assert made.receipt("a", offered) == Accepted(offered)
     assert made.all_done()
     assert made.finished_unrecorded() == []
 
 
-def test_a_lost_actor_gives_back_what_it_held_and_what_it_worked_on() -> None:
+def test_a_lost_worker_gives_back_what_it_held_and_what_it_worked_on() -> None:
     made = dispatcher()
     compute(made, "a")
     made.lend("a")
@@ -90,7 +90,7 @@ def test_what_was_accepted_is_not_lent_again() -> None:
     assert made.lend("b") == Lend("u1")
 
 
-def test_losing_an_actor_twice_is_losing_it_once() -> None:
+def test_losing_a_worker_twice_is_losing_it_once() -> None:
     made = dispatcher(units=1)
     made.lend("a")
     assert made.worker_lost("a", "gone") == ["u0"]
@@ -106,7 +106,7 @@ def test_a_fenced_name_never_comes_back() -> None:
         made.worker_joined("a")
 
 
-def test_nothing_that_a_fenced_actor_says_counts() -> None:
+def test_nothing_that_a_fenced_worker_says_counts() -> None:
     made = dispatcher()
     unit = compute(made, "a")
     made.lend("a")
@@ -117,9 +117,9 @@ def test_nothing_that_a_fenced_actor_says_counts() -> None:
 
 def test_a_receipt_is_accepted_once() -> None:
     made = dispatcher()
-    said = receipt("a", [compute(made, "a")])
-    made.receipt("a", said)
-    assert "accepted already" in why_rejected(made, "a", said)
+    offered = receipt("a", [compute(made, "a")])
+    made.receipt("a", offered)
+    assert "accepted already" in why_rejected(made, "a", offered)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_reserved_unit_is_the_next_one_lent() -> None:
     assert made.lend("a") == Lend("u1")
 
 
-def test_an_idle_actor_takes_over_what_another_has_only_read_ahead() -> None:
+def test_an_idle_worker_takes_over_what_another_has_only_read_ahead() -> None:
     made = dispatcher(units=2)
     made.lend("a")
     assert made.peek_next("a") == "u1"
@@ -193,7 +193,7 @@ def die(made: Dispatcher, worker: str) -> Lend:
     return lend
 
 
-def test_a_unit_during_which_two_actors_died_runs_alone_and_the_third_time_is_set_aside() -> None:
+def test_a_unit_during_which_two_workers_died_runs_alone_and_the_third_time_is_set_aside() -> None:
     made = dispatcher(units=1, workers=())
     assert die(made, "a") == Lend("u0")
     assert die(made, "b") == Lend("u0")
@@ -227,7 +227,7 @@ def test_of_two_units_that_kill_the_one_with_fewer_deaths_comes_first() -> None:
     assert made.lend("e") == Lend("u1")
 
 
-def test_a_unit_that_must_run_alone_waits_for_an_actor_that_holds_nothing() -> None:
+def test_a_unit_that_must_run_alone_waits_for_a_worker_that_holds_nothing() -> None:
     made = dispatcher(units=2, workers=("x",))
     made.lend("x")
     die(made, "a")
@@ -239,7 +239,7 @@ def test_a_unit_that_must_run_alone_waits_for_an_actor_that_holds_nothing() -> N
     assert made.peek_next("x") is None
 
 
-def test_what_an_actor_has_read_ahead_comes_before_a_unit_that_must_run_alone() -> None:
+def test_what_a_worker_has_read_ahead_comes_before_a_unit_that_must_run_alone() -> None:
     made = dispatcher(units=3, workers=("x",))
     assert made.lend("x") == Lend("u0")
     assert made.peek_next("x") == "u1"
@@ -251,7 +251,7 @@ def test_what_an_actor_has_read_ahead_comes_before_a_unit_that_must_run_alone() 
     assert made.lend("x") == Lend("u2", alone=True)
 
 
-def test_a_unit_read_ahead_when_an_actor_died_is_not_read_ahead_again() -> None:
+def test_a_unit_read_ahead_when_a_worker_died_is_not_read_ahead_again() -> None:
     made = dispatcher(units=3, workers=("a",))
     made.lend("a")
     assert made.peek_next("a") == "u1"
@@ -264,7 +264,7 @@ def test_a_unit_read_ahead_when_an_actor_died_is_not_read_ahead_again() -> None:
     assert made.peek_next("b") is None  # u0 has killed
 
 
-def test_an_actor_that_was_let_go_blames_no_unit() -> None:
+def test_a_worker_that_was_let_go_blames_no_unit() -> None:
     made = dispatcher()
     made.lend("a")
     made.worker_lost("a", "its node drained", blame=False)

@@ -107,11 +107,11 @@ class Folder:
         return self.run(statistics={"plan": base.path})
 
 
-def assert_same(one: Run, other: Run) -> None:
+def assert_same(first: Run, second: Run) -> None:
     for name in ("rankings.parquet", "bad_rows.parquet", "jackknife.parquet"):
-        assert bytes_of(one, name) == bytes_of(other, name), name
+        assert bytes_of(first, name) == bytes_of(second, name), name
     for key in ("images", "bad_rows", "plan", "data"):
-        assert one.summary[key] == other.summary[key], key
+        assert first.summary[key] == second.summary[key], key
 
 
 def inherited(run: Run) -> int:
@@ -287,9 +287,9 @@ def dying_at_the_third(call: Callable[..., bytes]) -> Callable[..., bytes]:
 def dying_after(kind: str) -> Callable[..., None]:
     append = Ledger.append
 
-    def die(self: Ledger, what: str, body: dict[str, Any]) -> None:
-        append(self, what, body)
-        if what == kind:
+    def die(self: Ledger, record_kind: str, body: dict[str, Any]) -> None:
+        append(self, record_kind, body)
+        if record_kind == kind:
             raise RuntimeError("died")
 
     return die

@@ -127,13 +127,13 @@ class ListLedger:
 
 
 def main_pass(executor: ScriptedExecutor, ledger: ListLedger, units: int, stop_after: int) -> MainPass:
-    named = {f"u{i}": Unit(f"u{i}", (), 1) for i in range(units)}
-    dispatcher = Dispatcher(named, epoch=1, plan=PLAN.digest, weights="w")
+    by_id = {f"u{i}": Unit(f"u{i}", (), 1) for i in range(units)}
+    dispatcher = Dispatcher(by_id, epoch=1, plan=PLAN.digest, weights="w")
     return MainPass(
         cast(Executor, executor),
         cast(Ledger, ledger),
         dispatcher,
-        named,
+        by_id,
         FrozenPlan(PLAN, b"", b""),
         LoopControl(
             StartPatience(1, 600),

@@ -107,8 +107,8 @@ def rank(data: Path, folder: Path, factory: str, layers: str, *overrides: str) -
 
 def ranked(folder: Path) -> dict[str, int]:
     """How many channels of each layer there are."""
-    found = open_run(str(folder / "run")).ranking()["layer"].to_pylist()
-    return {name: found.count(name) for name in found}
+    layers = open_run(str(folder / "run")).ranking()["layer"].to_pylist()
+    return {name: layers.count(name) for name in layers}
 
 
 def left_out(folder: Path) -> object:

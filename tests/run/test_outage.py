@@ -208,9 +208,9 @@ def test_rows_set_aside_as_unreadable_are_read_again_when_asked_for(damaged: Pat
     assert run_job(parse_job(job), retry_bad="read") == 0
     after = state_of(tmp_path / "run")
     assert bad_rows(tmp_path / "run") == [] and after.done is not None and after.epoch == before.epoch + 1
-    kept = {r.attempt for r in before.accepted_receipts()} & {r.attempt for r in after.accepted_receipts()}
+    in_both = {r.attempt for r in before.accepted_receipts()} & {r.attempt for r in after.accepted_receipts()}
     images = sum(c.rows for r in after.accepted_receipts() for c in r.units.values())
-    assert images == ROWS and len(kept) < len(before.accepted_receipts())
+    assert images == ROWS and len(in_both) < len(before.accepted_receipts())
     assert run_job(parse_job(job), retry_bad="read") == 0 and state_of(tmp_path / "run") == after, "nothing is left"
 
 

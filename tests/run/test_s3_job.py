@@ -74,15 +74,15 @@ def test_a_job_with_data_weights_and_output_on_s3(local_ray: None, endpoint: str
 def assert_read_once_for_each_stage(noted: list[Noted], data: Path) -> None:
     """The files' ends when they are listed; each row group for the pilot and in the main pass; the weights once for
     each process that has a model."""
-    read = [one for one in noted if one.method == "GET" and one.path.startswith("/images/p")]
-    ranges = Counter((one.path, one.range) for one in read if one.path.endswith(".parquet"))
+    read = [request for request in noted if request.method == "GET" and request.path.startswith("/images/p")]
+    ranges = Counter((request.path, request.range) for request in read if request.path.endswith(".parquet"))
     assert ranges and all(range for _, range in ranges), "no file is read whole"
     for file in data.iterdir():
         footer = pq.read_metadata(file)
-        mine = {range: times for (path, range), times in ranges.items() if path.endswith(file.name)}
-        assert len(mine) == 1 + footer.num_row_groups, "its end, and one range for each row group"
-        assert all(times <= 2 for range, times in mine.items() if not range.endswith(f"-{file.stat().st_size - 1}"))
-    weights = [one for one in noted if one.method == "GET" and "/models/" in one.path]
+        of_file = {range: times for (path, range), times in ranges.items() if path.endswith(file.name)}
+        assert len(of_file) == 1 + footer.num_row_groups, "its end, and one range for each row group"
+        assert all(times <= 2 for range, times in of_file.items() if not range.endswith(f"-{file.stat().st_size - 1}"))
+    weights = [request for request in noted if request.method == "GET" and "/models/" in request.path]
     assert len(weights) <= 3, "the driver, and its workers"
 
 

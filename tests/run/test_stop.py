@@ -67,8 +67,8 @@ def test_a_settled_run_is_a_run_over_just_its_units(settled: Run, tmp_path: Path
     """The rows of the units that were read, as a data set of their own, ranked with that plan."""
     spared = set(records(Path(settled.path), "settled")[0]["units"])
     units = [unit for unit in records(Path(settled.path), "manifest")[0]["units"] if unit["id"] not in spared]
-    pieces = [piece for unit in units for piece in unit["pieces"]]
-    read = [pq.ParquetFile(piece["url"]).read_row_group(piece["row_group"]) for piece in pieces]
+    row_groups = [row_group for unit in units for row_group in unit["pieces"]]
+    read = [pq.ParquetFile(row_group["url"]).read_row_group(row_group["row_group"]) for row_group in row_groups]
     (tmp_path / "read").mkdir()
     pq.write_table(pa.concat_tables(read), tmp_path / "read" / "all.parquet", row_group_size=UNIT)
     settings = {"components": 1, "plan": settled.path}
@@ -132,9 +132,9 @@ def dying_at(kind: str, times: int) -> Callable[..., None]:
     append = Ledger.append
     seen: list[str] = []
 
-    def die(self: Ledger, what: str, body: dict[str, Any]) -> None:
-        append(self, what, body)
-        seen.append(what)
+    def die(self: Ledger, record_kind: str, body: dict[str, Any]) -> None:
+        append(self, record_kind, body)
+        seen.append(record_kind)
         if seen.count(kind) == times:
             raise RuntimeError("died")
 

@@ -48,8 +48,8 @@ def layers() -> dict[str, LayerPlan]:
 
 @pytest.fixture(scope="module")
 def check(layers: dict[str, LayerPlan]) -> CheckRows:
-    kept = CheckRows.compute(images(12, seed=1), forward(planted_network()), layers, BATCH)
-    return CheckRows.from_bytes(kept.to_bytes())
+    check_rows = CheckRows.compute(images(12, seed=1), forward(planted_network()), layers, BATCH)
+    return CheckRows.from_bytes(check_rows.to_bytes())
 
 
 def other_network() -> PlantedNetwork:

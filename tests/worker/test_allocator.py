@@ -32,7 +32,7 @@ def pages_of(how: str) -> str:
 
 
 def test_arrays_of_the_same_size_need_no_new_pages() -> None:
-    kept = pages_of("keep")
-    if kept == "unavailable":
+    pages = pages_of("keep")
+    if pages == "unavailable":
         pytest.skip("another C library than glibc")
-    assert int(kept) < 100 < int(pages_of("usual"))  # 40 MiB are 10,240 pages of 4 KiB, or 20 of 2 MiB
+    assert int(pages) < 100 < int(pages_of("usual"))  # 40 MiB are 10,240 pages of 4 KiB, or 20 of 2 MiB

@@ -39,8 +39,8 @@ def rows_of(plan: Plan, numbers: Sequence[int], *, groups: bool = False, **optio
     encoder = tiny_encoder(plan, **options)
     rows = encoder.no_rows()
     parts = [list(numbers[at : at + BATCH]) for at in range(0, len(numbers), BATCH)]
-    named = [[None if n >= 80 else n % 2 for n in part] if groups else None for part in parts]
-    passes = ((batch_of(p, groups=g), TableForward(MAPS)) for p, g in zip(parts, named, strict=True))
+    group_names = [[None if n >= 80 else n % 2 for n in part] if groups else None for part in parts]
+    passes = ((batch_of(p, groups=g), TableForward(MAPS)) for p, g in zip(parts, group_names, strict=True))
     for batch in encoder.encode(passes, StageSeconds()):
         rows.append(batch)
     return rows

@@ -66,18 +66,18 @@ def parts(planned: Any, *, as_grams: bool = False, seed: int = 0) -> Iterator[Bl
                 yield BlockPart(name, held, shared, None)
 
 
-def scored(planned: Any, sums: BlockSums, **more: Any) -> dict[Any, list[ChannelScores]]:
+def scored(planned: Any, sums: BlockSums, **part_options: Any) -> dict[Any, list[ChannelScores]]:
     layer = planned[0].layer("layer")
-    found = sums.groups(lambda: parts(planned, **more))
-    return {group: sums.score(held, layer, penalty=0.3) for group, held in found}
+    by_group = sums.groups(lambda: parts(planned, **part_options))
+    return {group: sums.score(held, layer, penalty=0.3) for group, held in by_group}
 
 
-def assert_same(one: dict[Any, list[ChannelScores]], other: dict[Any, list[ChannelScores]]) -> None:
-    assert set(one) == set(other)
-    for group in one:
-        for mine, theirs in zip(one[group], other[group], strict=True):
+def assert_same(left_groups: dict[Any, list[ChannelScores]], right_groups: dict[Any, list[ChannelScores]]) -> None:
+    assert set(left_groups) == set(right_groups)
+    for group in left_groups:
+        for ours, theirs in zip(left_groups[group], right_groups[group], strict=True):
             for entry in fields(ChannelScores):
-                first, second = getattr(mine, entry.name), getattr(theirs, entry.name)
+                first, second = getattr(ours, entry.name), getattr(theirs, entry.name)
                 if isinstance(first, np.ndarray):
                     assert np.array_equal(first, second, equal_nan=first.dtype.kind == "f"), (group, entry.name)
 

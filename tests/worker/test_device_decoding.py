@@ -101,8 +101,8 @@ def test_plans_that_do_not_say_mean_the_processor() -> None:
     assert PlanMetadata.of(_plan_with(facts)).decode == "cpu"
 
 
-def _plan_with(facts: dict[str, Any]) -> Plan:
-    return Plan((), (), 1, 9, 16, "pixel", 32, json.loads(json.dumps(facts)))
+def _plan_with(metadata: dict[str, Any]) -> Plan:
+    return Plan((), (), 1, 9, 16, "pixel", 32, json.loads(json.dumps(metadata)))
 
 
 @pytest.mark.usefixtures("on_device")

@@ -60,8 +60,8 @@ def test_what_the_pilot_has_forwarded_is_what_the_main_pass_would_forward(
 ) -> None:
     compute = {"precision": precision, "batch": batch}
     statistics = {"pilot": ROWS, "keep_codes": keep_codes}
-    more = {"statistics": statistics, "dataset": dataset, "group_by": "place", "layers": "all"}
-    job = digits_job(data, tmp_path / "run", compute=compute, **more)
+    settings = {"statistics": statistics, "dataset": dataset, "group_by": "place", "layers": "all"}
+    job = digits_job(data, tmp_path / "run", compute=compute, **settings)
     prepared = prepare(parse_job(job | {"model": job["model"] | model}))
     units = make_units(prepared.listing, rows_per_unit(prepared.listing))
     store = open_store(str(tmp_path / "run"), prepared.spec.storage)
@@ -75,8 +75,8 @@ def test_what_the_pilot_has_forwarded_is_what_the_main_pass_would_forward(
         receipt = engine.flush()
         assert receipt is not None
         files.append({name: ref.sha256 for name, ref in receipt.files.items()})
-        reports.append([replace(one, seconds={}, forwarded=0, of_pilot=False) for one in done])
-        assert [one.of_pilot for one in done] == [engine is engines[0]] * len(units)
+        reports.append([replace(report, seconds={}, forwarded=0, of_pilot=False) for report in done])
+        assert [report.of_pilot for report in done] == [engine is engines[0]] * len(units)
     assert files[0] == files[1]
     assert reports[0] == reports[1]
     assert not engines[0].pilot_cache.units, "given back as they are used"
@@ -103,9 +103,9 @@ def left_by_a_pilot(data: Path, output: Path, **changes: Any) -> tuple[Engine, t
 
 def test_what_is_left_is_maps_without_pixels_and_is_given_up_when_told_to_stop(data: Path, tmp_path: Path) -> None:
     engine, units = left_by_a_pilot(data, tmp_path / "run")
-    left = [one.batch for unit in engine.pilot_cache.units.values() for one in unit.batches]
-    assert sum(len(batch.images) for batch in left) == ROWS
-    assert sum(batch.images.numel() for batch in left) == 0
+    batches = [cached.batch for unit in engine.pilot_cache.units.values() for cached in unit.batches]
+    assert sum(len(batch.images) for batch in batches) == ROWS
+    assert sum(batch.images.numel() for batch in batches) == 0
     engine.stop()
     with pytest.raises(Abandoned):
         engine.process(units[0])
@@ -116,20 +116,22 @@ def test_the_pilot_holds_the_maps_of_few_rows_at_a_time(
     data: Path, tmp_path: Path, batch: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read 128 at a time, whatever goes through the model together."""
-    held: list[int] = []
+    batch_rows: list[int] = []
     run = PilotMaps._run
 
     def counted(self: PilotMaps, forward: Forward, rows: Batch, layers: Collection[str]) -> Any:
-        held.append(len(rows))
+        batch_rows.append(len(rows))
         return run(self, forward, rows, layers)
 
     monkeypatch.setattr(PilotMaps, "_run", counted)
     monkeypatch.setattr(pilot, "choose_batch", lambda *_: batch)
     engine, units = left_by_a_pilot(data, tmp_path / "run", compute={"batch": "auto"})
-    assert sum(held) == ROWS and max(held) == most
-    left = {unit.id: [len(one.batch) for one in engine.pilot_cache.units[unit.id].batches] for unit in units}
+    assert sum(batch_rows) == ROWS and max(batch_rows) == most
+    cached_rows = {
+        unit.id: [len(cached.batch) for cached in engine.pilot_cache.units[unit.id].batches] for unit in units
+    }
     for unit in units:
-        assert left[unit.id] == [min(batch, unit.rows - start) for start in range(0, unit.rows, batch)]
+        assert cached_rows[unit.id] == [min(batch, unit.rows - start) for start in range(0, unit.rows, batch)]
 
 
 def test_what_was_read_ahead_is_discarded_when_a_unit_that_was_left_comes_instead(data: Path, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ def asked(rows: int = 300, **workers: Any) -> tuple[Job, Listing]:
 
 
 def count(job: Job, listing: Listing) -> int | None:
-    found = shared_model.share_model(job, listing, planted_network())
-    return None if found is None else found.workers
+    shared = shared_model.share_model(job, listing, planted_network())
+    return None if shared is None else shared.workers
 
 
 @pytest.mark.parametrize(
@@ -88,5 +88,5 @@ def test_models_whose_copies_would_lead_back_to_them_are_for_ray(
     monkeypatch.setattr(shared_model, "cores", lambda: 2)
     network = planted_network()
     change(network)
-    found = shared_model.share_model(*asked(), network)
-    assert (None if found is None else found.workers) == expected
+    shared = shared_model.share_model(*asked(), network)
+    assert (None if shared is None else shared.workers) == expected

@@ -65,12 +65,14 @@ class Reader:
             self.reading.remove(unit)
 
 
-def sources_of(plan: Plan, labelling: Labelling | None = None, **more: Any) -> tuple[UnitSources, Reader, PilotCache]:
+def sources_of(
+    plan: Plan, labelling: Labelling | None = None, **changes: Any
+) -> tuple[UnitSources, Reader, PilotCache]:
     reader, cache = Reader(), PilotCache()
     dataset = DatasetSpec([], group_by="place", label="label", labelling=labelling or Labelling())
     spec = SimpleNamespace(base="runs/base", storage=None, dataset=dataset)
     forward = TableForward(maps_of(8))
-    sources = UnitSources(cast(WorkSpec, spec), plan, cast(UnitReader, reader), forward, cache, **more)
+    sources = UnitSources(cast(WorkSpec, spec), plan, cast(UnitReader, reader), forward, cache, **changes)
     return sources, reader, cache
 
 
