@@ -109,12 +109,17 @@ def _row(source: Source, found: Findings, number: int) -> dict[str, Any]:
     names = source.ranking.names
     entry: dict[str, Any] = {"file": file, "row": row}
     if label >= 0:
-        entry["label"] = names.label(label)
+        entry["label"] = _number_or_name(names.label(label))
     if source.job.group_by is not None:
         entry["group"] = names.group(found.probed.groups[number])
     if len(outputs) > 1:
-        entry["predicted"] = names.label(int(outputs.argmax()))
+        entry["predicted"] = _number_or_name(names.label(int(outputs.argmax())))
     return entry
+
+
+def _number_or_name(shown: str) -> int | str:
+    """A class as the page has it: a number, with its name where it has one."""
+    return int(shown) if shown.isdecimal() else shown
 
 
 def _across(ranking: Ranking) -> list[dict[str, Any]]:
@@ -146,7 +151,7 @@ def _cam(source: Source, selection: Selection, found: Findings) -> dict[str, Any
                 {
                     "group": selection.groups.index(seen["group"]),
                     "row": number,
-                    "output": source.ranking.names.output(int(both.outputs[i])),
+                    "output": _number_or_name(source.ranking.names.output(int(both.outputs[i]))),
                     "cam": _heat(both.grad_cam[i], 0.0),
                     "ranked": _heat(both.channel_map[i], 0.0),
                     "agreement": None if np.isnan(both.agreement[i]) else round(float(both.agreement[i]), 3),
