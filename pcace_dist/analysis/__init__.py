@@ -1,1 +1,1 @@
-"""Analysis of finished runs: what moved between two of them, and what ablation says of a ranking. No Ray."""
+"""Analysis of finished runs: what moved between two runs, and how a ranking compares with ablations. No Ray."""

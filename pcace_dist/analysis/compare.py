@@ -1,8 +1,8 @@
-"""What moved between two finished runs, what only seems to, or why they cannot be compared. Reads runs, writes nothing.
+"""What moved between two finished runs, or why they cannot be compared. Reads runs, writes nothing.
 
     facts of both runs -> comparable? -> rows side by side -> agreement of the rankings, movement of every channel
 
-The arithmetic is in `agreement` and `movement`; here it is decided which noise a comparison has (docs/comparison.md).
+The arithmetic is in `agreement` and `movement`; this module decides which noise a comparison has (docs/comparison.md).
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ Verdict = Literal["same", "moved", "not comparable"]
 
 LEVEL = 0.05
 KEYS = ("target", "group", "layer", "channel")
-MATCHED = "matched"  # column of a ranking whose channels were put in another network's order
+MATCHED = "matched"  # a column of rankings whose channels were reordered to match another network's
 SHOWN = 6  # names in a reason before it says how many more
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of a comparison. level: false discovery rate. tolerance: a change of score smaller than that is none.
+class ComparisonSettings:
+    """Settings of a comparison. level: false discovery rate. tolerance: smaller changes of a score do not count.
 
-    target, group, layer: only these. across_data: two data sets are samples from one source, so differences count.
+    target, group, layer: only these. across_data: the two data sets are samples from one source, so that runs over them
+    may be compared.
     """
 
     top: int = TOP
@@ -54,8 +55,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a comparison reads of a run besides its ranking. files: key, size, version of every data file; source: the
-    run whose images it is about, another one where it was answered from that one's kept codes."""
+    """What a comparison reads from a run besides its ranking. files: key, size, version of every data file; source: the
+    run that read the images (another run, if this one used its kept codes)."""
 
     path: str
     job: Job
@@ -76,7 +77,7 @@ class RunFacts:
     def _of(run: Run, summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> RunFacts:
         if summary.get("exit_code") not in (0, 4):
             raise UserError(f"{run.path}: is not finished ({summary.get('outcome')}); see `pcace status {run.path}`")
-        pieces = (piece for unit in manifest["units"] for piece in unit["pieces"])
+        row_groups = (entry for unit in manifest["units"] for entry in unit["pieces"])
         return RunFacts(
             path=run.path,
             job=run.job,
@@ -85,7 +86,7 @@ class RunFacts:
             plan=manifest["plan"],
             data=summary.get("data"),
             images=summary["images"],
-            files=frozenset((p["key"], p["size"], p["version"]) for p in pieces),
+            files=frozenset((p["key"], p["size"], p["version"]) for p in row_groups),
             source=summary.get("from_codes") or absolute(run.path),
         )
 
@@ -96,7 +97,8 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Noise:
-    """Which noise the difference of two runs has: paired by fold, and the pilots that its plans add."""
+    """The noise in the difference of two runs: whether they are paired by fold, and the sizes of the two pilots (None
+    where both runs have one plan)."""
 
     paired: bool
     pilots: tuple[int | None, int | None]
@@ -109,20 +111,20 @@ class AgreementRow:
     target: str
     group: Any
     layer: str | None
-    found: Agreement
+    agreement: Agreement
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two runs side by side. `channels` is comparison.parquet; `overall` the means over the rankings over all layers.
+    """The comparison of two runs. `channels` is comparison.parquet; `overall`: means over the rankings of all layers.
 
     reasons: why the runs are not comparable. notes: what else differs between them. names: of the classes, as the later
     run has them, or else the earlier one.
     """
 
-    one: RunFacts
-    other: RunFacts
-    settings: Settings
+    run_a: RunFacts
+    run_b: RunFacts
+    settings: ComparisonSettings
     verdict: Verdict
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
@@ -134,21 +136,21 @@ class Comparison:
     @property
     def overall(self) -> dict[str, float]:
         """Kendall, Spearman, overlap and rank-biased overlap: means over targets and groups, all layers together."""
-        rows = [row.found for row in self.agreement if row.layer is None]
+        rows = [row.agreement for row in self.agreement if row.layer is None]
         names = ("kendall", "spearman", "overlap", "rbo")
-        return {name: _mean([getattr(found, name) for found in rows]) for name in names}
+        return {name: _mean([getattr(agreement, name) for agreement in rows]) for name in names}
 
     @property
     def counts(self) -> dict[str, int]:
-        """Channels judged and moved, and those of each kind of movement among the moved."""
+        """The numbers of channels judged and moved, and of each kind of movement among the moved."""
         moved = self.channels.filter(self.channels["moved"])
         kinds = moved["movement"].to_pylist()
         judged = len(self.channels) - self.channels["p_value"].null_count
-        found = {kind: kinds.count(kind) for kind in ("rose", "fell", "appeared", "died")}
-        return {"channels": len(self.channels), "judged": judged, "moved": len(moved)} | found
+        by_movement = {kind: kinds.count(kind) for kind in ("rose", "fell", "appeared", "died")}
+        return {"channels": len(self.channels), "judged": judged, "moved": len(moved)} | by_movement
 
     def moved(self) -> list[dict[str, Any]]:
-        """The channels that moved, the surest first."""
+        """The channels that moved, the most significant first."""
         rows: list[dict[str, Any]] = self.channels.filter(self.channels["moved"]).to_pylist()
         return sorted(rows, key=lambda row: (row["p_value"], -abs(row["change"])))
 
@@ -157,8 +159,8 @@ class Comparison:
         content: dict[str, Any] = _no_nan(
             {
                 "format_version": 1,
-                "run_a": self.one.to_json(),
-                "run_b": self.other.to_json(),
+                "run_a": self.run_a.to_json(),
+                "run_b": self.run_b.to_json(),
                 "verdict": self.verdict,
                 "reasons": list(self.reasons),
                 "notes": list(self.notes),
@@ -168,7 +170,7 @@ class Comparison:
                 "overall": self.overall,
                 "counts": self.counts if len(self.channels) else {},
                 "agreement": [
-                    {"target": row.target, "group": row.group, "layer": row.layer} | asdict(row.found)
+                    {"target": row.target, "group": row.group, "layer": row.layer} | asdict(row.agreement)
                     for row in self.agreement
                 ],
             }
@@ -176,130 +178,131 @@ class Comparison:
         return content
 
 
-def compare_runs(one: Run, other: Run, settings: Settings | None = None) -> Comparison:
-    """Compare two finished runs: what moved from `one` to `other`. Raises UserError for a path that holds no run."""
-    settings = settings or Settings()
-    a, b = RunFacts.of(one), RunFacts.of(other)
-    tables = [selected(run, settings) for run in (one, other)]
+def compare_runs(run_a: Run, run_b: Run, settings: ComparisonSettings | None = None) -> Comparison:
+    """Compare two finished runs: what moved from `run_a` to `run_b`. Raises UserError for an unfinished run."""
+    settings = settings or ComparisonSettings()
+    a, b = RunFacts.of(run_a), RunFacts.of(run_b)
+    tables = [selected(run, settings) for run in (run_a, run_b)]
     reasons = [*_jobs_differ(a, b, settings), *_rankings_differ(tables[0], tables[1])]
     noise = noise_between(a, b)
     if reasons:
         return Comparison(a, b, settings, "not comparable", tuple(reasons), tuple(_notes(a, b)), noise, (), _EMPTY)
-    names = other.names if other.names.names else one.names
+    names = run_b.names if run_b.names.names else run_a.names
     return compare_tables(a, b, tables[0], tables[1], noise, settings, names)
 
 
 def compare_tables(
-    one: RunFacts,
-    other: RunFacts,
-    first: pa.Table,
-    second: pa.Table,
+    run_a: RunFacts,
+    run_b: RunFacts,
+    table_a: pa.Table,
+    table_b: pa.Table,
     noise: Noise,
-    settings: Settings,
+    settings: ComparisonSettings,
     names: ClassNames,
 ) -> Comparison:
-    """Compare rankings with their pseudo-values (`selected`) that are known to be comparable."""
-    notes = [*_notes(one, other), *_groups_apart(first, second, names)]
-    first, second = _common_groups(first, second)
-    found = difference(_side(first, noise.pilots[0]), _side(second, noise.pilots[1]), paired=noise.paired)
-    channels = _side_by_side(first, second, found, settings)
+    """Compare two comparable rankings with pseudo-values (from `selected`)."""
+    notes = [*_notes(run_a, run_b), *_groups_apart(table_a, table_b, names)]
+    table_a, table_b = _common_groups(table_a, table_b)
+    differences = difference(_side(table_a, noise.pilots[0]), _side(table_b, noise.pilots[1]), paired=noise.paired)
+    channels = _side_by_side(table_a, table_b, differences, settings)
     return Comparison(
-        one=one,
-        other=other,
+        run_a=run_a,
+        run_b=run_b,
         settings=settings,
         verdict="moved" if pc.any(channels["moved"]).as_py() else "same",
         reasons=(),
         notes=tuple(notes),
         noise=noise,
-        agreement=tuple(_agreements(first, second, settings)),
+        agreement=tuple(_agreements(table_a, table_b, settings)),
         channels=channels,
         names=names,
     )
 
 
-def noise_between(one: RunFacts, other: RunFacts) -> Noise:
-    """Paired where the runs share images and deal folds alike; other plans add noise, also of the same images."""
-    first, second = one.job, other.job
-    same_folds = (first.statistics.folds, first.dataset.fold_by) == (second.statistics.folds, second.dataset.fold_by)
-    paired = same_folds and _share_images(one, other)
-    if one.plan == other.plan:
+def noise_between(run_a: RunFacts, run_b: RunFacts) -> Noise:
+    """The noise between two runs. Paired: they share images and assign folds alike. Different plans add noise, even
+    with the same images."""
+    job_a, job_b = run_a.job, run_b.job
+    same_folds = (job_a.statistics.folds, job_a.dataset.fold_by) == (job_b.statistics.folds, job_b.dataset.fold_by)
+    paired = same_folds and _share_images(run_a, run_b)
+    if run_a.plan == run_b.plan:
         return Noise(paired, (None, None))
-    pilots = [min(facts.job.statistics.pilot, max(1, facts.images)) for facts in (one, other)]
+    pilots = [min(facts.job.statistics.pilot, max(1, facts.images)) for facts in (run_a, run_b)]
     return Noise(paired, (pilots[0], pilots[1]))
 
 
 # -- comparable?
 
 
-def _share_images(one: RunFacts, other: RunFacts) -> bool:
-    """Whether a data file is the same, or both are about the images of one run."""
-    return one.source == other.source or bool(one.files & other.files)
+def _share_images(run_a: RunFacts, run_b: RunFacts) -> bool:
+    """Whether the runs have a data file in common, or both are about the images of one run."""
+    return run_a.source == run_b.source or bool(run_a.files & run_b.files)
 
 
-def _jobs_differ(one: RunFacts, other: RunFacts, settings: Settings) -> Iterator[str]:
-    """Why two runs estimate different things. Model, weights and input may differ: that is what is compared."""
-    first, second = one.job, other.job
-    asked: dict[str, tuple[object, object]] = {
-        "data: dataset.filter": (first.dataset.filter, second.dataset.filter),
-        "data: dataset.image": (first.dataset.image, second.dataset.image),
-        "data: group_by": (first.group_by, second.group_by),
+def _jobs_differ(run_a: RunFacts, run_b: RunFacts, settings: ComparisonSettings) -> Iterator[str]:
+    """Reasons why two runs estimate different things. Model, weights and input may differ: these are compared."""
+    job_a, job_b = run_a.job, run_b.job
+    must_agree: dict[str, tuple[object, object]] = {
+        "data: dataset.filter": (job_a.dataset.filter, job_b.dataset.filter),
+        "data: dataset.image": (job_a.dataset.image, job_b.dataset.image),
+        "data: group_by": (job_a.group_by, job_b.group_by),
     }
     for name in ("estimator", "components", "knots", "knots_from", "scale", "penalty"):
-        asked[f"statistics.{name}"] = (getattr(first.statistics, name), getattr(second.statistics, name))
-    for key, (left, right) in asked.items():
+        must_agree[f"statistics.{name}"] = (getattr(job_a.statistics, name), getattr(job_b.statistics, name))
+    for key, (left, right) in must_agree.items():
         if left != right:
             yield f"{key} differs: {left!r} and {right!r}"
-    apart = first.dataset.path != second.dataset.path and not _share_images(one, other)
-    if apart and not settings.across_data:
+    are_apart = job_a.dataset.path != job_b.dataset.path and not _share_images(run_a, run_b)
+    if are_apart and not settings.across_data:
         yield (
-            f"data: dataset.path differs ({_listed(first.dataset.path)} and {_listed(second.dataset.path)}) and no "
+            f"data: dataset.path differs ({_listed(job_a.dataset.path)} and {_listed(job_b.dataset.path)}) and no "
             "file is the same; if both are samples from one source, say so with --across-data"
         )
 
 
-def _rankings_differ(one: pa.Table, other: pa.Table) -> Iterator[str]:
+def _rankings_differ(table_a: pa.Table, table_b: pa.Table) -> Iterator[str]:
     for column in ("target", "layer"):
-        left, right = (pc.unique(table[column]).to_pylist() for table in (one, other))
-        if set(left) != set(right):
-            only = [name for name in left if name not in right], [name for name in right if name not in left]
+        names_a, names_b = (pc.unique(table[column]).to_pylist() for table in (table_a, table_b))
+        if set(names_a) != set(names_b):
+            only = [name for name in names_a if name not in names_b], [name for name in names_b if name not in names_a]
             yield (
                 f"{column}s differ: only in the first: {_listed(only[0])}; only in the second: {_listed(only[1])}; "
                 f"--{column} compares one that both have"
             )
             return
-    sizes = [dict(_channels(table)) for table in (one, other)]
+    sizes = [dict(_channels(table)) for table in (table_a, table_b)]
     for layer, count in sizes[0].items():
         if count != sizes[1][layer]:
             yield f"layers differ: {layer} has {count} channels in the first and {sizes[1][layer]} in the second"
-    if not set(_group_names(one)) & set(_group_names(other)):
+    if not set(_group_names(table_a)) & set(_group_names(table_b)):
         yield "data: the runs have no group in common"
-    for name, table in (("first", one), ("second", other)):
+    for name, table in (("first", table_a), ("second", table_b)):
         if not np.isfinite(_pseudo(table)).any():
-            yield f"statistics: the {name} has no pseudo-values: nothing says how sure its scores are"
+            yield f"statistics: the {name} has no pseudo-values, so the errors of its scores are unknown"
 
 
-def _notes(one: RunFacts, other: RunFacts) -> Iterator[str]:
-    """What else differs: for the reader, who must not take the data's movement for the model's."""
-    yield "the same weights" if one.weights == other.weights else "other weights"
-    if one.files == other.files or one.source == other.source:
+def _notes(run_a: RunFacts, run_b: RunFacts) -> Iterator[str]:
+    """Other differences between the runs, so that a change of the data is not mistaken for a change of the model."""
+    yield "the same weights" if run_a.weights == run_b.weights else "other weights"
+    if run_a.files == run_b.files or run_a.source == run_b.source:
         yield "the same data"
     else:
-        came, went = len(other.files - one.files), len(one.files - other.files)
-        yield f"other data: {came} files came, {went} went, {len(one.files & other.files)} are the same"
-    if one.plan == other.plan:
+        added, removed = len(run_b.files - run_a.files), len(run_a.files - run_b.files)
+        yield f"other data: {added} files added, {removed} removed, {len(run_a.files & run_b.files)} the same"
+    if run_a.plan == run_b.plan:
         yield "the same plan"
-    if one.job.model.factory != other.job.model.factory:
-        yield f"other model.factory: {one.job.model.factory} and {other.job.model.factory}"
-    if one.job.model.input != other.job.model.input:
+    if run_a.job.model.factory != run_b.job.model.factory:
+        yield f"other model.factory: {run_a.job.model.factory} and {run_b.job.model.factory}"
+    if run_a.job.model.input != run_b.job.model.input:
         yield "other model.input"
 
 
-def _groups_apart(one: pa.Table, other: pa.Table, names: ClassNames) -> Iterator[str]:
-    left, right = (set(map(names.group, pc.unique(table["group"]).to_pylist())) for table in (one, other))
-    if left != right:
+def _groups_apart(table_a: pa.Table, table_b: pa.Table, names: ClassNames) -> Iterator[str]:
+    groups_a, groups_b = (set(map(names.group, pc.unique(t["group"]).to_pylist())) for t in (table_a, table_b))
+    if groups_a != groups_b:
         yield (
-            f"groups only in the first: {_listed(sorted(left - right))}; only in the second: "
-            f"{_listed(sorted(right - left))}; the others are compared"
+            f"groups only in the first: {_listed(sorted(groups_a - groups_b))}; only in the second: "
+            f"{_listed(sorted(groups_b - groups_a))}; the others are compared"
         )
 
 
@@ -311,24 +314,24 @@ def _listed(names: Sequence[str]) -> str:
 # -- rows side by side
 
 
-def selected(run: Run, settings: Settings) -> pa.Table:
-    """The ranking with its pseudo-values, of what is asked for."""
+def selected(run: Run, settings: ComparisonSettings) -> pa.Table:
+    """The ranking with its pseudo-values, for the target, group and layer in the settings."""
     table = run.ranking()
     table = table.append_column("pseudo_values", run.jackknife()["pseudo_values"])
-    asked = {
+    wanted = {
         "target": run.names.asked_target(settings.target),
         "group": run.names.asked_group(settings.group),
         "layer": settings.layer,
     }
-    for column, value in asked.items():
+    for column, value in wanted.items():
         if value is not None:
-            chosen = rows_of(column, value, table.schema.field(column).type)
-            kept = table.slice(0, 0) if chosen is None else table.filter(chosen)
-            if not len(kept):
-                shown = run.names.group if column == "group" else str
-                known = _listed([shown(value) for value in pc.unique(table[column]).to_pylist()])
-                raise UserError(f"{run.path}: no {column} {value!r}; there are: {known}")
-            table = kept
+            condition = rows_of(column, value, table.schema.field(column).type)
+            remaining = table.slice(0, 0) if condition is None else table.filter(condition)
+            if not len(remaining):
+                name = run.names.group if column == "group" else str
+                names = _listed([name(value) for value in pc.unique(table[column]).to_pylist()])
+                raise UserError(f"{run.path}: no {column} {value!r}; there are: {names}")
+            table = remaining
     return table
 
 
@@ -341,36 +344,36 @@ def _group_names(table: pa.Table) -> list[str]:
     return [name_of(value) for value in pc.unique(table["group"]).to_pylist()]
 
 
-def _common_groups(one: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Both tables with the groups that both have. They are sorted alike, so that their rows then lie side by side."""
-    common = set(_group_names(one)) & set(_group_names(other))
-    kept = []
-    for table in (one, other):
+def _common_groups(table_a: pa.Table, table_b: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Both tables with only the groups that both have. Tables are sorted alike, so their rows then correspond."""
+    common = set(_group_names(table_a)) & set(_group_names(table_b))
+    filtered = []
+    for table in (table_a, table_b):
         values = [value for value in pc.unique(table["group"]).to_pylist() if name_of(value) in common]
-        kept.append(table.filter(pc.is_in(table["group"], pa.array(values, table["group"].type))))
+        filtered.append(table.filter(pc.is_in(table["group"], pa.array(values, table["group"].type))))
     for key in KEYS:
-        left, right = (pc.cast(table[key], pa.string()) for table in kept)
-        if not left.equals(right):
+        keys_a, keys_b = (pc.cast(table[key], pa.string()) for table in filtered)
+        if not keys_a.equals(keys_b):
             raise UserError("the rankings are not in the same order: one of them was not written by this program")
-    return kept[0], kept[1]
+    return filtered[0], filtered[1]
 
 
 def _pseudo(table: pa.Table) -> Floats:
     """Pseudo-values as (C, F), NaN where null."""
     column = table["pseudo_values"].combine_chunks()
-    known = column.is_valid().to_numpy(zero_copy_only=False)
+    is_known = column.is_valid().to_numpy(zero_copy_only=False)
     folds = int(pc.max(pc.list_value_length(column)).as_py() or 1)
     result = np.full((len(column), folds), np.nan)
-    result[known] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, folds)
+    result[is_known] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, folds)
     return result
 
 
 def _side(table: pa.Table, pilot: int | None) -> Side:
     squared = _numbers(table, "score_squared")
     dead = np.array([status == "constant" for status in table["status"].to_pylist()])
-    if MATCHED in table.column_names:  # a channel without a counterpart is compared with none
-        lost = ~table[MATCHED].to_numpy(zero_copy_only=False)
-        squared, dead = np.where(lost, np.nan, squared), dead & ~lost
+    if MATCHED in table.column_names:  # a channel without a counterpart is not compared
+        unmatched = ~table[MATCHED].to_numpy(zero_copy_only=False)
+        squared, dead = np.where(unmatched, np.nan, squared), dead & ~unmatched
     return Side(
         squared=squared,
         pseudo=_pseudo(table),
@@ -384,65 +387,68 @@ def _numbers(table: pa.Table, column: str) -> Floats:
     return np.asarray(table[column].to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _side_by_side(one: pa.Table, other: pa.Table, found: Difference, settings: Settings) -> pa.Table:
+def _side_by_side(
+    table_a: pa.Table, table_b: pa.Table, differences: Difference, settings: ComparisonSettings
+) -> pa.Table:
     """comparison.parquet: a row per target, group, layer and channel that both runs have."""
-    q_value = false_discovery(found.p_value)
-    score = [np.nan_to_num(_numbers(table, "score")) for table in (one, other)]
+    q_value = false_discovery(differences.p_value)
+    score = [np.nan_to_num(_numbers(table, "score")) for table in (table_a, table_b)]
     moved = (q_value <= settings.level) & (np.abs(score[1] - score[0]) >= settings.tolerance)
-    columns: dict[str, Any] = {key: other[key] for key in KEYS}
-    columns |= {key: other[key] for key in ("channel_b", "likeness") if key in other.column_names}
+    columns: dict[str, Any] = {key: table_b[key] for key in KEYS}
+    columns |= {key: table_b[key] for key in ("channel_b", "likeness") if key in table_b.column_names}
     for name in ("status", "images", "rank", "rank_low", "rank_high", "layer_rank", "score", "score_low", "score_high"):
-        columns |= {f"{name}_a": one[name], f"{name}_b": other[name]}
+        columns |= {f"{name}_a": table_a[name], f"{name}_b": table_b[name]}
     columns["change"] = pa.array(score[1] - score[0])
     for name, values in (
-        ("squared_change", found.change),
-        ("squared_error", found.error),
-        ("p_value", found.p_value),
+        ("squared_change", differences.change),
+        ("squared_error", differences.error),
+        ("p_value", differences.p_value),
         ("q_value", q_value),
     ):
         columns[name] = pa.array(values, pa.float64(), mask=np.isnan(values))
-    columns["movement"] = pa.array(_kinds(one, other, found.change, moved), pa.string())
+    columns["movement"] = pa.array(_kinds(table_a, table_b, differences.change, moved), pa.string())
     columns["moved"] = pa.array(moved)
     return pa.table(columns)
 
 
-def _kinds(one: pa.Table, other: pa.Table, change: Floats, moved: npt.NDArray[np.bool_]) -> list[str]:
-    """appeared and died by the channels' status, rose and fell only where it moved, unknown where nothing can say."""
-    before, after = (table["status"].to_pylist() for table in (one, other))
+def _kinds(table_a: pa.Table, table_b: pa.Table, change: Floats, moved: npt.NDArray[np.bool_]) -> list[str]:
+    """The kind of movement of each channel: appeared or died, by its status; rose or fell, where it moved; same; or
+    unknown, where there is no score with an error."""
+    before, after = (table["status"].to_pylist() for table in (table_a, table_b))
     kinds = []
-    for was, now, by, sure in zip(before, after, change, moved, strict=True):
+    for status_before, status_after, by, is_moved in zip(before, after, change, moved, strict=True):
         if np.isnan(by):
             kinds.append("unknown")
-        elif was != now:
-            kinds.append("died" if now == "constant" else "appeared")
+        elif status_before != status_after:
+            kinds.append("died" if status_after == "constant" else "appeared")
         else:
-            kinds.append(("rose" if by > 0 else "fell") if sure else "same")
+            kinds.append(("rose" if by > 0 else "fell") if is_moved else "same")
     return kinds
 
 
-def _agreements(one: pa.Table, other: pa.Table, settings: Settings) -> Iterator[AgreementRow]:
-    """Every ranking over all layers, then layer by layer where there are several."""
-    first, second = (_numbers(table, "score_squared") for table in (one, other))
-    targets = np.array(one["target"].to_pylist(), dtype=object)
-    layers = np.array(one["layer"].to_pylist(), dtype=object)
-    groups = one["group"].to_pylist()
+def _agreements(table_a: pa.Table, table_b: pa.Table, settings: ComparisonSettings) -> Iterator[AgreementRow]:
+    """The agreement of every ranking over all layers, and, where there are several, of each layer."""
+    scores_a, scores_b = (_numbers(table, "score_squared") for table in (table_a, table_b))
+    targets = np.array(table_a["target"].to_pylist(), dtype=object)
+    layers = np.array(table_a["layer"].to_pylist(), dtype=object)
+    groups = table_a["group"].to_pylist()
     blocks: dict[tuple[str, Any], list[int]] = {}
-    for place, key in enumerate(zip(targets, groups, strict=True)):
-        blocks.setdefault(key, []).append(place)
+    for row, key in enumerate(zip(targets, groups, strict=True)):
+        blocks.setdefault(key, []).append(row)
     names = list(dict.fromkeys(layers))
     for (target, group), places in blocks.items():
-        whole = np.array(places)
-        parts: Mapping[str | None, npt.NDArray[np.int64]] = {None: whole}
+        all_rows = np.array(places)
+        parts: Mapping[str | None, npt.NDArray[np.int64]] = {None: all_rows}
         if len(names) > 1:
-            parts = {None: whole} | {name: whole[layers[whole] == name] for name in names}
+            parts = {None: all_rows} | {name: all_rows[layers[all_rows] == name] for name in names}
         for layer, rows in parts.items():
-            found = agreement(first[rows], second[rows], top=settings.top, persistence=settings.persistence)
-            yield AgreementRow(target, group, layer, found)
+            agreed = agreement(scores_a[rows], scores_b[rows], top=settings.top, persistence=settings.persistence)
+            yield AgreementRow(target, group, layer, agreed)
 
 
 def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.mean(known)) if known else float("nan")
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
 
 
 def _no_nan(value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Ablation curves: orders of channels, how much each takes from a target as more of them are replaced, areas, bands.
+"""Ablation curves: how much a target loses as more and more channels are replaced, in several orders; areas, bands.
 
-Pure: arrays and small objects in, an Arrow table and JSON out. Which images, which model: not known here.
+Pure: arrays and small objects in, an Arrow table and JSON out. Knows neither images nor models.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ BAND = (5.0, 95.0)  # percentiles of the random orders
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
-    """One layer of one ranking: scores (C,) by name, larger is more important, NaN last; `pcace` is the ranking."""
+class RankedLayer:
+    """One layer of one ranking: scores (C,) by name, larger is more important, NaN last. `pcace` is the ranking."""
 
     target: str
     group: Any
@@ -39,7 +39,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Order:
-    """Channels in the order in which they are replaced. draw: number of a random order, else 0."""
+    """Channels in the order in which they are replaced. draw: the number of a random order, else 0."""
 
     name: str
     draw: int
@@ -50,7 +50,7 @@ class Order:
 class Curves:
     """One layer's curves for one replacement: the effect of the first k channels of every order."""
 
-    layer: Layer
+    layer: RankedLayer
     replacement: str
     images: int
     sizes: tuple[int, ...]
@@ -58,11 +58,11 @@ class Curves:
 
     def lost(self, name: str) -> Floats:
         """(draws, sizes): 1 - r^2 along the curves of an order."""
-        found = [effects for (order, _), effects in sorted(self.effects.items()) if order == name]
-        return np.array([[one.lost for one in effects] for effects in found])
+        of_order = [effects for (order, _), effects in sorted(self.effects.items()) if order == name]
+        return np.array([[effect.lost for effect in effects] for effects in of_order])
 
     def area(self, name: str) -> float:
-        """Mean of 1 - r^2 over k = 1, 2, 4, ...: the area under the curve over log k. Of random orders: their mean."""
+        """Mean of 1 - r^2 over k = 1, 2, 4, ...: the area under the curve over log k. For random orders, their mean."""
         return float(self.lost(name).mean())
 
     @property
@@ -77,36 +77,44 @@ class Curves:
 
 
 def sizes(channels: int) -> tuple[int, ...]:
-    """How many channels are replaced: 1, 2, 4, ... below all of them (all is the same in any order)."""
-    found = [1 << power for power in range(channels.bit_length()) if 1 << power < channels]
-    return tuple(found) or (1,)
+    """The numbers of channels to replace: 1, 2, 4, ... below all of them (all would be the same in any order)."""
+    powers = [1 << power for power in range(channels.bit_length()) if 1 << power < channels]
+    return tuple(powers) or (1,)
 
 
-def orders(layer: Layer, draws: int, seed: int) -> list[Order]:
-    """The ranking best first and worst first, every baseline best first, and `draws` random orders."""
-    found = [Order(name, 0, _descending(scores)) for name, scores in layer.scores.items()]
-    found.insert(1, Order(WORST, 0, found[0].channels[::-1]))
+def orders(layer: RankedLayer, draws: int, seed: int) -> list[Order]:
+    """The ranking, best first and worst first; every baseline, best first; and `draws` random orders."""
+    orders_made = [Order(name, 0, _descending(scores)) for name, scores in layer.scores.items()]
+    orders_made.insert(1, Order(WORST, 0, orders_made[0].channels[::-1]))
     rng = np.random.default_rng([seed, layer.channels])
-    return found + [Order(RANDOM, draw, tuple(rng.permutation(layer.channels).tolist())) for draw in range(draws)]
+    return orders_made + [Order(RANDOM, draw, tuple(rng.permutation(layer.channels).tolist())) for draw in range(draws)]
 
 
-def sets_of(found: Sequence[Order], counts: Sequence[int]) -> list[tuple[int, ...]]:
-    """The different sets of channels among the first k of all orders, each sorted."""
-    return list(dict.fromkeys(first(order, count) for order in found for count in counts))
+def sets_of(orders: Sequence[Order], counts: Sequence[int]) -> list[tuple[int, ...]]:
+    """The different sets of channels that are the first k of some order, each sorted."""
+    return list(dict.fromkeys(first(order, count) for order in orders for count in counts))
 
 
 def first(order: Order, count: int) -> tuple[int, ...]:
     return tuple(sorted(order.channels[:count]))
 
 
-def curves_table(found: Sequence[Curves]) -> pa.Table:
+def curves_table(all_curves: Sequence[Curves]) -> pa.Table:
     """evaluation.parquet: a row per curve and k."""
     rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-    for one in found:
-        for (order, draw), effects in one.effects.items():
-            for count, effect in zip(one.sizes, effects, strict=True):
-                values = (one.layer.target, one.layer.group, one.layer.name, one.replacement, order, draw, count)
-                numbers = (one.images, effect.lost, effect.change, effect.accuracy)
+    for curves in all_curves:
+        for (order, draw), effects in curves.effects.items():
+            for count, effect in zip(curves.sizes, effects, strict=True):
+                values = (
+                    curves.layer.target,
+                    curves.layer.group,
+                    curves.layer.name,
+                    curves.replacement,
+                    order,
+                    draw,
+                    count,
+                )
+                numbers = (curves.images, effect.lost, effect.change, effect.accuracy)
                 for name, value in zip(_COLUMNS, (*values, *numbers), strict=True):
                     rows[name].append(value)
     table = {name: pa.array(rows[name], kind) if kind else pa.array(rows[name]) for name, kind in _COLUMNS.items()}
@@ -129,27 +137,28 @@ _COLUMNS: dict[str, pa.DataType | None] = {
 }
 
 
-def areas(found: Sequence[Curves]) -> list[dict[str, Any]]:
-    """A dict per layer and replacement: areas by order, and the band of the random ones."""
+def areas(all_curves: Sequence[Curves]) -> list[dict[str, Any]]:
+    """A dict for each layer and replacement: areas by order, and the band of the random orders."""
     return [
         {
-            "target": one.layer.target,
-            "group": one.layer.group,
-            "layer": one.layer.name,
-            "replacement": one.replacement,
-            "channels": one.layer.channels,
-            "images": one.images,
-            "areas": {name: one.area(name) for name in one.names},
-            "random_band": list(one.band),
+            "target": curves.layer.target,
+            "group": curves.layer.group,
+            "layer": curves.layer.name,
+            "replacement": curves.replacement,
+            "channels": curves.layer.channels,
+            "images": curves.images,
+            "areas": {name: curves.area(name) for name in curves.names},
+            "random_band": list(curves.band),
         }
-        for one in found
+        for curves in all_curves
     ]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One order over all curves of a replacement. area: mean; won, lost: curves in which the ranking's area is larger
-    or smaller than this order's; beyond_random: curves in which this order's area lies above that of random orders."""
+    """One order in all curves of a replacement. area: mean; won, lost: the numbers of curves in which the ranking's
+    area is larger or smaller than this order's; beyond_random: the number of curves in which this order's area is above
+    the band of random orders."""
 
     order: str
     area: float
@@ -159,22 +168,22 @@ class Standing:
     curves: int
 
 
-def standings(found: Sequence[Curves], replacement: str) -> Iterator[Standing]:
-    """Every order against the ranking, the largest area first."""
-    mine = [one for one in found if one.replacement == replacement]
-    names = list(dict.fromkeys(name for one in mine for name in one.names))
+def standings(all_curves: Sequence[Curves], replacement: str) -> Iterator[Standing]:
+    """Every order in comparison with the ranking, the largest area first."""
+    of_replacement = [curves for curves in all_curves if curves.replacement == replacement]
+    names = list(dict.fromkeys(name for curves in of_replacement for name in curves.names))
     rows = []
     for name in names:
-        held = [one for one in mine if name in one.names]
-        differences = [one.area(BEST) - one.area(name) for one in held]
+        with_order = [curves for curves in of_replacement if name in curves.names]
+        differences = [curves.area(BEST) - curves.area(name) for curves in with_order]
         rows.append(
             Standing(
                 order=name,
-                area=float(np.mean([one.area(name) for one in held])),
-                won=sum(by > 0 for by in differences),
-                lost=sum(by < 0 for by in differences),
-                beyond_random=sum(one.area(name) > one.band[1] for one in held),
-                curves=len(held),
+                area=float(np.mean([curves.area(name) for curves in with_order])),
+                won=sum(difference > 0 for difference in differences),
+                lost=sum(difference < 0 for difference in differences),
+                beyond_random=sum(curves.area(name) > curves.band[1] for curves in with_order),
+                curves=len(with_order),
             )
         )
     yield from sorted(rows, key=lambda row: -row.area)

@@ -1,4 +1,4 @@
-"""The ablation curves as an SVG picture of its own: a panel per layer, a line per order, the random orders as a band.
+"""The ablation curves as an SVG picture: a panel for each layer, a line for each order, random orders as a band.
 
 Pure text; no drawing library.
 """
@@ -14,7 +14,7 @@ from pcace_dist.analysis.curves import BAND, BEST, RANDOM, WORST, Curves, Floats
 
 WIDTH, HEIGHT = 300, 220
 LEFT, TOP, RIGHT, BOTTOM = 42, 30, 12, 34
-COLOURS = {  # Okabe & Ito: told apart by the colour-blind as well
+COLOURS = {  # Okabe & Ito: distinguishable by colour-blind people too
     BEST: "#000000",
     WORST: "#999999",
     "taylor": "#D55E00",
@@ -25,11 +25,13 @@ COLOURS = {  # Okabe & Ito: told apart by the colour-blind as well
 }
 
 
-def curves_svg(found: Sequence[Curves], replacement: str) -> str:
-    """Share of the target's variance lost against the number of channels replaced; means over targets and groups."""
-    mine = [one for one in found if one.replacement == replacement]
-    layers = list(dict.fromkeys(one.layer.name for one in mine))
-    names = [name for name in dict.fromkeys(name for one in mine for name in one.names) if name != RANDOM]
+def curves_svg(all_curves: Sequence[Curves], replacement: str) -> str:
+    """The lost share of the target's variance over the number of replaced channels; means over targets and groups."""
+    of_replacement = [curves for curves in all_curves if curves.replacement == replacement]
+    layers = list(dict.fromkeys(curves.layer.name for curves in of_replacement))
+    names = [
+        name for name in dict.fromkeys(name for curves in of_replacement for name in curves.names) if name != RANDOM
+    ]
     columns = min(3, max(1, len(layers)))
     rows = -(-len(layers) // columns)
     height = rows * HEIGHT + 24 * (1 + (len(names) * 110) // (columns * WIDTH))
@@ -39,20 +41,34 @@ def curves_svg(found: Sequence[Curves], replacement: str) -> str:
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     for place, layer in enumerate(layers):
-        held = [one for one in mine if one.layer.name == layer]
+        of_layer = [curves for curves in of_replacement if curves.layer.name == layer]
         parts.append(f'<g transform="translate({place % columns * WIDTH},{place // columns * HEIGHT})">')
-        parts += _panel(layer, held, names)
+        parts += _panel(layer, of_layer, names)
         parts.append("</g>")
     parts += _legend(names, columns * WIDTH, rows * HEIGHT + 16)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _panel(layer: str, held: Sequence[Curves], names: Sequence[str]) -> list[str]:
-    sizes = held[0].sizes
+def _panel(layer: str, of_layer: Sequence[Curves], names: Sequence[str]) -> list[str]:
+    sizes = of_layer[0].sizes
     x = [LEFT + (WIDTH - LEFT - RIGHT) * place / max(1, len(sizes) - 1) for place in range(len(sizes))]
-    random = np.mean([np.percentile(one.lost(RANDOM), (BAND[0], 50, BAND[1]), axis=0) for one in held], axis=0)
-    there = [name for name in names if any(name in one.names for one in held)]  # a layer without weights has no norms
-    curves = {name: np.mean([one.lost(name)[0] for one in held if name in one.names], axis=0) for name in there}
+    random = np.mean(
+        [
+            np.percentile(curves_of_ranking.lost(RANDOM), (BAND[0], 50, BAND[1]), axis=0)
+            for curves_of_ranking in of_layer
+        ],
+        axis=0,
+    )
+    present = [
+        name for name in names if any(name in curves_of_ranking.names for curves_of_ranking in of_layer)
+    ]  # a layer without weights has no norms
+    curves = {
+        name: np.mean(
+            [curves_of_ranking.lost(name)[0] for curves_of_ranking in of_layer if name in curves_of_ranking.names],
+            axis=0,
+        )
+        for name in present
+    }
     top = max(1e-9, float(max(random.max(), *(curve.max() for curve in curves.values()))))
     lines = [f'<text x="{LEFT}" y="18" font-weight="bold">{escape(layer)}</text>']
     for share in (0.0, 0.5, 1.0):
@@ -68,10 +84,10 @@ def _panel(layer: str, held: Sequence[Curves], names: Sequence[str]) -> list[str
     for name, curve in curves.items():
         points = _points(list(zip(x, _height(curve, top), strict=True)))
         dash = ' stroke-dasharray="4 3"' if name == WORST else ""
-        wide = 2.4 if name == BEST else 1.4
+        stroke_width = 2.4 if name == BEST else 1.4
         lines.append(
             f'<polyline points="{points}" fill="none" stroke="{COLOURS.get(name, "#56B4E9")}" '
-            f'stroke-width="{wide}"{dash}/>'
+            f'stroke-width="{stroke_width}"{dash}/>'
         )
     return lines
 
@@ -90,9 +106,9 @@ def _legend(names: Sequence[str], width: int, top: int) -> list[str]:
         if x + 110 > width:
             x, y = 10, y + 20
         colour = "#bbbbbb" if name == RANDOM else COLOURS.get(name, "#56B4E9")
-        thick = 8 if name == RANDOM else 3
+        stroke_width = 8 if name == RANDOM else 3
         lines.append(
-            f'<line x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="{thick}"/>'
+            f'<line x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="{stroke_width}"/>'
         )
         lines.append(f'<text x="{x + 22}" y="{y}">{escape(name)}</text>')
         x += 110

@@ -1,4 +1,4 @@
-"""The history of runs that a schedule has published, as `pcace history` and the report show it. Reads files only."""
+"""The history of the runs that a schedule has published, for `pcace history` and the report. Only reads files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _NAME = re.compile(r"history/(\d{8})\.json$")
 
 @dataclass(frozen=True)
 class Entry:
-    """One published run. `run` is its folder below the output; `why` it was made; `previous` what it was compared with.
+    """One published run. run: its folder below the output; why: the reason for the run; previous: the run that it was
+    compared with.
 
-    verdict, kendall, overlap, moved, judged: against the previous one, None for the first and where not comparable.
-    drift: thresholds that were crossed. exit_code: of the tick that published it.
+    verdict, kendall, overlap, moved, judged: from that comparison; None for the first run, and where the runs are not
+    comparable. drift: the thresholds that were crossed. exit_code: of the tick that published it.
     """
 
     n: int
@@ -41,12 +42,12 @@ class Entry:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Entry:
-        """Raises KeyError, TypeError or ValueError for what no tick has written."""
+        """Raises KeyError, TypeError or ValueError for an entry that no tick can have written."""
         for name, kinds in _KINDS.items():
             if name in value and not isinstance(value[name], kinds):
                 raise ValueError(f"{name} is {value[name]!r}")
-        known = {field.name: value[field.name] for field in fields(Entry) if field.name in value}
-        return Entry(**known | {"drift": tuple(map(str, value.get("drift", ())))})
+        entries = {field.name: value[field.name] for field in fields(Entry) if field.name in value}
+        return Entry(**entries | {"drift": tuple(map(str, value.get("drift", ())))})
 
 
 _NONE = type(None)
@@ -62,7 +63,7 @@ _KINDS: dict[str, tuple[type, ...]] = (
 
 @dataclass(frozen=True)
 class History:
-    """All entries of an output, the first first, the run that counts now, and the runs that are still kept."""
+    """All entries of an output, the oldest first; the latest run; and the runs that are still kept."""
 
     path: str
     entries: tuple[Entry, ...]
@@ -79,8 +80,8 @@ def read_history(path: str, storage: Storage | None = None) -> History:
     if latest is None:
         raise UserError(f"{path}: holds no history; is it the output of `pcace rerank`?")
     with fetching(f"{path}/history", RESTORE):
-        found = [file.url for file in storage.list(f"{path}/history")]
-    entries = [_entry(url, storage) for url in found if _NAME.search(url)]
+        urls = [file.url for file in storage.list(f"{path}/history")]
+    entries = [_entry(url, storage) for url in urls if _NAME.search(url)]
     with fetching(path, RESTORE):
         kept = {entry.run for entry in entries if storage.stat(f"{path}/{entry.run}/summary.json") is not None}
     return History(path, tuple(sorted(entries, key=lambda entry: entry.n)), latest, frozenset(kept))

@@ -1,7 +1,7 @@
-"""Comparing two runs with the later one's channels put in the order of the earlier one's: `pcace compare --match`.
+"""Compares two runs after reordering the later one's channels to match the earlier one's: `pcace compare --match`.
 
-So a permuted network is recognised. Codes of the same images come from both runs' sample.parquet; the arithmetic is
-in `matching`. Reads runs, writes nothing.
+So a network with permuted channels is recognised. The codes of the same images come from both runs' sample.parquet; the
+arithmetic is in `matching`. Reads runs, writes nothing.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pcace_dist.errors import UserError
 Keys: TypeAlias = npt.NDArray[np.int64]
 
 SAMPLE = "sample.parquet"
-MIN_IMAGES = 64  # in common; with fewer, chance is as like as anything
+MIN_IMAGES = 64  # in common; with fewer, channels are alike by chance
 
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """Matchings by layer, the number of images they rest on, and the comparison after the matching."""
+    """Matchings by layer, the number of images that they use, and the comparison after the matching."""
 
     layers: Mapping[str, Matching]
     images: int
@@ -35,33 +35,33 @@ class Matched:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Channels in all, those found again in the other network, and those of them in another place."""
-        held = self.layers.values()
+        """The numbers of channels: all, those found in the other network, and those found in another place."""
+        matchings = self.layers.values()
         return {
-            "channels": sum(len(one.permutation) for one in held),
-            "found": sum(one.found for one in held),
-            "elsewhere": sum(one.moved for one in held),
+            "channels": sum(len(matching.permutation) for matching in matchings),
+            "found": sum(matching.found for matching in matchings),
+            "elsewhere": sum(matching.moved for matching in matchings),
         }
 
     @property
     def lost(self) -> list[tuple[str, int]]:
-        """Layer and channel of those without a counterpart: what they see, no channel of the other network sees."""
+        """(layer, channel) of the channels without a counterpart in the other network."""
         return [
             (name, int(channel))
-            for name, found in self.layers.items()
-            for channel in np.flatnonzero(found.likeness < LIKE)
+            for name, matching in self.layers.items()
+            for channel in np.flatnonzero(matching.likeness < LIKE)
         ]
 
     def to_json(self) -> dict[str, Any]:
         """The section `matching` of comparison.json."""
-        after = self.comparison.to_json()
-        kept = ("verdict", "overall", "counts", "agreement")
+        after_matching = self.comparison.to_json()
+        names = ("verdict", "overall", "counts", "agreement")
         return {
             "images": self.images,
             "least_likeness": LIKE,
             **self.counts,
-            "lost": [list(one) for one in self.lost],
-            "after": {name: after[name] for name in kept},
+            "lost": [list(entry) for entry in self.lost],
+            "after": {name: after_matching[name] for name in names},
         }
 
     def table(self) -> pa.Table:
@@ -69,35 +69,42 @@ class Matched:
         parts = [
             pa.table(
                 {
-                    "layer": pa.array([name] * len(found.permutation), pa.string()),
-                    "channel": pa.array(np.arange(len(found.permutation)), pa.int32()),
-                    "channel_b": pa.array(found.permutation, pa.int32()),
-                    "likeness": pa.array(found.likeness),
-                    "own": pa.array(found.own),
+                    "layer": pa.array([name] * len(matching.permutation), pa.string()),
+                    "channel": pa.array(np.arange(len(matching.permutation)), pa.int32()),
+                    "channel_b": pa.array(matching.permutation, pa.int32()),
+                    "likeness": pa.array(matching.likeness),
+                    "own": pa.array(matching.own),
                 }
             )
-            for name, found in self.layers.items()
+            for name, matching in self.layers.items()
         ]
         return pa.concat_tables(parts)
 
 
-def compare_matched(one: Run, other: Run, found: Comparison) -> Matched:
+def compare_matched(run_a: Run, run_b: Run, comparison: Comparison) -> Matched:
     """Match the channels of two comparable runs and compare again. Raises UserError where the runs share no sample."""
-    first, second = sampled_codes(one), sampled_codes(other)
-    _, rows, others = np.intersect1d(first[0], second[0], assume_unique=True, return_indices=True)
-    if len(rows) < MIN_IMAGES:
+    sample_a, sample_b = sampled_codes(run_a), sampled_codes(run_b)
+    _, rows_a, rows_b = np.intersect1d(sample_a[0], sample_b[0], assume_unique=True, return_indices=True)
+    if len(rows_a) < MIN_IMAGES:
         raise UserError(
-            f"--match: {one.path} and {other.path} have {len(rows)} sampled images in common, fewer than {MIN_IMAGES}; "
-            "it needs runs over the same data"
+            f"--match: {run_a.path} and {run_b.path} have {len(rows_a)} sampled images in common, fewer than "
+            f"{MIN_IMAGES}; it needs runs over the same data"
         )
-    tables = [selected(run, found.settings) for run in (one, other)]
+    tables = [selected(run, comparison.settings) for run in (run_a, run_b)]
     layers = {
-        name: match_channels(first[1][name][rows], second[1][name][others])
+        name: match_channels(sample_a[1][name][rows_a], sample_b[1][name][rows_b])
         for name in dict.fromkeys(tables[0]["layer"].to_pylist())
     }
-    second = reordered(tables[1], layers)
-    again = compare_tables(found.one, found.other, tables[0], second, found.noise, found.settings, found.names)
-    return Matched(layers, len(rows), again)
+    after_matching = compare_tables(
+        comparison.run_a,
+        comparison.run_b,
+        tables[0],
+        reordered(tables[1], layers),
+        comparison.noise,
+        comparison.settings,
+        comparison.names,
+    )
+    return Matched(layers, len(rows_a), after_matching)
 
 
 def sampled_codes(run: Run) -> tuple[Keys, dict[str, Codes]]:
@@ -117,16 +124,16 @@ def sampled_codes(run: Run) -> tuple[Keys, dict[str, Codes]]:
 def reordered(table: pa.Table, layers: Mapping[str, Matching]) -> pa.Table:
     """A ranking with the channels of every layer in the other network's order.
 
-    `channel` is then the other network's number, `channel_b` its own; `matched` whether the two are alike.
+    `channel` is then the other network's number, `channel_b` its own; `matched`: whether the two are alike.
     """
     names = np.array(table["layer"].to_pylist(), dtype=object)
     channels = table["channel"].to_numpy()
     order = np.arange(len(table))
     likeness = np.zeros(len(table))
-    for name, found in layers.items():
-        places = np.flatnonzero(names == name).reshape(-1, len(found.permutation))  # a row per target and group
-        order[places] = places[:, found.permutation]
-        likeness[places] = found.likeness
+    for name, matching in layers.items():
+        places = np.flatnonzero(names == name).reshape(-1, len(matching.permutation))  # a row per target and group
+        order[places] = places[:, matching.permutation]
+        likeness[places] = matching.likeness
     moved = table.take(order)
     moved = moved.append_column("channel_b", moved["channel"])
     moved = moved.set_column(moved.column_names.index("channel"), "channel", pa.array(channels, pa.int32()))
@@ -134,6 +141,6 @@ def reordered(table: pa.Table, layers: Mapping[str, Matching]) -> pa.Table:
 
 
 def _codes(column: pa.ChunkedArray, components: int) -> Codes:
-    held = column.combine_chunks()
-    values = held.flatten().to_numpy(zero_copy_only=False).astype(np.uint8)
-    return np.asarray(values.reshape(len(held), -1, components))
+    array = column.combine_chunks()
+    values = array.flatten().to_numpy(zero_copy_only=False).astype(np.uint8)
+    return np.asarray(values.reshape(len(array), -1, components))

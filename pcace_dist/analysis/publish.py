@@ -1,4 +1,4 @@
-"""Writing what an analysis found beside a run or elsewhere, local or s3://: whole objects, with one-line errors."""
+"""Writes the results of an analysis beside a run or elsewhere, local or s3://: whole objects, one-line errors."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pcace_dist.analysis.columns import COMPARISON, MATCHING
 from pcace_dist.analysis.compare import Comparison
 from pcace_dist.analysis.matched import Matched
 from pcace_dist.errors import OutputError
 from pcace_dist.storage.files import Storage
 
 
-def write_comparison(found: Comparison, folder: str, storage: Storage, matched: Matched | None = None) -> None:
+def write_comparison(comparison: Comparison, folder: str, storage: Storage, matched: Matched | None = None) -> None:
     """comparison.parquet, with a matching also matching.parquet, then comparison.json. Raises OutputError."""
-    write_parquet(found.channels, f"{folder}/comparison.parquet", storage)
-    content = found.to_json()
+    write_parquet(comparison.channels, f"{folder}/{COMPARISON.file}", storage)
+    content = comparison.to_json()
     if matched is not None:
-        write_parquet(matched.table(), f"{folder}/matching.parquet", storage)
+        write_parquet(matched.table(), f"{folder}/{MATCHING.file}", storage)
         content |= {"matching": matched.to_json()}
     write_json(content, f"{folder}/comparison.json", storage)
 

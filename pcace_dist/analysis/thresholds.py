@@ -10,7 +10,7 @@ from pcace_dist.analysis.compare import Comparison
 
 @dataclass(frozen=True)
 class MaxMoved:
-    """Most channels that may have moved: a number of them, or a share of those that could be judged."""
+    """The largest number of channels that may move: a number, or a share of the judged channels."""
 
     value: float
     share: bool
@@ -30,7 +30,7 @@ class MaxMoved:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """None: not asked for."""
+    """The thresholds of drift; None: no threshold."""
 
     min_tau: float | None = None
     min_overlap: float | None = None
@@ -40,19 +40,19 @@ class Thresholds:
         return any(value is not None for value in (self.min_tau, self.min_overlap, self.max_moved))
 
 
-def drift(found: Comparison, thresholds: Thresholds) -> list[str]:
-    """Why a comparison lies beyond its thresholds; empty when it does not."""
-    return list(_reasons(found, thresholds))
+def drift(comparison: Comparison, thresholds: Thresholds) -> list[str]:
+    """The reasons why a comparison exceeds its thresholds; empty where it does not."""
+    return list(_reasons(comparison, thresholds))
 
 
-def _reasons(found: Comparison, thresholds: Thresholds) -> Iterator[str]:
-    if found.verdict == "not comparable":
+def _reasons(comparison: Comparison, thresholds: Thresholds) -> Iterator[str]:
+    if comparison.verdict == "not comparable":
         return
-    overall, counts = found.overall, found.counts
+    overall, counts = comparison.overall, comparison.counts
     if thresholds.min_tau is not None and not overall["kendall"] >= thresholds.min_tau:
         yield f"Kendall's tau is {overall['kendall']:.3f}, below --min-tau {thresholds.min_tau:g}"
     if thresholds.min_overlap is not None and not overall["overlap"] >= thresholds.min_overlap:
-        top = found.settings.top
+        top = comparison.settings.top
         yield f"the top {top} overlap by {overall['overlap']:.3f}, below --min-overlap {thresholds.min_overlap:g}"
     most = thresholds.max_moved
     if most is not None:

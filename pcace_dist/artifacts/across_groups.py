@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pcace_dist.artifacts.block_scores import BlockScores, each_ranking
+from pcace_dist.artifacts.columns import CHANNEL, LAYER, TARGET, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.ranks import Ranks
@@ -19,6 +20,24 @@ from pcace_dist.statistics.score import OK
 from pcace_dist.storage.store import Sink
 
 TOP = 20
+
+TABLE = Table(
+    "rankings_across_groups.parquet",
+    "Only with `group_by`. A row per target, layer and channel, in the order of the rankings.",
+    (
+        TARGET,
+        LAYER,
+        CHANNEL,
+        Column("groups", "int32", "groups in which the channel is ranked; where it is 0, the columns below are null"),
+        Column(f"groups_in_top_{TOP}", "int32", f"groups in which its rank is {TOP} or better; 0 where there are none"),
+        Column("mean_score", "float64", "mean of `score` over these groups"),
+        Column("sd_score", "float64", "standard deviation of `score` over these groups"),
+        Column("lowest_score", "float64", "the lowest `score`"),
+        Column("highest_score", "float64", "the highest `score`"),
+        Column("mean_rank", "float64", "mean of `rank`"),
+        Column("best_rank", "int32", "the best `rank`"),
+    ),
+)
 
 
 class _Sums:
@@ -74,4 +93,4 @@ def _table(target: str, layers: Sequence[str], channels: np.ndarray, sums: _Sums
 
 
 def publish_across_groups(sink: Sink, table: pa.Table) -> None:
-    sink.put("rankings_across_groups.parquet", parquet_bytes(table))
+    sink.put(TABLE.file, parquet_bytes(table))

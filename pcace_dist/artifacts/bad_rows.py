@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pcace_dist.artifacts.columns import FILE, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import Unit
@@ -25,6 +26,19 @@ BAD_ROWS_SCHEMA = pa.schema(
         ("stage", pa.string()),
         ("reason", pa.string()),
     ]
+)
+
+TABLE = Table(
+    BAD_ROWS,
+    "A row per row of the data set that was set aside, in the order of the data set; none where all are good.",
+    (
+        FILE,
+        Column("row_group", "int32", "row group in the file, from 0"),
+        Column("row", "int64", "row in the file, from 0; null where a whole row group was set aside"),
+        Column("id", "string", "its id: column `dataset.id`, else PATH#ROW"),
+        Column("stage", "string", "where it failed: `read`, `decode`, `model` or `target`"),
+        Column("reason", "string", "what was wrong"),
+    ),
 )
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pcace_dist.artifacts.attempt import read_attempt_file
+from pcace_dist.artifacts.columns import CHANNEL, GROUP, LAYER, PLACE, Column, Table
 from pcace_dist.artifacts.encoding import ipc_bytes, parquet_bytes
 from pcace_dist.datasets.rows import RowRef
 from pcace_dist.ledger.ledger import Receipt
@@ -29,6 +30,35 @@ from pcace_dist.storage.store import Sink, Store
 
 EXEMPLARS = "exemplars.safetensors"
 SAMPLE = "sample.arrow"
+
+EXEMPLARS_TABLE = Table(
+    "exemplars.parquet",
+    "For every channel the 16 rows with the largest mean activation, over all groups. A row per layer, channel and "
+    "place, sorted so.",
+    (
+        LAYER,
+        CHANNEL,
+        Column("place", "int32", "0 is the largest"),
+        *PLACE,
+        Column("mean_activation", "float64", "mean of the map, rounded to the plan's grid"),
+    ),
+)
+SAMPLE_TABLE = Table(
+    "sample.parquet",
+    "A uniform sample of the rows that counted (512 to 4,096), sorted by key.",
+    (
+        *PLACE,
+        Column("key", "int64", "hash of file and row; the smallest are the sample"),
+        Column("group", GROUP, "the value of `group_by`; null without one"),
+        Column("label", "int64", "class index; null without `dataset.label`"),
+        Column("fold", "uint8", "fold of the jackknife, from 0"),
+        Column("targets", "list of float64", "a value per target, in the order of the job, on the plan's grid"),
+        Column("target_codes", "list of uint8", "position of each target on its knots, as counted"),
+        Column("target_fixed", "list of int16", "each target on the plan's grid, as counted"),
+        Column("codes/<layer>", "list of uint8", "positions on the knots, channels x components (method.md, 2)"),
+        Column("means/<layer>", "list of int16", "mean of each channel's map on the plan's grid"),
+    ),
+)
 
 
 class ExampleRows:
@@ -186,7 +216,7 @@ def publish_examples(sink: Sink, plan: Plan, parts: Sequence[Mapping[str, bytes]
     if not parts:
         return
     total = ExampleRows(plan).merge(ExampleRows.from_files(plan, part) for part in parts)
-    sink.put("exemplars.parquet", parquet_bytes(exemplars_table(total.top, plan)))
+    sink.put(EXEMPLARS_TABLE.file, parquet_bytes(exemplars_table(total.top, plan)))
     rows = total.sample.rows()
     if rows is not None:
-        sink.put("sample.parquet", parquet_bytes(sample_table(rows, plan, group_type)))
+        sink.put(SAMPLE_TABLE.file, parquet_bytes(sample_table(rows, plan, group_type)))

@@ -15,15 +15,29 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pcace_dist.artifacts.block_scores import BlockScores
+from pcace_dist.artifacts.columns import KEYS, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import Sink
 
+TABLE = Table(
+    "jackknife.parquet",
+    "A row for each row of rankings.parquet, in the same order.",
+    (
+        *KEYS,
+        Column(
+            "pseudo_values",
+            "list of float64",
+            "a pseudo-value of `score_squared` for each fold, null for an empty fold; null unless status is ok",
+        ),
+    ),
+)
+
 
 def publish_jackknife(sink: Sink, plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> None:
     """Write jackknife.parquet, before the ledger's `done` as every published file."""
-    sink.put("jackknife.parquet", parquet_bytes(jackknife_table(plan, blocks, group_type)))
+    sink.put(TABLE.file, parquet_bytes(jackknife_table(plan, blocks, group_type)))
 
 
 def jackknife_table(plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> pa.Table:

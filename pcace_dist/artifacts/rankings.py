@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pcace_dist.artifacts.columns import KEYS, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.groups import name_of, rows_of
 
@@ -36,6 +37,31 @@ NUMBERS = (
     "activation_variance",
     "weight_norm",
     "clamped",
+)
+
+TABLE = Table(
+    RANKINGS,
+    "A row per target, group, layer and channel, sorted so: layers and channels in the model's order.",
+    (
+        *KEYS,
+        Column("images", "int64", "images that count for this channel"),
+        Column("rank", "int32", "1 is the best, over all layers of this target and group; null unless status is ok"),
+        Column("layer_rank", "int32", "the same within the layer"),
+        Column("rank_low", "int32", "lower end of the 95 % interval of `rank`; null without a jackknife"),
+        Column("rank_high", "int32", "upper end of the 95 % interval of `rank`"),
+        Column("score", "float64", "maximal correlation of map and target, 0 to 1, corrected for its bias"),
+        Column("score_squared", "float64", "its square, not clipped at 0: what ranks go by"),
+        Column("score_low", "float64", "lower end of the 95 % interval of `score`"),
+        Column("score_high", "float64", "upper end of the 95 % interval of `score`"),
+        Column("score_in_sample", "float64", "the score without the correction: too high for few images"),
+        Column("score_first_component", "float64", "the published code's: correlation with the first component alone"),
+        Column("pearson", "float64", "correlation of the map's mean with the target, -1 to 1"),
+        Column("mean_activation", "float64", "mean of the map over pixels and images"),
+        Column("activation_variance", "float64", "variance of the map's mean over images"),
+        Column("weight_norm", "float64", "L2 norm of the channel's weights; null where the layer has none"),
+        Column("clamped", "float64", "share of codes at the first or last knot: large where data lie beyond the pilot"),
+        Column("status", "string", "`ok`, `constant` or `too_few_images`"),
+    ),
 )
 
 

@@ -18,6 +18,47 @@ DONE = "done"  # outcomes: with exit code 0, and the others with 4
 TOO_MANY_BAD_ROWS = "too_many_bad_rows"
 NOTHING_RANKED = "nothing_ranked"
 
+KEYS = {
+    "format_version": "of this file and of the run's others",
+    "outcome": f"`running`, `{DONE}`, `{TOO_MANY_BAD_ROWS}` or `{NOTHING_RANKED}`",
+    "exit_code": "what the command returned: 0 or 4; null while it runs",
+    "fingerprint": "digest of all that the result depends on",
+    "data": "digest of the data set's files and row groups",
+    "images": "rows that count in the result",
+    "bad_rows": "rows that were set aside",
+    "files_left_out": "files under dataset.path that are no data: a reason, how many, some names",
+    "units": "pieces of work that the data set was cut into",
+    "units_set_aside": "units that killed their workers until they were set aside",
+    "units_redone": "units that were begun again after a loss",
+    "attempts": "flushes that count",
+    "workers": "workers at the same time, at most",
+    "workers_are": "what they are: Ray's actors, threads, or the driver itself",
+    "seconds": "of this command, from beginning to end",
+    "images_per_second": "of the main pass",
+    "stages": "seconds of the driver by stage",
+    "worker_stages": "seconds of all workers by stage",
+    "worker_seconds": "seconds of all workers in the main pass",
+    "shares": "share of the time by stage, 0 to 1",
+    "bottleneck": "the stage that takes most, its share, and what would shorten it; null where nothing stands out",
+    "last_faults": "the last losses and retries, in words",
+    "workers_refused": "only where some were: workers that were not admitted, and why",
+    "workers_short": "only where some were: how many workers were missing from workers.min",
+    "layers_left_out": "only where images were read: layers that the globs bring and that are not ranked, and why",
+    "from_codes": "only of runs from kept codes: the run that kept them",
+    "drift": "only with `extend`, where codes lie beyond the plan's knots: shares by layer, and advice",
+    "stop": "only with `stop`: whether the top is settled, rows that were spared, and every check",
+    "plan": "digest of the frozen plan",
+    "precision": "of the forward pass",
+    "layout": "of the tensors: channels last or first",
+    "decode": "what decoded the images: cpu or gpu",
+    "batch": "images per forward pass",
+    "numeric_classes": "processors and libraries that computed; the plan's first",
+    "check_codes_differing": "largest share of the check rows' codes that a worker computed differently from the pilot",
+    "explained_variance": "share of the maps' variance that the components hold, by layer",
+    "versions": "of Python and the libraries",
+}
+"""Keys of summary.json. Those whose text begins with `only` may be absent."""
+
 
 def summary_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """The content of summary.json, as plain JSON without NaN."""

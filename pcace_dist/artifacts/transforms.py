@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pcace_dist.artifacts.columns import KEYS, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.plan import Plan
@@ -23,6 +24,19 @@ from pcace_dist.statistics.score import OK, ChannelScores
 from pcace_dist.storage.store import Sink
 
 MOST_ROWS = 100_000  # 43 MB before compression at five components and nine knots
+
+TABLE = Table(
+    "transforms.parquet",
+    f"A row per target, group, layer and channel, in the order of the rankings; of runs with more than {MOST_ROWS:,} "
+    "such rows the best and the worst channels of each layer.",
+    (
+        *KEYS,
+        Column("target_knots", "list of float64", "K knots of the target"),
+        Column("theta", "list of float32", "theta at these knots: straight between them, constant beyond"),
+        Column("knots", "list of float32", "K knots of component 1, then of 2, ..."),
+        Column("phi", "list of float32", "phi_j at these knots"),
+    ),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,4 +137,4 @@ def _lists(parts: Sequence[npt.NDArray[Any]], width: int, kind: type) -> pa.Arra
 
 def publish_transforms(sink: Sink, plan: Plan, curves: Sequence[BlockTransforms], group_type: pa.DataType) -> None:
     """transforms.parquet: theta and phi of the channels that `best_and_worst` chooses."""
-    sink.put("transforms.parquet", parquet_bytes(transforms_table(plan, curves, group_type)))
+    sink.put(TABLE.file, parquet_bytes(transforms_table(plan, curves, group_type)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pcace_dist import __version__
 from pcace_dist.cli import completion, estimate, pack, runs
 from pcace_dist.cli.arguments import add_job
-from pcace_dist.cli.parser import EXIT_CODES, AddVerb, Parser, verb_adder
+from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
 from pcace_dist.progress import logs, terminal
 from pcace_dist.progress.terminal import tell
@@ -84,9 +84,9 @@ def build_parser() -> Parser:
     """The parser of all verbs."""
     parser = Parser(
         prog="pcace",
-        description="Rank the channels of a vision model's layers by their maximal correlation with the model's "
-        "output, over whole data sets.",
-        epilog="start with:  pcace rank examples/mnist/job.yaml\n\n" + EXIT_CODES,
+        description="Rank the channels of a vision model's layers by their maximal correlation with the\n"
+        "model's output, over whole data sets.",
+        epilog="start with:  pcace rank examples/mnist/job.yaml\n\n" + exit_codes(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pcace {__version__}")

@@ -6,21 +6,28 @@ import argparse
 import difflib
 import logging
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from pcace_dist.progress import logs
 
-EXIT_CODES = """\
-exit codes:
-  0  done
-  2  the job or its input is wrong: one line on stderr says which key or file, and what would do
-  3  drift above the threshold (compare, rerank)
-  4  done, but more rows were set aside than max_bad_rows allows, or no channel could be ranked
-  5  stopped and resumable (SIGTERM, SIGINT, storage away for longer than PCACE_STORAGE_PATIENCE, or another driver took
-     the run over): the same command goes on
-  1  anything unforeseen
-"""
+EXIT_CODES = {
+    0: "done",
+    2: "the job or its input is wrong: one line on stderr says which key or file, and what would do",
+    3: "drift above the threshold (compare, rerank)",
+    4: "done, but more rows were set aside than max_bad_rows allows, or no channel could be ranked",
+    5: "stopped and resumable (SIGTERM, SIGINT, storage away for longer than PCACE_STORAGE_PATIENCE, or another driver "
+    "took the run over): the same command goes on",
+    1: "anything unforeseen",
+}
+
+
+def exit_codes() -> str:
+    """The exit codes as the last part of a help text, 80 columns wide."""
+    lines = (textwrap.fill(f"  {code}  {text}", 80, subsequent_indent="     ") for code, text in EXIT_CODES.items())
+    return "exit codes:\n" + "\n".join(lines)
+
 
 AddVerb = Callable[[str, str, str], argparse.ArgumentParser]
 """Name, summary and example of a verb -> its parser."""
@@ -69,8 +76,8 @@ def verb_adder(verbs: Verbs[Parser]) -> AddVerb:
         verb = verbs.add_parser(
             name,
             help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+            description=textwrap.fill(summary[0].upper() + summary[1:] + "." * (summary[-1] not in "?."), 80),
+            epilog=f"example:\n  {example}\n\n{exit_codes()}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.add_argument(

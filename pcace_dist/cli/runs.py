@@ -84,7 +84,7 @@ def thresholds_of(arguments: argparse.Namespace) -> Thresholds:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pcace_dist.analysis.compare import Settings, compare_runs
+    from pcace_dist.analysis.compare import ComparisonSettings, compare_runs
     from pcace_dist.analysis.console import print_comparison, print_matched
     from pcace_dist.analysis.matched import compare_matched
     from pcace_dist.analysis.publish import write_comparison
@@ -94,7 +94,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     earlier, later = open_run(arguments.one), open_run(arguments.other)
     names = ("top", "level", "tolerance", "layer", "group", "target", "across_data")
-    comparison = compare_runs(earlier, later, Settings(**{name: getattr(arguments, name) for name in names}))
+    comparison = compare_runs(earlier, later, ComparisonSettings(**{name: getattr(arguments, name) for name in names}))
     if comparison.verdict == "not comparable":
         raise UserError(f"not comparable: {'; '.join(comparison.reasons)}")
     print_comparison(comparison)
@@ -158,13 +158,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.console import print_standings
     from pcace_dist.analysis.curves import standings
     from pcace_dist.artifacts.run import open_run
-    from pcace_dist.commands.evaluate import Settings, evaluate, write_evaluation
+    from pcace_dist.commands.evaluate import EvaluationSettings, evaluate, write_evaluation
 
     run = open_run(arguments.path)
     layers = None if arguments.layer is None else tuple(arguments.layer)
     names = ("data", "images", "draws", "target", "group", "watch")
     options = {name: getattr(arguments, name) for name in names}
-    evaluation = evaluate(run, Settings(layers=layers, replacements=arguments.replace, **options))
+    evaluation = evaluate(run, EvaluationSettings(layers=layers, replacements=arguments.replace, **options))
     for name in evaluation.replacements:
         print_standings(list(standings(evaluation.curves, name)), name)
     for line in evaluation.left_out:
@@ -205,14 +205,14 @@ def _rerank(arguments: argparse.Namespace) -> int:
     from pcace_dist.config.job import load_job_file
 
     job = load_job_file(arguments.job, arguments.overrides)
-    from pcace_dist.analysis.compare import Settings
+    from pcace_dist.analysis.compare import ComparisonSettings
     from pcace_dist.commands.hooks import Hooks
     from pcace_dist.commands.rerank import Options, rerank
 
     outcome = rerank(
         job,
         Options(
-            settings=Settings(top=arguments.top, level=arguments.level, tolerance=arguments.tolerance),
+            settings=ComparisonSettings(top=arguments.top, level=arguments.level, tolerance=arguments.tolerance),
             thresholds=thresholds_of(arguments),
             hooks=Hooks(arguments.hook, arguments.webhook),
             extend=not arguments.no_extend,

@@ -19,11 +19,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pcace_dist.analysis.columns import EVALUATION
 from pcace_dist.analysis.curves import (
     BEST,
     Curves,
-    Layer,
     Order,
+    RankedLayer,
     areas,
     curves_table,
     first,
@@ -50,7 +51,7 @@ BASELINES = ("weight_norm", "mean_activation", "variance", "taylor", "pearson")
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """What is evaluated. images: rows read of each data set; draws: random orders. None: all there are."""
 
     data: str | None = None
@@ -68,7 +69,7 @@ class Evaluation:
     """The curves, the accuracy of the untouched model by (target, group), and what was left out and why."""
 
     path: str
-    settings: Settings
+    settings: EvaluationSettings
     held_out: tuple[int, ...]
     curves: tuple[Curves, ...]
     accuracy: Mapping[tuple[str, Any], float]
@@ -98,9 +99,9 @@ class Evaluation:
         }
 
 
-def evaluate(run: Run, settings: Settings | None = None) -> Evaluation:
+def evaluate(run: Run, settings: EvaluationSettings | None = None) -> Evaluation:
     """Evaluate a finished run on workers. Raises UserError, Stopped."""
-    settings = settings or Settings()
+    settings = settings or EvaluationSettings()
     job = run.job
     source = run.summary.get("from_codes")
     if source is not None:
@@ -128,7 +129,7 @@ def evaluate(run: Run, settings: Settings | None = None) -> Evaluation:
 
 def write_evaluation(evaluation: Evaluation, folder: str, run: Run) -> None:
     """evaluation.parquet, evaluation.json, then the pictures, evaluation-<replacement>.svg. Raises OutputError."""
-    write_parquet(curves_table(evaluation.curves), f"{folder}/evaluation.parquet", run.storage)
+    write_parquet(curves_table(evaluation.curves), f"{folder}/{EVALUATION.file}", run.storage)
     write_json(evaluation.to_json(), f"{folder}/evaluation.json", run.storage)
     for name in evaluation.replacements:
         write_text(curves_svg(evaluation.curves, name), f"{folder}/evaluation-{name}.svg", run.storage)
@@ -140,7 +141,7 @@ def write_evaluation(evaluation: Evaluation, folder: str, run: Run) -> None:
 Scores: TypeAlias = Mapping[str, Floats]
 
 
-def _published(run: Run, settings: Settings) -> dict[Case, Scores]:
+def _published(run: Run, settings: EvaluationSettings) -> dict[Case, Scores]:
     """The published scores (C,) by layer, of every case that is asked for."""
     table = run.ranking(target=settings.target, group=settings.group)
     index = {target: place for place, target in enumerate(dict.fromkeys(run.ranking()["target"].to_pylist()))}
@@ -167,7 +168,7 @@ def _without_held_out(workers: Evaluating, evaluated: Evaluated, cases: Sequence
     return scores
 
 
-def _layers(evaluated: Evaluated, settings: Settings) -> list[str]:
+def _layers(evaluated: Evaluated, settings: EvaluationSettings) -> list[str]:
     ranked = [layer.name for layer in evaluated.plan.layers]
     for name in settings.layers or ():
         if name not in ranked:
@@ -183,7 +184,7 @@ class _PlannedCurves:
     """Curves to be measured: their orders, and the values that take the place of a channel's map."""
 
     case: Case
-    layer: Layer
+    layer: RankedLayer
     replacement: str
     values: Tensor
     orders: tuple[Order, ...]
@@ -204,7 +205,7 @@ class _PlannedCurves:
 
 def _measure(
     run: Run,
-    settings: Settings,
+    settings: EvaluationSettings,
     evaluated: Evaluated,
     workers: Evaluating,
     cases: Sequence[Case],
@@ -245,17 +246,19 @@ def _measure(
     )
 
 
-def _layer(target: str, case: Case, name: str, ranked: Floats, profiled: Profiled, evaluated: Evaluated) -> Layer:
+def _layer(target: str, case: Case, name: str, ranked: Floats, profiled: Profiled, evaluated: Evaluated) -> RankedLayer:
     """The ranking's scores first, then those of the baselines that this layer has."""
     profile = profiled.layers[name]
     norms = np.array([np.nan if norm is None else norm for norm in evaluated.metadata.weight_norms[name]])
     baselines = {key: norms if key == "weight_norm" else getattr(profile, key) for key in BASELINES}
-    return Layer(
+    return RankedLayer(
         target, case.group, name, {BEST: ranked} | {k: v for k, v in baselines.items() if np.isfinite(v).any()}
     )
 
 
-def _replaced(case: Case, layer: Layer, profiled: Profiled, settings: Settings, seed: int) -> list[_PlannedCurves]:
+def _replaced(
+    case: Case, layer: RankedLayer, profiled: Profiled, settings: EvaluationSettings, seed: int
+) -> list[_PlannedCurves]:
     mean = profiled.layers[layer.name].mean.float()
     values = {MEAN: mean, ZERO: torch.zeros(len(mean), 1), BIAS: profiled.bias.get(layer.name)}
     layer_orders = tuple(orders(layer, settings.draws, seed))

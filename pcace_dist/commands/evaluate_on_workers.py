@@ -18,7 +18,7 @@ from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import read_plan
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, storage_of
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import MEAN, Reduction, TargetSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.datasets.units import Unit, check_unchanged
 from pcace_dist.errors import JobError, OutputError
@@ -38,6 +38,7 @@ from pcace_dist.storage.store import open_store
 from pcace_dist.worker.evaluator import AblationTask, Case, EvaluationSpec, Profiled
 from pcace_dist.worker.worker import WorkerBody
 
+NO_GRADIENT = "areas have no gradient, which Taylor scores need; watch something else"
 R = TypeVar("R")
 
 
@@ -80,6 +81,8 @@ def open_evaluation(
     check_unchanged(units, preparation.listing)
     plan = read_plan(store, state.manifest["plan"])
     spec = replace(preparation.spec, dataset=replace(preparation.spec.dataset, keep=False))
+    if watch is not None:
+        spec = replace(spec, reduction=_reduction(spec.reduction, watch))
     elsewhere = None
     if data is not None:
         elsewhere = list_dataset(replace(spec.dataset, path=[absolute(data)]), storage)
@@ -107,19 +110,36 @@ def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:
 def _watched(target: TargetSpec, watch: TargetSpec | None, outputs: int, label: str | None) -> TargetSpec:
     """The target that is watched. A column of the data never changes, so that an output takes its place."""
     if watch is not None:
-        if not watch.differentiable or watch.largest_index >= outputs:
+        if not watch.of_outputs or watch.largest_index >= outputs:
             raise JobError(f"--watch {watch.name}: is none of the model's {outputs} outputs; for example output:0")
+        if not watch.differentiable:
+            raise JobError(f"--watch {watch.name}: {NO_GRADIENT}, for example {_of_mean(watch)}")
         if watch.needs_label and label is None:
             raise JobError(f"--watch {watch.name}: needs the class of each image, and the job names no dataset.label")
         return watch
     if target.differentiable:
         return target
+    if target.of_outputs:
+        raise JobError(f"target {target.name}: {NO_GRADIENT}, for example --watch {_of_mean(target)}")
     if outputs > 1:
         raise JobError(
             f"target {target.name}: is no output of the model, which has {outputs}; say which to watch, for example "
             "--watch output:0"
         )
     return TargetSpec("output", 0)
+
+
+def _of_mean(target: TargetSpec) -> str:
+    return replace(target, reduction=Reduction(MEAN)).name
+
+
+def _reduction(of_job: Reduction | None, watch: TargetSpec) -> Reduction | None:
+    """How outputs with positions are reduced for what is watched."""
+    if watch.reduction is not None:
+        return replace(watch.reduction, axis=None if of_job is None else of_job.axis)
+    if of_job is not None and of_job.required:
+        raise JobError(f"--watch {watch.name}: the model's outputs have positions; write {watch.name}:mean")
+    return of_job
 
 
 class Evaluating:

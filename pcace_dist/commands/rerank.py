@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pcace_dist.analysis.compare import Comparison, Settings, compare_runs
+from pcace_dist.analysis.compare import Comparison, ComparisonSettings, compare_runs
 from pcace_dist.analysis.history import Entry
 from pcace_dist.analysis.publish import write_comparison
 from pcace_dist.analysis.thresholds import Thresholds, drift
@@ -42,7 +42,7 @@ class Options:
     """Settings of a tick besides its job. keep: published runs whose folders stay; extend: where only data came or
     went, compute only that; report: write report.html."""
 
-    settings: Settings = field(default_factory=Settings)
+    settings: ComparisonSettings = field(default_factory=ComparisonSettings)
     thresholds: Thresholds = field(default_factory=Thresholds)
     hooks: Hooks = field(default_factory=Hooks)
     keep: int = 10
@@ -204,7 +204,7 @@ def _write_report(after: Run, compared: Comparison | None) -> None:
     from pcace_dist.report.build import build_report
     from pcace_dist.report.options import ReportOptions
 
-    against = None if compared is None or compared.verdict == "not comparable" else compared.one.path
+    against = None if compared is None or compared.verdict == "not comparable" else compared.run_a.path
     try:
         build_report(after.path, ReportOptions(synthesis=False, against=against))
     except (PcaceError, OSError) as error:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pcace_dist.config.targets import TargetSpec, parse_target
+from pcace_dist.config.targets import TargetSpec, parse_target, reduction_of
 from pcace_dist.datasets.sections import Dataset, Input, Limits
 from pcace_dist.errors import JobError
 from pcace_dist.progress.terminal import is_not_utf8
@@ -184,9 +184,11 @@ class Job(Section):
         if not value:
             raise ValueError("names no target; for example {logit: label}")
         try:
-            names = [parse_target(target).name for target in value]
+            targets = [parse_target(target) for target in value]
+            reduction_of(targets)
         except JobError as error:
             raise ValueError(str(error).removeprefix("target ")) from None
+        names = [target.name for target in targets]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"{name} is named twice")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pcace_dist.errors import JobError
@@ -12,10 +12,26 @@ from pcace_dist.errors import JobError
 KINDS = ("logit", "output", "margin", "loss", "column")
 OF_A_CLASS = ("logit", "margin", "loss")  # kinds whose class may be that of the row
 LABEL, PREDICTED = "label", "predicted"
+MEAN, MAX, AREA = REDUCTIONS = ("mean", "max", "area")
+FIRST, LAST = AXES = ("first", "last")
+OPTIONS = ("minus", "reduce", "classes")
 EXAMPLES = (
     "{logit: label}, {logit: 3}, {logit: predicted}, {logit: 3, minus: 5}, {margin: label}, {loss: label}, "
-    "{output: 0} or {column: NAME}"
+    "{output: 0}, {output: 3, reduce: mean} or {column: NAME}"
 )
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How outputs with positions (segmentation, detection heads) become one number a class (models/reduction.py).
+
+    how: mean, max or area. axis: where the classes are, first or last behind the images; None: by the number of axes.
+    required: whether the outputs must have positions.
+    """
+
+    how: str
+    axis: str | None = None
+    required: bool = True
 
 
 @dataclass(frozen=True)
@@ -24,22 +40,29 @@ class TargetSpec:
 
     kind: logit, output, margin (own logit less the largest other), loss (cross-entropy) or column. value: `label` or
     `predicted` (the class is the row's own), the index of an output, or a column. minus: an output that is subtracted.
+    reduction: of outputs with positions.
     """
 
     kind: str
     value: str | int
     minus: int | None = None
+    reduction: Reduction | None = None
 
     @property
     def name(self) -> str:
         """The canonical name, as in rankings.parquet: logit:label, logit:3, logit:3-5, margin:label, loss:label,
-        output:0, column:no2. `parse_name` reads it."""
-        return f"{self.kind}:{self.value}" + ("" if self.minus is None else f"-{self.minus}")
+        output:0, output:3:mean, column:no2. `parse_name` reads it."""
+        minus = "" if self.minus is None else f"-{self.minus}"
+        return f"{self.kind}:{self.value}{minus}" + ("" if self.reduction is None else f":{self.reduction.how}")
 
     @property
     def written(self) -> str:
         """As a job file writes it."""
-        return f"{{{self.kind}: {self.value}" + ("}" if self.minus is None else f", minus: {self.minus}}}")
+        options: dict[str, object] = {"minus": self.minus}
+        if self.reduction is not None:
+            options |= {"reduce": self.reduction.how, "classes": self.reduction.axis}
+        entries = {self.kind: self.value} | {key: value for key, value in options.items() if value is not None}
+        return f"{{{', '.join(f'{key}: {value}' for key, value in entries.items())}}}"
 
     @property
     def needs_label(self) -> bool:
@@ -64,7 +87,7 @@ class TargetSpec:
     @property
     def differentiable(self) -> bool:
         """Whether it has a gradient with respect to the outputs."""
-        return self.of_outputs
+        return self.of_outputs and (self.reduction is None or self.reduction.how != AREA)
 
 
 def parse_target(mapping: Mapping[str, Any]) -> TargetSpec:
@@ -74,16 +97,18 @@ def parse_target(mapping: Mapping[str, Any]) -> TargetSpec:
     label = f"target {{{', '.join(f'{key}: {value}' for key, value in mapping.items())}}}"
     kinds = [key for key in mapping if key in KINDS]
     options = {key: value for key, value in mapping.items() if key not in KINDS}
-    if len(kinds) > 1 or len(mapping) > 2:
+    if len(kinds) > 1:
         raise JobError(f"{label}: write one of {EXAMPLES}")
     if not kinds:
         kind = next(iter(mapping))
         raise JobError(f"{label}: unknown kind {kind!r}{_nearest(kind, KINDS)}; write one of {EXAMPLES}")
     for key in options:
-        if key != "minus":
-            raise JobError(f"{label}: unknown key {key!r}{_nearest(key, ('minus',))}; write one of {EXAMPLES}")
+        if key not in OPTIONS:
+            raise JobError(f"{label}: unknown key {key!r}{_nearest(key, OPTIONS)}; write one of {EXAMPLES}")
     spec = TargetSpec(kinds[0], _value(kinds[0], mapping[kinds[0]], label))
-    return spec if "minus" not in mapping else _less(spec, mapping["minus"], label)
+    if "minus" in options:
+        spec = _less(spec, options["minus"], label)
+    return spec if options.keys() <= {"minus"} else replace(spec, reduction=_reduction(spec, options, label))
 
 
 def parse_name(name: str) -> TargetSpec:
@@ -91,8 +116,26 @@ def parse_name(name: str) -> TargetSpec:
     kind, _, value = name.partition(":")
     if kind == "column":
         return parse_target({kind: value})
+    value, reduced, how = value.partition(":")
     first, less, second = value.partition("-")
-    return parse_target({kind: _number(first)} | ({"minus": _number(second)} if less else {}))
+    options = ({"minus": _number(second)} if less else {}) | ({"reduce": how} if reduced else {})
+    return parse_target({kind: _number(first)} | options)
+
+
+def reduction_of(targets: Sequence[TargetSpec]) -> Reduction | None:
+    """How the model's outputs are reduced for these targets, which share one pass. Where none is a function of the
+    outputs, maps among them are averaged: they only serve to check that every machine computes the same.
+
+    Raises JobError, one line, for targets that need different reductions.
+    """
+    specs = [target for target in targets if target.of_outputs]
+    for spec in specs:
+        if spec.reduction != specs[0].reduction:
+            raise JobError(
+                f"target {specs[0].written} and {spec.written}: the targets of one job must have the same reduce; make "
+                "two jobs"
+            )
+    return specs[0].reduction if specs else Reduction(MEAN, required=False)
 
 
 def _number(text: str) -> str | int:
@@ -118,7 +161,21 @@ def _less(spec: TargetSpec, minus: Any, label: str) -> TargetSpec:
         raise JobError(f"{label}: minus goes with the index of an output, for example {{logit: 3, minus: 5}}")
     if _index(minus, f"{label}: minus needs") == spec.value:
         raise JobError(f"{label}: is 0 for every image; minus needs the index of another output")
-    return TargetSpec(spec.kind, spec.value, minus)
+    return replace(spec, minus=minus)
+
+
+def _reduction(spec: TargetSpec, options: Mapping[str, Any], label: str) -> Reduction:
+    """What the keys `reduce` and `classes` say."""
+    how, axis = options.get("reduce"), options.get("classes")
+    if not spec.of_outputs:
+        raise JobError(f"{label}: reduce and classes go with outputs of the model, not with a column")
+    if how not in REDUCTIONS:
+        raise JobError(f"{label}: reduce needs {', '.join(REDUCTIONS)}{_nearest(how, REDUCTIONS)}")
+    if axis not in (None, *AXES):
+        raise JobError(f"{label}: classes needs first or last{_nearest(axis, AXES)}: the axis that holds them")
+    if how == AREA and spec.kind == "loss":
+        raise JobError(f"{label}: areas are no logits; use reduce: mean")
+    return Reduction(how, axis)
 
 
 def _index(value: Any, needs: str) -> int:

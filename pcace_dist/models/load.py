@@ -25,10 +25,12 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pcace_dist.config.targets import Reduction
 from pcace_dist.errors import ModelError
 from pcace_dist.models.checkpoint import load_weights, short_line, type_name
 from pcace_dist.models.origin import TORCHVISION, nearest, what_would_do
 from pcace_dist.models.outputs import choose_output
+from pcace_dist.models.reduction import reduce_maps
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ def load_model(
     seed: int,
     read: Callable[[str], bytes],
     output: str | int | None = None,
+    reduction: Reduction | None = None,
     python_path: Sequence[str] = (),
 ) -> nn.Module:
     """Build a model and load its weights: in eval mode, float32, on the CPU, without gradients.
@@ -54,7 +57,8 @@ def load_model(
     (checkpoint.py).
     python_path: folders that are first on sys.path while the factory is imported, and last afterwards, so that nothing
     there replaces a library's module.
-    output: which part of the returned value holds the outputs (outputs.py).
+    output: which part of the returned value holds the outputs (outputs.py). reduction: what makes one number a class
+    of outputs with positions (reduction.py).
     Of a compiled model, the module inside is used. What the factory changes for the whole process (default dtype and
     device, threads, gradients, working directory) is restored. Raises ModelError, one line.
     """
@@ -70,7 +74,7 @@ def load_model(
     _refuse_without_values(model, name)
     if weights not in ("random", "factory"):
         load_weights(model, weights, read, name)
-    return choose_output(model.float().eval().requires_grad_(False), output)
+    return reduce_maps(choose_output(model.float().eval().requires_grad_(False), output), reduction)
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -18,6 +18,7 @@ from pcace_dist.errors import ModelError
 
 USUAL = ("logits", "out")
 DEEPEST = 4  # levels of nested mappings and tuples that are searched
+REDUCE = "write how a class's map becomes one number, for example target: {output: 0, reduce: mean} (or max, area)"
 SHOWN = 12  # tensors in a message before it says how many more
 
 
@@ -27,6 +28,14 @@ def as_matrix(outputs: object) -> Tensor:
     Raises ModelError where there is no candidate, or more than one; the message names them and `model.output`.
     """
     return _matrix(_only(outputs))
+
+
+def find_maps(outputs: object) -> Tensor | None:
+    """The outputs of a model whose outputs have positions: real values of three to five axes, the first the image.
+    They are found as `as_matrix` finds outputs; None where there are none, or more than one could be meant."""
+    usual = _usual(outputs)
+    candidates = [tensor for _, tensor in _tensors(outputs) if _has_positions(tensor)] if usual is None else [usual]
+    return candidates[0] if len(candidates) == 1 and _has_positions(candidates[0]) else None
 
 
 class ChooseOutput:
@@ -77,14 +86,14 @@ def _only(outputs: object, prefix: str = "") -> Tensor:
             f"model.factory: the model returns {_listed(tensors)}; say which are its outputs, {_example(tensors)}"
         )
     returned = f"{type(outputs).__name__} with {_listed(tensors)}" if tensors else type(outputs).__name__
-    would_do = wrapper("returns one")
+    would_do = wrapper("returns one") if find_maps(outputs) is None else REDUCE
     raise ModelError(
         f"model.factory: the model returns {returned}, not a tensor of real values (images, outputs); {would_do}"
     )
 
 
 def _listed(tensors: Mapping[str, Tensor]) -> str:
-    shown = [f"{path}: {_shape(tensor)}" for path, tensor in tensors.items()]
+    shown = [f"{path}: {shape_of(tensor)}" for path, tensor in tensors.items()]
     more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     return ", ".join(shown[:SHOWN]) + more
 
@@ -146,14 +155,20 @@ def _fits(tensor: Tensor) -> bool:
     return tensor.dim() in (1, 2) and tensor.is_floating_point()
 
 
+def _has_positions(tensor: Tensor) -> bool:
+    return tensor.dim() in (3, 4, 5) and tensor.is_floating_point()
+
+
 def _matrix(tensor: Tensor) -> Tensor:
     if tensor.dim() not in (1, 2) or tensor.is_complex():
+        would_do = REDUCE if _has_positions(tensor) else wrapper("returns them")
         raise ModelError(
-            f"model.factory: the model returns {tensor.dtype} of shape {_shape(tensor)}, not real "
-            "values of shape (images, outputs)"
+            f"model.factory: the model returns {tensor.dtype} of shape {shape_of(tensor)}, not real "
+            f"values of shape (images, outputs); {would_do}"
         )
     return tensor if tensor.dim() == 2 else tensor.unsqueeze(1)
 
 
-def _shape(tensor: Tensor) -> str:
+def shape_of(tensor: Tensor) -> str:
+    """Its shape as a message writes it."""
     return str(tuple(int(n) for n in tensor.shape))

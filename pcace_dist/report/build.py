@@ -1,4 +1,4 @@
-"""A report from beginning to end: read the run, choose, fetch, probe, draw, write. Knows all the parts."""
+"""Builds a report: read the run, choose rows, fetch, probe, draw, write. Knows all other modules of the report."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from pcace_dist.report.page import render
 from pcace_dist.report.probe import Probe
 from pcace_dist.report.progress import ReportProgress
 from pcace_dist.report.rows import Ref, fetch
-from pcace_dist.report.selection import Selection, select
-from pcace_dist.report.source import Sample, Source, open_source
+from pcace_dist.report.selection import PageSelection, select
+from pcace_dist.report.source import ReportSource, SampleTable, open_report_source
 from pcace_dist.report.synthesis import Canvas, excite
 
 EXEMPLARS = 8  # images of a channel
-EXTREMES = 4  # images at either end of its transform
-MOST_EXTREMES = 1200  # channels x targets x groups that get such images
+EXTREMES = 4  # images at each end of a channel's transform
+MOST_EXTREMES = 1200  # so many combinations of channel, target and group get such images
 CAM_IMAGES = 24
 CAM_CHANNELS = 10
-GEOGRAPHY_ROWS = 512  # that are forwarded for predictions
+GEOGRAPHY_ROWS = 512  # rows that the model predicts for the map
 SMALL_IMAGE = 64  # pixels of the longer side
 BATCH = {"cpu": 16, "cuda": 128}
 DRAWN_AT_ONCE = {"cpu": 8, "cuda": 32}
@@ -41,7 +41,7 @@ DRAWN_AT_ONCE = {"cpu": 8, "cuda": 32}
 
 @dataclass(frozen=True)
 class ReportResult:
-    """Where the page went, its size, how many channels have pictures, seconds by stage, what had to be left out."""
+    """The path and size of the page, the numbers of channels and images with pictures, seconds by stage, and notes."""
 
     path: str
     size: int
@@ -52,53 +52,53 @@ class ReportResult:
 
 
 def build_report(run: str, options: ReportOptions, *, progress: ReportProgress | None = None) -> ReportResult:
-    """Write the report of a finished run. Raises UserError for what is wrong with the run or the options,
-    and NotInstalled, before anything is computed, without the extra `report`.
+    """Write the report of a finished run. Raises UserError for a wrong run or option and, before anything is computed,
+    NotInstalled where the extra `report` is not installed.
 
-    Images that can no longer be read (the data set moved or changed) leave a page without pictures, and a note.
+    If the images can no longer be read (the data set moved or changed), the page has no pictures, and a note says so.
     """
     require_packages("pcace report", "report", "captum", "jinja2", "plotly")
-    with progress or ReportProgress() as shown:
-        return _build(run, options, shown)
+    with progress or ReportProgress() as report_progress:
+        return _build(run, options, report_progress)
 
 
-def _build(run: str, options: ReportOptions, shown: ReportProgress) -> ReportResult:
+def _build(run: str, options: ReportOptions, progress: ReportProgress) -> ReportResult:
     device = choose_device(options.device)
-    shown.stage("reading the run")
-    source = open_source(run, layers=options.layers)
+    progress.stage("reading the run")
+    source = open_report_source(run, layers=options.layers)
     selection = select(source.ranking, options)
-    found = Findings()
+    findings = Findings()
     if selection.left_out:
-        found.notes.append(
+        findings.notes.append(
             f"{selection.left_out:,} of {len(source.ranking.groups):,} groups did not fit on one page: the largest are "
             "shown; --groups chooses others"
         )
     if options.against is not None:
-        found.against = compare(source, open_source(options.against, layers=options.layers), selection.groups)
-    transforms = _choose_rows(source, selection, found)
+        findings.against = compare(source, open_report_source(options.against, layers=options.layers), selection.groups)
+    transforms = _choose_rows(source, selection, findings)
     with one_thread_for(source.image_shape):
-        _grow(source, selection, found, shown)
-    with quiet_backends(), one_thread_for(source.image_shape), _images(source, found) as there:
-        if there:
-            shown.stage("loading the model")
-            model = prepared(source.load_model(device))
+        _grow(source, selection, findings, progress)
+    with quiet_backends(), one_thread_for(source.image_shape), _images(source, findings) as has_images:
+        if has_images:
+            progress.stage("loading the model")
+            model = without_inplace(source.load_model(device))
             if not source.is_of_todays_code(model):
-                found.notes.append(
+                findings.notes.append(
                     f"the code of {source.job.model.factory} has changed since this run was ranked: pictures, maps and "
-                    "class evidence are those of the model as it is now, the ranking is not"
+                    "class evidence come from the model as it is now, the ranking does not"
                 )
-            _look(source, model, device, found, shown)
-            _evidence(source, model, device, found, shown)
-            _where(source, model, device, found, shown)
+            _look(source, model, device, findings, progress)
+            _evidence(source, model, device, findings, progress)
+            _where(source, model, device, findings, progress)
             if options.synthesis:
-                _draw(source, model, device, selection, found, options, shown)
-    shown.stage("writing the page")
-    page = content.page(source, selection, found, transforms)
+                _draw(source, model, device, selection, findings, options, progress)
+    progress.stage("writing the page")
+    page = content.page(source, selection, findings, transforms)
     data = render(page)
     path = options.output or f"{source.run.path}/report.html"
     source.storage.put_bytes(data, path)
     return ReportResult(
-        path, len(data), len(selection.channels), len(found.thumbnails), shown.seconds, tuple(found.notes)
+        path, len(data), len(selection.channels), len(findings.thumbnails), progress.seconds, tuple(findings.notes)
     )
 
 
@@ -113,8 +113,8 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def prepared(model: nn.Module) -> nn.Module:
-    """The model without work in place: maps are looked at after the pass."""
+def without_inplace(model: nn.Module) -> nn.Module:
+    """The model without in-place operations, because maps are read after the pass."""
     for module in model.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
@@ -123,43 +123,43 @@ def prepared(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def quiet_backends() -> Iterator[None]:
-    """Deterministic where it can be, and no warnings of libraries on the user's screen."""
-    before = torch.are_deterministic_algorithms_enabled()
+    """Deterministic algorithms where there are any; no warnings of libraries on the user's screen."""
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(was_deterministic)
 
 
 @contextlib.contextmanager
 def one_thread_for(shape: tuple[int, int]) -> Iterator[None]:
-    """One thread for small images: on a busy machine threads wait for each other longer than they work."""
-    before = torch.get_num_threads()
+    """One thread for small images: on a busy machine, several threads would mostly wait for each other."""
+    threads_before = torch.get_num_threads()
     if max(shape) <= SMALL_IMAGE:
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
 
 
 @contextlib.contextmanager
-def _images(source: Source, found: Findings) -> Iterator[bool]:
-    """Whether images can be had; what goes wrong with them becomes a note, not the end of the report."""
-    if not len(found.pool):
-        found.notes.append(
+def _images(source: ReportSource, findings: Findings) -> Iterator[bool]:
+    """Whether there are images to show. A problem with them becomes a note; the report goes on."""
+    if not len(findings.pool):
+        findings.notes.append(
             "this run keeps no exemplars (it was ranked from kept codes, or made by an earlier version): there are no "
             "pictures"
         )
         yield False
         return
     try:
-        source.listing  # noqa: B018  (fails here where the data set is gone)
+        source.listing  # noqa: B018  (raises where the data set is gone)
     except DatasetError as error:
-        found.notes.append(f"no pictures: {error}")
+        findings.notes.append(f"no pictures: {error}")
         yield False
         return
     yield True
@@ -168,147 +168,155 @@ def _images(source: Source, found: Findings) -> Iterator[bool]:
 # -- which rows
 
 
-def _choose_rows(source: Source, selection: Selection, found: Findings) -> Transforms | None:
-    """Fill the pool: exemplars, extremes of the transforms, rows for the class evidence."""
+def _choose_rows(source: ReportSource, selection: PageSelection, findings: Findings) -> Transforms | None:
+    """Fill the pool of rows: exemplars, extremes of the transforms, rows for the class evidence."""
     if source.exemplars is not None:
-        _choose_exemplars(source, selection, found)
+        _choose_exemplars(source, selection, findings)
     if source.transforms is None or source.sample is None:
         return None
     transforms = Transforms(source.transforms, source.ranking, source.plan.components)
-    _choose_extremes(source, source.sample, selection, transforms, found)
-    _choose_cam_rows(source.sample, selection, found)
+    _choose_extremes(source, source.sample, selection, transforms, findings)
+    _choose_cam_rows(source.sample, selection, findings)
     return transforms
 
 
-def _choose_exemplars(source: Source, selection: Selection, found: Findings) -> None:
+def _choose_exemplars(source: ReportSource, selection: PageSelection, findings: Findings) -> None:
     assert source.exemplars is not None
-    wanted = set(selection.channels)
+    shown_channels = set(selection.channels)
     columns = [source.exemplars[name].to_pylist() for name in source.exemplars.column_names]
-    for layer, channel, place, file, row_group, row, value in zip(*columns, strict=True):
-        if place < EXEMPLARS and (layer, channel) in wanted:
-            number = found.pool.add((file, row_group, row))
-            found.exemplars.setdefault((layer, channel), []).append((number, value))
+    for layer, channel, position, file, row_group, row, value in zip(*columns, strict=True):
+        if position < EXEMPLARS and (layer, channel) in shown_channels:
+            number = findings.pool.add((file, row_group, row))
+            findings.exemplars.setdefault((layer, channel), []).append((number, value))
 
 
 def _choose_extremes(
-    source: Source, sample: Sample, selection: Selection, transforms: Transforms, found: Findings
+    source: ReportSource, sample: SampleTable, selection: PageSelection, transforms: Transforms, findings: Findings
 ) -> None:
-    """For every target and group while that stays within MOST_EXTREMES, else for each channel's best group alone."""
+    """Extremes for every target and group, up to MOST_EXTREMES in all; else for each channel's best one only."""
     ranking = source.ranking
     blocks = [(t, g) for t in range(len(ranking.targets)) for g in selection.groups]
     ranks = {block: ranking.numbers(*block, "rank") for block in blocks}
-    every = len(blocks) * len(selection.channels) <= MOST_EXTREMES
+    for_every_block = len(blocks) * len(selection.channels) <= MOST_EXTREMES
     for layer, channels in selection.pages.items():
         codes = sample.codes(layer, source.plan.components)
         start = ranking.start(layer)
         for channel in channels:
             best = min(blocks, key=lambda b: (np.nan_to_num(ranks[b][start + channel], nan=np.inf), b))
-            for block in blocks if every else [best]:
+            for block in blocks if for_every_block else [best]:
                 transform = transforms.get(*block, layer, channel)
                 rows = np.flatnonzero(sample.group == block[1]).astype(np.int64)
                 if transform is None or not len(rows):
                     continue
-                own = codes[:, channel]
-                values = summed(own, transform)
-                ends = extreme_rows(own, transform, rows, min(EXTREMES, len(rows) // 2))
-                found.extremes[(layer, channel), block] = tuple(  # type: ignore[assignment]
-                    [(found.pool.add(ref), float(values[row])) for ref, row in zip(sample.refs(end), end, strict=True)]
+                channel_codes = codes[:, channel]
+                values = summed(channel_codes, transform)
+                ends = extreme_rows(channel_codes, transform, rows, min(EXTREMES, len(rows) // 2))
+                findings.extremes[(layer, channel), block] = tuple(  # type: ignore[assignment]
+                    [
+                        (findings.pool.add(ref), float(values[row]))
+                        for ref, row in zip(sample.refs(end), end, strict=True)
+                    ]
                     for end in ends
                 )
 
 
-def _choose_cam_rows(sample: Sample, selection: Selection, found: Findings) -> None:
+def _choose_cam_rows(sample: SampleTable, selection: PageSelection, findings: Findings) -> None:
     """A few rows of each group, spread over the values of the first target."""
-    each = max(1, CAM_IMAGES // len(selection.groups))
+    rows_per_group = max(1, CAM_IMAGES // len(selection.groups))
     for group in selection.groups[:CAM_IMAGES]:
         rows = np.flatnonzero(sample.group == group).astype(np.int64)
         if not len(rows):
             continue
         order = rows[np.argsort(sample.targets[rows, 0], kind="stable")]
-        quantiles = np.unique(((np.arange(each) + 0.5) / each * len(order)).astype(np.int64))
+        quantiles = np.unique(((np.arange(rows_per_group) + 0.5) / rows_per_group * len(order)).astype(np.int64))
         refs: list[Ref] = sample.refs(order[quantiles])
-        found.cam_rows[group] = [found.pool.add(ref) for ref in refs]
+        findings.cam_rows[group] = [findings.pool.add(ref) for ref in refs]
 
 
-def _grow(source: Source, selection: Selection, found: Findings, shown: ReportProgress) -> None:
+def _grow(source: ReportSource, selection: PageSelection, findings: Findings, progress: ReportProgress) -> None:
     if source.sample is None:
         return
-    shown.stage("scores by number of images", len(selection.pages) * len(selection.groups))
+    progress.stage("scores by number of images", len(selection.pages) * len(selection.groups))
     for layer, channels in selection.pages.items():
         by_group = {}
         for group in selection.groups:
             by_group[group] = growth(source, source.plan.layer(layer), np.array(channels, np.int64), group)
-            shown.step()
-        found.growth[layer] = by_group
+            progress.step()
+        findings.growth[layer] = by_group
 
 
 # -- with the model
 
 
-def _look(source: Source, model: nn.Module, device: torch.device, found: Findings, shown: ReportProgress) -> None:
-    """Fetch the pool's rows once: thumbnails, maps and outputs."""
-    wanted: dict[int, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
-    for (layer, channel), rows in found.exemplars.items():
+def _look(
+    source: ReportSource, model: nn.Module, device: torch.device, findings: Findings, progress: ReportProgress
+) -> None:
+    """Fetch the pool's rows once, and compute thumbnails, maps and outputs."""
+    channels_of_row: dict[int, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for (layer, channel), rows in findings.exemplars.items():
         for number, _ in rows:
-            wanted[number][layer].add(channel)
-    for ((layer, channel), _), ends in found.extremes.items():
+            channels_of_row[number][layer].add(channel)
+    for ((layer, channel), _), ends in findings.extremes.items():
         for number, _ in (*ends[0], *ends[1]):
-            wanted[number][layer].add(channel)
-    plain = {n: {layer: tuple(sorted(c)) for layer, c in by.items()} for n, by in wanted.items()}
-    shown.stage("images and their activation maps", len(found.pool))
-    side = pictures.thumbnail_side(len(found.pool), source.image_shape)
+            channels_of_row[number][layer].add(channel)
+    channels_by_row = {n: {layer: tuple(sorted(c)) for layer, c in by.items()} for n, by in channels_of_row.items()}
+    progress.stage("images and their activation maps", len(findings.pool))
+    side = pictures.thumbnail_side(len(findings.pool), source.image_shape)
     batch = BATCH[device.type]
-    probe = Probe(source, model, device, batch, plain)
-    for fetched in fetch(source, found.pool.refs, batch):
+    probe = Probe(source, model, device, batch, channels_by_row)
+    for fetched in fetch(source, findings.pool.refs, batch):
         probe.add(fetched)
         for number, image in zip(fetched.numbers, fetched.images, strict=True):
-            found.thumbnails[number] = pictures.data_url(pictures.thumbnail(image, side))
-        shown.step(len(fetched.numbers))
-    found.probed = probe.found
-    if len(found.thumbnails) < len(found.pool):
-        found.notes.append(f"{len(found.pool) - len(found.thumbnails):,} images could not be read again")
+            findings.thumbnails[number] = pictures.data_url(pictures.thumbnail(image, side))
+        progress.step(len(fetched.numbers))
+    findings.probed = probe.found
+    if len(findings.thumbnails) < len(findings.pool):
+        findings.notes.append(f"{len(findings.pool) - len(findings.thumbnails):,} images could not be read again")
 
 
 def _evidence(
-    source: Source,
+    source: ReportSource,
     model: nn.Module,
     device: torch.device,
-    found: Findings,
-    shown: ReportProgress,
+    findings: Findings,
+    progress: ReportProgress,
 ) -> None:
     """Grad-CAM and the map of the ranked channels, group by group, at the last layer that has maps."""
     layers = [name for name, _ in source.ranking.layers if len(source.plan.layer(name).shape) == 2]
-    if not layers or not found.cam_rows:
+    if not layers or not findings.cam_rows:
         return
-    layer = found.cam_layer = layers[-1]
-    shown.stage("class evidence", sum(map(len, found.cam_rows.values())))
+    if source.targets[0].of_outputs and not source.targets[0].differentiable:
+        findings.notes.append(f"no class evidence: target {source.targets[0].name} has no gradient")
+        return
+    layer = findings.cam_layer = layers[-1]
+    progress.stage("class evidence", sum(map(len, findings.cam_rows.values())))
     settings = source.job.model.input
     normalise = Normalise(tuple(settings.mean), tuple(settings.std), device)
     target = source.targets[0]
-    refs = {number: found.pool.refs[number] for numbers in found.cam_rows.values() for number in numbers}
+    refs = {number: findings.pool.refs[number] for numbers in findings.cam_rows.values() for number in numbers}
     numbers = list(refs)
     images: dict[int, torch.Tensor] = {}
     for fetched in fetch(source, list(refs.values()), len(refs)):
         images.update(zip((numbers[i] for i in fetched.numbers), fetched.images, strict=True))
-    for group, rows in found.cam_rows.items():
-        held = [number for number in rows if number in images]
-        if not held:
+    for group, rows in findings.cam_rows.items():
+        readable = [number for number in rows if number in images]
+        if not readable:
             continue
-        outputs = [cam.output_of(target, found.probed.outputs[n], found.probed.labels[n]) for n in held]
+        outputs = [cam.output_of(target, findings.probed.outputs[n], findings.probed.labels[n]) for n in readable]
         weights = _channel_weights(source, group, layer)
-        stacked = torch.stack([images[n] for n in held]).to(device)
+        stacked = torch.stack([images[n] for n in readable]).to(device)
         try:
-            seen = cam.evidence(model, layer, stacked, outputs, weights, normalise)
+            evidence = cam.evidence(model, layer, stacked, outputs, weights, normalise)
         except ModelError as error:
-            found.notes.append(f"no class evidence: {error}")
+            findings.notes.append(f"no class evidence: {error}")
             return
-        if seen is not None:
-            found.cams.append({"group": group, "rows": held, "weights": weights, "evidence": seen})
-        shown.step(len(held))
+        if evidence is not None:
+            findings.cams.append({"group": group, "rows": readable, "weights": weights, "evidence": evidence})
+        progress.step(len(readable))
 
 
-def _channel_weights(source: Source, group: int, layer: str) -> dict[int, float]:
-    """Score times sign of the correlation, of the layer's best channels in one group (first target)."""
+def _channel_weights(source: ReportSource, group: int, layer: str) -> dict[int, float]:
+    """Score times the sign of the correlation, for the layer's best channels in one group (first target)."""
     ranking = source.ranking
     part = slice(ranking.start(layer), ranking.start(layer) + dict(ranking.layers)[layer])
     score, rank, pearson = (ranking.numbers(0, group, name)[part] for name in ("score", "layer_rank", "pearson"))
@@ -318,55 +326,59 @@ def _channel_weights(source: Source, group: int, layer: str) -> dict[int, float]
     }
 
 
-def _where(source: Source, model: nn.Module, device: torch.device, found: Findings, shown: ReportProgress) -> None:
-    """Places of the sample's rows, and the model's predictions for the first of them."""
+def _where(
+    source: ReportSource, model: nn.Module, device: torch.device, findings: Findings, progress: ReportProgress
+) -> None:
+    """The geographical places of the sample's rows, and the model's predictions for the first of them."""
     if source.sample is None:
         return
     try:
-        found.places = read_places(source)
+        findings.places = read_places(source)
     except (PcaceError, OSError) as error:
-        found.notes.append(f"no map: {error}")
-    if found.places is None:
+        findings.notes.append(f"no map: {error}")
+    if findings.places is None:
         return
     rows = np.arange(min(GEOGRAPHY_ROWS, len(source.sample)), dtype=np.int64)
-    shown.stage("predictions for the map", len(rows))
+    progress.stage("predictions for the map", len(rows))
     probe = Probe(source, model, device, BATCH[device.type], {})
     for fetched in fetch(source, source.sample.refs(rows), BATCH[device.type]):
         probe.add(fetched)
-        shown.step(len(fetched.numbers))
-    found.predictions = np.full(len(source.sample), np.nan)
+        progress.step(len(fetched.numbers))
+    findings.predictions = np.full(len(source.sample), np.nan)
     target = source.targets[0]
     for number, outputs in probe.found.outputs.items():
-        found.predictions[number] = cam.prediction(target, outputs, probe.found.labels[number])
+        findings.predictions[number] = cam.prediction(target, outputs, probe.found.labels[number])
 
 
 def _draw(
-    source: Source,
+    source: ReportSource,
     model: nn.Module,
     device: torch.device,
-    selection: Selection,
-    found: Findings,
+    selection: PageSelection,
+    findings: Findings,
     options: ReportOptions,
-    shown: ReportProgress,
+    progress: ReportProgress,
 ) -> None:
-    """Synthetic images, some channels of a layer at a time."""
+    """Compute synthetic images, for some channels of a layer at a time."""
     settings = source.job.model.input
     canvas = Canvas(tuple(settings.mean), tuple(settings.std), source.image_shape)
-    shown.stage("images that excite the channels", len(selection.channels))
+    progress.stage("images that excite the channels", len(selection.channels))
     at_once = DRAWN_AT_ONCE[device.type]
     for layer, channels in selection.pages.items():
-        units = source.plan.layer(layer).mean_unit.double() * 1024  # a sixteenth of the grid: about a deviation
+        units = source.plan.layer(layer).mean_unit.double() * 1024  # a sixteenth of the grid: about one deviation
         for start in range(0, len(channels), at_once):
-            some = channels[start : start + at_once]
+            drawn_channels = channels[start : start + at_once]
             drawn = excite(
                 model,
                 layer,
-                some,
+                drawn_channels,
                 canvas,
                 device=device,
                 seed=options.seed,
                 steps=options.steps,
-                units=[float(units[channel]) for channel in some],
+                units=[float(units[channel]) for channel in drawn_channels],
             )
-            found.synthetic.update({(layer, channel): image for channel, image in zip(some, drawn, strict=True)})
-            shown.step(len(some))
+            findings.synthetic.update(
+                {(layer, channel): image for channel, image in zip(drawn_channels, drawn, strict=True)}
+            )
+            progress.step(len(drawn_channels))

@@ -1,8 +1,8 @@
-"""Do the ranked channels look where the class evidence is? Grad-CAM beside the map of the ranked channels.
+"""Do the ranked channels respond where the class evidence is? Grad-CAM beside the map of the ranked channels.
 
 Grad-CAM (Selvaraju et al. 2017; captum's implementation): the layer's maps, weighted by the mean gradient of the
 output. The channel map: the maps of the layer's best ranked channels, each divided by its largest absolute value over
-these images, weighted by score times the sign of its correlation with the target; what is negative is dropped, as in
+these images, weighted by score times the sign of its correlation with the target. Negative values are set to 0, as in
 Grad-CAM.
 """
 
@@ -30,7 +30,8 @@ Maps: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Maps (n, h, w) of n images, 0 and above; agreement (n,): correlation of the two over the pixels, NaN if flat."""
+    """Maps (n, h, w) of n images, not negative; agreement (n,): correlation of the two maps over the pixels, NaN where
+    one is flat."""
 
     outputs: npt.NDArray[np.int64]
     grad_cam: Maps
@@ -39,7 +40,7 @@ class Evidence:
 
 
 def output_of(target: TargetSpec, outputs: npt.NDArray[np.float64], label: int) -> int:
-    """The output whose evidence is asked for: that of the target's class; for a column, the largest (or only) one."""
+    """The output to explain: that of the target's class; for a column, the largest (or only) one."""
     if target.of_outputs and isinstance(target.value, int):
         return target.value
     if target.needs_label and 0 <= label < len(outputs):
@@ -48,7 +49,7 @@ def output_of(target: TargetSpec, outputs: npt.NDArray[np.float64], label: int) 
 
 
 def prediction(target: TargetSpec, outputs: npt.NDArray[np.float64], label: int) -> float:
-    """The target as the model has it for one image; for a column, the largest (or only) output. NaN without a class."""
+    """The model's value of the target for an image; for a column, the largest (or only) output. NaN without a class."""
     spec = target if target.of_outputs else TargetSpec("output", output_of(target, outputs, label))
     return float(target_tensor(spec, torch.from_numpy(outputs)[None], torch.tensor([label]))[0])
 
@@ -61,19 +62,19 @@ def evidence(
     weights: dict[int, float],
     normalise: Normalise,
 ) -> Evidence | None:
-    """Both maps of images (n, C, H, W) at one layer; None where the layer has no maps of two axes behind the channels,
-    as captum takes them.
+    """Both maps of images (n, C, H, W) at one layer; None where the layer's output is not (B, C, H, W), which captum
+    needs.
 
-    weights: of the ranked channels. Raises ModelError where no gradient is had.
+    weights: of the ranked channels. Raises ModelError where there is no gradient.
     """
-    from captum.attr import LayerGradCam  # seconds to import, with matplotlib
+    from captum.attr import LayerGradCam  # takes seconds to import, with matplotlib
 
     module = model.get_submodule(layer)
     inputs = normalise(images)
-    held: dict[str, Any] = {}
+    tapped: dict[str, Any] = {}
 
     def hook(module: nn.Module, _: object, output: object) -> None:
-        held["maps"], held["shape"] = channels_and_positions(layer, module, output)
+        tapped["maps"], tapped["shape"] = channels_and_positions(layer, module, output)
 
     handle = module.register_forward_hook(hook)
     try:
@@ -81,23 +82,23 @@ def evidence(
             model(inputs)
     finally:
         handle.remove()
-    if len(held["shape"]) != 2 or channels_last(module, 4):
+    if len(tapped["shape"]) != 2 or channels_last(module, 4):
         return None
-    maps = held["maps"].float().reshape(len(images), -1, *held["shape"])
+    maps = tapped["maps"].float().reshape(len(images), -1, *tapped["shape"])
     cam = LayerGradCam(lambda x: as_matrix(model(x)), module)
-    chosen = torch.tensor(list(outputs), device=inputs.device)
+    chosen_outputs = torch.tensor(list(outputs), device=inputs.device)
     try:
-        found = cam.attribute(inputs.requires_grad_(True), target=chosen, relu_attributions=True)
+        attribution = cam.attribute(inputs.requires_grad_(True), target=chosen_outputs, relu_attributions=True)
     except RuntimeError as error:
         raise ModelError(f"layer {layer}: {NO_GRADIENT}") from error
-    grad_cam = np.asarray(found[:, 0].detach().cpu().numpy(), np.float32)
+    grad_cam = np.asarray(attribution[:, 0].detach().cpu().numpy(), np.float32)
     channel_map = ranked_map(maps, weights).cpu().numpy()
     agreement = np.array([_correlation(a, b) for a, b in zip(grad_cam, channel_map, strict=True)])
     return Evidence(np.asarray(outputs, np.int64), grad_cam, channel_map, agreement)
 
 
 def ranked_map(maps: Tensor, weights: dict[int, float]) -> Tensor:
-    """maps (n, C, h, w) of a layer to the map (n, h, w) of the channels that have a weight."""
+    """The weighted sum (n, h, w) of a layer's maps (n, C, h, w), over the channels that have a weight."""
     total = torch.zeros_like(maps[:, 0])
     for channel, weight in weights.items():
         total += weight * maps[:, channel] / maps[:, channel].abs().max().clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""Channels x groups, ordered so that like stands beside like: average linkage on the scores (scipy). Pure."""
+"""Channels x groups, ordered so that similar ones are neighbours: average linkage on the scores (scipy). Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_GROUPS = 400
 
 @dataclass(frozen=True, eq=False)
 class Across:
-    """One target: channels (c,) as places in a block and groups (g,), both in the order of the heat map.
+    """The heat map of one target: channels (c,) as indices in a block, and groups (g,), both in the order of the map.
 
     score: (c, g), NaN where not ranked; tree: lines of the groups' dendrogram, x in groups from 0, y in distance.
     """
@@ -38,14 +38,16 @@ def across_groups(ranking: Ranking, target: int) -> Across | None:
         groups = sorted(np.argsort(-np.array(images), kind="stable")[:MOST_GROUPS].tolist())
     if len(groups) < 2:
         return None
-    every = np.stack([ranking.numbers(target, g, "score") for g in groups], 1)  # (channels, groups)
-    filled = np.nan_to_num(every)
+    scores = np.stack([ranking.numbers(target, g, "score") for g in groups], 1)  # (channels, groups)
+    filled = np.nan_to_num(scores)
     channels = np.argsort(-filled.mean(1), kind="stable")[:MOST_CHANNELS]
-    part = filled[channels]
-    by_channel, _ = _order(part)
-    by_group, tree = _order(part.T)
-    chosen = channels[by_channel]
-    return Across(target, chosen.tolist(), [groups[g] for g in by_group], every[chosen][:, by_group], tree)
+    best_scores = filled[channels]
+    by_channel, _ = _order(best_scores)
+    by_group, tree = _order(best_scores.T)
+    ordered_channels = channels[by_channel]
+    return Across(
+        target, ordered_channels.tolist(), [groups[g] for g in by_group], scores[ordered_channels][:, by_group], tree
+    )
 
 
 def _order(rows: npt.NDArray[np.float64]) -> tuple[list[int], list[tuple[list[float], list[float]]]]:

@@ -1,7 +1,7 @@
 """A second run beside this one: ranks and scores of the channels that both have. Arrays only.
 
-Which channels moved is `analysis.compare`'s judgement. Runs that it does not hold comparable are still laid side by
-side, with its reasons; a channel then counts as moved where the intervals of its two ranks do not meet.
+`analysis.compare` decides which channels moved. Runs that it considers not comparable are shown side by side too, with
+its reasons; then a channel counts as moved where the intervals of its two ranks do not overlap.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from scipy import stats
 
 from pcace_dist.analysis.compare import compare_runs
 from pcace_dist.errors import UserError
-from pcace_dist.report.source import Ranking, Source
+from pcace_dist.report.source import Ranking, ReportSource
 
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """One target and group of this run against the same of the other: arrays (channels,) in this run's order."""
+    """One target and group in both runs: the other run's values, arrays (channels,) in this run's order."""
 
     target: int
     group: int
@@ -31,23 +31,25 @@ class Compared:
 
 @dataclass(frozen=True)
 class AgainstRun:
-    """The other run, the targets and groups that both have, and how it was judged what moved."""
+    """The other run, the targets and groups that both have, and the rule by which channels count as moved."""
 
     path: str
     blocks: tuple[Compared, ...]
     judged: str
 
 
-def compare(source: Source, other: Source, groups: tuple[int, ...]) -> AgainstRun:
-    """Every target and group that both runs have. Raises UserError where they share none, or no layer."""
+def compare(source: ReportSource, other: ReportSource, groups: tuple[int, ...]) -> AgainstRun:
+    """Compare every target and group that both runs have. Raises UserError where they share none, or no layer."""
     blocks = _blocks(source, other, groups)
     try:
         judgement = compare_runs(other.run, source.run)
         reasons = list(judgement.reasons)
-    except UserError as error:  # a run of an earlier version holds less than the judgement needs
+    except UserError as error:  # a run of an earlier version lacks data for this comparison
         reasons = [str(error)]
     if reasons:
-        judged = "the 95 % intervals of the two ranks do not meet. The runs are not comparable: " + "; ".join(reasons)
+        judged = "the 95 % intervals of the two ranks do not overlap. The runs are not comparable: " + "; ".join(
+            reasons
+        )
         return AgainstRun(other.run.path, tuple(blocks), judged)
     table = judgement.channels.filter(judgement.channels["moved"])
     keys = zip(*(table[name].to_pylist() for name in ("target", "group", "layer", "channel")), strict=True)
@@ -63,44 +65,52 @@ def _moved(ranking: Ranking, block: Compared, moved: set[tuple[str, str, str, in
     )
 
 
-def _blocks(source: Source, other: Source, groups: tuple[int, ...]) -> list[Compared]:
-    found = []
-    places = _places(source.ranking, other.ranking)
-    if not (places >= 0).any():
+def _blocks(source: ReportSource, other: ReportSource, groups: tuple[int, ...]) -> list[Compared]:
+    compared = []
+    index_of = _places(source.ranking, other.ranking)
+    if not (index_of >= 0).any():
         raise UserError(f"--against {other.run.path}: has none of this run's layers")
     names = [str(group) for group in other.ranking.groups]
     for t, target in enumerate(source.ranking.targets):
         for g in groups:
             if target in other.ranking.targets and str(source.ranking.groups[g]) in names:
                 block = other.ranking.targets.index(target), names.index(str(source.ranking.groups[g]))
-                found.append(_compared(source.ranking, other.ranking, (t, g), block, places))
-    if not found:
+                compared.append(_compared(source.ranking, other.ranking, (t, g), block, index_of))
+    if not compared:
         raise UserError(f"--against {other.run.path}: has none of this run's targets and groups")
-    return found
+    return compared
 
 
 def _compared(
-    mine: Ranking, theirs: Ranking, here: tuple[int, int], there: tuple[int, int], places: npt.NDArray[np.int64]
+    ranking: Ranking,
+    other: Ranking,
+    block: tuple[int, int],
+    other_block: tuple[int, int],
+    index_of: npt.NDArray[np.int64],
 ) -> Compared:
     def of(name: str) -> npt.NDArray[np.float64]:
-        return np.where(places >= 0, theirs.numbers(*there, name)[places], np.nan)
+        return np.where(index_of >= 0, other.numbers(*other_block, name)[index_of], np.nan)
 
     rank = of("rank")
-    own = mine.numbers(*here, "rank")
+    own_rank = ranking.numbers(*block, "rank")
     with np.errstate(invalid="ignore"):
-        apart = (of("rank_high") < mine.numbers(*here, "rank_low")) | (
-            of("rank_low") > mine.numbers(*here, "rank_high")
+        moved = (of("rank_high") < ranking.numbers(*block, "rank_low")) | (
+            of("rank_low") > ranking.numbers(*block, "rank_high")
         )
-    both = np.isfinite(rank) & np.isfinite(own)
-    spearman = float(stats.spearmanr(rank[both], own[both]).statistic) if both.sum() > 2 else float("nan")
-    return Compared(*here, rank, of("score"), apart, spearman)
+    ranked_twice = np.isfinite(rank) & np.isfinite(own_rank)
+    spearman = (
+        float(stats.spearmanr(rank[ranked_twice], own_rank[ranked_twice]).statistic)
+        if ranked_twice.sum() > 2
+        else float("nan")
+    )
+    return Compared(*block, rank, of("score"), moved, spearman)
 
 
-def _places(mine: Ranking, theirs: Ranking) -> npt.NDArray[np.int64]:
-    """For every channel of this run its place in the other's blocks, -1 where it has none."""
-    sizes = dict(theirs.layers)
-    parts = []
-    for name, count in mine.layers:
-        known = np.arange(count) < sizes.get(name, 0)
-        parts.append(np.where(known, np.arange(count) + (theirs.start(name) if name in sizes else 0), -1))
-    return np.concatenate(parts)
+def _places(ranking: Ranking, other: Ranking) -> npt.NDArray[np.int64]:
+    """For every channel of this run its index in the other run's blocks, -1 where it is not there."""
+    sizes = dict(other.layers)
+    indices = []
+    for name, count in ranking.layers:
+        is_shared = np.arange(count) < sizes.get(name, 0)
+        indices.append(np.where(is_shared, np.arange(count) + (other.start(name) if name in sizes else 0), -1))
+    return np.concatenate(indices)

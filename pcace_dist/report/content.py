@@ -1,4 +1,4 @@
-"""What was found, in the shape that the page's scripts read. No I/O, no models."""
+"""Turns the findings into the data that the page's scripts read. No I/O, no models."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ from typing import Any
 
 import numpy as np
 
+from pcace_dist.artifacts.class_names import ClassNames
 from pcace_dist.report import pictures
 from pcace_dist.report.clusters import across_groups
 from pcace_dist.report.evidence import Transforms, density, scatter
 from pcace_dist.report.findings import ChannelKey, Findings, RankingKey
 from pcace_dist.report.page import PageContent, floats, numbers
-from pcace_dist.report.selection import Selection
-from pcace_dist.report.source import NUMBERS, Ranking, Sample, Source
+from pcace_dist.report.selection import PageSelection
+from pcace_dist.report.source import NUMBERS, Ranking, ReportSource, SampleTable
 
 STATUSES = ("ok", "constant", "too_few_images")
-NEARLY_NONE = 0.05  # share of a channel's values above zero at which its maps are drawn from their least value
+NEARLY_NONE = 0.05  # if at most this share of a channel's values is above zero, its maps are drawn from the least value
 MAP_CHANNELS = 12  # channels whose mean activation can be put on the map
 
 
-def page(source: Source, selection: Selection, found: Findings, transforms: Transforms | None) -> PageContent:
-    """All of it."""
+def page(
+    source: ReportSource, selection: PageSelection, findings: Findings, transforms: Transforms | None
+) -> PageContent:
+    """The whole content of the page."""
     title = str(source.run.path).rstrip("/").rsplit("/", 1)[-1]
     data = {
         "title": title,
         "facts": _facts(source),
         "stages": source.summary.get("stages", {}),
-        "notes": found.notes,
+        "notes": findings.notes,
         "targets": list(map(source.ranking.names.target, source.ranking.targets)),
         "groupBy": source.job.group_by,
         "groups": [
@@ -39,26 +42,26 @@ def page(source: Source, selection: Selection, found: Findings, transforms: Tran
             [_block(source.ranking, t, g) for g in selection.groups] for t in range(len(source.ranking.targets))
         ],
         "pages": [list(channel) for channel in selection.channels],
-        "rows": {str(number): _row(source, found, number) for number in found.thumbnails},
+        "rows": {str(number): _row(source, findings, number) for number in findings.thumbnails},
         "across": _across(source.ranking),
-        "cam": _cam(source, selection, found),
-        "places": _places(source, selection, found),
-        "compared": _compared(selection, found),
-        "against": None if found.against is None else found.against.path,
-        "judged": None if found.against is None else found.against.judged,
+        "cam": _cam(source.ranking.names, selection, findings),
+        "places": _places(source, selection, findings),
+        "compared": _compared(selection, findings),
+        "against": None if findings.against is None else findings.against.path,
+        "judged": None if findings.against is None else findings.against.judged,
         "imageSide": max(source.image_shape),
     }
     sampled = _Sampled(source)
-    channels = [_channel(source, selection, found, transforms, sampled, channel) for channel in selection.channels]
-    return PageContent(f"{title} - pcace report", data, channels, found.thumbnails)
+    channels = [_channel(source, selection, findings, transforms, sampled, channel) for channel in selection.channels]
+    return PageContent(f"{title} - pcace report", data, channels, findings.thumbnails)
 
 
-def _name(source: Source, group: Any) -> str:
-    """A group's name as the page shows it."""
+def _name(source: ReportSource, group: Any) -> str:
+    """A group's name on the page."""
     return "all images" if source.job.group_by is None else source.ranking.names.group(group)
 
 
-def _facts(source: Source) -> list[list[str]]:
+def _facts(source: ReportSource) -> list[list[str]]:
     summary, job = source.summary, source.job
     path = ", ".join(job.dataset.path)
     explained = summary.get("explained_variance", {})
@@ -84,7 +87,7 @@ def _facts(source: Source) -> list[list[str]]:
     ]
 
 
-def _layer(source: Source, name: str, count: int) -> dict[str, Any]:
+def _layer(source: ReportSource, name: str, count: int) -> dict[str, Any]:
     plan = source.plan.layer(name)
     norms = [float("nan") if norm is None else norm for norm in source.weight_norms(name)]
     return {
@@ -97,21 +100,21 @@ def _layer(source: Source, name: str, count: int) -> dict[str, Any]:
 
 
 def _block(ranking: Ranking, target: int, group: int) -> dict[str, Any]:
-    held: dict[str, Any] = {name: floats(ranking.numbers(target, group, name)) for name in NUMBERS}
+    columns: dict[str, Any] = {name: floats(ranking.numbers(target, group, name)) for name in NUMBERS}
     statuses = ranking.block(target, group)["status"].to_pylist()
-    held["status"] = floats([STATUSES.index(status) if status in STATUSES else 0 for status in statuses])
-    return held
+    columns["status"] = floats([STATUSES.index(status) if status in STATUSES else 0 for status in statuses])
+    return columns
 
 
-def _row(source: Source, found: Findings, number: int) -> dict[str, Any]:
-    file, _, row = found.pool.refs[number]
-    outputs, label = found.probed.outputs[number], found.probed.labels[number]
+def _row(source: ReportSource, findings: Findings, number: int) -> dict[str, Any]:
+    file, _, row = findings.pool.refs[number]
+    outputs, label = findings.probed.outputs[number], findings.probed.labels[number]
     names = source.ranking.names
     entry: dict[str, Any] = {"file": file, "row": row}
     if label >= 0:
         entry["label"] = _number_or_name(names.label(label))
     if source.job.group_by is not None:
-        entry["group"] = names.group(found.probed.groups[number])
+        entry["group"] = names.group(findings.probed.groups[number])
     if len(outputs) > 1:
         entry["predicted"] = _number_or_name(names.label(int(outputs.argmax())))
     return entry
@@ -124,50 +127,50 @@ def _number_or_name(shown: str) -> int | str:
 
 def _across(ranking: Ranking) -> list[dict[str, Any]]:
     names = [f"{layer}/{channel}" for layer, count in ranking.layers for channel in range(count)]
-    result = []
-    for target in range(len(ranking.targets)):
-        seen = across_groups(ranking, target)
-        if seen is not None:
-            result.append(
-                {
-                    "target": target,
-                    "channels": [names[channel] for channel in seen.channels],
-                    "groups": [ranking.names.group(ranking.groups[g]) for g in seen.groups],
-                    "score": numbers(seen.score, 4),
-                    "tree": [[numbers(x, 6), numbers(y, 6)] for x, y in seen.tree],
-                }
-            )
-    return result
-
-
-def _cam(source: Source, selection: Selection, found: Findings) -> dict[str, Any] | None:
-    if not found.cams:
-        return None
     entries = []
-    for seen in found.cams:
-        both = seen["evidence"]
-        for i, number in enumerate(seen["rows"]):
+    for target in range(len(ranking.targets)):
+        ordered = across_groups(ranking, target)
+        if ordered is not None:
             entries.append(
                 {
-                    "group": selection.groups.index(seen["group"]),
+                    "target": target,
+                    "channels": [names[channel] for channel in ordered.channels],
+                    "groups": [ranking.names.group(ranking.groups[g]) for g in ordered.groups],
+                    "score": numbers(ordered.score, 4),
+                    "tree": [[numbers(x, 6), numbers(y, 6)] for x, y in ordered.tree],
+                }
+            )
+    return entries
+
+
+def _cam(names: ClassNames, selection: PageSelection, findings: Findings) -> dict[str, Any] | None:
+    if not findings.cams:
+        return None
+    entries = []
+    for group_cam in findings.cams:
+        evidence = group_cam["evidence"]
+        for i, number in enumerate(group_cam["rows"]):
+            entries.append(
+                {
+                    "group": selection.groups.index(group_cam["group"]),
                     "row": number,
-                    "output": _number_or_name(source.ranking.names.output(int(both.outputs[i]))),
-                    "cam": _heat(both.grad_cam[i], 0.0),
-                    "ranked": _heat(both.channel_map[i], 0.0),
-                    "agreement": None if np.isnan(both.agreement[i]) else round(float(both.agreement[i]), 3),
+                    "output": _number_or_name(names.output(int(evidence.outputs[i]))),
+                    "cam": _heat(evidence.grad_cam[i], 0.0),
+                    "ranked": _heat(evidence.channel_map[i], 0.0),
+                    "agreement": None if np.isnan(evidence.agreement[i]) else round(float(evidence.agreement[i]), 3),
                 }
             )
     weights = {
-        str(selection.groups.index(seen["group"])): [[c, round(w, 3)] for c, w in seen["weights"].items()]
-        for seen in found.cams
+        str(selection.groups.index(group_cam["group"])): [[c, round(w, 3)] for c, w in group_cam["weights"].items()]
+        for group_cam in findings.cams
     }
-    return {"layer": found.cam_layer, "entries": entries, "weights": weights}
+    return {"layer": findings.cam_layer, "entries": entries, "weights": weights}
 
 
 def _heat(values: np.ndarray, low: float) -> str:
-    small = pictures.shrink_map(_tensor(values), values.shape)
-    assert small is not None
-    return pictures.data_url(pictures.heat_png(small, low, float(small.max())))
+    shrunk = pictures.shrink_map(_tensor(values), values.shape)
+    assert shrunk is not None
+    return pictures.data_url(pictures.heat_png(shrunk, low, float(shrunk.max())))
 
 
 def _tensor(values: np.ndarray) -> Any:
@@ -176,17 +179,17 @@ def _tensor(values: np.ndarray) -> Any:
     return torch.from_numpy(np.ascontiguousarray(values)).reshape(-1)
 
 
-def _places(source: Source, selection: Selection, found: Findings) -> dict[str, Any] | None:
-    sample, places = source.sample, found.places
+def _places(source: ReportSource, selection: PageSelection, findings: Findings) -> dict[str, Any] | None:
+    sample, places = source.sample, findings.places
     if sample is None or places is None:
         return None
-    index = {group: place for place, group in enumerate(selection.groups)}
+    index = {group: position for position, group in enumerate(selection.groups)}
     values: list[dict[str, Any]] = [
         {"name": f"target {source.ranking.names.target(name)}", "values": floats(sample.targets[:, t])}
         for t, name in enumerate(source.ranking.targets)
     ]
-    if found.predictions is not None:
-        values.append({"name": "prediction (model output)", "values": floats(found.predictions)})
+    if findings.predictions is not None:
+        values.append({"name": "prediction (model output)", "values": floats(findings.predictions)})
     for layer, channel in _map_channels(source.ranking, selection):
         plan = source.plan.layer(layer)
         means = sample.means(layer)[:, channel] * float(plan.mean_unit[channel]) + float(plan.mean_centre[channel])
@@ -200,26 +203,26 @@ def _places(source: Source, selection: Selection, found: Findings) -> dict[str, 
     }
 
 
-def _map_channels(ranking: Ranking, selection: Selection) -> list[ChannelKey]:
+def _map_channels(ranking: Ranking, selection: PageSelection) -> list[ChannelKey]:
     """The channels that rank highest over the shown targets and groups."""
     ranks = np.stack([ranking.numbers(t, g, "rank") for t in range(len(ranking.targets)) for g in selection.groups])
     best = np.argsort(np.nan_to_num(ranks, nan=np.inf).min(0), kind="stable")[:MAP_CHANNELS]
     names = [(layer, channel) for layer, count in ranking.layers for channel in range(count)]
-    return [names[place] for place in best]
+    return [names[position] for position in best]
 
 
-def _compared(selection: Selection, found: Findings) -> list[dict[str, Any]]:
-    blocks = () if found.against is None else found.against.blocks
+def _compared(selection: PageSelection, findings: Findings) -> list[dict[str, Any]]:
+    blocks = () if findings.against is None else findings.against.blocks
     return [
         {
-            "target": one.target,
-            "group": selection.groups.index(one.group),
-            "rank": floats(one.rank),
-            "score": floats(one.score),
-            "moved": floats(one.moved.astype(np.float64)),
-            "spearman": None if np.isnan(one.spearman) else round(one.spearman, 4),
+            "target": block.target,
+            "group": selection.groups.index(block.group),
+            "rank": floats(block.rank),
+            "score": floats(block.score),
+            "moved": floats(block.moved.astype(np.float64)),
+            "spearman": None if np.isnan(block.spearman) else round(block.spearman, 4),
         }
-        for one in blocks
+        for block in blocks
     ]
 
 
@@ -227,15 +230,15 @@ def _compared(selection: Selection, found: Findings) -> list[dict[str, Any]]:
 
 
 class _Sampled:
-    """Codes of one layer of the sample at a time."""
+    """The codes of the sample, one layer at a time in memory."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ReportSource) -> None:
         self._source = source
         self._layer = ""
         self._codes: Any = None
 
     @property
-    def sample(self) -> Sample | None:
+    def sample(self) -> SampleTable | None:
         return self._source.sample
 
     def codes(self, layer: str) -> Any:
@@ -246,9 +249,9 @@ class _Sampled:
 
 
 def _channel(
-    source: Source,
-    selection: Selection,
-    found: Findings,
+    source: ReportSource,
+    selection: PageSelection,
+    findings: Findings,
     transforms: Transforms | None,
     sampled: _Sampled,
     channel: ChannelKey,
@@ -256,30 +259,30 @@ def _channel(
     layer, number = channel
     plan = source.plan.layer(layer)
     axes = plan.weights[number].T  # (p, D)
-    shown = [pictures.shrink_map(axis, plan.shape) for axis in axes]
-    drawn = found.synthetic.get(channel)
-    low, high = _range(found, channel)
+    maps = [pictures.shrink_map(axis, plan.shape) for axis in axes]
+    drawn = findings.synthetic.get(channel)
+    low, high = _range(findings, channel)
     blocks = [(t, g) for t in range(len(source.ranking.targets)) for g in selection.groups]
 
     def tiles(rows: list[tuple[int, float]]) -> list[dict[str, Any]]:
-        return [_tile(found, channel, row, value, low, high) for row, value in rows if row in found.thumbnails]
+        return [_tile(findings, channel, row, value, low, high) for row, value in rows if row in findings.thumbnails]
 
     curves, extremes, steps = {}, {}, {}
     for block in blocks:
         key = f"{block[0]}/{selection.groups.index(block[1])}"
-        ends = found.extremes.get((channel, block))
+        ends = findings.extremes.get((channel, block))
         if ends is not None:
             extremes[key] = {"high": tiles(ends[0]), "low": tiles(ends[1])}
         curve = None if transforms is None else _curve(source, transforms, sampled, block, channel)
         if curve is not None:
             curves[key] = curve
-        grown = _steps(selection, found, block, channel)
+        grown = _steps(selection, findings, block, channel)
         if grown is not None:
             steps[key] = grown
     return {
-        "exemplars": tiles(found.exemplars.get(channel, [])),
+        "exemplars": tiles(findings.exemplars.get(channel, [])),
         "extremes": extremes,
-        "axes": [pictures.data_url(pictures.signed_png(one)) for one in shown if one is not None],
+        "axes": [pictures.data_url(pictures.signed_png(picture)) for picture in maps if picture is not None],
         "explained": numbers(plan.explained[number].double().numpy(), 3),
         "curves": curves,
         "steps": steps,
@@ -287,36 +290,39 @@ def _channel(
     }
 
 
-def _range(found: Findings, channel: ChannelKey) -> tuple[float, float]:
-    """One scale for all maps of a channel: from zero, or its least value where nearly all are below, to its largest."""
+def _range(findings: Findings, channel: ChannelKey) -> tuple[float, float]:
+    """One scale for all maps of a channel: from zero to the largest value; or, where nearly all values are below zero,
+    from the least value."""
     maps = [
-        found.probed.maps[row, *channel] for row in _rows_of(found, channel) if (row, *channel) in found.probed.maps
+        findings.probed.maps[row, *channel]
+        for row in _rows_of(findings, channel)
+        if (row, *channel) in findings.probed.maps
     ]
     if not maps:
         return 0.0, 1.0
     least, most = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)
-    above = sum(int((m > 0).sum()) for m in maps) / sum(m.size for m in maps)
-    return (max(least, 0.0), most) if above > NEARLY_NONE else (least, most)
+    share_above_zero = sum(int((m > 0).sum()) for m in maps) / sum(m.size for m in maps)
+    return (max(least, 0.0), most) if share_above_zero > NEARLY_NONE else (least, most)
 
 
-def _rows_of(found: Findings, channel: ChannelKey) -> list[int]:
-    rows = [row for row, _ in found.exemplars.get(channel, [])]
-    for (other, _), ends in found.extremes.items():
-        if other == channel:
+def _rows_of(findings: Findings, channel: ChannelKey) -> list[int]:
+    rows = [row for row, _ in findings.exemplars.get(channel, [])]
+    for (shown_channel, _), ends in findings.extremes.items():
+        if shown_channel == channel:
             rows += [row for end in ends for row, _ in end]
     return rows
 
 
-def _tile(found: Findings, channel: ChannelKey, row: int, value: float, low: float, high: float) -> dict[str, Any]:
+def _tile(findings: Findings, channel: ChannelKey, row: int, value: float, low: float, high: float) -> dict[str, Any]:
     tile: dict[str, Any] = {"row": row, "value": float(f"{value:.4g}")}
-    values = found.probed.maps.get((row, *channel))
+    values = findings.probed.maps.get((row, *channel))
     if values is not None:
         tile["map"] = pictures.data_url(pictures.heat_png(values, low, high))
     return tile
 
 
 def _curve(
-    source: Source, transforms: Transforms, sampled: _Sampled, block: RankingKey, channel: ChannelKey
+    source: ReportSource, transforms: Transforms, sampled: _Sampled, block: RankingKey, channel: ChannelKey
 ) -> dict[str, Any] | None:
     transform = transforms.get(*block, *channel)
     if transform is None or sampled.sample is None:
@@ -340,15 +346,17 @@ def _curve(
     return entry
 
 
-def _steps(selection: Selection, found: Findings, block: RankingKey, channel: ChannelKey) -> dict[str, Any] | None:
+def _steps(
+    selection: PageSelection, findings: Findings, block: RankingKey, channel: ChannelKey
+) -> dict[str, Any] | None:
     layer, number = channel
-    grown = found.growth.get(layer, {}).get(block[1])
+    grown = findings.growth.get(layer, {}).get(block[1])
     if grown is None:
         return None
-    one, place = grown[block[0]], selection.pages[layer].index(number)
+    growth, position = grown[block[0]], selection.pages[layer].index(number)
     return {
-        "images": one.images.tolist(),
-        "score": numbers(one.score[:, place], 4),
-        "low": numbers(one.low[:, place], 4),
-        "high": numbers(one.high[:, place], 4),
+        "images": growth.images.tolist(),
+        "score": numbers(growth.score[:, position], 4),
+        "low": numbers(growth.low[:, position], 4),
+        "high": numbers(growth.high[:, position], 4),
     }

@@ -1,6 +1,6 @@
-"""What is known of single channels: transforms with the data's density, extreme rows, score by number of images. Pure.
+"""Details of single channels: transforms with the data's density, extreme rows, score by number of images. Pure.
 
-Everything comes from transforms.parquet and sample.parquet; nothing is computed on images.
+Everything comes from transforms.parquet and sample.parquet; no image is read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from pcace_dist.report.source import Ranking, Sample, Source
+from pcace_dist.report.source import Ranking, ReportSource, SampleTable
 from pcace_dist.statistics import basis
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.group_accumulator import add_codes
@@ -22,15 +22,15 @@ from pcace_dist.statistics.score import score_channels
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-BINS = 4  # of a density, per interval between two knots
-POINTS = 160  # of a scatter
+BINS = 4  # of a density, between two knots
+POINTS = 160  # of a scatter plot
 LAYER_TENSORS = ("weights", "offsets", "knots", "spread", "live", "explained", "mean_centre", "mean_unit")
-FIRST_STEP = 128  # rows of the first point of the score by images; doubled from there
+FIRST_STEP = 128  # rows of the first point of the score by images; each further point has twice as many
 
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """theta (K,) on target_knots (K,), phi (p, K) on knots (p, K); theta rises overall, scaled to the rows' spread."""
+    """theta (K,) on target_knots (K,) and phi (p, K) on knots (p, K); theta increases overall."""
 
     target_knots: Floats
     theta: Floats
@@ -55,7 +55,7 @@ class Transforms:
         self._row = {(target[t], group[g], layer, channel): row for row, (t, g, layer, channel) in enumerate(keys)}
 
     def get(self, target: int, group: int, layer: str, channel: int) -> Transform | None:
-        """The transforms of one channel, oriented so that theta rises with the target; None where none is published."""
+        """The transforms of one channel, with signs so that theta increases with the target; None if there are none."""
         row = self._row.get((target, group, layer, channel))
         if row is None:
             return None
@@ -66,7 +66,7 @@ class Transforms:
 
 
 def interpolate(codes: npt.NDArray[np.uint8], values: Floats) -> Floats:
-    """Values on the knots (..., K) at codes (n, ...): straight between knots. float64 (n, ...)."""
+    """Values on the knots (..., K) at codes (n, ...), linear between knots: float64 (n, ...)."""
     knots = values.shape[-1]
     position = codes.astype(np.float64) / basis.unit_scale(knots)
     lower = np.minimum(position.astype(np.int64), knots - 2)
@@ -83,25 +83,25 @@ def summed(codes: npt.NDArray[np.uint8], transform: Transform) -> Floats:
 
 
 def density(codes: npt.NDArray[np.uint8], knots: int) -> npt.NDArray[np.int64]:
-    """Rows (bins,) between the knots, BINS to an interval."""
+    """The number of rows in each bin: (bins,), with BINS bins between two knots."""
     bins = BINS * (knots - 1)
     position = codes.astype(np.float64) / (basis.unit_scale(knots) * (knots - 1))
-    found, _ = np.histogram(position, bins, (0.0, 1.0))
-    return np.asarray(found, np.int64)
+    counts, _ = np.histogram(position, bins, (0.0, 1.0))
+    return np.asarray(counts, np.int64)
 
 
 def extreme_rows(
-    codes: npt.NDArray[np.uint8], transform: Transform, rows: npt.NDArray[np.int64], each: int
+    codes: npt.NDArray[np.uint8], transform: Transform, rows: npt.NDArray[np.int64], count: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of some rows of the sample those with the largest and the smallest transform; ties by the sample's order."""
+    """Those of `rows` of the sample with the largest and the smallest transform; ties in the sample's order."""
     values = summed(codes[rows], transform)
     order = np.argsort(-values, kind="stable")
-    return rows[order[:each]], rows[order[::-1][:each]]
+    return rows[order[:count]], rows[order[::-1][:count]]
 
 
 @dataclass(frozen=True, eq=False)
 class Growth:
-    """Scores of some channels by number of images: images (s,), score, low, high (s, c); NaN where there is none."""
+    """Scores of some channels by number of images: images (s,); score, low, high (s, c), NaN where there is none."""
 
     images: npt.NDArray[np.int64]
     score: Floats
@@ -109,11 +109,11 @@ class Growth:
     high: Floats
 
 
-def growth(source: Source, layer: LayerPlan, channels: npt.NDArray[np.int64], group: int) -> list[Growth]:
-    """Scores of channels from the first 128, 256, ... rows of the sample, a Growth per target.
+def growth(source: ReportSource, layer: LayerPlan, channels: npt.NDArray[np.int64], group: int) -> list[Growth]:
+    """Scores of channels from the first 128, 256, ... rows of the sample, a Growth for each target.
 
-    The sample is uniform and its order random: its first n rows are what a run over n random images would count, with
-    the same plan.
+    The sample is uniform and its order random: its first n rows give the scores of a run over n random images with the
+    same plan.
     """
     sample = source.sample
     assert sample is not None
@@ -121,21 +121,21 @@ def growth(source: Source, layer: LayerPlan, channels: npt.NDArray[np.int64], gr
     rows = np.flatnonzero(sample.group == group).astype(np.int64)
     sizes = [FIRST_STEP * 2**k for k in range(12) if FIRST_STEP * 2**k < len(rows)]
     sizes += [len(rows)] if len(rows) >= FIRST_STEP else []
-    held = LayerCodes(*_tensors(sample, layer.name, plan.components, channels))
+    layer_codes = LayerCodes(*_tensors(sample, layer.name, plan.components, channels))
     part = _some_channels(layer, channels)
     gram = Gram(len(channels), plan.components, len(plan.targets), plan.knots, plan.folds)
-    found: list[list[Any]] = []
-    done = 0
+    scores: list[list[Any]] = []
+    rows_before = 0
     for size in sizes:
-        new = _index(rows[done:size])
-        gram = add_codes(gram, held.take(new), sample.shared.take(new))
-        found.append(list(score_channels(gram, part, plan.targets, penalty=source.job.statistics.penalty)))
-        done = size
+        added = _index(rows[rows_before:size])
+        gram = add_codes(gram, layer_codes.take(added), sample.shared.take(added))
+        scores.append(list(score_channels(gram, part, plan.targets, penalty=source.job.statistics.penalty)))
+        rows_before = size
     return [
         Growth(
             np.array(sizes, np.int64),
             *(
-                np.array([getattr(step[target], name) for step in found]).reshape(len(sizes), len(channels))
+                np.array([getattr(step[target], name) for step in scores]).reshape(len(sizes), len(channels))
                 for name in ("score", "score_low", "score_high")
             ),
         )
@@ -143,7 +143,7 @@ def growth(source: Source, layer: LayerPlan, channels: npt.NDArray[np.int64], gr
     ]
 
 
-def _tensors(sample: Sample, layer: str, components: int, channels: npt.NDArray[np.int64]) -> tuple[Any, Any]:
+def _tensors(sample: SampleTable, layer: str, components: int, channels: npt.NDArray[np.int64]) -> tuple[Any, Any]:
     codes = torch.from_numpy(np.ascontiguousarray(sample.codes(layer, components)[:, channels]))
     return codes, torch.from_numpy(np.ascontiguousarray(sample.means(layer)[:, channels]))
 
@@ -159,12 +159,12 @@ def _some_channels(layer: LayerPlan, channels: npt.NDArray[np.int64]) -> LayerPl
 
 
 def scatter(
-    sample: Sample, codes: npt.NDArray[np.uint8], transform: Transform, target: int, rows: npt.NDArray[np.int64]
+    sample: SampleTable, codes: npt.NDArray[np.uint8], transform: Transform, target: int, rows: npt.NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
     """(sum of phi, theta) of at most POINTS rows, both with mean 0 and deviation 1 over these rows."""
-    some = rows[:POINTS]
-    x = summed(codes[some], transform)
-    y = interpolate(sample.shared.target_codes.numpy()[some, target], transform.theta)
+    shown_rows = rows[:POINTS]
+    x = summed(codes[shown_rows], transform)
+    y = interpolate(sample.shared.target_codes.numpy()[shown_rows, target], transform.theta)
     return _standard(x), _standard(y)
 
 

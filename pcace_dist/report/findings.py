@@ -1,4 +1,4 @@
-"""What a report has found out, on its way from the rows' images to the page."""
+"""The results that a report gathers before it writes the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ChannelKey = tuple[str, int]  # layer, channel
 
 @dataclass
 class Findings:
-    """What is gathered for the page, part by part."""
+    """Everything for the page; each module of the report adds its part."""
 
     pool: RowPool = field(default_factory=RowPool)
     exemplars: dict[ChannelKey, list[tuple[int, float]]] = field(default_factory=dict)  # row number, mean activation

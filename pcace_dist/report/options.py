@@ -1,4 +1,4 @@
-"""What the caller of a report asked for. Plain data; no I/O."""
+"""The options of a report. Plain data; no I/O."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 class ReportOptions:
     """Settings of one report.
 
-    top: best and as many worst channels of each layer that get pictures (None: by the number of layers); layers and
-    groups: names, as text (None: all, as many as fit); synthesis: draw images that excite the channels; device: cpu,
-    cuda or auto; against: a second run to compare with; output: where the page goes (None: report.html in the run).
+    top: so many of the best and of the worst channels of each layer get pictures (None: by the number of layers);
+    layers and groups: names, as text (None: all, as many as fit); synthesis: compute images that excite the channels;
+    device: cpu, cuda or auto; against: a second run to compare with; output: the path of the page (None: report.html in
+    the run).
     """
 
     top: int | None = None

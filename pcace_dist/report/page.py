@@ -1,7 +1,8 @@
-"""Data, pictures and assets into one HTML file that needs no network. Text from data is escaped; no HTML is made here.
+"""Puts data, pictures and assets into one HTML file that needs no network. Text from data is escaped; HTML comes only
+from the template.
 
-The page's own numbers travel as compressed JSON; every channel and every picture is an element of its own that the
-browser decodes only when it is looked at.
+The page's numbers are compressed JSON. Every channel and every picture is a separate element, which the browser decodes
+only when it is shown.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SCRIPTS = ("data.js", "dom.js", "figure.js", "state.js", "overview.js", "table.j
 
 @dataclass(frozen=True)
 class PageContent:
-    """What goes into a page: a title, JSON data, JSON by channel and pictures (data URLs) by row number."""
+    """The content of a page: a title, JSON data, JSON for each channel, and pictures (data URLs) by row number."""
 
     title: str
     data: Mapping[str, Any]
@@ -32,12 +33,12 @@ class PageContent:
 
 
 def floats(values: npt.ArrayLike) -> dict[str, str]:
-    """An array as float32 for the page's `floats` (data.js); NaN stays NaN."""
+    """An array as base64 float32 for the page's `floats` (data.js); NaN stays NaN."""
     return {"f32": base64.b64encode(np.asarray(values, "<f4").reshape(-1).tobytes()).decode()}
 
 
 def numbers(values: npt.ArrayLike, digits: int = 5) -> list[Any]:
-    """A small array as plain JSON numbers of so many significant digits, null for NaN."""
+    """A small array as plain JSON numbers with so many significant digits, null for NaN."""
     flat = np.asarray(values, np.float64)
     if flat.ndim > 1:
         return [numbers(row, digits) for row in flat]

@@ -1,4 +1,4 @@
-"""Small pictures as data: thumbnails, activation maps that lie over them, axes. Arrays in, bytes out; no I/O."""
+"""Small pictures as data: thumbnails, activation maps to lay over them, axes. Arrays in, bytes out; no I/O."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ BYTES_PER_PIXEL = 0.32  # of a WebP photograph at this quality, about
 QUALITY = 78
 MAP_SIDE = 32  # pixels of an activation map at most
 LEVELS = 32  # of a map's palette
-SMALL = 64  # images up to this size are kept as they are, without loss
+SMALL = 64  # images up to this size are stored without loss
 
 
 def thumbnail_side(count: int, shape: tuple[int, int]) -> int:
-    """The longer side at which `count` images of a shape stay within PICTURE_BYTES."""
+    """The longer side with which `count` images of a shape fit into PICTURE_BYTES."""
     for side in SIZES:
         pixels = side * side * min(shape) / max(shape)
         if count * pixels * BYTES_PER_PIXEL <= PICTURE_BYTES:
@@ -31,7 +31,7 @@ def thumbnail_side(count: int, shape: tuple[int, int]) -> int:
 
 
 def thumbnail(image: torch.Tensor, side: int) -> bytes:
-    """uint8 (C, H, W) as WebP, at most `side` pixels; small images without loss."""
+    """uint8 (C, H, W) as WebP, with a longer side of at most `side` pixels; small images without loss."""
     pixels = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)).convert("RGB")
     if max(picture.size) > side:
@@ -47,23 +47,23 @@ def thumbnail(image: torch.Tensor, side: int) -> bytes:
 def shrink_map(values: torch.Tensor, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:
     """A map (D,) with its shape as float32 (h, w), at most MAP_SIDE pixels; None for a vector.
 
-    Tokens (one axis) become one row; of three axes the first is averaged away.
+    Tokens (one axis) become one row; of three axes, the first is averaged.
     """
     if not shape:
         return None
-    held = values.float().reshape(shape)
-    if held.dim() == 1:
-        held = held.unsqueeze(0)
-    while held.dim() > 2:
-        held = held.mean(0)
-    if max(held.shape) > MAP_SIDE:
-        size = [max(1, min(side, round(side * MAP_SIDE / max(held.shape)))) for side in held.shape]
-        held = torch.nn.functional.interpolate(held[None, None], size=size, mode="area")[0, 0]
-    return np.asarray(held.cpu().numpy(), np.float32)
+    shrunk = values.float().reshape(shape)
+    if shrunk.dim() == 1:
+        shrunk = shrunk.unsqueeze(0)
+    while shrunk.dim() > 2:
+        shrunk = shrunk.mean(0)
+    if max(shrunk.shape) > MAP_SIDE:
+        size = [max(1, min(side, round(side * MAP_SIDE / max(shrunk.shape)))) for side in shrunk.shape]
+        shrunk = torch.nn.functional.interpolate(shrunk[None, None], size=size, mode="area")[0, 0]
+    return np.asarray(shrunk.cpu().numpy(), np.float32)
 
 
 def heat_png(values: npt.NDArray[np.floating], low: float, high: float) -> bytes:
-    """A map as a PNG that is clear at `low` and bright at `high`, to lie over its image."""
+    """A map as a PNG to lay over its image: transparent at `low`, bright at `high`."""
     levels = _levels(values, low, high)
     ramp = np.linspace(0, 1, LEVELS)
     colours = np.stack([255 * np.ones(LEVELS), 70 + 160 * ramp**1.5, 40 * (1 - ramp)], 1).round().astype(np.uint8)
@@ -74,16 +74,16 @@ def signed_png(values: npt.NDArray[np.floating]) -> bytes:
     """Signed values as a PNG: blue below zero, red above, light at zero."""
     reach = float(np.abs(values).max()) or 1.0
     levels = _levels(values, -reach, reach)
-    at = np.linspace(-1, 1, LEVELS)[:, None]
+    ramp = np.linspace(-1, 1, LEVELS)[:, None]
     blue, red, middle = np.array([[33, 102, 172]]), np.array([[178, 24, 43]]), np.array([[247, 247, 247]])
-    colours = np.where(at < 0, middle + (blue - middle) * -at, middle + (red - middle) * at)
+    colours = np.where(ramp < 0, middle + (blue - middle) * -ramp, middle + (red - middle) * ramp)
     return _palette_png(levels, colours.round().astype(np.uint8), None)
 
 
 def rgb_image(pixels: npt.NDArray[np.floating]) -> bytes:
     """Values 0 to 1, (C, H, W), as WebP."""
-    held = torch.from_numpy(np.clip(np.asarray(pixels) * 255, 0, 255).round().astype(np.uint8))
-    return thumbnail(held, max(held.shape[1:]))
+    image = torch.from_numpy(np.clip(np.asarray(pixels) * 255, 0, 255).round().astype(np.uint8))
+    return thumbnail(image, max(image.shape[1:]))
 
 
 def data_url(data: bytes) -> str:
@@ -102,6 +102,6 @@ def _palette_png(levels: Bytes, colours: Bytes, alpha: Bytes | None) -> bytes:
     picture = Image.fromarray(levels, mode="P")
     picture.putpalette(colours.reshape(-1).tolist())
     sink = io.BytesIO()
-    more = {} if alpha is None else {"transparency": alpha.tobytes()}
-    picture.save(sink, "PNG", optimize=True, bits=5 if LEVELS <= 32 else 8, **more)
+    options = {} if alpha is None else {"transparency": alpha.tobytes()}
+    picture.save(sink, "PNG", optimize=True, bits=5 if LEVELS <= 32 else 8, **options)
     return sink.getvalue()

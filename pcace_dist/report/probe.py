@@ -1,4 +1,4 @@
-"""Runs the model on the fetched rows once: outputs, and small activation maps of the channels that are asked for."""
+"""Runs the model once on the fetched rows: outputs, and small activation maps of the wanted channels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from pcace_dist.models.forward import Forward
 from pcace_dist.report.pictures import shrink_map
 from pcace_dist.report.rows import Fetched
-from pcace_dist.report.source import Source
+from pcace_dist.report.source import ReportSource
 
 Wanted = Mapping[int, Mapping[str, tuple[int, ...]]]  # row number: layer: channels
 
 
 @dataclass
 class Probed:
-    """What came out: small maps by (row number, layer, channel), outputs and labels by row number."""
+    """The results: small maps by (row number, layer, channel); outputs, labels and groups by row number."""
 
     maps: dict[tuple[int, str, int], npt.NDArray[np.float32]] = field(default_factory=dict)
     outputs: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
@@ -30,31 +30,33 @@ class Probed:
 
 
 class Probe:
-    """One forward pass per batch; keeps nothing but what was asked for."""
+    """One forward pass for each batch; keeps only the wanted maps."""
 
-    def __init__(self, source: Source, model: nn.Module, device: torch.device, batch: int, wanted: Wanted) -> None:
+    def __init__(
+        self, source: ReportSource, model: nn.Module, device: torch.device, batch: int, channels_of_row: Wanted
+    ) -> None:
         settings = source.job.model.input
-        layers = sorted({layer for by_layer in wanted.values() for layer in by_layer})
+        layers = sorted({layer for by_layer in channels_of_row.values() for layer in by_layer})
         self._forward = Forward(model, device, batch, tuple(settings.mean), tuple(settings.std), tuple(layers))
-        self._wanted = wanted
+        self._wanted = channels_of_row
         self.found = Probed()
 
     def add(self, fetched: Fetched) -> None:
         """Forward some rows."""
 
         def receive(name: str, maps: Tensor, shape: tuple[int, ...]) -> None:
-            for place, number in enumerate(fetched.numbers):
+            for position, number in enumerate(fetched.numbers):
                 channels = self._wanted.get(number, {}).get(name, ())
                 if channels and shape:
-                    some = maps[place, list(channels)].float().cpu()
-                    for channel, values in zip(channels, some, strict=True):
-                        small = shrink_map(values, shape)
-                        if small is not None:
-                            self.found.maps[number, name, channel] = small
+                    channel_maps = maps[position, list(channels)].float().cpu()
+                    for channel, values in zip(channels, channel_maps, strict=True):
+                        shrunk = shrink_map(values, shape)
+                        if shrunk is not None:
+                            self.found.maps[number, name, channel] = shrunk
 
         outputs = self._forward(fetched.images, receive).double().cpu().numpy()
-        found = self.found
+        probed = self.found
         for number, row, label, group in zip(
             fetched.numbers, outputs, fetched.labels.tolist(), fetched.groups, strict=True
         ):
-            found.outputs[number], found.labels[number], found.groups[number] = row, label, group
+            probed.outputs[number], probed.labels[number], probed.groups[number] = row, label, group

@@ -1,4 +1,4 @@
-"""Progress of a report: its stages, how far each is, and the seconds that each took."""
+"""Progress of a report: its stages, the progress in each, and the seconds of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pcace_dist.progress.bar import StageBar
 
 
 class ReportProgress(StageBar):
-    """Stages one after the other, each with a number of steps; remembers the seconds that each took."""
+    """Stages one after the other, each with a number of steps; records the seconds of each."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         super().__init__("pcace report: ", TimeElapsedColumn(), quiet=quiet)
@@ -28,14 +28,14 @@ class ReportProgress(StageBar):
         super().__exit__(kind, error, trace)
 
     def stage(self, name: str, steps: int = 1) -> None:
-        """Begin a stage of so many steps."""
+        """Begin a stage with so many steps."""
         self._close()
         self._stage, self._total, self._done = name, steps, 0
         self._begun = time.monotonic()
         self.begin(name, steps, name + (f" ({steps:,})" if steps > 1 else ""))
 
     def step(self, steps: int = 1) -> None:
-        """So many steps of the stage are done."""
+        """So many more steps of the stage are done."""
         self._done += steps
         self.show(self._done, self._total, f"{self._stage} {self._done:,} of {self._total:,}")
 

@@ -1,4 +1,4 @@
-"""Which groups, channels and images a report shows: as many as one page can carry, and no more. Pure."""
+"""Chooses the groups and channels that a report shows: as many as fit on one page. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pcace_dist.errors import UserError
 from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.source import Ranking
 
-MOST_NUMBERS = 120_000  # rows of the ranking that a page carries
-MOST_PAGES = 320  # channels with pictures, where --top does not say otherwise
+MOST_NUMBERS = 120_000  # rows of the ranking on a page
+MOST_PAGES = 320  # channels with pictures, unless --top says otherwise
 PAGES_ABOUT = 120
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Indices of the groups that are shown, and by layer the channels that have a page of their own.
+class PageSelection:
+    """Indices of the groups that are shown, and by layer the channels with a page of their own.
 
-    left_out: groups that did not fit; those that nobody asked for do not count.
+    left_out: the number of groups that did not fit; without groups that were not asked for.
     """
 
     groups: tuple[int, ...]
@@ -33,8 +33,8 @@ class Selection:
         return [(layer, channel) for layer, channels in self.pages.items() for channel in channels]
 
 
-def select(ranking: Ranking, options: ReportOptions) -> Selection:
-    """Choose. Raises UserError for a group that the run does not have."""
+def select(ranking: Ranking, options: ReportOptions) -> PageSelection:
+    """Choose groups and channels. Raises UserError for a group that the run does not have."""
     groups = _groups(ranking, options.groups)
     top = options.top or max(3, min(16, PAGES_ABOUT // len(ranking.layers)))
     squared = np.stack(
@@ -42,29 +42,29 @@ def select(ranking: Ranking, options: ReportOptions) -> Selection:
     )  # (targets x groups, channels)
     ranks = np.stack([ranking.numbers(t, g, "rank") for t in range(len(ranking.targets)) for g in groups])
     with np.errstate(invalid="ignore"):
-        counted = np.isfinite(squared).sum(0)
-        overall = np.where(counted > 0, np.nansum(squared, 0) / np.maximum(counted, 1), -np.inf)
+        ranked_in = np.isfinite(squared).sum(0)
+        overall = np.where(ranked_in > 0, np.nansum(squared, 0) / np.maximum(ranked_in, 1), -np.inf)
     favourites = set(np.flatnonzero((ranks <= 3).any(0)).tolist()) if len(squared) * 3 <= MOST_PAGES else set()
     pages: dict[str, tuple[int, ...]] = {}
     for name, count in ranking.layers:
         start = ranking.start(name)
         order = np.argsort(-overall[start : start + count], kind="stable")
-        chosen = {*order[:top].tolist(), *order[count - min(top, count) :].tolist()}
-        chosen |= {channel - start for channel in favourites if start <= channel < start + count}
-        pages[name] = tuple(sorted(chosen))
+        shown = {*order[:top].tolist(), *order[count - min(top, count) :].tolist()}
+        shown |= {channel - start for channel in favourites if start <= channel < start + count}
+        pages[name] = tuple(sorted(shown))
     left_out = 0 if options.groups is not None else len(ranking.groups) - len(groups)
-    return Selection(groups, pages, left_out)
+    return PageSelection(groups, pages, left_out)
 
 
-def _groups(ranking: Ranking, wanted: tuple[str, ...] | None) -> tuple[int, ...]:
+def _groups(ranking: Ranking, requested: tuple[str, ...] | None) -> tuple[int, ...]:
     names = [name_of(group) for group in ranking.groups]
-    if wanted is not None:
-        asked = {str(ranking.names.asked_group(name)): name for name in wanted}
-        for value, name in asked.items():
+    if requested is not None:
+        wanted = {str(ranking.names.asked_group(name)): name for name in requested}
+        for value, name in wanted.items():
             if value not in names:
-                shown = ", ".join(map(ranking.names.group, ranking.groups[:20])) + (", ..." if len(names) > 20 else "")
-                raise UserError(f"--groups {name}: no such group in this run; there are: {shown}")
-        return tuple(index for index, name in enumerate(names) if name in asked)
+                known = ", ".join(map(ranking.names.group, ranking.groups[:20])) + (", ..." if len(names) > 20 else "")
+                raise UserError(f"--groups {name}: no such group in this run; there are: {known}")
+        return tuple(index for index, name in enumerate(names) if name in wanted)
     room = max(1, MOST_NUMBERS // (len(ranking.targets) * ranking.channels))
     if len(names) <= room:
         return tuple(range(len(names)))

@@ -20,7 +20,7 @@ from pcace_dist.artifacts.data_reading import DataReading
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import begun_in, dataset_of, images_of, storage_of, weights_of
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
@@ -53,8 +53,8 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Ranking:
-    """rankings.parquet as blocks: a block per target and group holds every channel of every layer, in order. names: of
-    the classes."""
+    """rankings.parquet as blocks: for each target and group, a block has every channel of every layer, in order.
+    names: of the classes."""
 
     targets: tuple[str, ...]
     groups: tuple[Any, ...]
@@ -83,8 +83,8 @@ class Ranking:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """sample.parquet: references, group index (-1 for a group that the ranking lacks), label (-1 for none), targets."""
+class SampleTable:
+    """sample.parquet: references, group index (-1: group not in the ranking), label (-1: none), targets."""
 
     table: pa.Table
     group: npt.NDArray[np.int64]
@@ -106,7 +106,7 @@ class Sample:
 
     @cached_property
     def shared(self) -> RowCodes:
-        """Folds, target codes and fixed-point targets, as the statistic takes them."""
+        """Folds, target codes and fixed-point targets, in the form that the statistic needs."""
 
         def matrix(name: str) -> torch.Tensor:
             flat = self.table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -122,8 +122,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A finished run, opened for a report. `directory` is where it was started: its relative paths are from there."""
+class ReportSource:
+    """A finished run, opened for a report. `directory`: where it was started; its relative paths begin there."""
 
     run: Run
     directory: str
@@ -132,7 +132,7 @@ class Source:
     plan: Plan
     ranking: Ranking
     exemplars: pa.Table | None
-    sample: Sample | None
+    sample: SampleTable | None
     transforms: pa.Table | None
     dataset: DatasetSpec
     images: ImageSpec
@@ -144,7 +144,7 @@ class Source:
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Height and width of the images as the model gets them."""
+        """Height and width of the model's input images."""
         facts: dict[str, Any] = dict(self.plan.facts)
         height, width = facts["image_shape"]
         return int(height), int(width)
@@ -155,7 +155,7 @@ class Source:
         return list_dataset(self.dataset, self.storage)
 
     def load_model(self, device: torch.device) -> nn.Module:
-        """The run's model. Raises ModelError where the weights are others by now."""
+        """The run's model. Raises ModelError where the weights have changed since the run."""
         settings = self.job.model
         model = load_model(
             settings.factory,
@@ -164,6 +164,7 @@ class Source:
             seed=self.job.compute.seed,
             read=self.storage.read_bytes,
             output=settings.output,
+            reduction=reduction_of(self.targets),
             python_path=(self.directory,),  # factories beside the job, from wherever the report is asked for
         )
         facts: dict[str, Any] = dict(self.plan.facts)
@@ -173,24 +174,24 @@ class Source:
         return model.to(device)
 
     def is_of_todays_code(self, model: nn.Module) -> bool:
-        """Whether the model's own code is what the run ranked; yes for runs that have not recorded it."""
+        """Whether the model's code is the same as in the run; True for runs that have not recorded it."""
         code = code_digest(model, self.job.model.factory)
         return bool(self.run.manifest().get("code", code) == code)
 
     def weight_norms(self, layer: str) -> list[float | None]:
         """L2 norm of each channel's weights."""
-        held: dict[str, Any] = dict(self.plan.facts)
-        norms: list[float | None] = held["weight_norms"][layer]
+        facts: dict[str, Any] = dict(self.plan.facts)
+        norms: list[float | None] = facts["weight_norms"][layer]
         return norms
 
 
-def open_source(path: str, *, layers: tuple[str, ...] | None = None) -> Source:
+def open_report_source(path: str, *, layers: tuple[str, ...] | None = None) -> ReportSource:
     """Open a finished run, local or s3://. `layers`: only these (names or globs). Raises UserError."""
     with parsing(path):
         return _opened(path, layers)
 
 
-def _opened(path: str, layers: tuple[str, ...] | None) -> Source:
+def _opened(path: str, layers: tuple[str, ...] | None) -> ReportSource:
     plain = open_run(path)
     job = read_job(plain.job_text(), name=f"{path}/job.yaml")
     storage, directory = storage_of(job), begun_in(path, job)
@@ -198,7 +199,7 @@ def _opened(path: str, layers: tuple[str, ...] | None) -> Source:
     plan = Plan.from_bytes(run.plan_bytes(), digest=run.plan)
     ranking = _ranking(run, plan, layers)
     targets = job.targets
-    return Source(
+    return ReportSource(
         run=run,
         directory=directory,
         summary=run.summary,
@@ -220,13 +221,15 @@ def _opened(path: str, layers: tuple[str, ...] | None) -> Source:
     )
 
 
-def _ranking(run: Run, plan: Plan, wanted: tuple[str, ...] | None) -> Ranking:
-    every = [layer.name for layer in plan.layers]
-    kept = [name for name in every if wanted is None or any(fnmatch.fnmatch(name, pattern) for pattern in wanted)]
-    if not kept:
-        raise UserError(f"--layers {','.join(wanted or ())}: no such layer in this run; there are: {', '.join(every)}")
-    table = run.table("rankings.parquet", filters=None if wanted is None else [("layer", "in", kept)])
-    layers = tuple((layer.name, layer.channels) for layer in plan.layers if layer.name in kept)
+def _ranking(run: Run, plan: Plan, patterns: tuple[str, ...] | None) -> Ranking:
+    names = [layer.name for layer in plan.layers]
+    shown = [name for name in names if patterns is None or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    if not shown:
+        raise UserError(
+            f"--layers {','.join(patterns or ())}: no such layer in this run; there are: {', '.join(names)}"
+        )
+    table = run.table("rankings.parquet", filters=None if patterns is None else [("layer", "in", shown)])
+    layers = tuple((layer.name, layer.channels) for layer in plan.layers if layer.name in shown)
     channels = sum(count for _, count in layers)
     firsts = table.select(["target", "group"]).take(pa.array(np.arange(0, len(table), channels)))
     targets = tuple(dict.fromkeys(firsts["target"].to_pylist()))
@@ -234,12 +237,12 @@ def _ranking(run: Run, plan: Plan, wanted: tuple[str, ...] | None) -> Ranking:
     return Ranking(targets, groups, layers, table, run.names)
 
 
-def _sample(run: Run, ranking: Ranking) -> Sample | None:
+def _sample(run: Run, ranking: Ranking) -> SampleTable | None:
     table = run.sample()
     if table is None:
         return None
-    index = {group: place for place, group in enumerate(ranking.groups)}
+    index = {group: position for position, group in enumerate(ranking.groups)}
     group = np.array([index.get(value, -1) for value in table["group"].to_pylist()], np.int64)
     label = np.array([-1 if value is None else value for value in table["label"].to_pylist()], np.int64)
     flat = table["targets"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return Sample(table, group, label, np.asarray(flat, np.float64).reshape(len(table), -1))
+    return SampleTable(table, group, label, np.asarray(flat, np.float64).reshape(len(table), -1))

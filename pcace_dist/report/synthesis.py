@@ -1,9 +1,9 @@
 """Activation maximisation: the image that excites a channel most, found by gradient ascent (Erhan et al. 2009).
 
-In the way of Olah, Mordvintsev & Schubert (2017), Feature visualization: the image is parametrised by its Fourier
-coefficients, scaled by 1 / frequency, so that all scales of structure are as easy to draw; it is shifted at random in
-every step, and its total variation is held down. Several channels of a layer are drawn at once. The pass ends at the
-layer, so that early layers are cheap. Deterministic by seed, layer and channel. Knows models, nothing else.
+As in Olah, Mordvintsev & Schubert (2017), Feature visualization: the image is parametrised by its Fourier coefficients,
+scaled by 1 / frequency, so that structures of all sizes are equally easy to draw; it is shifted at random in every
+step, and its total variation is penalised. Several channels of a layer are drawn at once. The pass ends at the layer,
+so that early layers are cheap. Deterministic by seed, layer and channel. Knows only models.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.tap import channels_and_positions
 
-SIDE = 96  # longest side of a synthetic image, where the model takes it
-# red, green, blue from light, red-blue and green-magenta: natural images vary most in light, so colour comes slower
+SIDE = 96  # longest side of a synthetic image, if the model accepts it
+# red, green, blue from lightness, red-blue and green-magenta: natural images vary most in lightness, so colour has
+# smaller weights
 OPPONENT = ((0.577, 0.247, 0.082), (0.577, 0.0, -0.163), (0.577, -0.247, 0.082))
-PENALTY = 0.3  # of total variation, against a gain in units of the channel's own deviation
+PENALTY = 0.3  # weight of the total variation, where gains are in units of the channel's own deviation
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What is drawn on: image channels, height, width, and how the model's input is normalised."""
+    """The geometry of synthetic images: height, width, and the normalisation of each image channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -37,10 +38,10 @@ class Canvas:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Sizes to try: small enough to be quick, then the one that the model was run with."""
+        """Sizes to try: a small one that is fast, then the size that the model was run with."""
         scale = SIDE / max(self.shape)
-        small = (max(16, round(self.shape[0] * scale)), max(16, round(self.shape[1] * scale)))
-        return [self.shape] if scale >= 1 else [small, self.shape]
+        quick = (max(16, round(self.shape[0] * scale)), max(16, round(self.shape[1] * scale)))
+        return [self.shape] if scale >= 1 else [quick, self.shape]
 
 
 def excite(
@@ -56,8 +57,8 @@ def excite(
 ) -> npt.NDArray[np.float32]:
     """Images (c, image channels, H, W), values 0 to 1, that excite the mean of each channel's map.
 
-    units: the channels' deviations over real images, by which gains are measured (default 1). The model must be in
-    eval mode; its parameters are left as they are.
+    units: the channels' deviations over real images, the units of gains (default 1). The model must be in eval mode;
+    its parameters do not change.
     """
     for size in canvas.sizes:
         try:
@@ -69,7 +70,7 @@ def excite(
 
 
 class _Reached(Exception):
-    """The layer has run: the rest of the pass is not needed."""
+    """The layer has run, and the rest of the pass is not needed."""
 
 
 def _ascend(
@@ -86,29 +87,29 @@ def _ascend(
     normalise = Normalise(canvas.mean, canvas.std, device)
     scale = _frequency_scale(size).to(device)
     spectrum = torch.stack([_noise(seed, layer, channel, len(canvas.mean), size) for channel in channels])
-    held = spectrum.to(device).requires_grad_(True)
-    optimiser = torch.optim.Adam([held], lr=0.05)
+    coefficients = spectrum.to(device).requires_grad_(True)
+    optimiser = torch.optim.Adam([coefficients], lr=0.05)
     gain = torch.tensor([1.0 / max(u, 1e-6) for u in (units or [1.0] * len(channels))], device=device)
     pick = torch.tensor(list(channels), device=device)
     rows = torch.arange(len(channels), device=device)
     shifts = torch.Generator().manual_seed(seed)
     reach = max(1, min(size) // 16)
-    seen: list[Tensor] = []
+    means: list[Tensor] = []
 
     def hook(module: nn.Module, _: object, output: object) -> None:
         maps, _ = channels_and_positions(layer, module, output)
-        seen.append(maps.float().mean(2))
+        means.append(maps.float().mean(2))
         raise _Reached
 
     handle = model.get_submodule(layer).register_forward_hook(hook)
     try:
         for _ in range(steps):
-            image = _image(held, scale, size)
+            image = _image(coefficients, scale, size)
             dy, dx = torch.randint(-reach, reach + 1, (2,), generator=shifts).tolist()
-            seen.clear()
+            means.clear()
             with contextlib.suppress(_Reached):
                 model(normalise(torch.roll(image, (dy, dx), (2, 3))))
-            excitement = seen[0][rows, pick] * gain
+            excitement = means[0][rows, pick] * gain
             loss = (PENALTY * _variation(image) - excitement).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -116,18 +117,18 @@ def _ascend(
     finally:
         handle.remove()
     with torch.no_grad():
-        return np.asarray(_image(held, scale, size).cpu().numpy(), np.float32)
+        return np.asarray(_image(coefficients, scale, size).cpu().numpy(), np.float32)
 
 
 def _noise(seed: int, layer: str, channel: int, planes: int, size: tuple[int, int]) -> Tensor:
-    """Where a channel's search begins: the same whatever is drawn beside it."""
+    """The start of a channel's search: it does not depend on the other channels that are drawn."""
     digest = blake2b(f"{seed}/{layer}/{channel}".encode(), digest_size=7).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
     return 0.01 * torch.randn(planes, size[0], size[1] // 2 + 1, 2, generator=generator)
 
 
 def _frequency_scale(size: tuple[int, int]) -> Tensor:
-    """1 / frequency of every coefficient, the lowest at one over the longer side."""
+    """1 / frequency of every coefficient; the lowest frequency is one over the longer side."""
     y = torch.fft.fftfreq(size[0])[:, None]
     x = torch.fft.rfftfreq(size[1])[None]
     frequency = torch.sqrt(x**2 + y**2).clamp_min(1.0 / max(size))
@@ -143,7 +144,7 @@ def _image(spectrum: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _variation(image: Tensor) -> Tensor:
-    """Total variation of each image (n,): sum of absolute differences per row of pixels."""
-    down = (image[:, :, 1:] - image[:, :, :-1]).abs().sum((1, 2, 3))
-    across = (image[:, :, :, 1:] - image[:, :, :, :-1]).abs().sum((1, 2, 3))
-    return (down + across) / image.shape[2]
+    """Total variation of each image (n,): the sum of absolute differences, divided by the number of pixel rows."""
+    vertical = (image[:, :, 1:] - image[:, :, :-1]).abs().sum((1, 2, 3))
+    horizontal = (image[:, :, :, 1:] - image[:, :, :, :-1]).abs().sum((1, 2, 3))
+    return (vertical + horizontal) / image.shape[2]

@@ -20,7 +20,7 @@ from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.config.job import Job, Layer
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
-from pcace_dist.config.targets import TargetSpec
+from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
@@ -254,6 +254,7 @@ def _work_spec(job: Job) -> WorkSpec:
         compute=job.compute,
         storage=storage_of(job),
         targets=targets,
+        reduction=reduction_of(targets),
         output=absolute(job.output),
         threads=max(1, int(job.workers.cpus)),
         device="cuda" if job.workers.gpus > 0 else "cpu",

@@ -1,13 +1,13 @@
 """Sample-level ACE with Friedman's supersmoother, for all channels of a layer at once. Pure: no I/O, no Ray.
 
 The paper's own estimator, for samples of up to MAX_ROWS rows: transforms theta(y), phi_1(x_1) ... phi_p(x_p) by
-alternating conditional expectations (Breiman & Friedman 1985), each expectation a running-line smoother whose span is
-chosen at every point by its cross-validated residual (Friedman 1984, "A variable span smoother"). It is not additive
-over rows, knows no bias correction and gives no interval; the values agree with those of R's
-acepack (alpha = 5, the default) and of the Python package `ace` (alpha = 0).
+alternating conditional expectations (Breiman & Friedman 1985). Each expectation is a running-line smoother, whose span
+is chosen at every point by its cross-validated residual (Friedman 1984, "A variable span smoother"). The estimator is
+not additive over rows, and has neither bias correction nor interval. Its values agree with those of R's acepack
+(alpha = 5, the default) and of the Python package `ace` (alpha = 0).
 
-Arrays are (channels, rows) with the rows of every component in ascending order, so that all channels share the same
-windows: a running sum is a difference of two slices of a cumulative sum.
+Arrays are (channels, rows), with the rows of every component in ascending order. So all channels share the same
+windows, and a running sum is a difference of two slices of a cumulative sum.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Index: TypeAlias = npt.NDArray[np.int64]
 MIN_ROWS = 20
 MAX_ROWS = 10_000
 SPANS = (0.05, 0.2, 0.5)  # shares of the rows in the windows of the three running lines
-TOLERANCE = 0.01  # of r^2: when an iteration counts as settled
+TOLERANCE = 0.01  # of r^2, for convergence
 SETTLED = 3  # iterations over which r^2 must stay within the tolerance
 MAX_ITERATIONS = 20
-BASS = 5.0  # what acepack's smoother works with, though the comments of its ACE part say 0
-_TINY = 1e-3  # of the quartile distance: windows narrower than this have no slope
-_BLOCK_FLOATS = 32_768  # channels x rows worked on at a time: fits the processor's cache
+BASS = 5.0  # the value in acepack's smoother, although the comments of its ACE part say 0
+_TINY = 1e-3  # of the quartile distance: in narrower windows, the line has no slope
+_BLOCK_FLOATS = 32_768  # channels x rows at a time: fits the CPU's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +51,9 @@ class Ace:
 def ace(components: npt.NDArray[np.floating], target: npt.NDArray[np.floating], *, alpha: float = BASS) -> Ace:
     """ACE of every channel's components (n, C, p) with the target (n,), both finite.
 
-    alpha: Friedman's bass control, 0 (none) to 10: how far spans are drawn to the widest where that costs little.
-    Start, order of the updates, and the rule to stop are those of the original program. A component without variance
-    gets phi = 0. StatisticsError for shapes that do not fit, NaN, and for fewer than MIN_ROWS or more than MAX_ROWS
+    alpha: Friedman's bass control, 0 (none) to 10: how strongly wide spans are preferred where this costs little. The
+    start, the order of updates and the stopping rule are those of the original program. A component without variance
+    gets phi = 0. StatisticsError for shapes that do not fit, for NaN, and for fewer than MIN_ROWS or more than MAX_ROWS
     rows.
     """
     x = np.asarray(components, dtype=np.float64)
@@ -62,17 +62,17 @@ def ace(components: npt.NDArray[np.floating], target: npt.NDArray[np.floating], 
     rows, channels, count = x.shape
     response = _Sorted(_standardised(y[None, :]), alpha)
     step = max(1, _BLOCK_FLOATS // rows)
-    score, first = np.zeros(channels), np.zeros(channels)
+    score, first_component = np.zeros(channels), np.zeros(channels)
     theta, phi = np.empty((channels, rows)), np.empty((channels, count, rows))
     for start in range(0, channels, step):
         block = slice(start, start + step)
-        part = _Block([_standardised(np.ascontiguousarray(x[:, block, i].T)) for i in range(count)], response)
-        part.solve()
-        part.phi[~part.live] = 0.0
-        theta[block], phi[block] = part.theta, part.phi.transpose(1, 0, 2)
-        score[block] = _correlation(part.theta, part.phi.sum(axis=0))
-        first[block] = np.abs(_correlation(part.theta, part.phi[0]))
-    return Ace(score, first, theta, phi)
+        solved = _Block([_standardised(np.ascontiguousarray(x[:, block, i].T)) for i in range(count)], response)
+        solved.solve()
+        solved.phi[~solved.live] = 0.0
+        theta[block], phi[block] = solved.theta, solved.phi.transpose(1, 0, 2)
+        score[block] = _correlation(solved.theta, solved.phi.sum(axis=0))
+        first_component[block] = np.abs(_correlation(solved.theta, solved.phi[0]))
+    return Ace(score, first_component, theta, phi)
 
 
 def _check(x: Floats, y: Floats) -> None:
@@ -95,31 +95,31 @@ def _standardised(values: Floats) -> Floats:
     return np.where(moving, centred / np.where(moving, scale, 1.0), 0.0)
 
 
-def _correlation(one: Floats, other: Floats) -> Floats:
-    a, b = one - one.mean(axis=1, keepdims=True), other - other.mean(axis=1, keepdims=True)
+def _correlation(left: Floats, right: Floats) -> Floats:
+    a, b = left - left.mean(axis=1, keepdims=True), right - right.mean(axis=1, keepdims=True)
     norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    moving = norms > 1e-12 * one.shape[1]
+    moving = norms > 1e-12 * left.shape[1]
     return np.asarray(np.where(moving, (a * b).sum(axis=1) / np.where(moving, norms, 1.0), 0.0))
 
 
 class _Line:
-    """The running straight line of one span: everything that does not depend on the ordinates."""
+    """The running straight line for one span: everything that does not depend on the ordinates."""
 
     def __init__(self, x: Floats, span: float, narrow: Floats) -> None:
         rows = x.shape[1]
         self.half = min(max(2, int(0.5 * span * rows + 0.5)), (rows - 1) // 2)
         self.width = 2 * self.half + 1
         self.mean = self.window(x) / self.width
-        apart = x - self.mean
+        deviation = x - self.mean
         variance = self.window(x * x) - self.width * self.mean**2
         steep = variance > narrow
         inverse = np.where(steep, 1.0 / np.where(steep, variance, 1.0), 0.0)
-        self.gain = apart * inverse
-        leverage = 1.0 / self.width + apart * self.gain
+        self.gain = deviation * inverse
+        leverage = 1.0 / self.width + deviation * self.gain
         self.inflation = 1.0 / np.maximum(1.0 - leverage, 1e-10)
 
     def window(self, values: Floats) -> Floats:
-        """Sums over the window about every row; near the ends the window stays inside."""
+        """Sums over the window around every row; near the ends, the window stays inside the rows."""
         rows, half, width = values.shape[1], self.half, self.width
         total = np.cumsum(values, axis=1)
         result = np.empty_like(values)
@@ -138,15 +138,15 @@ class _Line:
         result += sums
         return result
 
-    def take(self, kept: Index) -> _Line:
+    def take(self, channels: Index) -> _Line:
         line = object.__new__(_Line)
         line.half, line.width = self.half, self.width
-        line.mean, line.gain, line.inflation = self.mean[kept], self.gain[kept], self.inflation[kept]
+        line.mean, line.gain, line.inflation = self.mean[channels], self.gain[channels], self.inflation[channels]
         return line
 
 
 class _Sorted:
-    """One component of every channel in ascending order (or the target: one row for all channels), and its smoother."""
+    """One component of every channel (or the target: one row for all channels) in ascending order, and its smoother."""
 
     def __init__(self, values: Floats, alpha: float) -> None:
         self.alpha = alpha
@@ -156,15 +156,15 @@ class _Sorted:
         self.lines = [_Line(self.x, span, narrow[:, None]) for span in SPANS]
         self.ties = _Ties.of(self.x)
 
-    def take(self, kept: Index) -> _Sorted:
-        """The same for some of the channels."""
+    def take(self, channels: Index) -> _Sorted:
+        """The same object for some of the channels."""
         if len(self.x) == 1:
             return self
-        taken = object.__new__(_Sorted)
-        taken.alpha, taken.order, taken.x = self.alpha, self.order[kept], self.x[kept]
-        taken.lines = [line.take(kept) for line in self.lines]
-        taken.ties = self.ties.take(kept) if self.ties else None
-        return taken
+        selected = object.__new__(_Sorted)
+        selected.alpha, selected.order, selected.x = self.alpha, self.order[channels], self.x[channels]
+        selected.lines = [line.take(channels) for line in self.lines]
+        selected.ties = self.ties.take(channels) if self.ties else None
+        return selected
 
     def sort(self, values: Floats) -> Floats:
         """Values (C, n) in the order of the component."""
@@ -198,7 +198,7 @@ class _Sorted:
         return self._level(self.lines[line].fit(values, self.x * values))
 
     def _level(self, values: Floats) -> Floats:
-        """One value for rows that tie in x."""
+        """The mean value for rows with equal x."""
         return self.ties.level(values) if self.ties else values
 
     def _best_span(self, residuals: list[Floats]) -> Floats:
@@ -225,7 +225,7 @@ def _blend(fits: list[Floats], span: Floats) -> Floats:
 
 
 def _quartile_distance(x: Floats) -> Floats:
-    """Distance (C,) of the quartiles of sorted rows, moved outwards together until it is positive."""
+    """Distance (C,) between the quartiles of sorted rows; where it is 0, both move outwards until it is positive."""
     rows = x.shape[1]
     low = rows // 4 - 1
     high = 3 * (rows // 4) - 1
@@ -233,14 +233,14 @@ def _quartile_distance(x: Floats) -> Floats:
     flat = np.flatnonzero(distance <= 0)
     if len(flat):
         steps = np.arange(rows)
-        apart = x[flat][:, np.minimum(high + steps, rows - 1)] - x[flat][:, np.maximum(low - steps, 0)]
-        distance[flat] = apart[np.arange(len(flat)), np.argmax(apart > 0, axis=1)]
+        distances = x[flat][:, np.minimum(high + steps, rows - 1)] - x[flat][:, np.maximum(low - steps, 0)]
+        distance[flat] = distances[np.arange(len(flat)), np.argmax(distances > 0, axis=1)]
     return np.asarray(distance)
 
 
 @dataclass(frozen=True, eq=False)
 class _Ties:
-    """First and last row (C, n) of the run of equal abscissae that each row belongs to."""
+    """For each row, the first and last row (C, n) with the same abscissa."""
 
     first: Index
     last: Index
@@ -248,19 +248,19 @@ class _Ties:
     @staticmethod
     def of(x: Floats) -> _Ties | None:
         rows = x.shape[1]
-        new = np.ones(x.shape, dtype=bool)
-        new[:, 1:] = x[:, 1:] > x[:, :-1]
-        if new.all():
+        begins = np.ones(x.shape, dtype=bool)
+        begins[:, 1:] = x[:, 1:] > x[:, :-1]
+        if begins.all():
             return None
-        places = np.arange(rows)
-        first = np.maximum.accumulate(np.where(new, places, 0), axis=1)
-        ends = np.ones_like(new)
-        ends[:, :-1] = new[:, 1:]
-        last = np.minimum.accumulate(np.where(ends, places, rows)[:, ::-1], axis=1)[:, ::-1]
+        positions = np.arange(rows)
+        first = np.maximum.accumulate(np.where(begins, positions, 0), axis=1)
+        is_last = np.ones_like(begins)
+        is_last[:, :-1] = begins[:, 1:]
+        last = np.minimum.accumulate(np.where(is_last, positions, rows)[:, ::-1], axis=1)[:, ::-1]
         return _Ties(first, np.ascontiguousarray(last))
 
-    def take(self, kept: Index) -> _Ties:
-        return _Ties(self.first[kept], self.last[kept])
+    def take(self, channels: Index) -> _Ties:
+        return _Ties(self.first[channels], self.last[channels])
 
     def level(self, values: Floats) -> Floats:
         total = np.zeros((values.shape[0], values.shape[1] + 1))
@@ -271,7 +271,7 @@ class _Ties:
 
 
 class _Block:
-    """ACE of some channels in step; channels that have settled leave."""
+    """ACE of some channels together; channels that have converged are dropped."""
 
     def __init__(self, components: list[Floats], response: _Sorted) -> None:
         channels, rows = components[0].shape
@@ -295,41 +295,41 @@ class _Block:
             squared = np.where(moving, 1.0 - np.square(theta - phi.sum(axis=0)).mean(axis=1), squared)
             self.squared[active] = squared
             recent[:, number % SETTLED] = squared
-            going = moving & (recent.max(axis=1) - recent.min(axis=1) > TOLERANCE)
-            if not going.any():
+            unsettled = moving & (recent.max(axis=1) - recent.min(axis=1) > TOLERANCE)
+            if not unsettled.any():
                 return
-            kept = np.flatnonzero(going)
-            if len(kept) < len(active):
-                active, recent, x = active[kept], recent[kept], [one.take(kept) for one in x]
+            remaining = np.flatnonzero(unsettled)
+            if len(remaining) < len(active):
+                active, recent, x = active[remaining], recent[remaining], [component.take(remaining) for component in x]
 
     def _backfit(self, x: list[_Sorted], theta: Floats, phi: Floats, squared: Floats) -> tuple[Floats, Floats]:
-        """Updates the phi in turn, for fixed theta, until r^2 gains no more than the tolerance in a round."""
+        """Updates each phi in turn, for fixed theta, until a round improves r^2 by no more than the tolerance."""
         phi, squared = phi.copy(), squared.copy()
         active = np.arange(len(theta))
-        rest = theta - phi.sum(axis=0)
+        residual = theta - phi.sum(axis=0)
         for _ in range(MAX_ITERATIONS):
-            before = squared[active]
+            previous = squared[active]
             for index, component in enumerate(x):
-                aim = component.sort(rest[active] + phi[index, active])
+                aim = component.sort(residual[active] + phi[index, active])
                 fit = component.smooth(aim)
                 fit -= fit.mean(axis=1, keepdims=True)
-                left = aim - fit
-                r_squared = 1.0 - np.square(left).mean(axis=1)
+                fit_residual = aim - fit
+                r_squared = 1.0 - np.square(fit_residual).mean(axis=1)
                 better = r_squared > squared[active]
                 changed = active[better]
                 squared[changed] = r_squared[better]
                 phi[index, changed] = component.unsort(fit)[better]
-                rest[changed] = component.unsort(left)[better]
-            going = squared[active] - before > TOLERANCE
-            if len(x) == 1 or not going.any():
+                residual[changed] = component.unsort(fit_residual)[better]
+            improving = squared[active] - previous > TOLERANCE
+            if len(x) == 1 or not improving.any():
                 break
-            kept = np.flatnonzero(going)
-            if len(kept) < len(active):
-                active, x = active[kept], [component.take(kept) for component in x]
+            remaining = np.flatnonzero(improving)
+            if len(remaining) < len(active):
+                active, x = active[remaining], [component.take(remaining) for component in x]
         return phi, squared
 
     def _respond(self, phi: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """theta as the standardised smooth of the sum of the phi over y, and whether it varies."""
+        """theta: the sum of the phi, smoothed over y and standardised; and whether it varies."""
         fit = self.y.smooth(self.y.sort(phi.sum(axis=0)))
         fit -= fit.mean(axis=1, keepdims=True)
         variance = np.square(fit).mean(axis=1, keepdims=True)
@@ -339,7 +339,7 @@ class _Block:
 
 
 def _regression(x: Floats, y: Floats) -> Floats:
-    """Start: the linear regression of y (C, n) on x (p, C, n), as its terms (p, C, n)."""
+    """The start: the terms (p, C, n) of the linear regression of y (C, n) on x (p, C, n)."""
     by_channel = x.transpose(1, 0, 2)
     products = by_channel @ by_channel.transpose(0, 2, 1)
     slopes = np.linalg.pinv(products, rcond=1e-10, hermitian=True) @ (by_channel @ y[:, :, None])

@@ -1,11 +1,11 @@
-"""Codes and hat functions: the integers that every sum of this package is made of.
+"""Codes and hat functions: the integers in all sums of this package.
 
 Pure maths on tensors: no I/O, no Ray, no knowledge of layers or images.
 
 A value x between knots t_j and t_j+1 has the position u = j + (x - t_j) / (t_j+1 - t_j), clamped to [0, K-1].
-Its code is the integer round(S u) with S = 255 // (K-1): one uint8. A code c = j S + r puts the integer
-weight S - r on the hat function of knot j and r on that of knot j+1, so the K weights of a code always sum
-to S and a straight line in x stays in the span of the basis.
+Its code is the integer round(S u) with S = 255 // (K-1): one uint8. A code c = j S + r puts the integer weight S - r on
+the hat function of knot j, and r on that of knot j+1. So the K weights of a code always sum to S, and a straight line
+in x is in the span of the basis.
 """
 
 from __future__ import annotations
@@ -21,28 +21,27 @@ from pcace_dist.errors import StatisticsError
 
 MIN_KNOTS = 3
 MAX_KNOTS = 65
-_TILE = 1 << 18  # values encoded at a time: the working set stays in the processor's cache
+_TILE = 1 << 18  # values encoded at a time: the working set stays in the CPU's cache
 _RESOLUTION = 1e-6  # knots closer than this share of the range count as equal
 
 
 def unit_scale(knots: int) -> int:
-    """S, the integer weight that one row spreads over two neighbouring hats: 255 // (knots - 1)."""
+    """S, the total integer weight of one row on two neighbouring hats: 255 // (knots - 1)."""
     if not MIN_KNOTS <= knots <= MAX_KNOTS:
         raise StatisticsError(f"statistics.knots: {knots} is not between {MIN_KNOTS} and {MAX_KNOTS}")
     return 255 // (knots - 1)
 
 
 def top_code(knots: int) -> int:
-    """The largest code, that of the last knot: (knots - 1) * S."""
+    """The largest code, which belongs to the last knot: (knots - 1) * S."""
     return (knots - 1) * unit_scale(knots)
 
 
 def encode(values: Tensor, knots: Tensor) -> Tensor:
     """Codes of `values` (n, ...) on strictly increasing `knots` (..., K), for all rows: uint8 (n, ...).
 
-    u is summed over the K-1 intervals, each clamped to [0, 1], so that no search and no branch depends on the
-    value; values outside the knots get the end codes. NaN is not allowed (rows with NaN are set aside
-    before).
+    u is a sum over the K-1 intervals, each term clamped to [0, 1], so that no search and no branch depends on the
+    value. Values outside the knots get the end codes. NaN is not allowed (rows with NaN are set aside before).
     """
     scale = unit_scale(knots.shape[-1])
     out = torch.empty(values.shape, dtype=torch.uint8, device=values.device)
@@ -57,25 +56,25 @@ def encode(values: Tensor, knots: Tensor) -> Tensor:
 
 def _intervals(knots: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Left ends (K-1, ...) and reciprocal widths (K-1, ...) of the knot intervals."""
-    moved = knots.to(dtype).movedim(-1, 0)
-    return moved[:-1].contiguous(), (1.0 / (moved[1:] - moved[:-1])).contiguous()
+    knots_first = knots.to(dtype).movedim(-1, 0)
+    return knots_first[:-1].contiguous(), (1.0 / (knots_first[1:] - knots_first[:-1])).contiguous()
 
 
 def _positions(values: Tensor, lower: Tensor, inverse: Tensor, scale: int) -> Tensor:
     total = torch.zeros(values.shape, dtype=values.dtype, device=values.device)
-    part = torch.empty_like(total)
-    for left, factor in zip(lower.unbind(0), inverse.unbind(0), strict=True):
-        torch.sub(values, left, out=part)
-        total.add_(part.mul_(factor).clamp_(0.0, 1.0))
+    term = torch.empty_like(total)
+    for lower_end, factor in zip(lower.unbind(0), inverse.unbind(0), strict=True):
+        torch.sub(values, lower_end, out=term)
+        total.add_(term.mul_(factor).clamp_(0.0, 1.0))
     return total.mul_(scale).round_()
 
 
 def choose_knots(values: Tensor, knots: int) -> Tensor:
     """Knots of each column of `values` (n, m): (m, knots), strictly increasing, same dtype.
 
-    Uniform quantiles, from the smallest to the largest value; every knot is a value of the sample. Where
-    values tie, an atom keeps one knot and the spare knots halve the fullest intervals. With fewer distinct
-    values than knots, they are the knots, and the rest lie beyond the maximum at the mean spacing.
+    The knots are uniform quantiles, from the smallest to the largest value; every knot is a value of the sample. Where
+    values tie, an atom gets one knot, and the other knots halve the fullest intervals. With fewer distinct values than
+    knots, all of these are knots, and the other knots lie beyond the maximum at the mean spacing.
     """
     unit_scale(knots)
     if values.shape[0] == 0:
@@ -86,10 +85,10 @@ def choose_knots(values: Tensor, knots: int) -> Tensor:
     resolution = _resolution(ordered)
     tied = ((result[:, 1:] - result[:, :-1]) <= resolution.unsqueeze(1)).any(dim=1)
     for column in tied.nonzero().flatten().tolist():
-        chosen = _knots_with_ties(
+        column_knots = _knots_with_ties(
             ordered[column].double().cpu().numpy(), knots, float(resolution[column]), picks.numpy()
         )
-        result[column] = torch.from_numpy(chosen).to(result)
+        result[column] = torch.from_numpy(column_knots).to(result)
     return result
 
 
@@ -103,7 +102,7 @@ def _resolution(ordered: Tensor) -> Tensor:
 def _knots_with_ties(
     ordered: npt.NDArray[np.float64], knots: int, resolution: float, picks: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """The slow path of `choose_knots` for one sorted column."""
+    """`choose_knots` for one sorted column with ties."""
     distinct, level = _levels(ordered, resolution)
     if len(distinct) <= knots:
         return _pad(distinct, knots)
@@ -111,8 +110,8 @@ def _knots_with_ties(
     inner = np.concatenate([[0], np.cumsum(counts)])  # rows below each level
     chosen = sorted(set(level[picks].tolist()))
     while len(chosen) < knots:
-        between = [inner[b] - inner[a + 1] for a, b in pairwise(chosen)]
-        fullest = int(np.argmax(between))
+        rows_between = [inner[b] - inner[a + 1] for a, b in pairwise(chosen)]
+        fullest = int(np.argmax(rows_between))
         a, b = chosen[fullest], chosen[fullest + 1]
         middle = (inner[a + 1] + inner[b]) / 2
         split = int(np.clip(np.searchsorted(inner, middle, side="right") - 1, a + 1, b - 1))
@@ -133,7 +132,7 @@ def _levels(
 
 
 def _pad(distinct: npt.NDArray[np.float64], knots: int) -> npt.NDArray[np.float64]:
-    last = float(distinct[-1])
-    spacing = (last - float(distinct[0])) / (len(distinct) - 1) if len(distinct) > 1 else max(1.0, abs(last))
-    beyond = last + spacing * np.arange(1, knots - len(distinct) + 1)
+    largest = float(distinct[-1])
+    spacing = (largest - float(distinct[0])) / (len(distinct) - 1) if len(distinct) > 1 else max(1.0, abs(largest))
+    beyond = largest + spacing * np.arange(1, knots - len(distinct) + 1)
     return np.concatenate([distinct, beyond])

@@ -1,9 +1,9 @@
-"""Channels-last maps times the axes, in a compiled loop: PyTorch has no operation that multiplies them where they lie.
+"""Multiplies channels-last maps by the axes in a compiled loop: PyTorch has no operation for this without a copy.
 
-Pure: tensors in, tensors out. Every channel's sum goes over its positions in one fixed order, with one rounding for
-each product and sum (FMA), so its bits depend neither on the rows beside it nor on how wide the processor's vectors
-are. Compiled by Numba when it is first used, for processors only; where Numba is missing, `able` says no and the maps
-are turned round instead (maps.py).
+Pure: tensors in, tensors out. Every channel is summed over its positions in one fixed order, with one rounding for each
+product and sum (FMA). So its bits depend neither on other rows nor on the width of the CPU's vectors. Numba compiles
+the loop when it is first used, for CPUs only. Without Numba, `supports` is False and the maps are transposed instead
+(maps.py).
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 
-TILE = 64  # positions that are summed on their own before they are added to the rest; the bits depend on it
-FEWEST_CHANNELS = 64  # below, vectors are half empty, and turning is as fast
-FEWEST_VALUES = 50_000  # of one image's map; below, the gain does not pay for loading the compiler
+TILE = 64  # positions that are summed separately before they are added to the total; the bits depend on it
+FEWEST_CHANNELS = 64  # with fewer, vectors are half empty, and transposing is as fast
+FEWEST_VALUES = 50_000  # in one image's map; with fewer, the gain is less than the time to load the compiler
 _BITS = {torch.bfloat16: (torch.int16, np.uint16, 16), torch.float32: (torch.int32, np.uint32, 0)}
 
 
 def version() -> str:
-    """What compiles the loop, for the numeric class; "none" where there is nothing."""
-    if not _there():
+    """The compiler of the loop, for the numeric class; "none" where there is none."""
+    if not _has_numba():
         return "none"
     from importlib.metadata import version as installed
 
     return f"numba {installed('numba')}"
 
 
-def large(channels: int, positions: int) -> bool:
+def is_large(channels: int, positions: int) -> bool:
     """Whether a layer is large enough for the loop, and the loop can be compiled."""
-    return channels >= FEWEST_CHANNELS and positions > 1 and channels * positions >= FEWEST_VALUES and _there()
+    return channels >= FEWEST_CHANNELS and positions > 1 and channels * positions >= FEWEST_VALUES and _has_numba()
 
 
-def able(maps: Tensor) -> bool:
-    """Whether maps (B, C, D) are for the loop: of a large layer, channels-last on a processor, in float32 or bfloat16.
-    Does not depend on how many rows there are."""
-    if maps.device.type != "cpu" or maps.dtype not in _BITS or not large(*maps.shape[1:]):
+def supports(maps: Tensor) -> bool:
+    """Whether the loop takes maps (B, C, D): a large layer, channels-last on a CPU, in float32 or bfloat16. Does not
+    depend on the number of rows."""
+    if maps.device.type != "cpu" or maps.dtype not in _BITS or not is_large(*maps.shape[1:]):
         return False
     return maps.stride(2) != 1 and maps.transpose(1, 2).is_contiguous()
 
 
 def axes_of(weights: Tensor) -> Tensor:
-    """A plan's weights (C, D, p) as `products` takes them: (D, p, C), contiguous; a view where they lie so already."""
+    """A plan's weights (C, D, p) in the layout for `project`: (D, p, C), contiguous; a view where possible."""
     return weights.permute(1, 2, 0).contiguous()
 
 
-def products(maps: Tensor, axes: Tensor) -> Tensor:
-    """Sums over the positions of maps (B, C, D) times axes (D, p, C), and last of the maps alone: float32 (B, p+1, C).
+def project(maps: Tensor, axes: Tensor) -> Tensor:
+    """Sums over the positions of maps (B, C, D) times axes (D, p, C), then of the maps alone: float32 (B, p+1, C).
 
-    Works with as many threads as torch's own operations. Only for maps that `able` accepts.
+    Uses as many threads as torch's own operations. Only for maps that `supports` accepts.
     """
     stored, bits, shift = _BITS[maps.dtype]
     values = maps.transpose(1, 2).view(stored).numpy().view(bits)  # (B, D, C)
@@ -67,13 +67,13 @@ def products(maps: Tensor, axes: Tensor) -> Tensor:
     if threads == 1:
         loop(values, shift, weights, out, TILE)
     else:
-        parts = [slice(len(maps) * i // threads, len(maps) * (i + 1) // threads) for i in range(threads)]
-        list(_pool(threads).map(lambda part: loop(values[part], shift, weights, out[part], TILE), parts))
+        slices = [slice(len(maps) * i // threads, len(maps) * (i + 1) // threads) for i in range(threads)]
+        list(_pool(threads).map(lambda rows: loop(values[rows], shift, weights, out[rows], TILE), slices))
     return sums
 
 
 @lru_cache(maxsize=1)
-def _there() -> bool:
+def _has_numba() -> bool:
     return sys.byteorder == "little" and find_spec("numba") is not None
 
 
@@ -84,9 +84,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 @lru_cache(maxsize=1)
 def _compiled() -> Callable[..., None]:
-    """The loop as machine code; kept on disk where there is a place for it, so that it is compiled once."""
+    """The loop as machine code; cached on disk where possible, so that it is compiled once."""
     try:
-        import numba  # here: a third of a second, and where maps are never channels-last nobody needs it
+        import numba  # imported here: it takes a third of a second, and only channels-last maps need it
     except ImportError as error:
         raise StatisticsError(f"numba is installed, but cannot be imported: {error}; install it anew") from error
 
@@ -98,9 +98,9 @@ def _compiled() -> Callable[..., None]:
 
 
 def _loop(maps: np.ndarray, shift: int, axes: np.ndarray, out: np.ndarray, tile: int) -> None:
-    """out (B, p+1, C), zeros before, from the bits of maps (B, D, C), which become float32's when shifted up.
+    """Adds to out (B, p+1, C), which holds zeros, from the bits of maps (B, D, C); shifted up, these are float32.
 
-    A tile's axes stay in the second cache for all images. Written for the compiler: only loops over channels without
+    A tile's axes stay in the L2 cache for all images. Written for the compiler: only loops over channels without
     offsets become vector instructions.
     """
     images, positions, channels = maps.shape

@@ -1,15 +1,15 @@
-"""Which rows to show: per channel those with the largest mean activation, and a uniform sample of all rows.
+"""Which rows to show: for each channel those with the largest mean activation, and a uniform sample of all rows.
 
-Pure tensors and arrays: no I/O, no Ray, no images; a row is known by its reference. Two accumulators in the manner of
-Gram (update, merge). Guarantee of both: the state depends on the set of rows alone, not on their order, on how they
-were split into updates, attempts and workers, or on the machine, because
+Pure tensors and arrays: no I/O, no Ray, no images; a row is identified by its reference. Two accumulators like Gram
+(update, merge). Guarantee of both: the state depends only on the set of rows. It does not depend on their order, on
+the split into updates, attempts and workers, or on the machine, because
 
-- rows are compared by integers, the fixed-point means of the plan, and ties are decided by `RowRefs.order`;
-- the sample is the bottom-k sample of the rows' keys, a hash of file and row: the rows with the smallest keys of a
+- rows are compared by integers, the fixed-point means of the plan, and `RowRefs.order` decides ties;
+- the sample is the bottom-k sample by the rows' keys, a hash of file and row: the rows with the smallest keys of a
   union are among the smallest of its parts (Cohen & Kaplan 2007, Summarizing data using bottom-k sketches).
 
-Size: TopRows holds at most k rows per channel, RowSample at most `size` rows; both keep as many again, at most, that
-wait to be sorted in.
+Size: TopRows holds at most k rows for each channel, RowSample at most `size` rows. In both, at most as many again wait
+to be sorted in.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from pcace_dist.statistics.plan import LayerCodes, Plan
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 TOP = 16  # rows of a channel
-SAMPLE_ROWS = (512, 4096)  # least and most rows of the sample; in between, as many as fit into
+SAMPLE_ROWS = (512, 4096)  # least and most rows of the sample; in between, as many as fit into SAMPLE_BYTES
 SAMPLE_BYTES = 4 << 20
-_WAITING_ROWS = 1024  # rows that wait until they are sorted in,
-_WAITING_MEANS = 1 << 22  # or fewer, where there are many channels
-_RANKED_AT_A_TIME = 1 << 19  # means, which become 64 bits each meanwhile
+_WAITING_ROWS = 1024  # so many rows wait before they are sorted in,
+_WAITING_MEANS = 1 << 22  # or fewer rows, where there are many channels
+_RANKED_AT_A_TIME = 1 << 19  # means, each in 64 bits meanwhile
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's step
-_POSITION_BITS = 32  # of a priority: mean above, place in the order of ties below
+_POSITION_BITS = 32  # lower bits of a priority: the position in the order of ties; above them: the mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +60,9 @@ class RowRefs:
 
     @staticmethod
     def of(files: Sequence[str], row_groups: Sequence[int], rows: Sequence[int]) -> RowRefs:
-        """References from one entry per row."""
+        """References from lists with one entry for each row."""
         names = tuple(sorted(set(files)))
-        index = {name: place for place, name in enumerate(names)}
+        index = {name: position for position, name in enumerate(names)}
         file, row_group, row = (
             np.array(column, np.int64) for column in ([index[name] for name in files], row_groups, rows)
         )
@@ -73,7 +73,7 @@ class RowRefs:
         return RowRefs.of((), (), ())
 
     def take(self, rows: Integers) -> RowRefs:
-        """Some of the rows, in the order asked for; files that none of them needs are dropped."""
+        """Some of the rows, in the given order; files without rows are dropped."""
         file = self.file[rows]
         used = np.unique(file)
         return RowRefs(
@@ -88,7 +88,7 @@ class RowRefs:
     def cat(parts: Sequence[RowRefs]) -> RowRefs:
         """Rows of several parts, one after the other."""
         names = tuple(sorted({name for part in parts for name in part.files}))
-        index = {name: place for place, name in enumerate(names)}
+        index = {name: position for position, name in enumerate(names)}
         moved = [np.array([index[name] for name in part.files], np.int64)[part.file] for part in parts]
         return RowRefs(
             names,
@@ -100,14 +100,14 @@ class RowRefs:
         )
 
     def order(self) -> Integers:
-        """The permutation that puts rows in the order of their keys, then of file name and row."""
+        """The permutation that sorts rows by key, then by file name and row."""
         return np.lexsort((self.row, self.file, self.key)).astype(np.int64)
 
 
 def row_keys(names: Sequence[str], file: Integers, row: Integers) -> Integers:
     """Keys int64 (n,): a row-th output of splitmix64 (Steele, Lea & Flood 2014), seeded by blake2b of the file name.
 
-    Uniform over the rows of all files, and the same wherever the row is seen.
+    They are uniform over the rows of all files, and the same on every worker.
     """
     seeds = [int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") for name in names]
     with np.errstate(over="ignore"):
@@ -121,8 +121,8 @@ def row_keys(names: Sequence[str], file: Integers, row: Integers) -> Integers:
 class TopRows:
     """For each of the plan's channels the `top` rows with the largest mean of the map, on the plan's grid.
 
-    Of rows with the same mean those that come first in `RowRefs.order` are kept: of a dead channel, therefore, the
-    same arbitrary rows in every run.
+    Of rows with the same mean, those that are first in `RowRefs.order` are kept. So a dead channel has the same
+    arbitrary rows in every run.
     """
 
     def __init__(self, channels: Mapping[str, int], top: int = TOP) -> None:
@@ -163,21 +163,21 @@ class TopRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, about."""
+        """Bytes of the state, approximately."""
         waiting = sum(2 * means.numel() for means, _ in self._waiting)
         return 6 * self._means.numel() + 32 * len(self._refs) + waiting
 
     def layer(self, name: str) -> tuple[Tensor, Tensor]:
-        """Means int16 (m, C), largest first, and rows int64 (m, C) as places in `refs`; m is `top` or fewer."""
+        """Means int16 (m, C), largest first, and rows int64 (m, C) as indices into `refs`; m is `top` or fewer."""
         self._settle()
         names = list(self.channels)
-        start = sum(self.channels[other] for other in names[: names.index(name)])
-        part = slice(start, start + self.channels[name])
-        return self._means[:, part], self._index[:, part]
+        start = sum(self.channels[name_before] for name_before in names[: names.index(name)])
+        columns = slice(start, start + self.channels[name])
+        return self._means[:, columns], self._index[:, columns]
 
     @property
     def refs(self) -> RowRefs:
-        """The rows that some channel holds, in their order."""
+        """The rows of all channels, in `RowRefs.order`."""
         self._settle()
         return self._refs
 
@@ -209,32 +209,32 @@ class TopRows:
             self._settle()
 
     def _settle(self) -> None:
-        """Sort in what waits: the best of the new rows first, then those against what is held."""
+        """Sort in the waiting rows: first find the best of them, then combine these with the state."""
         if not self._waiting:
             return
         means = torch.cat([part for part, _ in self._waiting])
         refs = RowRefs.cat([part for _, part in self._waiting])
         self._waiting = []
         order = refs.order()
-        taken = torch.from_numpy(order)
-        best, places = _largest(means[taken], torch.arange(len(refs)).unsqueeze(1), self.top)
-        self._combine(best, taken[places], refs)
+        in_order = torch.from_numpy(order)
+        best, places = _largest(means[in_order], torch.arange(len(refs)).unsqueeze(1), self.top)
+        self._combine(best, in_order[places], refs)
 
     def _combine(self, means: Tensor, index: Tensor, refs: RowRefs) -> None:
-        """The one place where what is held changes. means, index: (m, all channels), index into refs."""
-        joined = RowRefs.cat([self._refs, refs])
-        every = torch.cat([self._index, index + len(self._refs)])
-        order = joined.order()
-        place = torch.empty(len(order), dtype=torch.int64)
-        place[torch.from_numpy(order)] = torch.arange(len(order))
-        best, kept = _largest(torch.cat([self._means, means]), place[every], self.top)
-        used, numbers = torch.unique(kept, return_inverse=True)
+        """The only place where the state changes. means, index: (m, all channels); index: into refs."""
+        all_refs = RowRefs.cat([self._refs, refs])
+        all_indices = torch.cat([self._index, index + len(self._refs)])
+        order = all_refs.order()
+        position_of = torch.empty(len(order), dtype=torch.int64)
+        position_of[torch.from_numpy(order)] = torch.arange(len(order))
+        best, kept_positions = _largest(torch.cat([self._means, means]), position_of[all_indices], self.top)
+        used_positions, numbers = torch.unique(kept_positions, return_inverse=True)
         self._means, self._index = best, numbers
-        self._refs = joined.take(order[used.numpy()])
+        self._refs = all_refs.take(order[used_positions.numpy()])
 
 
 def _largest(means: Tensor, places: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Of means int16 (m, C) the largest, of equal ones those with the smallest place; both (top or m, C).
+    """The largest of means int16 (m, C), of equal ones those with the smallest place, and their places: (top or m, C).
 
     places: int64 (m, C) or (m, 1), different within a column.
     """
@@ -243,18 +243,18 @@ def _largest(means: Tensor, places: Tensor, top: int) -> tuple[Tensor, Tensor]:
     chosen = torch.empty((count, means.shape[1]), dtype=torch.int64)
     step = max(1, _RANKED_AT_A_TIME // max(1, len(means)))
     for first in range(0, means.shape[1], step):
-        part = slice(first, first + step)
-        own = places if places.shape[1] == 1 else places[:, part]
-        priority = (means[:, part].to(torch.int64) << _POSITION_BITS).sub_(own)
+        columns = slice(first, first + step)
+        column_places = places if places.shape[1] == 1 else places[:, columns]
+        priority = (means[:, columns].to(torch.int64) << _POSITION_BITS).sub_(column_places)
         largest = priority.topk(count, dim=0).values
-        best[:, part] = level = (largest + ((1 << _POSITION_BITS) - 1)) >> _POSITION_BITS
-        chosen[:, part] = (level << _POSITION_BITS) - largest
+        best[:, columns] = level = (largest + ((1 << _POSITION_BITS) - 1)) >> _POSITION_BITS
+        chosen[:, columns] = (level << _POSITION_BITS) - largest
     return best, chosen
 
 
 @dataclass(frozen=True, eq=False)
 class SampledRows:
-    """Rows with everything that is kept of them: what RowSample gives and takes.
+    """Rows with all their data, as RowSample takes and returns them.
 
     refs: n; codes: LayerCodes of every layer (n, ...); shared: folds, target codes, fixed-point targets; groups: n
     values of group_by (None without one); labels: n class indices or None.
@@ -274,7 +274,7 @@ class SampledRows:
         return sum(part.nbytes for part in self.codes.values()) + 64 * len(self)
 
     def take(self, rows: Integers) -> SampledRows:
-        """Some of the rows, in the order asked for."""
+        """Some of the rows, in the given order."""
         index = torch.from_numpy(rows)
         return SampledRows(
             self.refs.take(rows),
@@ -286,8 +286,8 @@ class SampledRows:
 
     @staticmethod
     def first(parts: Sequence[SampledRows], count: int) -> SampledRows:
-        """The `count` rows of one or more parts that come first in `RowRefs.order`, in that order; all where there are
-        fewer. Layer by layer, so that all of them are never there twice."""
+        """The first `count` rows of all parts in `RowRefs.order`; all rows where there are fewer. Copied layer by
+        layer, so that not all layers are in memory twice."""
         refs = RowRefs.cat([part.refs for part in parts])
         order = refs.order()[:count]
         index = torch.from_numpy(order)
@@ -303,7 +303,7 @@ class SampledRows:
 
 
 def _kept(codes: LayerCodes) -> LayerCodes:
-    """A copy that stays: in pages of its own."""
+    """A copy in pages of its own, to be kept for long."""
     return LayerCodes(pages.copied(codes.codes), pages.copied(codes.means))
 
 
@@ -322,9 +322,9 @@ class RowSample:
     def update(self, rows: SampledRows) -> RowSample:
         """Add rows."""
         if self._held:
-            full = self._held[0]
-            if len(full) >= self.size:  # nothing above the largest key that is held has a chance
-                rows = rows.take(np.flatnonzero(rows.refs.key <= full.refs.key.max()).astype(np.int64))
+            sample = self._held[0]
+            if len(sample) >= self.size:  # rows above the largest key of the sample cannot get in
+                rows = rows.take(np.flatnonzero(rows.refs.key <= sample.refs.key.max()).astype(np.int64))
         if len(rows):
             self._held.append(rows)
         if sum(len(part) for part in self._held) >= 2 * self.size:
@@ -342,7 +342,7 @@ class RowSample:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, about."""
+        """Bytes of the state, approximately."""
         return sum(part.nbytes for part in self._held)
 
     def rows(self) -> SampledRows | None:
@@ -356,6 +356,6 @@ class RowSample:
 
 
 def sample_size(plan: Plan) -> int:
-    """Rows of the sample: a function of the plan alone. 512; more, up to 4,096, where the channels are few."""
+    """Rows of the sample, a function of the plan alone: 512, or more, up to 4,096, where there are few channels."""
     least, most = SAMPLE_ROWS
     return max(least, min(most, SAMPLE_BYTES // row_bytes(plan)))

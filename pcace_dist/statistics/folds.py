@@ -1,7 +1,7 @@
 """Which jackknife fold a row belongs to: a hash of the image's bytes, or of the value of `fold_by`.
 
-Pure: no I/O, no Ray. The fold depends on content alone (blake2b, never Python's salted hash), so that it is
-the same for any sharding, worker or run, and so that duplicates of an image stay together.
+Pure: no I/O, no Ray. The fold depends on content alone (blake2b, never Python's salted hash). So it is the same for any
+sharding, worker or run, and duplicates of an image are in one fold.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def key_of_bytes(data: bytes | bytearray | memoryview) -> int:
 def key_of_value(value: object) -> int:
     """The fold key of a row from its value in the `fold_by` column; equal values share it.
 
-    The type is part of the hash, widths are not: 3 as int8 and as int64 are one value, 3 and "3" are two.
+    The type is part of the hash, its width is not: 3 as int8 and as int64 are the same value, 3 and "3" are not.
     """
     return key_of_bytes(_canonical(value))
 

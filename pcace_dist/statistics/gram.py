@@ -1,9 +1,9 @@
-"""Gram: the one statistic that everything rests on. Integer sums over rows, per channel, target and fold.
+"""Gram: the statistic behind all scores. Integer sums over rows, for each channel, target and fold.
 
 Pure tensors: no I/O, no Ray. Guarantee: the state is a function of the multiset of rows alone. Any order, any
-partition into updates, any grouping of merges gives the same bits, because every addend is an integer, every
-product is exact (chunks short enough for float32's 2^24, proven by a self-test on the device), and sums widen
-from int32 to int64 before they could overflow.
+partition into updates, any grouping of merges gives the same bits, because every addend is an integer, every product is
+exact (chunks are short enough for float32's 2^24, and a self-test on the device proves it), and sums are widened from
+int32 to int64 before they could overflow.
 
 With z = [hats of y | hats of x_1 | ... | hats of x_p] (basis.py), the state holds the distinct entries of
 the sums of z z^T: x-x packed (the diagonal blocks are tridiagonal and symmetric), x-y, y-y; and the
@@ -28,8 +28,8 @@ from pcace_dist.statistics.products import Index, packed_size, products
 
 FORMAT_VERSION: Final = 1
 MAX_ROWS: Final = (2**63 - 1) // GRID**2  # beyond this the fixed-point squares could leave int64
-_ROWS_AT_A_TIME = 1 << 14  # at most, of what is added up besides products,
-_CODES_AT_A_TIME = 1 << 20  # and so many codes, which become floats meanwhile
+_ROWS_AT_A_TIME = 1 << 14  # at most so many rows are added at a time to the sums that are no products,
+_CODES_AT_A_TIME = 1 << 20  # and at most so many codes, which are converted to floats
 _CHANNEL_AXIS = {"xx": 0, "xy": 1, "mean_sum": 0, "mean_square": 0, "mean_target": 1, "clamped": 0}
 _PRODUCTS = ("xx", "xy")  # int32 while every fold stays under `narrow_limit` rows
 
@@ -42,7 +42,7 @@ def narrow_limit(knots: int) -> int:
 def _ends(codes: Tensor, top: int) -> Tensor:
     """Number of rows (...,) whose code (n, ...) is 0 or `top`; exact for n * 255 < 2^24.
 
-    Sums of bytes that are clamped to the last step at either end: several times faster than comparisons.
+    Computed from sums of clamped bytes, which is several times faster than comparisons.
     """
     every = torch.ones(len(codes), device=codes.device)
     above = every @ codes.clamp(max=1).flatten(1).float()
@@ -51,7 +51,7 @@ def _ends(codes: Tensor, top: int) -> Tensor:
 
 
 def _place(name: str, channels: slice) -> Index:
-    """Where some channels lie in a part of the state; all of it where channels share it."""
+    """The index of some channels in a tensor of the state; everything, where channels share the tensor."""
     return (slice(None),) * _CHANNEL_AXIS[name] + (channels,) if name in _CHANNEL_AXIS else ()
 
 
@@ -84,7 +84,7 @@ class Gram:
             for name, shape in self._shapes().items()
         }
 
-    # What it is
+    # State
     # ------------------------------------------------------------------------------------------------
 
     @property
@@ -138,11 +138,11 @@ class Gram:
         channels: int, components: int, targets: int, knots: int, folds: int, dtype: torch.dtype = torch.int32
     ) -> int:
         """Size in bytes of such a Gram with x-x and x-y sums of `dtype`."""
-        wide = channels * folds * (packed_size(components, knots) + targets * components * knots**2)
-        rest = folds + targets * folds * knots**2 + channels * (2 + targets + components) + 2 * targets
-        return wide * dtype.itemsize + rest * 8
+        product_sums = channels * folds * (packed_size(components, knots) + targets * components * knots**2)
+        other_sums = folds + targets * folds * knots**2 + channels * (2 + targets + components) + 2 * targets
+        return product_sums * dtype.itemsize + other_sums * 8
 
-    # What is done to it
+    # Operations
     # ----------------------------------------------------------------------------------------
 
     def update(
@@ -159,8 +159,9 @@ class Gram:
 
         codes: uint8 (n, C, p); means: int16 (n, C); target_codes: uint8 (n, T); target_fixed: int16 (n, T);
         folds: integers (n,) in [0, F).
-        With `channels` [start, stop) codes and means are those of some of the channels. The same rows must then follow
-        for all others, those that begin at 0 first: with them goes what all channels share.
+        With `channels` [start, stop), codes and means are those of some channels. The same rows must then be added for
+        all other channels too. The block that begins at 0 must be the first: with it, the sums that all channels share
+        are updated.
         """
         block = slice(0, self.channels) if channels is None else channels
         fold_of_row = torch.as_tensor(folds).to(device=codes.device, dtype=torch.int64)
@@ -193,39 +194,38 @@ class Gram:
     def select(self, channels: slice) -> Gram:
         """A copy of some of the channels."""
         count = len(range(*channels.indices(self.channels)))
-        result = Gram(**{**self.sizes, "channels": count}, device="meta")  # no sums that the copies would replace
+        selected = Gram(**{**self.sizes, "channels": count}, device="meta")  # no sums that the copies would replace
         for name, tensor in self._state.items():
-            result._state[name] = tensor[_place(name, channels)].clone()
-        return result
+            selected._state[name] = tensor[_place(name, channels)].clone()
+        return selected
 
     def select_targets(self, targets: slice) -> Gram:
         """A copy with some of the targets."""
         axis = ("xy", "yy", "mean_target", "target_sum", "target_square")
         count = len(range(*targets.indices(self.targets)))
-        result = Gram(**{**self.sizes, "targets": count}, device="meta")
+        selected = Gram(**{**self.sizes, "targets": count}, device="meta")
         for name, tensor in self._state.items():
-            result._state[name] = (tensor[targets] if name in axis else tensor).clone()
-        return result
+            selected._state[name] = (tensor[targets] if name in axis else tensor).clone()
+        return selected
 
     def copy(self) -> Gram:
         return self.select(slice(None))
 
     def to(self, device: torch.device | str) -> Gram:
         """A copy on `device`."""
-        result = self.copy()
-        result._state = {name: tensor.to(device) for name, tensor in result._state.items()}
-        return result
+        moved = self.copy()
+        moved._state = {name: tensor.to(device) for name, tensor in moved._state.items()}
+        return moved
 
-    # How it travels
+    # Serialisation
     # --------------------------------------------------------------------------------------------
 
     def _take(self, state: Mapping[str, Tensor]) -> None:
-        """Replaces the state by tensors that are now this Gram's own. StatisticsError for missing or unexpected names,
-        shapes or dtypes."""
+        """Makes these tensors the state. StatisticsError for missing or unexpected names, shapes or dtypes."""
         shapes = self._shapes()
         if set(state) != set(shapes):
-            odd = ", ".join(sorted(set(state) ^ set(shapes)))
-            raise StatisticsError(f"Gram state: missing or unexpected: {odd}")
+            differing = ", ".join(sorted(set(state) ^ set(shapes)))
+            raise StatisticsError(f"Gram state: missing or unexpected: {differing}")
         for name, tensor in state.items():
             allowed = (torch.int32, torch.int64) if name in _PRODUCTS else (torch.int64,)
             if tuple(tensor.shape) != shapes[name] or tensor.dtype not in allowed:
@@ -251,7 +251,7 @@ class Gram:
         result._take(tensors)
         return result
 
-    # Where the arithmetic is
+    # Arithmetic
     # -----------------------------------------------------------------------------------
 
     def _add(
@@ -263,8 +263,8 @@ class Gram:
         folds: Tensor | None = None,
         channels: slice = slice(None),
     ) -> None:
-        """The one place where sums grow: `where` among those of some channels; with `folds`, of some folds (the last
-        axis but one)."""
+        """The only place where sums change. channels, where: the entries to add to; folds: only these folds (on the
+        last axis but one)."""
         target = self._state[name][_place(name, channels)][where]
         addend = values.to(device=target.device, dtype=target.dtype)
         if folds is None:
@@ -273,20 +273,20 @@ class Gram:
             target.index_add_(-2, folds.to(target.device), addend)
 
     def _make_room(self, more: Tensor) -> None:
-        """Widens to int64 before `more` rows (F,) could overflow int32; refuses what would overflow int64."""
+        """Widens to int64 before `more` rows (F,) could overflow int32. StatisticsError where int64 would overflow."""
         rows = self._state["rows"] + more
         if int(rows.sum()) > MAX_ROWS:
             raise StatisticsError(f"more than {MAX_ROWS} rows in one Gram; rank fewer rows")
         self._set_width(rows)
 
     def _set_width(self, rows: Tensor) -> None:
-        """The dtype of the sums is a function of the rows, so that equal content has equal bits."""
+        """Set the dtype of the sums: a function of the rows, so that equal content has equal bits."""
         wide = self.folds > 0 and int(rows.max()) > narrow_limit(self.knots)
         for name in _PRODUCTS:
             self._state[name] = pages.converted(self._state[name], torch.int64 if wide else torch.int32)
 
     def _moments(self, codes: Tensor, means: Tensor, target_fixed: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """What rows add to the sums that know no folds: state's name, integers."""
+        """The addends of rows to the sums without folds: name in the state, integers."""
         yield "clamped", _ends(codes, basis.top_code(self.knots))
         m, t = means.double(), target_fixed.double()  # products are exact: below 2^28 each, 2^53 in all
         yield "mean_sum", m.sum(dim=0)
@@ -299,14 +299,14 @@ class Gram:
         self, codes: Tensor, means: Tensor, target_codes: Tensor, target_fixed: Tensor, folds: Tensor, channels: int
     ) -> None:
         n = int(codes.shape[0])
-        wanted = {
+        expected = {
             "codes": (codes, torch.uint8, (n, channels, self.components)),
             "means": (means, torch.int16, (n, channels)),
             "target_codes": (target_codes, torch.uint8, (n, self.targets)),
             "target_fixed": (target_fixed, torch.int16, (n, self.targets)),
             "folds": (folds, torch.int64, (n,)),
         }
-        for name, (tensor, dtype, shape) in wanted.items():
+        for name, (tensor, dtype, shape) in expected.items():
             if tuple(tensor.shape) != shape or tensor.dtype != dtype:
                 raise StatisticsError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {dtype} {shape} is due")
         if n == 0:

@@ -1,6 +1,6 @@
-"""The statistic alone, on tensors in memory: the entry point for a notebook. No I/O, no Ray.
+"""The statistic for tensors in memory: the entry point for a notebook. No I/O, no Ray.
 
-The same arithmetic as a run, with all rows as the pilot.
+The same arithmetic as in a run whose pilot has all rows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def maximal_correlation(
     """Maximal correlation of every channel's maps with the target, bias-corrected, with 95 % intervals.
 
     maps: (n, C, ...) activation maps, or (n, C); target: (n,). Both finite.
-    fold_ids: integers (n,), rows with equal values share a jackknife fold; without them rows are dealt to
+    fold_ids: integers (n,); rows with equal values are in one jackknife fold. Without them, rows are assigned to
     `folds` folds at random (seeded). StatisticsError for NaN, infinite values or shapes that do not fit.
     """
     values = torch.as_tensor(maps)
@@ -65,21 +65,21 @@ def maximal_correlation(
     for first in range(0, flat.shape[1], _BLOCK):
         layer = plan.layers[0].block(slice(first, first + _BLOCK))
         gram = Gram(layer.channels, components, 1, knots, folds)
-        own = layer.encode(*layer.project(flat[:, first : first + _BLOCK].cpu()))
-        gram.update(own.codes, own.means, codes, fixed, fold_of_row)
+        block_codes = layer.encode(*layer.project(flat[:, first : first + _BLOCK].cpu()))
+        gram.update(block_codes.codes, block_codes.means, codes, fixed, fold_of_row)
         blocks += score_channels(gram, layer, plan.targets, penalty=penalty)
     return ChannelScores.cat(blocks)
 
 
 def _fold_of_row(n: int, folds: int, fold_ids: Tensor | npt.NDArray[Any] | None) -> npt.NDArray[np.int64]:
     if fold_ids is None:
-        dealt: npt.NDArray[np.int64] = np.random.default_rng(0).permutation(n) % folds
-        return dealt
+        fold_of_label: npt.NDArray[np.int64] = np.random.default_rng(0).permutation(n) % folds
+        return fold_of_label
     ids = torch.as_tensor(fold_ids).cpu().numpy()
     if ids.shape != (n,):
         raise StatisticsError(f"fold_ids: shape {ids.shape} where ({n},) is due")
     labels, numbers = np.unique(ids, return_inverse=True)
-    # few values are folds themselves; many are dealt to the folds
-    many = len(labels) > folds
-    dealt = np.random.default_rng(0).permutation(len(labels)) if many else np.arange(len(labels))
-    return np.asarray((dealt % folds)[numbers], dtype=np.int64)
+    # a few values are folds themselves; many values are assigned to folds at random
+    are_many = len(labels) > folds
+    fold_of_label = np.random.default_rng(0).permutation(len(labels)) if are_many else np.arange(len(labels))
+    return np.asarray((fold_of_label % folds)[numbers], dtype=np.int64)

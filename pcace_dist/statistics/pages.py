@@ -1,8 +1,8 @@
-"""Memory of its own for what stays: large tensors that leave no holes between the maps of the batches.
+"""Large long-lived tensors in memory mappings of their own, so that they do not fragment the memory of the batches.
 
-A worker keeps what it frees for the next batch (worker.allocator). Sums and codes that are laid between those maps
-would break that memory up, and the next maps would need more of it: measured, 221 MiB for 41 MiB of codes. Pages that
-are mapped for one tensor go back to the system with it, and count only once they are written to.
+A worker keeps freed memory for the next batch (worker.allocator). Sums and codes between the maps of the batches would
+fragment that memory, and the next maps would need more of it: measured, 221 MiB for 41 MiB of codes. Pages that are
+mapped for one tensor are returned to the system with it, and take memory only when they are written to.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEAST_BYTES = 1 << 16  # smaller tensors are not worth a mapping
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """Zeros; on a CPU in pages of their own from LEAST_BYTES on, which take no memory until they are written to."""
+    """Zeros. On a CPU, from LEAST_BYTES on, they have pages of their own, which take memory only when written to."""
     size = math.prod(shape) * dtype.itemsize
     if torch.device(device).type != "cpu" or size < LEAST_BYTES or not hasattr(mmap, "MAP_ANONYMOUS"):
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -30,7 +30,7 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str
 
 
 def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same integers as `dtype`: itself where it is that already, else in pages of its own."""
+    """The same integers as `dtype`: the tensor itself where it has that dtype, else a copy in pages of its own."""
     if tensor.dtype == dtype or tensor.device.type == "meta":
         return tensor.to(dtype)
     return zeros(tuple(tensor.shape), dtype, tensor.device).copy_(tensor)

@@ -1,12 +1,12 @@
 """Principal axes of every channel of a layer, from passes over the pilot.
 
-Pure: maps come in as tensors, batch by batch; the activations are never held. No I/O, no Ray.
+Pure: maps come in as tensors, batch by batch; activations are not stored. No I/O, no Ray.
 
 Pixels are centred and scaled ("pixel": sqrt(sd^2 + mean over the map of sd^2), "standard": sd, "none": 1).
-Where the D x D covariance matrices of a layer's channels are small, they are summed in one pass and the axes
-are exact. Else the axes come from streaming subspace iteration: a block of p + 5 vectors, one application of
-the covariance a pass, Rayleigh-Ritz at the end (Halko, Martinsson & Tropp 2011; Stewart 1969). Passes are
-repeated until no p-dimensional subspace moves by a degree (12 at least, unless it already moves less than a quarter).
+Where the D x D covariance matrices of a layer's channels are small, they are summed in one pass, and the axes are
+exact. Else the axes come from streaming subspace iteration: a block of p + 5 vectors, one application of the covariance
+in each pass, Rayleigh-Ritz at the end (Halko, Martinsson & Tropp 2011; Stewart 1969). Passes are repeated until no
+p-dimensional subspace moves by a degree; there are at least 12, unless all move by less than a quarter of a degree.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ OVERSAMPLING = 5
 MIN_ITERATIONS = 12
 MAX_ITERATIONS = 40
 TOLERANCE = 1.0  # degrees
-COVARIANCE_BYTES = 256 << 20  # a layer's covariance matrices may take this much, all layers' together four times it
+COVARIANCE_BYTES = 256 << 20  # limit of a layer's covariance matrices; those of all layers may take four times this
 _DIRECT_PIXELS = 256  # up to here a full eigen-decomposition is cheaper than iterating: at 14 x 14 by more than half
 _COPY_BYTES = 32 << 20
-_NOISE = 1e-6  # relative size of rounding noise: what varies less is constant
+_NOISE = 1e-6  # relative size of rounding noise: pixels that vary less are constant
 
 Axes: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -51,7 +51,8 @@ class AxesFinder(Protocol):
 
 
 class Moments:
-    """Means and variances of every pixel, float64, from one pass; sums are taken about a first guess of the mean."""
+    """Means and variances of every pixel, float64, from one pass. Sums are of deviations from a first guess of the
+    mean."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -59,7 +60,7 @@ class Moments:
         self._sum = self._square = torch.empty(0)
 
     def shifted(self, maps: Tensor) -> Tensor:
-        """A copy of maps (B, C, D) minus the guess, float32; its sums are added."""
+        """Maps (B, C, D) minus the guess, float32, a copy; also adds it to the sums."""
         if self._shift is None:
             self._shift = maps.float().mean(dim=0)
             self._sum = torch.zeros_like(self._shift, dtype=torch.float64)
@@ -82,7 +83,7 @@ class Moments:
         return self._shift.double() + self.excess
 
     def variance(self) -> Tensor:
-        """float64 (C, D); exactly 0 where a pixel moves by no more than rounding noise, or its square overflows."""
+        """float64 (C, D); exactly 0 where a pixel varies by no more than rounding noise, or its square overflows."""
         variance = (self._square / self.rows - self.excess.square()).clamp_(min=0)
         noise = (_NOISE * self.mean()).square()
         sound = (variance > noise) & torch.isfinite(self._square)
@@ -90,7 +91,7 @@ class Moments:
 
 
 def pixel_scale(variance: Tensor, scale: str) -> Tensor:
-    """What each pixel is divided by, from the pixels' variances (C, D); never 0."""
+    """The divisor of each pixel, from the pixels' variances (C, D); never 0."""
     if scale == "pixel":
         result = (variance + variance.mean(dim=1, keepdim=True)).sqrt()
     elif scale == "standard":
@@ -129,8 +130,8 @@ class CovarianceAxes:
         covariance -= excess.unsqueeze(2) * excess.unsqueeze(1)
         moving = (variance > 0) / scale
         covariance *= moving.float().unsqueeze(2) * moving.float().unsqueeze(1)
-        still = variance == 0
-        covariance.masked_fill_(still.unsqueeze(2) | still.unsqueeze(1), 0.0)  # also where a square overflowed
+        constant = variance == 0
+        covariance.masked_fill_(constant.unsqueeze(2) | constant.unsqueeze(1), 0.0)  # or a square overflowed
         width = min(self._components, covariance.shape[1])
         values, vectors = _leading(covariance, width)
         total = (variance / scale.square()).sum(dim=1)
@@ -140,7 +141,7 @@ class CovarianceAxes:
 class SubspaceIteration:
     """Axes by repeated passes: the first sums the moments, each later one applies the covariance to a block.
 
-    State is (C, D, p+5) whatever the number of rows. The start is seeded, the signs are deterministic.
+    The state is (C, D, p+5) for any number of rows. The start is seeded, and signs are deterministic.
     """
 
     def __init__(self, channels: int, pixels: int, components: int, scale: str) -> None:
@@ -183,7 +184,7 @@ class SubspaceIteration:
         self._sums = torch.zeros_like(self._offsets)
 
     def _iterate(self) -> None:
-        """One application of the covariance is complete: Rayleigh-Ritz, angle to the last subspace, next block."""
+        """After one application of the covariance: Rayleigh-Ritz, the angle to the last subspace, the next block."""
         moving = ((self._moments.variance() > 0) / self._scale).float().unsqueeze(2)
         image = (self._image - self._mean.float().unsqueeze(2) * self._sums) * moving / self._moments.rows
         inner = torch.bmm(self._block.transpose(1, 2), image).double()
@@ -218,7 +219,7 @@ def largest_angle(old: Tensor, new: Tensor, live: Tensor) -> float:
 
 
 def finish_axes(values: Tensor, vectors: Tensor, total: Tensor, mean: Tensor, scale: Tensor, components: int) -> Axes:
-    """Eigenvalues (C, w) and axes (C, D, w) of the scaled pixels as weights, offsets, live, explained.
+    """Weights, offsets, live and explained from eigenvalues (C, w) and axes (C, D, w) of the scaled pixels.
 
     Signs: the entry of largest absolute value is positive. Components without variance have zero weights.
     """
@@ -267,15 +268,15 @@ def _row_tiles(maps: Tensor) -> tuple[Tensor, ...]:
 
 
 def choose_finders(batch: Mapping[str, Tensor], components: int, scale: str) -> dict[str, AxesFinder]:
-    """One pass with covariance matrices for the layers where they are small, smallest first; iteration elsewhere."""
+    """A finder for each layer: covariance matrices (one pass) where they are small, smallest first; else iteration."""
     finders: dict[str, AxesFinder] = {}
-    left = 4 * COVARIANCE_BYTES
+    available = 4 * COVARIANCE_BYTES
     for name in sorted(batch, key=lambda name: (batch[name].shape[1] * batch[name].shape[2] ** 2, name)):
         _, channels, pixels = batch[name].shape
         size = 4 * channels * pixels * pixels
-        if size <= min(left, COVARIANCE_BYTES):
+        if size <= min(available, COVARIANCE_BYTES):
             finders[name] = CovarianceAxes(channels, pixels, components, scale)
-            left -= size
+            available -= size
         else:
             finders[name] = SubspaceIteration(channels, pixels, components, scale)
     return finders

@@ -119,7 +119,7 @@ class LayerPlan:
 
     def with_projection_layout(self) -> LayerPlan:
         """The same plan with its weights in memory as `project` multiplies by them: they are held once, not twice."""
-        if self.weights.device.type == "cpu" and channels_last.large(self.channels, self.pixels):
+        if self.weights.device.type == "cpu" and channels_last.is_large(self.channels, self.pixels):
             return replace(self, weights=self._axes.permute(2, 0, 1))
         result = replace(self, weights=self._rows[:, :-1].transpose(1, 2))
         result.__dict__["_rows"] = self._rows
@@ -140,8 +140,8 @@ class LayerPlan:
         shape = (maps.shape[0], self.channels)
         components = torch.empty((*shape, self.components), dtype=torch.float32, device=maps.device)
         means = torch.empty(shape, dtype=torch.float32, device=maps.device)
-        if channels_last.able(maps):
-            sums = channels_last.products(maps, self._axes)  # (B, p+1, C)
+        if channels_last.supports(maps):
+            sums = channels_last.project(maps, self._axes)  # (B, p+1, C)
             torch.sub(sums[:, :-1].transpose(1, 2), self.offsets, out=components)
             return components, torch.div(sums[:, -1], self.pixels, out=means)
         for channels, part in by_channel(maps):

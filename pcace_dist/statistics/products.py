@@ -1,8 +1,8 @@
 """Products of hat weights, summed over the rows of each fold: the integers that a Gram adds up.
 
-Pure tensors: no I/O, no Ray. Guarantee: every sum is exact. Bytes are multiplied into int32 where the processor has
-instructions for it (AMX, VNNI) and folds are long; floats elsewhere, in chunks short enough for their 2^24. Either way
-is proven by a self-test on the device before it is used, and both give the same integers.
+Pure tensors: no I/O, no Ray. Guarantee: every sum is exact. Where the CPU has the instructions (AMX, VNNI) and folds
+are long, bytes are multiplied into int32; elsewhere floats are multiplied, in chunks short enough for their 2^24. Both
+methods must pass a self-test on the device before use, and both give the same integers.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pcace_dist.statistics import basis
 Index: TypeAlias = "tuple[slice | int, ...]"
 
 STEP_ROWS = 4096  # rows that are multiplied at a time
-FLOAT_ROWS = 1024  # of one fold, as floats
-BYTES_FROM = 128  # rows of a fold, on average, from which bytes are faster than floats
-_TILE = {"cpu": 1 << 19}  # hats of one tile of channels: small enough for the processor's cache
-_TILE_DEVICE = 1 << 27  # elsewhere: large products, 512 MiB of floats
+FLOAT_ROWS = 1024  # rows of one fold that are multiplied at a time as floats
+BYTES_FROM = 128  # with at least so many rows in a fold, on average, bytes are faster than floats
+_TILE = {"cpu": 1 << 19}  # hats of one tile of channels: small enough for the CPU's cache
+_TILE_DEVICE = 1 << 27  # on other devices: large products, 512 MiB of floats
 
 
 def chunk_limit(knots: int, bits: int = 24) -> int:
@@ -38,7 +38,7 @@ def chunk_limit(knots: int, bits: int = 24) -> int:
 def packed_index(components: int, knots: int) -> tuple[Tensor, Tensor]:
     """Row and column in the (pK x pK) matrix of every packed x-x entry.
 
-    Per component the diagonal and the first off-diagonal (a code touches two neighbouring hats), then the
+    First, for each component, the diagonal and the first off-diagonal (a code touches two neighbouring hats); then the
     full K x K block of every pair of components.
     """
     rows: list[int] = []
@@ -55,7 +55,8 @@ def packed_index(components: int, knots: int) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=64)
 def unpack_index(components: int, knots: int) -> Tensor:
-    """Packed position of every entry of the (pK x pK) matrix, int64; the number of packed entries where it is 0."""
+    """Packed position of every entry of the (pK x pK) matrix, int64; for entries that are always 0, the number of
+    packed entries."""
     rows, columns = packed_index(components, knots)
     size = components * knots
     index = torch.full((size, size), len(rows), dtype=torch.int64)
@@ -72,7 +73,7 @@ def packed_size(components: int, knots: int) -> int:
 def hats(codes: Tensor, knots: int) -> Tensor:
     """Integer hat weights of codes (..., n): uint8 (..., knots, n).
 
-    Made of bytes, which are quick to go over: how far a code has come into each interval, then the differences.
+    Computed in bytes, which is fast: first how far a code reaches into each interval, then the differences.
     """
     scale = basis.unit_scale(knots)
     out = torch.empty((*codes.shape[:-1], knots, codes.shape[-1]), dtype=torch.uint8, device=codes.device)
@@ -84,7 +85,7 @@ def hats(codes: Tensor, knots: int) -> Tensor:
     return out
 
 
-# -- which products are exact
+# -- self-tests
 
 
 @lru_cache(maxsize=16)
@@ -103,17 +104,16 @@ def _product_dtype(device: str, _precision: str) -> torch.dtype:
 
 
 def exactness_self_test(device: torch.device | str) -> torch.dtype:
-    """The float type in which this device's products of our integers are exact, by trying the worst case.
+    """The float type in which this device's products of our integers are exact, found by trying the worst case.
 
-    float32 where nothing rounds (no TF32 or bfloat16 inside), float64 as a fallback; StatisticsError if
-    neither is.
+    float32 where nothing is rounded (no TF32 or bfloat16 inside), else float64; StatisticsError if neither is exact.
     """
     return _product_dtype(str(torch.device(device)), torch.get_float32_matmul_precision())
 
 
 @lru_cache(maxsize=1)
 def byte_products() -> bool:
-    """Whether this processor has instructions for products of bytes, and they are exact: by trying the worst case."""
+    """Whether this CPU has instructions for products of bytes, and they are exact in the worst case."""
     able = torch.cpu.get_capabilities()
     if not (able.get("amx_int8") or able.get("avx512_vnni")):
         return False
@@ -133,8 +133,8 @@ def byte_products() -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Addend:
-    """What some rows of some folds add to one of a Gram's sums: its name, the place in it, and integers whose last axis
-    but one is that of the folds."""
+    """An addend to one of a Gram's sums, from some rows of some folds: the sum's name, the place in it, and integers
+    whose last axis but one is the folds."""
 
     name: str
     where: Index
@@ -149,16 +149,16 @@ def products(
 
     codes: uint8 (n, C, p); target_codes: uint8 (n, T); folds: int64 (n,) with counts[f] rows in fold f.
     """
-    used = sum(count > 0 for count in counts)
-    by_bytes = codes.device.type == "cpu" and len(codes) >= BYTES_FROM * used and byte_products()
-    kind = _Bytes if by_bytes else _Floats
+    used_folds = sum(count > 0 for count in counts)
+    by_bytes = codes.device.type == "cpu" and len(codes) >= BYTES_FROM * used_folds and byte_products()
+    product_class = _Bytes if by_bytes else _Floats
     for step in _steps(folds, counts, STEP_ROWS if by_bytes else min(chunk_limit(knots), FLOAT_ROWS)):
-        yield from kind(step, codes, target_codes, knots).addends(shared=shared)
+        yield from product_class(step, codes, target_codes, knots).addends(shared=shared)
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """Rows that are multiplied at a time, fold after fold: counts[i] rows of folds[i]."""
+    """Rows that are multiplied together, fold after fold: counts[i] rows of folds[i]."""
 
     folds: Tensor
     counts: list[int]
@@ -166,17 +166,17 @@ class _Step:
 
 
 def _steps(folds: Tensor, counts: list[int], longest: int) -> Iterator[_Step]:
-    """All rows, at most `longest` of a fold at a time; short folds together."""
+    """Steps over all rows, with at most `longest` rows of a fold in each; short folds share a step."""
     order = torch.argsort(folds)
     starts = [0, *accumulate(counts)]
-    pieces = [
+    fold_parts = [
         (fold, order[starts[fold] + first : starts[fold] + min(count, first + longest)])
         for fold, count in enumerate(counts)
         for first in range(0, count, longest)
     ]
     waiting: list[tuple[int, Tensor]] = []
     width = 0
-    for fold, rows in [*pieces, (-1, order[:0])]:
+    for fold, rows in [*fold_parts, (-1, order[:0])]:
         width = max(width, len(rows))
         if waiting and (fold < 0 or width * (len(waiting) + 1) > STEP_ROWS):
             index = torch.tensor([number for number, _ in waiting], device=folds.device)
@@ -186,7 +186,7 @@ def _steps(folds: Tensor, counts: list[int], longest: int) -> Iterator[_Step]:
 
 
 class _Products:
-    """The products of one step. Channels go tile by tile, so that what is in hand stays in the processor's cache."""
+    """The products of one step. Channels are processed in tiles, so that the working set stays in the CPU's cache."""
 
     def __init__(self, step: _Step, codes: Tensor, target_codes: Tensor, knots: int) -> None:
         self._step = step
@@ -217,7 +217,7 @@ class _Products:
         return (slice(first, min(first + step, self._channels)) for first in range(0, self._channels, step))
 
     def _rows(self) -> Tensor:
-        """Index (n,) of the rows in the order in which they are held."""
+        """Index (n,) of the rows in the order of this layout."""
         raise NotImplementedError
 
     def _hats(self, codes: Tensor) -> Tensor:
@@ -257,15 +257,15 @@ class _Floats(_Products):
         return torch.bmm(y, y.mT).reshape(-1, self._targets, self._knots**2).transpose(0, 1)
 
     def _x_x(self, x: Tensor, channels: int) -> Tensor:
-        each = x.reshape(len(x) * channels, -1, x.shape[2])
-        return torch.bmm(each, each.mT).reshape(len(x), channels, each.shape[1], -1).transpose(0, 1)
+        by_channel = x.reshape(len(x) * channels, -1, x.shape[2])
+        return torch.bmm(by_channel, by_channel.mT).reshape(len(x), channels, by_channel.shape[1], -1).transpose(0, 1)
 
     def _x_y(self, x: Tensor) -> Tensor:
         return torch.bmm(x, self._y.mT)
 
 
 class _Bytes(_Products):
-    """Weights as bytes (m K, n), fold after fold: a product for each channel and fold."""
+    """Weights as bytes (m K, n), fold after fold: one product for each channel and fold."""
 
     def _rows(self) -> Tensor:
         ends = list(accumulate(self._step.counts))
@@ -285,18 +285,18 @@ class _Bytes(_Products):
         return torch.stack([torch._int_mm(x[:, part], self._y[:, part].T) for part in self._parts])
 
     def _by_matrix(self, weights: Tensor, matrices: int) -> Tensor:
-        """Sums (m, f, k, k) of each of m matrices (k, n) with itself."""
-        each = weights.reshape(matrices, -1, weights.shape[1])
-        out = torch.empty((matrices, len(self._parts), each.shape[1], each.shape[1]), dtype=torch.int32)
-        for matrix, sums in zip(each, out, strict=True):
-            for part, place in zip(self._parts, sums, strict=True):
+        """Sums (m, f, k, k) of the products of each of m matrices (k, n) with itself."""
+        stacked = weights.reshape(matrices, -1, weights.shape[1])
+        out = torch.empty((matrices, len(self._parts), stacked.shape[1], stacked.shape[1]), dtype=torch.int32)
+        for matrix, sums in zip(stacked, out, strict=True):
+            for part, fold_sums in zip(self._parts, sums, strict=True):
                 rows = matrix[:, part]
-                torch._int_mm(rows, rows.T, out=place)
+                torch._int_mm(rows, rows.T, out=fold_sums)
         return out
 
 
 def _pick(sums: Tensor, places: Tensor) -> Tensor:
-    """Some entries of the last axis; with numpy's take where it can, which is faster than torch's."""
+    """Some entries of the last axis; on a CPU with numpy's take, which is faster than torch's."""
     if sums.device.type != "cpu":
         return sums.index_select(sums.dim() - 1, places)
     return torch.from_numpy(np.take(sums.numpy(), places.numpy(), axis=sums.dim() - 1, mode="clip"))

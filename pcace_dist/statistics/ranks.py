@@ -1,13 +1,13 @@
 """Ranks of channels and their intervals. Pure: no I/O, no Ray.
 
-Channels are ranked by the unclipped score_squared. Intervals: for every channel, all its differences with
-the other channels are tested at once (max-t), after Mogstad, Romano, Shaikh & Wilhelm (2024, "Inference for
-Ranks"): rank_low = 1 + number of channels significantly better, rank_high = C - number significantly worse.
-Each channel's interval covers its rank with probability 95 % (marginally, not for all channels at once).
+Channels are ranked by the unclipped score_squared. Intervals: for every channel, all its differences with the other
+channels are tested at once (max-t), after Mogstad, Romano, Shaikh & Wilhelm (2024, "Inference for Ranks"): rank_low =
+1 + number of channels significantly better, rank_high = C - number significantly worse. Each channel's interval covers
+its rank with probability 95 % (marginally, not for all channels at once).
 
-The critical value comes from sign flips of the fold residuals, studentised anew each time: 16 folds have
-heavy tails that a Gaussian multiplier would miss. Above MAX_FLIPPED channels it is the Sidak t quantile,
-which is some 5 % wider.
+The critical value comes from sign flips of the fold residuals, which are studentised again after each flip: with 16
+folds the tails are heavy, and a Gaussian multiplier would miss this. Above MAX_FLIPPED channels it is the Sidak t
+quantile, with which intervals are some 5 % wider.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ LEVEL = 0.95
 FLIPS = 999
 MAX_FLIPPED = 1024
 _CHUNK_BYTES = 16 << 20
-_TILE = 16  # channels: their pairs' flips stay in the processor's cache
-_TINY = 1e-12  # a difference of r^2 this small is rounding, not a difference
+_TILE = 16  # channels: the flips of their pairs stay in the CPU's cache
+_TINY = 1e-12  # smaller differences of r^2 are rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,28 +48,28 @@ def rank_channels(score_squared: Floats, pseudo: Floats, ok: npt.NDArray[np.bool
     """Ranks of the channels that are ok, by score_squared descending; ties keep the order of the input.
 
     score_squared: float64 (C,); pseudo: float64 (C, F) as ChannelScores.pseudo, NaN columns for empty folds.
-    Deterministic (seeded flips). Memory is bounded whatever the number of channels.
+    Deterministic (seeded flips). Memory is bounded for any number of channels.
     """
     result = Ranks(*(np.zeros(len(score_squared), dtype=np.int32) for _ in range(3)))
-    places = np.flatnonzero(ok)
-    if not len(places):
+    ranked = np.flatnonzero(ok)
+    if not len(ranked):
         return result
-    scores = score_squared[places]
+    scores = score_squared[ranked]
     order = np.argsort(-scores, kind="stable")
-    result.rank[places[order]] = np.arange(1, len(places) + 1, dtype=np.int32)
-    residuals = pseudo[places] - scores[:, None]
+    result.rank[ranked[order]] = np.arange(1, len(ranked) + 1, dtype=np.int32)
+    residuals = pseudo[ranked] - scores[:, None]
     residuals = residuals[:, np.isfinite(residuals).all(axis=0)]
     with one_thread():
         better, worse = _significant(scores, residuals, level)
-    result.low[places] = 1 + better
-    result.high[places] = len(places) - worse
+    result.low[ranked] = 1 + better
+    result.high[ranked] = len(ranked) - worse
     return result
 
 
 def _significant(
     scores: Floats, residuals: Floats, level: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Number of channels significantly better and worse than each, (C,) both."""
+    """For each channel, the number of channels significantly better and significantly worse: (C,) each."""
     count, folds = residuals.shape
     better, worse = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
     if count < 2 or folds < 2:
@@ -80,11 +80,11 @@ def _significant(
     step = max(1, _CHUNK_BYTES // (8 * count))
     for start in range(0, count, step):
         block = slice(start, start + step)
-        both = norms[block].unsqueeze(1) + norms
-        squares = torch.clamp(both - 2 * residual[block] @ residual.T, min=_TINY * both, max=None)
-        apart = estimate - estimate[block].unsqueeze(1)
-        t = apart * (folds * (folds - 1) / squares.clamp(min=1e-300)).sqrt()
-        t[apart.abs() <= _TINY] = 0.0
+        norm_sums = norms[block].unsqueeze(1) + norms
+        squares = torch.clamp(norm_sums - 2 * residual[block] @ residual.T, min=_TINY * norm_sums, max=None)
+        differences = estimate - estimate[block].unsqueeze(1)
+        t = differences * (folds * (folds - 1) / squares.clamp(min=1e-300)).sqrt()
+        t[differences.abs() <= _TINY] = 0.0
         better[block] = (t > critical[block]).sum(dim=1).numpy()
         worse[block] = (t < -critical[block]).sum(dim=1).numpy()
     return better, worse
@@ -93,22 +93,22 @@ def _significant(
 def _critical(residuals: Tensor, level: float) -> Tensor:
     """Critical values (C,) of the largest |t| of each channel against all others; residuals: (C, F).
 
-    A flip leaves the sum of squares q of a difference as it is, so |t| grows with u = |sum of flipped| / sqrt(q), and t
+    A flip does not change the sum of squares q of a difference. So |t| grows with u = |sum of flipped| / sqrt(q), and t
     follows from u: t = u sqrt(F - 1) / sqrt(F - u^2).
     """
     count, folds = residuals.shape
     if count > MAX_FLIPPED:
         sidak = stdtrit(folds - 1, 1 - (1 - level ** (1 / (count - 1))) / 2)
         return torch.full((count,), float(sidak), dtype=torch.float64)
-    place = math.ceil(level * FLIPS) - 1
-    u = torch.from_numpy(np.partition(_peaks(residuals).numpy(), place, axis=1)[:, place].copy()).double()
+    quantile = math.ceil(level * FLIPS) - 1
+    u = torch.from_numpy(np.partition(_peaks(residuals).numpy(), quantile, axis=1)[:, quantile].copy()).double()
     return u * math.sqrt(folds - 1) / (folds - u * u).clamp(min=1e-9).sqrt()
 
 
 def _peaks(residuals: Tensor) -> Tensor:
     """Largest u of each channel against all others under every flip: float32 (C, FLIPS).
 
-    Tile by tile of pairs, each pair once: it counts for both of its channels.
+    Pairs are processed in tiles, each pair once: it counts for both of its channels.
     """
     flips = _flips(residuals.shape[1]).T
     peaks = torch.zeros((len(residuals), FLIPS))

@@ -1,8 +1,8 @@
-"""Other knots for rows that are kept as codes. Pure tensors: no I/O, no Ray.
+"""New knots for rows that are kept as codes. Pure tensors: no I/O, no Ray.
 
-A code is a position on its knot axis in steps of 1/S, some 249 levels at 9 knots; so the knots can be chosen anew from
-the codes alone, at quantiles of the rows in question, and every old code has exactly one new code: a table lookup.
-What was beyond the ends of the old knots stays at their ends.
+A code is a position on its knot axis in steps of 1/S, some 249 levels at 9 knots. So new knots can be chosen from the
+codes alone, at quantiles of the given rows. Every old code has exactly one new code: a table lookup. Values beyond the
+ends of the old knots stay at these ends.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, TargetPlan, robust_spread
 
 LEVELS = 256
-QUANTILES = 2048  # points of a histogram that new knots are chosen from
-_ROWS = 4096  # looked up at a time: the index of a lookup takes eight bytes a code
+QUANTILES = 2048  # points of a histogram from which new knots are chosen
+_ROWS = 4096  # looked up at a time: the index of a lookup takes eight bytes for each code
 
 
 def positions(knots: Tensor) -> Tensor:
-    """The value that each code stands for on knots (..., K): (..., 256), same dtype; beyond the end, the end."""
+    """The value of each code on knots (..., K): (..., 256), same dtype; codes beyond the last one get its value."""
     count = knots.shape[-1]
     scale = basis.unit_scale(count)
     codes = torch.arange(LEVELS).clamp(max=basis.top_code(count))
@@ -40,8 +40,8 @@ def histograms(codes: Tensor) -> Tensor:
     counts = torch.zeros(columns * LEVELS, dtype=torch.int64)
     offsets = torch.arange(columns) * LEVELS
     for start in range(0, len(flat), _ROWS):
-        part = flat[start : start + _ROWS].long() + offsets
-        counts += torch.bincount(part.flatten(), minlength=columns * LEVELS)
+        entries = flat[start : start + _ROWS].long() + offsets
+        counts += torch.bincount(entries.flatten(), minlength=columns * LEVELS)
     return counts.reshape(*shape, LEVELS)
 
 
@@ -49,8 +49,8 @@ def knots_of(counts: Tensor, old: Tensor, knots: int) -> tuple[Tensor, Tensor]:
     """New knots (..., knots) at uniform quantiles of rows with these code counts (..., 256) on `old` knots (..., K),
     and the rows' robust spread (...,).
 
-    The spread is what the penalty counts in: on a small part of the old axis, where the old spread is large against the
-    new knots, it would not let a transform bend.
+    The spread is the unit of the penalty. Where the rows cover only a small part of the old axis, the old spread would
+    be too large for the new knots, and the penalty would not let a transform bend.
     """
     shape = counts.shape[:-1]
     flat, values = counts.reshape(-1, LEVELS), positions(old).reshape(-1, LEVELS)
@@ -58,9 +58,9 @@ def knots_of(counts: Tensor, old: Tensor, knots: int) -> tuple[Tensor, Tensor]:
     rows = cumulated[:, -1:]
     points = min(QUANTILES, max(1, int(rows.max())))
     # the middles of equal parts, from the smallest value to the largest
-    at = (torch.linspace(0, 1, points, dtype=torch.float64) * (rows - 1).clamp(min=0)).round_().long()
-    chosen = torch.searchsorted(cumulated, at + 1).clamp(max=LEVELS - 1)
-    sample = values.gather(1, chosen).T.contiguous()
+    row_numbers = (torch.linspace(0, 1, points, dtype=torch.float64) * (rows - 1).clamp(min=0)).round_().long()
+    codes_chosen = torch.searchsorted(cumulated, row_numbers + 1).clamp(max=LEVELS - 1)
+    sample = values.gather(1, codes_chosen).T.contiguous()
     return basis.choose_knots(sample, knots).reshape(*shape, knots), robust_spread(sample).reshape(shape)
 
 
@@ -87,18 +87,18 @@ class Recoding:
 def refit(
     layer: LayerPlan, targets: tuple[TargetPlan, ...], codes: LayerCodes, rows: RowCodes, knots: int
 ) -> tuple[LayerPlan, tuple[TargetPlan, ...], LayerCodes, RowCodes]:
-    """Plan and rows with `knots` knots at quantiles of these rows, and their spread, for channels and targets alike."""
-    new, spread = knots_of(histograms(codes.codes), layer.knots, knots)
-    recoded = LayerCodes(Recoding.between(layer.knots, new)(codes.codes), codes.means)
+    """Plan and rows with `knots` new knots at quantiles of these rows, and with their spread; channels and targets."""
+    layer_knots, layer_spread = knots_of(histograms(codes.codes), layer.knots, knots)
+    recoded = LayerCodes(Recoding.between(layer.knots, layer_knots)(codes.codes), codes.means)
     old_targets = torch.from_numpy(np.stack([target.knots for target in targets]))
     new_targets, target_spread = knots_of(histograms(rows.target_codes), old_targets, knots)
     plans = tuple(
-        replace(target, knots=chosen.numpy(), spread=float(own))
-        for target, chosen, own in zip(targets, new_targets.unbind(0), target_spread, strict=True)
+        replace(target, knots=new_knots.numpy(), spread=float(new_spread))
+        for target, new_knots, new_spread in zip(targets, new_targets.unbind(0), target_spread, strict=True)
     )
     target_codes = Recoding.between(old_targets, new_targets)(rows.target_codes)
     return (
-        replace(layer, knots=new, spread=spread),
+        replace(layer, knots=layer_knots, spread=layer_spread),
         plans,
         recoded,
         RowCodes(rows.folds, target_codes, rows.target_fixed),

@@ -1,6 +1,7 @@
 """Samples: the projected rows themselves, for estimators that need every row (sample-level ACE).
 
-Pure tensors: no I/O, no Ray. Guarantee: `ordered` of the `cat` of any partition of the same rows is the same bits.
+Pure tensors: no I/O, no Ray. Guarantee: for any partition of the same rows, `cat` and then `ordered` give the same
+bits.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ class SampleRows:
         return sum(t.numel() * t.element_size() for t in (self.keys, self.targets, *self.components.values()))
 
     def take(self, rows: Tensor) -> SampleRows:
-        """Some of the rows, in the order asked for."""
+        """Some of the rows, in the given order."""
         components = {name: values[rows] for name, values in self.components.items()}
         return SampleRows(self.keys[rows], self.targets[rows], components)
 
     def ordered(self) -> SampleRows:
-        """The rows in the order of their keys. Raises StatisticsError when a key comes twice."""
+        """The rows sorted by key. Raises StatisticsError where two rows have the same key."""
         keys, order = torch.sort(self.keys)
         if bool((keys[1:] == keys[:-1]).any()):
             raise StatisticsError("samples: a row comes twice")

@@ -3,16 +3,16 @@
 Pure: no I/O, no Ray. The estimand is the maximal correlation over piecewise-linear transforms of the frozen
 plan; the interval is given the plan.
 
-Jackknife on r^2, leaving out a fold at a time. Folds differ in size (a fold is a hash), so the estimate weighs them
-as Busing, Meijer & van der Leeden (1999) do: e = F r^2 - sum over folds of (1 - m_f / n) r^2_f, m_f rows in fold f
-and r^2_f without it. That removes a bias of order 1/n whatever the sizes. The error is the plain one, se^2 =
-(F-1)/F sum (r^2_f - mean)^2, t with F - 1 degrees of freedom: for equal folds both are the same, for unequal ones
-theirs covered up to ten points less in simulations, and the plain estimate was biased downwards. The penalty of every
-replicate is that of all rows, penalty / n: else the bias law breaks.
+Jackknife on r^2, leaving out a fold at a time. Folds differ in size (a fold is a hash), so the estimate weights them
+as Busing, Meijer & van der Leeden (1999) do: e = F r^2 - sum over folds of (1 - m_f / n) r^2_f, with m_f rows in fold f
+and r^2_f without it. This removes a bias of order 1/n for any fold sizes. The error is the plain one, se^2 = (F-1)/F
+sum (r^2_f - mean)^2, t with F - 1 degrees of freedom. For equal folds, both kinds are the same. For unequal folds,
+intervals with their error covered up to ten points less in simulations, and the plain estimate was biased downwards.
+The penalty of every replicate is that of all rows, penalty / n; otherwise the bias does not follow 1/n.
 
-Between channels that are all but independent of the target the plain error misses the noise of the bias correction:
-one of twelve differed significantly from another in 20 % of the samples. The pseudo-values, from which ranks are
-compared, hold it: the variance of their mean is se^2 + (BIAS_ERROR (r^2 - e))^2.
+Between channels that are almost independent of the target, the plain error misses the noise of the bias correction: in
+20 % of the samples, one of twelve such channels differed significantly from another. The pseudo-values, with which
+ranks are computed, include this noise: the variance of their mean is se^2 + (BIAS_ERROR (r^2 - e))^2.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LEVEL = 0.95
 MIN_IMAGES = 50
 MIN_FOLDS = 4
 BIAS_ERROR = 0.25  # standard error of the bias correction relative to it: 0.2 to 0.35 at independence
-_BATCH_BYTES = 4 << 20  # of x-x matrices solved at a time: many enough that calls cost little beside the work
+_BATCH_BYTES = 4 << 20  # of x-x matrices solved at a time: enough that the overhead of calls is small
 _PROBLEMS = 2048  # channels x replicates x targets solved at a time
 _INT64_IMAGES = (2**31 - 1) // GRID  # up to here n^2 GRID^2 stays below 2^62
 
@@ -53,10 +53,11 @@ _INT64_IMAGES = (2**31 - 1) // GRID  # up to here n^2 GRID^2 stays below 2^62
 class ChannelScores:
     """Scores of C channels for one target: arrays (C,), named as the columns of rankings.parquet.
 
-    Finite wherever status is "ok"; NaN elsewhere, except images. pseudo: (C, F), jackknife pseudo-values of r^2: their
-    mean is score_squared (see the module for the standard error of that mean); NaN for empty folds. phi float32
-    (C, p, K) and theta float32 (C, K): the transforms behind score_in_sample on the knots, straight between them and
-    constant beyond the ends. The correlation of theta(y) with the sum of the phi is positive; scales are arbitrary.
+    Finite where status is "ok", else NaN, except images. pseudo: (C, F), jackknife pseudo-values of r^2; their mean is
+    score_squared (the module's docstring has the standard error of this mean); NaN for empty folds. phi float32
+    (C, p, K) and theta float32 (C, K): the values on the knots of the transforms that give score_in_sample; linear
+    between knots, constant beyond the ends. The correlation of theta(y) with the sum of the phi is positive; scales are
+    arbitrary.
     """
 
     images: npt.NDArray[np.int64]
@@ -76,7 +77,7 @@ class ChannelScores:
     theta: npt.NDArray[np.float32]
 
     def without_transforms(self) -> ChannelScores:
-        """The same without phi and theta (both with no entries per channel), which take more room than the rest."""
+        """The same scores without phi and theta (no entries per channel), which take more memory than the rest."""
         none = np.empty((len(self.status), 0), np.float32)
         return replace(self, phi=none, theta=none)
 
@@ -89,7 +90,7 @@ class ChannelScores:
 
 @dataclass(frozen=True, eq=False)
 class Jackknife:
-    """Bias-corrected estimate (C,), standard error (C,), pseudo-values (C, F) about it, F - 1 for the t quantile."""
+    """Bias-corrected estimate (C,), standard error (C,), pseudo-values (C, F), and F - 1 for the t quantile."""
 
     estimate: Floats
     error: Floats
@@ -105,7 +106,7 @@ class Jackknife:
 def jackknife(full: Floats, without: Floats, rows: npt.NDArray[np.int64]) -> Jackknife:
     """Delete-a-fold jackknife. full: (C,); without: (C, F) estimates without each fold; rows: (F,), none empty.
 
-    The pseudo-values' residuals are stretched so that they hold the noise of the bias correction too.
+    The pseudo-values' residuals are stretched so that they include the noise of the bias correction.
     """
     folds = len(rows)
     weights = 1 - rows / rows.sum()
@@ -119,7 +120,8 @@ def jackknife(full: Floats, without: Floats, rows: npt.NDArray[np.int64]) -> Jac
 
 
 def required_images(live: int, knots: int) -> int:
-    """Rows below which a channel with `live` components gets no score: twice the free coefficients, at least 50."""
+    """The least number of rows for a score of a channel with `live` components: twice the free coefficients, at least
+    50."""
     return max(MIN_IMAGES, 2 * (live + 1) * (knots - 1))
 
 
@@ -133,8 +135,8 @@ def score_channels(
 ) -> list[ChannelScores]:
     """Scores of a Gram's channels, one ChannelScores per target.
 
-    layer: the plan of the same channels (`LayerPlan.block` of a larger one). min_images: instead of
-    `required_images`. A channel's result has the same bits whatever other channels are in the Gram.
+    layer: the plan of the same channels (`LayerPlan.block` of a larger one). min_images: replaces `required_images`.
+    The bits of a channel's result do not depend on the other channels in the Gram.
     """
     if (layer.channels, layer.components) != (gram.channels, gram.components):
         raise StatisticsError(
@@ -156,11 +158,11 @@ def score_channels(
     ]
 
 
-def unranked(
+def scores_of_few_rows(
     rows: npt.NDArray[np.int64], layer: LayerPlan, targets: int, *, knots: int, min_images: int | None = None
 ) -> list[ChannelScores] | None:
-    """What `score_channels` says of a Gram with rows[f] rows in fold f if they are too few for a score of any channel,
-    else None: so that such a group need not be added up."""
+    """The result of `score_channels` for a Gram with rows[f] rows in fold f, if these are too few for a score of any
+    channel; else None. So the Gram of such a group need not be computed."""
     status = _status_by_rows(rows, layer, knots, min_images)
     if (status == OK).any():
         return None
@@ -171,8 +173,8 @@ def unranked(
 
 @dataclass(frozen=True, eq=False)
 class ChannelStats:
-    """What a Gram says of its channels whatever the target: mean and variance of the map's mean over the images, and
-    the share of codes at the first or last knot; (C,) each."""
+    """Statistics of a Gram's channels that do not depend on the target: mean and variance of the map's mean over the
+    images, and the share of codes at the first or last knot; (C,) each."""
 
     mean: Floats
     variance: Floats
@@ -186,7 +188,7 @@ class ChannelStats:
 def _scores(
     gram: Gram, stats: ChannelStats | None, index: int, status: npt.NDArray[np.str_], solved: _Replicates | None
 ) -> ChannelScores:
-    """Scores for one target; solved: of the channels that are ok."""
+    """Scores for one target. solved: the replicates of the channels that are ok."""
     images = np.full(gram.channels, gram.images, dtype=np.int64)
     result = _empty(images, status, gram.folds, (gram.channels, gram.components, gram.knots))
     ok = status == OK
@@ -258,13 +260,13 @@ def _status(gram: Gram, layer: LayerPlan, min_images: int | None) -> npt.NDArray
 def _status_by_rows(
     rows: npt.NDArray[np.int64], layer: LayerPlan, knots: int, min_images: int | None
 ) -> npt.NDArray[np.str_]:
-    """The same as far as the numbers of rows in each fold tell."""
+    """The part of `_status` that follows from the number of rows in each fold."""
     live = layer.live.cpu().numpy().sum(axis=1)
-    needed = np.array([required_images(int(count), knots) for count in live])
+    required = np.array([required_images(int(count), knots) for count in live])
     if min_images is not None:
-        needed = np.maximum(1, np.full_like(needed, min_images))
-    few = (rows.sum() < needed) | ((rows > 0).sum() < MIN_FOLDS)
-    status = np.where(live == 0, CONSTANT, np.where(few, TOO_FEW_IMAGES, OK))
+        required = np.maximum(1, np.full_like(required, min_images))
+    too_few = (rows.sum() < required) | ((rows > 0).sum() < MIN_FOLDS)
+    status = np.where(live == 0, CONSTANT, np.where(too_few, TOO_FEW_IMAGES, OK))
     return status.astype(f"U{len(TOO_FEW_IMAGES)}")
 
 
@@ -288,7 +290,7 @@ def _target_moves(gram: Gram, target: int) -> bool:
 
 
 def _hat_sums(blocks: Tensor, knots: int) -> Tensor:
-    """Sums of hats (..., K) from packed diagonal blocks (..., 2K-1): all hats of a row sum to S. Exact integers."""
+    """Sums of hats (..., K) from packed diagonal blocks (..., 2K-1), as all hats of a row sum to S. Exact integers."""
     sums = blocks[..., :knots].clone()
     sums[..., :-1].add_(blocks[..., knots:])
     sums[..., 1:].add_(blocks[..., knots:])
@@ -299,7 +301,8 @@ def _hat_sums(blocks: Tensor, knots: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Replicates:
-    """r^2 of all rows and without each non-empty fold (C, 1+F); of all rows the first component's r^2, phi, theta."""
+    """r^2 of all rows and without each non-empty fold (C, 1+F); for all rows also the first component's r^2, phi and
+    theta."""
 
     squared: Floats
     first: Floats
@@ -315,10 +318,10 @@ def _solve(
     channels: npt.NDArray[np.int64],
     penalty: float,
 ) -> dict[int, _Replicates]:
-    """Some channels against some targets (numbers in the Gram); plans: those of all targets.
+    """The replicates of some channels for some targets (both as indices in the Gram). plans: of all targets.
 
-    Some channels at a time, against one batch of targets after the other: memory stays bounded. Moments are in units of
-    S^2 times the rows of their replicate.
+    A block of channels is solved for one batch of targets after another, so that memory is bounded. Moments are in
+    units of S^2 times the rows of their replicate.
     """
     with solve.one_thread():
         replicates = LeaveOneOut.of_rows(gram.rows)
@@ -328,14 +331,14 @@ def _solve(
         size = solve.padded(gram.components * gram.knots)
         step = max(1, _BATCH_BYTES // (8 * size * size * len(replicates.n)))
         parts = [
-            _solve_some(gram, layer, torch.from_numpy(targets), sides, torch.from_numpy(some), replicates, lamda)
-            for some in np.split(channels, range(step, len(channels), step))
+            _solve_some(gram, layer, torch.from_numpy(targets), sides, torch.from_numpy(block), replicates, lamda)
+            for block in np.split(channels, range(step, len(channels), step))
         ]
     length = math.sqrt(unit * gram.images)  # of transforms for moments in other units
     result = {}
-    for place, index in enumerate(targets.tolist()):
-        mine = [[column[place] for column in part] for part in parts]
-        squared, first, phi, theta = (torch.cat(column).numpy() for column in zip(*mine, strict=True))
+    for position, index in enumerate(targets.tolist()):
+        of_target = [[column[position] for column in part] for part in parts]
+        squared, first, phi, theta = (torch.cat(column).numpy() for column in zip(*of_target, strict=True))
         result[index] = _Replicates(squared, first, length * phi, length * theta)
     return result
 
@@ -356,13 +359,13 @@ def _solve_some(
     step = max(1, _PROBLEMS // (len(channels) * len(replicates.n)))
     parts = []
     for start in range(0, len(targets), step):
-        some = sides[start : start + step]
+        target_sides = sides[start : start + step]
         sxy = _cross_moments(
-            gram, targets[start : start + step], channels, replicates, sums, [side[1] for side in some]
+            gram, targets[start : start + step], channels, replicates, sums, [side[1] for side in target_sides]
         )
         if moving is not None:
             sxy.mul_(moving.unsqueeze(3))
-        solution = solve.canonical(sides_x, [side[0] for side in some], sxy)
+        solution = solve.canonical(sides_x, [side[0] for side in target_sides], sxy)
         parts.append((solution.squared, solution.squared_first, solution.x[:, :, 0], solution.y[:, :, 0]))
     squared, first, phi, theta = (torch.cat(column) for column in zip(*parts, strict=True))
     return squared, first, phi, theta
@@ -370,9 +373,9 @@ def _solve_some(
 
 @dataclass(frozen=True, eq=False)
 class LeaveOneOut:
-    """The jackknife's replicates: all rows, then all rows without one fold, for each fold that holds rows.
+    """The jackknife's replicates: all rows; then, for each fold with rows, all rows without this fold.
 
-    used: int64 (R - 1,), the folds that hold rows; n: float64 (R,), rows of each replicate.
+    used: int64 (R - 1,), the folds with rows; n: float64 (R,), rows of each replicate.
     """
 
     used: Tensor
@@ -385,7 +388,7 @@ class LeaveOneOut:
         return cls(used, n.double())
 
     def of(self, sums: Tensor, out: Tensor | None = None) -> Tensor:
-        """Sums (..., F, k) by fold as those of the replicates (..., R, k): integers, exact in float64."""
+        """Sums of the replicates (..., R, k) from sums by fold (..., F, k): integers, exact in float64."""
         by_fold = sums if len(self.used) == sums.shape[-2] else sums.index_select(-2, self.used)
         by_fold = by_fold.double()
         shape = (*by_fold.shape[:-2], len(self.n), by_fold.shape[-1])
@@ -413,18 +416,18 @@ def _target_side(
 
 
 def _channel_moments(gram: Gram, channels: Tensor, replicates: LeaveOneOut) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Centred moments of hats in every replicate (c, R, M, M), their sums (c, R, M), zero beyond p K; and 1 for hats
-    that move, 0 for others (c, R, M), where any does not."""
+    """Centred moments of hats in every replicate (c, R, M, M) and their sums (c, R, M), zero beyond p K; and, unless
+    all hats move, 1 for hats that move and 0 for others (c, R, M)."""
     knots, components, n = gram.knots, gram.components, replicates.n
     count, size = len(channels), components * knots
-    full = solve.padded(size)
+    padded_size = solve.padded(size)
     packed = gram.xx.index_select(0, channels)
     diagonals = replicates.of(packed[..., : components * (2 * knots - 1)])
     diagonals = diagonals.reshape(count, len(n), components, 2 * knots - 1)
-    sums = torch.nn.functional.pad(_hat_sums(diagonals, knots).flatten(2), (0, full - size))
-    moments = torch.empty((count, len(n), full * full), dtype=torch.float64)
+    sums = torch.nn.functional.pad(_hat_sums(diagonals, knots).flatten(2), (0, padded_size - size))
+    moments = torch.empty((count, len(n), padded_size * padded_size), dtype=torch.float64)
     replicates.of(_unpack(packed, components, knots), moments)
-    moments = moments.reshape(count, len(n), full, full)
+    moments = moments.reshape(count, len(n), padded_size, padded_size)
     diagonal = moments.diagonal(dim1=2, dim2=3)
     second = diagonal.clone()
     moments.addcmul_(sums.unsqueeze(3), (sums / n.unsqueeze(1)).unsqueeze(2), value=-1)
@@ -451,8 +454,8 @@ def _cross_moments(
 def _places(components: int, knots: int) -> npt.NDArray[np.int64]:
     """Packed position of every entry of the symmetric matrix (M M,); beyond p K the number of packed entries."""
     size = components * knots
-    full = solve.padded(size)
-    places = torch.full((full, full), packed_size(components, knots), dtype=torch.int64)
+    padded_size = solve.padded(size)
+    places = torch.full((padded_size, padded_size), packed_size(components, knots), dtype=torch.int64)
     places[:size, :size] = unpack_index(components, knots)
     return places.flatten().numpy()
 
@@ -460,12 +463,12 @@ def _places(components: int, knots: int) -> npt.NDArray[np.int64]:
 def _unpack(packed: Tensor, components: int, knots: int) -> Tensor:
     """Packed x-x entries (c, F, XX) as symmetric matrices (c, F, M M), zero beyond p K."""
     padded = torch.nn.functional.pad(packed, (0, 1)).numpy()
-    # numpy's take is faster than any of torch's, most of all where it need not check the places
+    # numpy's take is faster than torch's, above all without checks of the indices
     return torch.from_numpy(np.take(padded, _places(components, knots), axis=2, mode="clip"))
 
 
 def _moving(variance: Tensor, second: Tensor) -> Tensor:
-    """1 for hats whose variance is more than rounding, else 0."""
+    """1 for hats that move (their variance is more than rounding noise), else 0."""
     return (variance > solve.NOISE * second).double()
 
 
@@ -483,9 +486,9 @@ def _pearson(gram: Gram, target: int) -> Floats:
 
 
 def _exact(sums: Tensor, images: int) -> npt.NDArray[Any]:
-    """Sums of fixed-point values as integers whose products stay exact: Python's where int64 is short."""
-    short = images >= _INT64_IMAGES
-    return sums.numpy().astype(object) if short else sums.numpy()
+    """Sums of fixed-point values as integers whose products are exact: Python's integers where int64 is too small."""
+    beyond_int64 = images >= _INT64_IMAGES
+    return sums.numpy().astype(object) if beyond_int64 else sums.numpy()
 
 
 def _mean_activation(gram: Gram, layer: LayerPlan) -> Floats:

@@ -5,14 +5,14 @@ piecewise linear on frozen knots; with coefficients b and a they maximise
 
     a' Sxy b   subject to   a' (Sxx + lambda Px) a = 1,   b' (Syy + lambda Py) b = 1
 
-(ACE over a fixed basis is a canonical correlation: Breiman & Friedman 1985; Buja 1990). P is the integrated
-squared second derivative in x. The r^2 reported is that of the transforms found, without penalty.
+(ACE over a fixed basis is a canonical correlation: Breiman & Friedman 1985; Buja 1990). P is the integrated squared
+second derivative in x. The reported r^2 is that of the resulting transforms, without penalty.
 
-S may be a covariance times any number, as long as Sxx, Sxy, Syy and lambda share it: r^2 is the same, the transforms
-are longer or shorter.
+S may be a covariance times any factor, if Sxx, Sxy, Syy and lambda have the same factor: r^2 does not change, only the
+length of the transforms.
 
-The answer for one problem does not depend on what else is in the batch, nor on the number of threads:
-matrices are padded so that each starts on a 64-byte boundary, and the work is done on one thread.
+The result for one problem does not depend on the other problems in the batch, nor on the number of threads: matrices
+are padded so that each starts on a 64-byte boundary, and the work is done on one thread.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 RIDGE = 1e-8  # of the normalised diagonal; the direction in which all hats sum to 1 has no variance
-NOISE = 1e-12  # variance of a hat, relative to its mean square, that is rounding and not data
-_STIFFEST = 1e6  # largest weight of a squared second difference: two knots in one place must not swamp the rest
+NOISE = 1e-12  # a hat's variance up to this, relative to its mean square, is rounding noise
+_STIFFEST = 1e6  # largest weight of a squared second difference: two knots in one place must not dominate the rest
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
     """x: (t, c, R, p, K) and y: (t, c, R, K), values of the transforms on the knots; squared: r^2 (t, c, R);
-    squared_first: that of phi_1 alone in the first replicate (t, c)."""
+    squared_first: r^2 of phi_1 alone in the first replicate (t, c)."""
 
     x: Tensor
     y: Tensor
@@ -42,7 +42,7 @@ class Solution:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch, so that no kernel splits a sum by the number of threads; restored on leaving."""
+    """One thread for torch within the block, so that no kernel splits a sum by the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -53,8 +53,8 @@ def one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
-    """Bends of functions given on knots (..., K): how far each inner knot lies off the line through its neighbours,
-    f_k + left_k f_k-1 + right_k f_k+1, and what its square costs. left, right, weight: float64 (..., K - 2)."""
+    """Curvature of functions on knots (..., K): at each inner knot the deviation from the line through its neighbours,
+    f_k + left_k f_k-1 + right_k f_k+1, and the weight of its square. left, right, weight: float64 (..., K - 2)."""
 
     left: Tensor
     right: Tensor
@@ -64,9 +64,9 @@ class Curvature:
     def of(cls, knots: Tensor, spread: Tensor) -> Curvature:
         """The integral of f''^2 for f on the knots (..., K), x in units of spread (...,).
 
-        The second derivative at a knot is the change of slope over the mean of the two spacings; its square
-        counts for that length: 2 e^2 (g + h) / (g h)^2, where e is how far f lies off the straight line through
-        its neighbours. A straight line in x costs nothing, whatever the spacing.
+        The second derivative at a knot is the change of slope divided by the mean of the two spacings g and h; its
+        square counts for that length: 2 e^2 (g + h) / (g h)^2, where e is the deviation of f from the straight line
+        through its neighbours. A straight line in x costs nothing, for any spacing.
         """
         gaps = ((knots[..., 1:] - knots[..., :-1]) / spread.unsqueeze(-1)).double()
         left, right = gaps[..., :-1], gaps[..., 1:]
@@ -90,12 +90,12 @@ class Curvature:
 
 
 def penalty_matrix(knots: Tensor, spread: Tensor) -> Tensor:
-    """P (..., K, K) with f' P f = integral of f''^2 for f given on the knots (..., K), x in units of spread (...,)."""
+    """P (..., K, K) with f' P f = integral of f''^2 for f on the knots (..., K), x in units of spread (...,)."""
     return Curvature.of(knots, spread).matrix()
 
 
 def padded(size: int) -> int:
-    """The next multiple of 8: then a float64 matrix with so many rows or columns fills whole 64-byte lines."""
+    """The next multiple of 8: a float64 matrix with so many rows or columns fills whole 64-byte lines."""
     return -(-size // 8) * 8
 
 
@@ -107,15 +107,15 @@ def whiten_target(syy: Tensor, penalty: Tensor) -> Tensor:
     normalised, inverse = _normalise(syy + penalty)
     values, vectors = torch.linalg.eigh(normalised)
     white = inverse.unsqueeze(-1) * vectors / (values.clamp(min=0) + RIDGE).sqrt().unsqueeze(-2)
-    kept = white[..., 1:].flip(-1)
-    width = padded(kept.shape[-1])
-    return torch.nn.functional.pad(kept, (0, width - kept.shape[-1]))
+    directions = white[..., 1:].flip(-1)
+    width = padded(directions.shape[-1])
+    return torch.nn.functional.pad(directions, (0, width - directions.shape[-1]))
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One target in every replicate: white (R, K, K') as `whiten_target` gives it; variance (R, K', K'), what is left
-    of it without penalty."""
+    """One target in every replicate: white (R, K, K'), from `whiten_target`; variance (R, K', K'), the whitened moments
+    without penalty."""
 
     white: Tensor
     variance: Tensor
@@ -129,7 +129,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """c channels in R replicates, whatever the target.
+    """c channels in R replicates, for any target.
 
     factor: (c R, M, M), Cholesky factor (upper) of the moments with penalty and ridge      ridge: (c R, M)
     curvature: of the knots (c, 1, p, K - 2), its weight times lambda (c, R, p, K - 2)
@@ -151,9 +151,9 @@ class Channels:
         _, components, knots = curvature.left.shape
         knots += 2
         first = moments[:, 0, :knots, :knots].clone()
-        place = (components, knots, knots)
+        block_shape = (components, knots, knots)
         steps = (moments.stride(0), moments.stride(1), knots * (size + 1), size, 1)
-        blocks = moments.as_strided((channels, replicates, *place), steps)
+        blocks = moments.as_strided((channels, replicates, *block_shape), steps)
         blocks.addcmul_(curvature.matrix().unsqueeze(1), lamda.reshape(1, -1, 1, 1, 1))
         diagonal = moments.diagonal(dim1=2, dim2=3)
         ridge = diagonal * RIDGE
@@ -172,19 +172,19 @@ def canonical(channels: Channels, targets: Sequence[Target], sxy: Tensor) -> Sol
 
     sxy: (t, c, R, M, K), zero beyond p K.
     """
-    count, some, replicates, _, knots = sxy.shape
+    count, channel_count, replicates, _, knots = sxy.shape
     components = channels.curvature.left.shape[2]
-    batch = (count, some, replicates)
-    white = _each([target.white for target in targets], some)
-    # written column by column, as LAPACK wants it
-    half = torch.bmm(white.mT, sxy.flatten(0, 2).mT).reshape(count, some * replicates, white.shape[2], -1).mT
+    batch = (count, channel_count, replicates)
+    white = _each([target.white for target in targets], channel_count)
+    # column-major, as LAPACK needs it
+    half = torch.bmm(white.mT, sxy.flatten(0, 2).mT).reshape(count, channel_count * replicates, white.shape[2], -1).mT
     lower = channels.factor.mT
     half = torch.stack([torch.linalg.solve_triangular(lower, sides, upper=False).mT for sides in half]).flatten(0, 1)
     values, vectors = torch.linalg.eigh(torch.bmm(half, half.mT))
     top, best = values[:, -1].clamp(min=0), vectors[:, :, -1:].contiguous()
-    along = torch.bmm(half.mT, best).reshape(count, some * replicates, -1, 1)
+    along = torch.bmm(half.mT, best).reshape(count, channel_count * replicates, -1, 1)
     x = torch.cat([torch.linalg.solve_triangular(channels.factor, sides, upper=True) for sides in along])
-    variance = _each([target.variance for target in targets], some)
+    variance = _each([target.variance for target in targets], channel_count)
     y_variance = _dot(best, torch.bmm(variance, best))
     phi = x[:, : components * knots, 0].reshape(*batch, components, knots)
     bent = channels.curvature.cost(phi).sum(dim=-1).flatten()
@@ -207,13 +207,15 @@ def _each(matrices: Sequence[Tensor], channels: int) -> Tensor:
 def _first(channels: Channels, sxy: Tensor, phi: Tensor, y: Tensor, y_variance: Tensor) -> Tensor:
     """r^2 (t, c) of the first component alone over all rows; sxy: (t, c, K, K), phi and y: (t, c, K)."""
     x, count = phi.flatten(0, 1).unsqueeze(2), len(sxy)
-    own = channels.first.repeat(count, 1, 1)
+    first_moments = channels.first.repeat(count, 1, 1)
     covariance = _dot(x, torch.bmm(sxy.flatten(0, 1), y.flatten(0, 1).unsqueeze(2)))
-    return _squared(covariance, _dot(x, torch.bmm(own, x)), y_variance[:, :, 0].flatten()).reshape(phi.shape[:2])
+    return _squared(covariance, _dot(x, torch.bmm(first_moments, x)), y_variance[:, :, 0].flatten()).reshape(
+        phi.shape[:2]
+    )
 
 
 def _normalise(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix with unit diagonal (plus the ridge), and the factors (..., M) that took it there, 0 for empty rows."""
+    """A matrix scaled to a unit diagonal (plus the ridge), and the scaling factors (..., M), 0 for empty rows."""
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     present = diagonal > 0
     inverse = torch.where(present, torch.where(present, diagonal, 1.0).rsqrt(), 0.0)

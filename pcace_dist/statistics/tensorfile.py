@@ -1,6 +1,7 @@
-"""Settings and tensors as one safetensors file, and back: how plans and Grams travel. Bytes only; no I/O, no Ray.
+"""Settings and tensors as one safetensors file, and back: the serialisation of plans and Grams. Bytes only; no I/O, no
+Ray.
 
-safetensors is imported when something travels: what is only added up and projected does without it.
+safetensors is imported only when something is serialised.
 """
 
 from __future__ import annotations

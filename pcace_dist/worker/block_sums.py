@@ -19,7 +19,7 @@ from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.group_accumulator import RowCodes, add_codes
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, TargetPlan
-from pcace_dist.statistics.score import ChannelScores, score_channels, unranked
+from pcace_dist.statistics.score import ChannelScores, score_channels, scores_of_few_rows
 
 TARGET_BYTES = 256 << 20  # of one Gram's x-y sums: so many targets are solved together
 
@@ -127,7 +127,9 @@ class BlockSums:
         `layer` is the plan of these channels; `targets` are the targets' plans where they are not the plan's.
         """
         plans = self._plan.targets if targets is None else targets
-        unranked_scores = unranked(sums.fold_rows(self._plan.folds), layer, len(plans), knots=self._plan.knots)
+        unranked_scores = scores_of_few_rows(
+            sums.fold_rows(self._plan.folds), layer, len(plans), knots=self._plan.knots
+        )
         if unranked_scores is not None:
             return unranked_scores
         count = len(self._plan.targets)

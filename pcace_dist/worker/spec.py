@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pcace_dist.config.job import Compute, Model, Statistics
-    from pcace_dist.config.targets import TargetSpec
+    from pcace_dist.config.targets import Reduction, TargetSpec
     from pcace_dist.datasets.columns import DatasetSpec
     from pcace_dist.datasets.images import ImageSpec
     from pcace_dist.datasets.sections import Limits
@@ -26,10 +26,10 @@ class WorkSpec:
 
     The job's sections as they are, but for what was resolved: absolute paths in `dataset` and `model.weights`, and in
     `statistics` and `compute.batch` the settings of the plan where one is given. layers: resolved names in model order.
-    layouts: what the job says of some of them. python_path: put in front of sys.path, so that `module:function`
-    factories import on every node. flush_seconds: the longest time between two attempts. kept: the columns that are
-    kept beside the codes; None where no codes are kept. base: the run that is extended. plan: the run whose plan is
-    used. log: how the worker's process writes its log lines.
+    layouts: what the job says of some of them. reduction: of outputs with positions. python_path: put in front of
+    sys.path, so that `module:function` factories import on every node. flush_seconds: the longest time between two
+    attempts. kept: the columns that are kept beside the codes; None where no codes are kept. base: the run that is
+    extended. plan: the run whose plan is used. log: how the worker's process writes its log lines.
     """
 
     dataset: DatasetSpec
@@ -42,6 +42,7 @@ class WorkSpec:
     output: str
     layers: tuple[str, ...] = ()
     layouts: Mapping[str, str] = field(default_factory=dict)
+    reduction: Reduction | None = None
     threads: int = 1
     device: str = "cpu"
     flush_seconds: float = 600.0
@@ -69,6 +70,7 @@ class WorkSpec:
             seed=self.compute.seed,
             read=self.storage.read_bytes,
             output=self.model.output,
+            reduction=self.reduction,
             python_path=self.python_path,
         )
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pcace_dist.analysis.compare import Comparison, Settings, compare_runs
+from pcace_dist.analysis.compare import Comparison, ComparisonSettings, compare_runs
 from pcace_dist.analysis.matched import compare_matched
 from pcace_dist.cli.main import main
 from tests.analysis.runs import noise, write_run
@@ -88,7 +88,7 @@ def test_a_tolerance_leaves_small_changes_out(tmp_path: Path) -> None:
     one = write_run(tmp_path / "a", SCORES)
     other = write_run(tmp_path / "b", moved_scores(conv2_3=0.2, conv2_5=0.06), weights="x")
     assert len(compare_runs(one, other).moved()) == 2
-    assert names(compare_runs(one, other, Settings(tolerance=0.1))) == [("conv2", 3, "rose")]
+    assert names(compare_runs(one, other, ComparisonSettings(tolerance=0.1))) == [("conv2", 3, "rose")]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_other_layers_are_not_comparable_but_one_that_both_have_is(tmp_path: Pat
     one = write_run(tmp_path / "a", SCORES)
     other = write_run(tmp_path / "b", {"conv2": SCORES["conv2"], "conv3": SCORES["conv1"]})
     assert "layers differ: only in the first: conv1; only in the second: conv3" in compare_runs(one, other).reasons[0]
-    assert compare_runs(one, other, Settings(layer="conv2")).verdict == "same"
+    assert compare_runs(one, other, ComparisonSettings(layer="conv2")).verdict == "same"
     wider = write_run(tmp_path / "c", {"conv1": SCORES["conv1"], "conv2": SCORES["conv1"]})
     assert compare_runs(one, wider).reasons == ("layers differ: conv2 has 8 channels in the first and 4 in the second",)
 

@@ -12,7 +12,7 @@ from pcace_dist.analysis.curves import (
     RANDOM,
     WORST,
     Curves,
-    Layer,
+    RankedLayer,
     curves_table,
     first,
     orders,
@@ -24,10 +24,10 @@ from pcace_dist.analysis.figure import curves_svg
 from pcace_dist.models.ablation import Effect
 
 WEIGHTS = np.array([4.0, 3.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0])
-LAYER = Layer("logit:label", 3, "conv", {BEST: WEIGHTS, "weight_norm": WEIGHTS[::-1].copy()})
+LAYER = RankedLayer("logit:label", 3, "conv", {BEST: WEIGHTS, "weight_norm": WEIGHTS[::-1].copy()})
 
 
-def made_up(layer: Layer, replacement: str = "mean", draws: int = 5) -> Curves:
+def made_up(layer: RankedLayer, replacement: str = "mean", draws: int = 5) -> Curves:
     """Curves of a model in which a set of channels takes its share of the weights."""
     found = orders(layer, draws, seed=0)
     counts = sizes(layer.channels)
@@ -49,7 +49,7 @@ def test_sizes_double_below_all_channels() -> None:
 
 def test_the_worst_order_is_the_ranking_reversed_and_unranked_channels_come_last() -> None:
     scores = np.array([0.2, np.nan, 0.9])
-    best, worst, *rest = orders(Layer("t", None, "l", {BEST: scores}), draws=2, seed=1)
+    best, worst, *rest = orders(RankedLayer("t", None, "l", {BEST: scores}), draws=2, seed=1)
     assert (best.name, best.channels) == (BEST, (2, 0, 1))
     assert (worst.name, worst.channels) == (WORST, (1, 0, 2))
     assert [order.name for order in rest] == [RANDOM, RANDOM]
@@ -61,7 +61,7 @@ def test_random_orders_are_the_same_every_time() -> None:
 
 
 def test_a_set_that_several_orders_share_is_measured_once() -> None:
-    layer = Layer("t", None, "l", {BEST: WEIGHTS, "variance": WEIGHTS * 2})
+    layer = RankedLayer("t", None, "l", {BEST: WEIGHTS, "variance": WEIGHTS * 2})
     found = sets_of(orders(layer, draws=0, seed=0), (1, 2, 4))
     assert found == [(0,), (0, 1), (0, 1, 2, 3), (7,), (6, 7), (4, 5, 6, 7)]
 
@@ -75,7 +75,7 @@ def test_the_area_is_the_mean_over_the_sizes() -> None:
 
 
 def test_standings_count_curves_that_the_ranking_wins_and_loses() -> None:
-    other = Layer("logit:label", 4, "conv", {BEST: WEIGHTS[::-1].copy(), "weight_norm": WEIGHTS})
+    other = RankedLayer("logit:label", 4, "conv", {BEST: WEIGHTS[::-1].copy(), "weight_norm": WEIGHTS})
     rows = {row.order: row for row in standings([made_up(LAYER), made_up(other), made_up(other, "zero")], "mean")}
     assert (rows["weight_norm"].won, rows["weight_norm"].lost, rows["weight_norm"].curves) == (1, 1, 2)
     assert (rows[BEST].won, rows[BEST].lost, rows[BEST].beyond_random) == (0, 0, 1)
@@ -89,7 +89,7 @@ def test_the_table_has_a_row_per_curve_and_size() -> None:
 
 
 def test_the_figure_is_svg_with_a_line_per_order_and_a_band() -> None:
-    named = Layer("logit:label", 3, "conv<1>", LAYER.scores)
+    named = RankedLayer("logit:label", 3, "conv<1>", LAYER.scores)
     root = ElementTree.fromstring(curves_svg([made_up(named)], "mean"))
     space = "{http://www.w3.org/2000/svg}"
     assert len(root.findall(f".//{space}polyline")) == 3 and len(root.findall(f".//{space}polygon")) == 1

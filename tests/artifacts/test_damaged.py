@@ -27,7 +27,7 @@ from pcace_dist.cli.main import main
 from pcace_dist.config.job import Job, parse_job
 from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.ledger.ledger import IllegalHistory, Record
-from pcace_dist.report.source import open_source
+from pcace_dist.report.source import open_report_source
 from pcace_dist.run.rank import run_job
 from pcace_dist.run.status import describe_run
 from pcace_dist.storage.files import Storage
@@ -195,7 +195,7 @@ def test_a_damaged_plan_is_not_read_by_anybody(made: Made, tmp_path: Path) -> No
         with pytest.raises(OutputError, match=rf"plan/{plan.name}: plan: is not what its name says"):
             run_job(parse_job(job))
     with pytest.raises(PcaceError, match="plan: is not what its name says"):
-        open_source(str(made.output))
+        open_report_source(str(made.output))
     assert not (tmp_path / "given").exists()
 
 
@@ -264,7 +264,7 @@ def test_a_driver_whose_records_were_removed_does_not_end_well(made: Made, monke
 
 def test_a_run_without_done_has_no_result(made: Made) -> None:
     sorted((made.run / "ledger").iterdir())[-1].unlink()
-    for read in (lambda: open_run(str(made.output)).ranking(), lambda: open_source(str(made.run))):
+    for read in (lambda: open_run(str(made.output)).ranking(), lambda: open_report_source(str(made.run))):
         with pytest.raises(PcaceError, match="its ledger does not say that it is done"):
             read()
 
@@ -370,7 +370,7 @@ def readers(made: Made) -> dict[str, Callable[[], pa.Table | None]]:
         "status": lambda: print(describe_run(str(made.run))),
         "history": lambda: print_history(read_history(output)),
         "compare": compared,
-        "report": lambda: open_source(output).ranking.table,
+        "report": lambda: open_report_source(output).ranking.table,
         "rank": ranked,
     }
 

@@ -14,7 +14,7 @@ import pytest
 from pcace_dist.api import rank
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.cli.main import main
-from pcace_dist.commands.evaluate import Evaluation, Settings, evaluate, write_evaluation
+from pcace_dist.commands.evaluate import Evaluation, EvaluationSettings, evaluate, write_evaluation
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.errors import JobError, OutputError
 from tests.planted import write_planted
@@ -49,7 +49,7 @@ def run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def evaluation(run: Run) -> Evaluation:
-    return evaluate(run, Settings(replacements=("mean", "zero"), draws=8))
+    return evaluate(run, EvaluationSettings(replacements=("mean", "zero"), draws=8))
 
 
 def lost(evaluation: Evaluation, order: str, replacement: str = "mean") -> list[float]:
@@ -90,7 +90,7 @@ def test_no_image_is_on_both_sides(evaluation: Evaluation) -> None:
 def test_another_number_of_workers_gives_the_same_curves(run: Run, evaluation: Evaluation, tmp_path: Path) -> None:
     job = run.job.model_copy(update={"workers": run.job.workers.model_copy(update={"max": 1})})
     (Path(run.path) / "job.yaml").write_text(job.to_yaml())
-    again = evaluate(run, Settings(replacements=("mean", "zero"), draws=8))
+    again = evaluate(run, EvaluationSettings(replacements=("mean", "zero"), draws=8))
     assert again.to_json() == evaluation.to_json()
 
 
@@ -136,24 +136,24 @@ def test_a_target_that_is_no_output_wants_to_know_what_to_watch(without_ray: Non
     found = rank(planted_job(tmp_path / "data", tmp_path / "run", target={"column": "exponential"}))
     with pytest.raises(JobError, match="--watch output:0"):
         evaluate(found)
-    settings = Settings(replacements=("mean",), draws=2, watch=TargetSpec("output", 0))
+    settings = EvaluationSettings(replacements=("mean",), draws=2, watch=TargetSpec("output", 0))
     assert evaluate(found, settings).curves[0].layer.target == "column:exponential"
     with pytest.raises(JobError, match="none of the model's 2 outputs"):
-        evaluate(found, Settings(watch=TargetSpec("output", 2)))
+        evaluate(found, EvaluationSettings(watch=TargetSpec("output", 2)))
 
 
 @pytest.mark.jobs
 def test_groups_are_measured_on_their_own_images(local_ray: None, tmp_path: Path) -> None:
     write_images(tmp_path / "data", 1600)
     found = rank(job_of(tmp_path, group_by="label", target={"logit": "label"}))
-    curves = evaluate(found, Settings(replacements=("mean",), draws=2)).curves
+    curves = evaluate(found, EvaluationSettings(replacements=("mean",), draws=2)).curves
     assert [one.layer.group for one in curves] == [0, 1]
     assert sum(one.images for one in curves) < 1600 * 0.35
 
 
 def test_what_cannot_be_evaluated_is_refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(JobError, match="--layer conv9: not ranked; there are: read"):
-        evaluate(run, Settings(layers=("conv9",)))
+        evaluate(run, EvaluationSettings(layers=("conv9",)))
     (tmp_path / "half").mkdir()
     for name in ("job.yaml", "rankings.parquet", "summary.json"):
         (tmp_path / "half" / name).write_bytes((Path(run.path) / name).read_bytes())

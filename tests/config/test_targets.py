@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
-from pcace_dist.config.targets import TargetSpec, parse_name, parse_target
+from pcace_dist.config.targets import Reduction, TargetSpec, parse_name, parse_target, reduction_of
 from pcace_dist.errors import JobError
 
 NAMES = [
@@ -20,6 +21,17 @@ NAMES = [
     ({"loss": "label"}, TargetSpec("loss", "label"), "loss:label"),
     ({"loss": 2}, TargetSpec("loss", 2), "loss:2"),
     ({"output": 0}, TargetSpec("output", 0), "output:0"),
+    ({"output": 3, "reduce": "mean"}, TargetSpec("output", 3, reduction=Reduction("mean")), "output:3:mean"),
+    (
+        {"logit": "label", "reduce": "area"},
+        TargetSpec("logit", "label", reduction=Reduction("area")),
+        "logit:label:area",
+    ),
+    (
+        {"logit": 3, "minus": 5, "reduce": "max"},
+        TargetSpec("logit", 3, minus=5, reduction=Reduction("max")),
+        "logit:3-5:max",
+    ),
     ({"column": "no2"}, TargetSpec("column", "no2"), "column:no2"),
     ({"column": "no2:mean-1"}, TargetSpec("column", "no2:mean-1"), "column:no2:mean-1"),
 ]
@@ -30,7 +42,8 @@ def test_targets_are_parsed_and_named_canonically(mapping: dict[str, Any], spec:
     assert parse_target(mapping) == spec
     assert spec.name == name
     assert parse_name(name) == spec
-    assert spec.needs_label == name.endswith(":label")
+    assert spec.needs_label == (":label" in name)
+    assert parse_target(yaml.safe_load(spec.written)) == spec
 
 
 @pytest.mark.parametrize(
@@ -53,6 +66,12 @@ def test_targets_are_parsed_and_named_canonically(mapping: dict[str, Any], spec:
         ({"logit": 3, "minus": 3}, "is 0 for every image; minus needs the index of another output"),
         ({"logit": "label", "minus": 3}, r"minus goes with the index of an output, for example \{logit: 3, minus: 5\}"),
         ({"margin": 3, "minus": 4}, "minus goes with the index of an output"),
+        ({"output": 3, "reduce": "maen"}, r"reduce needs mean, max, area \(did you mean mean\?\)"),
+        ({"output": 3, "reduce": 2}, r"reduce needs mean, max, area"),
+        ({"output": 3, "classes": "last"}, r"reduce needs mean, max, area"),
+        ({"output": 3, "reduce": "max", "classes": 1}, "classes needs first or last"),
+        ({"loss": "label", "reduce": "area"}, "areas are no logits; use reduce: mean"),
+        ({"column": "no2", "reduce": "mean"}, "go with outputs of the model, not with a column"),
         ({"column": "no2", "minus": 4}, "minus goes with the index of an output"),
     ],
 )
@@ -62,7 +81,27 @@ def test_a_target_that_is_none_says_what_would_do(mapping: dict[str, Any], words
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["", "margin", "logit:label-3", "logit:x", "logit:3-", "column:"])
+@pytest.mark.parametrize(
+    "name", ["", "margin", "logit:label-3", "logit:x", "logit:3-", "column:", "output:3:", "output:3:sum"]
+)
 def test_a_name_that_is_none_says_what_would_do(name: str) -> None:
-    with pytest.raises(JobError, match=r"\{logit: label\}|needs|minus"):
+    with pytest.raises(JobError, match=r"\{logit: label\}|needs|minus|reduce"):
         parse_name(name)
+
+
+def test_classes_says_which_axis_and_is_no_part_of_the_name() -> None:
+    spec = parse_target({"output": 17, "reduce": "max", "classes": "last"})
+    assert spec.reduction == Reduction("max", "last")
+    assert spec.name == "output:17:max"
+    assert spec.written == "{output: 17, reduce: max, classes: last}"
+
+
+def test_the_targets_of_a_job_reduce_in_one_way() -> None:
+    column, plain = TargetSpec("column", "no2"), TargetSpec("output", 0)
+    mean = [parse_name(name) for name in ("output:3:mean", "margin:label:mean")]
+    assert reduction_of([*mean, column]) == Reduction("mean")
+    assert reduction_of([plain, column]) is None
+    assert reduction_of([column]) == Reduction("mean", required=False)
+    for other in (plain, parse_name("output:3:area")):
+        with pytest.raises(JobError, match=r"reduce: mean\} and \{output: .* must have the same reduce; make two jobs"):
+            reduction_of([*mean, other])

@@ -72,7 +72,10 @@ def test_one_value_an_image_is_one_output() -> None:
         (Heads(EMBEDDING, LOGITS), r"one: \(3, 12\), other: \(3, 5\); say which"),
         (({"x": EMBEDDING}, [LOGITS]), r"0.x: \(3, 12\), 1.0: \(3, 5\); say which"),
         (Pair(EMBEDDING, LOGITS), r"embedding: \(3, 12\), scores: \(3, 5\); say which"),
-        ({"boxes": MAPS}, r"returns dict with boxes: \(3, 4, 8, 8\), not a tensor of .*; wrap it: class Wrapped"),
+        (
+            {"boxes": MAPS.long()},
+            r"returns dict with boxes: \(3, 4, 8, 8\), not a tensor of .*; wrap it: class Wrapped",
+        ),
         (SimpleNamespace(logits=LOGITS), r"returns SimpleNamespace, not a tensor of .*; wrap it: class Wrapped"),
         (None, "returns NoneType, not a tensor"),
         ([], "returns list, not a tensor"),

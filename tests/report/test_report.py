@@ -19,7 +19,7 @@ from pcace_dist.config.job import parse_job
 from pcace_dist.config.resolve import begun_in
 from pcace_dist.errors import UserError
 from pcace_dist.report.evidence import growth
-from pcace_dist.report.source import open_source
+from pcace_dist.report.source import open_report_source
 from tests.before import make_before
 from tests.report.conftest import Reported, quietly, square_job
 from tests.report.opened import OpenedReport, numbers, pixels
@@ -130,7 +130,7 @@ def test_extremes_and_curves_are_there_for_every_group_and_target(opened: Opened
 
 
 def test_a_group_of_which_the_sample_holds_few_images_has_no_steps(squares: Reported) -> None:
-    source = open_source(str(squares.run))
+    source = open_report_source(str(squares.run))
     assert source.sample is not None
     source.sample.group[100:] = -1
     steps = growth(source, source.plan.layers[0], np.array([0, 1]), 0)
@@ -297,7 +297,7 @@ def test_the_report_needs_neither_ray_nor_the_service(squares: Reported, tmp_pat
 
 
 def test_the_source_reads_layers_by_glob(squares: Reported) -> None:
-    source = open_source(str(squares.run), layers=("lo*",))
+    source = open_report_source(str(squares.run), layers=("lo*",))
     assert source.ranking.layers == (("look", 4),)
     assert json.dumps(square_job(squares.data, squares.run))
 

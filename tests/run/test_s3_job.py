@@ -104,7 +104,7 @@ def test_a_schedule_with_everything_on_s3(endpoint: str, tmp_path: Path) -> None
     assert nothing.returncode == 0 and "nothing new" in nothing.stdout, nothing.stderr
     client.upload_file(str(shards[1]), "weekly", "data/b.parquet")
     grown = pcace(endpoint, "rerank", str(tmp_path / "job.json"))
-    assert grown.returncode == 0 and "other data: 1 files came" in grown.stdout, grown.stderr
+    assert grown.returncode == 0 and "other data: 1 files added" in grown.stdout, grown.stderr
     history = pcace(endpoint, "history", "s3://weekly/runs")
     assert history.returncode == 0 and history.stdout.count("kept") == 2, history.stderr
     shown = pcace(endpoint, "show", "s3://weekly/runs", "--top", "2")

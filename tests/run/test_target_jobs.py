@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from pcace_dist.artifacts.codes import open_codes
 from pcace_dist.artifacts.run import open_run
@@ -17,7 +19,21 @@ from pcace_dist.config.job import parse_job
 from pcace_dist.storage.files import Storage
 from tests.digits import bytes_of, digits_job, ranked, write_digits
 from tests.report.opened import OpenedReport
+from tests.report.square import square_network, write_squares
 from tests.statistics.mnist import images, network
+
+
+class Segmenter(nn.Module):
+    """Two classes at every position: the background, and what the matched filter for squares finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look = square_network().look
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        evidence = self.look(images)[:, :1]
+        return {"out": torch.cat([torch.full_like(evidence, 0.05), evidence], 1), "aux": -evidence}
+
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -126,7 +142,7 @@ def test_evaluation_watches_another_output(folder: Path, tmp_path: Path, capsys:
 def test_report_compare_and_estimate_know_them(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     run = str(folder / "run")
-    assert main(["report", run, "--output", str(page)]) == 0
+    assert main(["report", run, "--no-synthesis", "--output", str(page)]) == 0
     assert OpenedReport(page).data["targets"] == NAMES
     assert main(["compare", run, run, "--target", "loss:label", "--output", str(tmp_path)]) == 0
     (tmp_path / "job.yaml").write_text(json.dumps(job(folder, "estimated")))
@@ -144,3 +160,119 @@ def test_the_order_of_keys_makes_no_other_job(folder: Path) -> None:
     jobs = (parse_job(job(folder, target=target)) for target in ({"logit": 3, "minus": 5}, {"minus": 5, "logit": 3}))
     one, two = (each.fingerprint(layers=["conv1"], weights_digest="w") for each in jobs)
     assert one == two
+
+
+# -- outputs with positions
+
+
+@pytest.fixture(scope="module")
+def squares(in_process: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data`, and finished runs `mean`, `max` and `area`, by the reduction of their target."""
+    folder = tmp_path_factory.mktemp("segments")
+    write_squares(folder / "data", 400)
+    for how in ("mean", "max", "area"):
+        ranked(segments(folder, how, target=[{"output": 1, "reduce": how}, {"logit": 1, "minus": 0, "reduce": how}]))
+    return folder
+
+
+def segments(folder: Path, output: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "dataset": {"path": str(folder / "data"), "label": "label"},
+        "model": {"factory": "tests.run.test_target_jobs:Segmenter", "weights": "factory", "input": {"mode": "L"}},
+        "layers": ["look"],
+        "statistics": {"components": 2, "pilot": 256, "keep_codes": True},
+        "compute": {"batch": 32},
+        "workers": {"max": 2},
+        "output": str(folder / output),
+    } | changes
+
+
+@pytest.mark.parametrize("how", ["mean", "max", "area"])
+def test_a_reduced_class_has_the_values_by_hand_and_finds_its_channel(squares: Path, how: str) -> None:
+    pictures, _ = images(squares / "data")
+    with torch.inference_mode():
+        out = Segmenter().eval()(pictures.float() / 255)["out"].flatten(2)
+    foreground = {"mean": out.mean(2), "max": out.amax(2), "area": _shares(out)}[how].double().numpy()
+    kept = open_codes(str(squares / how), Storage())
+    assert kept is not None
+    names = [f"output:1:{how}", f"logit:1-0:{how}"]
+    rows = kept.read_rows(["file", "row", *(f"target:{name}" for name in names)])
+    rows = rows.sort_by([("file", "ascending"), ("row", "ascending")])
+    np.testing.assert_allclose(rows[f"target:{names[0]}"], foreground[:, 1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(rows[f"target:{names[1]}"], foreground[:, 1] - foreground[:, 0], rtol=0, atol=1e-5)
+    best = open_run(str(squares / how)).ranking(target=names[0], top=1)
+    assert best["channel"].to_pylist() == [0] and best["score"][0].as_py() > 0.9
+
+
+def _shares(out: Tensor) -> Tensor:
+    wins = (out[:, 1] > out[:, 0]).float().mean(1)
+    return torch.stack([1 - wins, wins], 1)
+
+
+def test_every_verb_knows_a_reduced_target(squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(squares / "mean")
+    assert main(["show", run, "--target", "output:1:mean"]) == 0
+    assert "output:1:mean" in capsys.readouterr().out
+    asked = segments(squares, "asked", target={"output": 1, "reduce": "mean"}, statistics={"components": 2})
+    (squares / "asked.yaml").write_text(json.dumps(asked))
+    assert main(["rank", str(squares / "asked.yaml"), "--from-codes", run]) == 0
+    assert main(["compare", run, str(squares / "asked"), "--target", "output:1:mean", "--output", str(squares)]) == 0
+    for how in ("mean", "area"):
+        page = squares / f"{how}.html"
+        assert main(["report", str(squares / how), "--no-synthesis", "--output", str(page)]) == 0
+        data = OpenedReport(page).data
+        assert data["targets"] == [f"output:1:{how}", f"logit:1-0:{how}"]
+        assert any("output:1:area has no gradient" in note for note in data["notes"]) == (how == "area")
+
+
+def test_an_evaluation_watches_a_mean_or_a_maximum(squares: Path) -> None:
+    for run, watch in (("mean", []), ("max", []), ("area", ["--watch", "output:1:mean"])):
+        arguments = ["--target", f"output:1:{run}", "--draws", "2", "--replace", "mean", *watch]
+        assert main(["evaluate", str(squares / run), *arguments, "--output", str(squares)]) == 0
+        found = json.loads((squares / "evaluation.json").read_text())
+        assert found["curves"][0]["areas"]["taylor"] > 0.9, "channel 0 alone is the output"
+
+
+@pytest.mark.parametrize(
+    ("run", "watch", "words"),
+    [
+        ("area", [], "target output:1:area: areas have no gradient, .* for example --watch output:1:mean"),
+        ("mean", ["--watch", "output:1:area"], "--watch output:1:area: areas have no gradient"),
+        ("mean", ["--watch", "output:1"], "--watch output:1: the model's outputs have positions; write output:1:mean"),
+    ],
+)
+def test_what_cannot_be_watched_says_what_can(
+    squares: Path, run: str, watch: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(squares / run), *watch, "--output", str(squares)]) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_column_needs_no_word_about_maps(squares: Path) -> None:
+    run = ranked(segments(squares, "amount", target={"column": "amount"}, statistics={"components": 2, "pilot": 256}))
+    assert run.ranking(top=1)["channel"].to_pylist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (
+            {"output": 1},
+            r"of shape \(32, 2, 32, 32\).* for example target: \{output: 0, reduce: mean\} \(or max, area\)",
+        ),
+        (
+            {"output": 2, "reduce": "mean"},
+            "target output:2:mean: the model has 2 outputs; the index must be from 0 to 1",
+        ),
+        (
+            [{"output": 1, "reduce": "mean"}, {"output": 1, "reduce": "area"}],
+            "must have the same reduce; make two jobs",
+        ),
+    ],
+)
+def test_a_wrong_reduction_is_one_line(
+    squares: Path, target: Any, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (squares / "wrong.yaml").write_text(json.dumps(segments(squares, "wrong", target=target)))
+    assert main(["rank", str(squares / "wrong.yaml")]) == 2
+    assert re.search(words, capsys.readouterr().err)

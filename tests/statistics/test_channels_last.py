@@ -26,8 +26,8 @@ def maps_of(rows: int, channels: int, side: int, dtype: torch.dtype, seed: int =
 def test_sums_are_those_of_float64(channels: int, side: int, dtype: torch.dtype) -> None:
     maps = maps_of(4, channels, side, dtype)
     weights = torch.randn((channels, side * side, 5), generator=torch.Generator().manual_seed(1))
-    assert channels_last.able(maps)
-    sums = channels_last.products(maps, channels_last.axes_of(weights))
+    assert channels_last.supports(maps)
+    sums = channels_last.project(maps, channels_last.axes_of(weights))
     exact = torch.einsum("bcd,cdp->bpc", maps.double(), weights.double())
     torch.testing.assert_close(sums[:, :-1].double(), exact, rtol=0, atol=1e-6 * float(exact.abs().max()))
     torch.testing.assert_close(sums[:, -1].double(), maps.double().sum(2), rtol=0, atol=1e-3)
@@ -50,7 +50,7 @@ def test_every_sum_has_one_order_with_one_rounding_for_each_step(dtype: torch.dt
             factors = np.concatenate([axes[position], np.ones((1, channels))])
             sums = (sums.astype(np.float64) + row * factors).astype(np.float32)
         expected += sums
-    found = channels_last.products(maps, channels_last.axes_of(weights))
+    found = channels_last.project(maps, channels_last.axes_of(weights))
     assert np.array_equal(found.numpy(), expected)
 
 
@@ -62,7 +62,7 @@ def test_several_threads_give_the_same_bits(dtype: torch.dtype) -> None:
         found = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(channels_last.products(maps, axes))
+            found.append(channels_last.project(maps, axes))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
@@ -89,14 +89,14 @@ def test_infinities_and_nan_come_through() -> None:
     ],
 )
 def test_other_maps_are_not_for_the_loop(maps: Tensor, why: str) -> None:
-    assert not channels_last.able(maps), why
+    assert not channels_last.supports(maps), why
 
 
 def test_without_numba_maps_are_turned_round(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, plan = maps_of(3, 64, 28, torch.bfloat16), projecting(64, 784)
     found = plan.project(maps)
     assert channels_last.version().startswith("numba ")
-    monkeypatch.setattr(channels_last, "_there", lambda: False)
+    monkeypatch.setattr(channels_last, "_has_numba", lambda: False)
     assert channels_last.version() == "none"
     for mine, others in zip(plan.project(maps), found, strict=True):
         torch.testing.assert_close(mine, others, rtol=0, atol=2e-5)

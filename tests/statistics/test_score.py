@@ -19,7 +19,7 @@ from pcace_dist.statistics.score import (
     jackknife,
     required_images,
     score_channels,
-    unranked,
+    scores_of_few_rows,
 )
 from tests.statistics.helpers import Array, gram_of, identity_plan, plan_of, scores_of, times
 
@@ -268,7 +268,7 @@ def test_groups_that_cannot_be_ranked_are_known_by_their_rows_alone(n: int, used
     targets = {"y": y[:n], "again": -y[:n]}
     gram = gram_of(plan, maps[:n], targets, folds[:n] % used)
     layer = plan.layers[0]
-    known = unranked(gram.rows.numpy(), layer, 2, knots=plan.knots)
+    known = scores_of_few_rows(gram.rows.numpy(), layer, 2, knots=plan.knots)
     assert known is not None
     for one, other in zip(known, score_channels(gram, layer, plan.targets, penalty=0.3), strict=True):
         for entry in fields(ChannelScores):
@@ -281,7 +281,7 @@ def test_groups_with_rows_enough_are_not_given_up() -> None:
     maps, y, folds = mixed()
     plan = plan_of(maps, {"y": y})
     rows = np.bincount(folds, minlength=16)
-    assert unranked(rows, plan.layers[0], 1, knots=plan.knots) is None
+    assert scores_of_few_rows(rows, plan.layers[0], 1, knots=plan.knots) is None
 
 
 def test_two_hundred_images_are_enough_for_five_components() -> None:

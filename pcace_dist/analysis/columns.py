@@ -1,0 +1,74 @@
+"""What the columns of the tables of `pcace compare` and `pcace evaluate` are, shown in docs/reference/outputs.md.
+
+`tests/reference/test_outputs.py` holds them to the files.
+"""
+
+from __future__ import annotations
+
+from pcace_dist.artifacts.columns import CHANNEL, KEYS, LAYER, OF_GROUP, TARGET, Column, Table
+
+_BESIDE = {
+    "status": "string",
+    "images": "int64",
+    "rank": "int32",
+    "rank_low": "int32",
+    "rank_high": "int32",
+    "layer_rank": "int32",
+    "score": "float64",
+    "score_low": "float64",
+    "score_high": "float64",
+}  # columns of both rankings, side by side: name_a, name_b
+
+COMPARISON = Table(
+    "comparison.parquet",
+    "`pcace compare`: a row per target, group, layer and channel that both runs have.",
+    (
+        *KEYS,
+        *(
+            Column(f"{name}_{run}", kind, f"`{name}` in the {which} run")
+            for name, kind in _BESIDE.items()
+            for run, which in (("a", "earlier"), ("b", "later"))
+        ),
+        Column("change", "float64", "`score_b` - `score_a`; a score that is null counts as 0"),
+        Column("squared_change", "float64", "change of `score_squared`: what is judged"),
+        Column("squared_error", "float64", "standard error of `squared_change`"),
+        Column("p_value", "float64", "probability of such a change by chance alone"),
+        Column("q_value", "float64", "false discovery rate if all changes of this p-value and below count"),
+        Column(
+            "movement", "string", "`rose`, `fell`, `same`, `appeared`, `died`, or `unknown` where nothing can be judged"
+        ),
+        Column("moved", "bool", "whether q_value is at most --level and the change at least --tolerance"),
+    ),
+)
+
+MATCHING = Table(
+    "matching.parquet",
+    "`pcace compare --match`: a row per layer and channel of the earlier run.",
+    (
+        LAYER,
+        CHANNEL,
+        Column("channel_b", "int32", "the channel of the later run that is most like it, one to one"),
+        Column("likeness", "float64", "how alike the two are on the same images, 0 to 1; from 0.7 on the same one"),
+        Column("own", "float64", "likeness of the channel of the later run that has the same number"),
+    ),
+)
+
+EVALUATION = Table(
+    "evaluation.parquet",
+    "`pcace evaluate`: a row per ablation curve and number of replaced channels.",
+    (
+        TARGET,
+        OF_GROUP,
+        LAYER,
+        Column("replacement", "string", "what takes a channel's place: `mean`, `zero` or `bias`"),
+        Column(
+            "order", "string", "by what channels are replaced: `pcace`, `worst`, `random`, or a simple score's name"
+        ),
+        Column("draw", "int32", "number of the random order, from 0; 0 for the others"),
+        Column("k", "int32", "channels that are replaced"),
+        Column("images", "int64", "images on which the effect is measured"),
+        Column("lost", "float64", "1 - r^2 between the target with and without them: 0 nothing, 1 everything"),
+        Column("change", "float64", "mean of the target after, less that before"),
+        Column("accuracy", "float64", "share of labelled images that are still classified right; null without labels"),
+    ),
+)
