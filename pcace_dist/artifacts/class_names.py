@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pcace_dist.artifacts.columns import Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.groups import name_of
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from pcace_dist.storage.store import Sink
 
 CLASSES = "classes.parquet"
+TABLE = Table(
+    CLASSES,
+    "A row per class that has a name, by index. Only where the job, the data or the model name the classes.",
+    (Column("index", "int64", "output of the model, from 0"), Column("name", "string", "its class")),
+)
 _OF_A_CLASS = ("logit:", "margin:", "loss:")  # targets that name outputs, each the class of that number
 _OUTPUT = re.compile(r"(?<=[:-])\d+")  # of such a target's canonical name
 

@@ -64,8 +64,8 @@ class UnitCount:
 
     @staticmethod
     def from_json(value: Any) -> UnitCount:
-        counts = (int(value[name]) for name in ("rows", "bad", "filtered"))
-        return UnitCount(*counts, unlabelled=int(value.get("unlabelled", 0)))
+        rows, bad, filtered = (int(value[name]) for name in ("rows", "bad", "filtered"))
+        return UnitCount(rows, bad, filtered, int(value.get("unlabelled", 0)))
 
 
 @dataclass(frozen=True)

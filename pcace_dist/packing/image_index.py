@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pcace_dist.datasets.paths import Skipped, in_order, is_not_utf8
+from pcace_dist.datasets.paths import Skipped, in_order
 from pcace_dist.datasets.values.class_label import METADATA
 from pcace_dist.datasets.values.image_files import IMAGE_FILE, file_url
 from pcace_dist.errors import DatasetError
@@ -27,6 +27,7 @@ from pcace_dist.packing.open_source import open_source
 from pcace_dist.packing.source import Request, Source
 from pcace_dist.packing.sources.csv import CsvSlice
 from pcace_dist.packing.sources.folder import FolderSlice
+from pcace_dist.progress.terminal import is_not_utf8
 from pcace_dist.storage.files import Storage, StoredFile, first_line, split
 
 IMAGE, PATH = "image", "path"  # columns: the file, and its path alone

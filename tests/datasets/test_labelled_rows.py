@@ -75,7 +75,7 @@ def options(spec: DatasetSpec) -> LoaderOptions:
 
 def pilots(path: Path, labelling: Labelling, rows: int = 100) -> list[list[int]]:
     """The labels that both kinds of pilot see."""
-    spec = DatasetSpec(path=(str(path),), label="label", labelling=labelling)
+    spec = DatasetSpec(path=[str(path)], label="label", labelling=labelling)
     listing: Listing = list_dataset(spec, Storage())
     found = []
     for batches in (

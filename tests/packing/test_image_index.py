@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -61,7 +62,7 @@ def test_the_name_of_the_list_is_its_content(tmp_path: Path) -> None:
 def test_what_is_no_image_and_what_may_not_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder(tmp_path, "cat/a.png", "cat/b.png", "stray.png")
     (tmp_path / "notes.txt").write_text("no image")
-    monkeypatch.setattr(image_index.os, "access", lambda path, _: not str(path).endswith("b.png"))
+    monkeypatch.setattr(os, "access", lambda path, _: not str(path).endswith("b.png"))
     index = index_images(str(tmp_path), Storage())
     assert rows(index) == [
         {"path": "cat/a.png", "label": 0, "class": "cat"},
@@ -110,6 +111,6 @@ def test_what_cannot_be_listed_is_one_line_that_names_the_key(tmp_path: Path, na
 
 
 def test_a_folder_of_unreadable_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_index.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(DatasetError, match=r"names no image that can be read; the first: a.png: may not be read"):
         index_images(str(folder(tmp_path, "a.png")), Storage())

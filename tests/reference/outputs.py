@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pcace_dist.analysis.columns import COMPARISON, EVALUATION, MATCHING
-from pcace_dist.artifacts import across_groups, bad_rows, jackknife, rankings, summary, transforms
+from pcace_dist.artifacts import across_groups, bad_rows, class_names, jackknife, rankings, summary, transforms
 from pcace_dist.artifacts.columns import FILES, Table
 from pcace_dist.artifacts.examples import EXEMPLARS_TABLE, SAMPLE_TABLE
 from tests.reference import HEAD, code, table
@@ -13,6 +13,7 @@ TABLES = (
     across_groups.TABLE,
     jackknife.TABLE,
     bad_rows.TABLE,
+    class_names.TABLE,
     EXEMPLARS_TABLE,
     SAMPLE_TABLE,
     transforms.TABLE,
