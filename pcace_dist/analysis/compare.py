@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
 from pcace_dist.artifacts.checked import parsing
-from pcace_dist.artifacts.class_names import ClassNames
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.artifacts.run import Run
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute

@@ -11,7 +11,7 @@ from pcace_dist.analysis.compare import AgreementRow, Comparison
 from pcace_dist.analysis.curves import BEST, Standing
 from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
-from pcace_dist.artifacts.class_names import ClassNames
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress.terminal import console, table, tell
 
 SHOWN = 20

@@ -15,12 +15,12 @@ from pcace_dist.artifacts.across_groups import across_groups_table, publish_acro
 from pcace_dist.artifacts.attempt import read_attempt_file
 from pcace_dist.artifacts.bad_rows import BAD_ROWS, publish_bad_rows, rows_set_aside
 from pcace_dist.artifacts.block_scores import BlockScores
-from pcace_dist.artifacts.class_names import publish_class_names
-from pcace_dist.artifacts.data_reading import DataReading
 from pcace_dist.artifacts.examples import publish_examples
 from pcace_dist.artifacts.jackknife import publish_jackknife
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.rankings import publish_rankings, rankings_table
+from pcace_dist.artifacts.reading.class_names import publish_class_names
+from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.artifacts.transforms import publish_transforms
 from pcace_dist.errors import OutputError
 from pcace_dist.ledger.ledger import RESTORE, Receipt, RunState

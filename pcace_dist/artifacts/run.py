@@ -27,8 +27,8 @@ from pcace_dist.artifacts.checked import (
     read_checked,
     read_parquet,
 )
-from pcace_dist.artifacts.class_names import CLASSES, ClassNames, names_of_table
 from pcace_dist.artifacts.rankings import RANKINGS, best_of, select_rows
+from pcace_dist.artifacts.reading.class_names import CLASSES, ClassNames, names_of_table
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.errors import JobError, UserError, require_packages
 from pcace_dist.ledger.records import RESTORE, IllegalHistory, Record

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from rich.progress import TimeRemainingColumn
 
-from pcace_dist.artifacts.class_names import ClassNames
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress import terminal
 from pcace_dist.progress.bar import StageBar
 

@@ -263,7 +263,7 @@ class Job(Section):
         """
         covered = self.dependent()
         del covered["model"]["weights"]
-        covered["dataset"].pop("classes", None)  # what they say is in the manifest (artifacts/data_reading.py)
+        covered["dataset"].pop("classes", None)  # what they say is in the manifest (artifacts/reading/data_reading.py)
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))

@@ -34,11 +34,7 @@ from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line, s
 
 
 class NoParquet(DatasetError):
-    """A path without a Parquet file. has_images: it is a folder of images, or a CSV that may name some."""
-
-    def __init__(self, message: str, has_images: bool = False) -> None:
-        super().__init__(message)
-        self.has_images = has_images
+    """There is no Parquet file below a path."""
 
 
 Progress = Callable[[int, int], None]
@@ -210,11 +206,7 @@ def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, Stored
         raise DatasetError(f"dataset.path: {path} matches no file")
     if not entries.seen and not os.path.isdir(path):
         raise DatasetError(f"dataset.path: {path}: no such file or folder")
-    kinds = {kind_of_name(file.url) for file in entries.files}
-    raise NoParquet(
-        f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, entries, left_out)}",
-        has_images=bool(kinds & {"image", "csv"} if entries.how == "file" else "image" in kinds),
-    )
+    raise NoParquet(f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, entries, left_out)}")
 
 
 def _sorted_out(entries: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Skipped]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pcace_dist.artifacts.class_names import ClassNames
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.report import pictures
 from pcace_dist.report.clusters import across_groups
 from pcace_dist.report.evidence import Transforms, density, scatter

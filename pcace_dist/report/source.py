@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from pcace_dist.artifacts.checked import parsing
-from pcace_dist.artifacts.class_names import ClassNames
-from pcace_dist.artifacts.data_reading import DataReading
+from pcace_dist.artifacts.reading.class_names import ClassNames
+from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import begun_in, dataset_of, images_of, storage_of, weights_of

@@ -15,8 +15,8 @@ from typing import Any
 
 from pcace_dist.artifacts.block_scores import each_ranking
 from pcace_dist.artifacts.codes import index_of, publish_index
-from pcace_dist.artifacts.data_reading import KEY
 from pcace_dist.artifacts.plan_store import FrozenPlan
+from pcace_dist.artifacts.reading.data_reading import KEY
 from pcace_dist.datasets.units import Unit, check_unchanged, located, make_units, rows_per_unit
 from pcace_dist.executors.base import Executor, Task
 from pcace_dist.executors.choice import open_executor

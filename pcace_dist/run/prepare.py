@@ -15,9 +15,9 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from pcace_dist.artifacts.data_reading import DataReading
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.config.job import Job, Layer
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of

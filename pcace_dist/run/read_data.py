@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from pcace_dist.artifacts.data_reading import DataReading
+from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute
 from pcace_dist.datasets.columns import DatasetSpec

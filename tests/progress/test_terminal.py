@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import pcace_dist
-from pcace_dist.artifacts.class_names import ClassNames
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.cli.tables import print_ranking
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.progress import logs, terminal

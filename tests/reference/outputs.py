@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pcace_dist.analysis.columns import COMPARISON, EVALUATION, MATCHING
-from pcace_dist.artifacts import across_groups, bad_rows, class_names, jackknife, rankings, summary, transforms
+from pcace_dist.artifacts import across_groups, bad_rows, jackknife, rankings, summary, transforms
 from pcace_dist.artifacts.columns import FILES, Table
 from pcace_dist.artifacts.examples import EXEMPLARS_TABLE, SAMPLE_TABLE
+from pcace_dist.artifacts.reading import class_names
 from tests.reference import HEAD, code, table
 
 TABLES = (

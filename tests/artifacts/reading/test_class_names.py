@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pcace_dist.artifacts.class_names import ClassNames, class_names_table, names_of_table
+from pcace_dist.artifacts.reading.class_names import ClassNames, class_names_table, names_of_table
 
 PETS = {0: "cat", 1: "dog", 2: "2"}
 
