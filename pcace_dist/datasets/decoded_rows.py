@@ -21,6 +21,7 @@ from pcace_dist.datasets.groups import group_of
 from pcace_dist.datasets.images import ImageSpec, Pixels, pixels
 from pcace_dist.datasets.row_groups import RowGroup
 from pcace_dist.datasets.rows import BadRow, RowRef
+from pcace_dist.datasets.values.labels import NOT_WHOLE
 from pcace_dist.errors import RowError
 
 ROWS_BYTES = 1 << 20  # encoded images of a slice; with 256 KiB, the overhead was 5 % of decoding photographs
@@ -158,6 +159,8 @@ def decode_rows(
     good: list[int] = []
     at = start
     labels, no_class = (None, {}) if spec.label is None else spec.labelling.indices(table.column(spec.label))
+    mistakes = [i for i, reason in no_class.items() if spec.labelling.needed or NOT_WHOLE in reason]
+    decoded.mislabelled = (refs[mistakes[0]], no_class[mistakes[0]]) if mistakes else None
     files = encoded_images(table.column(spec.image))
     images = _on_host(files, image_spec) if decoder is None else decoder.images(files, image_spec)
     for i, (data, image) in enumerate(zip(files, images, strict=True)):
@@ -165,7 +168,7 @@ def decode_rows(
             decoded.bad.append(BadRow.of(refs[i], image))
             continue
         if spec.labelling.needed and i in no_class:
-            _set_aside_label(decoded, refs[i], no_class[i])
+            decoded.bad.append(BadRow.of(refs[i], RowError("target", no_class[i])))
             continue
         if buffer is None or image.shape != buffer.shape:
             _set_aside(decoded, refs[i], image.shape, buffer)
@@ -241,12 +244,6 @@ def _set_aside(decoded: DecodedRows, ref: RowRef, shape: Sequence[int], buffer: 
         "set model.input.resize or model.input.crop"
     )
     decoded.bad.append(BadRow.of(ref, RowError("decode", reason)))
-
-
-def _set_aside_label(decoded: DecodedRows, ref: RowRef, reason: str) -> None:
-    """Set aside a row whose label is no class."""
-    decoded.mislabelled = decoded.mislabelled or (ref, reason)
-    decoded.bad.append(BadRow.of(ref, RowError("target", reason)))
 
 
 def _list(table: pa.Table, name: str) -> list[Any]:
