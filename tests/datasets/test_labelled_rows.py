@@ -129,6 +129,6 @@ def test_fractions_are_no_labels_whether_one_is_needed_or_not(tmp_path: Path) ->
     )
     shard(tmp_path / "a.parquet", [png(i) for i in range(4)], label=[0.0, 1.0, 0.5, 2.0])
     with pytest.raises(
-        DatasetError, match=r"^dataset.label label: label 0.5 is not a whole number \(a.parquet row 2\)"
+        DatasetError, match=r"label 0.5 is not a whole number \(a.parquet row 2\)"
     ):
         pilots(tmp_path, Labelling())
