@@ -18,7 +18,7 @@ from torch import nn
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.artifacts.reading.data_reading import DataReading
-from pcace_dist.config.job import Job, Layer
+from pcace_dist.config.job import Job, Layer, Model
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.listing import Listing, list_dataset
@@ -31,6 +31,7 @@ from pcace_dist.models.source import code_digest
 from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
+from pcace_dist.run.input_of_model import with_input_of_model
 from pcace_dist.run.read_data import decide, known_range
 from pcace_dist.statistics.ace import MAX_ROWS
 from pcace_dist.worker.shared_model import SharedModel, share_model
@@ -111,6 +112,8 @@ def prepare(job: Job, manifest: Mapping[str, Any] | None = None) -> Preparation:
             "dataset.filter, group_by or estimator: gram"
         )
     model = spec.load_model()
+    job = with_input_of_model(job, model)
+    spec = replace(spec, model=_model_of(job))
     identity = _identity(job, model)
     layers, weights = identity.layers, identity.weights
     if job.statistics.plan is not None:
@@ -154,7 +157,8 @@ def _shared_model(job: Job, listing: Listing, model: nn.Module, wanted: Executor
 
 def identify(job: Job) -> Identity:
     """Identify a job: load its model, without reading its data. Raises UserError."""
-    return _identity(job, _work_spec(job).load_model())
+    model = _work_spec(job).load_model()
+    return _identity(with_input_of_model(job, model), model)
 
 
 def _identity(job: Job, model: nn.Module) -> Identity:
@@ -248,7 +252,7 @@ def _work_spec(job: Job) -> WorkSpec:
     _check_targets(job, targets)
     return WorkSpec(
         dataset=dataset_of(job),
-        model=job.model.model_copy(update={"weights": weights_of(job)}),
+        model=_model_of(job),
         limits=job.limits,
         statistics=job.statistics,
         compute=job.compute,
@@ -262,6 +266,11 @@ def _work_spec(job: Job) -> WorkSpec:
         python_path=(os.getcwd(),),
         log=LogSettings.from_environment(),
     )
+
+
+def _model_of(job: Job) -> Model:
+    """The section of the model, with an absolute path of its weights."""
+    return job.model.model_copy(update={"weights": weights_of(job)})
 
 
 def _flush_seconds() -> float:

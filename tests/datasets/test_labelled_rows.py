@@ -128,7 +128,5 @@ def test_fractions_are_no_labels_whether_one_is_needed_or_not(tmp_path: Path) ->
         "dataset.label: column 'label' in a.parquet holds 2.5; it must be the number or the name of a class"
     )
     shard(tmp_path / "a.parquet", [png(i) for i in range(4)], label=[0.0, 1.0, 0.5, 2.0])
-    with pytest.raises(
-        DatasetError, match=r"label 0.5 is not a whole number \(a.parquet row 2\)"
-    ):
+    with pytest.raises(DatasetError, match=r"label 0.5 is not a whole number \(a.parquet row 2\)"):
         pilots(tmp_path, Labelling())
