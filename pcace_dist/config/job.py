@@ -303,8 +303,8 @@ class Job(Section):
 
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
         are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
-        of model.input, model.output: null, and an `effect` that says nothing: jobs written before these keys existed
-        keep their fingerprint."""
+        of model.input, model.output: null, dataset.label_base: 0, dataset.classes: null, and an `effect` that says
+        nothing: jobs written before these keys existed keep their fingerprint."""
         independent: dict[str, Any] = {
             "workers": True,
             "storage": True,
@@ -324,6 +324,9 @@ class Job(Section):
             del keys["model"]["output"]
         if self.effect == Effect():
             del keys["effect"]
+        for name in ("label_base", "classes"):
+            if not keys["dataset"][name]:
+                del keys["dataset"][name]
         for target, spec in zip(keys["target"], self.targets, strict=True):
             if spec.file is not None:  # its digest counts, not its folder
                 target["cosine"] = spec.file.rpartition("/")[2]
@@ -348,6 +351,7 @@ class Job(Section):
             raise ValueError(f"model.input: {', '.join(sorted(self.model.auto))} are not known yet")
         covered = self.dependent()
         del covered["model"]["weights"]
+        covered["dataset"].pop("classes", None)  # what they say is in the manifest (artifacts/reading/data_reading.py)
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
         covered |= {"prototypes": dict(prototypes)} if prototypes else {}
