@@ -103,7 +103,7 @@ def test_flushes_come_early_where_they_are_small_against_what_was_read() -> None
     took = replace(FREE, part=1.0, row=Cost(1200 / LOAD.images))
 
     def attempts(load: Workload, workers: int) -> float:
-        return (predict(load, took, workers, 1.0)["reduce"] - ROUND) / load.groups / len(load.blocks)
+        return float(predict(load, took, workers, 1.0)["reduce"] - ROUND) / load.groups / len(load.blocks)
 
     one_block = replace(LOAD, blocks=(96,))
     assert attempts(one_block, 1) == pytest.approx(20)
@@ -132,7 +132,7 @@ def test_cpus_are_suggested_by_what_decoding_takes_beside_the_model() -> None:
 
 def sums(load: Workload) -> float:
     """Bytes that the sums take in the only worker, which does an image a second."""
-    return predict(load, replace(FREE, row=Cost(1.0)), 1, 1.0)["sums"]
+    return float(predict(load, replace(FREE, row=Cost(1.0)), 1, 1.0)["sums"])
 
 
 def test_a_worker_holds_codes_until_a_flush_and_then_grams_with_rows_that_wait_beside_them() -> None:
