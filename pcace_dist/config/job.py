@@ -288,6 +288,9 @@ class Job(Section):
             del keys["model"]["input"]["crop_offset"]
         if self.model.output is None:
             del keys["model"]["output"]
+        for target, spec in zip(keys["target"], self.targets, strict=True):
+            if spec.file is not None:  # its digest counts, not its folder
+                target["cosine"] = spec.file.rpartition("/")[2]
         return keys
 
     def fingerprint(
@@ -297,12 +300,13 @@ class Job(Section):
         weights_digest: str,
         layouts: Mapping[str, str] | None = None,
         code: str | None = None,
+        prototypes: Mapping[str, str] | None = None,
     ) -> str:
         """Digest of everything that the result depends on (`dependent`).
 
         `layers`: the resolved layer names; `layouts`: those that the job gives, by layer; `weights_digest`: of the
-        loaded weights; `code`: digest of the user's own code that defines the model. What the model says of model.input
-        has been filled in (`with_input`).
+        loaded weights; `code`: digest of the user's own code that defines the model; `prototypes`: digests of the
+        files of vectors, by target. What the model says of model.input has been filled in (`with_input`).
         """
         if self.model.auto:
             raise ValueError(f"model.input: {', '.join(sorted(self.model.auto))} are not known yet")
@@ -310,6 +314,7 @@ class Job(Section):
         del covered["model"]["weights"]
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
+        covered |= {"prototypes": dict(prototypes)} if prototypes else {}
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

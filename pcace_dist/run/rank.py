@@ -288,4 +288,6 @@ def _refuse_other_model(store: Store, job: Job, manifest: dict[str, Any] | None)
         return
     if not today.is_of(manifest["fingerprint"]):
         changed = "model.weights: the weights have" if today.weights != manifest["weights"] else "the model's code has"
+        if today.prototypes != manifest.get("prototypes", {}):
+            changed = "target cosine: the file of vectors has"
         raise OutputError(f"{changed} changed since the run in {store.url} was made; use another output")
