@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from pcace_dist.errors import ModelError, PcaceError
 from pcace_dist.models.device import is_out_of_memory, to_device
+from pcace_dist.models.effects.places import Place, PlaceTap, tap_name
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix, wrapper
-from pcace_dist.models.places import Place, PlaceTap, tap_name
 from pcace_dist.models.precision import Numerics, convert_model
 from pcace_dist.models.tap import LayerTap, Receive
 from pcace_dist.statistics.channels_last import version as compiler

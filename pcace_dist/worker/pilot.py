@@ -35,11 +35,11 @@ from pcace_dist.models.device import (
     to_device,
     worker_memory,
 )
+from pcace_dist.models.effects.places import Place, find_places, tap_name
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.layers import weight_norm
 from pcace_dist.models.layouts import settle
-from pcace_dist.models.places import Place, find_places, tap_name
 from pcace_dist.models.precision import AUTO, FLOAT32, Numerics, choose_numerics
 from pcace_dist.models.steadiness import check_steady
 from pcace_dist.statistics.effects.plan import EffectPlan

@@ -25,8 +25,8 @@ from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.values.labels import NO_ROWS
 from pcace_dist.errors import ModelError
 from pcace_dist.models.device import retry_on_oom
+from pcace_dist.models.effects.places import tap_name
 from pcace_dist.models.forward import Forward
-from pcace_dist.models.places import tap_name
 from pcace_dist.models.targets import target_values
 from pcace_dist.statistics.plan import LayerPlan
 from pcace_dist.worker.admission import CHECK_ROWS, CheckRows

@@ -22,8 +22,8 @@ from pcace_dist.config.job import Effect
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.errors import ModelError
 from pcace_dist.models.device import is_out_of_memory
-from pcace_dist.models.gradients import PlaceGradients
-from pcace_dist.models.places import Place, tap_name
+from pcace_dist.models.effects.gradients import PlaceGradients
+from pcace_dist.models.effects.places import Place, tap_name
 from pcace_dist.models.targets import target_tensor
 from pcace_dist.statistics.effects.axes import AxisMaker, PilotTable
 from pcace_dist.statistics.effects.grid import NO_UNIT, grid_of

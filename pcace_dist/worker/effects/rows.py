@@ -14,7 +14,7 @@ from pcace_dist.config.targets import parse_name
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.models.device import to_device
-from pcace_dist.models.places import Place, tap_name
+from pcace_dist.models.effects.places import Place, tap_name
 from pcace_dist.models.targets import target_values
 from pcace_dist.statistics.effects.plan import EffectPlan
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pcace_dist.models.effects.places import FUNCTIONS, Place, PlaceTap
 from pcace_dist.models.outputs import as_matrix
-from pcace_dist.models.places import FUNCTIONS, Place, PlaceTap
 from pcace_dist.models.tap import channels_and_positions, first_tensor
 
 
