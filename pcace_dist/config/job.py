@@ -140,6 +140,8 @@ class Effect(Section):
             raise ValueError(str(error)) from None
         if not known.of_outputs:
             raise ValueError(f"{known.written} is no function of the model; for example {{output: 0}}")
+        if known.kind == "cosine":
+            raise ValueError(f"{known.written} can only be a target; for example {{output: 0}}")
         return value
 
     @property

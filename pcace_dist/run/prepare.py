@@ -20,7 +20,7 @@ from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.config.job import Job, Layer, Model
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
-from pcace_dist.config.targets import PREDICTED, TargetSpec, reduction_of
+from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
@@ -35,6 +35,7 @@ from pcace_dist.run.extend import Base, open_base
 from pcace_dist.run.input_of_model import with_input_of_model
 from pcace_dist.run.read_data import decide, known_range
 from pcace_dist.statistics.ace import MAX_ROWS
+from pcace_dist.worker.effects.choice import has_mean
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import WorkSpec
 
@@ -259,6 +260,7 @@ def _work_spec(job: Job) -> WorkSpec:
     storage = storage_of(job)
     _check_targets(job, job.targets)
     targets = with_prototypes(job.targets, lambda path: storage.read_bytes(absolute(path)))
+    watched = job.effect.watched
     return WorkSpec(
         dataset=dataset_of(job),
         model=_model_of(job),
@@ -268,7 +270,7 @@ def _work_spec(job: Job) -> WorkSpec:
         compute=job.compute,
         storage=storage,
         targets=targets,
-        reduction=reduction_of(targets),
+        reduction=reduction_of([*targets, *([] if watched is None else [watched])]),
         output=absolute(job.output),
         threads=max(1, int(job.workers.cpus)),
         device="cuda" if job.workers.gpus > 0 else "cpu",
@@ -299,7 +301,7 @@ def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
     for target in targets:
         if target.needs_label and job.dataset.label is None:
             raise JobError(f"target {target.written} needs dataset.label, the column with the class index")
-        if job.effect.gradient == "mean" and target.value == PREDICTED:
+        if job.effect.gradient == "mean" and target.of_outputs and not has_mean(target):
             raise JobError(
                 f"effect.gradient mean: target {target.written} has no classes to take means over; use "
                 "effect.gradient: image"

@@ -150,7 +150,7 @@ class Engine:
         memory = self._memory()
         layouts.keep([self.model], metadata.channel_axes)
         mean, std = spec.model.input.mean, spec.model.input.std
-        effects = EffectRows.of(plan.effects, self.device)
+        effects = EffectRows.of(plan.effects, spec.targets, self.device)
         places = {} if effects is None else effects.places
         forward = Forward(self.model, self.device, metadata.batch, mean, std, spec.layers, metadata.numerics, places)
         layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}

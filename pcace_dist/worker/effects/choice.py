@@ -63,6 +63,11 @@ def choose_effects(
     return EffectChoice(effect.gradient, tuple(watched), statuses)
 
 
+def has_mean(of: TargetSpec) -> bool:
+    """Whether gradients of images of a class or group can be averaged: not where the function is another for each."""
+    return of.value != PREDICTED and of.vectors is None
+
+
 def _kind(of: TargetSpec, group_by: str | None) -> Kind:
     if of.needs_label:
         return "label"
@@ -75,8 +80,8 @@ def _automatic(watched: Sequence[Watched], statuses: Mapping[str, str], *, small
     if len(watched) > MOST_TARGETS:
         many = f"{len(watched)} targets are more than {MOST_TARGETS}; effect.gradient: mean computes them all"
         return EffectChoice(OFF, (), {**statuses, **every}, many)
-    with_mean = [own for own in watched if own.of.value != PREDICTED]
-    without = {own.name: OFF for own in watched if own.of.value == PREDICTED}
+    with_mean = [own for own in watched if has_mean(own.of)]
+    without = {own.name: OFF for own in watched if not has_mean(own.of)}
     reason = f"{', '.join(without)}: {BACKWARD}" if without else None
     if with_mean or not watched:
         return EffectChoice(MEAN, tuple(with_mean), {**statuses, **without}, reason)

@@ -225,7 +225,7 @@ class _Making:
             for start in range(0, len(wanted), GRADIENT_ROWS):
                 self._pilot.check()
                 some = wanted[start : start + GRADIENT_ROWS]
-                found = self._gradients_of(gradients, batch.images[torch.from_numpy(rows[some])], row_keys.labels, some)
+                found = self._gradients_of(gradients, batch, rows[some])
                 self._lost |= {(i, name) for i, own in enumerate(found) for name, one in own.items() if one is None}
                 for of_layers, own, by_layer in zip(makers, numbers, found, strict=True):
                     self._add_found(of_layers, by_layer, own[some], row_keys.folds[some])
@@ -246,14 +246,13 @@ class _Making:
         for batch, mask in self._pilot.batches():
             yield batch, _places(mask)
 
-    def _gradients_of(
-        self, gradients: PlaceGradients, images: Tensor, labels: Integers | None, rows: Integers
-    ) -> list[dict[str, Tensor | None]]:
+    def _gradients_of(self, gradients: PlaceGradients, batch: Batch, rows: Integers) -> list[dict[str, Tensor | None]]:
         """By target and layer; raises _NoEffects where the model has none."""
-        own = None if labels is None else labels[rows]
-        watched = [partial(target_tensor, own_target.of, labels=own) for own_target in self._choice.watched]
+        labels = None if batch.labels is None else batch.labels[rows]
+        columns = {name: values[rows] for name, values in batch.columns.items()}
+        watched = [partial(target_tensor, own.of, labels=labels, columns=columns) for own in self._choice.watched]
         try:
-            _, found = gradients(self._pilot.prepare(images), watched)
+            _, found = gradients(self._pilot.prepare(batch.images[torch.from_numpy(rows)]), watched)
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pcace_dist.config.targets import parse_name
+from pcace_dist.config.targets import TargetSpec, parse_name
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.models.device import to_device
@@ -24,18 +24,20 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 class EffectRows:
     """Encodes rows under a plan's effects."""
 
-    def __init__(self, plan: EffectPlan, device: torch.device) -> None:
+    def __init__(self, plan: EffectPlan, targets: Sequence[TargetSpec], device: torch.device) -> None:
+        """targets: the job's."""
         self._plan = plan
         self._device = device
-        self._specs = tuple(parse_name(target.of) for target in plan.targets)
+        known = {target.name: target for target in targets}
+        self._specs = tuple(known.get(target.of) or parse_name(target.of) for target in plan.targets)
         self.places: Mapping[str, Place] = {name: Place.from_json(own) for name, own in plan.places.items()}
         self._taps = {tap_name(layer.name): layer.to(device) for layer in plan.layers}
         self._layers = {layer.name: layer for layer in self._taps.values()}
 
     @classmethod
-    def of(cls, plan: EffectPlan | None, device: torch.device) -> EffectRows | None:
+    def of(cls, plan: EffectPlan | None, targets: Sequence[TargetSpec], device: torch.device) -> EffectRows | None:
         """None where no target has effects."""
-        return cls(plan, device) if plan is not None and plan.targets else None
+        return cls(plan, targets, device) if plan is not None and plan.targets else None
 
     def axes_of(self, batch: Batch) -> Tensor:
         """Each row's axis for every target, int64 (n, E); -1 where it has none."""
