@@ -26,7 +26,7 @@ from pcace_dist.commands import estimate as arithmetic
 from pcace_dist.commands.estimate import Estimate, Machine, Prediction, Timings, Workload
 from pcace_dist.config.job import Job
 from pcace_dist.datasets.loader import PILOT_BYTES, PILOT_ROW_GROUPS, spread, takes_all
-from pcace_dist.datasets.row_groups import count_kept, kept_values
+from pcace_dist.datasets.row_groups import count_kept, kept_counts
 from pcace_dist.datasets.units import Unit, make_units, row_groups_of, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.choice import ExecutorKind
@@ -174,7 +174,7 @@ def _sample(preparation: Preparation, notes: list[str]) -> tuple[Unit, float, in
         raise DatasetError(f"dataset.filter: {dict(dataset.filter)} keeps no rows")
     full = [piece for piece, rows in zip(looked, kept, strict=True) if rows == max(kept)]
     unit = next(unit for unit in make_units(listing, UNIT_ROWS) if full[len(full) // 2] in unit.row_groups)
-    groups = 1 if dataset.group_by is None else len(kept_values(dataset.group_by, looked, dataset, storage))
+    groups = 1 if dataset.group_by is None else len(kept_counts(dataset.group_by, looked, dataset, storage))
     if dataset.group_by is not None and len(looked) < len(pieces):
         seen = f"{groups:,} values counted in {len(looked):,} of {len(pieces):,} row groups"
         notes.append(f"group_by: {seen}; more are likely")
