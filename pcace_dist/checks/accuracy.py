@@ -14,6 +14,7 @@ from pcace_dist.checks.finding import NOTE, WARNING, Finding
 
 Ints = npt.NDArray[np.int64]
 
+FROM_1 = "labels that count from 1"
 LEAST_ROWS = 50  # labelled rows below which accuracy says nothing
 DEVIATIONS = 3.0  # standard errors that an accuracy lies above another before it counts as larger
 PER_CLASS = 4  # rows for each class before an assignment of classes is looked for
@@ -50,18 +51,22 @@ def accuracy(predicted: Ints, labels: Ints) -> Accuracy | None:
     return Accuracy(len(labels), float((predicted == labels).mean()), float(first @ second))
 
 
-def orders(outputs: int, names: Mapping[int, str]) -> dict[str, Callable[[Ints], Ints]]:
-    """Usual mistakes in the order of classes, in words: label -> the output that it would mean, for labels from 0."""
-    by_text = np.array(sorted(range(outputs), key=str))
-    found: dict[str, Callable[[Ints], Ints]] = {
-        "labels that count from 1": lambda labels: labels - 1,
-        "outputs that count from 1, with a class for the background": lambda labels: labels + 1,
-        "numbers sorted as texts (0, 1, 10, 11, 2, ...)": lambda labels: np.argsort(by_text)[labels % outputs],
+def orders(labels: Ints, outputs: int, names: Mapping[int, str]) -> dict[str, Ints]:
+    """The outputs (n,) that `labels` (n,) would mean under usual mistakes in the order of classes, by their words."""
+    ranges = {
+        FROM_1: (labels - 1, labels.min() >= 1),
+        "outputs that have a class for the background first": (labels + 1, labels.max() < outputs - 1),
     }
+    found = {words: meant for words, (meant, possible) in ranges.items() if possible}
+    found["numbers sorted as texts (0, 1, 10, 11, 2, ...)"] = _sorted_by(str, labels, outputs)
     if len(names) == outputs:
-        by_name = np.array(sorted(range(outputs), key=lambda index: names[index]))
-        found["classes sorted by name"] = lambda labels: np.argsort(by_name)[labels % outputs]
+        found["classes sorted by name"] = _sorted_by(names.__getitem__, labels, outputs)
     return found
+
+
+def _sorted_by(key: Callable[[int], str], labels: Ints, outputs: int) -> Ints:
+    place = np.argsort(sorted(range(outputs), key=key))
+    return np.where(labels < outputs, place[labels % outputs], labels)
 
 
 def best_order(predicted: Ints, labels: Ints, outputs: int, names: Mapping[int, str]) -> tuple[str, float] | None:
@@ -74,13 +79,18 @@ def best_order(predicted: Ints, labels: Ints, outputs: int, names: Mapping[int, 
     labelled = labels >= 0
     predicted, labels = predicted[labelled], labels[labelled]
     right = float((predicted == labels).mean())
-    candidates = {words: float((predicted == order(labels)).mean()) for words, order in orders(outputs, names).items()}
-    if len(labels) >= 2 * PER_CLASS * outputs:
-        pairs, share = _assigned(predicted, labels, outputs)
-        candidates[f"another order ({pairs})"] = share
-    words, best = max(candidates.items(), key=lambda candidate: candidate[1])
-    clear = best > max(2 * right, 0.3) and is_above(best, right, len(labels) // 2)
-    return (words, best) if clear else None
+    usual = {
+        words: float((predicted == order(labels)).mean()) for words, order in orders(labels, outputs, names).items()
+    }
+    words, best = max(usual.items(), key=lambda order: order[1])
+    if not _is_clear(best, right, len(labels)) and len(labels) >= 2 * PER_CLASS * outputs:
+        pairs, best = _assigned(predicted, labels, outputs)
+        words = f"another order ({pairs})"
+    return (words, best) if _is_clear(best, right, len(labels) // 2) else None
+
+
+def _is_clear(share: float, right: float, rows: int) -> bool:
+    return share > max(2 * right, 0.3) and is_above(share, right, rows)
 
 
 def _assigned(predicted: Ints, labels: Ints, outputs: int) -> tuple[str, float]:
@@ -113,7 +123,7 @@ def finding_of(predicted: Ints, labels: Ints, outputs: int, names: Mapping[int, 
         words, share = better
         write = (
             "write dataset.label_base: 1"
-            if "from 1" in words and "outputs" not in words
+            if words == FROM_1
             else "the labels are in another order than the model's outputs: write the classes' names as labels, and "
             "dataset.classes in the order of the outputs"
         )

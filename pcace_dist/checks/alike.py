@@ -19,7 +19,7 @@ from pcace_dist.checks.finding import NOTE, WARNING, Finding
 
 ALIKE = 0.4  # intraclass correlation from which a warning is due
 SHARED = 0.5  # share of rows that must have a row beside them in their group
-_CUT = re.compile(r"[\W_](?=[^\W_]+(?:\.\w+)?$)")  # before the last word of an id, its suffix aside
+_LAST_WORD = re.compile(r"[\W_]+[^\W_]*(\.\w{1,5})?$")  # of an id, with a file's suffix
 
 
 def looks(images: Tensor) -> npt.NDArray[np.float64]:
@@ -48,12 +48,7 @@ def intraclass(values: npt.NDArray[np.float64], groups: Sequence[Any]) -> float:
 
 def beginnings(ids: Sequence[str]) -> list[str]:
     """What ids begin with, up to the last separator: `street-12` of `street-12/3.jpg` and of `street-12_b.png`."""
-    return [_before_the_last(value) for value in ids]
-
-
-def _before_the_last(value: str) -> str:
-    cuts = [cut.start() for cut in _CUT.finditer(value)]
-    return value[: cuts[-1]] if cuts else value
+    return [_LAST_WORD.sub("", value) or value for value in ids]
 
 
 def findings_of(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 Level = Literal["error", "warning", "note"]
-ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
-ORDER = {level: place for place, level in enumerate(LEVELS)}
+ERROR: Final = "error"
+WARNING: Final = "warning"
+NOTE: Final = "note"
+ORDER = {ERROR: 0, WARNING: 1, NOTE: 2}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.checks.finding import Finding
 from pcace_dist.datasets.device_images import GPU, choose_decoder, memory_beside
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.listing import Listing
@@ -45,6 +46,7 @@ from pcace_dist.worker.admission import CheckRows
 from pcace_dist.worker.pilot_cache import CachedUnit
 from pcace_dist.worker.pilot_maps import PilotMaps
 from pcace_dist.worker.pilot_rows import PilotRows
+from pcace_dist.worker.pilot_warnings import pilot_warnings
 from pcace_dist.worker.spec import WorkSpec
 
 log = logging.getLogger(__name__)
@@ -56,11 +58,12 @@ MORE_IMAGES = "take more images, fewer statistics.components or knots"
 @dataclass(frozen=True, eq=False)
 class Piloted:
     """What a pilot gives: the plan, the rows by which workers are admitted to it, and, where the pilot took every row
-    and kept the maps, all units as they were forwarded."""
+    and kept the maps, all units as they were forwarded. warnings: what its rows say about the job."""
 
     plan: Plan
     check: CheckRows
     units: Mapping[str, CachedUnit]
+    warnings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +128,13 @@ def make_plan(
         setting = _Setting(models, spec, device, decode, numerics, check)
         axes = _steady_axes(setting, rows.first.images)
         pilot = first_pass(setting, rows, fixed_batch)
+        warnings = pilot_warnings(spec, list(rows), pilot.predicted, pilot.outputs, has_keys=rows.has_keys)
     metadata = _metadata(setting, pilot, image, weights, axes)
     plan = _build(setting, pilot, metadata) if given_plan is None else _adopt(given_plan, spec, pilot, metadata)
     if rows.took_all and spec.statistics.estimator == "gram":
         _refuse_too_few(plan, pilot.group_sizes(), grouped=spec.dataset.group_by)
     layers = {layer.name: layer.to(device) for layer in plan.layers}
-    return Piloted(plan, pilot.check_rows(layers), rows.by_unit(pilot.cached))
+    return Piloted(plan, pilot.check_rows(layers), rows.by_unit(pilot.cached), tuple(warnings))
 
 
 def _steady_axes(setting: _Setting, images: Tensor) -> Mapping[str, str]:

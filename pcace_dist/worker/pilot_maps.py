@@ -71,6 +71,7 @@ class PilotMaps:
         self.channels: dict[str, int] = {}
         self.targets = np.empty((0, len(spec.targets)))
         self.outputs = 0
+        self.predicted: list[np.ndarray[Any, np.dtype[np.int64]]] = []  # by batch, of every row
 
     @property
     def cached(self) -> list[CachedBatch]:
@@ -86,6 +87,7 @@ class PilotMaps:
         for number, pilot_batch in enumerate(self._forward_all(self._parts(batches), self._spec.layers, self._run)):
             batch, maps = pilot_batch.batch, pilot_batch.maps
             self.outputs = int(pilot_batch.outputs.shape[1])
+            self.predicted.append(pilot_batch.outputs.argmax(1).cpu().numpy())
             self._check_labels(batch)
             if number == 0 and _nbytes(maps) / len(batch) * rows > _budget():
                 self._maps = None

@@ -39,6 +39,7 @@ class PilotRows:
         """batch: rows that are read at a time. `check` is called before every batch. Raises DatasetError."""
         self._check = check
         self._all = listing.rows
+        self._by_value = spec.dataset.fold_by is not None
         self._units: WholeUnits | None = None
         self.most_rows = min(listing.rows, CHECK_ROWS if has_plan else spec.statistics.pilot)
         options = LoaderOptions(
@@ -56,7 +57,7 @@ class PilotRows:
             self._unread: Generator[Batch] = self._units.batches()
         else:
             decoder = decoder_of(decode, device)
-            no_folds = replace(options, fold_bytes=lambda _: 0, fold_value=lambda _: 0, decoder=decoder)
+            no_folds = replace(options, fold_bytes=lambda _: 0, decoder=decoder)
             self._unread = pilot_rows(listing, self.most_rows, no_folds)
         self._read: list[Batch] = []
         self.first = next(iter(self))
@@ -70,6 +71,11 @@ class PilotRows:
     def reads_units(self) -> bool:
         """Whether the batches are those of the main pass, so that it can use what was forwarded."""
         return self._units is not None
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether the batches have their rows' fold keys. Those of the images' bytes cost time and are not needed."""
+        return self.reads_units or self._by_value
 
     def close(self) -> None:
         """Stop reading."""

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from pcace_dist.checks import accuracy, alike, groups, near_duplicates, values
-from pcace_dist.checks.finding import ERROR, NOTE, WARNING, Finding, by_level
+from pcace_dist.checks.finding import ERROR, NOTE, WARNING, Finding, Level, by_level
 from pcace_dist.commands.check.inputs import other_inputs
 from pcace_dist.commands.check.refusals import judge
 from pcace_dist.commands.check.sample import Sample, take_sample
@@ -104,7 +104,9 @@ def _of_targets(job: Job, sample: Sample) -> Iterator[Finding]:
     missing = len(sample.reasons)
     if missing:
         reason = Counter(sample.reasons.values()).most_common(1)[0][0]
-        level = ERROR if missing == len(sample) else WARNING if missing > job.max_bad_rows * len(sample) else NOTE
+        level: Level = (
+            ERROR if missing == len(sample) else WARNING if missing > job.max_bad_rows * len(sample) else NOTE
+        )
         yield Finding(
             level,
             "target",
@@ -120,7 +122,7 @@ def _of_targets(job: Job, sample: Sample) -> Iterator[Finding]:
 def _of_folds(job: Job, sample: Sample) -> Iterator[Finding]:
     """Images that belong together and would be held out from one another."""
     dataset = job.dataset
-    found = near_duplicates.near_duplicates(sample.images, sample.fold_keys)
+    found = near_duplicates.near_duplicates(near_duplicates.thumbnails(sample.images), sample.fold_keys)
     finding = near_duplicates.finding_of(found, fold_by=dataset.fold_by, names=sample.ids)
     if finding is not None:
         yield finding
@@ -220,12 +222,11 @@ def _captions(sample: Sample, names: Mapping[int, str], job: Job) -> tuple[list[
         said = [_named(int(top), names) if several else "" for top in predicted]
         numbers = [f"{job.targets[0].name} {value:.3g}" for value in sample.targets[:, 0].tolist()]
         return [tuple(filter(None, pair)) for pair in zip(said, numbers, strict=True)], [None] * len(sample)
-    lines = [
-        (_named(int(top), names), f"is {_named(label, names)}" if label >= 0 else "no label")
-        for top, label in zip(predicted, labels.tolist(), strict=True)
+    pairs = list(zip(predicted, labels.tolist(), strict=True))
+    lines: list[tuple[str, ...]] = [
+        (_named(int(top), names), f"is {_named(label, names)}" if label >= 0 else "no label") for top, label in pairs
     ]
-    agrees = [None if label < 0 else top == label for top, label in zip(predicted, labels.tolist(), strict=True)]
-    return lines, agrees
+    return lines, [None if label < 0 else bool(top == label) for top, label in pairs]
 
 
 def _named(index: int, names: Mapping[int, str]) -> str:

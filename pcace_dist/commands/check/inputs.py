@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from pcace_dist.checks.accuracy import is_above
 from pcace_dist.checks.finding import WARNING, Finding
@@ -41,7 +42,7 @@ def other_inputs(preparation: Preparation, sample: Sample, accuracy: Finding) ->
     shares: dict[str, float] = {}
     for words, (mean, std) in usual(section.image_channels).items():
         forward = Forward(model, "cpu", BATCH, mean, std, (), Numerics())
-        predicted = np.concatenate([forward(part).argmax(1).numpy() for part in images.split(BATCH)])
+        predicted = np.concatenate([forward(part).argmax(1).numpy() for part in torch.split(images, BATCH)])
         shares[words] = float((predicted == labels)[labelled].mean())
     own = float(accuracy.figures["accuracy"])
     words, best = max(shares.items(), key=lambda tried: tried[1])
