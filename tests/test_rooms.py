@@ -35,8 +35,8 @@ ROOMS: dict[str, set[str]] = {
     "checks": {"statistics", "models", "datasets", "config"},
     "worker": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "checks"},
     "executors": {"progress", "storage", "models", "packing", "config", "worker"},
-    "run": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}
-    | {"executors"},
+    "run": {"progress", "storage", "statistics", "models", "datasets", "packing", "config", "ledger", "artifacts"}
+    | {"worker", "executors"},
     "analysis": {"progress", "storage", "models", "datasets", "config", "artifacts"},
     "report": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
     "commands": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}

@@ -79,9 +79,7 @@ def best_order(predicted: Ints, labels: Ints, outputs: int, names: Mapping[int, 
     labelled = labels >= 0
     predicted, labels = predicted[labelled], labels[labelled]
     right = float((predicted == labels).mean())
-    usual = {
-        words: float((predicted == order(labels)).mean()) for words, order in orders(labels, outputs, names).items()
-    }
+    usual = {words: float((predicted == meant).mean()) for words, meant in orders(labels, outputs, names).items()}
     words, best = max(usual.items(), key=lambda order: order[1])
     if not _is_clear(best, right, len(labels)) and len(labels) >= 2 * PER_CLASS * outputs:
         pairs, best = _assigned(predicted, labels, outputs)

@@ -270,7 +270,8 @@ class Job(Section):
 
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
         are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
-        of model.input, and model.output: null: jobs written before these keys existed keep their fingerprint."""
+        of model.input, model.output: null, dataset.label_base: 0 and dataset.classes: null: jobs written before these
+        keys existed keep their fingerprint."""
         independent: dict[str, Any] = {
             "workers": True,
             "storage": True,
@@ -288,6 +289,12 @@ class Job(Section):
             del keys["model"]["input"]["crop_offset"]
         if self.model.output is None:
             del keys["model"]["output"]
+        for name in ("label_base", "classes"):
+            if not keys["dataset"][name]:
+                del keys["dataset"][name]
+        for target, spec in zip(keys["target"], self.targets, strict=True):
+            if spec.file is not None:  # its digest counts, not its folder
+                target["cosine"] = spec.file.rpartition("/")[2]
         return keys
 
     def fingerprint(
@@ -297,19 +304,22 @@ class Job(Section):
         weights_digest: str,
         layouts: Mapping[str, str] | None = None,
         code: str | None = None,
+        prototypes: Mapping[str, str] | None = None,
     ) -> str:
         """Digest of everything that the result depends on (`dependent`).
 
         `layers`: the resolved layer names; `layouts`: those that the job gives, by layer; `weights_digest`: of the
-        loaded weights; `code`: digest of the user's own code that defines the model. What the model says of model.input
-        has been filled in (`with_input`).
+        loaded weights; `code`: digest of the user's own code that defines the model; `prototypes`: digests of the
+        files of vectors, by target. What the model says of model.input has been filled in (`with_input`).
         """
         if self.model.auto:
             raise ValueError(f"model.input: {', '.join(sorted(self.model.auto))} are not known yet")
         covered = self.dependent()
         del covered["model"]["weights"]
+        covered["dataset"].pop("classes", None)  # what they say is in the manifest (artifacts/reading/data_reading.py)
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
+        covered |= {"prototypes": dict(prototypes)} if prototypes else {}
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

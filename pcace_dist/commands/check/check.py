@@ -66,7 +66,7 @@ def check(path: str, overrides: Sequence[str] = (), *, images: int = IMAGES, out
         except UserError as error:
             key, _, rest = str(error).partition(": ")
             return Checked(by_level([*findings, Finding(ERROR, key, rest)]))
-        names = sample.names
+        names = preparation.reading.names
         findings += [*_of_sample(preparation, sample, names)]
         sheet = None if out is None else _write_sheet(out, sample, names, preparation.job)
     return Checked(by_level(findings), sheet, _figures(preparation, sample))

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pcace_dist.checks.finding import ERROR, Finding
 from pcace_dist.config.explain import explain_all
 from pcace_dist.config.job import Job, mapping_of, parse_job, text_of
+from pcace_dist.config.targets import parse_target
 from pcace_dist.errors import UserError
 from pcace_dist.run.prepare import Preparation, identify, prepare
 from pcace_dist.run.rank import look_at_output
@@ -139,6 +140,9 @@ def _shortened(data: dict[str, Any], key: str) -> Job | None:
     if not isinstance(holder, dict) or holder.get(name) is None:
         return None
     del holder[name]
+    if key == "dataset.label":  # what needs it is no mistake of its own
+        kept = [target for target in data["target"] if not parse_target(target).needs_label]
+        data["target"] = kept or INSTEAD["target"]
     return _reparsed(data)
 
 

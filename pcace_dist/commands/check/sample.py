@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from pcace_dist.datasets.loader import Batch, LoaderOptions, pilot_rows
-from pcace_dist.errors import DatasetError
-from pcace_dist.models.class_names import class_names
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.precision import Numerics
 from pcace_dist.models.targets import target_values
 from pcace_dist.run.prepare import Preparation
 from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+from pcace_dist.worker.pilot_labels import check_labels, seen_labels
 
 BATCH = 16
 ROW_GROUPS = 64  # that are opened at most
@@ -30,7 +29,7 @@ class Sample:
 
     images: uint8 (n, C, H, W); outputs: (n, O); labels: int64 (n,) or None; groups: n or None; columns: the plain
     columns, n values each; ids: n; fold_keys: n; targets: float64 (n, T), NaN where there is none, with the reasons by
-    row; names: of the classes, by output; map_bytes: of the layers' maps of one image; read_seconds, model_seconds: for
+    row; map_bytes: of the layers' maps of one image; read_seconds, model_seconds: for
     one image.
     """
 
@@ -43,7 +42,6 @@ class Sample:
     fold_keys: list[int]
     targets: np.ndarray[Any, np.dtype[np.float64]]
     reasons: dict[int, str]
-    names: Mapping[int, str]
     map_bytes: int
     read_seconds: float
     model_seconds: float
@@ -81,12 +79,10 @@ def take_sample(preparation: Preparation, rows: int) -> Sample:
         began = time.perf_counter()
         outputs.append(forward(batch.images, receive))
         seconds.append((time.perf_counter() - began) / len(batch))
-    said = spec.model
     return _joined(
         preparation,
         batches,
         torch.cat(outputs),
-        names=class_names(model, said.factory, said.kwargs, said.weights) or {},
         map_bytes=sum(maps.values()),
         read_seconds=read / sum(map(len, batches)),
         model_seconds=float(np.median(seconds)),
@@ -96,11 +92,7 @@ def take_sample(preparation: Preparation, rows: int) -> Sample:
 def _joined(preparation: Preparation, batches: Sequence[Batch], outputs: Tensor, **more: Any) -> Sample:
     spec = preparation.spec
     labels = None if batches[0].labels is None else np.concatenate([b.labels for b in batches if b.labels is not None])
-    if labels is not None and any(target.needs_label for target in spec.targets) and labels.max() >= outputs.shape[1]:
-        raise DatasetError(
-            f"dataset.label {spec.dataset.label}: label {int(labels.max())} is beyond the model's {outputs.shape[1]} "
-            "outputs (classes are 0 to the number of outputs less 1); check dataset.label and model.kwargs"
-        )
+    check_labels(spec, seen_labels(labels), outputs.shape[1])
     columns = {name: np.concatenate([batch.columns[name] for batch in batches]) for name in batches[0].columns}
     targets, reasons = target_values(spec.targets, outputs, labels, columns)
     kept = [row for batch in batches for row in batch.kept or ()]
