@@ -21,7 +21,7 @@ from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.config.job import Job, Layer
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of
-from pcace_dist.datasets.listing import Listing, list_dataset
+from pcace_dist.datasets.listing import Listing
 from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
 from pcace_dist.executors.ray_session import is_wanted, names_a_cluster
@@ -31,7 +31,7 @@ from pcace_dist.models.source import code_digest
 from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
-from pcace_dist.run.read_data import decide, known_range
+from pcace_dist.run.read_data import decide, known_range, open_data
 from pcace_dist.statistics.ace import MAX_ROWS
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import WorkSpec
@@ -91,17 +91,20 @@ class Preparation:
         return self.identity.is_of(fingerprint)
 
 
-def prepare(job: Job, manifest: Mapping[str, Any] | None = None) -> Preparation:
-    """Check a job against its data and its model. `manifest`: of the run that is continued, which reads its data as it
-    has begun to. Raises UserError, one line."""
+def prepare(job: Job, manifest: Mapping[str, Any] | None = None, place: str | None = None) -> Preparation:
+    """Check a job against its data and its model. Raises UserError, one line.
+
+    manifest: of the run that is continued, which reads its data as it has begun to. place: where a list of images is
+    written; None: below the output.
+    """
     _refuse_what_is_not_built(job)
     wanted = wanted_executor()
     if wanted == ExecutorKind.THREADS:
         check_threads(job.workers)
     spec = _work_spec(job)
-    if manifest is not None:
-        spec = replace(spec, dataset=DataReading.of(manifest).applied(spec.dataset))
-    listing = list_dataset(spec.dataset, spec.storage)
+    dataset, place = spec.dataset, place or absolute(job.output)
+    opened = open_data(job, dataset, spec.storage, manifest, place)
+    spec, listing = replace(spec, dataset=opened.dataset), opened.listing
     for left_out in listing.left_out:
         if not left_out.usual:
             logs.say(f"left out: {left_out}", prefix="pcace: dataset.path: ", level=logging.WARNING)
@@ -119,10 +122,15 @@ def prepare(job: Job, manifest: Mapping[str, Any] | None = None) -> Preparation:
     if job.extend is not None:
         extended = job.model_copy(update={"extend": absolute(job.extend)})
         base = open_base(extended, spec.storage, weights=weights, layers=layers)
-    reading = decide(job, listing, model, spec.storage)
+    if base is not None and opened.images is not None:
+        raise JobError(
+            f"extend: dataset.path {job.dataset.path[0]} is a folder of images; extend runs over Parquet files, which "
+            "`pcace pack` makes"
+        )
+    reading = decide(job, opened, model, spec.storage)
     begun = manifest or (None if base is None else base.state.manifest)
     reading = reading if begun is None else reading.continued(begun)
-    spec = replace(spec, dataset=known_range(reading.applied(spec.dataset), listing))
+    spec = replace(spec, dataset=known_range(reading.applied(dataset, place), listing))
     kept = _kept_schema(spec, listing)
     spec = replace(spec, layers=layers, layouts=identity.layouts, kept=kept, base=None if base is None else base.url)
     shared = _shared_model(job, listing, model, wanted)
