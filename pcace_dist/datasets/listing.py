@@ -9,6 +9,7 @@ Ray.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -149,12 +150,22 @@ class _LabelFacts:
         if self._column is None or self.range is None:
             return
         self.range |= label_range(footer, key, self._column, self._partitions)
+        fraction = next((value for value in (self.range.low, self.range.high) if _is_fraction(value)), None)
+        if fraction is not None:
+            raise DatasetError(
+                f"dataset.label: column {self._column!r} in {key} holds {fraction:g}; it must be "
+                "the number or the name of a class"
+            )
         self._named.add(class_label_names(footer.schema.to_arrow_schema(), self._column))
 
     @property
     def names(self) -> tuple[str, ...] | None:
         """Names of the classes; None where files have others or none."""
         return next(iter(self._named)) if len(self._named) == 1 else None
+
+
+def _is_fraction(value: float | None) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and not value.is_integer()
 
 
 def find_files(paths: Sequence[str], storage: Storage) -> tuple[dict[str, StoredFile], list[Skipped]]:

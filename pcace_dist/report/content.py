@@ -115,7 +115,7 @@ def _row(source: ReportSource, findings: Findings, number: int) -> dict[str, Any
         entry["label"] = _number_or_name(names.label(label))
     if source.job.group_by is not None:
         entry["group"] = names.group(findings.probed.groups[number])
-    if len(outputs) > 1:
+    if len(outputs) > 1 and not all(target.kind == "cosine" for target in source.targets):
         entry["predicted"] = _number_or_name(names.label(int(outputs.argmax())))
     return entry
 

@@ -22,7 +22,7 @@ from pcace_dist.artifacts.codes import StoredCodes, open_codes
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.artifacts.reading.data_reading import KEY, DataReading
-from pcace_dist.artifacts.run import Run
+from pcace_dist.artifacts.run import open_run
 from pcace_dist.artifacts.selection import SELECTION_FILE
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, storage_of
@@ -100,6 +100,8 @@ def prepare_from_codes(job: Job) -> CodesPreparation | None:
                 "statistics.keep_codes: true first"
             )
         return None
+    if job.model.auto:  # as it was when the codes were kept
+        job = job.filled_from(open_run(kept_codes.url, storage=storage).job)
     query = check_query(job, kept_codes)
     spec = CodesSpec(
         codes=kept_codes.url,
@@ -159,7 +161,7 @@ class CodesRun(Coordinator[CodesPreparation]):
 
     def _reading(self) -> DataReading:
         """The names of classes are those of the run that kept the codes."""
-        names = Run(self._kept_codes.url, self._kept_codes.storage).names.names
+        names = open_run(self._kept_codes.url, storage=self._kept_codes.storage).names.names
         return DataReading(names=names, names_from=self._kept_codes.url if names else "")
 
     def _plan(self, executor: Executor) -> Plan:

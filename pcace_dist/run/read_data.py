@@ -19,7 +19,7 @@ from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.listing import Listing, NoParquet, list_dataset, summed
 from pcace_dist.datasets.values.image_files import IMAGE
 from pcace_dist.datasets.values.labels import is_text
-from pcace_dist.errors import DatasetError, OutputError
+from pcace_dist.errors import DatasetError, JobError, OutputError
 from pcace_dist.models.class_names import class_names
 from pcace_dist.packing.class_names import ClassNames, read_class_names
 from pcace_dist.packing.image_index import ImageIndex, index_images
@@ -74,6 +74,15 @@ def open_any(dataset: DatasetSpec, storage: Storage, place: str, classes: ClassN
     except OSError as error:
         raise OutputError(first_line(error)) from None
     return OpenedData(dataset, replace(list_dataset(dataset, storage), left_out=summed(index.left_out)), images)
+
+
+def refuse_images(job: Job, opened: OpenedData) -> None:
+    """Raise JobError where `extend` would find no file again: a list of images is a new one with each new image."""
+    if opened.images is not None:
+        raise JobError(
+            f"extend: dataset.path {job.dataset.path[0]} is a folder of images; extend runs over Parquet files, which "
+            "`pcace pack` makes"
+        )
 
 
 def _check_unchanged(dataset: DatasetSpec, today: ImageIndex, storage: Storage) -> None:

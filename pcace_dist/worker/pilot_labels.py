@@ -22,7 +22,7 @@ def check_labels(spec: WorkSpec, seen: LabelRange, outputs: int) -> None:
     Where they run from 1 to the number of outputs and are never 0, they may count from 1, or be those of another model:
     the job must say.
     """
-    if not any(target.needs_label for target in spec.targets):
+    if not any(target.needs_label and target.file is None for target in spec.targets):
         return
     column, labelling = spec.dataset.label, spec.dataset.labelling
     stated = None if spec.dataset.filter or labelling.range is None else labelling.range

@@ -118,3 +118,15 @@ def test_labels_are_numbers_in_all_files_or_names_in_all(tmp_path: Path) -> None
         DatasetError, match=r"^dataset.label: column 'label' is int64 in a.parquet but string in c.parquet"
     ):
         listed(tmp_path, label="label")
+
+
+def test_fractions_are_no_labels_whether_one_is_needed_or_not(tmp_path: Path) -> None:
+    shard(tmp_path / "a.parquet", [png(i) for i in range(4)], label=[0.0, 1.0, 0.5, 2.5])
+    with pytest.raises(DatasetError) as caught:
+        listed(tmp_path, label="label")
+    assert str(caught.value) == (
+        "dataset.label: column 'label' in a.parquet holds 2.5; it must be the number or the name of a class"
+    )
+    shard(tmp_path / "a.parquet", [png(i) for i in range(4)], label=[0.0, 1.0, 0.5, 2.0])
+    with pytest.raises(DatasetError, match=r"label 0.5 is not a whole number \(a.parquet row 2\)"):
+        pilots(tmp_path, Labelling())

@@ -19,6 +19,7 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 
 UNLABELLED = -1
 LARGEST = 2**63 - 1
+NOT_WHOLE = "is not a whole number"
 NAMED = 3  # classes that a message names
 SHOWN = 40  # characters of a label that a reason repeats
 
@@ -100,7 +101,7 @@ class Labelling:
     def _not_a_number_of_a_class(self, value: Any) -> str:
         number = f"{value:g}" if isinstance(value, float) else str(value)
         if isinstance(value, float) and not value.is_integer():
-            return f"label {number} is not a whole number"
+            return f"label {number} {NOT_WHOLE}"
         if value > LARGEST:
             return f"label {number} is too large"
         return f"label {number} is {f'below dataset.label_base {self.base}' if self.base else 'negative'}"
