@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from pcace_dist.packing.pack import pack
 from pcace_dist.run.main_pass import MainPass
 from pcace_dist.run.rank import run_job
 from tests.digits import digits_job, digits_table, ranked, records
+from tests.servers import moto_server, s3_environment
 from tests.whole_jobs import in_process
 
 __all__ = ["in_process"]
@@ -182,3 +184,26 @@ def test_extend_is_for_parquet_files(run: Run, folder: Path) -> None:
     assert refusal(asked) == (
         f"extend: dataset.path {folder} is a folder of images; extend runs over Parquet files, which `pcace pack` makes"
     )
+
+
+def test_a_folder_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path, run: Run) -> None:
+    with moto_server() as endpoint:
+        for name, value in s3_environment(endpoint).items():
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="images")
+        for path in folder.rglob("*.png"):
+            client.upload_file(str(path), "images", f"photos/{path.relative_to(folder).as_posix()}")
+        in_bucket = ranked(job("s3://images/photos", tmp_path / "run", group_by="class"))
+    assert in_bucket.ranking() == run.ranking()
+    rows = pq.read_table(next(Path(in_bucket.path, "data").iterdir()))["image"].to_pylist()
+    assert all(len(row["version"]) == 32 for row in rows), "ETags"
+
+
+def test_an_estimate_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    from pcace_dist.commands.measure import estimate
+
+    said = estimate(parse_job(job(folder, tmp_path / "run")), workers=(1,))
+    assert said["images"] == ROWS
+    assert said["bytes"] > 50 * ROWS, "of the images, not of their list"
+    assert not (tmp_path / "run").exists()
