@@ -35,6 +35,7 @@ from pcace_dist.run.extend import Base, open_base
 from pcace_dist.run.input_of_model import with_input_of_model
 from pcace_dist.run.read_data import decide, known_range, open_data, refuse_images
 from pcace_dist.statistics.ace import MAX_ROWS
+from pcace_dist.worker.effects.choice import has_mean
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import WorkSpec
 
@@ -263,15 +264,17 @@ def _work_spec(job: Job) -> WorkSpec:
     storage = storage_of(job)
     _check_targets(job, job.targets)
     targets = with_prototypes(job.targets, lambda path: storage.read_bytes(absolute(path)))
+    watched = job.effect.watched
     return WorkSpec(
         dataset=dataset_of(job),
         model=_model_of(job),
         limits=job.limits,
         statistics=job.statistics,
+        effect=job.effect,
         compute=job.compute,
         storage=storage,
         targets=targets,
-        reduction=reduction_of(targets),
+        reduction=reduction_of([*targets, *([] if watched is None else [watched])]),
         output=absolute(job.output),
         threads=max(1, int(job.workers.cpus)),
         device="cuda" if job.workers.gpus > 0 else "cpu",
@@ -302,6 +305,14 @@ def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
     for target in targets:
         if target.needs_label and job.dataset.label is None:
             raise JobError(f"target {target.written} needs dataset.label, the column with the class index")
+        if job.effect.gradient == "mean" and target.of_outputs and not has_mean(target):
+            raise JobError(
+                f"effect.gradient mean: target {target.written} has no classes to take means over; use "
+                "effect.gradient: image"
+            )
+    watched = job.effect.watched
+    if watched is not None and watched.needs_label and job.dataset.label is None:
+        raise JobError(f"effect.of {watched.written} needs dataset.label, the column with the class index")
     if job.group_by is not None and job.group_by == job.dataset.image:
         raise DatasetError(f"group_by {job.group_by}: is the image column")
 
