@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "storage": set(),
     "statistics": set(),
     "datasets": {"progress", "storage"},
-    "packing": {"storage", "datasets"},
+    "packing": {"progress", "storage", "datasets"},
     "config": {"progress", "storage", "datasets"},
     "models": {"statistics", "config"},
     "ledger": {"storage"},
@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "worker": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "checks"},
     "executors": {"progress", "storage", "models", "packing", "config", "worker"},
     "run": {"progress", "storage", "statistics", "models", "datasets", "packing", "config", "ledger", "artifacts"}
-    | {"worker", "executors"},
+    | {"worker", "executors", "checks"},
     "analysis": {"progress", "storage", "models", "datasets", "config", "artifacts"},
     "report": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
     "commands": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}

@@ -19,18 +19,16 @@ def pilot_warnings(
     batches: Sequence[Batch],
     predicted: Sequence[npt.NDArray[np.int64]],
     outputs: int,
-    *,
-    has_keys: bool,
 ) -> list[Finding]:
     """What is probably wrong, as warnings: the range of values, near-duplicates, accuracy.
 
-    predicted: the class with the largest output, by row, in the order of the batches; outputs: how many the model has;
-    has_keys: whether the batches have their rows' fold keys. At most near_duplicates.MOST rows are compared.
+    predicted: the class with the largest output, by row, in the order of the batches; outputs: how many the model has.
+    At most near_duplicates.MOST rows are compared.
     """
     found: list[Finding | None] = [values.finding_of(batches[0].images, spec.model.input.mean, spec.model.input.std)]
     step = -(-sum(map(len, batches)) // near_duplicates.MOST)
     small = torch.cat([near_duplicates.thumbnails(batch.images[::step]) for batch in batches])
-    keys = [int(key) for batch in batches for key in batch.fold_keys[::step]] if has_keys else None
+    keys = [int(key) for batch in batches for key in batch.fold_keys[::step]]
     pairs = near_duplicates.near_duplicates(small, keys)
     found.append(near_duplicates.finding_of(pairs, fold_by=spec.dataset.fold_by))
     labels = [batch.labels for batch in batches if batch.labels is not None]
