@@ -19,7 +19,7 @@ from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.config.job import Job, Model
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of
-from pcace_dist.datasets.listing import Listing, list_dataset
+from pcace_dist.datasets.listing import Listing
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
 from pcace_dist.executors.ray_session import is_wanted, names_a_cluster
@@ -30,8 +30,9 @@ from pcace_dist.run.extend import Base, open_base
 from pcace_dist.run.given_plan import with_given_plan
 from pcace_dist.run.identity import Identity, identity_of
 from pcace_dist.run.input_of_model import with_input_of_model
-from pcace_dist.run.read_data import decide, known_range
+from pcace_dist.run.read_data import decide, known_range, open_data, refuse_images
 from pcace_dist.statistics.ace import MAX_ROWS
+from pcace_dist.worker.effects.choice import has_mean
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import WorkSpec
 
@@ -64,17 +65,21 @@ class Preparation:
         return self.identity.is_of(fingerprint)
 
 
-def prepare(job: Job, manifest: Mapping[str, Any] | None = None) -> Preparation:
-    """Check a job against its data and its model. `manifest`: of the run that is continued, which reads its data as it
-    has begun to. Raises UserError, one line."""
+def prepare(job: Job, manifest: Mapping[str, Any] | None = None, place: str | None = None) -> Preparation:
+    """Check a job against its data and its model. Raises UserError, one line.
+
+    manifest: of the run that is continued, which reads its data as it has begun to. place: where a list of images is
+    written; None: below the output.
+    """
     _refuse_what_is_not_built(job)
     wanted = wanted_executor()
     if wanted == ExecutorKind.THREADS:
         check_threads(job.workers)
     spec = _work_spec(job)
-    if manifest is not None:
-        spec = replace(spec, dataset=DataReading.of(manifest).applied(spec.dataset))
-    listing = _listing(job, spec)
+    dataset, place = spec.dataset, place or absolute(job.output)
+    opened = open_data(job, dataset, spec.storage, manifest, place)
+    spec, listing = replace(spec, dataset=opened.dataset), opened.listing
+    _check_listing(job, listing)
     model = spec.load_model()
     job = with_input_of_model(job, model)
     spec = replace(spec, model=_model_of(job))
@@ -82,10 +87,12 @@ def prepare(job: Job, manifest: Mapping[str, Any] | None = None) -> Preparation:
     if job.statistics.plan is not None:
         spec = with_given_plan(job, spec, identity.layers)
     base = None if job.extend is None else _base(job, spec, identity)
-    reading = decide(job, listing, model, spec.storage)
+    if base is not None:
+        refuse_images(job, opened)
+    reading = decide(job, opened, model, spec.storage)
     begun = manifest or (None if base is None else base.state.manifest)
     reading = reading if begun is None else reading.continued(begun)
-    spec = replace(spec, dataset=known_range(reading.applied(spec.dataset), listing))
+    spec = replace(spec, dataset=known_range(reading.applied(dataset, place), listing))
     spec = replace(
         spec,
         layers=identity.layers,
@@ -107,9 +114,8 @@ def prepare(job: Job, manifest: Mapping[str, Any] | None = None) -> Preparation:
     )
 
 
-def _listing(job: Job, spec: WorkSpec) -> Listing:
-    """The data set's files, with a line for each that is left out and might not be meant to be."""
-    listing = list_dataset(spec.dataset, spec.storage)
+def _check_listing(job: Job, listing: Listing) -> None:
+    """Say which files are left out that might not be meant to be. Raises JobError for more rows than ace takes."""
     for left_out in listing.left_out:
         if not left_out.usual:
             logs.say(f"left out: {left_out}", prefix="pcace: dataset.path: ", level=logging.WARNING)
@@ -118,7 +124,6 @@ def _listing(job: Job, spec: WorkSpec) -> Listing:
             f"statistics.estimator ace: takes at most {MAX_ROWS:,} images and the data set has {listing.rows:,}; use "
             "dataset.filter, group_by or estimator: gram"
         )
-    return listing
 
 
 def _base(job: Job, spec: WorkSpec, identity: Identity) -> Base:
@@ -164,15 +169,17 @@ def _work_spec(job: Job) -> WorkSpec:
     storage = storage_of(job)
     _check_targets(job, job.targets)
     targets = with_prototypes(job.targets, lambda path: storage.read_bytes(absolute(path)))
+    watched = job.effect.watched
     return WorkSpec(
         dataset=dataset_of(job),
         model=_model_of(job),
         limits=job.limits,
         statistics=job.statistics,
+        effect=job.effect,
         compute=job.compute,
         storage=storage,
         targets=targets,
-        reduction=reduction_of(targets),
+        reduction=reduction_of([*targets, *([] if watched is None else [watched])]),
         output=absolute(job.output),
         threads=max(1, int(job.workers.cpus)),
         device="cuda" if job.workers.gpus > 0 else "cpu",
@@ -203,6 +210,14 @@ def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
     for target in targets:
         if target.needs_label and job.dataset.label is None:
             raise JobError(f"target {target.written} needs dataset.label, the column with the class index")
+        if job.effect.gradient == "mean" and target.of_outputs and not has_mean(target):
+            raise JobError(
+                f"effect.gradient mean: target {target.written} has no classes to take means over; use "
+                "effect.gradient: image"
+            )
+    watched = job.effect.watched
+    if watched is not None and watched.needs_label and job.dataset.label is None:
+        raise JobError(f"effect.of {watched.written} needs dataset.label, the column with the class index")
     if job.group_by is not None and job.group_by == job.dataset.image:
         raise DatasetError(f"group_by {job.group_by}: is the image column")
 
