@@ -36,6 +36,8 @@ def print_comparison(comparison: Comparison) -> None:
         f"top {comparison.settings.top} overlap {number(overall['overlap'])}, "
         f"rank-biased overlap {number(overall['rbo'])} (p {comparison.settings.persistence:g})",
     )
+    if counts["effects_judged"]:
+        tell(f"effects: {counts['effects_moved']:,} of {counts['effects_judged']:,} moved")
     if len(comparison.agreement) > 1:
         console().print(_agreement_table(comparison.agreement, comparison.names))
     if counts["moved"]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pcace_dist.storage.store import Sink
 
 RANKINGS = "rankings.parquet"
+SCORE, EFFECT = "score", "effect"  # what rankings go by
 RANKED = "ok"  # the status of a channel with a rank (statistics.score.OK)
 
 ROW_GROUP_ROWS = 8192
@@ -177,22 +178,29 @@ def select_rows(schema: pa.Schema, conditions: dict[str, object]) -> pc.Expressi
     return selected
 
 
-def best_of(table: pa.Table, top: int | None, *, within_layer: bool) -> pa.Table:
+def best_of(table: pa.Table, top: int | None, *, within_layer: bool, by: str = SCORE) -> pa.Table:
     """The first `top` channels by rank of every target and group, best first; the table itself where `top` is None.
 
-    within_layer: rank within the layer; else over all layers.
+    within_layer: rank within the layer; else over all layers. by: score or effect.
     """
-    rank = "layer_rank" if within_layer else "rank"
     if top is None:
         return table
-    table = table.filter(pc.less_equal(pc.field(rank), top))
+    rank = "effect_rank" if by == EFFECT else "layer_rank" if within_layer else "rank"
+    table = table.filter(pc.is_valid(pc.field(rank)))
     order = pa.array(range(len(table)))
     keys = table.select(["target", "group"]).to_pylist()
     ranking_index = {key: index for index, key in enumerate(dict.fromkeys(map(_group_key, keys)))}
     block = pa.array([ranking_index[_group_key(key)] for key in keys], pa.int64())
     ranked = table.append_column("_block", block).append_column("_order", order)
     ranked = ranked.sort_by([("_block", "ascending"), (rank, "ascending"), ("_order", "ascending")])
-    return ranked.drop_columns(["_block", "_order"])
+    starts = {index: start for start, index in reversed([*enumerate(ranked["_block"].to_pylist())])}
+    places = [place - starts[index] for place, index in enumerate(ranked["_block"].to_pylist())]
+    return ranked.filter(pa.array([place < top for place in places], pa.bool_())).drop_columns(["_block", "_order"])
+
+
+def has_effects(table: pa.Table) -> bool:
+    """Whether any channel of a ranking has an effect; those of version 0.1.0 have no such column."""
+    return EFFECT in table.column_names and table[EFFECT].null_count < len(table)
 
 
 def _group_key(key: dict[str, Any]) -> tuple[str, str]:

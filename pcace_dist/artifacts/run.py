@@ -27,7 +27,7 @@ from pcace_dist.artifacts.checked import (
     read_checked,
     read_parquet,
 )
-from pcace_dist.artifacts.rankings import RANKINGS, best_of, select_rows
+from pcace_dist.artifacts.rankings import EFFECT, RANKINGS, SCORE, best_of, has_effects, select_rows
 from pcace_dist.artifacts.reading.class_names import CLASSES, ClassNames, names_of_table
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.errors import JobError, UserError, require_packages
@@ -108,9 +108,15 @@ class Run:
             raise IllegalHistory(f"{self.path}/{error}") from error
 
     def ranking(
-        self, *, top: int | None = None, layer: str | None = None, group: object = None, target: str | None = None
+        self,
+        *,
+        top: int | None = None,
+        layer: str | None = None,
+        group: object = None,
+        target: str | None = None,
+        by: str = SCORE,
     ) -> pa.Table:
-        """Rows of rankings.parquet, best first within each target and group when `top` is given.
+        """Rows of rankings.parquet, best first within each target and group when `top` is given; by score or effect.
 
         `layer`, `group` (a value, or the name of a class) and `target` select, and only the row groups that may hold
         them are read; `top` keeps the best N channels of every target and group (ranks within the layer if a layer is
@@ -124,7 +130,18 @@ class Run:
             table = None if selected is False else pq.read_table(file, filters=selected)
             if table is None or not len(table):
                 raise UserError(self._nothing_matches(file, layer=layer, group=group, target=target))
-            return best_of(table, top, within_layer=layer is not None)
+            if by == EFFECT:
+                self.refuse_without_effects(table)
+            return best_of(table, top, within_layer=layer is not None, by=by)
+
+    def refuse_without_effects(self, table: pa.Table) -> None:
+        """Raise UserError where no channel of a ranking has an effect, with the reason."""
+        if has_effects(table):
+            return
+        known = pc.unique(table["effect_status"]).to_pylist() if "effect_status" in table.column_names else ["off"]
+        raise UserError(
+            f"{self.path}: has no effects (effect_status {', '.join(known)}); the key `effect` of the job asks for them"
+        )
 
     def to_pandas(self, **selection: Any) -> pd.DataFrame:
         """`ranking(...)` as a pandas DataFrame; needs the extra `pandas`."""
@@ -132,26 +149,30 @@ class Run:
         frame: pd.DataFrame = self.ranking(**selection).to_pandas()
         return frame
 
-    def across_groups(self, *, top: int | None = None, target: str | None = None) -> pa.Table:
+    def across_groups(self, *, top: int | None = None, target: str | None = None, by: str = SCORE) -> pa.Table:
         """Rows of rankings_across_groups.parquet: what all groups' rankings have in common (docs/outputs.md).
 
-        With `top` the N channels of every target that are most often among a group's best. Raises UserError for a run
-        without groups.
+        With `top` the N channels of every target that are most often among a group's best, or those with the largest
+        mean effect. Raises UserError for a run without groups.
         """
         table = self._table("rankings_across_groups.parquet")
         if table is None:
             raise UserError(f"{self.path}: is a run without group_by")
         with parsing(f"{self.path}/rankings_across_groups.parquet"):
-            return self._across(table, top, target)
+            return self._across(table, top, target, by)
 
-    def _across(self, table: pa.Table, top: int | None, target: str | None) -> pa.Table:
+    def _across(self, table: pa.Table, top: int | None, target: str | None, by: str) -> pa.Table:
         names = pc.unique(table["target"]).to_pylist()
         if target is not None and target not in names:
             raise UserError(f"{self.path}: no rows for target {target!r} (there are: {', '.join(names)})")
         parts = [table.filter(pc.equal(table["target"], name)) for name in names if target in (None, name)]
         often = next(name for name in table.column_names if name.startswith("groups_in_top_"))
+        order = [(often, "descending"), ("mean_score", "descending")]
+        if by == EFFECT:
+            order = [("mean_effect", "descending")]
+            self.refuse_without_effects(self.ranking(target=target))
         if top is not None:
-            parts = [part.sort_by([(often, "descending"), ("mean_score", "descending")])[:top] for part in parts]
+            parts = [part.sort_by(order)[:top] for part in parts]
         return pa.concat_tables(parts)
 
     def bad_rows(self) -> pa.Table:

@@ -211,6 +211,12 @@ def _add_show(add: AddVerb) -> None:
         action="store_true",
         help="what the groups' rankings have in common: in how many groups a channel is among the top ones",
     )
+    verb.add_argument(
+        "--by",
+        choices=["score", "effect"],
+        default="score",
+        help="rank by how much a channel tells about the target, or by what the model does with it (default score)",
+    )
     verb.set_defaults(run=_show)
 
 
@@ -221,9 +227,17 @@ def _show(arguments: argparse.Namespace) -> int:
     run = open_run(arguments.path)
     if arguments.across:
         target = run.names.asked_target(arguments.target)
-        print_across_groups(run.across_groups(top=arguments.top, target=target), run.names)
+        across = run.across_groups(top=arguments.top, target=target, by=arguments.by)
+        print_across_groups(across, run.names, by=arguments.by)
         return 0
-    _print_rankings(run, run.job, arguments.top, layer=arguments.layer, group=arguments.group, target=arguments.target)
+    selection = {name: getattr(arguments, name) for name in ("layer", "group", "target")}
+    if arguments.by == "effect":
+        from pcace_dist.cli.tables import print_effects
+
+        best = run.ranking(top=arguments.top, by="effect", **selection)
+        print_effects(best, run.names, grouped=run.job.group_by is not None)
+        return 0
+    _print_rankings(run, run.job, arguments.top, **selection)
     return 0
 
 

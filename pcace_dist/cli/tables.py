@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 from rich.progress import TimeRemainingColumn
 
+from pcace_dist.artifacts.rankings import EFFECT, has_effects
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress import terminal
 from pcace_dist.progress.bar import StageBar
@@ -27,21 +28,46 @@ RANKING = (
     "status",
 )
 
+EFFECTS = ("rank", "95 % of ranks", "layer", "channel", "effect", "95 % interval", "score", "images")
+
 
 def print_ranking(ranking: pa.Table, names: ClassNames, *, grouped: bool) -> None:
     """Print ranked rows, one table for each target and group. names: of the run's classes."""
     console = terminal.console()
+    with_effects = has_effects(ranking)
+    columns = [*RANKING[:-1], EFFECT, RANKING[-1]] if with_effects else RANKING
     for title, rows in _by_target_and_group(ranking, names, grouped):
-        table = terminal.table(title, RANKING, left=("layer", "status"))
+        table = terminal.table(title, columns, left=("layer", "status"))
         for row in rows:
-            table.add_row(*_cells(row))
+            *cells, status = _cells(row)
+            table.add_row(*cells, *([_cell(row[EFFECT])] if with_effects else []), status)
         console.print(table)
 
 
-def print_across_groups(table: pa.Table, classes: ClassNames) -> None:
-    """Print rows of rankings_across_groups.parquet, one table for each target."""
+def print_effects(ranking: pa.Table, names: ClassNames, *, grouped: bool) -> None:
+    """Print rows ranked by effect, one table for each target and group."""
     console = terminal.console()
-    names = [name for name in table.column_names if name != "target"]
+    for title, rows in _by_target_and_group(ranking, names, grouped):
+        table = terminal.table(f"{title}, by effect", EFFECTS, left=("layer",))
+        for row in rows:
+            table.add_row(
+                _cell(row["effect_rank"]),
+                f"{row['effect_rank_low']}-{row['effect_rank_high']}",
+                row["layer"],
+                str(row["channel"]),
+                _cell(row["effect"]),
+                f"{row['effect_low']:.3f} to {row['effect_high']:.3f}",
+                _cell(row["score"]),
+                f"{row['images']:,}",
+            )
+        console.print(table)
+
+
+def print_across_groups(table: pa.Table, classes: ClassNames, *, by: str = "score") -> None:
+    """Print rows of rankings_across_groups.parquet, one table for each target: the columns of scores or of effects."""
+    console = terminal.console()
+    keys = ("layer", "channel")
+    names = [*keys, *(n for n in table.column_names if n not in ("target", *keys) and (EFFECT in n) == (by == EFFECT))]
     for target in dict.fromkeys(table["target"].to_pylist()):
         title = f"{classes.target(target)}, over all groups"
         across = terminal.table(title, [name.replace("_", " ") for name in names], left=("layer",))
