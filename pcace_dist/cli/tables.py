@@ -13,7 +13,6 @@ from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress import terminal
 from pcace_dist.progress.bar import StageBar
 
-UNRANKED_SHOWN = 10  # so many groups without a ranking are named
 RANKING = (
     "rank",
     "95 % of ranks",
