@@ -41,9 +41,23 @@ def answer(parser: Parser) -> None:
         "RUN": DirectoriesCompleter(),
         "RUN_A": DirectoriesCompleter(),
         "RUN_B": DirectoriesCompleter(),
+        "KEY=VALUE": _settings,
     }
     for verb in parser.verbs().values():
         for action in verb._actions:  # argparse has no public list of them
             if action.metavar in by_metavar:
                 vars(action)["completer"] = by_metavar[action.metavar]  # where argcomplete looks for it
     argcomplete.autocomplete(parser)
+
+
+def _settings(prefix: str, **_: object) -> list[str]:
+    """What may follow --set: the job file's keys, and after `=` the values of those that have few."""
+    from pcace_dist.config.schema import job_keys, job_schema
+
+    schema = job_schema()
+    name, asked, _ = prefix.partition("=")
+    if not asked:
+        return [f"{key}=" for key, node in job_keys(schema) if "$ref" not in node]
+    node = dict(job_keys(schema)).get(name, {})
+    values = node.get("enum") or ["true", "false"] * (node.get("type") == "boolean")
+    return [f"{name}={value}" for value in values if isinstance(value, str)]

@@ -14,16 +14,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
 from pcace_dist.config.explain import explain
-from pcace_dist.config.targets import TargetSpec, parse_target, reduction_of
-from pcace_dist.config.text import apply_override, load_yaml, parse_bytes
+from pcace_dist.config.targets import TARGET_SCHEMA, TargetSpec, parse_target, reduction_of
+from pcace_dist.config.text import SIZE, apply_override, load_yaml, parse_bytes
 from pcace_dist.datasets.sections import Dataset, Input, Limits
 from pcace_dist.errors import JobError
-from pcace_dist.storage.sections import Endpoint
+from pcace_dist.storage.sections import Endpoint, said
 
 FORMAT_VERSION = 1
+INDEPENDENT: dict[str, Any] = {
+    "workers": True,
+    "storage": True,
+    "max_bad_rows": True,
+    "output": True,
+    "compute": {"exact"},
+    "statistics": {"memory"},
+}
+"""Keys that the result does not depend on: jobs that differ in no other key are the same job."""
+
+Size = int | Annotated[str, Field(pattern=SIZE)] | None  # as a job file writes it
+Target = Annotated[dict[str, str | int], WithJsonSchema(TARGET_SCHEMA)]
 
 
 class Section(BaseModel):
@@ -32,12 +44,35 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=False, allow_inf_nan=False)
 
 
+def key(meaning: str, *examples: Any, default: Any = ..., **more: Any) -> Any:
+    """A key with its default (none: it is required) and with what it says of itself (`said`)."""
+    return Field(default, **said(meaning, *examples, **more))
+
+
 class Model(Section):
-    factory: str
-    kwargs: dict[str, Any] = {}
-    weights: str
-    output: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] | None = None
-    input: Input = Input()
+    """`model`: the network, its weights and what it takes in."""
+
+    factory: str = key(
+        "What makes the network: torchvision:NAME, or module:function for any function that returns a torch.nn.Module.",
+        "torchvision:resnet18",
+        "timm:create_model",
+    )
+    kwargs: dict[str, Any] = key("Arguments of the factory.", {"num_classes": 10}, default={})
+    weights: str = key(
+        "State dict (.safetensors, or .pt read with weights only), local or s3://; `factory` where the factory brings "
+        "its own, `random` for untrained ones.",
+        "s3://bucket/resnet18.pt",
+        "factory",
+    )
+    output: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] | None = key(
+        "Which of several outputs is meant: a name or an index; null: `logits`, `out`, or the only one.",
+        "logits",
+        0,
+        default=None,
+    )
+    input: Input = key(
+        "How images become the model's input.", {"resize": 256, "crop": 224, "mean": [0.5, 0.5, 0.5]}, default=Input()
+    )
 
     @field_validator("input", mode="before")
     @classmethod
@@ -49,40 +84,81 @@ class Model(Section):
 
 
 class Statistics(Section):
-    estimator: Literal["gram", "ace"] = "gram"
-    components: Annotated[int, Field(ge=1, le=20)] = 5
-    knots: Annotated[int, Field(ge=3, le=32)] = 9
-    folds: Annotated[int, Field(ge=4, le=64)] = 16
-    pilot: Annotated[int, Field(ge=32)] = 2048
-    scale: Literal["pixel", "standard", "none"] = "pixel"
-    penalty: Annotated[float, Field(ge=0, le=1e6)] = 0.3
-    knots_from: Literal["plan", "rows", "group"] = "plan"
-    plan: str | None = None
-    keep_codes: bool = False
-    memory: int | None = None
+    """`statistics`: how scores are computed (docs/method.md)."""
 
-    @field_validator("memory", mode="before")
+    estimator: Literal["gram", "ace"] = key(
+        "gram: exact sums over all images; ace: the paper's ACE on a sample, for up to 10,000 images.",
+        "ace",
+        default="gram",
+    )
+    components: int = key(
+        "Principal components of the maps that a score uses; fewer need fewer images.",
+        3,
+        default=5,
+        ge=1,
+        le=20,
+    )
+    knots: int = key("Knots of every transform, which is straight between them.", 17, default=9, ge=3, le=32)
+    folds: int = key("Folds of the jackknife that gives the intervals.", 32, default=16, ge=4, le=64)
+    pilot: int = key(
+        "Images from which axes and knots come, before the main pass.", 4096, default=2048, unit="images", ge=32
+    )
+    scale: Literal["pixel", "standard", "none"] = key(
+        "What divides a pixel of a map: its spread with a floor for pixels that hardly vary (pixel), its standard "
+        "deviation (standard), nothing (none).",
+        "standard",
+        default="pixel",
+    )
+    penalty: float = key("Smoothness of the transforms: larger is smoother.", 1.0, default=0.3, ge=0, le=1e6)
+    knots_from: Literal["plan", "rows", "group"] = key(
+        "With kept codes: knots of their plan, or at quantiles of the selected rows or of each group's.",
+        "group",
+        default="plan",
+    )
+    plan: str | None = key("A run whose axes and knots are taken instead of a pilot's.", "runs/monday", default=None)
+    keep_codes: bool = key(
+        "Whether a byte per image, channel and component is kept, for later questions without the model.",
+        True,
+        default=False,
+    )
+    memory: int | None = key(
+        "Memory for a worker's sums; null: half of its share of what is free.", "4GiB", default=None, unit="bytes"
+    )
+
+    @field_validator("memory", mode="before", json_schema_input_type=Size)
     @classmethod
     def _bytes(cls, value: object) -> object:
         return parse_bytes(value)
 
 
 class Stop(Section):
-    top: Annotated[int, Field(ge=1)] = 20
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    tolerance: Annotated[float, Field(ge=0)] = 0.01
+    """`stop`: end the run once the best channels are settled (docs/codes.md)."""
+
+    top: int = key("Best channels that must be settled.", 10, default=20, ge=1)
+    confidence: float = key("Probability that no check errs.", 0.99, default=0.95, gt=0.5, lt=1)
+    tolerance: float = key("Difference of scores that makes no difference.", 0.02, default=0.01, ge=0)
 
 
 class Workers(Section):
-    min: Annotated[int, Field(ge=1, le=100_000)] = 1
-    max: Annotated[int, Field(ge=1, le=100_000)] = 2
-    gpus: Annotated[float, Field(ge=0, le=1000)] = 0
-    cpus: Annotated[float, Field(gt=0, le=100_000)] = 1
-    memory: int | None = None
-    resources: dict[str, float] = {}
-    start_timeout: Annotated[float, Field(gt=0)] = 600
+    """`workers`: how many, and what each of them gets. No result depends on it."""
 
-    @field_validator("memory", mode="before")
+    min: int = key("Workers that the run waits for before it starts.", 2, default=1, ge=1, le=100_000)
+    max: int = key("Workers at the same time, at most.", 16, default=2, ge=1, le=100_000)
+    gpus: float = key("GPUs of each worker.", 1, default=0, unit="GPUs", ge=0, le=1000)
+    cpus: float = key("Cores of each worker.", 4, default=1, unit="cores", gt=0, le=100_000)
+    memory: int | None = key(
+        "Memory that Ray reserves for each worker; null: none.", "16GiB", default=None, unit="bytes"
+    )
+    resources: dict[str, float] = key("Further resources of Ray for each worker.", {"spot": 1}, default={})
+    start_timeout: float = key(
+        "How long the run waits for workers before it starts with fewer, or gives up without any.",
+        1800,
+        default=600,
+        unit="seconds",
+        gt=0,
+    )
+
+    @field_validator("memory", mode="before", json_schema_input_type=Size)
     @classmethod
     def _bytes(cls, value: object) -> object:
         return parse_bytes(value)
@@ -95,12 +171,23 @@ class Workers(Section):
 
 
 class Compute(Section):
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = "auto"
-    exact: Literal["strict", "off"] = "strict"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """`compute`: how the model is run (docs/precision.md)."""
 
-    @field_validator("exact", mode="before")
+    precision: Literal["auto", "float32", "bfloat16"] = key(
+        "Precision of the forward pass; auto: what the pilot finds safe on this machine.", "float32", default="auto"
+    )
+    batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = key(
+        "Images per forward pass; auto: measured in the pilot.", 64, default="auto", unit="images"
+    )
+    exact: Literal["strict", "off"] = key(
+        "strict: only machines that compute the same bits as the pilot's; off: any, and the summary says how much they "
+        "differ.",
+        "off",
+        default="strict",
+    )
+    seed: int = key("Seed of random weights and of the order in which `stop` reads.", 1, default=0, ge=0, lt=2**63)
+
+    @field_validator("exact", mode="before", json_schema_input_type=Literal["strict", "off", False])
     @classmethod
     def _yaml_off(cls, value: object) -> object:
         return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
@@ -114,27 +201,45 @@ class Compute(Section):
 class Layer(Section):
     """A layer, or a glob of layers, whose channels lie on the axis that `layout` says."""
 
-    name: Annotated[str, Field(min_length=1)]
-    layout: Literal["BCL", "BNC", "BCHW", "BHWC", "BCDHW", "BDHWC"]
+    name: str = key("Name or glob of modules.", "stages.*.block", min_length=1)
+    layout: Literal["BCL", "BNC", "BCHW", "BHWC", "BCDHW", "BDHWC"] = key(
+        "Axes of the output: batch, channels, length or tokens (L, N), depth, height, width.", "BHWC"
+    )
 
 
 class Job(Section):
     """A resolved job. Only dataset.path, model.factory, model.weights, layers, target and output are required."""
 
-    dataset: Dataset
-    model: Model
-    layers: list[str | Layer]
-    target: list[dict[str, str | int]]
-    group_by: str | None = None
-    statistics: Statistics = Statistics()
-    stop: Stop | None = None
-    extend: str | None = None
-    workers: Workers = Workers()
-    compute: Compute = Compute()
-    limits: Limits = Limits()
-    max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
-    storage: dict[str, Endpoint] = {}
-    output: Annotated[str, Field(min_length=1)]
+    dataset: Dataset = key("The images and their columns.", {"path": "shards/", "label": "label"})
+    model: Model = key("The network.", {"factory": "torchvision:resnet18", "weights": "resnet18.safetensors"})
+    layers: list[str | Layer] = key(
+        'Modules whose channels are ranked: names, globs, "!glob" to leave out, "all" for every convolution; a layout '
+        "where the axes cannot be told.",
+        ["layer4.*.conv2"],
+        "all",
+        [{"name": "stages.*.block", "layout": "BHWC"}],
+    )
+    target: list[dict[str, str | int]] = key(
+        "What channels are ranked against, or a list of such: an output of the model or a column of the data.",
+        {"logit": "label"},
+        [{"logit": 3}, {"column": "no2"}],
+    )
+    group_by: str | None = key("Column of which each value gets a ranking of its own.", "label", default=None)
+    statistics: Statistics = key("How scores are computed.", {"components": 3}, default=Statistics())
+    stop: Stop | None = key("End the run once its top is settled; null: read all images.", {"top": 20}, default=None)
+    extend: str | None = key("A finished run of which all that still holds is taken over.", "runs/june", default=None)
+    workers: Workers = key("Who does the work.", {"max": 8, "gpus": 1}, default=Workers())
+    compute: Compute = key("How the model is run.", {"precision": "float32"}, default=Compute())
+    limits: Limits = key("The largest image that is decoded.", {"pixels": 500_000_000}, default=Limits())
+    max_bad_rows: float = key(
+        "Share of rows that may be set aside; with more the run ends with exit code 4.", 0.05, default=0.01, ge=0, le=1
+    )
+    storage: dict[str, Endpoint] = key(
+        "How to reach buckets, by prefix; the longest prefix counts.",
+        {"s3://bucket/": {"region": "eu-central-1"}},
+        default={},
+    )
+    output: str = key("Folder for the results, local or s3://.", "runs/resnet18", min_length=1)
 
     @field_validator("dataset", mode="before")
     @classmethod
@@ -156,7 +261,7 @@ class Job(Section):
             value = normalised(value)
         return value
 
-    @field_validator("layers", mode="before")
+    @field_validator("layers", mode="before", json_schema_input_type=str | Layer | list[str | Layer])
     @classmethod
     def _layers(cls, value: object) -> object:
         return [value] if isinstance(value, str | Mapping) else value
@@ -168,7 +273,7 @@ class Job(Section):
             raise ValueError('names no layer; use "all" for every convolutional layer')
         return value
 
-    @field_validator("target", mode="before")
+    @field_validator("target", mode="before", json_schema_input_type=Target | list[Target])
     @classmethod
     def _targets(cls, value: object) -> object:
         return [value] if isinstance(value, Mapping) else value
@@ -222,15 +327,7 @@ class Job(Section):
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
         are the same job, and continue the same run. Left out are model.input.decode: auto, model.input.orientation:
         none and model.output: null, so that jobs written before these keys existed keep their fingerprint."""
-        independent: dict[str, Any] = {
-            "workers": True,
-            "storage": True,
-            "max_bad_rows": True,
-            "output": True,
-            "compute": {"exact"},
-            "statistics": {"memory"},
-        }
-        keys = self.model_dump(mode="json", exclude=independent)
+        keys = self.model_dump(mode="json", exclude=INDEPENDENT)
         if self.model.input.decode == "auto":
             del keys["model"]["input"]["decode"]
         if self.model.input.orientation == "none":
