@@ -50,13 +50,13 @@ def answer(parser: Parser) -> None:
     argcomplete.autocomplete(parser)
 
 
-def _settings(prefix: str, **_: object) -> list[str]:
+def _settings(prefix: str, **_further: object) -> list[str]:
     """What may follow --set: the job file's keys, and after `=` the values of those that have few."""
     from pcace_dist.config.schema import job_keys, job_schema
 
     schema = job_schema()
-    name, asked, _ = prefix.partition("=")
-    if not asked:
+    name, separator, _ = prefix.partition("=")
+    if not separator:
         return [f"{key}=" for key, node in job_keys(schema) if "$ref" not in node]
     node = dict(job_keys(schema)).get(name, {})
     values = node.get("enum") or ["true", "false"] * (node.get("type") == "boolean")
