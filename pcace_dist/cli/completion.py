@@ -7,6 +7,8 @@ that its answers are never older than the command.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from pcace_dist.cli.parser import AddVerb, Parser
 
@@ -58,6 +60,12 @@ def _settings(prefix: str, **_further: object) -> list[str]:
     name, separator, _ = prefix.partition("=")
     if not separator:
         return [f"{key}=" for key, node in job_keys(schema) if "$ref" not in node]
-    node = dict(job_keys(schema)).get(name, {})
-    values = node.get("enum") or ["true", "false"] * (node.get("type") == "boolean")
-    return [f"{name}={value}" for value in values if isinstance(value, str)]
+    return [f"{name}={value}" for value in _few_values(dict(job_keys(schema)).get(name, {}))]
+
+
+def _few_values(node: Mapping[str, Any]) -> list[str]:
+    """The values of a key that has few; empty for numbers and free text."""
+    if "anyOf" in node:
+        return [value for choice in node["anyOf"] for value in _few_values(choice)]
+    values = node.get("enum", [node["const"]] if "const" in node else [])
+    return ["true", "false"] if node.get("type") == "boolean" else [value for value in values if isinstance(value, str)]

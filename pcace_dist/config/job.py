@@ -11,17 +11,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
+from pydantic import ValidationError, WithJsonSchema, field_validator, model_validator
 
 from pcace_dist.config.explain import explain
+from pcace_dist.config.sections import Compute, Layer, Model, Section, Statistics, Stop, Workers, key
 from pcace_dist.config.targets import TARGET_SCHEMA, TargetSpec, parse_target, reduction_of
-from pcace_dist.config.text import SIZE, apply_override, load_yaml, parse_bytes
-from pcace_dist.datasets.sections import Dataset, Input, Limits
+from pcace_dist.config.text import apply_override, load_yaml
+from pcace_dist.datasets.sections import Dataset, Limits
 from pcace_dist.errors import JobError
-from pcace_dist.storage.sections import Endpoint, said
+from pcace_dist.storage.sections import Endpoint
 
 FORMAT_VERSION = 1
 INDEPENDENT: dict[str, Any] = {
@@ -34,177 +35,7 @@ INDEPENDENT: dict[str, Any] = {
 }
 """Keys that the result does not depend on: jobs that differ in no other key are the same job."""
 
-Size = int | Annotated[str, Field(pattern=SIZE)] | None  # as a job file writes it
 Target = Annotated[dict[str, str | int], WithJsonSchema(TARGET_SCHEMA)]
-
-
-class Section(BaseModel):
-    """A mapping of the job file: unknown keys are errors, values are not coerced silently, numbers are finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=False, allow_inf_nan=False)
-
-
-def key(meaning: str, *examples: Any, default: Any = ..., **more: Any) -> Any:
-    """A key with its default (none: it is required) and with what it says of itself (`said`)."""
-    return Field(default, **said(meaning, *examples, **more))
-
-
-class Model(Section):
-    """`model`: the network, its weights and what it takes in."""
-
-    factory: str = key(
-        "What makes the network: torchvision:NAME, or module:function for any function that returns a torch.nn.Module.",
-        "torchvision:resnet18",
-        "timm:create_model",
-    )
-    kwargs: dict[str, Any] = key("Arguments of the factory.", {"num_classes": 10}, default={})
-    weights: str = key(
-        "State dict (.safetensors, or .pt read with weights only), local or s3://; `factory` where the factory brings "
-        "its own, `random` for untrained ones.",
-        "s3://bucket/resnet18.pt",
-        "factory",
-    )
-    output: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] | None = key(
-        "Which of several outputs is meant: a name or an index; null: `logits`, `out`, or the only one.",
-        "logits",
-        0,
-        default=None,
-    )
-    input: Input = key(
-        "How images become the model's input.", {"resize": 256, "crop": 224, "mean": [0.5, 0.5, 0.5]}, default=Input()
-    )
-
-    @field_validator("input", mode="before")
-    @classmethod
-    def _unsaid(cls, value: object) -> object:
-        """An empty mean or std is none."""
-        if not isinstance(value, Mapping):
-            return value
-        return {key: each for key, each in value.items() if each or key not in ("mean", "std")}
-
-
-class Statistics(Section):
-    """`statistics`: how scores are computed (docs/method.md)."""
-
-    estimator: Literal["gram", "ace"] = key(
-        "gram: exact sums over all images; ace: the paper's ACE on a sample, for up to 10,000 images.",
-        "ace",
-        default="gram",
-    )
-    components: int = key(
-        "Principal components of the maps that a score uses; fewer need fewer images.",
-        3,
-        default=5,
-        ge=1,
-        le=20,
-    )
-    knots: int = key("Knots of every transform, which is straight between them.", 17, default=9, ge=3, le=32)
-    folds: int = key("Folds of the jackknife that gives the intervals.", 32, default=16, ge=4, le=64)
-    pilot: int = key(
-        "Images from which axes and knots come, before the main pass.", 4096, default=2048, unit="images", ge=32
-    )
-    scale: Literal["pixel", "standard", "none"] = key(
-        "What divides a pixel of a map: its spread with a floor for pixels that hardly vary (pixel), its standard "
-        "deviation (standard), nothing (none).",
-        "standard",
-        default="pixel",
-    )
-    penalty: float = key("Smoothness of the transforms: larger is smoother.", 1.0, default=0.3, ge=0, le=1e6)
-    knots_from: Literal["plan", "rows", "group"] = key(
-        "With kept codes: knots of their plan, or at quantiles of the selected rows or of each group's.",
-        "group",
-        default="plan",
-    )
-    plan: str | None = key("A run whose axes and knots are taken instead of a pilot's.", "runs/monday", default=None)
-    keep_codes: bool = key(
-        "Whether a byte per image, channel and component is kept, for later questions without the model.",
-        True,
-        default=False,
-    )
-    memory: int | None = key(
-        "Memory for a worker's sums; null: half of its share of what is free.", "4GiB", default=None, unit="bytes"
-    )
-
-    @field_validator("memory", mode="before", json_schema_input_type=Size)
-    @classmethod
-    def _bytes(cls, value: object) -> object:
-        return parse_bytes(value)
-
-
-class Stop(Section):
-    """`stop`: end the run once the best channels are settled (docs/codes.md)."""
-
-    top: int = key("Best channels that must be settled.", 10, default=20, ge=1)
-    confidence: float = key("Probability that no check errs.", 0.99, default=0.95, gt=0.5, lt=1)
-    tolerance: float = key("Difference of scores that makes no difference.", 0.02, default=0.01, ge=0)
-
-
-class Workers(Section):
-    """`workers`: how many, and what each of them gets. No result depends on it."""
-
-    min: int = key("Workers that the run waits for before it starts.", 2, default=1, ge=1, le=100_000)
-    max: int = key("Workers at the same time, at most.", 16, default=2, ge=1, le=100_000)
-    gpus: float = key("GPUs of each worker.", 1, default=0, unit="GPUs", ge=0, le=1000)
-    cpus: float = key("Cores of each worker.", 4, default=1, unit="cores", gt=0, le=100_000)
-    memory: int | None = key(
-        "Memory that Ray reserves for each worker; null: none.", "16GiB", default=None, unit="bytes"
-    )
-    resources: dict[str, float] = key("Further resources of Ray for each worker.", {"spot": 1}, default={})
-    start_timeout: float = key(
-        "How long the run waits for workers before it starts with fewer, or gives up without any.",
-        1800,
-        default=600,
-        unit="seconds",
-        gt=0,
-    )
-
-    @field_validator("memory", mode="before", json_schema_input_type=Size)
-    @classmethod
-    def _bytes(cls, value: object) -> object:
-        return parse_bytes(value)
-
-    @model_validator(mode="after")
-    def _check(self) -> Workers:
-        if self.min > self.max:
-            raise ValueError(f"min: {self.min} is above workers.max {self.max}")
-        return self
-
-
-class Compute(Section):
-    """`compute`: how the model is run (docs/precision.md)."""
-
-    precision: Literal["auto", "float32", "bfloat16"] = key(
-        "Precision of the forward pass; auto: what the pilot finds safe on this machine.", "float32", default="auto"
-    )
-    batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = key(
-        "Images per forward pass; auto: measured in the pilot.", 64, default="auto", unit="images"
-    )
-    exact: Literal["strict", "off"] = key(
-        "strict: only machines that compute the same bits as the pilot's; off: any, and the summary says how much they "
-        "differ.",
-        "off",
-        default="strict",
-    )
-    seed: int = key("Seed of random weights and of the order in which `stop` reads.", 1, default=0, ge=0, lt=2**63)
-
-    @field_validator("exact", mode="before", json_schema_input_type=Literal["strict", "off", False])
-    @classmethod
-    def _yaml_off(cls, value: object) -> object:
-        return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
-
-    @property
-    def fixed_batch(self) -> int | None:
-        """None where the pilot is to choose it."""
-        return None if self.batch == "auto" else self.batch
-
-
-class Layer(Section):
-    """A layer, or a glob of layers, whose channels lie on the axis that `layout` says."""
-
-    name: str = key("Name or glob of modules.", "stages.*.block", min_length=1)
-    layout: Literal["BCL", "BNC", "BCHW", "BHWC", "BCDHW", "BDHWC"] = key(
-        "Axes of the output: batch, channels, length or tokens (L, N), depth, height, width.", "BHWC"
-    )
 
 
 class Job(Section):
@@ -325,15 +156,20 @@ class Job(Section):
         """The keys that the result depends on, as plain values.
 
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
-        are the same job, and continue the same run. Left out are model.input.decode: auto, model.input.orientation:
-        none and model.output: null, so that jobs written before these keys existed keep their fingerprint."""
+        are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
+        of model.input, and model.output: null: jobs written before these keys existed keep their fingerprint."""
         keys = self.model_dump(mode="json", exclude=INDEPENDENT)
         if self.model.input.decode == "auto":
             del keys["model"]["input"]["decode"]
         if self.model.input.orientation == "none":
             del keys["model"]["input"]["orientation"]
+        if keys["model"]["input"]["crop_offset"] == "round":
+            del keys["model"]["input"]["crop_offset"]
         if self.model.output is None:
             del keys["model"]["output"]
+        for target, spec in zip(keys["target"], self.targets, strict=True):
+            if spec.file is not None:  # its digest counts, not its folder
+                target["cosine"] = spec.file.rpartition("/")[2]
         return keys
 
     def fingerprint(
@@ -343,18 +179,35 @@ class Job(Section):
         weights_digest: str,
         layouts: Mapping[str, str] | None = None,
         code: str | None = None,
+        prototypes: Mapping[str, str] | None = None,
     ) -> str:
         """Digest of everything that the result depends on (`dependent`).
 
         `layers`: the resolved layer names; `layouts`: those that the job gives, by layer; `weights_digest`: of the
-        loaded weights; `code`: digest of the user's own code that defines the model.
+        loaded weights; `code`: digest of the user's own code that defines the model; `prototypes`: digests of the
+        files of vectors, by target. What the model says of model.input has been filled in (`with_input`).
         """
+        if self.model.auto:
+            raise ValueError(f"model.input: {', '.join(sorted(self.model.auto))} are not known yet")
         covered = self.dependent()
         del covered["model"]["weights"]
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
+        covered |= {"prototypes": dict(prototypes)} if prototypes else {}
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def with_input(self, values: Mapping[str, Any]) -> Job:
+        """The job in which the keys of model.input that are `auto` have these values. Raises JobError."""
+        written = self.model_dump(mode="json", exclude_unset=True)
+        written["model"]["input"] |= {key: values[key] for key in self.model.auto}
+        return parse_job(written)
+
+    def filled_from(self, other: Job | None) -> Job:
+        """The job in which those keys are as in another job."""
+        if other is None or not self.model.auto:
+            return self
+        return self.with_input({key: getattr(other.model.input, key) for key in self.model.auto})
 
     def to_yaml(self) -> str:
         """The resolved job as YAML, as in job.yaml of the output. Reading it gives the same job."""

@@ -21,12 +21,13 @@ from pcace_dist.errors import DatasetError
 class DatasetSpec(Dataset):
     """The job's dataset section with its paths resolved, and the further columns that the job needs.
 
-    `columns` are target columns (numeric, read as float64), `group_by` a column of any plain type. With `keep`, all
-    plain columns of the files are read too (`kept_columns`).
+    `columns` are target columns (numeric, read as float64), `vectors` those of lists of numbers, `group_by` a column of
+    any plain type. With `keep`, all plain columns of the files are read too (`kept_columns`).
     """
 
     group_by: str | None = None
     columns: tuple[str, ...] = ()
+    vectors: tuple[str, ...] = ()
     keep: bool = False
 
     def roles(self) -> Iterator[tuple[str, str]]:
@@ -45,6 +46,8 @@ class DatasetSpec(Dataset):
             yield "group_by", self.group_by
         for column in self.columns:
             yield "target", column
+        for column in self.vectors:
+            yield "target cosine", column
 
 
 def check_schema(spec: DatasetSpec, schema: pa.Schema, key: str) -> pa.Schema:
@@ -114,6 +117,13 @@ def is_image_struct(dtype: pa.DataType) -> bool:
     return index >= 0 and _is_binary(plain_type(dtype.field(index).type))
 
 
+def is_vector(dtype: pa.DataType) -> bool:
+    """True for a list of numbers, of one length or of many."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    numbers = (pa.types.is_integer, pa.types.is_floating)
+    return any(kind(dtype) for kind in lists) and any(kind(dtype.value_type) for kind in numbers)
+
+
 def filter_scalars(column: str, value: Any, dtype: pa.DataType) -> list[pa.Scalar]:
     """The value or values of a filter as scalars of the column's type. Raises DatasetError for a value that cannot be
     compared with the column."""
@@ -148,6 +158,8 @@ def _wanted(role: str, dtype: pa.DataType) -> str:
     if role == "target":
         numeric = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_boolean(dtype)
         return "" if numeric or pa.types.is_decimal(dtype) else "numeric"
+    if role == "target cosine":
+        return "" if is_vector(dtype) else "a list of numbers"
     return "a plain value" if pa.types.is_nested(dtype) or _is_binary(dtype) else ""
 
 

@@ -86,7 +86,7 @@ class DecodedRows:
     """The good rows of a slice, in order, and the rows that were set aside.
 
     The images are the rows of `buffer` from `start` on. labels: -1 where null; values: float64 by column, NaN where
-    null. Columns that the job does not need are empty.
+    null, then the columns of vectors, None where null. Columns that the job does not need are empty.
     """
 
     buffer: BatchBuffer | None
@@ -95,7 +95,7 @@ class DecodedRows:
     fold_keys: list[int]
     labels: list[int] = field(default_factory=list)
     groups: list[Any] = field(default_factory=list)
-    values: list[np.ndarray[Any, np.dtype[np.float64]]] = field(default_factory=list)
+    values: list[np.ndarray[Any, Any]] = field(default_factory=list)
     kept: list[Mapping[str, Any]] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     misfit: Misfit | None = None
@@ -180,8 +180,8 @@ def decode_rows(
         decoded.labels = [-1 if label is None else label for label in usable(_list(table, spec.label))]
     if spec.group_by is not None:
         decoded.groups = [group_of(value) for value in usable(_list(table, spec.group_by))]
-    if spec.columns:
-        decoded.values = [_floats(table.column(name))[good] for name in spec.columns]
+    decoded.values = [_floats(table.column(name))[good] for name in spec.columns]
+    decoded.values += [_vectors(table.column(name))[good] for name in spec.vectors]
     if spec.keep:
         decoded.kept = usable(table.select(kept_columns(spec, table.schema)).to_pylist())
     return decoded
@@ -248,6 +248,15 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
         column = column.cast(pa.int8())
     values = column.cast(pa.float64(), safe=False).to_pylist()
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.object_]]:
+    """For each row its vector, float64 (E,) with NaN for nulls in it, or None where the row is null."""
+    vectors = np.empty(len(column), dtype=object)
+    for row, scalar in enumerate(column):
+        if scalar.is_valid:
+            vectors[row] = scalar.values.to_numpy(zero_copy_only=False).astype(np.float64)
+    return vectors
 
 
 def gather_images(parts: Sequence[tuple[DecodedRows, int, int]], make: Callable[[], BatchBuffer]) -> torch.Tensor:

@@ -58,15 +58,15 @@ class Batch:
 
     images: uint8 (n, C, H, W), contiguous unless channels_last was asked for, on the host unless a device decodes;
     refs: n; labels: int64 (n,), -1 where null, or None; groups: n values of group_by (None is a value) or None;
-    columns: float64 (n,) by name, NaN where null; fold_keys: uint64 (n,); kept: n mappings of the kept columns, or
-    None.
+    columns: by name float64 (n,), NaN where null, or (n,) of vectors float64 (E,), None where null; fold_keys: uint64
+    (n,); kept: n mappings of the kept columns, or None.
     """
 
     images: torch.Tensor
     refs: tuple[RowRef, ...]
     labels: np.ndarray[Any, np.dtype[np.int64]] | None
     groups: tuple[Any, ...] | None
-    columns: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+    columns: dict[str, np.ndarray[Any, Any]]
     fold_keys: np.ndarray[Any, np.dtype[np.uint64]]
     kept: tuple[Mapping[str, Any], ...] | None = None
 
@@ -375,7 +375,7 @@ class UnitStream:
 
         columns = {
             name: np.concatenate([run.values[i][start:stop] for run, start, stop in parts])
-            for i, name in enumerate(spec.columns)
+            for i, name in enumerate((*spec.columns, *spec.vectors))
         }
         with self._working():
             images = gather_images(parts, self._new_buffer)

@@ -190,4 +190,9 @@ class _OpenFile:
     def _stored(self, row_group: int, leaves: set[str]) -> int:
         meta = self.file.metadata.row_group(row_group)
         chunks = (meta.column(i) for i in range(meta.num_columns))
-        return sum(c.total_compressed_size for c in chunks if c.path_in_schema in leaves)
+        lists = set(self.spec.vectors)  # whose only leaf is below them
+        return sum(
+            chunk.total_compressed_size
+            for chunk in chunks
+            if chunk.path_in_schema in leaves or chunk.path_in_schema.partition(".")[0] in lists
+        )

@@ -15,6 +15,8 @@ Scalar = str | int | float | bool
 Mode = Literal["RGB", "L"]
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 Decode = Literal["auto", "cpu", "gpu"]
+AUTO = "auto"  # as `model.input`, or as one of these keys of it: as the model was trained
+FROM_MODEL = ("mode", "resize", "crop", "mean", "std", "interpolation", "antialias", "scaled_decode", "crop_offset")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,14 @@ class Input:
     orientation: Literal["none", "exif"] = field(
         default="none",
         metadata=said("none: pixels as they are stored; exif: turned as the file's orientation tag says.", "exif"),
+    )
+    crop_offset: Literal["round", "floor"] = field(
+        default="round",
+        metadata=said(
+            "Where a crop with an odd margin begins: at the even one of two pixels (round, as torchvision) or at the "
+            "lower (floor, as transformers).",
+            "floor",
+        ),
     )
 
     @property

@@ -114,7 +114,7 @@ def _row(source: ReportSource, findings: Findings, number: int) -> dict[str, Any
         entry["label"] = label
     if source.job.group_by is not None:
         entry["group"] = name_of(findings.probed.groups[number])
-    if len(outputs) > 1:
+    if len(outputs) > 1 and not all(target.kind == "cosine" for target in source.targets):
         entry["predicted"] = int(outputs.argmax())
     return entry
 

@@ -52,7 +52,9 @@ class Inheritance:
     from_codes: Mapping[str, str]
 
 
-def open_base(job: Job, storage: Storage, *, weights: str, layers: tuple[str, ...]) -> Base:
+def open_base(
+    job: Job, storage: Storage, *, weights: str, layers: tuple[str, ...], prototypes: Mapping[str, str]
+) -> Base:
     """The run that `extend` names. Raises JobError unless it is finished and asked the same question."""
     url = str(job.extend)
     store = open_store(url, storage)
@@ -67,6 +69,8 @@ def open_base(job: Job, storage: Storage, *, weights: str, layers: tuple[str, ..
     frozen = FrozenPlan.recorded(store, state.manifest)
     if state.manifest["weights"] != weights:
         raise JobError(f"extend {url}: was ranked with other model.weights; rank without extend")
+    if state.manifest.get("prototypes", {}) != prototypes:
+        raise JobError(f"extend {url}: was ranked against other vectors of target cosine; rank without extend")
     if tuple(layer.name for layer in frozen.plan.layers) != layers:
         raise JobError(f"extend {url}: was ranked with other layers; rank without extend")
     for key, ours, theirs in _differing_keys(job, read_job(text, name=f"{url}/job.yaml")):

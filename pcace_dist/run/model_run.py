@@ -87,7 +87,10 @@ class ModelRun(Coordinator[Preparation]):
 
     def _record_manifest(self, frozen: FrozenPlan, units: Iterable[Unit], **more: Any) -> None:
         identity = self._preparation.identity
-        identity_fields = {"fingerprint": identity.fingerprint, "weights": identity.weights, "code": identity.code}
+        identity_fields: dict[str, Any] = {"fingerprint": identity.fingerprint, "weights": identity.weights}
+        identity_fields |= {"code": identity.code}
+        if identity.prototypes:
+            identity_fields["prototypes"] = identity.prototypes
         stored = frozen.store(self._store)
         self._ledger.append(
             "manifest", {**identity_fields, **stored, "units": [unit.to_json() for unit in units], **more}

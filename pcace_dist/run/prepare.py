@@ -15,8 +15,9 @@ from torch import nn
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
-from pcace_dist.config.job import Job, Layer
+from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
+from pcace_dist.config.sections import Layer, Model
 from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.listing import Listing, list_dataset
 from pcace_dist.errors import DatasetError, JobError, ModelError
@@ -24,10 +25,12 @@ from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_thre
 from pcace_dist.executors.ray_session import is_wanted, names_a_cluster
 from pcace_dist.models.layers import do_not_run, excluded_layers, named_exactly, resolve_layers
 from pcace_dist.models.load import weights_digest
+from pcace_dist.models.prototypes import with_prototypes
 from pcace_dist.models.source import code_digest
 from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
+from pcace_dist.run.input_of_model import with_input_of_model
 from pcace_dist.statistics.ace import MAX_ROWS
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import WorkSpec
@@ -43,7 +46,7 @@ class Identity:
     Resolved layers, what the job says of their axes, the weights' digest, and the fingerprint of all that the result
     depends on; `former` is the fingerprint as version 0.1.0 made it, which did not cover the model's code. `code` is
     the digest of that code (models/source.py). `left_out` are layers that the job's patterns bring and that are not
-    ranked, with the reason.
+    ranked, with the reason. `prototypes` are digests of the files of vectors, by target.
     """
 
     layers: tuple[str, ...]
@@ -52,6 +55,7 @@ class Identity:
     fingerprint: str
     former: str
     code: str | None = None
+    prototypes: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     def is_of(self, fingerprint: object) -> bool:
@@ -103,14 +107,16 @@ def prepare(job: Job) -> Preparation:
             "dataset.filter, group_by or estimator: gram"
         )
     model = spec.load_model()
-    identity = _identity(job, model)
+    job = with_input_of_model(job, model)
+    spec = replace(spec, model=_model_of(job))
+    identity = _identity(job, spec, model)
     layers, weights = identity.layers, identity.weights
     if job.statistics.plan is not None:
         spec = _with_given_plan(job, spec, layers)
     base = None
     if job.extend is not None:
         extended = job.model_copy(update={"extend": absolute(job.extend)})
-        base = open_base(extended, spec.storage, weights=weights, layers=layers)
+        base = open_base(extended, spec.storage, weights=weights, layers=layers, prototypes=identity.prototypes)
     kept = _kept_schema(spec, listing)
     spec = replace(spec, layers=layers, layouts=identity.layouts, kept=kept, base=None if base is None else base.url)
     shared = _shared_model(job, listing, model, wanted)
@@ -141,16 +147,23 @@ def _shared_model(job: Job, listing: Listing, model: nn.Module, wanted: Executor
 
 def identify(job: Job) -> Identity:
     """Identify a job: load its model, without reading its data. Raises UserError."""
-    return _identity(job, _work_spec(job).load_model())
+    spec = _work_spec(job)
+    model = spec.load_model()
+    return _identity(with_input_of_model(job, model), spec, model)
 
 
-def _identity(job: Job, model: nn.Module) -> Identity:
+def _identity(job: Job, spec: WorkSpec, model: nn.Module) -> Identity:
     layers, left_out = _layers(job, model)
     layouts, weights = _layouts(job, model), weights_digest(model)
-    former = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts)
     code = code_digest(model, job.model.factory)
-    now = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts, code=code)
-    return Identity(layers, layouts, weights, now, former, code, left_out)
+    prototypes = {one.name: one.prototypes.digest for one in spec.targets if one.prototypes is not None}
+    former, now = (
+        job.fingerprint(
+            layers=layers, weights_digest=weights, layouts=layouts, code=covered_code, prototypes=prototypes
+        )
+        for covered_code in (None, code)
+    )
+    return Identity(layers, layouts, weights, now, former, code, prototypes, left_out)
 
 
 def _layers(job: Job, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -231,15 +244,16 @@ def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
 
 
 def _work_spec(job: Job) -> WorkSpec:
-    targets = job.targets
-    _check_targets(job, targets)
+    storage = storage_of(job)
+    _check_targets(job, job.targets)
+    targets = with_prototypes(job.targets, lambda path: storage.read_bytes(absolute(path)))
     return WorkSpec(
         dataset=dataset_of(job),
-        model=job.model.model_copy(update={"weights": weights_of(job)}),
+        model=_model_of(job),
         limits=job.limits,
         statistics=job.statistics,
         compute=job.compute,
-        storage=storage_of(job),
+        storage=storage,
         targets=targets,
         reduction=reduction_of(targets),
         output=absolute(job.output),
@@ -249,6 +263,11 @@ def _work_spec(job: Job) -> WorkSpec:
         python_path=(os.getcwd(),),
         log=LogSettings.from_environment(),
     )
+
+
+def _model_of(job: Job) -> Model:
+    """The section of the model, with an absolute path of its weights."""
+    return job.model.model_copy(update={"weights": weights_of(job)})
 
 
 def _flush_seconds() -> float:

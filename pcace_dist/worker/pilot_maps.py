@@ -230,7 +230,7 @@ class PilotMaps:
 
     def _check_labels(self, batch: Batch) -> None:
         """Raise DatasetError for a label that is no output of the model."""
-        if batch.labels is None or not any(target.needs_label for target in self._spec.targets):
+        if batch.labels is None or not any(t.needs_label and t.file is None for t in self._spec.targets):
             return
         beyond = batch.labels[batch.labels >= self.outputs]
         if len(beyond):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
-    from pcace_dist.config.job import Compute, Model, Statistics
+    from pcace_dist.config.sections import Compute, Model, Statistics
     from pcace_dist.config.targets import Reduction, TargetSpec
     from pcace_dist.datasets.columns import DatasetSpec
     from pcace_dist.datasets.images import ImageSpec

@@ -16,7 +16,8 @@ from pcace_dist.cli.main import main
 from pcace_dist.commands import measure
 from pcace_dist.commands.estimate_report import to_json
 from pcace_dist.commands.measure import estimate
-from pcace_dist.config.job import Compute, parse_job
+from pcace_dist.config.job import parse_job
+from pcace_dist.config.sections import Compute
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.run.rank import run_job
 from pcace_dist.storage.store import LocalStore
