@@ -37,6 +37,7 @@ from pcace_dist.datasets.groups import group_of
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes
 from pcace_dist.datasets.units import Unit
+from pcace_dist.datasets.values.labels import UNLABELLED, Labelling
 from pcace_dist.errors import DatasetError, OutputError
 from pcace_dist.ledger.ledger import Ledger, Receipt, RunState
 from pcace_dist.statistics.plan import LayerCodes, Plan
@@ -343,11 +344,13 @@ class KeptUnit:
         values = [row[column] for row in self.rows.columns]
         return [group_of(value) for value in values]
 
-    def labels(self, column: str | None) -> list[int | None]:
+    def labels(self, column: str | None, labelling: Labelling) -> list[int | None]:
         """Each row's class index, None where there is none."""
         if column is None:
             return [None] * len(self.rows.refs)
-        return [None if row[column] is None or row[column] < 0 else int(row[column]) for row in self.rows.columns]
+        values = pa.chunked_array([pa.array([row[column] for row in self.rows.columns])])
+        indices, _ = labelling.indices(values)
+        return [None if index == UNLABELLED else index for index in indices.tolist()]
 
 
 def read_unit(url: str, storage: Storage, unit: Unit, plan: Plan) -> KeptUnit:

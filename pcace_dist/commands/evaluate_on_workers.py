@@ -71,7 +71,7 @@ def open_evaluation(
         raise OutputError(f"{path}: holds no finished run; see `pcace status {path}`")
     if "check" not in state.manifest or not state.manifest["units"]:
         raise OutputError(f"{path}: is not a run of the model over images; evaluate one that is")
-    preparation = prepare(job.model_copy(update={"output": path}))
+    preparation = prepare(job.model_copy(update={"output": path}), state.manifest)
     if preparation.weights != state.manifest["weights"]:
         raise JobError(f"model.weights {job.model.weights}: changed since {path} was ranked; evaluate a newer run")
     if state.manifest.get("code", preparation.identity.code) != preparation.identity.code:

@@ -157,7 +157,8 @@ class Job(Section):
 
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
         are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
-        of model.input, and model.output: null: jobs written before these keys existed keep their fingerprint."""
+        of model.input, model.output: null, dataset.label_base: 0 and dataset.classes: null: jobs written before these
+        keys existed keep their fingerprint."""
         keys = self.model_dump(mode="json", exclude=INDEPENDENT)
         if self.model.input.decode == "auto":
             del keys["model"]["input"]["decode"]
@@ -167,6 +168,9 @@ class Job(Section):
             del keys["model"]["input"]["crop_offset"]
         if self.model.output is None:
             del keys["model"]["output"]
+        for name in ("label_base", "classes"):
+            if not keys["dataset"][name]:
+                del keys["dataset"][name]
         for target, spec in zip(keys["target"], self.targets, strict=True):
             if spec.file is not None:  # its digest counts, not its folder
                 target["cosine"] = spec.file.rpartition("/")[2]
@@ -191,6 +195,7 @@ class Job(Section):
             raise ValueError(f"model.input: {', '.join(sorted(self.model.auto))} are not known yet")
         covered = self.dependent()
         del covered["model"]["weights"]
+        covered["dataset"].pop("classes", None)  # what they say is in the manifest (artifacts/reading/data_reading.py)
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
         covered |= {"prototypes": dict(prototypes)} if prototypes else {}

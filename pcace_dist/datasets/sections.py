@@ -35,7 +35,19 @@ class Dataset:
         default="image",
         metadata=said("Column with the encoded images: bytes, or struct<bytes, path> as Hugging Face has it.", "photo"),
     )
-    label: str | None = field(default=None, metadata=said("Column with the class index.", "label"))
+    label: str | None = field(default=None, metadata=said("Column with the class: its index or its name.", "label"))
+    label_base: int | None = field(
+        default=None,
+        metadata=said("Number of the first class; null: 0, and labels that may count from 1 are refused.", 1, ge=0),
+    )
+    classes: str | list[str] | None = field(
+        default=None,
+        metadata=said(
+            "Names of the classes in the order of the model's outputs, or a file that lists them.",
+            ["cat", "dog"],
+            "classes.txt",
+        ),
+    )
     id: str | None = field(
         default=None, metadata=said("Column with a unique id of each image; null: FILE#ROW.", "image_id")
     )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -15,6 +17,7 @@ from torch import nn
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
 from pcace_dist.config.sections import Layer, Model
@@ -31,6 +34,7 @@ from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
 from pcace_dist.run.input_of_model import with_input_of_model
+from pcace_dist.run.read_data import decide, known_range
 from pcace_dist.statistics.ace import MAX_ROWS
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import WorkSpec
@@ -71,6 +75,7 @@ class Preparation:
     spec: WorkSpec
     listing: Listing
     identity: Identity
+    reading: DataReading
     group_type: pa.DataType
     executor: ExecutorKind
     base: Base | None = None
@@ -90,13 +95,16 @@ class Preparation:
         return self.identity.is_of(fingerprint)
 
 
-def prepare(job: Job) -> Preparation:
-    """Check a job against its data and its model. Raises UserError, one line."""
+def prepare(job: Job, manifest: Mapping[str, Any] | None = None) -> Preparation:
+    """Check a job against its data and its model. `manifest`: of the run that is continued, which reads its data as it
+    has begun to. Raises UserError, one line."""
     _refuse_what_is_not_built(job)
     wanted = wanted_executor()
     if wanted == ExecutorKind.THREADS:
         check_threads(job.workers)
     spec = _work_spec(job)
+    if manifest is not None:
+        spec = replace(spec, dataset=DataReading.of(manifest).applied(spec.dataset))
     listing = list_dataset(spec.dataset, spec.storage)
     for left_out in listing.left_out:
         if not left_out.usual:
@@ -117,6 +125,10 @@ def prepare(job: Job) -> Preparation:
     if job.extend is not None:
         extended = job.model_copy(update={"extend": absolute(job.extend)})
         base = open_base(extended, spec.storage, weights=weights, layers=layers, prototypes=identity.prototypes)
+    reading = decide(job, listing, model, spec.storage)
+    begun = manifest or (None if base is None else base.state.manifest)
+    reading = reading if begun is None else reading.continued(begun)
+    spec = replace(spec, dataset=known_range(reading.applied(spec.dataset), listing))
     kept = _kept_schema(spec, listing)
     spec = replace(spec, layers=layers, layouts=identity.layouts, kept=kept, base=None if base is None else base.url)
     shared = _shared_model(job, listing, model, wanted)
@@ -125,6 +137,7 @@ def prepare(job: Job) -> Preparation:
         spec=spec,
         listing=listing,
         identity=identity,
+        reading=reading,
         group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
         executor=wanted or (ExecutorKind.RAY if shared is None else ExecutorKind.THREADS),
         base=base,

@@ -60,9 +60,13 @@ class AttemptBuffer:
         self.bad: list[BadRow] = []
         self.counts: dict[str, UnitCount] = {}
 
-    def add(self, unit: Unit, rows: UnitRows, *, filtered: int = 0, bytes_read: int = 0) -> UnitCount:
-        """Add the rows of a finished unit, `filtered` of which the filter removed, and return its counts."""
-        count = UnitCount(rows=len(rows), bad=unit.rows - filtered - len(rows), filtered=filtered)
+    def add(
+        self, unit: Unit, rows: UnitRows, *, filtered: int = 0, unlabelled: int = 0, bytes_read: int = 0
+    ) -> UnitCount:
+        """Add the rows of a finished unit, and return its counts. `filtered` of its rows the filter removed;
+        `unlabelled` were left out for want of a label."""
+        bad = unit.rows - filtered - unlabelled - len(rows)
+        count = UnitCount(rows=len(rows), bad=bad, filtered=filtered, unlabelled=unlabelled)
         self.bad.extend(rows.bad)
         if len(rows):
             self._add_rows(rows)

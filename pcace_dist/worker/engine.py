@@ -258,7 +258,8 @@ class Engine:
         rows.bad.extend(totals.bad)
         seconds.add(source.seconds)
         with seconds.stage("statistics"):
-            count = current.buffer.add(unit, rows, filtered=totals.filtered, bytes_read=totals.bytes_read)
+            left_out = {"filtered": totals.filtered, "unlabelled": totals.unlabelled}
+            count = current.buffer.add(unit, rows, **left_out, bytes_read=totals.bytes_read)
         log_fields = {"actor": self.worker, "unit": unit.id, "rows": count.rows}
         log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=log_fields)
         return UnitReport(

@@ -21,13 +21,15 @@ import torch
 from torch import Tensor
 
 from pcace_dist.datasets.loader import Batch
-from pcace_dist.errors import DatasetError, ModelError
+from pcace_dist.datasets.values.labels import NO_ROWS
+from pcace_dist.errors import ModelError
 from pcace_dist.models.device import retry_on_oom
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.targets import target_values
 from pcace_dist.statistics.plan import LayerPlan
 from pcace_dist.worker.admission import CHECK_ROWS, CheckRows
 from pcace_dist.worker.pilot_cache import CachedBatch
+from pcace_dist.worker.pilot_labels import check_labels, seen_labels
 from pcace_dist.worker.spec import WorkSpec
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,8 @@ class PilotMaps:
     """The pilot's usable rows: their targets, and passes over their activation maps.
 
     After `read`: targets float64 (rows, T); outputs, the number of the model's outputs; by layer the shape of the maps'
-    positions and the number of channels; cached, every batch as it was forwarded, where that was asked for and kept.
+    positions and the number of channels; labels, the range of the class indices; cached, every batch as it was
+    forwarded, where that was asked for and kept.
     """
 
     def __init__(self, forwards: Sequence[Forward], spec: WorkSpec, check: Callable[[], None]) -> None:
@@ -71,6 +74,7 @@ class PilotMaps:
         self.channels: dict[str, int] = {}
         self.targets = np.empty((0, len(spec.targets)))
         self.outputs = 0
+        self.labels = NO_ROWS
 
     @property
     def cached(self) -> list[CachedBatch]:
@@ -86,7 +90,7 @@ class PilotMaps:
         for number, pilot_batch in enumerate(self._forward_all(self._parts(batches), self._spec.layers, self._run)):
             batch, maps = pilot_batch.batch, pilot_batch.maps
             self.outputs = int(pilot_batch.outputs.shape[1])
-            self._check_labels(batch)
+            self.labels |= seen_labels(batch.labels)
             if number == 0 and _nbytes(maps) / len(batch) * rows > _budget():
                 self._maps = None
             values, usable = self._usable_rows(pilot_batch, problems)
@@ -98,6 +102,7 @@ class PilotMaps:
                 self._usable.append((batch, usable))
                 if self._maps is not None:
                     self._maps.append(_take(maps, usable))
+        check_labels(self._spec, self.labels, self.outputs)
         if not targets:
             raise ModelError(f"no row of the pilot can be used: {problems.most_common(1)[0][0]}; see model and target")
         self.targets = np.concatenate(targets)
@@ -227,18 +232,6 @@ class PilotMaps:
 
             outputs.append(forward(images, receive))
         return {name: torch.cat(maps.pop(name)) for name in layers}, torch.cat(outputs)  # never all of them twice
-
-    def _check_labels(self, batch: Batch) -> None:
-        """Raise DatasetError for a label that is no output of the model."""
-        if batch.labels is None or not any(t.needs_label and t.file is None for t in self._spec.targets):
-            return
-        beyond = batch.labels[batch.labels >= self.outputs]
-        if len(beyond):
-            raise DatasetError(
-                f"dataset.label {self._spec.dataset.label}: label {int(beyond[0])} is beyond the model's "
-                f"{self.outputs} outputs (classes are 0 to the number of outputs less 1); check dataset.label and "
-                "model.kwargs"
-            )
 
 
 def _take(maps: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:

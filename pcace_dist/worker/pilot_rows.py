@@ -99,6 +99,7 @@ class PilotRows:
                 batches=tuple(_next_rows(remaining, rows)),
                 bad=tuple(stream.bad),
                 filtered=stream.filtered,
+                unlabelled=stream.unlabelled,
                 bytes_read=stream.bytes_read,
             )
             for unit, stream, rows in self._units.read
