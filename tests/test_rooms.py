@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "storage": set(),
     "statistics": set(),
     "datasets": {"progress", "storage"},
-    "packing": {"storage", "datasets"},
+    "packing": {"progress", "storage", "datasets"},
     "config": {"progress", "storage", "datasets"},
     "models": {"statistics", "config"},
     "ledger": {"storage"},

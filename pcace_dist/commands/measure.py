@@ -69,10 +69,10 @@ def estimate(
     if job.workers.gpus and not torch.cuda.is_available():
         raise JobError("workers.gpus: no GPU here; estimate on a machine like the workers', or with workers.gpus: 0")
     tell("listing")
-    preparation, preparing = _timed(lambda: prepare(job))
-    tell("start-up")
-    worker = imports + sum(_timed(start)[1].clock for start in (_start_ray, preparation.spec.load_model))
     with tempfile.TemporaryDirectory(prefix="pcace-estimate-") as scratch:
+        preparation, preparing = _timed(lambda: prepare(job, place=scratch))
+        tell("start-up")
+        worker = imports + sum(_timed(start)[1].clock for start in (_start_ray, preparation.spec.load_model))
         trial = _Trial(preparation, LocalStore(scratch))
         took = Timings(driver=imports + preparing.clock, worker=worker, **trial.stages(tell))
     load = trial.workload()

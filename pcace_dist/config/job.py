@@ -11,14 +11,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import ValidationError, WithJsonSchema, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from pcace_dist.config.explain import explain
-from pcace_dist.config.sections import Compute, Layer, Model, Section, Statistics, Stop, Workers, key
-from pcace_dist.config.targets import TARGET_SCHEMA, TargetSpec, parse_target, reduction_of
+from pcace_dist.config.sections import Compute, Effect, Layer, Model, Section, Statistics, Stop, Target, Workers, key
+from pcace_dist.config.targets import TargetSpec, parse_target, reduction_of
 from pcace_dist.config.text import apply_override, load_yaml
 from pcace_dist.datasets.sections import Dataset, Limits
 from pcace_dist.errors import JobError
@@ -34,8 +34,6 @@ INDEPENDENT: dict[str, Any] = {
     "statistics": {"memory"},
 }
 """Keys that the result does not depend on: jobs that differ in no other key are the same job."""
-
-Target = Annotated[dict[str, str | int], WithJsonSchema(TARGET_SCHEMA)]
 
 
 class Job(Section):
@@ -56,6 +54,7 @@ class Job(Section):
         [{"logit": 3}, {"column": "no2"}],
     )
     group_by: str | None = key("Column of which each value gets a ranking of its own.", "label", default=None)
+    effect: Effect = key("What the model does with each channel.", {"gradient": "image"}, default=Effect())
     statistics: Statistics = key("How scores are computed.", {"components": 3}, default=Statistics())
     stop: Stop | None = key("End the run once its top is settled; null: read all images.", {"top": 20}, default=None)
     extend: str | None = key("A finished run of which all that still holds is taken over.", "runs/june", default=None)
@@ -157,8 +156,8 @@ class Job(Section):
 
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
         are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
-        of model.input, model.output: null, dataset.label_base: 0 and dataset.classes: null: jobs written before these
-        keys existed keep their fingerprint."""
+        of model.input, model.output: null, dataset.label_base: 0, dataset.classes: null, and an `effect` that says
+        nothing: jobs written before these keys existed keep their fingerprint."""
         keys = self.model_dump(mode="json", exclude=INDEPENDENT)
         if self.model.input.decode == "auto":
             del keys["model"]["input"]["decode"]
@@ -168,6 +167,8 @@ class Job(Section):
             del keys["model"]["input"]["crop_offset"]
         if self.model.output is None:
             del keys["model"]["output"]
+        if self.effect == Effect():
+            del keys["effect"]
         for name in ("label_base", "classes"):
             if not keys["dataset"][name]:
                 del keys["dataset"][name]

@@ -17,6 +17,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PrivateAttr,
     SerializerFunctionWrapHandler,
+    WithJsonSchema,
     field_validator,
     model_serializer,
     model_validator,
@@ -24,10 +25,14 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from pcace_dist.config.targets import TARGET_SCHEMA, TargetSpec, parse_target
 from pcace_dist.config.text import SIZE, parse_bytes
 from pcace_dist.datasets.sections import AUTO, FROM_MODEL, Input
+from pcace_dist.errors import JobError
 from pcace_dist.storage.sections import said
 
+Gradient = Literal["auto", "mean", "image", "path", "off", False]
+Target = Annotated[dict[str, str | int], WithJsonSchema(TARGET_SCHEMA)]
 Size = int | Annotated[str, Field(pattern=SIZE)] | None  # as a job file writes it
 
 
@@ -118,6 +123,55 @@ class Model(Section):
         if not isinstance(value, Mapping):
             return value
         return {key: each for key, each in value.items() if each or key not in ("mean", "std")}
+
+
+class Effect(Section):
+    """`effect`: what the model does with a channel, by its gradients (docs/method.md, section 11)."""
+
+    gradient: Literal["auto", "mean", "image", "path", "off"] = key(
+        "Gradient of the effect: the mean over a class's images, each image's own, that along a path, none (off); "
+        "auto: as the target asks.",
+        "image",
+        default="auto",
+    )
+    images: int = key(
+        "Images of a class or group whose mean gradient is its axis.", 256, default=64, unit="images", ge=16, le=65536
+    )
+    at: Literal["activation", "output"] = key(
+        "Where a channel is looked at: after the norm and activation that follow the layer, or at its own output.",
+        "output",
+        default="activation",
+    )
+    of: Target | None = key(
+        "For a target that is a column of the data: the output of the model that is watched instead.",
+        {"output": 0},
+        default=None,
+    )
+
+    @field_validator("gradient", mode="before", json_schema_input_type=Gradient)
+    @classmethod
+    def _yaml_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
+
+    @field_validator("of")
+    @classmethod
+    def _of_the_model(cls, value: dict[str, str | int] | None) -> dict[str, str | int] | None:
+        if value is None:
+            return None
+        try:
+            known = parse_target(value)
+        except JobError as error:
+            raise ValueError(str(error)) from None
+        if not known.of_outputs:
+            raise ValueError(f"{known.written} is no function of the model; for example {{output: 0}}")
+        if known.kind == "cosine":
+            raise ValueError(f"{known.written} can only be a target; for example {{output: 0}}")
+        return value
+
+    @property
+    def watched(self) -> TargetSpec | None:
+        """The function of the model whose effects stand for those of targets that are none."""
+        return None if self.of is None else parse_target(self.of)
 
 
 class Statistics(Section):

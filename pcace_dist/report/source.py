@@ -210,7 +210,7 @@ def _opened(path: str, layers: tuple[str, ...] | None) -> ReportSource:
         sample=_sample(run, ranking),
         transforms=run.transforms(),
         dataset=replace(  # less what the run has checked
-            DataReading.of(run.manifest()).applied(dataset_of(job, directory)),
+            DataReading.of(run.manifest()).applied(dataset_of(job, directory), run.path),
             id=None,
             fold_by=None,
             columns=(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pcace_dist.artifacts.attempt import attempts_with_bad
 from pcace_dist.artifacts.checked import Damaged, parsing
 from pcace_dist.artifacts.done import recorded_job
+from pcace_dist.artifacts.reading.data_reading import IMAGE_LIST
 from pcace_dist.artifacts.summary import publish_summary, read_summary
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import storage_of
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from pcace_dist.run.prepare import Preparation
 
 log = logging.getLogger(__name__)
+
+# what a driver that ended before the run was opened may have left
+_LISTED_IMAGES = re.compile(rf"{IMAGE_LIST}(\.tmp-\d+)?")
 
 # may be written differently and mean the same: the fingerprint decides, and the manifest's names of classes
 DIGESTED = {"model.weights", "layers", "dataset.classes"}
@@ -251,7 +256,7 @@ def _leaves(tree: object, prefix: str = "") -> dict[str, str]:
 
 def _refuse_foreign(store: Store, job: Job, recorded: Job | None, state: RunState) -> None:
     """An output belongs to one job, from the moment that the job's manifest is recorded."""
-    if state.epoch == 0 and recorded is None and store.list(""):
+    if state.epoch == 0 and recorded is None and not all(map(_LISTED_IMAGES.fullmatch, store.list(""))):
         raise OutputError(f"output {job.output}: is not empty and holds no run; use another output")
     if state.manifest is None or recorded is None:
         return

@@ -80,7 +80,8 @@ class AttemptBuffer:
         codes = {name: layer for name, layer in on_device.items() if layer is not None}
         on_host = {name: layer.cpu() for name, layer in codes.items()}  # from a GPU: one copy of a unit
         rows = RowCodes.cat(unit.rows)
-        self._examples.update(on_host, rows, unit.refs, unit.groups, unit.labels)
+        plain = {name: layer.without_effects() for name, layer in on_host.items()}
+        self._examples.update(plain, rows.without_effects(), unit.refs, unit.groups, unit.labels)
         if unit.kept:
             assert self._codes_writer is not None
             self._codes_writer.add(KeptRows.cat(unit.kept), on_host)
@@ -94,6 +95,7 @@ class AttemptBuffer:
                 group_rows.target_codes,
                 group_rows.target_fixed,
                 group_rows.folds,
+                group_rows.effect_fixed,
             )
             if samples is not None:
                 self._samples[group].append(samples.take(torch.tensor(indices)))

@@ -95,7 +95,7 @@ def codes_source(kept_unit: KeptUnit, unit: Unit, plan: Plan, dataset: DatasetSp
 
     def encoded(_: BatchEncoder, __: StageSeconds) -> Iterator[EncodedBatch]:
         if rows.refs:
-            row_parts = row_codes(plan, rows.targets, rows.fold_keys)
+            row_parts = row_codes(plan, rows.targets, rows.fold_keys, rows.effects)
             groups = kept_unit.groups(dataset.group_by)
             labels = kept_unit.labels(dataset.label, dataset.labelling)
             yield EncodedBatch(kept_unit.codes, row_parts, rows.refs, groups, labels, rows)
