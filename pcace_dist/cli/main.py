@@ -291,9 +291,11 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from pcace_dist.config.lasting import refuse_rays_copy
     from pcace_dist.report.build import build_report
     from pcace_dist.report.options import ReportOptions
 
+    refuse_rays_copy("--output", arguments.output or arguments.path)
     report = build_report(
         arguments.path.rstrip("/"),
         ReportOptions(
