@@ -21,6 +21,7 @@ from pcace_dist.datasets.groups import group_of
 from pcace_dist.datasets.images import ImageSpec, Pixels, pixels
 from pcace_dist.datasets.row_groups import RowGroup
 from pcace_dist.datasets.rows import BadRow, RowRef
+from pcace_dist.datasets.values.labels import NOT_WHOLE
 from pcace_dist.errors import RowError
 
 ROWS_BYTES = 1 << 20  # encoded images of a slice; with 256 KiB, the overhead was 5 % of decoding photographs
@@ -99,6 +100,7 @@ class DecodedRows:
     kept: list[Mapping[str, Any]] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     misfit: Misfit | None = None
+    mislabelled: tuple[RowRef, str] | None = None
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -156,11 +158,17 @@ def decode_rows(
     decoded = DecodedRows(buffer, start, [], [])
     good: list[int] = []
     at = start
+    labels, no_class = (None, {}) if spec.label is None else spec.labelling.indices(table.column(spec.label))
+    mistakes = [i for i, reason in no_class.items() if spec.labelling.needed or NOT_WHOLE in reason]
+    decoded.mislabelled = (refs[mistakes[0]], no_class[mistakes[0]]) if mistakes else None
     files = encoded_images(table.column(spec.image))
     images = _on_host(files, image_spec) if decoder is None else decoder.images(files, image_spec)
     for i, (data, image) in enumerate(zip(files, images, strict=True)):
         if isinstance(image, RowError):
             decoded.bad.append(BadRow.of(refs[i], image))
+            continue
+        if spec.labelling.needed and i in no_class:
+            decoded.bad.append(BadRow.of(refs[i], RowError("target", no_class[i])))
             continue
         if buffer is None or image.shape != buffer.shape:
             _set_aside(decoded, refs[i], image.shape, buffer)
@@ -176,8 +184,8 @@ def decode_rows(
         return values if all_good else [values[i] for i in good]
 
     decoded.refs = usable(refs)
-    if spec.label is not None:
-        decoded.labels = [-1 if label is None else label for label in usable(_list(table, spec.label))]
+    if labels is not None:
+        decoded.labels = usable(labels.tolist())
     if spec.group_by is not None:
         decoded.groups = [group_of(value) for value in usable(_list(table, spec.group_by))]
     decoded.values = [_floats(table.column(name))[good] for name in spec.columns]

@@ -87,12 +87,15 @@ def _differing_keys(job: Job, base: Job) -> Iterable[tuple[str, Any, Any]]:
     ours, theirs = (json.loads(json.dumps(side.dependent())) for side in (job, base))
     for tree in (ours, theirs):
         del tree["dataset"]["path"], tree["model"]["weights"], tree["statistics"]["plan"]
+        tree["dataset"].pop("classes", None)  # what they say is compared by `_refuse_other_labels`
     for key in ours.keys() - free:
         if ours[key] == theirs[key]:
             continue
         section = ours[key] if isinstance(ours[key], dict) else {}
-        inner = next((name for name in section if section[name] != theirs[key][name]), None)
-        yield (key, ours[key], theirs[key]) if inner is None else (f"{key}.{inner}", section[inner], theirs[key][inner])
+        names = [*section, *(theirs[key] if section else ())]
+        inner = next((name for name in names if section.get(name) != theirs[key].get(name)), None)
+        values = (ours[key], theirs[key]) if inner is None else (section.get(inner), theirs[key].get(inner))
+        yield (key if inner is None else f"{key}.{inner}", *values)
 
 
 def inherit(base: Base, listing: Listing, rows_per_unit: int) -> Inheritance:

@@ -311,11 +311,17 @@ def rank_without(
 
 def without_folds(part: BlockPart, held_out: Sequence[int]) -> BlockPart:
     """A part of the sums without the rows of some folds."""
-    codes, rows, gram = part.codes, part.rows, part.gram
+    codes, rows, gram, effects = part.codes, part.rows, part.gram, part.effects
     if codes is not None:
         ranked = ~torch.isin(rows.folds, torch.tensor(list(held_out), dtype=rows.folds.dtype))
         codes, rows = codes.take(ranked), rows.take(ranked)
-    return BlockPart(part.group, codes, rows, None if gram is None else gram_without(gram, held_out))
+    return BlockPart(
+        part.group,
+        codes,
+        rows,
+        None if gram is None else gram_without(gram, held_out),
+        None if effects is None else effects.without(held_out),
+    )
 
 
 def gram_without(gram: Gram, held_out: Sequence[int]) -> Gram:

@@ -1,7 +1,7 @@
 """`ray job submit` from a folder with nothing but job files, to a Ray that has the package; in a private namespace.
 
-Run by `namespace.run_scenario` as `submitted FOLDER`: FOLDER/alone holds the job files. The name of each ends in the exit
-code that it must have.
+Run by `namespace.run_scenario` as `submitted FOLDER`: FOLDER/alone holds the job files. The name of each ends in the
+exit code that it must have.
 """
 
 from __future__ import annotations
