@@ -29,7 +29,8 @@ from pcace_dist.config.resolve import storage_of
 from pcace_dist.datasets.units import data_digest, row_groups_of
 from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.progress import logs
-from pcace_dist.run.prepare import Identity, prepare
+from pcace_dist.run.identity import Identity
+from pcace_dist.run.prepare import prepare
 from pcace_dist.run.rank import run_job
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import Store, open_store

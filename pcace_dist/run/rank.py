@@ -127,6 +127,18 @@ def run_job(
                 raise
 
 
+def look_at_output(job: Job) -> str | None:
+    """What the output holds of this job, in words; None where it holds nothing. Raises UserError where `run_job` would
+    refuse it. Writes nothing."""
+    store = open_store(job.output, storage_of(job))
+    state = Ledger(store).load()
+    _refuse_foreign(store, job, _recorded_job(store, state), state)
+    if state.epoch == 0:
+        _refuse_overlap(job)
+        return None
+    return "a finished run of this job: `pcace rank` has nothing to do" if state.done else "a run that can be resumed"
+
+
 def _recorded_outcome(store: Store, state: RunState, tell: Callable[[str], None]) -> int:
     """A finished run's exit code. Damaged files are written anew; so is summary.json where the driver died after `done`
     and before it was written."""
