@@ -225,12 +225,17 @@ def read_job(text: str, *, name: str = "job", overrides: Sequence[str] = ()) -> 
 
     Raises JobError, one line, naming the file, the key and what would do.
     """
+    return parse_job(mapping_of(text, name, overrides), name=name)
+
+
+def mapping_of(text: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A job file's text as plain values, with its overrides, unchecked. Raises JobError where it is no mapping."""
     data = load_yaml(text, name)
     if not isinstance(data, dict):
         raise JobError(f"{name}: a job file is a mapping with the keys dataset, model, layers, target, output")
     for override in overrides:
         apply_override(data, override)
-    return parse_job(data, name=name)
+    return data
 
 
 def parse_job(data: Mapping[str, Any], *, name: str = "job") -> Job:
@@ -243,9 +248,13 @@ def parse_job(data: Mapping[str, Any], *, name: str = "job") -> Job:
 
 def load_job_file(path: str, overrides: Sequence[str] = ()) -> Job:
     """Read a job file from a local path. Raises JobError if it cannot be read."""
+    return read_job(text_of(path), name=path, overrides=overrides)
+
+
+def text_of(path: str) -> str:
+    """The text of a local job file. Raises JobError if it cannot be read."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise JobError(f"{path}: cannot read the job file: {reason}") from None
-    return read_job(text, name=path, overrides=overrides)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.checks.finding import Finding
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.device_images import GPU, choose_decoder, memory_beside
 from pcace_dist.datasets.groups import name_of
@@ -52,6 +53,7 @@ from pcace_dist.worker.effects.pilot import EffectPilot, make_effects
 from pcace_dist.worker.pilot_cache import CachedUnit
 from pcace_dist.worker.pilot_maps import PilotMaps
 from pcace_dist.worker.pilot_rows import PilotRows
+from pcace_dist.worker.pilot_warnings import pilot_warnings
 from pcace_dist.worker.spec import WorkSpec
 
 log = logging.getLogger(__name__)
@@ -63,11 +65,12 @@ MORE_IMAGES = "take more images, fewer statistics.components or knots"
 @dataclass(frozen=True, eq=False)
 class Piloted:
     """What a pilot gives: the plan, the rows by which workers are admitted to it, and, where the pilot took every row
-    and kept the maps, all units as they were forwarded."""
+    and kept the maps, all units as they were forwarded. warnings: what its rows say about the job."""
 
     plan: Plan
     check: CheckRows
     units: Mapping[str, CachedUnit]
+    warnings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +144,7 @@ def make_plan(
         if given_plan is None:
             setting = _with_effects(setting, rows.first.images, listing.rows)
         pilot = first_pass(setting, rows, fixed_batch)
+        warnings = pilot_warnings(spec, list(rows), pilot.predicted, pilot.outputs)
     metadata = _metadata(setting, pilot, image, weights, axes)
     if given_plan is None:
         plan = _build(setting, pilot, metadata)
@@ -150,7 +154,7 @@ def make_plan(
     if rows.took_all and spec.statistics.estimator == "gram":
         _refuse_too_few(plan, pilot.group_sizes(), grouped=spec.dataset.group_by)
     layers = {layer.name: layer.to(device) for layer in plan.layers}
-    return Piloted(plan, pilot.check_rows(layers), rows.by_unit(pilot.cached))
+    return Piloted(plan, pilot.check_rows(layers), rows.by_unit(pilot.cached), tuple(warnings))
 
 
 def _steady_axes(setting: _Setting, images: Tensor) -> Mapping[str, str]:

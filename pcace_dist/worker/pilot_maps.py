@@ -88,6 +88,7 @@ class PilotMaps:
         self.watched = np.empty((0, len(watched)))
         self.outputs = 0
         self.labels = NO_ROWS
+        self.predicted: list[np.ndarray[Any, np.dtype[np.int64]]] = []  # by batch, of every row
 
     @property
     def cached(self) -> list[CachedBatch]:
@@ -105,6 +106,7 @@ class PilotMaps:
             batch, maps = pilot_batch.batch, pilot_batch.maps
             self.outputs = int(pilot_batch.outputs.shape[1])
             self.labels |= seen_labels(batch.labels)
+            self.predicted.append(pilot_batch.outputs.argmax(1).cpu().numpy())
             if number == 0 and _nbytes(maps) / len(batch) * rows > _budget():
                 self._maps = None
             values, usable = self._usable_rows(pilot_batch, problems)
