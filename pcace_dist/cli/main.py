@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import check, completion, estimate, pack, runs
+from pcace_dist.cli import check, completion, estimate, pack, runs, schema
 from pcace_dist.cli.arguments import add_job
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
@@ -99,6 +99,7 @@ def build_parser() -> Parser:
     runs.add_verbs(add)
     estimate.add_verb(add)
     _add_report(add)
+    schema.add_verb(add)
     completion.add_verb(add)
     return parser
 
@@ -296,9 +297,11 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from pcace_dist.config.lasting import refuse_rays_copy
     from pcace_dist.report.build import build_report
     from pcace_dist.report.options import ReportOptions
 
+    refuse_rays_copy("--output", arguments.output or arguments.path)
     report = build_report(
         arguments.path.rstrip("/"),
         ReportOptions(

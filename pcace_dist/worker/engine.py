@@ -171,7 +171,8 @@ class Engine:
             effects=effects,
             check=self._check_stopped,
         )
-        sources = UnitSources(spec, plan, reader, forward, self.pilot_cache, self._count_images)
+        pass_of = (lambda _: forward) if effects is None else effects.pass_of(forward)
+        sources = UnitSources(spec, plan, reader, pass_of, self.pilot_cache, self._count_images)
         self.close()  # what an earlier pass read with
         self._pass_state = _PassState(plan, epoch, memory, encoder, sources, self._empty_buffer(plan))
         return admission
