@@ -16,7 +16,7 @@ from pcace_dist.datasets.groups import name_of, rows_of
 if TYPE_CHECKING:
     from pcace_dist.artifacts.block_scores import BlockScores
     from pcace_dist.artifacts.reading.class_names import ClassNames
-    from pcace_dist.config.job import Statistics
+    from pcace_dist.config.sections import Statistics
     from pcace_dist.statistics.effects.scores import EffectScores
     from pcace_dist.statistics.plan import Plan
     from pcace_dist.statistics.ranks import Ranks
