@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import check, completion, estimate, pack, runs
+from pcace_dist.cli import check, completion, estimate, pack, runs, schema
 from pcace_dist.cli.arguments import add_job
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
@@ -99,6 +99,7 @@ def build_parser() -> Parser:
     runs.add_verbs(add)
     estimate.add_verb(add)
     _add_report(add)
+    schema.add_verb(add)
     completion.add_verb(add)
     return parser
 
@@ -221,6 +222,7 @@ def _add_show(add: AddVerb) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from pcace_dist.artifacts.rankings import why_unranked
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.cli.tables import print_across_groups
 
@@ -229,6 +231,9 @@ def _show(arguments: argparse.Namespace) -> int:
         target = run.names.asked_target(arguments.target)
         across = run.across_groups(top=arguments.top, target=target, by=arguments.by)
         print_across_groups(across, run.names, by=arguments.by)
+        if not any(across["groups"].to_pylist()):
+            for line in why_unranked(run.ranking(target=target), run.names, run.job.statistics, grouped=True):
+                tell(line)
         return 0
     selection = {name: getattr(arguments, name) for name in ("layer", "group", "target")}
     if arguments.by == "effect":
@@ -245,17 +250,13 @@ def _print_rankings(
     run: Run, job: Job, top: int, *, layer: str | None = None, group: str | None = None, target: str | None = None
 ) -> None:
     """Print the best channels, and the groups that have no ranking."""
-    from pcace_dist.artifacts.rankings import best_of, unranked
-    from pcace_dist.cli.tables import print_ranking, print_unranked
+    from pcace_dist.artifacts.rankings import best_of, why_unranked
+    from pcace_dist.cli.tables import print_ranking
 
     ranking, grouped = run.ranking(layer=layer, group=group, target=target), job.group_by is not None
     print_ranking(best_of(ranking, top, within_layer=layer is not None), run.names, grouped=grouped)
-    unranked_rows = unranked(ranking)
-    if len(unranked_rows):
-        from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
-
-        needed = required_images(job.statistics.components, job.statistics.knots)
-        print_unranked(unranked_rows, run.names, grouped=grouped, needed=needed, folds=MIN_FOLDS)
+    for line in why_unranked(ranking, run.names, job.statistics, grouped=grouped):
+        tell(line)
 
 
 def _add_status(add: AddVerb) -> None:
@@ -309,9 +310,11 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from pcace_dist.config.lasting import refuse_rays_copy
     from pcace_dist.report.build import build_report
     from pcace_dist.report.options import ReportOptions
 
+    refuse_rays_copy("--output", arguments.output or arguments.path)
     report = build_report(
         arguments.path.rstrip("/"),
         ReportOptions(

@@ -21,6 +21,7 @@ from pcace_dist.artifacts.done import recorded_job
 from pcace_dist.artifacts.reading.data_reading import IMAGE_LIST
 from pcace_dist.artifacts.summary import publish_summary, read_summary
 from pcace_dist.config.job import Job, read_job
+from pcace_dist.config.lasting import refuse_temporary
 from pcace_dist.config.resolve import storage_of
 from pcace_dist.datasets.formats import kind_of_name
 from pcace_dist.datasets.listing import would_list
@@ -71,6 +72,7 @@ def run_job(
     another living driver holds is refused, with `take_over` it is taken from it.
     """
     chosen = wanted_executor()
+    refuse_temporary(job)
     storage = storage_of(job)
     store = open_store(job.output, storage)
     logs.set_run(store.url)
