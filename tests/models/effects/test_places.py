@@ -32,7 +32,8 @@ class Written(nn.Module):
         self.between = between
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.other(self.between(self, self.conv(images))).mean((2, 3)))
+        outputs: Tensor = self.head(self.other(self.between(self, self.conv(images))).mean((2, 3)))
+        return outputs
 
 
 HABITS: dict[str, tuple[Callable[[Written, Tensor], Tensor], Place | None]] = {
@@ -78,6 +79,7 @@ def test_gradients_are_those_at_the_place_and_the_model_stays_as_it_was(habit: s
     gradient = found["conv"]
     assert gradient is not None
     if HABITS[habit][1] is not None and "shared" not in habit:  # the rest of the model is linear in it
+        assert model.other.bias is not None
         offset = model.other.bias.mul(model.head.weight[1]).sum() + model.head.bias[1]
         assert torch.allclose((gradient * maps["conv"]).sum((1, 2)) + offset, expected[:, 1], atol=1e-4)
 
@@ -97,7 +99,8 @@ def test_known_networks() -> None:
 
 def test_a_layer_without_gradient_has_none() -> None:
     def detached(model: Written, maps: Tensor) -> Tensor:
-        return model.relu(model.norm(maps)).detach()
+        behind: Tensor = model.relu(model.norm(maps))
+        return behind.detach()
 
     model = Written(detached).eval()
     gradients = PlaceGradients(model, {"conv": Place("relu"), "other": Place("other")})
@@ -131,7 +134,8 @@ def test_tokens_have_gradients_and_paths_too(layer: str) -> None:
             hidden: Tensor = images.flatten(2).transpose(1, 2)
             for part in self:
                 hidden = part(hidden)
-            return hidden.mean(1)
+            outputs: Tensor = hidden.mean(1)
+            return outputs
 
     model = Tokens(nn.Linear(3, 4), nn.Linear(4, 2)).eval()
     gradients = PlaceGradients(model, {layer: Place(layer)})

@@ -89,7 +89,8 @@ def covered(truth: Floats, draw: Callable[[int], World], images: int, repeats: i
         alone = effects_of(plan, data)
         given.append((alone.low <= truth + 1e-9) & (truth <= alone.high + 1e-9))
     cover, order = np.mean(held, 0), np.mean(ranked, 0)
-    return Coverage(cover.mean(), cover.min(), np.mean(given), order.mean(), order.min(), float(np.mean(widths)))
+    numbers = (cover.mean(), cover.min(), np.mean(given), order.mean(), order.min(), np.mean(widths))
+    return Coverage(*map(float, numbers))
 
 
 NETWORK = "conv2 of examples/mnist"
