@@ -7,6 +7,7 @@ import argparse
 from pcace_dist.cli.arguments import add_job
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress import logs
+from pcace_dist.progress.table import terminal_width
 from pcace_dist.progress.terminal import tell
 
 
@@ -78,5 +79,5 @@ def _estimate(arguments: argparse.Namespace) -> int:
 
         tell(json.dumps(to_json(predicted), indent=2))
     else:
-        tell(describe(predicted))
+        tell(describe(predicted, terminal_width()))
     return 0

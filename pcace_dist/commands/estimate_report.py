@@ -7,8 +7,10 @@ from typing import Any
 
 from pcace_dist.commands.estimate import Estimate, Prediction
 from pcace_dist.progress.display import duration
+from pcace_dist.progress.table import Column, Table, lines_of
 
 FORMAT_VERSION = 1
+STAGES = ("start", "pilot", "main", "reduce", "publish")
 
 
 def to_json(estimate: Estimate) -> dict[str, Any]:
@@ -30,8 +32,8 @@ def to_json(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def describe(estimate: Estimate) -> str:
-    """What there is, what a worker needs, what it will take."""
+def describe(estimate: Estimate, width: int | None = None) -> str:
+    """What there is, what a worker needs, what it will take. width: of the terminal, in cells."""
     load, held, suggested = estimate.load, estimate.memory, estimate.suggested
     milliseconds = 1000 * estimate.took.image(load.batch)
     lines = [
@@ -46,10 +48,7 @@ def describe(estimate: Estimate) -> str:
         f"reduce {size(held.reduce_task)})",
         f"timed here: {milliseconds:.3g} ms an image on {estimate.device}, batch {load.batch}",
         "",
-        f"{'workers':>16}  {'time':>8}  {'start':>7}  {'pilot':>7}  {'main':>7}  {'reduce':>7}  {'publish':>7}  "
-        f"{'read':>10}  {'written':>10}" + (f"  {'price':>10}" if estimate.here.price is not None else ""),
-        _row(f"{estimate.here.workers} on this machine", estimate.here),
-        *(_row(f"{one.workers}", one) for one in estimate.predictions),
+        *lines_of(_predictions(estimate), width),
         "",
         f"suggested:  workers: {{max: {suggested['workers']}, cpus: {suggested['cpus']}, "
         f"memory: {held.suggested / 2**30:g}GiB}}",
@@ -59,11 +58,26 @@ def describe(estimate: Estimate) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, one: Prediction) -> str:
-    stages = (one.start, one.pilot, one.main_pass, one.reduce, one.publish)
-    text = f"{name:>16}  {duration(one.seconds):>8}  " + "  ".join(f"{duration(stage):>7}" for stage in stages)
-    text += f"  {size(one.bytes_read):>10}  {size(one.bytes_written):>10}"
-    return text if one.price is None else f"{text}  {one.price:>10,.2f}"
+def _predictions(estimate: Estimate) -> Table:
+    """A row for this machine and for every number of workers."""
+    columns = [
+        Column("workers"),
+        Column("time"),
+        *(Column(stage, drop=drop) for stage, drop in zip(STAGES, (3, 2, 1, 2, 3), strict=True)),
+        Column("read", drop=4),
+        Column("written", drop=5),
+    ]
+    columns += [Column("price")] if estimate.here.price is not None else []
+    rows = [_row(f"{estimate.here.workers} here", estimate.here)]
+    rows += [_row(f"{prediction.workers:,}", prediction) for prediction in estimate.predictions]
+    return Table("", columns, rows, all_columns="--json")
+
+
+def _row(name: str, prediction: Prediction) -> list[str]:
+    stages = (prediction.start, prediction.pilot, prediction.main_pass, prediction.reduce, prediction.publish)
+    cells = [name, *map(duration, (prediction.seconds, *stages))]
+    cells += [size(prediction.bytes_read), size(prediction.bytes_written)]
+    return cells if prediction.price is None else [*cells, f"{prediction.price:,.2f}"]
 
 
 def _plural(count: int, noun: str) -> str:

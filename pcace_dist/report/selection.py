@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcace_dist.datasets.groups import name_of
-from pcace_dist.errors import UserError
+from pcace_dist.artifacts.choice import choose, group_names
 from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.source import Ranking
 
@@ -57,13 +56,10 @@ def select(ranking: Ranking, options: ReportOptions) -> PageSelection:
 
 
 def _groups(ranking: Ranking, requested: tuple[str, ...] | None) -> tuple[int, ...]:
-    names = [name_of(group) for group in ranking.groups]
+    names = ranking.groups
     if requested is not None:
-        for name in requested:
-            if name not in names:
-                known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-                raise UserError(f"--groups {name}: no such group in this run; there are: {known}")
-        return tuple(index for index, name in enumerate(names) if name in requested)
+        indices = range(len(names))
+        return tuple(choose("group", requested, indices, lambda g: group_names(ranking.groups[g]), where="the run"))
     room = max(1, MOST_NUMBERS // (len(ranking.targets) * ranking.channels))
     if len(names) <= room:
         return tuple(range(len(names)))

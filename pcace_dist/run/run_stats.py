@@ -183,7 +183,11 @@ class RunStats:
         if self._plan is not None:
             metadata = PlanMetadata.of(self._plan)
             compute = ComputeSettings(
-                metadata.numeric_class["device"] == "cpu", metadata.precision, metadata.batch, metadata.decode
+                metadata.numeric_class["device"] == "cpu",
+                metadata.precision,
+                metadata.batch,
+                metadata.decode,
+                self._plan.knots,
             )
         bottleneck = find_bottleneck(driver, workers, compute)
         return {

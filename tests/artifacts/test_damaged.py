@@ -181,7 +181,7 @@ def test_a_finished_run_that_is_asked_again_says_so_and_no_time(
     (tmp_path / "job.yaml").write_text(made.job.to_yaml())
     assert main(["rank", str(tmp_path / "job.yaml")]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{made.run}: finished on 20") and " UTC, nothing to do\n" in printed
+    assert printed.startswith(f"{made.run}: already finished on 20") and ", nothing to do\n" in printed
     assert " images in " not in printed and "240 images, 0 bad rows" in printed
 
 

@@ -152,7 +152,7 @@ def test_groups_are_measured_on_their_own_images(local_ray: None, tmp_path: Path
 
 
 def test_what_cannot_be_evaluated_is_refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(JobError, match="--layer conv9: not ranked; there are: read"):
+    with pytest.raises(UserError, match="no layer 'conv9'; there are: read"):
         evaluate(run, EvaluationSettings(layers=("conv9",)))
     (tmp_path / "half").mkdir()
     for name in ("job.yaml", "rankings.parquet", "summary.json"):
