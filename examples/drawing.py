@@ -1,6 +1,6 @@
-"""The shapes that the figures are made of, as SVG text: heat maps, bars, dots with whiskers. No drawing library.
+"""The shapes of the figures as SVG text: heat maps, bars, dots with whiskers. No drawing library.
 
-Every panel is a list of SVG elements with its own origin; `sheet` lays panels out and adds title and legend.
+Every panel is a list of SVG elements with its own origin; `sheet` arranges panels and adds title and legend.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Panel:
-    """Elements around an origin of their own, and the room that they take."""
+    """Elements with an origin of their own, and the size of the panel."""
 
     width: float
     height: float
@@ -39,12 +39,12 @@ def text(x: float, y: float, words: object, *, anchor: str = "middle", size: int
     return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}"{weight}>{escape(str(words))}</text>'
 
 
-def rectangle(x: float, y: float, width: float, height: float, fill: str, more: str = "") -> str:
-    return f'<rect x="{x:.4g}" y="{y:.4g}" width="{width:.4g}" height="{height:.4g}" fill="{fill}"{more}/>'
+def rectangle(x: float, y: float, width: float, height: float, fill: str, attributes: str = "") -> str:
+    return f'<rect x="{x:.4g}" y="{y:.4g}" width="{width:.4g}" height="{height:.4g}" fill="{fill}"{attributes}/>'
 
 
-def line(x1: float, y1: float, x2: float, y2: float, colour: str = "#dddddd", more: str = "") -> str:
-    return f'<path d="M{x1:.4g} {y1:.4g}L{x2:.4g} {y2:.4g}" stroke="{colour}" fill="none"{more}/>'
+def line(x1: float, y1: float, x2: float, y2: float, colour: str = "#dddddd", attributes: str = "") -> str:
+    return f'<path d="M{x1:.4g} {y1:.4g}L{x2:.4g} {y2:.4g}" stroke="{colour}" fill="none"{attributes}/>'
 
 
 def dot(x: float, y: float, radius: float, colour: str, *, hollow: bool = False) -> str:
@@ -61,13 +61,13 @@ def shade(share: float) -> str:
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """Values from `low` to `high` to places from `start` to `end`."""
+    """A function that maps values from `low` to `high` to positions from `start` to `end`."""
     return lambda value: start + (end - start) * (value - low) / (high - low)
 
 
 def curves(title: str, lines: Sequence[Line], ticks: Sequence[object], heights: Sequence[float], below: str) -> Panel:
-    """Lines over evenly spaced ticks, each point with its whisker. heights: what the vertical axis is marked with, from
-    its low end to its high one; `below` names the horizontal axis."""
+    """Lines over evenly spaced ticks, each point with its whisker. heights: the marks of the vertical axis, from low to
+    high; below: the name of the horizontal axis."""
     width, height, left, top, bottom = 250.0, 190.0, 34.0, 26.0, 36.0
     across = scale(0, max(1, len(ticks) - 1), left + 16, width - 16)
     low, high = heights[0], heights[-1]
@@ -77,19 +77,19 @@ def curves(title: str, lines: Sequence[Line], ticks: Sequence[object], heights: 
         parts += [line(left, up(value), width, up(value)), text(left - 4, up(value) + 4, f"{value:g}", anchor="end")]
     parts += [text(across(place), height - bottom + 14, tick) for place, tick in enumerate(ticks)]
     parts.append(text((left + width) / 2, height - 6, below))
-    for number, one in enumerate(lines):
-        aside = 5 * (number - (len(lines) - 1) / 2)  # so that whiskers stand beside each other
-        known = [(across(place) + aside, point) for place, point in enumerate(one.points)]
-        for (x1, from_), (x2, to) in pairwise(known):
-            parts.append(line(x1, up(from_[0]), x2, up(to[0]), one.colour, ' stroke-width="1.6"'))
-        for x, (value, least, most) in known:
-            parts.append(line(x, up(max(low, least)), x, up(min(high, most)), one.colour, ' stroke-opacity="0.5"'))
-            parts.append(dot(x, up(value), 3, one.colour))
+    for number, curve in enumerate(lines):
+        shift = 5 * (number - (len(lines) - 1) / 2)  # so that whiskers stand beside each other
+        positioned = [(across(place) + shift, point) for place, point in enumerate(curve.points)]
+        for (x1, from_), (x2, to) in pairwise(positioned):
+            parts.append(line(x1, up(from_[0]), x2, up(to[0]), curve.colour, ' stroke-width="1.6"'))
+        for x, (value, least, most) in positioned:
+            parts.append(line(x, up(max(low, least)), x, up(min(high, most)), curve.colour, ' stroke-opacity="0.5"'))
+            parts.append(dot(x, up(value), 3, curve.colour))
     return Panel(width, height, parts)
 
 
 def sheet(rows: Sequence[Sequence[Panel]], title: str, legend: Sequence[str] = (), gap: float = 18) -> str:
-    """Panels in rows below a title, the legend (elements that begin at 0, 0, one for each line) below them."""
+    """Panels in rows below a title; below them the legend, one element for each line, with its origin at 0, 0."""
     width = max(sum(panel.width for panel in row) + gap * (len(row) + 1) for row in rows)
     parts, y = [text(gap, 20, title, anchor="start", size=13, bold=True)], 32.0
     for row in rows:
@@ -115,7 +115,7 @@ def sheet(rows: Sequence[Sequence[Panel]], title: str, legend: Sequence[str] = (
 
 
 def key(entries: Sequence[tuple[str, str]], step: float = 200) -> str:
-    """One line of a legend: (colour, words) beside each other."""
+    """One line of a legend, from (colour, words)."""
     parts = []
     for place, (colour, words) in enumerate(entries):
         x = place * step

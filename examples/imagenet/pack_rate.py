@@ -1,10 +1,10 @@
-"""How fast images in folders are packed, against merely reading their files.
+"""How fast images in folders are packed, compared with only reading their files.
 
     python -m examples.imagenet.pack_rate [FOLDER] [--count 1500]
 
-FOLDER: images in folders; without it crops of two photographs are written first. Packs them into a temporary folder in
-one process and on a local Ray with two workers, with and without decoding every image: the median of three, files in
-memory, libraries loaded. What Ray takes to start is not counted, but named.
+FOLDER: images in folders; without it, crops of two photographs are written first. They are packed into a temporary
+folder, in one process and on a local Ray with two workers, with and without decoding every image. The times are medians
+of three, with files in memory and libraries loaded. The time to start Ray is printed separately.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ WAYS: tuple[tuple[str | bool, str], ...] = (
 
 
 def read_all(files: Sequence[Path]) -> int:
-    """Read every file; bytes."""
+    """Read every file; the number of bytes."""
     return sum(len(file.read_bytes()) for file in files)
 
 
 def copy_all(files: Sequence[Path], dest: Path, shards: int) -> None:
-    """Read every file and write them into so many, each flushed to the disk as a shard is."""
-    each = -(-len(files) // shards)
-    for start in range(0, len(files), each):
+    """Copy all files into so many larger ones, each flushed to the disk like a shard."""
+    files_per_shard = -(-len(files) // shards)
+    for start in range(0, len(files), files_per_shard):
         with (dest / f"{start}.bin").open("wb") as sink:
-            sink.writelines(file.read_bytes() for file in files[start : start + each])
+            sink.writelines(file.read_bytes() for file in files[start : start + files_per_shard])
             os.fsync(sink.fileno())
 
 
@@ -61,7 +61,7 @@ def copy_once(folder: Path, files: Sequence[Path]) -> float:
 
 
 def pack_once(folder: Path, verify: str | bool, workers: int, size: int) -> float:
-    """Seconds of one pack into a folder of its own, listing the source included."""
+    """Seconds of one pack into a new folder, including the listing of the source."""
     limits = limits_of(max(1, size // SHARDS), None, None)
     with tempfile.TemporaryDirectory(dir=folder.parent) as dest:
 
@@ -81,9 +81,9 @@ def measure(folder: Path) -> None:
     size = read_all(files)
     print(f"{len(files):,} images, {size / 1e6:,.0f} MB, {size / len(files) / 1e3:.0f} KB each; files in memory")
 
-    def line(name: str, taken: float) -> None:
+    def line(name: str, duration: float) -> None:
         print(
-            f"  {name:44} {taken:6.1f} s {len(files) / taken:8,.0f} images/s {size / taken / 1e6:7,.0f} MB/s",
+            f"  {name:44} {duration:6.1f} s {len(files) / duration:8,.0f} images/s {size / duration / 1e6:7,.0f} MB/s",
             flush=True,
         )
 
@@ -97,8 +97,8 @@ def measure(folder: Path) -> None:
         pack_once(folder, "decode", WORKERS, size)  # workers start, and load, with their first task
         print(f"  Ray's start and a first pack that decodes: {time.perf_counter() - before:.1f} s")
         for verify, words in WAYS:
-            taken = median(partial(pack_once, folder, verify, WORKERS, size))
-            line(f"{words}, {WORKERS} workers of Ray", taken)
+            duration = median(partial(pack_once, folder, verify, WORKERS, size))
+            line(f"{words}, {WORKERS} workers of Ray", duration)
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Photographs to try the example with: crops of the two that scikit-learn ships, in one folder each.
+"""Photographs for the example: crops of the two photographs in scikit-learn, in one folder each.
 
     python -m examples.imagenet.photographs runs/imagenet/images --count 120
 
 Both are from Flickr under CC BY 2.0, china.jpg by danielbuechele, flower.jpg by vultilion. The same seed gives the same
-crops. Any other folder of images does as well.
+crops. Any other folder of images can be used too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Weights of a torchvision network as a file, drawn at random: stands in for trained ones where none can be had.
+"""Writes random weights of a torchvision network to a file, for use where no trained weights are available.
 
     python -m examples.imagenet.random_weights resnet18 runs/imagenet/resnet18.safetensors
 
-A channel of such a network means nothing; what it shows is that a job runs with weights given by path.
+The channels of such a network have no meaning; the example shows a job with weights given by path.
 """
 
 from __future__ import annotations

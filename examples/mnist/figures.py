@@ -1,4 +1,4 @@
-"""The paper's figures for MNIST, redone with intervals: draws them from finished runs and prints their numbers.
+"""The paper's figures for MNIST, with intervals: draws them from finished runs and prints their numbers.
 
     python -m examples.mnist.figures QUESTIONS OUT
 
@@ -53,7 +53,9 @@ class Answers:
     def first_sample(self, components: int, size: int, layer: str) -> dict[str, Layer]:
         """The first of the two samples of each digit."""
         pairs = self.sample(components, size, layer)
-        return {digit: one for digit, (one, _) in zip(self.every(components)[layer], pairs, strict=True)}
+        return {
+            digit: layer_values for digit, (layer_values, _) in zip(self.every(components)[layer], pairs, strict=True)
+        }
 
 
 # -- which channels, for which digit
@@ -61,7 +63,7 @@ class Answers:
 
 def channels_figure(run: Rankings) -> str:
     """Scores as colours, channels x digits; dots where the channel is among the layer's best quarter."""
-    scores = np.concatenate([one.score for groups in run.values() for one in groups.values()])
+    scores = np.concatenate([ranked.score for groups in run.values() for ranked in groups.values()])
     low, high = np.floor(scores.min() * 10) / 10, np.ceil(scores.max() * 10) / 10
     panels = [_heat_map(name, groups, float(low), float(high)) for name, groups in run.items()]
     ramp = "".join(drawing.rectangle(60 + 4 * step, -9, 4.2, 10, drawing.shade(step / 40)) for step in range(41))
@@ -82,44 +84,44 @@ def _heat_map(name: str, groups: dict[str, Layer], low: float, high: float) -> P
     parts += [drawing.text(left + wide * (x + 0.5), 30, digit) for x, digit in enumerate(groups)]
     parts += [drawing.text(left - 4, top + tall * (c + 0.8), c, anchor="end", size=10) for c in range(channels)]
     best = quarter(channels)
-    for x, one in enumerate(groups.values()):
+    for x, ranked in enumerate(groups.values()):
         for c in range(channels):
             at = left + wide * x, top + tall * c
-            parts.append(drawing.rectangle(*at, wide, tall, drawing.shade((one.score[c] - low) / (high - low))))
-            if one.rank_low[c] <= best:
-                open_ = bool(one.rank_high[c] > best)
+            parts.append(drawing.rectangle(*at, wide, tall, drawing.shade((ranked.score[c] - low) / (high - low))))
+            if ranked.rank_low[c] <= best:
+                open_ = bool(ranked.rank_high[c] > best)
                 parts.append(drawing.dot(at[0] + wide / 2, at[1] + tall / 2, 3.2, ORANGE, hollow=open_))
     return Panel(left + wide * len(groups), top + tall * channels, parts)
 
 
 def scores_figure(answers: Answers) -> str:
-    """For every digit the scores of all channels with their intervals, each layer's best first; grey: of few images."""
-    few = answers.sizes[0]
+    """For every digit, the scores of all channels with intervals, each layer's best first; grey: from few images."""
+    fewest = answers.sizes[0]
     run = answers.every(USUAL)
     panels = []
     for digit in next(iter(run.values())):
-        whole = [run[layer][digit] for layer in run]
-        small = [answers.first_sample(USUAL, few, layer)[digit] for layer in run]
-        panels.append(_scores_of(digit, whole, small))
+        from_all = [run[layer][digit] for layer in run]
+        from_few = [answers.first_sample(USUAL, fewest, layer)[digit] for layer in run]
+        panels.append(_scores_of(digit, from_all, from_few))
     entries = [(colour, f"{name}, best first") for name, colour in zip(run, LAYER_COLOURS, strict=False)]
-    legend = [drawing.key([*entries, (GREY, f"from {few:,} images of the digit")])]
+    legend = [drawing.key([*entries, (GREY, f"from {fewest:,} images of the digit")])]
     return drawing.sheet([panels[:5], panels[5:]], "Scores with 95 % intervals, digit by digit", legend, gap=12)
 
 
-def _scores_of(digit: str, whole: Sequence[Layer], small: Sequence[Layer]) -> Panel:
+def _scores_of(digit: str, from_all: Sequence[Layer], from_few: Sequence[Layer]) -> Panel:
     width, height, left, top = 210.0, 170.0, 26.0, 24.0
     up = drawing.scale(0.0, 1.0, height, top)
     parts = [drawing.text(left, 14, f"digit {digit}", anchor="start", bold=True)]
     for value in QUARTERS:
         parts.append(drawing.line(left, up(value), width, up(value)))
         parts.append(drawing.text(left - 3, up(value) + 4, value, anchor="end"))
-    step = (width - left - 12) / sum(one.channels for one in whole)
+    step = (width - left - 12) / sum(ranked.channels for ranked in from_all)
     x = left + 2
-    for one, few, colour in zip(whole, small, LAYER_COLOURS, strict=False):
-        order = np.argsort(one.rank)
+    for ranked, ranked_from_few, colour in zip(from_all, from_few, LAYER_COLOURS, strict=False):
+        order = np.argsort(ranked.rank)
         places = [x + step * place for place in range(len(order))]
-        parts.append(_whiskers(places, few.low[order], few.high[order], up, GREY, 0.6))
-        parts.append(_whiskers(places, one.low[order], one.high[order], up, colour, 1.8))
+        parts.append(_whiskers(places, ranked_from_few.low[order], ranked_from_few.high[order], up, GREY, 0.6))
+        parts.append(_whiskers(places, ranked.low[order], ranked.high[order], up, colour, 1.8))
         x += step * len(order) + 4
     return Panel(width, height, parts)
 
@@ -140,8 +142,8 @@ def shared_by_layer(run: Rankings) -> dict[str, Shared]:
 
 
 def shared_figure(run: Rankings) -> str:
-    """In how many digits each channel is among its layer's best quarter: surely, by its rank, possibly; and chance."""
-    panels = [_shared_bars(name, one) for name, one in shared_by_layer(run).items()]
+    """In how many digits a channel is in its layer's best quarter: for sure, by its rank, possibly; and by chance."""
+    panels = [_shared_bars(name, in_layer) for name, in_layer in shared_by_layer(run).items()]
     legend = [
         drawing.rectangle(0, -9, 14, 10, BLUE)
         + drawing.text(20, 0, "for sure", anchor="start")
@@ -155,32 +157,40 @@ def shared_figure(run: Rankings) -> str:
     return drawing.sheet([panels], "In how many digits a channel is among its layer's best quarter", legend)
 
 
-def _shared_bars(name: str, one: Shared) -> Panel:
+def _shared_bars(name: str, in_layer: Shared) -> Panel:
     wide, left, top, height = 13, 22, 26, 180
-    width = left + wide * len(one.seen)
-    up = drawing.scale(0, one.groups, height, top)
-    share = one.top / len(one.seen)
-    low, high = stats.binom.interval(0.95, one.groups, share)
+    width = left + wide * len(in_layer.seen)
+    up = drawing.scale(0, in_layer.groups, height, top)
+    share = in_layer.top / len(in_layer.seen)
+    low, high = stats.binom.interval(0.95, in_layer.groups, share)
     parts = [
         drawing.text(left, 14, name, anchor="start", bold=True),
-        drawing.rectangle(left, up(high), wide * len(one.seen), up(low) - up(high), ORANGE, ' fill-opacity="0.15"'),
+        drawing.rectangle(
+            left, up(high), wide * len(in_layer.seen), up(low) - up(high), ORANGE, ' fill-opacity="0.15"'
+        ),
     ]
-    for value in range(0, one.groups + 1, 2):
+    for value in range(0, in_layer.groups + 1, 2):
         parts += [
             drawing.line(left, up(value), width, up(value)),
             drawing.text(left - 4, up(value) + 4, value, anchor="end"),
         ]
-    order = sorted(range(len(one.seen)), key=lambda c: (-one.seen[c], -one.sure[c], -one.possible[c]))
+    order = sorted(
+        range(len(in_layer.seen)), key=lambda c: (-in_layer.seen[c], -in_layer.sure[c], -in_layer.possible[c])
+    )
     for place, c in enumerate(order):
         x = left + wide * place + 2
         outline = f' stroke="{GREY}" stroke-width="0.8"'
         parts.append(
-            drawing.rectangle(x, up(one.possible[c]), wide - 4, height - up(one.possible[c]), "white", outline)
+            drawing.rectangle(
+                x, up(in_layer.possible[c]), wide - 4, height - up(in_layer.possible[c]), "white", outline
+            )
         )
-        parts.append(drawing.rectangle(x, up(one.seen[c]), wide - 4, height - up(one.seen[c]), drawing.shade(0.4)))
-        parts.append(drawing.rectangle(x, up(one.sure[c]), wide - 4, height - up(one.sure[c]), BLUE))
+        parts.append(
+            drawing.rectangle(x, up(in_layer.seen[c]), wide - 4, height - up(in_layer.seen[c]), drawing.shade(0.4))
+        )
+        parts.append(drawing.rectangle(x, up(in_layer.sure[c]), wide - 4, height - up(in_layer.sure[c]), BLUE))
         parts.append(drawing.text(x + (wide - 4) / 2, height + 12, c, size=9))
-    expected = up(one.groups * share)
+    expected = up(in_layer.groups * share)
     parts.append(drawing.line(left, expected, width, expected, ORANGE, ' stroke-width="2"'))
     parts.append(drawing.text((left + width) / 2, height + 26, "channel"))
     return Panel(width, height + 30, parts)
@@ -190,28 +200,32 @@ def _shared_bars(name: str, one: Shared) -> Panel:
 
 
 def images_figure(answers: Answers) -> str:
-    """Agreement of two samples, and how much of the ranks is open, by the number of images of a digit."""
+    """Agreement of two samples, and how uncertain the ranks are, by the number of images of a digit."""
     ticks = [f"{size:,}" for size in answers.sizes]
-    agree, opened = [], []
+    agreement_panels, openness_panels = [], []
     for layer in answers.layers:
         lines = [
             Line(colour, [_spread(_agreement(answers, USUAL, n, layer, first=first)) for n in answers.sizes])
             for colour, first in ((BLACK, False), (ORANGE, True))
         ]
-        agree.append(
+        agreement_panels.append(
             drawing.curves(
                 f"{layer}: two samples", lines, ticks, HALVES, "images of each digit, in each of two samples"
             )
         )
         lines = [Line(BLUE, [*_openness(answers, USUAL, layer)])]
-        opened.append(drawing.curves(f"{layer}: open ranks", lines, [*ticks, "all"], QUARTERS, "images of each digit"))
+        openness_panels.append(
+            drawing.curves(f"{layer}: open ranks", lines, [*ticks, "all"], QUARTERS, "images of each digit")
+        )
     entries = [
         (BLACK, "score: Spearman of two samples"),
         (ORANGE, "first component alone: the same"),
         (BLUE, "open: width of the rank intervals"),
     ]
     return drawing.sheet(
-        [agree, opened], "What more images do to the ranking within a layer", [drawing.key(entries, step=260), WHISKERS]
+        [agreement_panels, openness_panels],
+        "What more images do to the ranking within a layer",
+        [drawing.key(entries, step=260), WHISKERS],
     )
 
 
@@ -222,58 +236,61 @@ def _agreement(answers: Answers, components: int, size: int, layer: str, *, firs
 
 
 def _openness(answers: Answers, components: int, layer: str) -> Iterator[Point]:
-    """How much of the ranks is open, for every size and for all images."""
+    """How uncertain the ranks are, for every size and for all images."""
     for size in answers.sizes:
-        yield _spread([one.open for one, _ in answers.sample(components, size, layer)])
-    yield _spread([one.open for one in answers.every(components)[layer].values()])
+        yield _spread([ranked.open for ranked, _ in answers.sample(components, size, layer)])
+    yield _spread([ranked.open for ranked in answers.every(components)[layer].values()])
 
 
 # -- how many components
 
 
 def components_figure(answers: Answers) -> str:
-    """The ranking of p components: against that of five, against its own first component, between two samples."""
-    few, many = answers.sizes[0], answers.sizes[-1]
-    same, agree, opened = [], [], []
+    """The ranking with p components, compared with that of five, with its own first component, and between two
+    samples."""
+    fewest, most = answers.sizes[0], answers.sizes[-1]
+    other_panels, agreement_panels, openness_panels = [], [], []
     for layer in answers.layers:
         versus = [_spread(_versus(answers, p, layer)) for p in COMPONENTS]
         first = [_spread(_first(answers, p, layer)) for p in COMPONENTS]
-        same.append(
+        other_panels.append(
             drawing.curves(
                 f"{layer}: other rankings", [Line(BLACK, versus), Line(ORANGE, first)], COMPONENTS, HALVES, "components"
             )
         )
         lines = [
             Line(colour, [_spread(_agreement(answers, p, size, layer)) for p in COMPONENTS])
-            for size, colour in {few: GREY, many: GREEN}.items()
+            for size, colour in {fewest: GREY, most: GREEN}.items()
         ]
-        agree.append(drawing.curves(f"{layer}: two samples", lines, COMPONENTS, HALVES, "components"))
+        agreement_panels.append(drawing.curves(f"{layer}: two samples", lines, COMPONENTS, HALVES, "components"))
         widths = [list(_openness(answers, p, layer)) for p in COMPONENTS]
-        lines = [Line(GREY, [one[0] for one in widths]), Line(BLUE, [one[-1] for one in widths])]
-        opened.append(drawing.curves(f"{layer}: open ranks", lines, COMPONENTS, QUARTERS, "components"))
+        lines = [Line(GREY, [points[0] for points in widths]), Line(BLUE, [points[-1] for points in widths])]
+        openness_panels.append(drawing.curves(f"{layer}: open ranks", lines, COMPONENTS, QUARTERS, "components"))
     keys = [
         [(BLACK, f"Spearman with the ranking of {USUAL} components"), (ORANGE, "with its own first component alone")],
-        [(GREY, f"Spearman of two samples of {few:,} images"), (GREEN, f"of two samples of {many:,}")],
-        [(GREY, f"open: width of the rank intervals, {few:,} images"), (BLUE, "all images")],
+        [(GREY, f"Spearman of two samples of {fewest:,} images"), (GREEN, f"of two samples of {most:,}")],
+        [(GREY, f"open: width of the rank intervals, {fewest:,} images"), (BLUE, "all images")],
     ]
     legend = [*(drawing.key(entries, step=330) for entries in keys), WHISKERS]
-    return drawing.sheet([same, agree, opened], "What the number of components does to the ranking", legend)
+    return drawing.sheet(
+        [other_panels, agreement_panels, openness_panels], "What the number of components does to the ranking", legend
+    )
 
 
 def _versus(answers: Answers, components: int, layer: str) -> list[float]:
     """Spearman's correlation with the ranking of the usual number of components, all images, for every digit."""
-    one, two = answers.every(components)[layer], answers.every(USUAL)[layer]
-    return [spearman(one[digit].squared, two[digit].squared) for digit in one]
+    rankings, usual = answers.every(components)[layer], answers.every(USUAL)[layer]
+    return [spearman(rankings[digit].squared, usual[digit].squared) for digit in rankings]
 
 
 def _first(answers: Answers, components: int, layer: str) -> list[float]:
     """Spearman's correlation between the definition's score and the published code's, all images, for every digit."""
-    return [spearman(one.squared, one.first) for one in answers.every(components)[layer].values()]
+    return [spearman(ranked.squared, ranked.first) for ranked in answers.every(components)[layer].values()]
 
 
 def _spread(values: Sequence[float] | Floats) -> Point:
-    found = np.asarray(values, np.float64)
-    return float(found.mean()), float(found.min()), float(found.max())
+    array = np.asarray(values, np.float64)
+    return float(array.mean()), float(array.min()), float(array.max())
 
 
 def _channels(groups: dict[str, Layer]) -> int:
@@ -287,7 +304,7 @@ def numbers(answers: Answers) -> Iterator[str]:
     """Lines of Markdown: the figures' numbers."""
     run = answers.every(USUAL)
     yield "# The figures' numbers\n"
-    counts = [one.images for one in next(iter(run.values())).values()]
+    counts = [ranked.images for ranked in next(iter(run.values())).values()]
     span = f"{min(counts):,} to {max(counts):,}"
     yield f"{sum(counts):,} images, {span} of each digit. Printed by examples/mnist/figures.py.\n"
     yield from _top_table(run)
@@ -304,10 +321,12 @@ def _top_table(run: Rankings) -> Iterator[str]:
     for digit in next(iter(run.values())):
         cells = []
         for groups in run.values():
-            one = groups[digit]
-            best = [int(c) for c in np.argsort(one.rank)[:3]]
-            sure = one.rank_high <= quarter(one.channels)
-            cells.append(", ".join(f"**{c}**" if sure[c] else str(c) for c in best) + f" ({one.score[best[0]]:.2f})")
+            ranked = groups[digit]
+            best = [int(c) for c in np.argsort(ranked.rank)[:3]]
+            is_sure = ranked.rank_high <= quarter(ranked.channels)
+            cells.append(
+                ", ".join(f"**{c}**" if is_sure[c] else str(c) for c in best) + f" ({ranked.score[best[0]]:.2f})"
+            )
         yield f"| {digit} | " + " | ".join(cells) + " |"
     yield "\nIn brackets the score of the best.\n"
 
@@ -319,13 +338,15 @@ def _shared_table(run: Rankings) -> Iterator[str]:
     )
     yield f"| {names} |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    for name, one in shared_by_layer(run).items():
+    for name, in_layer in shared_by_layer(run).items():
         groups = list(run[name].values())
-        settled = f"{one.sure.sum()} of {one.top * one.groups}"
+        settled = f"{in_layer.sure.sum()} of {in_layer.top * in_layer.groups}"
         mean, least, most = _spread(pairwise(groups))
-        overlaps = [f"{o.common:.2f} (chance {o.chance:.2f}) | {o.p_value:.3f}" for o in (one.by_rank, one.settled)]
+        overlaps = [
+            f"{o.common:.2f} (chance {o.chance:.2f}) | {o.p_value:.3f}" for o in (in_layer.by_rank, in_layer.settled)
+        ]
         yield (
-            f"| {name} | {groups[0].channels} | {one.top} | {overlaps[0]} | {settled} | {overlaps[1]} "
+            f"| {name} | {groups[0].channels} | {in_layer.top} | {overlaps[0]} | {settled} | {overlaps[1]} "
             f"| {mean:.2f} ({least:.2f} to {most:.2f}) |"
         )
     yield (
@@ -354,32 +375,32 @@ def _images_table(answers: Answers) -> Iterator[str]:
 
 
 def _settled(ranked: dict[str, Layer]) -> str:
-    """How much of the ranks is open, and how many places of the tops are settled."""
+    """How uncertain the ranks are, and how many places of the tops are settled."""
     groups = list(ranked.values())
-    one = shared(groups, quarter(_channels(ranked)))
-    return f"{np.mean([g.open for g in groups]):.2f} | {one.sure.sum()} of {one.top * one.groups}"
+    in_common = shared(groups, quarter(_channels(ranked)))
+    return f"{np.mean([g.open for g in groups]):.2f} | {in_common.sure.sum()} of {in_common.top * in_common.groups}"
 
 
 def _components_table(answers: Answers) -> Iterator[str]:
-    few, many = answers.sizes[0], answers.sizes[-1]
+    fewest, most = answers.sizes[0], answers.sizes[-1]
     yield "## Number of components (components.svg)\n"
     yield (
         f"| layer | components | mean score | Spearman with {USUAL} | with its first component "
-        f"| two samples of {few:,} agree | of {many:,} | open, {few:,} | open, all |"
+        f"| two samples of {fewest:,} agree | of {most:,} | open, {fewest:,} | open, all |"
     )
     yield "|---|---|---|---|---|---|---|---|---|"
     for layer in answers.layers:
         for p in COMPONENTS:
-            score = np.mean([one.score.mean() for one in answers.every(p)[layer].values()])
-            opened = list(_openness(answers, p, layer))
+            score = np.mean([ranked.score.mean() for ranked in answers.every(p)[layer].values()])
+            openness = list(_openness(answers, p, layer))
             cells = [
                 f"{score:.2f}",
                 _cell(_versus(answers, p, layer)),
                 _cell(_first(answers, p, layer)),
-                _cell(_agreement(answers, p, few, layer)),
-                _cell(_agreement(answers, p, many, layer)),
-                f"{opened[0][0]:.2f}",
-                f"{opened[-1][0]:.2f}",
+                _cell(_agreement(answers, p, fewest, layer)),
+                _cell(_agreement(answers, p, most, layer)),
+                f"{openness[0][0]:.2f}",
+                f"{openness[-1][0]:.2f}",
             ]
             yield f"| {layer} | {p} | " + " | ".join(cells) + " |"
 

@@ -1,4 +1,4 @@
-"""A finished run's rankings, layer by layer and digit by digit, as arrays; and what the figures ask of them.
+"""A finished run's rankings by layer and digit, as arrays, and the statistics that the figures need.
 
 rankings.parquet ranks all channels of all layers together; the paper ranks within a layer. The intervals within a layer
 come from the run's jackknife.parquet, by the same test (docs/method.md, section 5). No drawing here.
@@ -52,8 +52,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Channels that two groups' tops have in common, mean over all pairs of groups; what it would be if every group's
-    ranking were a shuffle of its own; and the probability of as much or more in common then."""
+    """common: the number of channels that the tops of two groups have in common, mean over all pairs of groups. chance:
+    its expectation if every group's ranking were shuffled independently. p_value: the probability of at least as many
+    in common then."""
 
     common: float
     chance: float
@@ -63,7 +64,7 @@ class Overlap:
 @dataclass(frozen=True, eq=False)
 class Shared:
     """In how many groups each channel (C,) is among the layer's best `top`: by its rank (`seen`), for sure (the whole
-    interval of its rank lies there), and possibly (its interval reaches there)."""
+    interval of its rank is in the top), and possibly (its interval reaches the top)."""
 
     top: int
     groups: int
@@ -75,24 +76,24 @@ class Shared:
 
 
 def layers_of(run: Run) -> dict[str, dict[str, Layer]]:
-    """Layer name -> group -> values. Groups in the order of the run; channels in that of the layer."""
+    """Layer name -> group -> values. Groups are in the order of the run, channels in the order of the layer."""
     table, pseudo = run.ranking(), run.jackknife()["pseudo_values"]
     table = table.append_column("pseudo", pseudo)
-    found: dict[str, dict[str, Layer]] = {}
+    by_layer: dict[str, dict[str, Layer]] = {}
     for layer in pc.unique(table["layer"]).to_pylist():
         part = table.filter(pc.equal(table["layer"], layer))
         for group in pc.unique(part["group"]).to_pylist():
-            found.setdefault(layer, {})[str(group)] = _layer(part.filter(pc.equal(part["group"], group)))
-    return found
+            by_layer.setdefault(layer, {})[str(group)] = _layer(part.filter(pc.equal(part["group"], group)))
+    return by_layer
 
 
 def _layer(rows: pa.Table) -> Layer:
     def numbers(name: str) -> Floats:
         return np.asarray(rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
 
-    held = rows["pseudo"].to_pylist()
-    folds = max(len(values) for values in held if values is not None)
-    pseudo = np.array([values or [None] * folds for values in held], np.float64)
+    pseudo_values = rows["pseudo"].to_pylist()
+    folds = max(len(values) for values in pseudo_values if values is not None)
+    pseudo = np.array([values or [None] * folds for values in pseudo_values], np.float64)
     ok = np.array([status == "ok" for status in rows["status"].to_pylist()])
     squared = numbers("score_squared")
     ranks = rank_channels(squared, pseudo, ok)
@@ -109,16 +110,16 @@ def _layer(rows: pa.Table) -> Layer:
     )
 
 
-def spearman(one: Floats, other: Floats) -> float:
+def spearman(scores_a: Floats, scores_b: Floats) -> float:
     """Rank correlation of two scores of the same channels."""
-    return agreement(one, other).spearman
+    return agreement(scores_a, scores_b).spearman
 
 
 def shared(groups: Sequence[Layer], top: int) -> Shared:
-    """What the tops of all groups have in common, by rank and of the places that are settled."""
-    inside = np.array([(one.rank >= 1) & (one.rank <= top) for one in groups])
-    sure = np.array([(one.rank >= 1) & (one.rank_high <= top) for one in groups])
-    possible = np.array([(one.rank >= 1) & (one.rank_low <= top) for one in groups])
+    """What the tops of all groups have in common, by rank and for the settled places."""
+    inside = np.array([(group.rank >= 1) & (group.rank <= top) for group in groups])
+    sure = np.array([(group.rank >= 1) & (group.rank_high <= top) for group in groups])
+    possible = np.array([(group.rank >= 1) & (group.rank_low <= top) for group in groups])
     return Shared(
         top=top,
         groups=len(groups),
@@ -131,7 +132,7 @@ def shared(groups: Sequence[Layer], top: int) -> Shared:
 
 
 def _overlap(inside: npt.NDArray[np.bool_]) -> Overlap:
-    """Of bool (groups, channels). The shuffles keep how many channels are in each group's top."""
+    """The overlap of tops, bool (groups, channels). Shuffles keep the number of channels in each group's top."""
     common = float(_in_common(inside[None])[0])
     shuffled = _in_common(np.random.default_rng(0).permuted(np.tile(inside, (SHUFFLES, 1, 1)), axis=2))
     beyond = int((shuffled >= common - 1e-9).sum())
@@ -139,7 +140,7 @@ def _overlap(inside: npt.NDArray[np.bool_]) -> Overlap:
 
 
 def _in_common(inside: npt.NDArray[np.bool_]) -> Floats:
-    """Channels that two groups have in common, mean over all pairs: bool (n, groups, channels) -> (n,)."""
+    """The number of channels that two groups share, mean over all pairs: bool (n, groups, channels) -> (n,)."""
     counts = inside.sum(1)
     pairs = inside.shape[1] * (inside.shape[1] - 1) / 2
     return np.asarray((counts * (counts - 1) / 2).sum(1) / pairs, np.float64)
@@ -147,14 +148,14 @@ def _in_common(inside: npt.NDArray[np.bool_]) -> Floats:
 
 def pairwise(groups: Sequence[Layer]) -> Floats:
     """Spearman's correlation of the scores of every two groups (digits): (pairs,)."""
-    return np.array([spearman(one.squared, other.squared) for one, other in combinations(groups, 2)])
+    return np.array([spearman(group_a.squared, group_b.squared) for group_a, group_b in combinations(groups, 2)])
 
 
 def twins(groups: Mapping[str, Layer]) -> list[tuple[Layer, Layer]]:
-    """The two samples of every digit, from groups called `3 a` and `3 b`."""
-    return [(one, groups[f"{name[:-2]} b"]) for name, one in groups.items() if name.endswith(" a")]
+    """The two samples of every digit, from groups named `3 a` and `3 b`."""
+    return [(sample_a, groups[f"{name[:-2]} b"]) for name, sample_a in groups.items() if name.endswith(" a")]
 
 
 def quarter(channels: int) -> int:
-    """The top of a layer: a quarter of its channels, so that chance puts every channel there in a quarter of digits."""
+    """The size of a layer's top: a quarter of its channels, so by chance a channel is in it for a quarter of digits."""
     return max(1, channels // 4)

@@ -28,14 +28,14 @@ def main() -> None:
     if not shards:
         raise SystemExit(f"{args.test}: holds no Parquet files")
     rows = pa.concat_tables([pq.read_table(path, columns=["image", "label"]) for path in shards])
-    chosen = rows.take(list(range(0, len(rows), EVERY)))
+    rows_taken = rows.take(list(range(0, len(rows), EVERY)))
     args.out.mkdir(parents=True, exist_ok=True)
-    size = -(-len(chosen) // SHARDS)
+    size = -(-len(rows_taken) // SHARDS)
     for number in range(SHARDS):
         path = args.out / f"part-{number:05d}.parquet"
         # PNG bytes do not shrink any further: plain pages, statistics of the label only
         pq.write_table(
-            chosen.slice(number * size, size),
+            rows_taken.slice(number * size, size),
             path,
             row_group_size=ROW_GROUP,
             compression="zstd",

@@ -1,11 +1,11 @@
-"""Puts the paper's questions to the codes that one run has kept, so that no image goes through the model again.
+"""Answers the paper's questions from the codes that one run has kept, so that no image goes through the model again.
 
     python -m examples.mnist.questions RUN OUT
 
 RUN: a finished run of job.yaml with `statistics: {keep_codes: true, components: 10}`. OUT gets a run for each number of
-components and of images: `p5-all`, `p5-300`, ... and samples.parquet, which says what images the smaller ones are of.
-For each number n of images two samples `a` and `b` are drawn from every digit, without an image in common; their
-groups are called `3 a` and `3 b`. What is finished already is not done again.
+components and of images (`p5-all`, `p5-300`, ...), and samples.parquet with the images of the smaller runs. For each
+number n of images, two samples `a` and `b` without a common image are drawn from every digit; their groups are named
+`3 a` and `3 b`. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SEED = 0
 
 
 def sizes_for(labels: np.ndarray) -> list[int]:
-    """Those SIZES of which every digit has two samples; half of the rarest digit where there is none."""
+    """The SIZES for which every digit has enough images for two samples; else half of the rarest digit."""
     rarest = int(np.unique(labels, return_counts=True)[1].min())
     return [size for size in SIZES if 2 * size <= rarest] or [rarest // 2]
 
 
 def samples(ids: pa.Array, labels: np.ndarray, sizes: Sequence[int]) -> pa.Table:
-    """For every id and size the sample that it is in, as `3 a`; null for most. One random order serves all sizes."""
+    """For every id and size, its sample, such as `3 a`; null for most. One random order is used for all sizes."""
     shuffled = np.random.default_rng(SEED).permutation(len(labels))
     columns: dict[str, np.ndarray] = {f"n{size}": np.full(len(labels), None, object) for size in sizes}
     for label in np.unique(labels):
@@ -47,8 +47,8 @@ def samples(ids: pa.Array, labels: np.ndarray, sizes: Sequence[int]) -> pa.Table
 
 
 def kept_rows(run: Path) -> tuple[pa.Array, np.ndarray]:
-    """Id and label of every image whose codes were kept, by id: files lie in the order in which workers were done.
-    docs/codes.md describes them."""
+    """Id and label of every image whose codes were kept, sorted by id, because the order of the files depends on the
+    workers (docs/codes.md describes the files)."""
     index = run / "codes" / "index.json"
     if not index.exists():
         raise SystemExit(f"{run}: has no kept codes; rank with --set statistics.keep_codes=true")
@@ -59,7 +59,7 @@ def kept_rows(run: Path) -> tuple[pa.Array, np.ndarray]:
 
 
 def questions(run: Path, out: Path, samples_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Name and settings of each question: what `pcace rank RUN/job.yaml --from-codes RUN --set ...` would be given."""
+    """Name and settings of each question, as for `pcace rank RUN/job.yaml --from-codes RUN --set ...`."""
     table = pq.read_table(samples_path)
     for components in COMPONENTS:
         for column in [ALL, *(name for name in table.column_names if name != "id")]:
@@ -71,9 +71,9 @@ def questions(run: Path, out: Path, samples_path: Path) -> Iterator[tuple[str, l
                 f"output={json.dumps(str(out / name))}",
             ]
             if column != ALL:
-                wanted = sorted(set(table[column].drop_null().to_pylist()))
+                sample_names = sorted(set(table[column].drop_null().to_pylist()))
                 settings += [f"dataset.join={json.dumps(str(samples_path))}", f"group_by={column}"]
-                settings += [f"dataset.filter={json.dumps({column: wanted})}"]
+                settings += [f"dataset.filter={json.dumps({column: sample_names})}"]
             yield name, settings
 
 
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pq.write_table(samples(ids, labels, sizes_for(labels)), samples_path)
     for name, settings in questions(args.run, args.out, samples_path):
         try:
-            answer = pcace_dist.rank(args.run / "job.yaml", overrides=settings)
+            run = pcace_dist.rank(args.run / "job.yaml", overrides=settings)
         except PcaceError as error:
             raise SystemExit(f"{args.out / name}: {error}") from None
-        print(f"{answer.path}: {answer.summary['images']:,} images in {answer.summary['seconds']:.1f} s", flush=True)
+        print(f"{run.path}: {run.summary['images']:,} images in {run.summary['seconds']:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -64,11 +64,11 @@ def train(images: Tensor, labels: Tensor, *, epochs: int, seed: int) -> nn.Modul
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of the images whose largest logit is their label's."""
-    right = [
-        (model(normalise(part)).argmax(1) == wanted).sum()
-        for part, wanted in zip(torch.split(images, 1000), torch.split(labels, 1000), strict=True)
+    correct = [
+        (model(normalise(part)).argmax(1) == expected).sum()
+        for part, expected in zip(torch.split(images, 1000), torch.split(labels, 1000), strict=True)
     ]
-    return float(torch.stack(right).sum() / len(labels))
+    return float(torch.stack(correct).sum() / len(labels))
 
 
 def normalise(images: Tensor) -> Tensor:

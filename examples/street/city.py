@@ -1,16 +1,16 @@
-"""A made-up city whose air is known: street panoramas with their places, what is on them, and NO2 with its causes.
+"""A made-up city whose air is known: street panoramas with their places, their content, and NO2 with its causes.
 
     python -m examples.street.city DEST [--panoramas 1500] [--views 4] [--seed 1] [--size 64]
 
-writes DEST/stations.csv and DEST/images/*.jpg: a row per picture, as someone with photographs of a real city has them,
-and beside that the columns that only a made-up city can have (traffic ... hour). Several views belong to one panorama
-and share its NO2, which is why the jobs say `fold_by: panorama`. A few panoramas have no NO2, as in real tables.
+writes DEST/stations.csv and DEST/images/*.jpg: a row for each picture with the columns of real photographs of a city,
+and also columns that only a made-up city can have (traffic ... hour). Several views belong to one panorama and share
+its NO2; therefore the jobs say `fold_by: panorama`. A few panoramas have no NO2, as in real tables.
 
     NO2 = field(place) + D(borough) * 30 * s(traffic) - 8 * greenery^2 + noise      s(t) = (1 - e^-2.5t) / (1 - e^-2.5)
 
-The field differs by borough and bends within it; D says how much traffic counts there: fully in Northgate and Old
-Town, half in Riverside and not at all in Harbour, where ships make the NO2. The colour of the sky varies more visibly
-than anything else and is no part of it. No torch, no Ray.
+The field differs by borough and varies within it. D says how much traffic counts in a borough: fully in Northgate and
+Old Town, half in Riverside and not at all in Harbour, where the NO2 comes from ships. The colour of the sky varies more
+visibly than anything else, and does not affect the NO2. No torch, no Ray.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FACTORS = ("vehicles", "greenery", "sky", "building_height", "hour")
 
 @dataclass(frozen=True, eq=False)
 class City:
-    """Pictures (n,), the views of a panorama one after the other. no2: NaN where unknown; vehicles: those of the view,
+    """Pictures (n,), with the views of a panorama one after another. no2: NaN where unknown; vehicles: in the view,
     about 16 times the panorama's traffic."""
 
     seed: int
@@ -66,7 +66,7 @@ class City:
         return len(self.panorama)
 
     def factors(self, row: int) -> Factors:
-        """What is to be drawn for a row."""
+        """The factors from which a row's picture is drawn."""
         return Factors(
             int(self.vehicles[row]),
             float(self.greenery[row]),
@@ -80,7 +80,7 @@ class City:
         return self.seed, int(self.panorama[row]), int(self.view[row])
 
     def table(self) -> pa.Table:
-        """All columns but the picture's: what stations.csv holds."""
+        """All columns of stations.csv except the picture's path."""
         return pa.table(
             {
                 "panorama": [f"s{self.seed}-{number:07d}" for number in self.panorama.tolist()],
@@ -108,22 +108,22 @@ def make_city(panoramas: int, *, views: int = HEADINGS, seed: int = 0, first: in
     borough = borough_of(latitude, longitude)
     no2 = expected_no2(latitude, longitude, traffic, greenery) + NOISE * random.standard_normal(panoramas)
     no2[random.random(panoramas) < UNKNOWN] = np.nan
-    each = np.repeat(np.arange(panoramas), views)
-    rows = len(each)
+    panorama_of_row = np.repeat(np.arange(panoramas), views)
+    rows = len(panorama_of_row)
     return City(
         seed=seed,
-        panorama=first + each,
+        panorama=first + panorama_of_row,
         view=np.tile(np.arange(views), panoramas),
-        latitude=latitude[each],
-        longitude=longitude[each],
-        borough=borough[each],
-        no2=no2[each],
-        traffic=traffic[each],
-        vehicles=random.binomial(PLACES_FOR_VEHICLES, traffic[each]),
-        greenery=greenery[each],
-        sky=random.random(panoramas)[each],  # one sky over all views of a panorama, and one hour
+        latitude=latitude[panorama_of_row],
+        longitude=longitude[panorama_of_row],
+        borough=borough[panorama_of_row],
+        no2=no2[panorama_of_row],
+        traffic=traffic[panorama_of_row],
+        vehicles=random.binomial(PLACES_FOR_VEHICLES, traffic[panorama_of_row]),
+        greenery=greenery[panorama_of_row],
+        sky=random.random(panoramas)[panorama_of_row],  # one sky over all views of a panorama, and one hour
         building_height=random.uniform(6, 24, rows),
-        hour=random.uniform(7, 19, panoramas)[each],
+        hour=random.uniform(7, 19, panoramas)[panorama_of_row],
     )
 
 
@@ -135,7 +135,7 @@ def borough_of(latitude: Floats, longitude: Floats) -> Ints:
 
 
 def field(latitude: Floats, longitude: Floats) -> Floats:
-    """NO2 that comes from nothing that can be seen: the borough's level and a slow wave across the city."""
+    """NO2 with invisible causes: the borough's level and a slow wave across the city."""
     x, y = (longitude - WEST) / WIDTH, (latitude - SOUTH) / WIDTH
     wave: Floats = 2.0 * np.sin(2 * np.pi * x) * np.cos(2 * np.pi * y)
     return np.asarray(BASE)[borough_of(latitude, longitude)] + wave

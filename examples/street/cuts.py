@@ -1,8 +1,7 @@
 """Cuts channels out of a run's network and asks whether its prediction still depends on traffic.
 
-The best channels of a layer, as many of the worst and as many drawn at random are replaced by their mean maps, on
-streets that neither the network nor the ranking has met. What is measured is the slope of the prediction on the traffic
-that is known to be there.
+The best channels of a layer, as many of the worst, and as many random ones are replaced by their mean maps, on streets
+that neither the network nor the ranking has seen. Measured is the slope of the prediction on the known traffic.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ DRAWS = 200  # random sets of channels, and bootstrap samples of panoramas
 
 @dataclass(frozen=True)
 class Cut:
-    """What is left of the prediction's slope on traffic with `channels` of a layer gone.
+    """What is left of the prediction's slope on traffic without `channels` channels of a layer.
 
-    best, worst: interval over panoramas (bootstrap); random: median and the middle 95 % of DRAWS sets of channels.
+    best, worst: with an interval over panoramas (bootstrap); random: median and middle 95 % of DRAWS sets of channels.
     """
 
     channels: int
@@ -41,7 +40,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Ablated:
-    """Channels of the layer from best to worst, with the total effect of each factor on them."""
+    """The channels of a layer from best to worst, the total effects of each factor, and the cuts."""
 
     layer: str
     order: list[int]
@@ -51,8 +50,8 @@ class Ablated:
     cuts: list[Cut]
 
     def seeing(self, factor: str, least: float) -> list[int]:
-        """The channels on which a factor's total effect is at least so much."""
-        return [channel for channel, held in zip(self.order, self.effects[factor], strict=True) if held >= least]
+        """The channels on which a factor's total effect is at least `least`."""
+        return [channel for channel, effect in zip(self.order, self.effects[factor], strict=True) if effect >= least]
 
 
 def ablate(run: Run, layer: str, *, panoramas: int = 500, sizes: Sequence[int] | None = None) -> Ablated:
@@ -66,23 +65,25 @@ def ablate(run: Run, layer: str, *, panoramas: int = 500, sizes: Sequence[int] |
     before = _before(model, layer, images_of(city, pixels))
     values = tail[0](before).mean(0).flatten(1)
     traffic = saturating(city.traffic)
-    whole = _predicted(tail, before)
+    uncut = _predicted(tail, before)
 
-    def kept(channels: Sequence[int]) -> Floats:
+    def predicted_without(channels: Sequence[int]) -> Floats:
         with Ablation(tail, layer, channels, values):
             return _predicted(tail, before)
 
     cuts = [
         Cut(
             size,
-            best=_slope_left(city, traffic, whole, kept(order[:size])),
-            worst=_slope_left(city, traffic, whole, kept(order[-size:])),
-            random=_spread([_slope(traffic, kept(drawn)) / _slope(traffic, whole) for drawn in _sets(order, size)]),
+            best=_slope_left(city, traffic, uncut, predicted_without(order[:size])),
+            worst=_slope_left(city, traffic, uncut, predicted_without(order[-size:])),
+            random=_spread(
+                [_slope(traffic, predicted_without(drawn)) / _slope(traffic, uncut) for drawn in _sets(order, size)]
+            ),
         )
         for size in sizes or _sizes(len(order))
     ]
-    effects = {factor: held[order].round(4).tolist() for factor, held in on_channels.items()}
-    return Ablated(layer, order, effects, on_prediction, _slope(traffic, whole), cuts)
+    effects = {factor: effect[order].round(4).tolist() for factor, effect in on_channels.items()}
+    return Ablated(layer, order, effects, on_prediction, _slope(traffic, uncut), cuts)
 
 
 def mean_ranking(run: Run, layer: str) -> list[int]:
@@ -109,17 +110,19 @@ def _slope(traffic: Floats, predicted: Floats) -> float:
     return float(centred @ predicted / (centred @ centred))
 
 
-def _slope_left(city: City, traffic: Floats, whole: Floats, cut: Floats) -> Share:
-    """Slope with the cut over the slope without, panoramas drawn anew for the interval."""
-    _, place = np.unique(city.panorama, return_inverse=True)
+def _slope_left(city: City, traffic: Floats, uncut: Floats, cut: Floats) -> Share:
+    """The slope with the cut divided by the slope without; the interval is from a bootstrap over panoramas."""
+    _, panorama = np.unique(city.panorama, return_inverse=True)
     random = np.random.default_rng(0)
     drawn = []
     for _ in range(DRAWS):
-        weight = np.bincount(random.integers(place.max() + 1, size=place.max() + 1), minlength=place.max() + 1)[place]
+        weight = np.bincount(
+            random.integers(panorama.max() + 1, size=panorama.max() + 1), minlength=panorama.max() + 1
+        )[panorama]
         centred = (traffic - np.average(traffic, weights=weight)) * weight
-        drawn.append(float(centred @ cut / (centred @ whole)))
+        drawn.append(float(centred @ cut / (centred @ uncut)))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Share(_slope(traffic, cut) / _slope(traffic, whole), float(low), float(high))
+    return Share(_slope(traffic, cut) / _slope(traffic, uncut), float(low), float(high))
 
 
 def _spread(values: Sequence[float]) -> Share:
@@ -136,7 +139,7 @@ def _from(model: nn.Module, layer: str) -> nn.Sequential:
 
 @torch.inference_mode()
 def _before(model: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """What goes into `layer`."""
+    """The input of `layer`."""
     children = dict(model.named_children())
     names = list(children)
     head = nn.Sequential(*(children[name] for name in names[: names.index(layer)]))

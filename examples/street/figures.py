@@ -1,9 +1,9 @@
-"""Draws what examples/street/truth.py has found, as SVG, and a few of the city's streets.
+"""Draws the results of examples/street/truth.py as SVG, and a few of the city's streets.
 
     python -m examples.street.figures RUN OUT [--planted planted.json]
 
 RUN: a run that truth.py has checked (its truth.json). OUT gets streets.jpg, sees.svg, cuts.svg, boroughs.svg and, with
---planted (what `truth.py --planted N` wrote), planted.svg. README.md says what they show.
+--planted (a file of `truth.py --planted N`), planted.svg. README.md says what they show.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ STREETS, PIXELS, GAP = 7, 128, 4
 
 
 def streets_picture(seed: int = 3) -> Image.Image:
-    """Streets from few vehicles to many, drawn finer than the network sees them."""
+    """Streets with few to many vehicles, in a higher resolution than the network sees them."""
     city = make_city(60, views=1, seed=seed)
-    chosen = np.argsort(city.vehicles, kind="stable")[np.linspace(0, len(city) - 1, STREETS).astype(int)]
+    rows = np.argsort(city.vehicles, kind="stable")[np.linspace(0, len(city) - 1, STREETS).astype(int)]
     sheet = Image.new("RGB", (STREETS * (PIXELS + GAP) - GAP, PIXELS), "white")
-    for place, row in enumerate(chosen.tolist()):
+    for place, row in enumerate(rows.tolist()):
         pixels = draw(city.factors(row), city.key(row), size=PIXELS)
         sheet.paste(Image.fromarray(pixels), (place * (PIXELS + GAP), 0))
     return sheet
@@ -46,12 +46,15 @@ def sees_figure(ablation: Mapping[str, Any]) -> str:
     order, effects = ablation["order"], ablation["effects"]
     parts = [drawing.text(left, 14, f"channels of {ablation['layer']}, best for the prediction first", anchor="start")]
     columns = [("all", ablation["on_prediction"])]
-    columns += [(c, {name: held[place] for name, held in effects.items()}) for place, c in enumerate(order)]
-    for x, (name, held) in enumerate(columns):
+    columns += [
+        (c, {name: effects_of_column[place] for name, effects_of_column in effects.items()})
+        for place, c in enumerate(order)
+    ]
+    for x, (name, effects_of_column) in enumerate(columns):
         at = left + wide * x + (8 if x else 0)
         parts.append(drawing.text(at + wide / 2, 30, name, size=10, bold=not x))
         for y, factor in enumerate(effects):
-            parts.append(drawing.rectangle(at, top + tall * y, wide, tall, drawing.shade(held[factor])))
+            parts.append(drawing.rectangle(at, top + tall * y, wide, tall, drawing.shade(effects_of_column[factor])))
     for y, factor in enumerate(effects):
         parts.append(drawing.text(left - 6, top + tall * (y + 0.65), factor.replace("_", " "), anchor="end"))
     panel = Panel(left + wide * len(columns) + 8, top + tall * len(effects), parts)
@@ -88,9 +91,9 @@ def boroughs_figure(boroughs: Sequence[Mapping[str, Any]]) -> str:
     for place, row in enumerate(boroughs):
         middle = left + step * (place + 0.5)
         parts.append(drawing.rectangle(middle - 26, up(row["share"]), 52, up(0) - up(row["share"]), "#dddddd"))
-        for aside, colour, held in ((-9, ORANGE, row["measured"]), (9, BLUE, row["prediction"])):
-            value, low, high = _point(held)
-            x = middle + aside
+        for shift, colour, share in ((-9, ORANGE, row["measured"]), (9, BLUE, row["prediction"])):
+            value, low, high = _point(share)
+            x = middle + shift
             parts.append(drawing.line(x, up(low), x, up(high), colour, ' stroke-width="2"'))
             parts.append(drawing.dot(x, up(value), 3.5, colour))
         parts.append(drawing.text(middle, height - bottom + 16, row["name"]))
@@ -124,25 +127,25 @@ def _point(share: Mapping[str, float]) -> Point:
     return share["value"], share["low"], share["high"]
 
 
-def read_found(path: Path, made_by: str) -> dict[str, Any]:
+def read_results(path: Path, made_by: str) -> dict[str, Any]:
     """truth.json or planted.json. Raises UserError where it is not there."""
     if not path.exists():
         raise UserError(f"{path}: no such file; {made_by} writes it")
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
 
 
 def draw_figures(run: Path, out: Path, planted: Path | None = None) -> list[str]:
     """Write the figures; their names."""
-    truth = read_found(run / "truth.json", f"python -m examples.street.truth {run}")
+    truth = read_results(run / "truth.json", f"python -m examples.street.truth {run}")
     figures = {
         "sees.svg": sees_figure(truth["ablation"]),
         "cuts.svg": cuts_figure(truth["ablation"]),
         "boroughs.svg": boroughs_figure(truth["boroughs"]),
     }
     if planted is not None:
-        found = read_found(planted, "python -m examples.street.truth --planted 10 --out DIR")
-        figures["planted.svg"] = planted_figure(found["cities"])
+        planted_ranks = read_results(planted, "python -m examples.street.truth --planted 10 --out DIR")
+        figures["planted.svg"] = planted_figure(planted_ranks["cities"])
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         (out / name).write_text(figure)

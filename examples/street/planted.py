@@ -1,10 +1,10 @@
 """A network of one layer whose channels are known: some provably see traffic, some the colour of the sky.
 
-The scenes' colours make it certain (examples/street/scene.py): nothing but a tail light is by far more red than green,
-and nothing but the sky by far more blue than red, in any light of the day. So a channel that lets only such a
-difference through sees vehicles and never the sky, or the sky and never a vehicle: its maps stay the same, bit by bit,
-when the other is drawn anew. Channels for trees come beside them (at a crown's edge they see a little of the sky
-behind). All others are random. Where the planted ones lie is random as well; `planted_channels` says it.
+The scenes' colours make this certain (examples/street/scene.py): only tail lights are far more red than green, and only
+the sky is far more blue than red, at any time of the day. So a channel that passes only such a difference sees vehicles
+and never the sky, or the sky and never a vehicle: its maps stay the same, bit by bit, when the other is redrawn. There
+are also channels for trees (at a crown's edge they see a little of the sky behind). All other channels are random. The
+positions of the planted channels are random too; `planted_channels` returns them.
 
     model: {factory: "examples.street.planted:planted_cnn", kwargs: {seed: 3}, weights: factory}
     layers: [seen]
@@ -27,7 +27,7 @@ POOLED = 4  # maps of 8 x 8 for pictures of 64 x 64
 LAYER = "seen"
 TRAFFIC, SKY, TREES = "traffic", "sky", "trees"
 LETS_THROUGH: Mapping[str, tuple[tuple[float, float, float], tuple[float, ...]]] = {
-    # a difference of colours, and by how many grey levels it must be exceeded, for each channel of the kind
+    # a difference of colours, and for each channel of the kind a threshold in grey levels
     TRAFFIC: ((1, -1, 0), (80, 90, 100, 110)),
     SKY: ((-1, 0, 1), (20, 25, 30, 35)),
     TREES: ((-0.5, 1, -0.5), (16, 18, 20, 22)),
@@ -58,7 +58,7 @@ def planted_cnn(seed: int = 0) -> nn.Module:
     return nn.Sequential(
         OrderedDict(
             look=look,
-            relu=nn.ReLU(),  # what does not exceed its threshold is not seen
+            relu=nn.ReLU(),  # removes everything below the threshold
             seen=nn.AvgPool2d(POOLED),
             pool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
@@ -68,7 +68,7 @@ def planted_cnn(seed: int = 0) -> nn.Module:
 
 
 def _plant(look: nn.Conv2d, channel: int, difference: Tensor, threshold: float) -> None:
-    """The channel becomes the difference of the pixel's own colours, less the threshold, as of pixels from 0 to 1."""
+    """The channel becomes the difference of a pixel's colours (0 to 1) minus the threshold."""
     scale, shift = torch.tensor(STD), torch.tensor(MEAN)
     assert look.bias is not None
     look.weight[channel] = 0

@@ -1,4 +1,4 @@
-"""Ranks networks whose channels are known, each on a city of its own, and says where the planted channels come out."""
+"""Ranks networks whose channels are known, each on its own city, and returns the ranks of the planted channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLANTED_PANORAMAS = 600
 
 @dataclass(frozen=True)
 class Planted:
-    """Ranks (of 32) of the planted channels of each kind, in a city and with a network of their own."""
+    """Ranks (of 32) of the planted channels of each kind, for one city and its network."""
 
     seed: int
     images: int
@@ -39,7 +39,7 @@ class Planted:
 
 
 def planted_job(data: str, output: str, seed: int, **changes: Any) -> dict[str, Any]:
-    """The job that ranks a planted network against the NO2 that was measured."""
+    """The job that ranks a planted network against the measured NO2."""
     return {
         "dataset": {"path": data, "fold_by": "panorama"},
         "model": {
@@ -57,24 +57,26 @@ def planted_job(data: str, output: str, seed: int, **changes: Any) -> dict[str, 
 
 
 def rank_planted(seed: int, folder: Path, *, panoramas: int = PLANTED_PANORAMAS, **changes: Any) -> Run:
-    """Draw a city, pack it, rank a planted network on it; all from raw pictures, through the service."""
+    """Draw a city, pack its pictures, and rank a planted network on them."""
     city = make_city(panoramas, views=2, seed=500 + seed)
     pack(str(write_city(city, folder / "raw")), str(folder / "shards"), image_column="path", shard_rows=600)
     return pcace_dist.rank(planted_job(str(folder / "shards"), str(folder / "run"), seed, **changes))
 
 
 def planted_ranks(run: Run, seed: int) -> Planted:
-    """Where the planted channels of a run without groups are."""
+    """The ranks of the planted channels in a run without groups."""
     table = run.ranking(layer=LAYER)
     ranks = dict(zip(table["channel"].to_pylist(), table["rank"].to_pylist(), strict=True))
-    held = {kind: sorted(int(ranks[channel]) for channel in them) for kind, them in planted_channels(seed).items()}
-    return Planted(seed, int(run.summary["images"]), held)
+    ranks_of_kind = {
+        kind: sorted(int(ranks[channel]) for channel in channels) for kind, channels in planted_channels(seed).items()
+    }
+    return Planted(seed, int(run.summary["images"]), ranks_of_kind)
 
 
 def kinds_that_move(seed: int, city: City, other: City) -> dict[str, bool]:
-    """Whether the maps of each kind's channels differ at all (bit by bit) between two cities as drawn."""
+    """Whether the maps of each kind's channels differ in any bit between the drawings of two cities."""
     model = planted_cnn(seed)
-    maps = [seen(model, drawn(one), LAYER)[1] for one in (city, other)]
+    maps = [seen(model, drawn(drawn_city), LAYER)[1] for drawn_city in (city, other)]
     return {
         kind: not torch.equal(maps[0][:, channels], maps[1][:, channels])
         for kind, channels in planted_channels(seed).items()

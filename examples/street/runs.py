@@ -1,4 +1,4 @@
-"""What a run on the made-up city is made of: its city, its network, and mean scores with intervals."""
+"""The parts of a run on the made-up city: its city, its network, and mean scores with intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREDICTION, MEASURED = "output:0", "column:no2"
 
 @dataclass(frozen=True)
 class Share:
-    """A share of what there was before, with a 95 % interval."""
+    """A share of an earlier value, with a 95 % interval."""
 
     value: float
     low: float
@@ -39,7 +39,7 @@ def shards_of(run: Run) -> list[Path]:
 
 
 def picture_size(run: Run) -> int:
-    """Pixels a side of a run's pictures, by the first of them."""
+    """The side of a run's pictures in pixels, from the first picture."""
     first = next(pq.ParquetFile(shards_of(run)[0]).iter_batches(batch_size=1, columns=["image"]))
     return int(Image.open(io.BytesIO(first["image"][0]["bytes"].as_py())).width)
 
@@ -53,18 +53,20 @@ def city_of_run(run: Run) -> City:
 
 def model_of(run: Run) -> nn.Module:
     """The network that a run has ranked."""
-    held = run.job.model
-    return load_model(held.factory, held.kwargs, held.weights, seed=0, read=lambda path: Path(path).read_bytes())
+    settings = run.job.model
+    return load_model(
+        settings.factory, settings.kwargs, settings.weights, seed=0, read=lambda path: Path(path).read_bytes()
+    )
 
 
 def mean_score(run: Run, target: str, group: str | None, layer: str, channels: Sequence[int]) -> Share:
-    """Mean of score_squared over channels, with the jackknife's interval: their pseudo-values are averaged first."""
+    """Mean of score_squared over channels, with a jackknife interval from the means of their pseudo-values."""
     table = run.jackknife()
-    chosen = (table["target"].to_numpy() == target) & (table["layer"].to_numpy() == layer)
-    chosen &= np.isin(table["channel"].to_numpy(), list(channels))
+    selected = (table["target"].to_numpy() == target) & (table["layer"].to_numpy() == layer)
+    selected &= np.isin(table["channel"].to_numpy(), list(channels))
     if group is not None:
-        chosen &= table["group"].to_numpy() == group
-    held = [values for values in table.filter(chosen)["pseudo_values"].to_pylist() if values is not None]
-    folds = np.mean(np.array(held, np.float64), axis=0)
-    half = scipy.stats.t.ppf(0.975, len(folds) - 1) * folds.std(ddof=1) / np.sqrt(len(folds))
-    return Share(float(folds.mean()), float(folds.mean() - half), float(folds.mean() + half))
+        selected &= table["group"].to_numpy() == group
+    pseudo_values = [values for values in table.filter(selected)["pseudo_values"].to_pylist() if values is not None]
+    folds = np.mean(np.array(pseudo_values, np.float64), axis=0)
+    reach = scipy.stats.t.ppf(0.975, len(folds) - 1) * folds.std(ddof=1) / np.sqrt(len(folds))
+    return Share(float(folds.mean()), float(folds.mean() - reach), float(folds.mean() + reach))

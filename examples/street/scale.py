@@ -1,13 +1,13 @@
-"""A city of any size: rows of metadata by the million, written piece by piece, that re-use the pictures of some scenes.
+"""A city of any size: millions of rows of metadata, written piece by piece, that re-use the pictures of some scenes.
 
     python -m examples.street.scale DEST [--rows 1000000] [--scenes 1000] [--seed 21]
 
 writes DEST/stations.csv and DEST/images/*.jpg, as examples/street/city.py does for a small city. A *scene* is a
-panorama that is drawn: its traffic, trees and sky, and a picture for each view. Every row's panorama has a place,
-a borough and an NO2 of its own by the same formula, and looks like one of the scenes. So what is known of the small
-city is known of this one. Panoramas that look alike are no independent observations: `fold_by: scene`.
+panorama that is drawn: its traffic, trees and sky, and a picture for each view. Every row's panorama has its own place,
+borough and NO2, by the same formula, and looks like one of the scenes. So everything that is known about the small city
+is known about this one. Panoramas that look alike are not independent observations: use `fold_by: scene`.
 
-Memory stays that of one piece, however many rows there are; a city with fewer rows is the beginning of one with more.
+Only one piece is in memory, for any number of rows; a city with fewer rows is the beginning of one with more.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ ROWS, SCENES, SIZE = 1_000_000, 1_000, 32  # SIZE: pixels a side; what weights-3
 PIECE = 10_000  # panoramas made at a time
 
 
-def like_scenes(places: City, scenes: City, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> City:
-    """The panoramas of `places` with what is seen in the scenes `chosen` for them; their NO2 follows from it."""
-    rows = (HEADINGS * chosen[:, None] + np.arange(HEADINGS)).ravel()
+def like_scenes(places: City, scenes: City, scene_of: np.ndarray[tuple[int], np.dtype[np.int64]]) -> City:
+    """The panoramas of `places` with the content of their scenes (`scene_of`); their NO2 follows from the content."""
+    rows = (HEADINGS * scene_of[:, None] + np.arange(HEADINGS)).ravel()
     traffic, greenery = scenes.traffic[rows], scenes.greenery[rows]
     rest = places.no2 - expected_no2(places.latitude, places.longitude, places.traffic, places.greenery)
     return replace(
@@ -45,10 +45,10 @@ def pieces(rows: int, scenes: City, *, seed: int) -> Iterator[pa.Table]:
     """stations.csv in tables of at most PIECE panoramas; the column `path` names the scene's picture."""
     for first in range(0, -(-rows // HEADINGS), PIECE):
         places = make_city(PIECE, seed=seed, first=first)  # the last piece too is made whole: fewer rows begin alike
-        chosen = np.random.default_rng([seed, first, 1]).integers(len(scenes) // HEADINGS, size=PIECE)
-        city = like_scenes(places, scenes, chosen)
-        table = city.table().append_column("scene", pa.array(np.repeat(chosen, HEADINGS)))
-        paths = [f"images/{picture_name(scene, view)}" for scene in chosen.tolist() for view in range(HEADINGS)]
+        scene_of = np.random.default_rng([seed, first, 1]).integers(len(scenes) // HEADINGS, size=PIECE)
+        city = like_scenes(places, scenes, scene_of)
+        table = city.table().append_column("scene", pa.array(np.repeat(scene_of, HEADINGS)))
+        paths = [f"images/{picture_name(scene, view)}" for scene in scene_of.tolist() for view in range(HEADINGS)]
         yield table.add_column(0, "path", pa.array(paths)).slice(0, rows - HEADINGS * first)
 
 

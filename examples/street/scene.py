@@ -1,11 +1,11 @@
-"""Draws one street scene from what is in it: road, buildings, trees, sky, vehicles. numpy and Pillow; no files.
+"""Draws one street scene: road, buildings, trees, sky, vehicles. numpy and Pillow; no files.
 
-A scene is drawn from its factors and a key. Every part (buildings, trees, vehicles ...) has a random stream of its own,
-so that two scenes with the same key that differ in one factor differ in nothing else: an intervention, which shows what
-a channel sees.
+A scene is drawn from its factors and a key. Every part (buildings, trees, vehicles ...) has its own random stream. So
+two scenes with the same key that differ in one factor differ in nothing else: an intervention, which shows what a
+channel sees.
 
-Colours are chosen so that two things can be known for certain (examples/street/planted.py): only the tail lights of
-vehicles are far more red than green, and only the sky is far more blue than red.
+Colours are chosen so that two facts are certain (examples/street/planted.py): only the tail lights of vehicles are far
+more red than green, and only the sky is far more blue than red.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _BUILDINGS, _TREES, _VEHICLES, _GRAIN, _PAINT = range(5)
 
 @dataclass(frozen=True)
 class Factors:
-    """What is in a picture. All but `hour` and `building_height` are numbers of things or shares from 0 to 1.
+    """The content of a picture. All but `hour` and `building_height` are counts or shares from 0 to 1.
 
     vehicles: 0 to 20; greenery: share of the places for trees that have one; sky: its colour, 0 blue, 0.5 grey, 1
     orange; building_height: metres; hour: 7 to 19, the light is dimmer towards both ends.
@@ -75,7 +75,7 @@ def draw(factors: Factors, key: Sequence[int], *, size: int = SIZE) -> Pixels:
 
 
 def jpeg(pixels: Pixels) -> bytes:
-    """The scene as a photograph would come: JPEG without subsampled colours (a tail light is a pixel or two)."""
+    """The scene as a JPEG without subsampled colours, because a tail light is a pixel or two."""
     sink = io.BytesIO()
     Image.fromarray(pixels).save(sink, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
     return sink.getvalue()
@@ -146,9 +146,9 @@ class _Canvas:
     def trees(self, greenery: float, random: np.random.Generator) -> None:
         """A trunk and a crown at a share of the places along both kerbs."""
         places = [(side * 7.7, z) for z in (44.0, 33.0, 25.0, 19.0, 14.5, 11.0, 8.5) for side in (-1, 1)]
-        chosen = random.permutation(len(places))[: round(greenery * MOST_TREES)]
+        places_taken = random.permutation(len(places))[: round(greenery * MOST_TREES)]
         sizes, tints = random.uniform(1.5, 2.3, len(places)), random.uniform(-14, 14, len(places))
-        for place in sorted(chosen.tolist()):
+        for place in sorted(places_taken.tolist()):
             (x, z), radius, tint = places[place], sizes[place], int(tints[place])
             self._box(x - 0.2, x + 0.2, 0, 3.2, z, (92, 80, 66))
             left, top = self.point(x - radius, 3.4 + 1.7 * radius, z)
@@ -166,13 +166,13 @@ class _Canvas:
             self._vehicle(x, z, 2.2 if kinds[place] < 0.2 else 1.5, BODIES[bodies[place]])
 
     def _vehicle(self, x: float, z: float, height: float, body: Colour) -> None:
-        half = 0.95
-        self._box(x - half - 0.1, x + half + 0.1, 0, 0.35, z, (24, 24, 26))  # wheels and shadow
-        self._box(x - half, x + half, 0.3, 0.62 * height, z, body)
-        self._box(x - 0.8 * half, x + 0.8 * half, 0.62 * height, height, z, body)
-        self._box(x - 0.68 * half, x + 0.68 * half, 0.66 * height, 0.92 * height, z, (40, 42, 44))
+        half_width = 0.95
+        self._box(x - half_width - 0.1, x + half_width + 0.1, 0, 0.35, z, (24, 24, 26))  # wheels and shadow
+        self._box(x - half_width, x + half_width, 0.3, 0.62 * height, z, body)
+        self._box(x - 0.8 * half_width, x + 0.8 * half_width, 0.62 * height, height, z, body)
+        self._box(x - 0.68 * half_width, x + 0.68 * half_width, 0.66 * height, 0.92 * height, z, (40, 42, 44))
         for side in (-1, 1):
-            middle = x + side * 0.74 * half
+            middle = x + side * 0.74 * half_width
             self._box(middle - 0.24, middle + 0.24, 0.55, 0.95, z, LAMP)
 
     def _box(self, left: float, right: float, bottom: float, top: float, z: float, colour: Colour) -> None:

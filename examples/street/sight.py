@@ -1,8 +1,9 @@
-"""What channels see, by intervention: draw the same street with one thing changed and look at the channel again.
+"""What channels see, by intervention: draw the same street with one thing changed, and compare the channel.
 
-Of a made-up city every picture can be drawn with other traffic, other trees or another sky and everything else as it
-was. The *total effect* of a factor on a quantity a is E (a - a')^2 / (2 var a), where a' is a with that factor alone
-taken from another panorama (Sobol's index, by Jansen's estimate): 0 if a does not depend on it, 1 if on nothing else.
+Every picture of a made-up city can be drawn again with other traffic, other trees or another sky, and everything else
+unchanged. The *total effect* of a factor on a quantity a is E (a - a')^2 / (2 var a), where a' is a with only that
+factor from another panorama (Sobol's index, by Jansen's estimate): 0 if a does not depend on the factor, 1 if it
+depends on nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def images_of(city: City, size: int = SIZE) -> Tensor:
 
 
 def drawn(city: City) -> Tensor:
-    """The city's pictures as they were drawn, before JPEG lets neighbouring pixels run into one another."""
+    """The city's pictures as they were drawn, without JPEG, which mixes neighbouring pixels."""
     return _tensor([draw(city.factors(row), city.key(row)) for row in range(len(city))])
 
 
@@ -39,11 +40,11 @@ def _tensor(images: Sequence[Pixels]) -> Tensor:
 
 def redrawn(city: City, factor: str, *, seed: int = 0) -> City:
     """The same city with one factor taken from other panoramas; the views of a panorama stay together."""
-    _, place, counts = np.unique(city.panorama, return_inverse=True, return_counts=True)
+    _, panorama, counts = np.unique(city.panorama, return_inverse=True, return_counts=True)
     if len(set(counts.tolist())) != 1:
         raise ValueError("every panorama must have as many views as the others")
-    rows = np.argsort(place, kind="stable").reshape(len(counts), -1)
-    order = np.random.default_rng(seed).permutation(len(rows))  # one round through all: nobody keeps their own
+    rows = np.argsort(panorama, kind="stable").reshape(len(counts), -1)
+    order = np.random.default_rng(seed).permutation(len(rows))  # a cycle through all: no panorama keeps its own
     source = np.empty(len(city), np.int64)
     source[rows[order]] = rows[np.roll(order, 1)]
     return replace(city, **{factor: getattr(city, factor)[source]})
@@ -52,13 +53,13 @@ def redrawn(city: City, factor: str, *, seed: int = 0) -> City:
 @torch.inference_mode()
 def seen(model: nn.Module, images: Tensor, layer: str) -> tuple[Floats, Tensor]:
     """Predictions float64 (n,) and activation maps (n, C, H, W) of a layer."""
-    kept: list[Tensor] = []
-    handle = model.get_submodule(layer).register_forward_hook(lambda _, __, maps: kept.append(maps.clone()))
+    maps_of_parts: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda _, __, maps: maps_of_parts.append(maps.clone()))
     try:
         outputs = [model(normalise(part))[:, 0].double() for part in torch.split(images, PART)]
     finally:
         handle.remove()
-    return torch.cat(outputs).numpy(), torch.cat(kept)
+    return torch.cat(outputs).numpy(), torch.cat(maps_of_parts)
 
 
 def total_effects(
@@ -70,8 +71,8 @@ def total_effects(
     on_output: dict[str, float] = {}
     on_channels: dict[str, Floats] = {}
     for factor in factors:
-        other, other_maps = seen(model, images_of(redrawn(city, factor), size), layer)
-        on_output[factor] = float(np.square(output - other).mean() / (2 * output.var()))
+        other_output, other_maps = seen(model, images_of(redrawn(city, factor), size), layer)
+        on_output[factor] = float(np.square(output - other_output).mean() / (2 * output.var()))
         change = np.square(means - other_maps.mean((2, 3)).double().numpy()).mean(0)
         on_channels[factor] = change / np.maximum(2 * means.var(0), 1e-12)
     return on_output, on_channels

@@ -1,12 +1,12 @@
-"""Checks a run's rankings against what is known about the made-up city.
+"""Checks a run's rankings against the known facts about the made-up city.
 
     python -m examples.street.truth RUN [--out DIR]          on the run of job.yaml: ablation and boroughs
     python -m examples.street.truth --planted 10             on networks whose channels are known, ten cities
 
-ablation   Do the best channels see traffic, and does the prediction stop depending on traffic without them? Measured on
-           streets that neither the network nor the ranking has met. Against as many of the worst and of random ones.
+ablation   Do the best channels see traffic, and does the prediction no longer depend on traffic without them? Measured
+           on streets that neither the network nor the ranking has seen; compared with the worst and random channels.
 boroughs   Are the channels that see traffic ranked by how much traffic counts for the borough's NO2?
-planted    Of channels that provably see traffic, the sky or trees (examples/street/planted.py): which come first?
+planted    Which channels come first, of those that provably see traffic, the sky or trees (examples/street/planted.py)?
 
 Writes truth.json beside the run (or into --out) and prints the tables.
 """
@@ -39,14 +39,14 @@ from examples.street.planted_ranks import PLANTED_PANORAMAS, planted_ranks, rank
 from examples.street.runs import MEASURED, PREDICTION, Share, city_of_run, mean_score
 from pcace_dist.artifacts.run import Run, open_run
 
-SEES = 0.5  # total effect of the vehicles from which a channel counts as one that sees traffic
+SEES = 0.5  # a channel sees traffic if the total effect of the vehicles on it is at least this
 
 
 @dataclass(frozen=True)
 class Borough:
-    """Mean score squared of the channels that see traffic: for the NO2 that was measured and for the prediction.
+    """Mean score squared of the channels that see traffic: for the measured NO2 and for the prediction.
 
-    share: of the NO2's variance within the borough that traffic makes, from the city's own formula.
+    share: the share of the NO2's variance within the borough that comes from traffic, by the city's own formula.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Borough:
 
 
 def boroughs(run: Run, layer: str, channels: Sequence[int]) -> list[Borough]:
-    """One row per borough of the run."""
+    """One row for each borough of the run."""
     city = city_of_run(run)
-    found = []
+    rows_of_table = []
     for index, name in enumerate(BOROUGHS):
         rows = (city.borough == index) & np.isfinite(city.no2)
         part = FROM_TRAFFIC * TRAFFIC_COUNTS[index] * saturating(city.traffic[rows])
-        found.append(
+        rows_of_table.append(
             Borough(
                 name,
                 TRAFFIC_COUNTS[index],
@@ -74,22 +74,21 @@ def boroughs(run: Run, layer: str, channels: Sequence[int]) -> list[Borough]:
                 mean_score(run, PREDICTION, name, layer, channels),
             )
         )
-    return found
+    return rows_of_table
 
 
 def best_from_one_picture(panoramas: int = 60_000) -> float:
-    """Share of the NO2's variance that vehicles and trees of one picture tell, to who knows the city's formula: the
-    README's 0.36.
+    """The share of the NO2's variance that the vehicles and trees of one picture explain, for someone who knows the
+    city's formula: the README's 0.36.
 
-    The boroughs cannot be told apart from a picture, nor can the panorama's traffic be told from one view's vehicles
-    but on average.
+    A picture does not show its borough, and one view's vehicles show the panorama's traffic only on average.
     """
     city = make_city(panoramas, views=1, seed=0)
-    known = np.isfinite(city.no2)
+    is_known = np.isfinite(city.no2)
     traffic = FROM_TRAFFIC * np.mean(TRAFFIC_COUNTS) * saturating(city.traffic)
     by_vehicles = [traffic[city.vehicles == number].mean() for number in range(PLACES_FOR_VEHICLES + 1)]
-    told = np.array(by_vehicles)[city.vehicles] + FROM_GREENERY * city.greenery**2
-    return float(np.corrcoef(told[known], city.no2[known])[0, 1] ** 2)
+    predicted = np.array(by_vehicles)[city.vehicles] + FROM_GREENERY * city.greenery**2
+    return float(np.corrcoef(predicted[is_known], city.no2[is_known])[0, 1] ** 2)
 
 
 def main() -> None:
@@ -102,21 +101,21 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.planted:
-        found: dict[str, Any] = check_planted(args.planted)
+        result: dict[str, Any] = check_planted(args.planted)
     elif args.run:
-        found = check_run(open_run(args.run), args.layer, args.panoramas)
+        result = check_run(open_run(args.run), args.layer, args.panoramas)
     else:
         parser.error("names no RUN; `pcace rank examples/street/job.yaml` makes runs/street")
     out = args.out or (None if args.planted else Path(args.run))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         path = out / ("planted.json" if args.planted else "truth.json")
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"wrote {path}")
 
 
 def check_run(run: Run, layer: str, panoramas: int) -> dict[str, Any]:
-    """Ablation and boroughs, printed; what truth.json holds."""
+    """Print ablation and boroughs; the content of truth.json."""
     ablated = ablate(run, layer, panoramas=panoramas)
     _print_effects(ablated)
     _print_cuts(ablated)
@@ -127,16 +126,21 @@ def check_run(run: Run, layer: str, panoramas: int) -> dict[str, Any]:
 
 
 def check_planted(cities: int) -> dict[str, Any]:
-    """Ranks of planted channels in so many cities, and the boroughs of the first; what planted.json holds."""
+    """Print the ranks of planted channels in so many cities; the content of planted.json."""
     print(f"planted channels, ranks of {CHANNELS}; NO2 by the city's formula, {PLANTED_PANORAMAS} panoramas a city")
-    found = []
+    planted = []
     for seed in range(cities):
         with tempfile.TemporaryDirectory() as work:
-            found.append(planted_ranks(rank_planted(seed, Path(work)), seed))
-        print(f"  seed {seed}: " + "; ".join(f"{kind} {ranks}" for kind, ranks in found[-1].ranks.items()), flush=True)
-    top, low = sum(one.traffic_is_on_top for one in found), sum(one.sky_is_not for one in found)
-    print(f"traffic channels all in the best quarter: {top} of {cities}; no sky channel in the better half: {low}")
-    return {"cities": [asdict(one) for one in found], "traffic_on_top": top, "sky_not": low}
+            planted.append(planted_ranks(rank_planted(seed, Path(work)), seed))
+        print(
+            f"  seed {seed}: " + "; ".join(f"{kind} {ranks}" for kind, ranks in planted[-1].ranks.items()), flush=True
+        )
+    on_top = sum(city_ranks.traffic_is_on_top for city_ranks in planted)
+    sky_not = sum(city_ranks.sky_is_not for city_ranks in planted)
+    print(
+        f"traffic channels all in the best quarter: {on_top} of {cities}; no sky channel in the better half: {sky_not}"
+    )
+    return {"cities": [asdict(city_ranks) for city_ranks in planted], "traffic_on_top": on_top, "sky_not": sky_not}
 
 
 def _print_effects(ablated: Ablated) -> None:
@@ -144,7 +148,7 @@ def _print_effects(ablated: Ablated) -> None:
     print("  rank  channel  " + "  ".join(f"{factor:>15}" for factor in ablated.effects))
     print("     -  predict  " + "  ".join(f"{ablated.on_prediction[factor]:15.2f}" for factor in ablated.effects))
     for place, channel in enumerate(ablated.order):
-        effects = "  ".join(f"{held[place]:15.2f}" for held in ablated.effects.values())
+        effects = "  ".join(f"{effect[place]:15.2f}" for effect in ablated.effects.values())
         print(f"  {place + 1:4d}  {channel:7d}  {effects}")
 
 

@@ -1,10 +1,10 @@
-"""Runs a command and says how long it took and how much memory its processes held at most.
+"""Runs a command, and prints how long it took and how much memory its processes used at most.
 
     python -m examples.street.watched [--out FILE] COMMAND...
 
-Memory is the proportional set size, sampled twice a second: shared pages count once, divided among those that share
-them. By kind: the command itself, Ray's workers that run the job's actors and tasks (the largest of them, and all
-together), and the rest (Ray's own processes). Exits as the command does.
+Memory is the proportional set size, sampled twice a second: shared pages count once, divided among the processes that
+share them. By kind: the command itself; Ray's workers that run the job's actors and tasks (the largest of them, and all
+together); and the rest (Ray's own processes). Its exit code is that of the command.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ EVERY = 0.5  # seconds
 MEGABYTE = 10**6
 
 
-def held(process: psutil.Process) -> int:
-    """Bytes of a process; 0 once it has gone."""
+def memory_of(process: psutil.Process) -> int:
+    """Bytes of a process; 0 if it has ended."""
     try:
         return int(process.memory_full_info().pss)
     except psutil.Error:
@@ -32,7 +32,7 @@ def held(process: psutil.Process) -> int:
 
 
 def kind_of(process: psutil.Process, command: int) -> str:
-    """Ray's workers call themselves ray::what they run; idle ones do not count as workers."""
+    """The kind of a process. Ray's workers have titles like ray::TASK; idle ones do not count as workers."""
     if process.pid == command:
         return "command"
     try:
@@ -44,28 +44,28 @@ def kind_of(process: psutil.Process, command: int) -> str:
 
 def sample(command: int) -> dict[str, int]:
     """Bytes by kind now, and of the largest worker."""
-    found = {"command": 0, "workers": 0, "rest": 0, "largest_worker": 0}
+    sizes = {"command": 0, "workers": 0, "rest": 0, "largest_worker": 0}
     try:
         top = psutil.Process(command)
         family = [top, *top.children(recursive=True)]
     except psutil.Error:
-        return found
+        return sizes
     for process in family:
-        kind, size = kind_of(process, command), held(process)
-        found[kind] += size
+        kind, size = kind_of(process, command), memory_of(process)
+        sizes[kind] += size
         if kind == "workers":
-            found["largest_worker"] = max(found["largest_worker"], size)
-    return found
+            sizes["largest_worker"] = max(sizes["largest_worker"], size)
+    return sizes
 
 
 def watch(arguments: list[str]) -> tuple[int, float, dict[str, int]]:
-    """Exit code, seconds and the most bytes by kind of a command."""
+    """A command's exit code, its seconds, and its largest bytes by kind."""
     most: dict[str, int] = {}
     started = time.monotonic()
     with subprocess.Popen(arguments) as process:
         while process.poll() is None:
-            now = sample(process.pid)
-            most = {kind: max(size, most.get(kind, 0)) for kind, size in now.items()}
+            current = sample(process.pid)
+            most = {kind: max(size, most.get(kind, 0)) for kind, size in current.items()}
             time.sleep(EVERY)
     return process.returncode, time.monotonic() - started, most
 

@@ -114,7 +114,7 @@ def _column_type(text: str) -> tuple[str, str]:
 
 
 def _size(text: str) -> int:
-    from pcace_dist.config.job import parse_bytes
+    from pcace_dist.config.text import parse_bytes
 
     try:
         size = parse_bytes(text)

@@ -7,28 +7,23 @@ that names the key, the value and what would do.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pcace_dist.config.explain import explain
 from pcace_dist.config.targets import TargetSpec, parse_target, reduction_of
+from pcace_dist.config.text import apply_override, load_yaml, parse_bytes
 from pcace_dist.datasets.sections import Dataset, Input, Limits
 from pcace_dist.errors import JobError
-from pcace_dist.progress.terminal import is_not_utf8
 from pcace_dist.storage.sections import Endpoint
 
 FORMAT_VERSION = 1
-
-LONGEST_VALUE = 100  # characters of a value that an error repeats
-MOST_VALUES = 100_000  # in a job file
 
 
 class Section(BaseModel):
@@ -269,84 +264,17 @@ class Job(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def parse_bytes(value: object) -> object:
-    """'4GiB', '500 MB' or a number of bytes as an integer; anything else is left for the type check."""
-    if not isinstance(value, str):
-        return value
-    units = {
-        "": 1,
-        "b": 1,
-        "kb": 10**3,
-        "mb": 10**6,
-        "gb": 10**9,
-        "tb": 10**12,
-        "kib": 2**10,
-        "mib": 2**20,
-        "gib": 2**30,
-        "tib": 2**40,
-    }
-    text = value.strip().lower()
-    number = text.rstrip("bikmgt ")
-    unit = text[len(number) :].strip()
-    try:
-        return int(float(number) * units[unit])
-    except (KeyError, ValueError, OverflowError):
-        raise ValueError(f"{_short(value)} is not a size; for example 4GiB") from None
-
-
 def read_job(text: str, *, name: str = "job", overrides: Sequence[str] = ()) -> Job:
     """Parse a job file's text. `overrides` are "key.path=value" strings, the value read as YAML.
 
     Raises JobError, one line, naming the file, the key and what would do.
     """
-    data = _load_yaml(text, name)
+    data = load_yaml(text, name)
     if not isinstance(data, dict):
         raise JobError(f"{name}: a job file is a mapping with the keys dataset, model, layers, target, output")
     for override in overrides:
-        _apply_override(data, override)
+        apply_override(data, override)
     return parse_job(data, name=name)
-
-
-def _load_yaml(text: str, name: str) -> Any:
-    """The value of a YAML text. Raises JobError for invalid YAML and for values that `_refuse_unwritable` refuses."""
-    try:
-        data = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}"
-        raise JobError(f"{name}:{line} is not valid YAML: {error.problem or error.context}") from None
-    except RecursionError:
-        raise JobError(f"{name}: is not valid YAML: nested too deeply") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as error:  # its constructors raise these
-        reason = str(error).partition("\n")[0]
-        raise JobError(f"{name}: is not valid YAML: {reason}") from None
-    _refuse_unwritable(data, name)
-    return data
-
-
-def _refuse_unwritable(data: object, name: str) -> None:
-    """Refuse values that would fail later: characters that no file name, column or URL can have, and values that
-    contain themselves."""
-    for count, node in enumerate(_nodes(data, name)):
-        if count > MOST_VALUES:
-            raise JobError(f"{name}: more than {MOST_VALUES:,} values; is an alias repeated within itself?")
-        if isinstance(node, str) and ("\0" in node or is_not_utf8(node)):
-            raise JobError(f"{name}: {_short(node)} holds a null character or half a character; write plain text")
-
-
-def _nodes(data: object, name: str, within: tuple[int, ...] = ()) -> Iterator[object]:
-    """A value, and all keys and values inside it. Raises JobError where a value contains itself."""
-    if id(data) in within:
-        raise JobError(f"{name}: a value holds itself; write it without the alias")
-    yield data
-    children = (*data.keys(), *data.values()) if isinstance(data, Mapping) else data if isinstance(data, list) else ()
-    for child in children:
-        yield from _nodes(child, name, (*within, id(data)))
 
 
 def parse_job(data: Mapping[str, Any], *, name: str = "job") -> Job:
@@ -354,7 +282,7 @@ def parse_job(data: Mapping[str, Any], *, name: str = "job") -> Job:
     try:
         return Job.model_validate(dict(data))
     except ValidationError as error:
-        raise JobError(f"{name}: {_explain(error)}") from None
+        raise JobError(f"{name}: {explain(error, Job)}") from None
 
 
 def load_job_file(path: str, overrides: Sequence[str] = ()) -> Job:
@@ -365,92 +293,3 @@ def load_job_file(path: str, overrides: Sequence[str] = ()) -> Job:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise JobError(f"{path}: cannot read the job file: {reason}") from None
     return read_job(text, name=path, overrides=overrides)
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise JobError(f"--set {override!r}: write key=value, for example --set workers.max=4")
-    value = _load_yaml(text, f"--set {_short(override)}")
-    *parents, last_key = key.strip().split(".")
-    node = data
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise JobError(f"--set {override!r}: {parent} is not a mapping")
-        node = child
-    node[last_key] = value
-
-
-def _explain(error: ValidationError) -> str:
-    """One line about the first mistake. Unknown keys come first: a misspelt key explains why another one is missing."""
-    unknown = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
-    problem = min(error.errors(), key=lambda problem: problem["type"] not in unknown)
-    key = ".".join(str(part) for part in problem["loc"] if not _is_union_tag(part))
-    if problem["type"] in unknown:
-        known_keys = list(_keys_beside(problem["loc"]))
-        nearest = difflib.get_close_matches(str(problem["loc"][-1]), known_keys, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known_keys)}"
-        return f"unknown key {key!r}; {hint}"
-    if problem["type"] == "missing":
-        return f"{key} is missing; it is required"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "dataclass_type":  # in the words of a model's message
-        message = f"Input should be a valid dictionary or instance of {problem['ctx']['class_name']}"
-    message = message[0].lower() + message[1:]
-    value = problem["input"]
-    got = "" if isinstance(value, Mapping | list) else f" (got {_short(value)})"
-    return f"{key}: {message}{got}" if key else message
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
-
-
-def _is_union_tag(part: object) -> bool:
-    return isinstance(part, str) and part in {
-        "int",
-        "str",
-        "float",
-        "bool",
-        "tuple[int, int]",
-        "literal['auto']",
-        "constrained-int",
-        "function-before",
-        "list[union[str,int,float,bool]]",
-    }
-
-
-def _keys_beside(loc: tuple[int | str, ...]) -> Iterator[str]:
-    """The known keys of the section that contains an unknown key."""
-    section: type = Job
-    for part in loc[:-1]:
-        if not isinstance(part, str) or part not in keys_of(section):
-            continue
-        inner = section_of(keys_of(section)[part])
-        if inner is None:
-            return
-        section = inner
-    yield from keys_of(section)
-
-
-def keys_of(section: type) -> dict[str, Any]:
-    """The keys of a section, with their types."""
-    if issubclass(section, BaseModel):
-        return {name: field.annotation for name, field in section.model_fields.items()}
-    return get_type_hints(section)
-
-
-def section_of(annotation: object) -> type | None:
-    """The section that a key of this type holds, or one of each of several; None where it holds plain values."""
-    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
-        return annotation
-    if get_origin(annotation) in (Union, types.UnionType, dict, list):
-        for argument in get_args(annotation):
-            section = section_of(argument)
-            if section is not None:
-                return section
-    return None

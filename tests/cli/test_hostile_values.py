@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pcace_dist.cli.main import main
-from pcace_dist.config.job import Job, keys_of, read_job, section_of
+from pcace_dist.config.explain import keys_of, section_of
+from pcace_dist.config.job import Job, read_job
 from pcace_dist.errors import JobError
 from tests.cli.test_bad_input import JOB
 from tests.planted import write_planted

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pcace_dist.config.job import Job, parse_bytes, read_job
+from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import images_of
+from pcace_dist.config.text import parse_bytes
 from pcace_dist.errors import JobError
 
 MINIMAL = """

@@ -1,4 +1,4 @@
-"""Makes a RayJob from the suspended one that is the template, unless an earlier one is still at work.
+"""Creates a RayJob from a template (a suspended RayJob), unless an earlier one is still running.
 
     python create_rayjob.py TEMPLATE
 
@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LABEL = "pcace.dist/template"
-OVER = {"Complete", "Failed", "ValidationFailed"}  # status.jobDeploymentStatus of a RayJob that does nothing more
+OVER = {"Complete", "Failed", "ValidationFailed"}  # status.jobDeploymentStatus of a RayJob that has ended
 
 
 class Api:
@@ -34,9 +34,9 @@ class Api:
     @classmethod
     def of_this_pod(cls) -> Api:
         host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT_HTTPS"]
-        held = {name: (ACCOUNT / name).read_text().strip() for name in ("namespace", "token")}
+        account = {name: (ACCOUNT / name).read_text().strip() for name in ("namespace", "token")}
         context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-        return cls(f"https://{host}:{port}", held["namespace"], held["token"], context)
+        return cls(f"https://{host}:{port}", account["namespace"], account["token"], context)
 
     def get(self, name: str) -> Json:
         return self._ask(f"{self._url}/{name}")
@@ -50,21 +50,21 @@ class Api:
 
     def _ask(self, url: str, data: bytes | None = None) -> Json:
         request = urllib.request.Request(url, data, self._headers)
-        with urllib.request.urlopen(request, timeout=30, context=self._context) as answer:
-            found: Json = json.load(answer)
-        return found
+        with urllib.request.urlopen(request, timeout=30, context=self._context) as response:
+            content: Json = json.load(response)
+        return content
 
 
 def job_from(template: Json) -> Json:
-    """A RayJob like the template, under a name that the server completes, and not suspended."""
-    held = template["metadata"]
+    """A RayJob like the template, not suspended, with a name that the server completes."""
+    metadata = template["metadata"]
     spec = {key: value for key, value in template["spec"].items() if key not in ("suspend", "jobId")}
     return {
         "apiVersion": template["apiVersion"],
         "kind": template["kind"],
         "metadata": {
-            "generateName": f"{held['name']}-",
-            "labels": {**held.get("labels", {}), LABEL: held["name"]},
+            "generateName": f"{metadata['name']}-",
+            "labels": {**metadata.get("labels", {}), LABEL: metadata["name"]},
         },
         "spec": spec,
     }

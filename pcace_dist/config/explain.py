@@ -1,0 +1,83 @@
+"""What is wrong with a job, as one line: the key, the value and what would do, from what pydantic found."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ValidationError
+
+from pcace_dist.config.text import short
+
+
+def explain(error: ValidationError, job: type) -> str:
+    """One line about the first mistake. `job`: the section that is the whole job file.
+
+    Unknown keys come first: a misspelt key explains why another one is missing.
+    """
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
+    problem = min(error.errors(), key=lambda problem: problem["type"] not in unknown)
+    key = ".".join(str(part) for part in problem["loc"] if not _is_union_tag(part))
+    if problem["type"] in unknown:
+        known_keys = list(_keys_beside(problem["loc"], job))
+        nearest = difflib.get_close_matches(str(problem["loc"][-1]), known_keys, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known_keys)}"
+        return f"unknown key {key!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"{key} is missing; it is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "dataclass_type":  # in the words of a model's message
+        message = f"Input should be a valid dictionary or instance of {problem['ctx']['class_name']}"
+    message = message[0].lower() + message[1:]
+    value = problem["input"]
+    got = "" if isinstance(value, Mapping | list) else f" (got {short(value)})"
+    return f"{key}: {message}{got}" if key else message
+
+
+def _is_union_tag(part: object) -> bool:
+    return isinstance(part, str) and part in {
+        "int",
+        "str",
+        "float",
+        "bool",
+        "tuple[int, int]",
+        "literal['auto']",
+        "constrained-int",
+        "function-before",
+        "list[union[str,int,float,bool]]",
+    }
+
+
+def _keys_beside(loc: tuple[int | str, ...], job: type) -> Iterator[str]:
+    """The known keys of the section that contains an unknown key."""
+    section = job
+    for part in loc[:-1]:
+        if not isinstance(part, str) or part not in keys_of(section):
+            continue
+        inner = section_of(keys_of(section)[part])
+        if inner is None:
+            return
+        section = inner
+    yield from keys_of(section)
+
+
+def keys_of(section: type) -> dict[str, Any]:
+    """The keys of a section, with their types."""
+    if issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    return get_type_hints(section)
+
+
+def section_of(annotation: object) -> type | None:
+    """The section that a key of this type holds, or one of each of several; None where it holds plain values."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, dict, list):
+        for argument in get_args(annotation):
+            section = section_of(argument)
+            if section is not None:
+                return section
+    return None
