@@ -7,6 +7,7 @@ that its answers are never older than the command.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from pcace_dist.cli.parser import AddVerb, Parser
 
@@ -27,7 +28,7 @@ def add_verb(add: AddVerb) -> None:
 def _completion(arguments: argparse.Namespace) -> int:
     from argcomplete.shell_integration import shellcode
 
-    print(shellcode(["pcace"], shell=arguments.shell))
+    sys.stdout.write(shellcode(["pcace"], shell=arguments.shell) + "\n")
     return 0
 
 

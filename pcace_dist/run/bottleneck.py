@@ -127,7 +127,7 @@ def _by_cause(
 def _advice(stage: str, compute: ComputeSettings) -> str:
     parts = [HELPS[stage]] if stage in HELPS else []
     if stage == "forward":
-        parts += ["a GPU"] if compute.cpu else []
+        parts += ["a GPU"] if compute.cpu else ["a faster GPU"]
         parts += [FASTER_ARITHMETIC] if compute.precision == "float32" else []
         parts += [LARGER_BATCH] if not compute.cpu else []
     if stage == "solve" and compute.knots > 9:

@@ -16,7 +16,7 @@ from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.cli.main import main
 from pcace_dist.commands.evaluate import Evaluation, EvaluationSettings, evaluate, write_evaluation
 from pcace_dist.config.targets import TargetSpec
-from pcace_dist.errors import JobError, OutputError
+from pcace_dist.errors import JobError, OutputError, UserError
 from tests.planted import write_planted
 from tests.planted_ablation import SHARES, write_images
 from tests.run.test_main_job import planted_job

@@ -55,7 +55,7 @@ def test_a_run_of_two_workers_is_shared_out_as_one_of_one() -> None:
         ({"wait": 150.0, "decode": 160.0, "read": 3.0}, GPU, "decode", "model.input.decode gpu"),
         ({"wait": 150.0, "decode": 20.0, "read": 160.0}, GPU, "read", "storage nearer"),
         ({"forward": 60.0, "decode": 110.0, "wait": 40.0}, CPU, "decode", "workers.cpus"),
-        ({"forward": 90.0, "decode": 170.0, "wait": 2.0}, GPU, "forward", "a GPU"),
+        ({"forward": 90.0, "decode": 170.0, "wait": 2.0}, GPU, "forward", "a faster GPU"),
         ({"tap": 150.0}, CPU, "tap", "fewer layers"),
         ({"statistics": 150.0}, CPU, "statistics", "groups"),
         ({"flush": 150.0}, CPU, "flush", "PCACE_FLUSH_SECONDS"),
