@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
 from pcace_dist.artifacts.checked import parsing
-from pcace_dist.artifacts.choice import Wanted, choose, group_names, layer_names, rows_with
 from pcace_dist.artifacts.run import Run
+from pcace_dist.config.choice import Wanted, choose, group_names, layer_names, rows_with
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute
 from pcace_dist.datasets.groups import name_of

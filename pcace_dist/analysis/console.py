@@ -11,14 +11,14 @@ from pcace_dist.analysis.curves import BEST, Standing
 from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
 from pcace_dist.datasets.groups import name_of
-from pcace_dist.progress.table import Column, Format, Table, interval, middle_cut, number, print_table
-from pcace_dist.progress.terminal import local_time, tell, visible
+from pcace_dist.progress.table import Column, Table, interval, middle_cut, number, print_table
+from pcace_dist.progress.terminal import Format, local_time, tell, visible
 
 SHOWN = 20
 NAME_CELLS = 40  # of a layer's name in a line
 
 
-def print_comparison(comparison: Comparison, format: Format = Format.FIT) -> None:
+def print_comparison(comparison: Comparison, format: Format | None = None) -> None:
     """Print verdict, agreement, and the channels that moved."""
     counts, overall = comparison.counts, comparison.overall
     tell(f"{comparison.run_a.path} -> {comparison.run_b.path}: {', '.join(comparison.notes)}")
@@ -39,7 +39,7 @@ def print_comparison(comparison: Comparison, format: Format = Format.FIT) -> Non
         print_table(_moved_table(comparison.moved()), format)
 
 
-def print_history(history: History, format: Format = Format.FIT) -> None:
+def print_history(history: History, format: Format | None = None) -> None:
     """Print the published runs, the oldest first; the current one is marked."""
     columns = (
         Column("", name=True),
@@ -81,7 +81,7 @@ def _when(published: str) -> str:
         return published
 
 
-def print_standings(rows: Sequence[Standing], replacement: str, format: Format = Format.FIT) -> None:
+def print_standings(rows: Sequence[Standing], replacement: str, format: Format | None = None) -> None:
     """Print every order against the ranking."""
     columns = (
         Column("order", name=True),

@@ -29,8 +29,8 @@ from pcace_dist.artifacts.checked import (
     read_checked,
     read_parquet,
 )
-from pcace_dist.artifacts.choice import Wanted, choose, group_names, layer_names, rows_with
 from pcace_dist.artifacts.rankings import RANKINGS, best_of
+from pcace_dist.config.choice import Wanted, choose, group_names, layer_names, rows_with
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.errors import JobError, UserError, require_packages
 from pcace_dist.ledger.records import RESTORE, IllegalHistory, Record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from pcace_dist.progress.table import Format
+from pcace_dist.progress.terminal import Format
 
 
 def add_job(verb: argparse.ArgumentParser, help: str = "the job file") -> None:
@@ -34,7 +34,7 @@ def add_choice(verb: argparse.ArgumentParser, without: Sequence[str] = ()) -> No
 
 
 def add_format(verb: argparse.ArgumentParser, records: str) -> None:
-    """--wide, --json and --csv, as `arguments.format`. records: what JSON and CSV hold."""
+    """--wide, --json and --csv, as `arguments.format`, else None. records: what JSON and CSV hold."""
     format = verb.add_mutually_exclusive_group()
     helps = {
         Format.WIDE: "all columns and whole names, however wide the terminal is",
@@ -43,7 +43,6 @@ def add_format(verb: argparse.ArgumentParser, records: str) -> None:
     }
     for value, help in helps.items():
         format.add_argument(f"--{value}", dest="format", action="store_const", const=value, help=help)
-    verb.set_defaults(format=Format.FIT)
 
 
 def count(text: str) -> int:

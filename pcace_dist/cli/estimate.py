@@ -7,8 +7,7 @@ import argparse
 from pcace_dist.cli.arguments import add_job
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress import logs
-from pcace_dist.progress.table import terminal_width
-from pcace_dist.progress.terminal import tell
+from pcace_dist.progress.terminal import tell, terminal_width
 
 
 def add_verb(add: AddVerb) -> None:

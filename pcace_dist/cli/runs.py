@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pcace_dist.cli.arguments import add_choice, add_format, add_job, count
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress import logs
-from pcace_dist.progress.table import Format, print_records
-from pcace_dist.progress.terminal import tell
+from pcace_dist.progress.terminal import Format, tell
 
 if TYPE_CHECKING:
     from pcace_dist.analysis.compare import Comparison
@@ -88,6 +87,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.thresholds import drift
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.errors import UserError
+    from pcace_dist.progress.table import print_records
 
     earlier, later = open_run(arguments.one), open_run(arguments.other)
     names = ("top", "level", "tolerance", "layer", "group", "target", "across_data")
@@ -160,6 +160,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.curves import standings
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.commands.evaluate import EvaluationSettings, evaluate, write_evaluation
+    from pcace_dist.progress.table import print_records
 
     run = open_run(arguments.path)
     names = ("data", "images", "draws", "target", "group", "watch")
@@ -257,6 +258,7 @@ def _add_history(add: AddVerb) -> None:
 def _history(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.console import print_history
     from pcace_dist.analysis.history import read_history
+    from pcace_dist.progress.table import print_records
 
     history = read_history(arguments.path)
     if arguments.format in (Format.JSON, Format.CSV):

@@ -15,7 +15,6 @@ from pcace_dist.progress import terminal
 from pcace_dist.progress.bar import StageBar
 from pcace_dist.progress.table import (
     Column,
-    Format,
     Table,
     interval,
     middle_cut,
@@ -23,6 +22,7 @@ from pcace_dist.progress.table import (
     print_records,
     print_table,
 )
+from pcace_dist.progress.terminal import Format
 
 UNRANKED_SHOWN = 10  # so many groups without a ranking are named
 GROUP_CELLS = 40  # of a group's name in a line
@@ -37,7 +37,7 @@ def print_ranking(
     grouped: bool,
     by: str = "score",
     layers: Sequence[str] = (),
-    format: Format = Format.FIT,
+    format: Format | None = None,
     most: int | None = None,
     all_columns: str = "--wide",
 ) -> None:
@@ -101,7 +101,7 @@ def _cell_of(name: str, row: Row) -> str:
     return cell(row.get(name))
 
 
-def print_across_groups(table: pa.Table, format: Format = Format.FIT) -> None:
+def print_across_groups(table: pa.Table, format: Format | None = None) -> None:
     """Print rows of rankings_across_groups.parquet, one table for each target."""
     if format in (Format.JSON, Format.CSV):
         print_records(table.to_pylist(), format)

@@ -35,9 +35,9 @@ from pcace_dist.analysis.curves import (
 )
 from pcace_dist.analysis.figure import curves_svg
 from pcace_dist.analysis.publish import write_json, write_parquet, write_text
-from pcace_dist.artifacts.choice import Wanted, choose, layer_names
 from pcace_dist.artifacts.run import Run
 from pcace_dist.commands.evaluate_on_workers import Evaluated, Evaluating, evaluating, open_evaluation
+from pcace_dist.config.choice import Wanted, choose, layer_names
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.errors import JobError
 from pcace_dist.models.ablation import BIAS, MEAN, REPLACEMENTS, ZERO, Effect

@@ -9,16 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from pcace_dist.progress.terminal import tell, visible
+from pcace_dist.progress.terminal import Format, tell, terminal_width, visible
 
 GAP = "  "
 CUT = "…"
@@ -26,15 +24,6 @@ NAME_CELLS = 16  # a name is not cut below this while there are columns that can
 LEAST_CELLS = 8  # nor below this at all: then the lines are longer than the terminal
 TAILS = (1 / 2, 2 / 3, 1 / 3, 3 / 4, 1 / 4, 7 / 8, 1 / 8, 1.0, 0.0)  # shares of a name's end in what is left of it
 LONGEST_NAME = 512  # cells; longer names are cut in files and pipes too
-
-
-class Format(StrEnum):
-    """How a table is written. WIDE: all columns and whole names."""
-
-    FIT = "fit"
-    WIDE = "wide"
-    JSON = "json"
-    CSV = "csv"
 
 
 @dataclass(frozen=True)
@@ -64,12 +53,7 @@ class Table:
     all_columns: str = "--wide"
 
 
-def terminal_width() -> int | None:
-    """Cells in a line of the terminal; None where stdout is a file or a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def print_table(table: Table, format: Format = Format.FIT) -> None:
+def print_table(table: Table, format: Format | None = None) -> None:
     """Print a table for people on stdout, with a blank line above it."""
     width = None if format == Format.WIDE else terminal_width()
     tell("\n" + "\n".join(lines_of(table, width, wide=format == Format.WIDE)))

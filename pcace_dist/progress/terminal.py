@@ -6,12 +6,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
+from enum import StrEnum
 
 from pcace_dist.errors import JobError
+
+
+class Format(StrEnum):
+    """How a table is written where it is not to fit the terminal. WIDE: all columns and whole names."""
+
+    WIDE = "wide"
+    JSON = "json"
+    CSV = "csv"
+
 
 # control, format (direction of text, zero width), surrogate, line and paragraph separator
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -76,3 +87,8 @@ def ensure_streams() -> None:
 def local_time(seconds: float) -> str:
     """Seconds since 1970 as a date with its zone, for people here: `2026-01-31 10:30 CET`."""
     return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M %Z}"
+
+
+def terminal_width() -> int | None:
+    """Cells in a line of the terminal; None where stdout is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

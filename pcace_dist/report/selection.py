@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcace_dist.artifacts.choice import choose, group_names
+from pcace_dist.config.choice import choose, group_names
 from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.source import Ranking
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from pcace_dist.artifacts.checked import parsing
-from pcace_dist.artifacts.choice import choose, layer_names
 from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.config.choice import choose, layer_names
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import begun_in, dataset_of, images_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of

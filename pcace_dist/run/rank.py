@@ -64,6 +64,14 @@ def run_job(
     first start, unless RAY_ADDRESS is set (worker/shared_model.py). PCACE_EXECUTOR chooses otherwise. A run that
     another living driver holds is refused, with `take_over` it is taken from it.
     """
+    with display or RunDisplay() as run_display:
+        run_display.prepare()
+        return _run_job(job, run_display, take_over=take_over, retry_bad=retry_bad, tell=tell)
+
+
+def _run_job(
+    job: Job, run_display: RunDisplay, *, take_over: bool, retry_bad: str | None, tell: Callable[[str], None]
+) -> int:
     chosen = wanted_executor()
     storage = storage_of(job)
     store = open_store(job.output, storage)
@@ -96,7 +104,7 @@ def run_job(
     on_ray = preparation.executor == ExecutorKind.RAY
     session = ray_session() if on_ray else contextlib.nullcontext()
     began = time.monotonic()
-    with interruptible() as interrupt, session, display or RunDisplay() as run_display:
+    with interruptible() as interrupt, session:
         before |= {"ray": time.monotonic() - began} if on_ray else {}
         probe(store)
         interrupt.install()

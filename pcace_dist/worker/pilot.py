@@ -44,7 +44,7 @@ from pcace_dist.statistics.score import required_images
 from pcace_dist.worker.admission import CheckRows
 from pcace_dist.worker.pilot_cache import CachedUnit
 from pcace_dist.worker.pilot_maps import PilotMaps
-from pcace_dist.worker.pilot_rows import PilotRows
+from pcace_dist.worker.pilot_rows import PilotMeter, PilotRows
 from pcace_dist.worker.spec import WorkSpec
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class _Setting:
     decode: str
     numerics: Numerics
     check: Callable[[], None] = lambda: None
+    meter: PilotMeter | None = None
 
     def forward(self, model: nn.Module, batch: int) -> Forward:
         spec = self.spec
@@ -97,12 +98,14 @@ def make_plan(
     device: torch.device,
     weights: str,
     check: Callable[[], None] = lambda: None,
+    meter: PilotMeter | None = None,
 ) -> Piloted:
     """Read the pilot, choose the batch size, build the plan and the rows by which workers are admitted to it.
 
     models: copies of the one model, by which as many batches are forwarded at the same time. Deterministic for the same
     job, model and machine class, whatever their number. With `spec.plan` the plan is another run's, and only the
     rows for admission are read. `check` is called for every batch of every pass; what it raises ends the pilot.
+    `meter` is told how far it is.
 
     Raises DatasetError or ModelError for what only real rows show.
     """
@@ -122,7 +125,7 @@ def make_plan(
     with closing(rows):
         image = rows.first.images[:1]
         numerics = _numerics(models[0], spec, device, image) if given_metadata is None else given_metadata.numerics
-        setting = _Setting(models, spec, device, decode, numerics, check)
+        setting = _Setting(models, spec, device, decode, numerics, check, meter)
         axes = _steady_axes(setting, rows.first.images)
         pilot = first_pass(setting, rows, fixed_batch)
     metadata = _metadata(setting, pilot, image, weights, axes)
@@ -236,7 +239,8 @@ def first_pass(setting: _Setting, rows: PilotRows, fixed_batch: int | None) -> P
     device = setting.device
 
     def read(batch: int) -> PilotMaps:
-        pilot = PilotMaps([setting.forward(model, batch) for model in setting.models], setting.spec, setting.check)
+        forwards = [setting.forward(model, batch) for model in setting.models]
+        pilot = PilotMaps(forwards, setting.spec, setting.check, meter=setting.meter)
         pilot.read(rows, rows.most_rows, cache=rows.reads_units)
         return pilot
 

@@ -10,7 +10,8 @@ import pytest
 from rich.cells import cell_len
 
 from pcace_dist.progress import table
-from pcace_dist.progress.table import Column, Format, Table, cut_names, lines_of, middle_cut, print_records, print_table
+from pcace_dist.progress.table import Column, Table, cut_names, lines_of, middle_cut, print_records, print_table
+from pcace_dist.progress.terminal import Format
 
 BLOCKS = [f"encoder.layers.encoder_layer_{n}.mlp.{part}" for n, part in product(range(12), (0, 3))]
 
