@@ -133,7 +133,7 @@ def sample_table(rows: SampledRows, plan: Plan, group_type: pa.DataType | None =
         "group": pa.array(rows.groups, group_type),
         "label": pa.array(rows.labels, pa.int64()),
         "fold": pa.array(rows.shared.folds.numpy(), pa.uint8()),
-        "targets": _lists(target_values(rows.shared.target_fixed, plan)),
+        "targets": _lists(decoded_targets(rows.shared.target_fixed, plan)),
         "target_codes": _lists(rows.shared.target_codes.numpy()),
         "target_fixed": _lists(rows.shared.target_fixed.numpy()),
     }
@@ -191,7 +191,7 @@ def exemplars_table(top: TopRows, plan: Plan) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def target_values(fixed: Tensor, plan: Plan) -> npt.NDArray[np.float64]:
+def decoded_targets(fixed: Tensor, plan: Plan) -> npt.NDArray[np.float64]:
     """Targets (n, T) as float64, from their fixed-point values: exact to the grid's unit, the same on all machines."""
     centre = np.array([target.centre for target in plan.targets])
     unit = np.array([target.unit for target in plan.targets])

@@ -14,12 +14,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from pcace_dist.config.explain import explain
 from pcace_dist.config.targets import TargetSpec, parse_target, reduction_of
 from pcace_dist.config.text import apply_override, load_yaml, parse_bytes
-from pcace_dist.datasets.sections import Dataset, Input, Limits
+from pcace_dist.datasets.sections import AUTO, FROM_MODEL, Dataset, Input, Limits
 from pcace_dist.errors import JobError
 from pcace_dist.storage.sections import Endpoint
 
@@ -38,6 +52,41 @@ class Model(Section):
     weights: str
     output: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] | None = None
     input: Input = Input()
+    _auto: frozenset[str] = PrivateAttr(frozenset())
+
+    @property
+    def auto(self) -> frozenset[str]:
+        """Keys of `input` that the model is to say (run/input_of_model.py); until then they have their defaults."""
+        return self._auto
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_auto(cls, values: object, handler: ModelWrapValidatorHandler[Model]) -> Model:
+        given = values.get("input") if isinstance(values, Mapping) else None
+        given = dict.fromkeys(FROM_MODEL, AUTO) if given == AUTO else given
+        auto = frozenset(key for key in FROM_MODEL if isinstance(given, Mapping) and given.get(key) == AUTO)
+        if not auto or not isinstance(values, Mapping) or not isinstance(given, Mapping):
+            return handler(values)
+        model = handler({**values, "input": {key: value for key, value in given.items() if key not in auto}})
+        model._auto = auto
+        return model
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """With `auto` for the input and for what the model may say of it."""
+        schema = handler(core)
+        keys = handler.resolve_ref_schema(schema)["properties"]
+        given = handler.resolve_ref_schema({"$ref": keys["input"]["$ref"]})["properties"]
+        given |= {key: {"anyOf": [{"const": AUTO}, given[key]]} for key in FROM_MODEL}
+        keys["input"] = {"anyOf": [{"const": AUTO}, {"$ref": keys["input"]["$ref"]}]}
+        return schema
+
+    @model_serializer(mode="wrap")
+    def _give_auto(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        if self._auto:
+            written["input"] = {**written.get("input", {}), **dict.fromkeys(sorted(self._auto), AUTO)}
+        return written
 
     @field_validator("input", mode="before")
     @classmethod
@@ -220,8 +269,8 @@ class Job(Section):
         """The keys that the result depends on, as plain values.
 
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
-        are the same job, and continue the same run. Left out are model.input.decode: auto, model.input.orientation:
-        none and model.output: null, so that jobs written before these keys existed keep their fingerprint."""
+        are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
+        of model.input, and model.output: null: jobs written before these keys existed keep their fingerprint."""
         independent: dict[str, Any] = {
             "workers": True,
             "storage": True,
@@ -235,6 +284,8 @@ class Job(Section):
             del keys["model"]["input"]["decode"]
         if self.model.input.orientation == "none":
             del keys["model"]["input"]["orientation"]
+        if keys["model"]["input"]["crop_offset"] == "round":
+            del keys["model"]["input"]["crop_offset"]
         if self.model.output is None:
             del keys["model"]["output"]
         return keys
@@ -250,14 +301,29 @@ class Job(Section):
         """Digest of everything that the result depends on (`dependent`).
 
         `layers`: the resolved layer names; `layouts`: those that the job gives, by layer; `weights_digest`: of the
-        loaded weights; `code`: digest of the user's own code that defines the model.
+        loaded weights; `code`: digest of the user's own code that defines the model. What the model says of model.input
+        has been filled in (`with_input`).
         """
+        if self.model.auto:
+            raise ValueError(f"model.input: {', '.join(sorted(self.model.auto))} are not known yet")
         covered = self.dependent()
         del covered["model"]["weights"]
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def with_input(self, values: Mapping[str, Any]) -> Job:
+        """The job in which the keys of model.input that are `auto` have these values. Raises JobError."""
+        written = self.model_dump(mode="json", exclude_unset=True)
+        written["model"]["input"] |= {key: values[key] for key in self.model.auto}
+        return parse_job(written)
+
+    def filled_from(self, other: Job | None) -> Job:
+        """The job in which those keys are as in another job."""
+        if other is None or not self.model.auto:
+            return self
+        return self.with_input({key: getattr(other.model.input, key) for key in self.model.auto})
 
     def to_yaml(self) -> str:
         """The resolved job as YAML, as in job.yaml of the output. Reading it gives the same job."""

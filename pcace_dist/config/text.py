@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pcace_dist.datasets.sections import AUTO, FROM_MODEL
 from pcace_dist.errors import JobError
 from pcace_dist.progress.terminal import is_not_utf8
 
@@ -70,6 +71,8 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         child = node.setdefault(parent, {})
         if child is None:
             child = node[parent] = {}
+        if child == AUTO and parents == ["model", "input"]:
+            child = node[parent] = dict.fromkeys(FROM_MODEL, AUTO)
         if not isinstance(child, dict):
             raise JobError(f"--set {override!r}: {parent} is not a mapping")
         node = child

@@ -24,7 +24,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2 import functional
 
 from pcace_dist.datasets.formats import Encoded
 from pcace_dist.datasets.images import (
@@ -33,6 +32,7 @@ from pcace_dist.datasets.images import (
     TORCHVISION_MODE,
     ImageSpec,
     buffer_of,
+    cropped,
     orientation_of_jpeg,
     pixels,
     resized,
@@ -315,8 +315,7 @@ def to_size(images: Sequence[Tensor], spec: ImageSpec) -> Sequence[Tensor]:
         sized = batch.unbind(0)
     if spec.crop is None:
         return sized
-    crop = [spec.crop, spec.crop] if isinstance(spec.crop, int) else list(spec.crop)
-    return [functional.center_crop_image(image, crop) for image in sized]
+    return [cropped(image, spec.crop, spec.crop_offset) for image in sized]
 
 
 def _resized(images: Sequence[Tensor], size: tuple[int, int], spec: ImageSpec) -> Tensor | None:

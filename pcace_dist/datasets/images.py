@@ -50,6 +50,7 @@ PLAIN_PNG = {(8, 0, 0, 0, 0): "L", (8, 2, 0, 0, 0): "RGB"}
 PNG_START = 8  # the first chunk begins after the signature
 PNG_DATA = 33  # and the second after the header
 UINT32 = struct.Struct(">I")
+FLOOR = "floor"  # of model.input.crop_offset; the other is "round"
 EXIF = "exif"  # of model.input.orientation; the other is "none"
 # torchvision's own condition for resizing bytes as bytes
 BYTES_RESIZE = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512", "AMX")
@@ -260,10 +261,18 @@ def _to_size(image: torch.Tensor, spec: ImageSpec) -> torch.Tensor:
                 f"{width}x{height} pixels after model.input.resize are beyond limits.pixels {spec.limits.pixels}",
             )
         image = _resized(image, height, width, spec)
-    if spec.crop is not None:
-        crop = [spec.crop, spec.crop] if isinstance(spec.crop, int) else list(spec.crop)
-        image = functional.center_crop_image(image, crop)
-    return image
+    return image if spec.crop is None else cropped(image, spec.crop, spec.crop_offset)
+
+
+def cropped(image: torch.Tensor, crop: int | tuple[int, int], offset: str) -> torch.Tensor:
+    """The middle (C, h, w) of an image (C, H, W); `offset` as in ImageSpec."""
+    size = (crop, crop) if isinstance(crop, int) else crop
+    if offset == FLOOR:
+        inner = [min(side, wanted) for side, wanted in zip(image.shape[-2:], size, strict=True)]
+        top, left = ((side - kept) // 2 for side, kept in zip(image.shape[-2:], inner, strict=True))
+        image = functional.crop_image(image, top, left, *inner)
+    result: torch.Tensor = functional.center_crop_image(image, list(size))
+    return result
 
 
 def _resized(image: torch.Tensor, height: int, width: int, spec: ImageSpec) -> torch.Tensor:

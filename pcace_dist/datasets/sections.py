@@ -12,6 +12,8 @@ Scalar = str | int | float | bool
 Mode = Literal["RGB", "L"]
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 Decode = Literal["auto", "cpu", "gpu"]
+AUTO = "auto"  # as `model.input`, or as one of these keys of it: as the model was trained
+FROM_MODEL = ("mode", "resize", "crop", "mean", "std", "interpolation", "antialias", "scaled_decode", "crop_offset")
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,11 @@ class Dataset:
 class Input:
     """`model.input`: what the model takes in.
 
-    `resize` int: the shorter side, aspect kept; (h, w): exact. `crop`: centre crop, int or (h, w).
-    torchvision's meaning. `mean`, `std`: one for each image channel, 0 and 1 where none are given. `scaled_decode`:
-    whether much larger JPEGs are decoded at 1/2, 1/4 or 1/8. `orientation`: none (pixels as stored) or exif (turned as
-    the file's orientation tag says).
+    `resize` int: the shorter side, aspect kept; (h, w): exact. `crop`: centre crop, int or (h, w); what is smaller is
+    padded with 0. torchvision's meaning. `crop_offset`: a crop whose margin is odd begins at the even one of two pixels
+    (round, torchvision's) or at the lower (floor, transformers'). `mean`, `std`: one for each image channel, 0 and 1
+    where none are given. `scaled_decode`: whether much larger JPEGs are decoded at 1/2, 1/4 or 1/8. `orientation`: none
+    (pixels as stored) or exif (turned as the file's orientation tag says).
     """
 
     mode: Mode = "RGB"
@@ -47,6 +50,7 @@ class Input:
     scaled_decode: bool = True
     decode: Decode = "auto"
     orientation: Literal["none", "exif"] = "none"
+    crop_offset: Literal["round", "floor"] = "round"
 
     @property
     def image_channels(self) -> int:

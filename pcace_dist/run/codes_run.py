@@ -21,6 +21,7 @@ from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.codes import StoredCodes, open_codes
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.artifacts.plan_store import FrozenPlan
+from pcace_dist.artifacts.run import open_run
 from pcace_dist.artifacts.selection import SELECTION_FILE
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, storage_of
@@ -98,6 +99,8 @@ def prepare_from_codes(job: Job) -> CodesPreparation | None:
                 "statistics.keep_codes: true first"
             )
         return None
+    if job.model.auto:  # as it was when the codes were kept
+        job = job.filled_from(open_run(kept_codes.url, storage=storage).job)
     query = check_query(job, kept_codes)
     spec = CodesSpec(
         codes=kept_codes.url,

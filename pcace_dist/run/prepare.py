@@ -15,7 +15,7 @@ from torch import nn
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
-from pcace_dist.config.job import Job, Layer
+from pcace_dist.config.job import Job, Layer, Model
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.listing import Listing, list_dataset
@@ -28,6 +28,7 @@ from pcace_dist.models.source import code_digest
 from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
+from pcace_dist.run.input_of_model import with_input_of_model
 from pcace_dist.statistics.ace import MAX_ROWS
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import WorkSpec
@@ -103,6 +104,8 @@ def prepare(job: Job) -> Preparation:
             "dataset.filter, group_by or estimator: gram"
         )
     model = spec.load_model()
+    job = with_input_of_model(job, model)
+    spec = replace(spec, model=_model_of(job))
     identity = _identity(job, model)
     layers, weights = identity.layers, identity.weights
     if job.statistics.plan is not None:
@@ -141,7 +144,8 @@ def _shared_model(job: Job, listing: Listing, model: nn.Module, wanted: Executor
 
 def identify(job: Job) -> Identity:
     """Identify a job: load its model, without reading its data. Raises UserError."""
-    return _identity(job, _work_spec(job).load_model())
+    model = _work_spec(job).load_model()
+    return _identity(with_input_of_model(job, model), model)
 
 
 def _identity(job: Job, model: nn.Module) -> Identity:
@@ -235,7 +239,7 @@ def _work_spec(job: Job) -> WorkSpec:
     _check_targets(job, targets)
     return WorkSpec(
         dataset=dataset_of(job),
-        model=job.model.model_copy(update={"weights": weights_of(job)}),
+        model=_model_of(job),
         limits=job.limits,
         statistics=job.statistics,
         compute=job.compute,
@@ -249,6 +253,11 @@ def _work_spec(job: Job) -> WorkSpec:
         python_path=(os.getcwd(),),
         log=LogSettings.from_environment(),
     )
+
+
+def _model_of(job: Job) -> Model:
+    """The section of the model, with an absolute path of its weights."""
+    return job.model.model_copy(update={"weights": weights_of(job)})
 
 
 def _flush_seconds() -> float:

@@ -111,7 +111,7 @@ def _run_job(
         for used_storage in (storage, preparation.spec.storage):
             used_storage.patience.begin(interrupt.event)
         _open(store, ledger, take_over=take_over, to_redo=to_redo)
-        store.put("job.yaml", job.to_yaml().encode())
+        store.put("job.yaml", preparation.job.to_yaml().encode())
         stats = RunStats(store, ledger, run_display, preparation.fingerprint, preparation.executor)
         stats.seconds.update(before)
         with LeaseKeeper(Lease(hasty(store), ledger.epoch)) as keeper:
@@ -238,10 +238,13 @@ def _recorded_job(store: Store, state: RunState) -> Job | None:
         return None
 
 
-def _differences(first: Job, second: Job) -> list[str]:
-    """Keys in which two jobs differ, of those that the result depends on."""
-    first_leaves, second_leaves = (_leaves(job.dependent()).items() for job in (first, second))
-    return [key for key, _ in sorted(first_leaves ^ second_leaves)]
+def _differences(recorded: Job, job: Job) -> list[str]:
+    """Keys in which a job differs from the recorded one, of those that the result depends on.
+
+    Keys that the model is to say (model.input: auto) are compared later, by the fingerprint.
+    """
+    leaves, recorded_leaves = (_leaves(one.dependent()).items() for one in (job.filled_from(recorded), recorded))
+    return [key for key, _ in sorted(leaves ^ recorded_leaves)]
 
 
 def _leaves(tree: object, prefix: str = "") -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The pilot's batches: read while the first of them are forwarded, and kept for further passes; how far it is. No Ray."""
+"""The pilot's batches: read while the first of them are forwarded, and kept for further passes. No Ray."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ def job_of(output: Path, **changes: Any) -> dict[str, Any]:
 
 def noise(seed: int, channels: int, error: float) -> Floats:
     """Fold noise (C, F), centred, such that the standard error of a score is about `error`."""
-    found = np.random.default_rng(seed).standard_normal((channels, FOLDS)) * error * np.sqrt(FOLDS)
-    centred: Floats = found - found.mean(axis=1, keepdims=True)
+    deviations = np.random.default_rng(seed).standard_normal((channels, FOLDS)) * error * np.sqrt(FOLDS)
+    centred: Floats = deviations - deviations.mean(axis=1, keepdims=True)
     return centred
 
 

@@ -14,24 +14,24 @@ PERMUTATIONS = st.integers(2, 40).flatmap(lambda n: st.permutations(range(n)))
 
 def test_equal_rankings_agree_wholly() -> None:
     scores = np.array([0.9, 0.1, 0.5, 0.3])
-    found = agreement(scores, scores * 2, top=2)
-    assert (found.channels, found.kendall, found.spearman, found.overlap) == pytest.approx((4, 1.0, 1.0, 1.0))
-    assert found.rbo == pytest.approx(1.0)
+    agreed = agreement(scores, scores * 2, top=2)
+    assert (agreed.channels, agreed.kendall, agreed.spearman, agreed.overlap) == pytest.approx((4, 1.0, 1.0, 1.0))
+    assert agreed.rbo == pytest.approx(1.0)
 
 
 def test_a_reversed_ranking_disagrees_wholly() -> None:
     scores = np.arange(10.0)
-    found = agreement(scores, -scores, top=5)
-    assert (found.kendall, found.spearman, found.overlap) == pytest.approx((-1.0, -1.0, 0.0))
+    agreed = agreement(scores, -scores, top=5)
+    assert (agreed.kendall, agreed.spearman, agreed.overlap) == pytest.approx((-1.0, -1.0, 0.0))
 
 
 @settings(deadline=None)  # time is not what is tested
 @given(PERMUTATIONS)
 def test_kendall_is_concordant_less_discordant_pairs(order: list[int]) -> None:
-    one, other = np.arange(len(order), dtype=float), np.array(order, dtype=float)
+    scores_a, scores_b = np.arange(len(order), dtype=float), np.array(order, dtype=float)
     pairs = [(i, j) for i in range(len(order)) for j in range(i)]
-    signs = [np.sign(one[i] - one[j]) * np.sign(other[i] - other[j]) for i, j in pairs]
-    assert agreement(one, other).kendall == pytest.approx(np.mean(signs))
+    signs = [np.sign(scores_a[i] - scores_a[j]) * np.sign(scores_b[i] - scores_b[j]) for i, j in pairs]
+    assert agreement(scores_a, scores_b).kendall == pytest.approx(np.mean(signs))
 
 
 @settings(deadline=None)  # time is not what is tested
@@ -55,14 +55,14 @@ def test_swaps_at_the_top_cost_more_than_swaps_at_the_end() -> None:
 
 
 def test_channels_that_are_not_ranked_count_on_neither_side() -> None:
-    one = np.array([3.0, 2.0, np.nan, 1.0])
-    other = np.array([3.0, np.nan, 2.0, 1.0])
-    found = agreement(one, other, top=2)
-    assert (found.channels, found.kendall, found.overlap) == pytest.approx((2, 1.0, 0.5))
+    scores_a = np.array([3.0, 2.0, np.nan, 1.0])
+    scores_b = np.array([3.0, np.nan, 2.0, 1.0])
+    agreed = agreement(scores_a, scores_b, top=2)
+    assert (agreed.channels, agreed.kendall, agreed.overlap) == pytest.approx((2, 1.0, 0.5))
 
 
 def test_nothing_in_common_is_nan_and_no_error() -> None:
     nothing = np.full(3, np.nan)
-    found = agreement(nothing, np.arange(3.0))
-    assert found.channels == 0
-    assert np.isnan([found.kendall, found.spearman, found.overlap, found.rbo]).all()
+    agreed = agreement(nothing, np.arange(3.0))
+    assert agreed.channels == 0
+    assert np.isnan([agreed.kendall, agreed.spearman, agreed.overlap, agreed.rbo]).all()

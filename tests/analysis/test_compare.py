@@ -21,11 +21,11 @@ SCORES = {"conv1": np.linspace(0.1, 0.4, 4), "conv2": np.linspace(0.2, 0.9, 8)}
 
 def moved_scores(**changes: float) -> dict[str, np.ndarray]:
     """SCORES with some channels changed: conv2_3=0.1 adds 0.1 to channel 3 of conv2."""
-    found = {layer: values.copy() for layer, values in SCORES.items()}
+    changed = {layer: values.copy() for layer, values in SCORES.items()}
     for name, by in changes.items():
         layer, _, channel = name.partition("_")
-        found[layer][int(channel)] += by
-    return found
+        changed[layer][int(channel)] += by
+    return changed
 
 
 def names(comparison: Comparison) -> list[tuple[str, int, str]]:
@@ -33,62 +33,62 @@ def names(comparison: Comparison) -> list[tuple[str, int, str]]:
 
 
 def test_the_same_weights_on_the_same_data_are_the_same(tmp_path: Path) -> None:
-    one, other = (write_run(tmp_path / name, SCORES) for name in "ab")
-    found = compare_runs(one, other)
-    assert found.verdict == "same"
-    assert found.notes == ("the same weights", "the same data", "the same plan")
-    assert found.overall == pytest.approx({"kendall": 1, "spearman": 1, "overlap": 1, "rbo": 1})
-    assert found.counts["moved"] == 0 and found.counts["judged"] == 12
+    run_a, run_b = (write_run(tmp_path / name, SCORES) for name in "ab")
+    compared = compare_runs(run_a, run_b)
+    assert compared.verdict == "same"
+    assert compared.notes == ("the same weights", "the same data", "the same plan")
+    assert compared.overall == pytest.approx({"kendall": 1, "spearman": 1, "overlap": 1, "rbo": 1})
+    assert compared.counts["moved"] == 0 and compared.counts["judged"] == 12
 
 
 def test_the_channels_that_changed_are_those_named(tmp_path: Path) -> None:
-    one = write_run(tmp_path / "a", SCORES)
-    other = write_run(tmp_path / "b", moved_scores(conv2_3=0.2, conv1_0=-0.09), weights="x", plan="q")
-    found = compare_runs(one, other)
-    assert found.verdict == "moved"
-    assert names(found) == [("conv1", 0, "fell"), ("conv2", 3, "rose")]
-    assert {row.layer for row in found.agreement} == {None, "conv1", "conv2"}
-    assert found.overall["kendall"] < 1
+    run_a = write_run(tmp_path / "a", SCORES)
+    run_b = write_run(tmp_path / "b", moved_scores(conv2_3=0.2, conv1_0=-0.09), weights="x", plan="q")
+    compared = compare_runs(run_a, run_b)
+    assert compared.verdict == "moved"
+    assert names(compared) == [("conv1", 0, "fell"), ("conv2", 3, "rose")]
+    assert {row.layer for row in compared.agreement} == {None, "conv1", "conv2"}
+    assert compared.overall["kendall"] < 1
 
 
 def test_a_change_within_the_noise_is_none(tmp_path: Path) -> None:
     own = [{layer: noise(seed, len(values), 0.02) for layer, values in SCORES.items()} for seed in (1, 2)]
-    one = write_run(tmp_path / "a", SCORES, fold_noise=own[0], files=("a.parquet",))
-    other = write_run(tmp_path / "b", moved_scores(conv2_3=0.04), fold_noise=own[1], files=("b.parquet",))
-    assert compare_runs(one, other).verdict == "same"
+    run_a = write_run(tmp_path / "a", SCORES, fold_noise=own[0], files=("a.parquet",))
+    run_b = write_run(tmp_path / "b", moved_scores(conv2_3=0.04), fold_noise=own[1], files=("b.parquet",))
+    assert compare_runs(run_a, run_b).verdict == "same"
 
 
 def test_on_the_same_images_a_smaller_change_is_seen(tmp_path: Path) -> None:
     own = {layer: noise(1, len(values), 0.05) for layer, values in SCORES.items()}
     near = {layer: values + noise(2, len(values), 0.002) for layer, values in own.items()}
-    one = write_run(tmp_path / "a", SCORES, fold_noise=own)
+    run_a = write_run(tmp_path / "a", SCORES, fold_noise=own)
     paired = write_run(tmp_path / "b", moved_scores(conv2_3=0.05), fold_noise=near, weights="x")
     apart = write_run(tmp_path / "c", moved_scores(conv2_3=0.05), fold_noise=near, weights="x", files=("c.parquet",))
-    assert names(compare_runs(one, paired)) == [("conv2", 3, "rose")]
-    assert compare_runs(one, paired).noise.paired
-    assert compare_runs(one, apart).verdict == "same"
+    assert names(compare_runs(run_a, paired)) == [("conv2", 3, "rose")]
+    assert compare_runs(run_a, paired).noise.paired
+    assert compare_runs(run_a, apart).verdict == "same"
 
 
 def test_other_plans_count_as_noise_and_one_plan_does_not(tmp_path: Path) -> None:
-    one = write_run(tmp_path / "a", SCORES, images=50_000)
+    run_a = write_run(tmp_path / "a", SCORES, images=50_000)
     same = write_run(tmp_path / "b", SCORES, images=50_000, weights="x")
-    other = write_run(tmp_path / "c", SCORES, images=1500, weights="x", plan="q")
-    assert compare_runs(one, same).noise.pilots == (None, None)
-    assert compare_runs(one, other).noise.pilots == (2048, 1500)
+    run_b = write_run(tmp_path / "c", SCORES, images=1500, weights="x", plan="q")
+    assert compare_runs(run_a, same).noise.pilots == (None, None)
+    assert compare_runs(run_a, run_b).noise.pilots == (2048, 1500)
 
 
 def test_channels_that_died_and_appeared_are_named(tmp_path: Path) -> None:
     before, after = moved_scores(), moved_scores()
     before["conv2"][0], after["conv2"][7] = np.nan, np.nan
-    one, other = write_run(tmp_path / "a", before), write_run(tmp_path / "b", after, weights="x")
-    assert names(compare_runs(one, other)) == [("conv2", 0, "appeared"), ("conv2", 7, "died")]
+    run_a, run_b = write_run(tmp_path / "a", before), write_run(tmp_path / "b", after, weights="x")
+    assert names(compare_runs(run_a, run_b)) == [("conv2", 0, "appeared"), ("conv2", 7, "died")]
 
 
 def test_a_tolerance_leaves_small_changes_out(tmp_path: Path) -> None:
-    one = write_run(tmp_path / "a", SCORES)
-    other = write_run(tmp_path / "b", moved_scores(conv2_3=0.2, conv2_5=0.06), weights="x")
-    assert len(compare_runs(one, other).moved()) == 2
-    assert names(compare_runs(one, other, ComparisonSettings(tolerance=0.1))) == [("conv2", 3, "rose")]
+    run_a = write_run(tmp_path / "a", SCORES)
+    run_b = write_run(tmp_path / "b", moved_scores(conv2_3=0.2, conv2_5=0.06), weights="x")
+    assert len(compare_runs(run_a, run_b).moved()) == 2
+    assert names(compare_runs(run_a, run_b, ComparisonSettings(tolerance=0.1))) == [("conv2", 3, "rose")]
 
 
 @pytest.mark.parametrize(
@@ -105,28 +105,30 @@ def test_a_tolerance_leaves_small_changes_out(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_compared_says_why(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
-    one, other = write_run(tmp_path / "a", SCORES), write_run(tmp_path / "b", SCORES, **changes)  # type: ignore[arg-type]
-    found = compare_runs(one, other)
-    assert found.verdict == "not comparable"
-    assert any(__import__("re").match(reason, text) for text in found.reasons), found.reasons
+    run_a, run_b = write_run(tmp_path / "a", SCORES), write_run(tmp_path / "b", SCORES, **changes)  # type: ignore[arg-type]
+    compared = compare_runs(run_a, run_b)
+    assert compared.verdict == "not comparable"
+    assert any(__import__("re").match(reason, text) for text in compared.reasons), compared.reasons
 
 
 def test_other_layers_are_not_comparable_but_one_that_both_have_is(tmp_path: Path) -> None:
-    one = write_run(tmp_path / "a", SCORES)
-    other = write_run(tmp_path / "b", {"conv2": SCORES["conv2"], "conv3": SCORES["conv1"]})
-    assert "layers differ: only in the first: conv1; only in the second: conv3" in compare_runs(one, other).reasons[0]
-    assert compare_runs(one, other, ComparisonSettings(layer="conv2")).verdict == "same"
+    run_a = write_run(tmp_path / "a", SCORES)
+    run_b = write_run(tmp_path / "b", {"conv2": SCORES["conv2"], "conv3": SCORES["conv1"]})
+    assert "layers differ: only in the first: conv1; only in the second: conv3" in compare_runs(run_a, run_b).reasons[0]
+    assert compare_runs(run_a, run_b, ComparisonSettings(layer="conv2")).verdict == "same"
     wider = write_run(tmp_path / "c", {"conv1": SCORES["conv1"], "conv2": SCORES["conv1"]})
-    assert compare_runs(one, wider).reasons == ("layers differ: conv2 has 8 channels in the first and 4 in the second",)
+    assert compare_runs(run_a, wider).reasons == (
+        "layers differ: conv2 has 8 channels in the first and 4 in the second",
+    )
 
 
 def test_groups_that_both_have_are_compared_and_the_others_named(tmp_path: Path) -> None:
-    one = write_run(tmp_path / "a", SCORES, groups=(1, 2), group_by="label")
-    other = write_run(tmp_path / "b", SCORES, groups=(2, 3), group_by="label")
-    found = compare_runs(one, other)
-    assert found.verdict == "same"
-    assert found.channels["group"].unique().to_pylist() == [2]
-    assert "groups only in the first: 1; only in the second: 3" in found.notes[-1]
+    run_a = write_run(tmp_path / "a", SCORES, groups=(1, 2), group_by="label")
+    run_b = write_run(tmp_path / "b", SCORES, groups=(2, 3), group_by="label")
+    compared = compare_runs(run_a, run_b)
+    assert compared.verdict == "same"
+    assert compared.channels["group"].unique().to_pylist() == [2]
+    assert "groups only in the first: 1; only in the second: 3" in compared.notes[-1]
 
 
 def test_the_command_prints_the_movement_and_writes_both_files(
@@ -186,7 +188,7 @@ def test_a_path_without_a_run_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_shuffled_network_is_the_same_once_it_is_matched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shuffle = np.random.default_rng(3).permutation(8)
     after = {"conv1": SCORES["conv1"], "conv2": SCORES["conv2"][np.argsort(shuffle)]}
-    one, other = write_run(tmp_path / "a", SCORES), write_run(tmp_path / "b", after, weights="x")
+    run_a, run_b = write_run(tmp_path / "a", SCORES), write_run(tmp_path / "b", after, weights="x")
     codes = {
         layer: quantised(np.random.default_rng(i).standard_normal((300, len(v), 5)))
         for i, (layer, v) in enumerate(SCORES.items())
@@ -194,10 +196,10 @@ def test_a_shuffled_network_is_the_same_once_it_is_matched(tmp_path: Path, capsy
     write_sample(tmp_path / "a", np.arange(300), codes)
     codes["conv2"] = codes["conv2"][:, np.argsort(shuffle)]
     rows = np.arange(40, 300)[::-1]  # the other run's sample holds most of the same rows, in another order
-    write_sample(tmp_path / "b", rows, {layer: held[rows] for layer, held in codes.items()})
-    plain = compare_runs(one, other)
+    write_sample(tmp_path / "b", rows, {layer: layer_codes[rows] for layer, layer_codes in codes.items()})
+    plain = compare_runs(run_a, run_b)
     assert plain.verdict == "moved"
-    matched = compare_matched(one, other, plain)
+    matched = compare_matched(run_a, run_b, plain)
     assert matched.layers["conv2"].permutation.tolist() == shuffle.tolist()
     assert (matched.images, matched.comparison.verdict) == (260, "same")
     assert matched.comparison.overall["kendall"] == pytest.approx(1)
@@ -218,7 +220,7 @@ def test_matching_without_a_sample_is_exit_2(tmp_path: Path, capsys: pytest.Capt
 
 def write_sample(folder: Path, keys: np.ndarray, codes: dict[str, np.ndarray]) -> None:
     columns = {
-        f"codes/{layer}": pa.array(held.reshape(len(held), -1).tolist(), pa.list_(pa.uint8()))
-        for layer, held in codes.items()
+        f"codes/{layer}": pa.array(layer_codes.reshape(len(layer_codes), -1).tolist(), pa.list_(pa.uint8()))
+        for layer, layer_codes in codes.items()
     }
     pq.write_table(pa.table({"key": pa.array(keys, pa.int64()), **columns}), folder / "sample.parquet")

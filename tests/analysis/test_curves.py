@@ -29,14 +29,14 @@ LAYER = RankedLayer("logit:label", 3, "conv", {BEST: WEIGHTS, "weight_norm": WEI
 
 def made_up(layer: RankedLayer, replacement: str = "mean", draws: int = 5) -> Curves:
     """Curves of a model in which a set of channels takes its share of the weights."""
-    found = orders(layer, draws, seed=0)
+    all_orders = orders(layer, draws, seed=0)
     counts = sizes(layer.channels)
     effects = {
         (order.name, order.draw): tuple(
             Effect(float(WEIGHTS[list(first(order, count))].sum() / WEIGHTS.sum()), 0.0, float("nan"))
             for count in counts
         )
-        for order in found
+        for order in all_orders
     }
     return Curves(layer, replacement, 100, counts, effects)
 
@@ -62,16 +62,16 @@ def test_random_orders_are_the_same_every_time() -> None:
 
 def test_a_set_that_several_orders_share_is_measured_once() -> None:
     layer = RankedLayer("t", None, "l", {BEST: WEIGHTS, "variance": WEIGHTS * 2})
-    found = sets_of(orders(layer, draws=0, seed=0), (1, 2, 4))
-    assert found == [(0,), (0, 1), (0, 1, 2, 3), (7,), (6, 7), (4, 5, 6, 7)]
+    sets = sets_of(orders(layer, draws=0, seed=0), (1, 2, 4))
+    assert sets == [(0,), (0, 1), (0, 1, 2, 3), (7,), (6, 7), (4, 5, 6, 7)]
 
 
 def test_the_area_is_the_mean_over_the_sizes() -> None:
-    found = made_up(LAYER)
-    assert found.area(BEST) == pytest.approx(np.mean([0.4, 0.7, 1.0]))
-    assert found.area(WORST) == 0
-    low, high = found.band
-    assert 0 <= low <= found.area(RANDOM) <= high < found.area(BEST)
+    curves = made_up(LAYER)
+    assert curves.area(BEST) == pytest.approx(np.mean([0.4, 0.7, 1.0]))
+    assert curves.area(WORST) == 0
+    low, high = curves.band
+    assert 0 <= low <= curves.area(RANDOM) <= high < curves.area(BEST)
 
 
 def test_standings_count_curves_that_the_ranking_wins_and_loses() -> None:

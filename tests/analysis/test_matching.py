@@ -17,8 +17,8 @@ def mnist_codes(layer: str, images: int, pilot: int, seed: int = 0) -> Codes:
     rows = mnist.activations(mnist.EXAMPLE, layer)
     order = np.random.default_rng(seed).permutation(len(rows.target))
     plan = rows.rows(order[:pilot]).plan(5)
-    held = rows.rows(np.arange(images))
-    return np.asarray(plan.layers[0].encode(*plan.layers[0].project(held.maps)).codes.numpy())
+    activations = rows.rows(np.arange(images))
+    return np.asarray(plan.layers[0].encode(*plan.layers[0].project(activations.maps)).codes.numpy())
 
 
 def quantised(values: npt.NDArray[np.float64]) -> Codes:
@@ -31,18 +31,18 @@ def test_a_permuted_network_is_recognised() -> None:
     shuffle = np.random.default_rng(1).permutation(codes.shape[1])
     other = np.empty_like(codes)
     other[:, shuffle] = codes  # channel c went to place shuffle[c]
-    found = match_channels(codes, other)
-    assert (found.permutation == shuffle).all()
-    assert (found.likeness > 0.999).all()
-    assert found.moved == int((shuffle != np.arange(len(shuffle))).sum())
+    matching = match_channels(codes, other)
+    assert (matching.permutation == shuffle).all()
+    assert (matching.likeness > 0.999).all()
+    assert matching.moved == int((shuffle != np.arange(len(shuffle))).sum())
 
 
 @pytest.mark.parametrize("layer", ["conv2", "conv3"])
 def test_plans_from_other_pilots_do_not_hide_a_channel(layer: str) -> None:
-    one, other = mnist_codes(layer, 512, 1000, seed=0), mnist_codes(layer, 512, 1000, seed=1)
-    shuffle = np.random.default_rng(2).permutation(one.shape[1])
-    found = match_channels(one, other[:, np.argsort(shuffle)])
-    assert (found.permutation == shuffle).all()
+    codes_a, codes_b = mnist_codes(layer, 512, 1000, seed=0), mnist_codes(layer, 512, 1000, seed=1)
+    shuffle = np.random.default_rng(2).permutation(codes_a.shape[1])
+    matching = match_channels(codes_a, codes_b[:, np.argsort(shuffle)])
+    assert (matching.permutation == shuffle).all()
 
 
 def test_signs_and_rotations_of_the_axes_do_not_matter() -> None:
@@ -72,9 +72,9 @@ def test_a_shared_component_alone_does_not_make_two_channels_the_same() -> None:
 def test_a_dead_channel_is_like_none_and_is_matched_last() -> None:
     codes = quantised(np.random.default_rng(6).standard_normal((200, 4, 2)))
     codes[:, 1] = 128
-    found = match_channels(codes, codes)
-    assert (found.permutation == np.arange(4)).all()
-    assert found.likeness[1] == 0 and found.found == 3
+    matching = match_channels(codes, codes)
+    assert (matching.permutation == np.arange(4)).all()
+    assert matching.likeness[1] == 0 and matching.found == 3
 
 
 def test_more_channels_than_a_tile_and_a_layer_of_one_channel() -> None:

@@ -18,15 +18,15 @@ Json = dict[str, Any]
 
 def schemas(folder: Path) -> dict[tuple[str, str], Json]:
     """JSON schemas of all served versions in a folder of CRD files, by (apiVersion, kind)."""
-    found: dict[tuple[str, str], Json] = {}
+    by_kind: dict[tuple[str, str], Json] = {}
     for path in sorted(folder.glob("*.yaml")):
         spec = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["spec"]
         for version in spec["versions"]:
             if version["served"]:
                 key = (f"{spec['group']}/{version['name']}", spec["names"]["kind"])
-                found[key] = strict(version["schema"]["openAPIV3Schema"])
-                found[key]["properties"]["metadata"] = {"type": "object"}  # every kind's own, not the CRD's business
-    return found
+                by_kind[key] = strict(version["schema"]["openAPIV3Schema"])
+                by_kind[key]["properties"]["metadata"] = {"type": "object"}  # every kind's own, not the CRD's business
+    return by_kind
 
 
 def strict(schema: Any) -> Any:
@@ -49,9 +49,9 @@ def strict(schema: Any) -> Any:
     return made  # allOf, anyOf, oneOf, not: conditions on fields that are named elsewhere, taken as they are
 
 
-def problems(value: Json, known: dict[tuple[str, str], Json]) -> Iterator[str]:
+def problems(value: Json, schemas_known: dict[tuple[str, str], Json]) -> Iterator[str]:
     """What is wrong with one object, a line each; nothing is said of kinds that are not known."""
-    schema = known.get((value["apiVersion"], value["kind"]))
+    schema = schemas_known.get((value["apiVersion"], value["kind"]))
     if schema is None:
         return
     for error in Draft202012Validator(schema).iter_errors(value):

@@ -43,19 +43,23 @@ def rendered(overlay: str) -> str:
 
 def objects(overlay: str) -> list[Json]:
     """All objects of an overlay."""
-    return [one for one in yaml.safe_load_all(rendered(overlay)) if one]
+    return [document for document in yaml.safe_load_all(rendered(overlay)) if document]
 
 
 def only(overlay: str, kind: str, name: str | None = None) -> Json:
     """The one object of a kind (and name) of an overlay."""
-    (found,) = [one for one in objects(overlay) if one["kind"] == kind and name in (None, one["metadata"]["name"])]
-    return found
+    (manifest,) = [
+        manifest_object
+        for manifest_object in objects(overlay)
+        if manifest_object["kind"] == kind and name in (None, manifest_object["metadata"]["name"])
+    ]
+    return manifest
 
 
 def settings() -> Json:
     """What settings.yaml says."""
-    held: Json = yaml.safe_load((KUBERNETES / "settings" / "settings.yaml").read_text())["spec"]
-    return held
+    content: Json = yaml.safe_load((KUBERNETES / "settings" / "settings.yaml").read_text())["spec"]
+    return content
 
 
 if __name__ == "__main__":

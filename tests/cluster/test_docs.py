@@ -16,8 +16,8 @@ TEXT = {page.name: page.read_text() for page in PAGES}
 
 
 def commands() -> list[str]:
-    found = [line for text in TEXT.values() for line in re.findall(r"^ *(pcace \w+ .*?)(?:\s+#.*)?$", text, re.M)]
-    return sorted(set(found))
+    lines = [line for text in TEXT.values() for line in re.findall(r"^ *(pcace \w+ .*?)(?:\s+#.*)?$", text, re.M)]
+    return sorted(set(lines))
 
 
 @pytest.mark.parametrize("line", commands())
@@ -26,8 +26,8 @@ def test_commands_have_the_arguments_they_are_given(line: str) -> None:
 
 
 def submitted() -> list[str]:
-    found = [one for text in TEXT.values() for one in re.findall(r"python (jobs/\w+\.py [^`\n#]*)", text)]
-    return sorted({one.strip() for one in found})
+    lines = [line for text in TEXT.values() for line in re.findall(r"python (jobs/\w+\.py [^`\n#]*)", text)]
+    return sorted({line.strip() for line in lines})
 
 
 @pytest.mark.parametrize("line", submitted())

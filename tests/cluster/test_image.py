@@ -26,13 +26,13 @@ def tracked() -> list[Path]:
 def context() -> list[Path]:
     """Files that .dockerignore lets through, of those that are tracked."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
-    kept = [line[1:] for line in lines if line.startswith("!")]
+    exceptions = [line[1:] for line in lines if line.startswith("!")]
     dropped = [line.removeprefix("**/") for line in lines if line.startswith("**/")]
     assert "*" in lines  # everything else stays out
     return [
         path
         for path in tracked()
-        if any(path == Path(one) or Path(one) in path.parents for one in kept)
+        if any(path == Path(one) or Path(one) in path.parents for one in exceptions)
         and not any(fnmatch(part, one) for part in path.parts for one in dropped)
     ]
 

@@ -49,17 +49,17 @@ def test_what_is_checked_here_is_what_kustomize_makes(overlay: str) -> None:
 @pytest.mark.skipif(not CRDS.is_dir(), reason=NO_CRDS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_kinds_of_kuberay_fit_its_crds(overlay: str) -> None:
-    known = crds.schemas(CRDS)
-    assert not [problem for one in objects(overlay) for problem in crds.problems(one, known)]
+    schemas = crds.schemas(CRDS)
+    assert not [problem for one in objects(overlay) for problem in crds.problems(one, schemas)]
 
 
 @pytest.mark.skipif(not CRDS.is_dir(), reason=NO_CRDS)
 def test_the_check_against_the_crds_finds_mistakes() -> None:
-    known = crds.schemas(CRDS)
+    schemas = crds.schemas(CRDS)
     job = only("rank", "RayJob")
     job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplica"] = 8
     job["spec"]["backoffLimit"] = "3"
-    found = sorted(crds.problems(job, known))
+    found = sorted(crds.problems(job, schemas))
     assert len(found) == 2
     assert "backoffLimit" in found[0]
     assert "maxReplica" in found[1]
@@ -167,9 +167,9 @@ def test_the_head_runs_no_worker_and_is_not_on_spot() -> None:
 
 
 def entrypoints() -> list[str]:
-    held = [only("rank", "RayJob")["spec"], only("schedule", "RayJob")["spec"]]
-    held.append(only("schedule-kuberay", "RayCronJob")["spec"]["jobTemplate"])
-    return [one["entrypoint"] for one in held]
+    specs = [only("rank", "RayJob")["spec"], only("schedule", "RayJob")["spec"]]
+    specs.append(only("schedule-kuberay", "RayCronJob")["spec"]["jobTemplate"])
+    return [one["entrypoint"] for one in specs]
 
 
 @pytest.mark.parametrize("entrypoint", entrypoints())
@@ -203,9 +203,9 @@ def test_the_dashboard_shows_metrics_that_the_service_has() -> None:
     assert used == set(metric_names())  # all of them, and no other
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     assert "ray_pcace_images_total" in dashboard["templating"]["list"][1]["definition"]
-    held = only("monitoring", "ConfigMap")
-    assert json.loads(held["data"]["dashboard.json"]) == dashboard
-    assert held["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    specs = only("monitoring", "ConfigMap")
+    assert json.loads(specs["data"]["dashboard.json"]) == dashboard
+    assert specs["metadata"]["labels"] == {"grafana_dashboard": "1"}
 
 
 def rules() -> list[Json]:

@@ -22,8 +22,8 @@ Json = dict[str, Any]
 
 
 def load(name: str) -> Json:
-    held: Json = yaml.safe_load((FOLDER / name).read_text())
-    return held
+    content: Json = yaml.safe_load((FOLDER / name).read_text())
+    return content
 
 
 def test_there_is_a_file_for_each_kind_of_cluster() -> None:

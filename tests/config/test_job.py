@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+
+import jsonschema
 import pytest
 
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import images_of
 from pcace_dist.config.text import parse_bytes
+from pcace_dist.datasets.sections import FROM_MODEL
 from pcace_dist.errors import JobError
 
 MINIMAL = """
@@ -16,6 +21,10 @@ layers: ["layer4.*.conv2"]
 target: {logit: label}
 output: runs/x
 """
+
+
+SAID = {"mode": "RGB", "resize": 232, "crop": 224, "crop_offset": "floor", "interpolation": "bicubic"}
+SAID |= {"antialias": True, "scaled_decode": False, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
 
 
 def job(*overrides: str) -> Job:
@@ -50,9 +59,60 @@ def test_the_resolved_job_reads_back_as_itself() -> None:
     assert read_job(resolved.to_yaml()) == resolved
 
 
+# -- what the model is to say
+
+
+def test_auto_stands_for_all_keys_that_a_model_may_say() -> None:
+    model = job("model.input=auto").model
+    assert model.auto == set(FROM_MODEL) and model.input == job().model.input
+    assert job("model.input={mean: auto, std: auto, crop: 200}").model.auto == {"mean", "std"}
+    assert job().model.auto == set() and job("model.input.decode=auto").model.auto == set()
+
+
+@pytest.mark.parametrize("given", ["auto", "{mean: auto, crop: 200, orientation: exif}"])
+def test_auto_is_written_and_read_again(given: str) -> None:
+    asked = job(f"model.input={given}")
+    assert read_job(asked.to_yaml()) == asked and read_job(asked.to_yaml()).model.auto == asked.model.auto
+    assert asked.model_copy(update={"output": "runs/y"}).model.auto == asked.model.auto
+    assert pickle.loads(pickle.dumps(asked)) == asked
+
+
+def test_a_key_beside_auto_is_the_jobs_own() -> None:
+    asked = job("model.input=auto", "model.input.crop=200", "model.input.orientation=exif")
+    assert asked.model.auto == set(FROM_MODEL) - {"crop"} and asked.model.input.orientation == "exif"
+    said = asked.with_input(SAID)
+    assert not said.model.auto and said.model.input.crop == 200 and said.model.input.resize == 232
+    assert said.model_fields_set == asked.model_fields_set  # what the job does not say stays open
+
+
+def test_what_the_model_said_is_the_job_that_has_it_written() -> None:
+    written = job(*(f"model.input.{key}={json.dumps(value)}" for key, value in SAID.items()))
+    known = {"layers": ["a"], "weights_digest": "w"}
+    assert job("model.input=auto").with_input(SAID).fingerprint(**known) == written.fingerprint(**known)  # type: ignore[arg-type]
+    assert job("model.input=auto").filled_from(written) == written
+    with pytest.raises(ValueError, match=r"antialias, crop, .* are not known yet"):
+        job("model.input=auto").fingerprint(**known)  # type: ignore[arg-type]
+
+
+def test_the_default_of_before_is_outside_of_the_fingerprint() -> None:
+    assert "crop_offset" not in job("model.input.crop_offset=round").dependent()["model"]["input"]
+    assert job("model.input.crop_offset=floor").dependent()["model"]["input"]["crop_offset"] == "floor"
+
+
+def test_the_schema_knows_auto() -> None:
+    schema = Job.model_json_schema()
+    jsonschema.validate(job("model.input=auto").model_dump(mode="json"), schema)
+    jsonschema.validate(job("model.input={mean: auto}").model_dump(mode="json"), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(job().model_dump(mode="json") | {"model": {"input": "atuo"}}, schema)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("model.input=atuo", "model.input: input should be a valid dictionary or instance of Input (got 'atuo')"),
+        ("model.input={men: auto}", "unknown key 'model.input.men'; did you mean 'mean'?"),
+        ("model.input.resize=automatic", "model.input.resize"),
         ("statistics.knot=9", "unknown key 'statistics.knot'; did you mean 'knots'?"),
         ("datset.path=x", "unknown key 'datset'; did you mean 'dataset'?"),
         ("storage={'s3://b/': {endpont: x}}", "did you mean 'endpoint'?"),

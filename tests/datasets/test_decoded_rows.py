@@ -20,15 +20,19 @@ HELD: list[bytes | None] = [JPEGS[0], None, JPEGS[1], b"", JPEGS[2], JPEGS[3]]
 def test_views_are_the_stored_bytes(kind: pa.DataType, cut: slice) -> None:
     chunks = [pa.array(HELD, kind), pa.array(HELD[::-1], kind)]
     column = pa.chunked_array([chunk.slice(cut.start, cut.stop - cut.start) for chunk in chunks])
-    found = encoded_images(column)
-    assert [None if one is None else bytes(one) for one in found] == column.to_pylist() == HELD[cut] + HELD[::-1][cut]
-    assert any(isinstance(one, memoryview) for one in found)
+    images = encoded_images(column)
+    assert (
+        [None if image is None else bytes(image) for image in images]
+        == column.to_pylist()
+        == HELD[cut] + HELD[::-1][cut]
+    )
+    assert any(isinstance(image, memoryview) for image in images)
 
 
 def test_columns_without_any_byte_are_nulls() -> None:
-    for held in ([], [None, None], [b"", None]):
-        column = pa.chunked_array([pa.array(held, pa.binary()), pa.array([], pa.binary())])
-        assert encoded_images(column) == held
+    for values in ([], [None, None], [b"", None]):
+        column = pa.chunked_array([pa.array(values, pa.binary()), pa.array([], pa.binary())])
+        assert encoded_images(column) == values
 
 
 def test_small_images_are_copied() -> None:

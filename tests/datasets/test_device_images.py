@@ -60,12 +60,16 @@ def photo(width: int, height: int, mode: str = "RGB") -> bytes:
 
 def images(data: Sequence[bytes | None], spec: ImageSpec, decoder: DeviceDecoder | None = None) -> list[Any]:
     """What the device makes of some files: pixels, or the reason why there are none."""
-    found = (decoder or DeviceDecoder(HOST)).images(data, spec)
-    return [one.reason if isinstance(one, RowError) else one for one in found]
+    decoded = (decoder or DeviceDecoder(HOST)).images(data, spec)
+    return [image.reason if isinstance(image, RowError) else image for image in decoded]
 
 
-def same(one: Any, other: Any) -> bool:
-    return torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other
+def same(image: Any, expected: Any) -> bool:
+    return (
+        torch.equal(image, expected)
+        if isinstance(image, Tensor) and isinstance(expected, Tensor)
+        else image == expected
+    )
 
 
 def by_processor(data: bytes | None, spec: ImageSpec) -> Tensor | str:
@@ -149,8 +153,8 @@ def test_other_files_are_the_processors_to_the_bit() -> None:
     others = [encoded(picture(1, 60, 50), kind) for kind in ("PNG", "GIF", "WEBP", "BMP", "TIFF")]
     others += [jpeg(3, mode="CMYK"), jpeg(4) + b"\0", jpeg(5, keep_rgb=True)]
     decoding = Decoding()
-    found = images(others, spec, DeviceDecoder(HOST, decoding))
-    assert all(torch.equal(one, decode(data, spec)) for one, data in zip(found, others, strict=True))
+    decoded = images(others, spec, DeviceDecoder(HOST, decoding))
+    assert all(torch.equal(image, decode(data, spec)) for image, data in zip(decoded, others, strict=True))
     assert decoding.calls == []
 
 
@@ -201,9 +205,9 @@ BROKEN: list[bytes | None] = [
 def test_what_is_set_aside_has_the_reason_that_it_has_on_the_processor() -> None:
     spec = ImageSpec(resize=30, limits=Limits(30_000, 12_000))
     decoding = Decoding()
-    found = images(BROKEN, spec, DeviceDecoder(HOST, decoding))
-    assert found == [by_processor(data, spec) for data in BROKEN]
-    assert all(isinstance(reason, str) for reason in found)
+    decoded = images(BROKEN, spec, DeviceDecoder(HOST, decoding))
+    assert decoded == [by_processor(data, spec) for data in BROKEN]
+    assert all(isinstance(reason, str) for reason in decoded)
     assert decoding.calls == [], "a decoder that forgives what is missing is not asked"
 
 
@@ -239,8 +243,8 @@ def test_an_image_has_the_same_bits_alone_and_among_others(
     monkeypatch.setattr(device_images, "PIXELS_AT_ONCE", at_once)
     for seed in range(3):
         order = random.Random(seed).sample(range(len(files)), len(files))
-        found = images([files[i] for i in order], spec)
-        assert all(same(one, alone[i]) for one, i in zip(found, order, strict=True))
+        decoded = images([files[i] for i in order], spec)
+        assert all(same(image, alone[i]) for image, i in zip(decoded, order, strict=True))
 
 
 def test_no_call_decodes_more_pixels_than_are_allowed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,11 +262,11 @@ def test_a_file_that_the_device_refuses_falls_to_the_processor_and_no_other() ->
     files = [jpeg(seed) for seed in range(8)]
     spec = ImageSpec(resize=20, crop=18)
     decoding = Decoding(refused=[files[5]])
-    found = images(files, spec, DeviceDecoder(HOST, decoding))
+    decoded = images(files, spec, DeviceDecoder(HOST, decoding))
     assert decoding.calls == [8, 4, 4, 2, 1, 1, 2], "halves, until it is alone"
-    assert torch.equal(found[5], decode(files[5], spec))
+    assert torch.equal(decoded[5], decode(files[5], spec))
     whole = images(files, spec)
-    assert all(torch.equal(found[i], whole[i]) for i in range(8) if i != 5)
+    assert all(torch.equal(decoded[i], whole[i]) for i in range(8) if i != 5)
 
 
 def test_what_is_refused_by_the_device_and_broken_is_set_aside_by_the_processor() -> None:
@@ -271,9 +275,9 @@ def test_what_is_refused_by_the_device_and_broken_is_set_aside_by_the_processor(
     data[at : at + 16] = b"\xff" * 16  # a table of codes that cannot be
     files = [jpeg(2), bytes(data), jpeg(3)]
     assert frame_for_device(files[1], ImageSpec()) is not None
-    found = images(files, ImageSpec(), DeviceDecoder(HOST, Decoding(refused=[files[1]])))
-    assert found[1] == by_processor(files[1], ImageSpec()) and found[1].startswith("broken JPEG")
-    assert isinstance(found[0], Tensor) and isinstance(found[2], Tensor)
+    decoded = images(files, ImageSpec(), DeviceDecoder(HOST, Decoding(refused=[files[1]])))
+    assert decoded[1] == by_processor(files[1], ImageSpec()) and decoded[1].startswith("broken JPEG")
+    assert isinstance(decoded[0], Tensor) and isinstance(decoded[2], Tensor)
 
 
 def test_a_resize_that_the_device_does_not_hold_falls_to_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,9 +291,9 @@ def test_a_resize_that_the_device_does_not_hold_falls_to_the_processor(monkeypat
     files = [jpeg(1), jpeg(2, 50, 45), jpeg(3)]
     other = images(files, spec)[1]
     monkeypatch.setattr(device_images, "interpolate", refusing)
-    found = images(files, spec)
-    assert torch.equal(found[0], decode(files[0], spec)) and torch.equal(found[2], decode(files[2], spec))
-    assert torch.equal(found[1], other)
+    decoded = images(files, spec)
+    assert torch.equal(decoded[0], decode(files[0], spec)) and torch.equal(decoded[2], decode(files[2], spec))
+    assert torch.equal(decoded[1], other)
 
 
 @pytest.mark.parametrize(
@@ -319,9 +323,11 @@ def test_memory_that_runs_out_is_no_refusal(error: Exception) -> None:
         return decode_jpegs(files, channels, HOST)
 
     files = [jpeg(seed) for seed in range(5)]
-    found = images(files, ImageSpec(resize=20), DeviceDecoder(HOST, tight))
+    decoded = images(files, ImageSpec(resize=20), DeviceDecoder(HOST, tight))
     assert calls == [5, 2, 3, 1, 2]
-    assert all(torch.equal(one, other) for one, other in zip(found, images(files, ImageSpec(resize=20)), strict=True))
+    assert all(
+        torch.equal(image, other) for image, other in zip(decoded, images(files, ImageSpec(resize=20)), strict=True)
+    )
 
 
 def test_a_device_that_has_failed_is_no_refusal() -> None:
@@ -359,15 +365,15 @@ def test_batches_do_not_depend_on_threads_or_size(
     spec = ImageSpec(resize=(32, 40))
     decoder = DeviceDecoder(HOST)
     got, bad = read(tmp_path, decoder=decoder, threads=threads, batch_size=batch_size, channels_last=channels_last)
-    expected = [one for one in images(files, spec) if isinstance(one, Tensor)]
+    expected = [image for image in images(files, spec) if isinstance(image, Tensor)]
     assert torch.equal(torch.cat([batch.images for batch in got]), torch.stack(expected))
     assert all(batch.images.permute(0, 2, 3, 1).is_contiguous() == channels_last for batch in got)
     on_host, set_aside = read(tmp_path, batch_size=batch_size)
     assert bad == set_aside and len(bad) == 9
     assert ids(got) == ids(on_host)
-    for one, two in zip(got, on_host, strict=True):
-        assert np.array_equal(one.fold_keys, two.fold_keys)
-        assert one.labels is not None and two.labels is not None and np.array_equal(one.labels, two.labels)
+    for image, two in zip(got, on_host, strict=True):
+        assert np.array_equal(image.fold_keys, two.fold_keys)
+        assert image.labels is not None and two.labels is not None and np.array_equal(image.labels, two.labels)
 
 
 def test_images_of_another_size_than_the_plans_are_set_aside_with_the_same_words(tmp_path: Path) -> None:

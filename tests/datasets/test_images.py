@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
+from transformers import BitImageProcessor
+from transformers.image_utils import SizeDict
 
 from pcace_dist.datasets import images
-from pcace_dist.datasets.images import ImageSpec, decode, image_size, pixels, resized, scale_of
+from pcace_dist.datasets.images import ImageSpec, cropped, decode, image_size, pixels, resized, scale_of
 from pcace_dist.datasets.sections import Interpolation, Limits, Mode
 from pcace_dist.errors import RowError
 from tests.datasets.helpers import encoded, picture
@@ -163,6 +165,15 @@ def test_the_byte_limit_is_the_first_thing_checked() -> None:
 def test_a_resize_that_explodes_is_refused() -> None:
     data = encoded(picture(1, 400, 1))
     assert "after model.input.resize" in reason(data, ImageSpec(resize=300, limits=Limits(10_000)))
+
+
+@pytest.mark.parametrize("crop", [(6, 6), (5, 4), (40, 3), (3, 40), (40, 41)])
+def test_a_crop_from_the_lower_pixel_is_transformers(crop: tuple[int, int]) -> None:
+    processor = BitImageProcessor()
+    for width in range(5, 16):
+        image = torch.randint(0, 256, (3, 9, width), dtype=torch.uint8)
+        theirs = processor.center_crop(image, SizeDict(height=crop[0], width=crop[1]))
+        assert torch.equal(cropped(image, crop, "floor"), theirs)
 
 
 @pytest.mark.parametrize("resize", [None, 7, 15, (9, 14)])

@@ -104,7 +104,7 @@ def test_the_same_bytes_give_the_same_pixels_in_any_thread(kind: str) -> None:
     data = made(kind, photograph(48, 32))
     alone = decode(data, ImageSpec())
     with ThreadPoolExecutor(4) as pool:
-        assert all(torch.equal(one, alone) for one in pool.map(lambda _: decode(data, ImageSpec()), range(32)))
+        assert all(torch.equal(image, alone) for image in pool.map(lambda _: decode(data, ImageSpec()), range(32)))
 
 
 def test_an_avif_is_decoded_in_the_thread_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,8 +55,8 @@ def segments(data: bytes) -> list[int]:
     return places
 
 
-def inserted(data: bytes, at: int, what: bytes) -> bytes:
-    return data[:at] + what + data[at:]
+def inserted(data: bytes, at: int, segment: bytes) -> bytes:
+    return data[:at] + segment + data[at:]
 
 
 def frame(height: int, width: int) -> bytes:
@@ -171,14 +171,14 @@ PIECES = [
 def mutated(data: bytes, rng: random.Random) -> bytes:
     """With pieces put in at segments, bytes changed, lengths changed."""
     for _ in range(rng.randint(1, 3)):
-        what = rng.random()
+        kind_of_change = rng.random()
         try:
             at = rng.choice(segments(data))
         except IndexError:  # no longer sound
             at = rng.randrange(2, len(data))
-        if what < 0.6:
+        if kind_of_change < 0.6:
             data = inserted(data, at, rng.choice(PIECES))
-        elif what < 0.8:
+        elif kind_of_change < 0.8:
             at = rng.randrange(2, min(len(data), 700))
             data = (
                 data[:at] + bytes([rng.choice([0, 1, 2, 0xFF, 0xC0, 0xD8, 0xDA, rng.randrange(256)])]) + data[at + 1 :]

@@ -91,9 +91,9 @@ def test_relative_paths_are_below_the_working_directory(tmp_path: Path, monkeypa
 
 def test_progress_is_told(tmp_path: Path) -> None:
     dataset(tmp_path, files=3)
-    told: list[tuple[int, int]] = []
-    list_dataset(spec_of(tmp_path), Storage(), on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    progress: list[tuple[int, int]] = []
+    list_dataset(spec_of(tmp_path), Storage(), on_progress=lambda done, total: progress.append((done, total)))
+    assert progress == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_images_may_be_binary_or_a_struct(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def keys(path: Path | str) -> list[str]:
 
 
 def left_out(path: Path | str) -> dict[str, tuple[str, ...]]:
-    return {one.reason: one.names for one in listing(path).left_out}
+    return {entry.reason: entry.names for entry in listing(path).left_out}
 
 
 def refusal(path: Path | str, **changes: Any) -> str:
@@ -56,24 +56,24 @@ def test_other_files_are_counted_by_reason_and_named(tmp_path: Path) -> None:
         "not a Parquet file": ("LICENSE", "deep/labels.json", "notes.txt"),
         "hidden": (".a.parquet.crc", "_SUCCESS"),
     }
-    assert [one.usual for one in listing(tmp_path).left_out] == [False, True]
+    assert [entry.usual for entry in listing(tmp_path).left_out] == [False, True]
 
 
 def test_parquet_that_is_hidden_is_no_usual_thing(tmp_path: Path) -> None:
     for name in ("a.parquet", "_b.parquet", "_old/c.parquet", ".d.parquet"):
         shard(tmp_path / name, [png(0)])
     assert keys(tmp_path) == ["a.parquet"]
-    (found,) = listing(tmp_path).left_out
-    assert (found.reason, found.files, found.usual) == ("hidden", 3, False)
-    assert str(found) == "3 hidden (.d.parquet, _b.parquet, _old/c.parquet)"
+    (entry,) = listing(tmp_path).left_out
+    assert (entry.reason, entry.files, entry.usual) == ("hidden", 3, False)
+    assert str(entry) == "3 hidden (.d.parquet, _b.parquet, _old/c.parquet)"
 
 
 def test_many_files_are_counted_and_the_first_named(tmp_path: Path) -> None:
     shard(tmp_path / "a.parquet", [png(0)])
     for number in range(12):
         (tmp_path / f"{number:02d}.txt").touch()
-    (found,) = listing(tmp_path).left_out
-    assert str(found) == "12 not a Parquet file (00.txt, 01.txt, 02.txt, 03.txt, 04.txt and 7 more)"
+    (entry,) = listing(tmp_path).left_out
+    assert str(entry) == "12 not a Parquet file (00.txt, 01.txt, 02.txt, 03.txt, 04.txt and 7 more)"
 
 
 def test_a_folder_of_images_says_how_to_pack_them(tmp_path: Path) -> None:
@@ -217,10 +217,10 @@ def test_every_layout_of_texts_and_bytes_is_read(
     from pcace_dist.datasets.row_groups import RowGroup, read_row_groups
     from pcace_dist.datasets.units import row_groups_of
 
-    spec, found = listed(tmp_path, group_by="city", filter={"note": ["a", "b"]}, keep=True)
+    spec, data_set = listed(tmp_path, group_by="city", filter={"note": ["a", "b"]}, keep=True)
     plain = pa.large_string() if pa.types.is_large_string(text) else pa.string()
-    assert found.schema.field("city").type == found.schema.field("note").type == plain
-    (group,) = read_row_groups(tuple(row_groups_of(found.files[0])), spec, Storage())
+    assert data_set.schema.field("city").type == data_set.schema.field("note").type == plain
+    (group,) = read_row_groups(tuple(row_groups_of(data_set.files[0])), spec, Storage())
     assert isinstance(group, RowGroup)
     assert group.table["city"].to_pylist() == group.table["note"].to_pylist() == ["b", "a", "b"]
     assert group.table["city"].type == plain
@@ -231,11 +231,11 @@ def test_a_filter_takes_the_column_and_not_a_field_of_that_path(tmp_path: Path) 
     meta = pa.StructArray.from_arrays([pa.array([100] * 8)], ["class"])
     columns: dict[str, Any] = {"meta.class": [0, 3] * 4}
     shard(tmp_path / "a.parquet", [png(i) for i in range(8)], row_group=8, meta=meta, **columns)
-    spec, found = listed(tmp_path, filter={"meta.class": 3})
+    spec, data_set = listed(tmp_path, filter={"meta.class": 3})
     from pcace_dist.datasets.row_groups import count_kept
     from pcace_dist.datasets.units import row_groups_of
 
-    assert count_kept(tuple(row_groups_of(found.files[0])), spec, Storage()) == [4]
+    assert count_kept(tuple(row_groups_of(data_set.files[0])), spec, Storage()) == [4]
 
 
 # -- against a plain walk
@@ -255,13 +255,13 @@ def test_every_file_of_a_random_tree_is_listed_or_left_out_by_name(tree: list[tu
         for parts, kind in tree:
             _plant(root.joinpath(*parts), kind, Path(folder) / "other")
         try:
-            found, faults = find_files([str(root)], Storage())
+            files, faults = find_files([str(root)], Storage())
         except DatasetError as error:
             assert "\n" not in str(error)
             there = [path for path in _plain_walk(root) if _is_data(root, path)]
             assert not there or "link to nothing" in str(error)
             return
-        listed_here, named = set(found), {fault.name for fault in faults}
+        listed_here, named = set(files), {fault.name for fault in faults}
         assert not listed_here & named
         assert listed_here | named == set(_plain_walk(root))
         assert all(_is_data(root, key) for key in listed_here)

@@ -114,7 +114,7 @@ def test_the_result_does_not_depend_on_threads(tmp_path: Path, threads: int, rea
     ]
     with reader_of(spec, threads=2) as reader:
         again = list(reader.batches(unit))
-    assert all(torch.equal(one.images, two.images) for one, two in zip(read, again, strict=True))
+    assert all(torch.equal(batch.images, other_batch.images) for batch, other_batch in zip(read, again, strict=True))
 
 
 def test_without_options_there_are_no_labels_groups_or_columns(tmp_path: Path) -> None:
@@ -410,8 +410,8 @@ def test_spread_chooses_distinct_rows_of_few_groups(counts: list[int], rows: int
     for index, at in chosen.items():
         assert len(set(at.tolist())) == len(at)
         assert at.min() >= 0 and at.max() < counts[index]
-    held = sum(counts[index] for index in chosen)
+    rows_there = sum(counts[index] for index in chosen)
     assert sum(len(at) for at in chosen.values()) <= rows
     if len(chosen) < groups:
         assert sum(len(at) for at in chosen.values()) == min(rows, sum(counts))
-    assert sum(len(at) for at in chosen.values()) <= held
+    assert sum(len(at) for at in chosen.values()) <= rows_there

@@ -40,8 +40,8 @@ KINDS = sorted(OPTIONS)
 def exif(value: int, kind: int = 3, order: str = "<", count: int = 1) -> bytes:
     """A block of tags with the orientation alone, whatever is asked for."""
     begin = {"<": b"II*\0\x08\0\0\0", ">": b"MM\0*\0\0\0\x08"}[order]
-    held = struct.pack(f"{order}{ {1: 'B3x', 3: 'H2x', 4: 'I'}[kind] }", value)
-    return begin + struct.pack(f"{order}HHHI", 1, TAG, kind, count) + held + bytes(4)
+    packed = struct.pack(f"{order}{ {1: 'B3x', 3: 'H2x', 4: 'I'}[kind] }", value)
+    return begin + struct.pack(f"{order}HHHI", 1, TAG, kind, count) + packed + bytes(4)
 
 
 def tagged(image: Image.Image, kind: str, orientation: int) -> bytes:

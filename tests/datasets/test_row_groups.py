@@ -53,8 +53,8 @@ def test_the_filter_keeps_equal_values(tmp_path: Path) -> None:
     groups = read(refs, spec)
     assert sum(len(group.rows) for group in groups) == 1
     assert sum(group.filtered for group in groups) == 29
-    kept = next(group for group in groups if len(group.rows))
-    assert (kept.ref.key, kept.rows.tolist()) == ("part-00001.parquet", [3])
+    group_kept = next(group for group in groups if len(group.rows))
+    assert (group_kept.ref.key, group_kept.rows.tolist()) == ("part-00001.parquet", [3])
 
 
 def test_a_null_is_not_equal_to_anything(tmp_path: Path) -> None:

@@ -124,6 +124,6 @@ def test_units_are_found_where_their_files_are_now() -> None:
     refs = [RowGroupRef(f"/old/{name}.parquet", f"{name}.parquet", 10, "7", 0, 0, 5) for name in "ab"]
     unit = Unit.of(refs)
     file = DataFile("/new/a.parquet", "a.parquet", 10, "7", (5,))
-    [found] = located([unit], Listing((file,), pa.schema([])))
-    assert [ref.url for ref in found.row_groups] == ["/new/a.parquet", "/old/b.parquet"]
-    assert found.id == unit.id == Unit.of(list(found.row_groups)).id
+    [relocated] = located([unit], Listing((file,), pa.schema([])))
+    assert [ref.url for ref in relocated.row_groups] == ["/new/a.parquet", "/old/b.parquet"]
+    assert relocated.id == unit.id == Unit.of(list(relocated.row_groups)).id

@@ -37,13 +37,13 @@ def put_images(endpoint: str, folder: Path) -> None:
         client.upload_file(str(path), BUCKET, f"raw/{path.relative_to(folder)}")
 
 
-def is_the_pack(found: dict[str, bytes], alone: Path) -> None:
+def is_the_pack(packed: dict[str, bytes], alone: Path) -> None:
     """The same shards, byte for byte, and the same list of damaged files."""
     shards = {path.name: path.read_bytes() for path in alone.glob("*.parquet")}
     assert len(shards) > 5
-    assert {name: data for name, data in found.items() if name.endswith(".parquet")} == shards
-    assert found["_bad_files.json"] == (alone / "_bad_files.json").read_bytes()
-    assert json.loads(found["_pack.json"])["complete"] is True
+    assert {name: data for name, data in packed.items() if name.endswith(".parquet")} == shards
+    assert packed["_bad_files.json"] == (alone / "_bad_files.json").read_bytes()
+    assert json.loads(packed["_pack.json"])["complete"] is True
 
 
 def packed(clean: Path, source: str, dest: str, *, code: int = 0) -> str:

@@ -105,13 +105,13 @@ def test_the_two_samples_of_a_digit_have_no_image_in_common(walk: Walk) -> None:
     label_of = dict(zip(ids.to_pylist(), labels.tolist(), strict=True))
     (column,) = [name for name in table.column_names if name != "id"]
     size = int(column.removeprefix("n"))
-    held: dict[str, list[str]] = {}
+    images_of: dict[str, list[str]] = {}
     for id_, sample in zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True):
         if sample is not None:
-            held.setdefault(sample, []).append(id_)
-    assert sorted(held) == [f"{digit} {half}" for digit in range(10) for half in "ab"]
-    assert {len(rows) for rows in held.values()} == {size}, "each id is in one sample at most, for it is one row"
-    assert all(str(label_of[id_]) == sample[0] for sample, rows in held.items() for id_ in rows)
+            images_of.setdefault(sample, []).append(id_)
+    assert sorted(images_of) == [f"{digit} {half}" for digit in range(10) for half in "ab"]
+    assert {len(rows) for rows in images_of.values()} == {size}, "each id is in one sample at most, for it is one row"
+    assert all(str(label_of[id_]) == sample[0] for sample, rows in images_of.items() for id_ in rows)
 
 
 def test_all_sizes_of_which_every_digit_has_two_samples_are_asked() -> None:
@@ -196,9 +196,9 @@ def test_shuffled_rankings_have_as_much_in_common_as_chance_gives() -> None:
 
 
 def test_twins_are_the_two_samples_of_a_digit() -> None:
-    one, other = ranked([1, 2, 3, 4]), ranked([4, 3, 2, 1])
-    ((a, b),) = twins({"3 a": one, "3 b": other})
-    assert (a, b) == (one, other) and spearman(a.squared, b.squared) == -1
+    sample_a, sample_b = ranked([1, 2, 3, 4]), ranked([4, 3, 2, 1])
+    ((a, b),) = twins({"3 a": sample_a, "3 b": sample_b})
+    assert (a, b) == (sample_a, sample_b) and spearman(a.squared, b.squared) == -1
     assert quarter(8) == 2 and quarter(3) == 1
 
 

@@ -65,8 +65,8 @@ def killed_and_resumed(tmp_path: Path, images: int, bad: int, shard_rows: int, *
     assert "parts are there already" in driver.errors and f"{bad} left out in all" in driver.errors
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items()), "a finished shard was written again"
     assert contents(dest) == contents(alone)
-    found = keys(dest)
-    assert len(found) == len(set(found)) == images
+    keys_there = keys(dest)
+    assert len(keys_there) == len(set(keys_there)) == images
     listed = json.loads((dest / "_bad_files.json").read_text())
     assert sorted(entry["file"] for entry in listed) == names
     assert (alone / "_bad_files.json").read_bytes() == (dest / "_bad_files.json").read_bytes()

@@ -166,13 +166,13 @@ def test_the_sample_is_what_the_generator_draws(sample: Run) -> None:
     for row in (0, 400, 999):
         anew = jpeg(draw(city.factors(row), city.key(row)))
         pair = [Image.open(io.BytesIO(data)) for data in (table["image"][row]["bytes"].as_py(), anew)]
-        held, again = (np.asarray(image, np.int64) for image in pair)
-        assert np.abs(held - again).mean() < 1, "another libjpeg may round otherwise"
+        packed, again = (np.asarray(image, np.int64) for image in pair)
+        assert np.abs(packed - again).mean() < 1, "another libjpeg may round otherwise"
 
 
 def test_the_network_comes_close_to_what_one_picture_can_tell(sample: Run) -> None:
-    held = load(EXAMPLE / "data", "no2")
-    assert 0.28 < explained(predict(model_of(sample), held.images), held.values) < best_from_one_picture() < 0.4
+    pictures = load(EXAMPLE / "data", "no2")
+    assert 0.28 < explained(predict(model_of(sample), pictures.images), pictures.values) < best_from_one_picture() < 0.4
 
 
 def test_the_whole_example_is_under_5_megabytes() -> None:
@@ -184,10 +184,10 @@ def test_the_whole_example_is_under_5_megabytes() -> None:
 
 
 def test_the_same_seed_draws_the_same_city() -> None:
-    one, other = (make_city(5, views=2, seed=3) for _ in range(2))
-    assert one.table().equals(other.table())
-    assert list(pictures(one)) == list(pictures(other))
-    assert list(pictures(make_city(5, views=2, seed=4))) != list(pictures(one))
+    city, again = (make_city(5, views=2, seed=3) for _ in range(2))
+    assert city.table().equals(again.table())
+    assert list(pictures(city)) == list(pictures(again))
+    assert list(pictures(make_city(5, views=2, seed=4))) != list(pictures(city))
 
 
 def test_an_intervention_changes_one_factor_and_leaves_nobody_their_own() -> None:

@@ -84,8 +84,8 @@ def test_a_city_is_made_in_pieces_and_the_first_rows_are_the_same_however_many_f
 
 
 def test_the_csv_is_read_with_the_types_that_were_written(folder: Path) -> None:
-    held = pacsv.read_csv(folder / "stations.csv")
-    assert held.schema.field("scene").type == pa.int64() and held.schema.field("no2").type == pa.float64()
+    table = pacsv.read_csv(folder / "stations.csv")
+    assert table.schema.field("scene").type == pa.int64() and table.schema.field("no2").type == pa.float64()
 
 
 def test_the_service_ranks_all_rows_that_have_a_value_borough_by_borough_for_both_targets(

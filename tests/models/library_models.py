@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
+import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, ViTConfig, ViTForImageClassification
@@ -83,3 +84,9 @@ class Loaded:
 
     def __init__(self) -> None:
         self.task, self.model = "image-classification", vit()
+
+
+def saved_processor(folder: Path, name: str, **settings: Any) -> str:
+    """The folder of one of transformers' image processors, as `save_pretrained` writes it."""
+    getattr(transformers, name)(**settings).save_pretrained(folder)
+    return str(folder)

@@ -87,11 +87,13 @@ def test_the_bias_replacement_makes_the_batch_norm_behind_give_its_bias() -> Non
     x = torch.randn(2, 1, 6, 6)
     values = bias_values(model, "conv", x)
     assert values is not None
-    given: list[Tensor] = []
-    norm.register_forward_hook(lambda *args: given.append(args[2]))
+    norm_outputs: list[Tensor] = []
+    norm.register_forward_hook(lambda *args: norm_outputs.append(args[2]))
     with Ablation(model, "conv", [1, 3], values):
         model(x)
-    assert torch.allclose(given[-1][:, [1, 3]], norm.bias[[1, 3]].reshape(1, 2, 1, 1).expand(2, 2, 4, 4), atol=1e-6)
+    assert torch.allclose(
+        norm_outputs[-1][:, [1, 3]], norm.bias[[1, 3]].reshape(1, 2, 1, 1).expand(2, 2, 4, 4), atol=1e-6
+    )
     own = bias_values(model, "norm", x)
     assert own is not None and torch.equal(own[:, 0], norm.bias)
     assert norm_behind(model, "other", x) is None and bias_values(model, "other", x) is None
@@ -105,8 +107,8 @@ def test_lost_variance_is_1_less_r_squared() -> None:
     assert lost_variance(before, after) == pytest.approx(1 - np.corrcoef(before, after)[0, 1] ** 2)
     assert lost_variance(before, np.full(1000, 2.0)) == 1.0
     assert np.isnan(lost_variance(np.full(10, 3.0), noise[:10]))
-    found = effect(before, before + 2, np.array([True, False]))
-    assert (found.change, found.accuracy) == pytest.approx((2.0, 0.5))
+    measured = effect(before, before + 2, np.array([True, False]))
+    assert (measured.change, measured.accuracy) == pytest.approx((2.0, 0.5))
 
 
 def test_profiles_are_what_the_formulas_say() -> None:
@@ -118,12 +120,12 @@ def test_profiles_are_what_the_formulas_say() -> None:
         profiler.add({"conv": part.flatten(2)}, model(part)[:, 0])
     for part in batches:
         profiler.add_gradients(part, lambda outputs: outputs[:, 0])
-    found = profiler.profile("conv")
-    held, y = x[:, :, 0, 0].double().numpy(), model(x)[:, 0].double().numpy()
-    assert found.mean.numpy()[:, 0] == pytest.approx(held.mean(0))
-    assert found.variance == pytest.approx(held.var(0))
-    assert found.taylor == pytest.approx(np.square(weights) * held.var(0))
-    assert found.pearson == pytest.approx([abs(np.corrcoef(held[:, c], y)[0, 1]) for c in range(3)])
+    profile = profiler.profile("conv")
+    pixels, y = x[:, :, 0, 0].double().numpy(), model(x)[:, 0].double().numpy()
+    assert profile.mean.numpy()[:, 0] == pytest.approx(pixels.mean(0))
+    assert profile.variance == pytest.approx(pixels.var(0))
+    assert profile.taylor == pytest.approx(np.square(weights) * pixels.var(0))
+    assert profile.pearson == pytest.approx([abs(np.corrcoef(pixels[:, c], y)[0, 1]) for c in range(3)])
 
 
 class Checkpointed(nn.Module):

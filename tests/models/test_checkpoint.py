@@ -68,8 +68,8 @@ def filled(model: nn.Module, path: str, files: Files) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+def same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    return state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in state)
 
 
 STATE = trained().state_dict()
@@ -137,12 +137,12 @@ def test_sharded_weights_are_put_together(suffix: str) -> None:
     keys = list(STATE)
     parts = {f"a.{suffix}": keys[:3], f"b.{suffix}": keys[3:]}
     files = {
-        f"dir/{shard}": safetensors.torch.save({k: STATE[k] for k in held})
+        f"dir/{shard}": safetensors.torch.save({k: STATE[k] for k in entries})
         if suffix == "safetensors"
-        else saved({k: STATE[k] for k in held})
-        for shard, held in parts.items()
+        else saved({k: STATE[k] for k in entries})
+        for shard, entries in parts.items()
     }
-    weight_map = {key: shard for shard, held in parts.items() for key in held}
+    weight_map = {key: shard for shard, entries in parts.items() for key in entries}
     files["dir/model.index.json"] = json.dumps({"weight_map": weight_map}).encode()
     assert same(filled(Net(), "dir/model.index.json", files), STATE)
 

@@ -70,8 +70,8 @@ def test_other_errors_are_not_tried_again() -> None:
 
 def test_the_footprint_is_that_of_the_largest_activation() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.MaxPool2d(2), nn.Flatten())
-    found = footprint(model, lambda: model(torch.zeros(1, 1, 8, 8)), lambda: 7)
-    assert found == Footprint(4 * 64 * 4, 7)
+    measured = footprint(model, lambda: model(torch.zeros(1, 1, 8, 8)), lambda: 7)
+    assert measured == Footprint(4 * 64 * 4, 7)
 
 
 def test_the_batch_is_a_power_of_two_within_memory_and_cache() -> None:

@@ -27,16 +27,16 @@ def channels(model: nn.Module, layer: str, size: int = 32, layouts: Mapping[str,
 
 
 def tapped(model: nn.Module, layer: str, images: Tensor) -> Tensor:
-    found: list[Tensor] = []
+    tapped_maps: list[Tensor] = []
 
     def hook(module: nn.Module, _: object, output: object) -> None:
-        found.append(channels_and_positions(layer, module, output)[0].clone())
+        tapped_maps.append(channels_and_positions(layer, module, output)[0].clone())
 
     handle: RemovableHandle = model.get_submodule(layer).register_forward_hook(hook)
     with torch.inference_mode():
         model(images)
     handle.remove()
-    return found[0]
+    return tapped_maps[0]
 
 
 def small_swin() -> nn.Module:
@@ -239,11 +239,11 @@ def test_random_networks_are_read_right_or_asked_about(seed: int, sizes: str) ->
     torch.manual_seed(seed)
     network, counts = random_network(random.Random(seed))
     whole = nn.Sequential(OfOneSize() if sizes == "one" else nn.Identity(), network)
-    asked = 0
+    refused = 0
     for index, count in enumerate(counts):
         try:
             assert channels(whole, f"1.{index}", 16) == count, f"{index}: {network}"
         except ModelError as error:
             assert "which axis is the channel" in str(error)
-            asked += 1
-    assert asked <= 1 or sizes == "one"
+            refused += 1
+    assert refused <= 1 or sizes == "one"

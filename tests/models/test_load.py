@@ -113,15 +113,15 @@ def test_torchvision_brings_no_weights_of_its_own_or_of_a_backbone(monkeypatch: 
 
 
 def test_torchvision_default_weights_are_asked_for_by_the_word_factory(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, object] = {}
+    arguments: dict[str, object] = {}
 
     def get_model(name: str, **kwargs: object) -> nn.Module:
-        asked.update(kwargs, name=name)
+        arguments.update(kwargs, name=name)
         return nn.Linear(1, 1)
 
     monkeypatch.setattr("torchvision.models.get_model", get_model)
     build("torchvision:resnet18", "factory")
-    assert asked == {"name": "resnet18", "weights": "DEFAULT"}
+    assert arguments == {"name": "resnet18", "weights": "DEFAULT"}
 
 
 @pytest.mark.parametrize(
@@ -215,9 +215,9 @@ class Renaming(nn.Linear):
 def test_a_state_dict_with_other_names_changes_nothing() -> None:
     plain, renaming = nn.Linear(2, 2), Renaming(2, 2)
     with torch.no_grad():
-        for one in (plain, renaming):
-            one.weight.fill_(1)
-            one.bias.fill_(2)
+        for network in (plain, renaming):
+            network.weight.fill_(1)
+            network.bias.fill_(2)
     assert weights_digest(plain) == weights_digest(renaming)
 
 

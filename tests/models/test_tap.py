@@ -129,23 +129,23 @@ def test_attention_that_is_not_batch_first_is_turned_round() -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_maps_are_handed_on_without_a_copy(layout: torch.memory_format) -> None:
-    held: list[Tensor] = []
+    maps_kept: list[Tensor] = []
     model = nn.Sequential(nn.Conv2d(3, 5, 3)).to(memory_format=layout)
     images = torch.randn(2, 3, 8, 8).to(memory_format=layout)
-    with torch.inference_mode(), LayerTap(model, ["0"], lambda _, maps, __: held.append(maps)):
+    with torch.inference_mode(), LayerTap(model, ["0"], lambda _, maps, __: maps_kept.append(maps)):
         output = model(images)
     assert output.is_contiguous(memory_format=layout)
-    assert held[0].data_ptr() == output.data_ptr()
-    torch.testing.assert_close(held[0], output.flatten(2), rtol=0, atol=0)
+    assert maps_kept[0].data_ptr() == output.data_ptr()
+    torch.testing.assert_close(maps_kept[0], output.flatten(2), rtol=0, atol=0)
 
 
 def test_tokens_are_handed_on_without_a_copy() -> None:
-    held: list[Tensor] = []
+    maps_kept: list[Tensor] = []
     model = nn.Sequential(nn.Flatten(2), nn.Linear(4, 6))
-    with torch.inference_mode(), LayerTap(model, ["1"], lambda _, maps, __: held.append(maps)):
+    with torch.inference_mode(), LayerTap(model, ["1"], lambda _, maps, __: maps_kept.append(maps)):
         output = model(torch.randn(2, 3, 2, 2))
-    assert held[0].data_ptr() == output.data_ptr()
-    assert held[0].shape == (2, 6, 3)
+    assert maps_kept[0].data_ptr() == output.data_ptr()
+    assert maps_kept[0].shape == (2, 6, 3)
 
 
 def test_every_pass_is_handed_on_and_the_hooks_go_away() -> None:

@@ -18,7 +18,7 @@ from pcace_dist.packing.csv_table import read_table
 
 def column(*fields: str, encoding: str = "utf-8", **types: str) -> tuple[pa.ChunkedArray, list[str]]:
     """The column `x` of these fields, as they stand in the file."""
-    text = "x,y\n" + "".join(f"{one},.\n" for one in fields)
+    text = "x,y\n" + "".join(f"{cell},.\n" for cell in fields)
     table, notes = read_table(text.encode(encoding), "list.csv", encoding, types)
     return table["x"], notes
 
@@ -42,16 +42,16 @@ def column(*fields: str, encoding: str = "utf-8", **types: str) -> tuple[pa.Chun
     ],
 )
 def test_values_keep_what_their_text_tells(fields: list[str], values: list[Any], kind: pa.DataType) -> None:
-    found, _ = column(*fields)
-    assert found.to_pylist() == values and found.type == kind
+    typed, _ = column(*fields)
+    assert typed.to_pylist() == values and typed.type == kind
 
 
 def test_what_is_assumed_is_said_and_can_be_told_otherwise() -> None:
-    found, notes = column("1.5", "NA", "3")
-    assert found.to_pylist() == [1.5, None, 3.0]
+    typed, notes = column("1.5", "NA", "3")
+    assert typed.to_pylist() == [1.5, None, 3.0]
     assert notes == ["column 'x' is double: 'NA' is taken for missing in 1 rows; --type x=text keeps it"]
     assert column("1.5", "NA", "3", x="text")[0].to_pylist() == ["1.5", "NA", "3"]
-    found, notes = column("0007", "0012")
+    typed, notes = column("0007", "0012")
     assert notes == ["column 'x' stays text: '0007' begins with a zero; --type x=number takes it as numbers"]
     assert column("0007", "0012", x="number")[0].to_pylist() == [7, 12]
     assert column("1.1", "1.10")[1][0].startswith("column 'x' stays text: '1.1' and '1.10' would be the same;")
@@ -74,16 +74,16 @@ CELLS = st.sampled_from(
 @given(st.lists(st.tuples(CELLS, st.booleans()), min_size=1, max_size=6))
 def test_two_texts_never_become_one_value(cells: list[tuple[str, bool]]) -> None:
     fields = [f'"{text}"' if quoted else text for text, quoted in cells]
-    found, notes = column(*fields)
+    typed, notes = column(*fields)
     by_value: dict[object, str] = {}
-    for (text, quoted), value in zip(cells, found.to_pylist(), strict=True):
+    for (text, quoted), value in zip(cells, typed.to_pylist(), strict=True):
         if value is None:
             assert text == "" or any("is taken for missing in" in note for note in notes), (text, quoted)
             continue
         assert by_value.setdefault((type(value), value), text) == text
-        if found.type == pa.string():
+        if typed.type == pa.string():
             assert value == text
-        elif found.type == pa.int64():
+        elif typed.type == pa.int64():
             assert str(value) == text.strip(" +")
 
 
@@ -102,8 +102,8 @@ def test_other_encodings_are_named_not_guessed() -> None:
         read_table(data, "list.csv", "utf-8", {})
     assert read_table(data, "list.csv", "latin-1", {})[0]["x"].to_pylist() == ["Bern", "Zürich"]
     for encoding in ("utf-8-sig", "utf-16"):
-        found, _ = read_table("x\nZürich\n".encode(encoding), "list.csv", encoding.removesuffix("-sig"), {})
-        assert found["x"].to_pylist() == ["Zürich"]
+        read, _ = read_table("x\nZürich\n".encode(encoding), "list.csv", encoding.removesuffix("-sig"), {})
+        assert read["x"].to_pylist() == ["Zürich"]
     with pytest.raises(DatasetError, match=r"^--encoding klingon: is not an encoding"):
         read_table(data, "list.csv", "klingon", {})
 

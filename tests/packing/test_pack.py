@@ -126,11 +126,11 @@ def test_csv_keeps_the_other_columns_with_their_types(tmp_path: Path) -> None:
     ]
     (tmp_path / "list.csv").write_text("\n".join(lines))
     report = pack(str(tmp_path / "list.csv"), str(tmp_path / "out"), image_column="path")
-    found = table(tmp_path / "out")
-    assert found.schema.field("no2").type == pa.float64() and found.schema.field("day").type == pa.date32()
-    assert found.column("no2").to_pylist() == [1.5, None, 5.0]
-    assert found.column("street").to_pylist() == ["Main", "Side", None]
-    assert [row["bytes"] for row in found.column("image").to_pylist()] == [png(i) for i in range(3)]
+    packed = table(tmp_path / "out")
+    assert packed.schema.field("no2").type == pa.float64() and packed.schema.field("day").type == pa.date32()
+    assert packed.column("no2").to_pylist() == [1.5, None, 5.0]
+    assert packed.column("street").to_pylist() == ["Main", "Side", None]
+    assert [row["bytes"] for row in packed.column("image").to_pylist()] == [png(i) for i in range(3)]
     assert [str(bad) for bad in report.bad] == [
         "none.png: no such file",
         f"{tmp_path / 'list.csv'} row 3: names no image",
@@ -172,9 +172,9 @@ def test_idx_files_give_png_and_labels(tmp_path: Path, zipped: bool) -> None:
     images = digits(tmp_path / "in", "train", 12, zipped=zipped)
     report = pack(str(tmp_path / "in"), str(tmp_path / "out"), row_group_rows=5)
     assert (report.kind, report.rows, shapes(tmp_path / "out")) == ("mnist", 12, [[5, 5, 2]])
-    found = table(tmp_path / "out")
-    assert found.column_names == ["image", "label"]
-    assert found.column("label").to_pylist() == [i % 10 for i in range(12)]
+    packed = table(tmp_path / "out")
+    assert packed.column_names == ["image", "label"]
+    assert packed.column("label").to_pylist() == [i % 10 for i in range(12)]
     spec, listing = listed(tmp_path / "out")
     with reader_of(spec, batch_size=12, image_spec=ImageSpec(mode="L")) as reader:
         (batch,) = reader.batches(make_units(listing, 100)[0])
@@ -235,10 +235,10 @@ def test_webdataset_tars(tmp_path: Path) -> None:
         {"x.jpg": encoded(picture(9), "JPEG"), "x.cls": b"7", "y.cls": b"8", "z.png": png(1), "z.cls": b"?"},
     )
     report = pack(str(tmp_path / "in"), str(tmp_path / "out"))
-    found = table(tmp_path / "out")
-    assert found.column_names == ["image", "no2", "label"]
-    assert found.column("label").to_pylist() == [0, 1, 2, 7]
-    assert found.column("no2").to_pylist() == [0.0, 0.5, 1.0, None]
+    packed = table(tmp_path / "out")
+    assert packed.column_names == ["image", "no2", "label"]
+    assert packed.column("label").to_pylist() == [0, 1, 2, 7]
+    assert packed.column("no2").to_pylist() == [0.0, 0.5, 1.0, None]
     assert [bad.name for bad in report.bad] == ["b.tar.gz/y", "b.tar.gz/z"]
 
 
@@ -267,10 +267,10 @@ def test_empty_and_with_verify_broken_images_are_left_out(tmp_path: Path) -> Non
 
 
 def test_progress_is_told_row_by_row(tmp_path: Path) -> None:
-    told: list[tuple[int, int | None]] = []
+    progress: list[tuple[int, int | None]] = []
     source = folder(tmp_path / "in", 2)
-    pack(str(source), str(tmp_path / "out"), on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    pack(str(source), str(tmp_path / "out"), on_progress=lambda done, total: progress.append((done, total)))
+    assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_the_same_pack_again_does_nothing(tmp_path: Path) -> None:
@@ -314,9 +314,11 @@ def test_an_interrupted_pack_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     ]
     (dest / ".pack-notes").mkdir()
     stamps = {file: file.stat().st_mtime_ns for file in dest.glob("*.parquet")}
-    told: list[int] = []
-    report: PackReport = pack(str(source), str(dest), shard_rows=3, on_progress=lambda done, total: told.append(done))
-    assert told == [7, 8, 9, 10]
+    progress: list[int] = []
+    report: PackReport = pack(
+        str(source), str(dest), shard_rows=3, on_progress=lambda done, total: progress.append(done)
+    )
+    assert progress == [7, 8, 9, 10]
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
     assert report.shards == pack(str(source), str(other), shard_rows=3).shards
     assert contents(dest) == contents(other)

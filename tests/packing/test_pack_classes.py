@@ -26,8 +26,8 @@ def synsets(root: Path, names: tuple[str, ...] = ("n01443537", "n01484850")) -> 
 
 
 def columns(dest: Path) -> list[list[Any]]:
-    found = table(dest)
-    return [[row[name] for name in found.column_names if name != "image"] for row in found.to_pylist()]
+    packed = table(dest)
+    return [[row[name] for name in packed.column_names if name != "image"] for row in packed.to_pylist()]
 
 
 def test_synset_folders_without_a_list_are_numbered_and_that_is_said(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_lists_that_will_not_do(tmp_path: Path, text: str | None, message: str) 
 def test_lists_of_other_kinds(tmp_path: Path) -> None:
     (tmp_path / "keras.json").write_text('{"1": ["n02", "b"], "0": ["n01", "a"]}')
     (tmp_path / "ids.txt").write_text("n01440764\nn01443537\n")
-    found = read_class_names(str(tmp_path / "keras.json"), Storage())
-    assert (found.names, found.synsets) == (("a", "b"), ("n01", "n02"))
+    names = read_class_names(str(tmp_path / "keras.json"), Storage())
+    assert (names.names, names.synsets) == (("a", "b"), ("n01", "n02"))
     assert read_class_names(str(tmp_path / "ids.txt"), Storage()).names == ("n01440764", "n01443537")
 
 

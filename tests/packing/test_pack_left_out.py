@@ -44,8 +44,8 @@ def paths(dest: Path) -> list[str]:
 
 
 def labels(dest: Path) -> dict[str, int]:
-    found: dict[str, int] = json.loads((dest / "_pack.json").read_text())["classes"]
-    return found
+    classes: dict[str, int] = json.loads((dest / "_pack.json").read_text())["classes"]
+    return classes
 
 
 def images(folder: Path, count: int = 2, suffix: str = ".png") -> None:
@@ -120,9 +120,9 @@ def walked(source: Path) -> list[str]:
 
 def class_folders(source: Path) -> list[str]:
     """As ImageFolder finds them, without hidden ones, and links that may have been one."""
-    found = [entry.name for entry in os.scandir(source) if entry.is_dir()]
+    folders = [entry.name for entry in os.scandir(source) if entry.is_dir()]
     away = [e.name for e in os.scandir(source) if "." not in e.name and not os.path.exists(e.path)]
-    return sorted(name for name in found + away if not name.startswith("."))
+    return sorted(name for name in folders + away if not name.startswith("."))
 
 
 @settings(max_examples=40, deadline=None)
@@ -174,7 +174,7 @@ MEMBERS = st.lists(
 def test_a_tars_members_are_packed_or_left_out_by_reason(
     members: list[tuple[str, str, str, bytes]], in_order: bool
 ) -> None:
-    members = sorted(members, key=lambda one: one[0]) if in_order else members
+    members = sorted(members, key=lambda member: member[0]) if in_order else members
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         with tarfile.open(root / "t.tar", "w", format=tarfile.GNU_FORMAT) as file:
@@ -197,7 +197,7 @@ def test_a_tars_members_are_packed_or_left_out_by_reason(
             )
             assert "follow one another" not in str(error) or not in_order
             return
-        told = Counter(bad.name for bad in report.bad)
+        left_out = Counter(bad.name for bad in report.bad)
         packed = paths(root / "out")
         assert report.rows == len(packed)
         for stem, suffix, _, kind in members:
@@ -205,10 +205,10 @@ def test_a_tars_members_are_packed_or_left_out_by_reason(
                 continue
             sample = f"t.tar/{utf8_name(stem)}"
             texts = suffix in (".cls", ".txt", ".json") and any(
-                p == sample or p.startswith(f"{sample}.") for p in (*packed, *told)
+                p == sample or p.startswith(f"{sample}.") for p in (*packed, *left_out)
             )
             image = sample + suffix.lower() in packed
-            named = {sample, sample + suffix, sample + suffix.lower()} & set(told)
+            named = {sample, sample + suffix, sample + suffix.lower()} & set(left_out)
             assert texts or image or named, (stem, suffix)
 
 
@@ -414,12 +414,12 @@ def test_folders_called_0_to_11_are_their_own_numbers_unless_told(tmp_path: Path
     for number in range(12):
         images(tmp_path / f"in/{number}", 1)
     report = pack(str(tmp_path / "in"), str(tmp_path / "out"), reading=Reading(labels=numbering))
-    found = labels(tmp_path / "out")
-    assert found == ({"0": 0, "1": 1, "10": 2} | found if numbering == "order" else {str(i): i for i in range(12)})
+    classes = labels(tmp_path / "out")
+    assert classes == ({"0": 0, "1": 1, "10": 2} | classes if numbering == "order" else {str(i): i for i in range(12)})
     told = "'10' is 2; with --labels number it is 10" if numbering == "order" else "ImageFolder sorts them as text"
     assert told in report.notes[0]
     rows = table(tmp_path / "out").to_pylist()
-    assert all(row["label"] == found[row["class"]] for row in rows)
+    assert all(row["label"] == classes[row["class"]] for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,11 @@ def test_an_image_that_alone_is_refused_is_left_out_by_name() -> None:
 
 
 def test_rights_that_are_revoked_for_a_while_leave_no_image_out() -> None:
-    found = images(Faked({"a": 0, "b": 20}), "a")
+    read = images(Faked({"a": 0, "b": 20}), "a")
     storage = Faked({})
-    assert all(isinstance(one, Row) for one in [*found, *images(storage, "a")])
+    assert all(isinstance(row, Row) for row in [*read, *images(storage, "a")])
     storage.bucket.refused = {"a": 20, "b": 1}
-    assert [type(one) for one in images(storage, "b", "c")] == [Row, Row]
+    assert [type(row) for row in images(storage, "b", "c")] == [Row, Row]
 
 
 def test_rights_that_stay_revoked_end_the_pack() -> None:

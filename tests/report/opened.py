@@ -25,8 +25,8 @@ class OpenedReport:
 
     def channel(self, layer: str, channel: int) -> dict[str, Any]:
         index = self.data["pages"].index([layer, channel])
-        held: dict[str, Any] = json.loads(self.scripts[f"channel-{index}"])
-        return held
+        content: dict[str, Any] = json.loads(self.scripts[f"channel-{index}"])
+        return content
 
     def image(self, row: int) -> npt.NDArray[np.float64]:
         return pixels(self.scripts[f"image-{row}"])
@@ -38,5 +38,5 @@ def pixels(url: str, mode: str = "L") -> npt.NDArray[np.float64]:
     return np.asarray(Image.open(io.BytesIO(data)).convert(mode), np.float64) / 255
 
 
-def numbers(held: dict[str, str]) -> npt.NDArray[np.float32]:
-    return np.frombuffer(base64.b64decode(held["f32"]), "<f4")
+def numbers(column: dict[str, str]) -> npt.NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(column["f32"]), "<f4")

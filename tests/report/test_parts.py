@@ -61,14 +61,14 @@ def test_the_best_and_the_worst_of_every_layer_get_pictures() -> None:
 
 
 def test_groups_beyond_what_a_page_carries_are_left_out_smallest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = ranking({"a": 2}, ["x", "y", "z"], np.random.default_rng(0).random((3, 2)))
+    ranked = ranking({"a": 2}, ["x", "y", "z"], np.random.default_rng(0).random((3, 2)))
     monkeypatch.setattr("pcace_dist.report.selection.MOST_NUMBERS", 4)
-    chosen = select(held, ReportOptions())
+    chosen = select(ranked, ReportOptions())
     assert chosen.groups == (1, 2) and chosen.left_out == 1
-    asked = select(held, ReportOptions(groups=("x",)))
-    assert asked.groups == (0,) and asked.left_out == 0, "the others fit, but nobody asked for them"
+    chosen_group = select(ranked, ReportOptions(groups=("x",)))
+    assert chosen_group.groups == (0,) and chosen_group.left_out == 0, "the others fit, but nobody asked for them"
     with pytest.raises(UserError, match="no group 'w'; there are: "):
-        select(held, ReportOptions(groups=("w",)))
+        select(ranked, ReportOptions(groups=("w",)))
 
 
 def test_like_groups_and_channels_stand_side_by_side() -> None:
@@ -184,8 +184,8 @@ def test_large_inputs_are_drawn_smaller_where_the_model_takes_it() -> None:
 
 def test_the_ranked_map_is_the_weighted_sum_of_scaled_maps() -> None:
     maps = torch.tensor([[[[4.0, 0.0]], [[1.0, 2.0]], [[9.0, 9.0]]]])
-    found = cam.ranked_map(maps, {0: 0.5, 1: -1.0})
-    assert torch.allclose(found, torch.tensor([[[0.0, 0.0]]]))
+    ranked_map = cam.ranked_map(maps, {0: 0.5, 1: -1.0})
+    assert torch.allclose(ranked_map, torch.tensor([[[0.0, 0.0]]]))
     assert torch.allclose(cam.ranked_map(maps, {0: 0.5, 1: 1.0}), torch.tensor([[[1.0, 1.0]]]))
 
 
@@ -242,9 +242,9 @@ def test_place_columns_are_found_by_name_and_type() -> None:
 
 
 def test_numbers_survive_the_page() -> None:
-    held = floats([1.5, float("nan"), -2])["f32"]
+    encoded = floats([1.5, float("nan"), -2])["f32"]
     assert np.array_equal(
-        np.frombuffer(base64.b64decode(held), "<f4"), np.array([1.5, np.nan, -2], "f4"), equal_nan=True
+        np.frombuffer(base64.b64decode(encoded), "<f4"), np.array([1.5, np.nan, -2], "f4"), equal_nan=True
     )
     assert numbers([[1.23456789, float("nan")]], 3) == [[1.23, None]]
 
@@ -253,8 +253,8 @@ def test_text_from_data_cannot_leave_its_element() -> None:
     evil = "</script><script>alert(1)</script>"
     page = render(PageContent(evil, {"x": evil}, [{"name": evil, "amp": "&"}], {0: evil})).decode()
     assert "<script>alert" not in page
-    held = re.search(r'id="channel-0">(.*?)</script>', page)
-    assert held is not None and json.loads(held[1]) == {"name": evil, "amp": "&"}
+    element = re.search(r'id="channel-0">(.*?)</script>', page)
+    assert element is not None and json.loads(element[1]) == {"name": evil, "amp": "&"}
 
 
 def test_a_device_that_is_not_there_is_a_one_line_error() -> None:
@@ -264,8 +264,8 @@ def test_a_device_that_is_not_there_is_a_one_line_error() -> None:
 
 
 def test_maps_are_drawn_from_zero_unless_nearly_all_of_them_lie_below() -> None:
-    found = Findings(exemplars={("a", 0): [(0, 1.0)], ("a", 1): [(0, 1.0)]})
-    found.probed.maps[0, "a", 0] = np.array([[-5.0, 3.0]], np.float32)
-    found.probed.maps[0, "a", 1] = np.array([[-5.0, -3.0]], np.float32)
-    assert _range(found, ("a", 0)) == (0.0, 3.0)
-    assert _range(found, ("a", 1)) == (-5.0, -3.0)
+    findings = Findings(exemplars={("a", 0): [(0, 1.0)], ("a", 1): [(0, 1.0)]})
+    findings.probed.maps[0, "a", 0] = np.array([[-5.0, 3.0]], np.float32)
+    findings.probed.maps[0, "a", 1] = np.array([[-5.0, -3.0]], np.float32)
+    assert _range(findings, ("a", 0)) == (0.0, 3.0)
+    assert _range(findings, ("a", 1)) == (-5.0, -3.0)

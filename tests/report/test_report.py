@@ -36,12 +36,12 @@ def opened(squares: Reported) -> OpenedReport:
 
 def squares_of(data: Path) -> dict[tuple[str, int], tuple[int, int, int]]:
     """Left, top and label by file and row."""
-    found = {}
+    squares = {}
     for path in data.glob("*.parquet"):
         table = pq.read_table(path, columns=["left", "top", "label"])
         for row, values in enumerate(table.to_pylist()):
-            found[path.name, row] = (values["left"], values["top"], values["label"])
-    return found
+            squares[path.name, row] = (values["left"], values["top"], values["label"])
+    return squares
 
 
 def test_the_page_is_one_file_of_modest_size_without_addresses(squares: Reported, opened: OpenedReport) -> None:
@@ -70,12 +70,12 @@ def test_numbers_are_those_of_the_rankings(squares: Reported, opened: OpenedRepo
 def test_exemplars_of_the_planted_channel_show_the_square_and_the_overlay_marks_it(
     squares: Reported, opened: OpenedReport
 ) -> None:
-    known = squares_of(squares.data)
+    squares_by_row = squares_of(squares.data)
     exemplars = opened.channel(LAYER, PLANTED)["exemplars"]
     assert len(exemplars) == 8
     for tile in exemplars:
         row = opened.data["rows"][str(tile["row"])]
-        left, top, label = known[row["file"], row["row"]]
+        left, top, label = squares_by_row[row["file"], row["row"]]
         inside = np.zeros((32, 32), bool)
         inside[top : top + SQUARE, left : left + SQUARE] = True
         image, overlay = opened.image(tile["row"]), pixels(tile["map"], "RGBA")[..., 3]
@@ -102,11 +102,11 @@ def test_the_synthetic_image_of_the_planted_channel_shows_bright_squares(opened:
 
 
 def test_class_evidence_of_the_planted_network_lies_on_the_square(squares: Reported, opened: OpenedReport) -> None:
-    known = squares_of(squares.data)
+    squares_by_row = squares_of(squares.data)
     seen = 0
     for entry in opened.data["cam"]["entries"]:
         row = opened.data["rows"][str(entry["row"])]
-        left, top, label = known[row["file"], row["row"]]
+        left, top, label = squares_by_row[row["file"], row["row"]]
         if label == entry["output"] == 1:
             alpha = pixels(entry["cam"], "RGBA")[..., 3]
             y, x = np.unravel_index(alpha.argmax(), alpha.shape)
@@ -153,9 +153,9 @@ def test_places_targets_and_predictions_are_on_the_map(squares: Reported, opened
     assert names[:3] == ["target logit:label", "target column:amount", "prediction (model output)"]
     assert "mean activation of look/0" in names
     target, predicted = numbers(places["values"][0]["values"]), numbers(places["values"][2]["values"])
-    known = np.isfinite(predicted)
-    assert known.sum() == 512  # the logit of the label is what the model predicts for it
-    assert np.allclose(target[known], predicted[known], atol=0.05)
+    squares_by_row = np.isfinite(predicted)
+    assert squares_by_row.sum() == 512  # the logit of the label is what the model predicts for it
+    assert np.allclose(target[squares_by_row], predicted[squares_by_row], atol=0.05)
 
 
 def test_the_comparison_holds_the_other_runs_ranks(squares: Reported, opened: OpenedReport) -> None:

@@ -39,7 +39,7 @@ def test_pictures_are_turned_where_the_job_says_so(tmp_path: Path, orientation: 
     source: Any = SimpleNamespace(
         dataset=spec, storage=Storage(), listing=listing, images=images_of(job), image_shape=shape
     )
-    (found,) = fetch(source, [(listing.files[0].key, 0, row) for row in range(3)], 8)
-    for image, data in zip(found.images, files, strict=True):
+    (batch,) = fetch(source, [(listing.files[0].key, 0, row) for row in range(3)], 8)
+    for image, data in zip(batch.images, files, strict=True):
         stored = decode(data, ImageSpec())
         assert torch.equal(image, as_seen(stored, 6) if orientation == "exif" else stored)

@@ -43,9 +43,9 @@ class AccumulatorConformance:
         assert self.state(self.of(*reversed(self.parts()))) == self.whole()
 
     def test_merge_with_empty_changes_nothing(self) -> None:
-        held = self.of(*self.parts())
-        assert self.state(held.merge([self.empty()])) == self.whole()
-        assert self.state(self.empty().merge([held])) == self.whole()
+        merged = self.of(*self.parts())
+        assert self.state(merged.merge([self.empty()])) == self.whole()
+        assert self.state(self.empty().merge([merged])) == self.whole()
 
     def test_merge_of_nothing_changes_nothing(self) -> None:
         assert self.state(self.of(*self.parts()).merge([])) == self.whole()

@@ -160,17 +160,17 @@ def measure(setting: Setting, *, repetitions: int = REPETITIONS, penalty: float 
     x, y = setting.draw(random, PILOT_ROWS)
     plan = identity_plan(x[:, None], {"y": y}, knots=setting.knots, folds=setting.folds)
     value = 0.0 if setting.null else _large(setting, plan, random)
-    found = [_repetition(setting, plan, random, penalty) for _ in range(repetitions)]
-    low = np.concatenate([scores.score_low for scores in found])
-    high = np.concatenate([scores.score_high for scores in found])
+    repetitions_made = [_repetition(setting, plan, random, penalty) for _ in range(repetitions)]
+    low = np.concatenate([scores.score_low for scores in repetitions_made])
+    high = np.concatenate([scores.score_high for scores in repetitions_made])
     above, below = float((low > value).mean()), float((high < value).mean())
     return Measured(
         value,
         float(((low <= value) & (value <= high)).mean()),
         above,
         below,
-        float(np.mean([scores.score[0] for scores in found])),
-        float(np.mean([scores.score_in_sample[0] for scores in found])),
+        float(np.mean([scores.score[0] for scores in repetitions_made])),
+        float(np.mean([scores.score_in_sample[0] for scores in repetitions_made])),
         float((high - low).mean()),
     )
 

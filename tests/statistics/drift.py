@@ -54,12 +54,12 @@ class Found:
 def layers_of(images: int | None = None, *, full: bool = False) -> dict[str, Activations]:
     """Activations of all layers for random images of the example, or of the full training set."""
     folder = mnist.TRAIN if full else mnist.EXAMPLE
-    found = {}
+    by_layer = {}
     for layer in LAYERS:
         rows = mnist.activations(folder, layer)
-        kept = np.sort(np.random.default_rng(7).permutation(len(rows.target))[:images])
-        found[layer] = rows.rows(kept)
-    return found
+        rows_taken = np.sort(np.random.default_rng(7).permutation(len(rows.target))[:images])
+        by_layer[layer] = rows.rows(rows_taken)
+    return by_layer
 
 
 def halves(
@@ -120,15 +120,15 @@ def judge(sides: Iterator[tuple[Side, Side]], *, paired: bool) -> Found:
 def _side(
     layers: Layers, folds: Integers, plans: Mapping[str, Plan] | None, pilot: int, *, by_digit: bool, counted: bool
 ) -> Side:
-    found: list[ChannelScores] = []
+    scored: list[ChannelScores] = []
     size = len(folds)
     for name, rows in layers.items():
         plan = rows.rows(_spread(size, pilot)).plan(COMPONENTS) if plans is None else plans[name]
         parts = [np.flatnonzero(rows.labels == digit) for digit in range(10)] if by_digit else [np.arange(size)]
         for part in parts:
             gram = gram_of(plan, rows.rows(part), folds[part])
-            found += score_channels(gram, plan.layers[0], plan.targets, penalty=PENALTY)
-    scores = ChannelScores.cat(found)
+            scored += score_channels(gram, plan.layers[0], plan.targets, penalty=PENALTY)
+    scores = ChannelScores.cat(scored)
     nothing = np.zeros(len(scores.images), dtype=bool)
     return Side(scores.score_squared, scores.pseudo, scores.images, nothing, min(pilot, size) if counted else None)
 

@@ -82,10 +82,10 @@ def random_rows(
     }
 
 
-def times(one: Gram, count: int) -> Gram:
+def times(gram: Gram, count: int) -> Gram:
     """The Gram of `count` copies of all rows of `one`, by merging doubles."""
-    sizes: dict[str, Any] = one.sizes
-    result, power = Gram(**sizes), one.copy()
+    sizes: dict[str, Any] = gram.sizes
+    result, power = Gram(**sizes), gram.copy()
     while count:
         if count & 1:
             result.merge([power])

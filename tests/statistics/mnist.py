@@ -91,8 +91,8 @@ def activations(folder: Path, layer: str, digit: int | None = None) -> Activatio
     """Activations of one layer of the example's network for the images (of one digit) of a folder."""
     pictures, labels = images(folder)
     if digit is not None:
-        kept = np.flatnonzero(labels == digit)
-        pictures, labels = pictures[torch.from_numpy(kept)], labels[kept]
+        rows_of_digit = np.flatnonzero(labels == digit)
+        pictures, labels = pictures[torch.from_numpy(rows_of_digit)], labels[rows_of_digit]
     maps: list[Tensor] = []
     targets: list[Floats] = []
     shape: tuple[int, ...] = ()

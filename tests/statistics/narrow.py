@@ -50,7 +50,7 @@ def population(knots: int, seed: int) -> LayerPlan:
     """The plan of a channel whose component is standard normal."""
     sample = np.random.default_rng(seed).standard_normal(4096)
     levels = np.quantile(sample, np.linspace(0, 1, knots))
-    one = torch.ones(1, 1)
+    unit = torch.ones(1, 1)
     return LayerPlan(
         name="layer",
         shape=(1,),
@@ -58,9 +58,9 @@ def population(knots: int, seed: int) -> LayerPlan:
         weights=torch.ones(1, 1, 1),
         offsets=torch.zeros(1, 1),
         knots=torch.from_numpy(levels).float().reshape(1, 1, knots),
-        spread=one,
-        live=one.bool(),
-        explained=one,
+        spread=unit,
+        live=unit.bool(),
+        explained=unit,
         mean_centre=torch.zeros(1, dtype=torch.float64),
         mean_unit=torch.full((1,), 1e-3, dtype=torch.float64),
     )
@@ -68,7 +68,7 @@ def population(knots: int, seed: int) -> LayerPlan:
 
 def cost(curve: str, cover: float, *, end: bool, repeats: int = 20, knots: int = 9) -> Cost:
     """Scores of groups that cover so much of the component's axis, around its middle or at its upper `end`."""
-    found = []
+    costs = []
     for seed in range(repeats):
         layer = population(knots, seed)
         random = np.random.default_rng(1000 + seed)
@@ -89,8 +89,8 @@ def cost(curve: str, cover: float, *, end: bool, repeats: int = 20, knots: int =
         own_layer, own_targets, own_codes, own_rows = refit(layer, (target,), codes, rows, knots)
         by_plan = _score(plan, layer, codes, rows)
         by_own = _score(replace(plan, layers=(own_layer,), targets=own_targets), own_layer, own_codes, own_rows)
-        found.append((by_plan, by_own, abs(float(np.corrcoef(clean, y)[0, 1]))))
-    return Cost(*(float(np.mean(column)) for column in zip(*found, strict=True)))
+        costs.append((by_plan, by_own, abs(float(np.corrcoef(clean, y)[0, 1]))))
+    return Cost(*(float(np.mean(column)) for column in zip(*costs, strict=True)))
 
 
 def _score(plan: Plan, layer: LayerPlan, codes: LayerCodes, rows: RowCodes) -> float:
@@ -106,10 +106,10 @@ def main() -> None:
     for curve in CURVES:
         for end in (False, True):
             for cover in COVERS:
-                found = cost(curve, cover, end=end, repeats=repeats)
+                costs = cost(curve, cover, end=end, repeats=repeats)
                 where = "upper" if end else "middle"
                 print(
-                    f"| {curve} | {where} {cover:.0%} | {found.truth:.3f} | {found.plan:.3f} | {found.own:.3f} |",
+                    f"| {curve} | {where} {cover:.0%} | {costs.truth:.3f} | {costs.plan:.3f} | {costs.own:.3f} |",
                     flush=True,
                 )
 

@@ -117,10 +117,10 @@ def simulate(border: Border, repeats: int, levels: Callable[[int], float], *, se
 def _draw(random: np.random.Generator, border: Border, channels: int) -> Floats:
     """Standardised fold sums (C, F) of one stretch of rows."""
     own, common = random.standard_normal((channels, FOLDS)), random.standard_normal(FOLDS)
-    found = np.sqrt(1 - border.shared) * own + np.sqrt(border.shared) * common
+    drawn = np.sqrt(1 - border.shared) * own + np.sqrt(border.shared) * common
     if border.heavy:
-        found = found / np.sqrt(random.chisquare(4, (channels, FOLDS)) / 4) / np.sqrt(2)
-    return np.asarray(found, np.float64)
+        drawn = drawn / np.sqrt(random.chisquare(4, (channels, FOLDS)) / 4) / np.sqrt(2)
+    return np.asarray(drawn, np.float64)
 
 
 # -- MNIST
@@ -145,11 +145,11 @@ def unit_grams(folder: Path, units: int, layers: Sequence[str]) -> tuple[Plan, d
     keys = np.array([key_of_bytes(bytes(p.numpy().tobytes())) for p in pictures], np.uint64)
     folds = torch.from_numpy((keys % np.uint64(FOLDS)).astype(np.uint8))
     for name in layers:
-        held = mnist.activations(folder, name)
-        pilot = held.rows(np.linspace(0, len(held.target) - 1, 2048).astype(np.int64))
+        activations = mnist.activations(folder, name)
+        pilot = activations.rows(np.linspace(0, len(activations.target) - 1, 2048).astype(np.int64))
         plan = build_plan(
             lambda pilot=pilot, name=name: iter([{name: part} for part in torch.split(pilot.maps, 500)]),  # type: ignore[misc]
-            {name: held.shape},
+            {name: activations.shape},
             {"y": pilot.target},
             components=5,
             knots=9,
@@ -159,15 +159,15 @@ def unit_grams(folder: Path, units: int, layers: Sequence[str]) -> tuple[Plan, d
         )
         plans.append(plan)
         layer = plan.layer(name)
-        targets = plan.encode_targets(held.target[:, None])
+        targets = plan.encode_targets(activations.target[:, None])
         grams[name] = []
-        for part in np.array_split(np.arange(len(held.target)), units):
+        for part in np.array_split(np.arange(len(activations.target)), units):
             rows = slice(int(part[0]), int(part[-1]) + 1)
-            codes = layer.encode(*layer.project(held.maps[rows]))
+            codes = layer.encode(*layer.project(activations.maps[rows]))
             gram = Gram(layer.channels, 5, 1, 9, FOLDS)
             gram.update(codes.codes, codes.means, targets[0][rows], targets[1][rows], folds[rows])
             grams[name].append(gram)
-        del held, pilot
+        del activations, pilot
     first = plans[0]
     joined = Plan(
         tuple(layer for plan in plans for layer in plan.layers),
@@ -210,12 +210,14 @@ def random_orders(
                 break
             sums = add(sums, order[before:size])
             before = size
-            found = score(sums)
-            ok = found.status == OK
+            scores_so_far = score(sums)
+            ok = scores_so_far.status == OK
             level = spent(ALPHA, look)
-            settlement = check_settled(found.score_squared, found.pseudo, ok, top=top, level=level, tolerance=tolerance)
-            if settlement.settled and not (found.status == TOO_FEW_IMAGES).any():
-                ranked = np.argsort(-np.where(ok, found.score_squared, -np.inf), kind="stable")
+            settlement = check_settled(
+                scores_so_far.score_squared, scores_so_far.pseudo, ok, top=top, level=level, tolerance=tolerance
+            )
+            if settlement.settled and not (scores_so_far.status == TOO_FEW_IMAGES).any():
+                ranked = np.argsort(-np.where(ok, scores_so_far.score_squared, -np.inf), kind="stable")
                 right += not is_wrong(truth, ranked[:top], tolerance)
                 stopped += 1
                 read += size / units

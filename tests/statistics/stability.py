@@ -57,22 +57,22 @@ def own_plan(halves: Halves, scale: str = "pixel") -> tuple[Floats, Floats]:
 
 def by_ace(halves: Halves) -> list[tuple[Floats, Floats]]:
     """Sample-level ACE on axes of the half itself, each pixel standardised: summed score, published first component."""
-    found = [ace(half.components(half.plan(COMPONENTS, scale="standard").layers[0]), half.target) for half in halves]
-    return [(found[0].score, found[1].score), (found[0].first_component, found[1].first_component)]
+    results = [ace(half.components(half.plan(COMPONENTS, scale="standard").layers[0]), half.target) for half in halves]
+    return [(results[0].score, results[1].score), (results[0].first_component, results[1].first_component)]
 
 
 def agreement(rows: Activations, size: int | None, repeats: int) -> list[float]:
     """Mean Spearman over the splits: shared plan per pilot size, own plans, ACE summed, ACE first component."""
     scores = [shared_plan(rows, pilot) for pilot in PILOTS]
-    found = []
+    agreements = []
     for seed in range(repeats):
         halves = splits(rows, size, seed)
         pairs = [score(halves) for score in scores] + [own_plan(halves)]
         small = len(halves[0].target) <= MAX_ROWS
         pairs += by_ace(halves) if small else []
         agreed = [spearman(*pair) for pair in pairs]
-        found.append(agreed + [float("nan")] * (0 if small else 2))
-    return [float(value) for value in np.mean(found, axis=0)]
+        agreements.append(agreed + [float("nan")] * (0 if small else 2))
+    return [float(value) for value in np.mean(agreements, axis=0)]
 
 
 def stability(folder_rows: Callable[[str, int | None], Activations]) -> Iterator[str]:

@@ -36,14 +36,14 @@ def against_acepack() -> dict[str, tuple[Floats, Floats, Floats]]:
     """For every example case: differences of score and first component, and the held-out correlations of ours."""
     result = {}
     for case in EXAMPLE_CASES:
-        fit, held = case.split()
+        fit, test_rows = case.split()
         layer = fit.plan(case.components).layers[0]
-        x, held_x = fit.components(layer), held.components(layer)
-        found = ace(x, fit.target)
+        x, held_x = fit.components(layer), test_rows.components(layer)
+        our_fit = ace(x, fit.target)
         result[case.name] = (
-            np.abs(found.score - reference(case, "score")),
-            np.abs(found.first_component - reference(case, "first_component")),
-            ace_held_out(found, x, fit.target, held_x, held.target) - reference(case, "held_out"),
+            np.abs(our_fit.score - reference(case, "score")),
+            np.abs(our_fit.first_component - reference(case, "first_component")),
+            ace_held_out(our_fit, x, fit.target, held_x, test_rows.target) - reference(case, "held_out"),
         )
     return result
 
@@ -65,12 +65,12 @@ def test_transforms_hold_out_as_acepack_s_do(against_acepack: dict[str, tuple[Fl
 
 @pytest.mark.parametrize("case", [case for case in EXAMPLE_CASES if case.digit is None], ids=lambda case: case.name)
 def test_the_additive_score_ranks_as_acepack_and_holds_out_better(case: Case) -> None:
-    fit, held = case.split()
+    fit, test_rows = case.split()
     plan = fit.plan(case.components)
     scores, theirs = scored(plan, fit), reference(case, "score")
     assert spearman(scores.score_squared, theirs) >= 0.97
     assert (scores.score >= theirs - 0.02).mean() >= 0.95
-    assert held_out(plan, fit, held).mean() > reference(case, "held_out").mean()
+    assert held_out(plan, fit, test_rows).mean() > reference(case, "held_out").mean()
 
 
 @pytest.mark.statistics
@@ -78,7 +78,7 @@ def test_the_additive_score_ranks_as_acepack_and_holds_out_better(case: Case) ->
 @pytest.mark.parametrize("case", FULL_CASES, ids=lambda case: case.name)
 def test_on_all_training_images_of_a_digit_the_ranking_is_acepack_s(case: Case) -> None:
     """Some 6,000 images; held out: the test images of the digit."""
-    fit, held = case.split()
+    fit, test_rows = case.split()
     plan = fit.plan(case.components)
     scores, theirs = scored(plan, fit), reference(case, "score")
     assert len(fit.target) > 6000
@@ -86,7 +86,7 @@ def test_on_all_training_images_of_a_digit_the_ranking_is_acepack_s(case: Case) 
     assert (scores.score >= theirs - 0.02).mean() >= 0.95
     # with one component a line through nearly nothing: theirs is ahead by up to 0.007
     slack = 0.01 if case.components == 1 else 0.002
-    assert held_out(plan, fit, held).mean() >= reference(case, "held_out").mean() - slack
+    assert held_out(plan, fit, test_rows).mean() >= reference(case, "held_out").mean() - slack
 
 
 @pytest.mark.statistics
@@ -95,21 +95,21 @@ def test_with_five_components_our_held_out_correlation_is_not_below_acepack_s_on
     ours, theirs = [], []
     for case in FULL_CASES:
         if case.components == 5:
-            fit, held = case.split()
-            ours.append(held_out(fit.plan(5), fit, held).mean())
+            fit, test_rows = case.split()
+            ours.append(held_out(fit.plan(5), fit, test_rows).mean())
             theirs.append(reference(case, "held_out").mean())
     assert np.mean(ours) >= np.mean(theirs)
 
 
 def test_without_bass_control_it_is_the_python_package_ace() -> None:
     x, y = planted(n=300, channels=2)
-    found = ace(x, y, alpha=0.0)
+    our_fit = ace(x, y, alpha=0.0)
     for channel in range(2):
         solver = ACESolver()
         solver.specify_data_set([list(column) for column in x[:, channel].T], list(y))
         solver.solve()
         total = np.sum(solver.x_transforms, axis=0)
-        assert found.score[channel] == pytest.approx(np.corrcoef(solver.y_transform, total)[0, 1], abs=1e-6)
+        assert our_fit.score[channel] == pytest.approx(np.corrcoef(solver.y_transform, total)[0, 1], abs=1e-6)
 
 
 # Properties -----------------------------------------------------------------------------------------------------------
@@ -117,20 +117,20 @@ def test_without_bass_control_it_is_the_python_package_ace() -> None:
 
 def test_a_square_is_found_and_transforms_reproduce_the_score() -> None:
     x, y = planted()
-    found = ace(x, y)
-    assert found.score[-1] > 0.8 and np.all(np.diff(found.score[1:]) > -0.02)
+    our_fit = ace(x, y)
+    assert our_fit.score[-1] > 0.8 and np.all(np.diff(our_fit.score[1:]) > -0.02)
     for channel in range(6):
-        total = found.phi[channel].sum(axis=0)
-        assert found.score[channel] == pytest.approx(np.corrcoef(found.theta[channel], total)[0, 1], abs=1e-9)
-        first = abs(np.corrcoef(found.theta[channel], found.phi[channel, 0])[0, 1])
-        assert found.first_component[channel] == pytest.approx(first, abs=1e-9)
-    assert np.allclose(found.theta.mean(axis=1), 0, atol=1e-9) and np.allclose(found.theta.var(axis=1), 1)
+        total = our_fit.phi[channel].sum(axis=0)
+        assert our_fit.score[channel] == pytest.approx(np.corrcoef(our_fit.theta[channel], total)[0, 1], abs=1e-9)
+        first = abs(np.corrcoef(our_fit.theta[channel], our_fit.phi[channel, 0])[0, 1])
+        assert our_fit.first_component[channel] == pytest.approx(first, abs=1e-9)
+    assert np.allclose(our_fit.theta.mean(axis=1), 0, atol=1e-9) and np.allclose(our_fit.theta.var(axis=1), 1)
 
 
 def test_independent_data_show_why_a_correction_is_due() -> None:
     random = np.random.default_rng(0)
-    found = ace(random.normal(size=(300, 40, 5)), random.normal(size=300))
-    assert 0.2 < found.score.mean() < 0.35
+    our_fit = ace(random.normal(size=(300, 40, 5)), random.normal(size=300))
+    assert 0.2 < our_fit.score.mean() < 0.35
     unpulled = ace(random.normal(size=(300, 40, 5)), random.normal(size=300), alpha=0.0)
     assert unpulled.score.mean() > 0.4
 
@@ -160,20 +160,20 @@ def test_degenerate_channels_have_finite_scores() -> None:
     x[:, 2] = np.maximum(x[:, 2] - 2, 0)  # almost never active
     x[:, 3, 0] = y > 0  # two values
     x[:, 4] = x[:, 5]  # two identical channels
-    found = ace(x, y)
-    for values in (found.score, found.first_component, found.theta, found.phi):
+    our_fit = ace(x, y)
+    for values in (our_fit.score, our_fit.first_component, our_fit.theta, our_fit.phi):
         assert np.isfinite(values).all()
-    assert found.score[0] == found.first_component[0] == 0
-    assert np.all(found.phi[1, 2] == 0)
-    assert np.all(np.ptp(found.phi[3, 0][y > 0]) < 1e-12) and found.score[3] > 0.7
-    assert found.score[4] == found.score[5]
-    assert (found.score <= 1).all()
+    assert our_fit.score[0] == our_fit.first_component[0] == 0
+    assert np.all(our_fit.phi[1, 2] == 0)
+    assert np.all(np.ptp(our_fit.phi[3, 0][y > 0]) < 1e-12) and our_fit.score[3] > 0.7
+    assert our_fit.score[4] == our_fit.score[5]
+    assert (our_fit.score <= 1).all()
 
 
 def test_a_constant_target_scores_zero() -> None:
     x, _ = planted()
-    found = ace(x, np.full(len(x), 2.5))
-    assert np.all(found.score == 0) and np.isfinite(found.theta).all()
+    our_fit = ace(x, np.full(len(x), 2.5))
+    assert np.all(our_fit.score == 0) and np.isfinite(our_fit.theta).all()
 
 
 def test_ties_in_the_target_share_one_value_of_theta() -> None:

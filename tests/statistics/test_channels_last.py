@@ -50,8 +50,8 @@ def test_every_sum_has_one_order_with_one_rounding_for_each_step(dtype: torch.dt
             factors = np.concatenate([axes[position], np.ones((1, channels))])
             sums = (sums.astype(np.float64) + row * factors).astype(np.float32)
         expected += sums
-    found = channels_last.project(maps, channels_last.axes_of(weights))
-    assert np.array_equal(found.numpy(), expected)
+    projected = channels_last.project(maps, channels_last.axes_of(weights))
+    assert np.array_equal(projected.numpy(), expected)
 
 
 @BOTH
@@ -59,14 +59,14 @@ def test_several_threads_give_the_same_bits(dtype: torch.dtype) -> None:
     maps, axes = maps_of(7, 64, 28, dtype), torch.randn((784, 5, 64), generator=torch.Generator().manual_seed(1))
     before = torch.get_num_threads()
     try:
-        found = []
+        of_threads = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(channels_last.project(maps, axes))
+            of_threads.append(channels_last.project(maps, axes))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+    assert torch.equal(of_threads[0], of_threads[1])
+    assert torch.equal(of_threads[0], of_threads[2])
 
 
 def test_infinities_and_nan_come_through() -> None:
@@ -94,11 +94,11 @@ def test_other_maps_are_not_for_the_loop(maps: Tensor, why: str) -> None:
 
 def test_without_numba_maps_are_turned_round(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, plan = maps_of(3, 64, 28, torch.bfloat16), projecting(64, 784)
-    found = plan.project(maps)
+    projected = plan.project(maps)
     assert channels_last.version().startswith("numba ")
     monkeypatch.setattr(channels_last, "_has_numba", lambda: False)
     assert channels_last.version() == "none"
-    for mine, others in zip(plan.project(maps), found, strict=True):
+    for mine, others in zip(plan.project(maps), projected, strict=True):
         torch.testing.assert_close(mine, others, rtol=0, atol=2e-5)
 
 

@@ -18,24 +18,24 @@ def test_there_are_enough_settings() -> None:
 @pytest.mark.statistics
 @pytest.mark.parametrize("setting", coverage.SETTINGS, ids=NAMES)
 def test_score_intervals_cover(setting: coverage.Setting) -> None:
-    found = coverage.measure(setting)
+    measured = coverage.measure(setting)
     if setting.null:
-        assert found.covered >= 0.93
-        assert found.score < found.in_sample / 2
+        assert measured.covered >= 0.93
+        assert measured.score < measured.in_sample / 2
     else:
         # 500 repetitions know the coverage to within two points
-        assert setting.floor <= found.covered <= 0.98
+        assert setting.floor <= measured.covered <= 0.98
     if setting.clear and not setting.null:
-        assert abs(found.score - found.value) < max(0.012, 0.02 * found.value)
+        assert abs(measured.score - measured.value) < max(0.012, 0.02 * measured.value)
 
 
 @pytest.mark.statistics
 @pytest.mark.parametrize("setting", rank_coverage.SETTINGS, ids=RANK_NAMES)
 def test_rank_intervals_cover_on_average_and_for_the_worst_channel(setting: rank_coverage.Setting) -> None:
-    found = rank_coverage.measure(setting)
-    assert found.average >= 0.90 and found.worst >= 0.90
+    measured = rank_coverage.measure(setting)
+    assert measured.average >= 0.90 and measured.worst >= 0.90
 
 
 def test_a_few_repetitions_cover_mostly() -> None:
-    found = rank_coverage.measure(rank_coverage.SETTINGS[0], repetitions=10)
-    assert found.average > 0.8 and 1 <= found.width < rank_coverage.CHANNELS
+    measured = rank_coverage.measure(rank_coverage.SETTINGS[0], repetitions=10)
+    assert measured.average > 0.8 and 1 <= measured.width < rank_coverage.CHANNELS

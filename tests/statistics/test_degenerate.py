@@ -95,7 +95,7 @@ def test_any_partition_in_any_order_gives_the_same_bits(parts: int, device: str)
     order = torch.from_numpy(np.random.default_rng(parts).permutation(3000))
     grams = []
     for piece in torch.tensor_split(order, parts):
-        held = Gram(4, 3, 2, 9, 16, device=device)
-        grams.append(held.update(**{name: value[piece].to(device) for name, value in rows.items()}))
+        partitioned = Gram(4, 3, 2, 9, 16, device=device)
+        grams.append(partitioned.update(**{name: value[piece].to(device) for name, value in rows.items()}))
     merged = Gram(4, 3, 2, 9, 16).merge([gram.to("cpu") for gram in reversed(grams)])
     assert merged.to_bytes() == whole.to_bytes()

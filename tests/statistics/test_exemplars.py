@@ -32,8 +32,10 @@ def rows_of(numbers: Sequence[int]) -> SampledRows:
     for name, channels in LAYERS.items():
         means = np.array([r.integers(-16384, 16385, channels) for r in random], np.int16).reshape(-1, channels)
         means[:, ::2] //= 4000
-        held = np.array([r.integers(0, 256, (channels, COMPONENTS)) for r in random], np.uint8)
-        codes[name] = LayerCodes(torch.from_numpy(held.reshape(-1, channels, COMPONENTS)), torch.from_numpy(means))
+        layer_codes = np.array([r.integers(0, 256, (channels, COMPONENTS)) for r in random], np.uint8)
+        codes[name] = LayerCodes(
+            torch.from_numpy(layer_codes.reshape(-1, channels, COMPONENTS)), torch.from_numpy(means)
+        )
     number = torch.tensor(list(numbers), dtype=torch.int64)
     shared = RowCodes(
         (number % 16).to(torch.uint8), (number % 256).to(torch.uint8)[:, None], (number % 999).to(torch.int16)[:, None]
@@ -43,7 +45,7 @@ def rows_of(numbers: Sequence[int]) -> SampledRows:
 
 
 def means_of(rows: SampledRows) -> dict[str, torch.Tensor]:
-    return {name: held.means for name, held in rows.codes.items()}
+    return {name: layer_codes.means for name, layer_codes in rows.codes.items()}
 
 
 PARTS = [range(0, 40), range(40, 43), range(43, 1600), range(1600, 1601), range(1601, 1700)]
@@ -60,17 +62,17 @@ class TestTopRows(AccumulatorConformance):
         return accumulator.update(means_of(part), part.refs)
 
     def test_the_rows_are_those_of_a_plain_sort(self) -> None:
-        held = self.of(*self.parts())
+        top_rows = self.of(*self.parts())
         rows = rows_of(range(1700))
         for name in LAYERS:
-            means, index = held.layer(name)
+            means, index = top_rows.layer(name)
             for channel in range(LAYERS[name]):
-                wanted = sorted(
+                expected = sorted(
                     range(1700),
                     key=lambda i, c=channel, n=name: (-int(rows.codes[n].means[i, c]), int(rows.refs.key[i])),  # type: ignore[misc]
                 )[:TOP]
-                assert held.refs.row[index[:, channel].numpy()].tolist() == wanted
-                assert means[:, channel].tolist() == rows.codes[name].means[wanted, channel].tolist()
+                assert top_rows.refs.row[index[:, channel].numpy()].tolist() == expected
+                assert means[:, channel].tolist() == rows.codes[name].means[expected, channel].tolist()
 
     def test_references_lead_back_to_file_and_row_group(self) -> None:
         refs = self.of(*self.parts()).refs
@@ -78,9 +80,9 @@ class TestTopRows(AccumulatorConformance):
             assert (refs.files[file], row_group) == (f"part-{row % 3}.parquet", row // 50)
 
     def test_fewer_rows_than_asked_for_are_all_kept(self) -> None:
-        held = self.of(rows_of(range(2)))
-        assert sorted(held.refs.row.tolist()) == [0, 1]
-        assert held.layer("late")[0].shape == (2, 5)
+        top_rows = self.of(rows_of(range(2)))
+        assert sorted(top_rows.refs.row.tolist()) == [0, 1]
+        assert top_rows.layer("late")[0].shape == (2, 5)
 
     def test_what_is_held_does_not_grow_with_the_rows(self) -> None:
         def held(rows: int) -> int:
@@ -115,7 +117,9 @@ class TestRowSample(AccumulatorConformance):
         digest = hashlib.sha256(repr((rows.refs.files, rows.groups, rows.labels)).encode())
         arrays = [rows.refs.file, rows.refs.row_group, rows.refs.row, rows.refs.key]
         shared = [rows.shared.folds, rows.shared.target_codes, rows.shared.target_fixed]
-        tensors = shared + [part for held in rows.codes.values() for part in (held.codes, held.means)]
+        tensors = shared + [
+            part for layer_codes in rows.codes.values() for part in (layer_codes.codes, layer_codes.means)
+        ]
         for array in arrays + [tensor.numpy() for tensor in tensors]:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.digest()

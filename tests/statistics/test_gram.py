@@ -47,15 +47,15 @@ class TestWideGramConforms(TestGramConforms):
 @pytest.mark.parametrize("components", [1, 3])
 def test_sums_equal_plain_integer_outer_products(knots: int, components: int) -> None:
     rows = rows_of(300, knots=knots, components=components)
-    held = Gram(**{**SIZES, "knots": knots, "components": components}).update(**rows)
+    summed = Gram(**{**SIZES, "knots": knots, "components": components}).update(**rows)
     expected = reference_sums(rows, knots, SIZES["folds"])
-    unpacked = torch.cat([held.xx, torch.zeros_like(held.xx[..., :1])], dim=2)
+    unpacked = torch.cat([summed.xx, torch.zeros_like(summed.xx[..., :1])], dim=2)
     xx = unpacked[:, :, products.unpack_index(components, knots)]
     assert np.array_equal(xx.numpy(), expected["xx"])
-    assert np.array_equal(held.xy.numpy().reshape(expected["xy"].shape), expected["xy"])
-    assert np.array_equal(held.yy.numpy().reshape(expected["yy"].shape), expected["yy"])
+    assert np.array_equal(summed.xy.numpy().reshape(expected["xy"].shape), expected["xy"])
+    assert np.array_equal(summed.yy.numpy().reshape(expected["yy"].shape), expected["yy"])
     for name in ("rows", "mean_sum", "mean_square", "mean_target", "target_sum", "target_square"):
-        assert np.array_equal(getattr(held, name).numpy(), expected[name]), name
+        assert np.array_equal(getattr(summed, name).numpy(), expected[name]), name
 
 
 def test_the_longest_exact_chunk_of_the_largest_weights_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +66,8 @@ def test_the_longest_exact_chunk_of_the_largest_weights_is_exact(monkeypatch: py
     rows = {name: values[:1].expand(n, *values.shape[1:]).clone() for name, values in rows.items()}
     rows["codes"].fill_(basis.top_code(9))
     rows["target_codes"].fill_(basis.top_code(9))
-    held = Gram(**{**SIZES, "channels": 2}).update(**rows)
-    assert int(held.xx.max()) == int(held.xy.max()) == int(held.yy.max()) == n * 31**2
+    summed = Gram(**{**SIZES, "channels": 2}).update(**rows)
+    assert int(summed.xx.max()) == int(summed.xy.max()) == int(summed.yy.max()) == n * 31**2
 
 
 def test_partition_and_order_do_not_change_a_bit() -> None:
@@ -76,28 +76,28 @@ def test_partition_and_order_do_not_change_a_bit() -> None:
     rng = np.random.default_rng(0)
     for parts in (1, 2, 7):
         order = torch.from_numpy(rng.permutation(500))
-        held = Gram(**SIZES)
+        summed = Gram(**SIZES)
         for index in torch.chunk(order, parts):
-            held.update(**take(rows, index))
+            summed.update(**take(rows, index))
         merged = Gram(**SIZES).merge(Gram(**SIZES).update(**take(rows, index)) for index in torch.chunk(order, parts))
-        assert held.to_bytes() == merged.to_bytes() == whole.to_bytes()
+        assert summed.to_bytes() == merged.to_bytes() == whole.to_bytes()
 
 
 @pytest.mark.parametrize("copies", [0, 1 << 20])  # that are there before; the latter need 64 bits
 @pytest.mark.parametrize("pieces", [(500,), (40, 460)])
 def test_blocks_of_channels_add_up_to_the_same_bits(copies: int, pieces: tuple[int, ...]) -> None:
     rows = random_rows(sum(pieces), channels=5, components=3, targets=2, knots=9, folds=4, seed=3)
-    held = times(Gram(5, 3, 2, 9, 4).update(**rows), copies)
-    expected = held.copy().update(**rows)
+    summed = times(Gram(5, 3, 2, 9, 4).update(**rows), copies)
+    expected = summed.copy().update(**rows)
     for channels in (slice(0, 2), slice(2, 4), slice(4, 5)):
         first = 0
         for count in pieces:
             part = {name: values[first : first + count] for name, values in rows.items()}
             own = {name: part[name][:, channels] for name in ("codes", "means")}
-            held.update(**(part | own), channels=channels)
+            summed.update(**(part | own), channels=channels)
             first += count
-    assert held.to_bytes() == expected.to_bytes()
-    assert (held.xx.dtype == torch.int64) == (copies > 0)
+    assert summed.to_bytes() == expected.to_bytes()
+    assert (summed.xx.dtype == torch.int64) == (copies > 0)
 
 
 def test_threads_do_not_change_a_bit() -> None:
@@ -105,9 +105,9 @@ def test_threads_do_not_change_a_bit() -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = Gram(**SIZES).update(**rows)
+        single = Gram(**SIZES).update(**rows)
         torch.set_num_threads(2)
-        assert Gram(**SIZES).update(**rows).to_bytes() == one.to_bytes()
+        assert Gram(**SIZES).update(**rows).to_bytes() == single.to_bytes()
     finally:
         torch.set_num_threads(threads)
 
@@ -116,11 +116,11 @@ def test_sums_widen_before_they_overflow() -> None:
     limit = gram.narrow_limit(9)
     rows = take(rows_of(1), slice(0, 1))
     rows["codes"].fill_(basis.top_code(9))
-    held = times(Gram(**SIZES).update(**rows), limit)
-    assert held.xx.dtype == torch.int32
-    held.update(**rows)
-    assert held.xx.dtype == held.xy.dtype == torch.int64
-    assert int(held.xx.max()) == (limit + 1) * 31**2
+    summed = times(Gram(**SIZES).update(**rows), limit)
+    assert summed.xx.dtype == torch.int32
+    summed.update(**rows)
+    assert summed.xx.dtype == summed.xy.dtype == torch.int64
+    assert int(summed.xx.max()) == (limit + 1) * 31**2
 
 
 def test_merge_widens_before_sums_overflow() -> None:
@@ -136,9 +136,9 @@ def test_ten_billion_rows_are_exact() -> None:
     rows = rows_of(3)
     copies = 10**10 // 3
     once = Gram(**SIZES).update(**rows)
-    held = times(once, copies)
+    summed = times(once, copies)
     for name in ("rows", "xx", "xy", "yy", "mean_square", "mean_target", "target_square"):
-        assert torch.equal(getattr(held, name), getattr(once, name).long() * copies), name
+        assert torch.equal(getattr(summed, name), getattr(once, name).long() * copies), name
 
 
 def test_what_would_overflow_int64_is_refused() -> None:
@@ -229,6 +229,6 @@ def test_rounding_products_are_found_out() -> None:
 
 def test_clamped_counts_codes_at_both_ends() -> None:
     rows = rows_of(200)
-    held = Gram(**SIZES).update(**rows)
+    summed = Gram(**SIZES).update(**rows)
     expected = ((rows["codes"] == 0) | (rows["codes"] == 248)).sum(dim=0)
-    assert torch.equal(held.clamped, expected)
+    assert torch.equal(summed.clamped, expected)

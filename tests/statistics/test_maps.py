@@ -27,11 +27,11 @@ def test_every_layout_and_precision_is_widened_exactly(
     shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
     maps = maps_of(shape, dtype, layout)
-    found = torch.full(maps.shape, float("nan"))
+    widened = torch.full(maps.shape, float("nan"))
     for channels, part in by_channel(maps):
         assert part.dtype == torch.float32
-        found[:, channels] = part
-    assert torch.equal(found, maps.float())
+        widened[:, channels] = part
+    assert torch.equal(widened, maps.float())
 
 
 def test_special_values_come_through() -> None:

@@ -11,10 +11,10 @@ from pcace_dist.statistics import pages
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_zeros_of_any_size_can_be_written_to(dtype: torch.dtype) -> None:
     for shape in ((0,), (3, 5), (300, 1000)):
-        held = pages.zeros(shape, dtype)
-        assert held.shape == shape and held.dtype == dtype and held.is_contiguous() and not held.any()
-        held.add_(7)
-        assert (held == 7).all()
+        tensor = pages.zeros(shape, dtype)
+        assert tensor.shape == shape and tensor.dtype == dtype and tensor.is_contiguous() and not tensor.any()
+        tensor.add_(7)
+        assert (tensor == 7).all()
 
 
 def test_pages_go_back_with_the_last_view_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +47,6 @@ def test_without_a_mapping_it_is_ordinary_memory(monkeypatch: pytest.MonkeyPatch
 
 
 def test_converted_keeps_the_integers() -> None:
-    held = torch.arange(100_000, dtype=torch.int32)
-    assert pages.converted(held, torch.int32) is held
-    assert torch.equal(pages.converted(held, torch.int64), held.long())
+    tensor = torch.arange(100_000, dtype=torch.int32)
+    assert pages.converted(tensor, torch.int32) is tensor
+    assert torch.equal(pages.converted(tensor, torch.int64), tensor.long())

@@ -40,9 +40,9 @@ def scaled(maps: Array, scale: str) -> Array:
     return np.asarray((maps - maps.mean(axis=0)) / np.where(spread > 0, spread, 1))
 
 
-def angle(one: Array, other: Array) -> float:
+def angle(axes: Array, expected: Array) -> float:
     """Largest principal angle in degrees between column spaces."""
-    cosines = np.linalg.svd(np.linalg.qr(one)[0].T @ np.linalg.qr(other)[0], compute_uv=False)
+    cosines = np.linalg.svd(np.linalg.qr(axes)[0].T @ np.linalg.qr(expected)[0], compute_uv=False)
     return float(np.degrees(np.arccos(min(1.0, cosines.min()))))
 
 

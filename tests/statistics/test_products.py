@@ -42,13 +42,13 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return taken
 
 
-def assert_exact(held: Gram, rows: dict[str, Any], knots: int) -> None:
+def assert_exact(sums: Gram, rows: dict[str, Any], knots: int) -> None:
     expected = reference_sums(rows, knots, FOLDS)
-    unpacked = torch.cat([held.xx, torch.zeros_like(held.xx[..., :1])], dim=2)
-    xx = unpacked[:, :, products.unpack_index(held.components, knots)]
+    unpacked = torch.cat([sums.xx, torch.zeros_like(sums.xx[..., :1])], dim=2)
+    xx = unpacked[:, :, products.unpack_index(sums.components, knots)]
     assert np.array_equal(xx.numpy(), expected["xx"])
-    assert np.array_equal(held.xy.numpy().reshape(expected["xy"].shape), expected["xy"])
-    assert np.array_equal(held.yy.numpy().reshape(expected["yy"].shape), expected["yy"])
+    assert np.array_equal(sums.xy.numpy().reshape(expected["xy"].shape), expected["xy"])
+    assert np.array_equal(sums.yy.numpy().reshape(expected["yy"].shape), expected["yy"])
 
 
 @pytest.mark.parametrize("counts", [[900] * 5, [3000, 0, 1, 640, 7], [0, 0, 5000, 0, 0]])
@@ -76,8 +76,8 @@ def test_the_largest_weights_in_the_longest_step_are_exact() -> None:
     rows = rows_of([products.STEP_ROWS, 0, 0, 0, 0], channels=1, components=1, knots=3)
     rows["codes"].fill_(254)
     rows["target_codes"].fill_(254)
-    held = sums_of(rows, knots=3)
-    assert int(held.xx.max()) == int(held.xy.max()) == int(held.yy.max()) == products.STEP_ROWS * 127**2
+    sums = sums_of(rows, knots=3)
+    assert int(sums.xx.max()) == int(sums.xy.max()) == int(sums.yy.max()) == products.STEP_ROWS * 127**2
 
 
 def test_tiles_of_channels_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

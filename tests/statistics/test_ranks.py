@@ -23,14 +23,14 @@ def ranked(pseudo: Array) -> ranks.Ranks:
 
 def test_ranks_follow_the_score_and_ties_keep_their_order() -> None:
     scores = np.array([0.1, 0.5, -0.2, 0.5, 0.3])
-    found = rank_channels(scores, np.repeat(scores[:, None], 4, axis=1), np.ones(5, dtype=bool))
-    assert found.rank.tolist() == [4, 1, 5, 2, 3]
+    all_ranks = rank_channels(scores, np.repeat(scores[:, None], 4, axis=1), np.ones(5, dtype=bool))
+    assert all_ranks.rank.tolist() == [4, 1, 5, 2, 3]
 
 
 def test_without_noise_intervals_are_the_ranks_and_ties_share() -> None:
     scores = np.array([0.1, 0.5, -0.2, 0.5, 0.3])
-    found = rank_channels(scores, np.repeat(scores[:, None], 4, axis=1), np.ones(5, dtype=bool))
-    assert found.low.tolist() == [4, 1, 5, 1, 3] and found.high.tolist() == [4, 2, 5, 2, 3]
+    all_ranks = rank_channels(scores, np.repeat(scores[:, None], 4, axis=1), np.ones(5, dtype=bool))
+    assert all_ranks.low.tolist() == [4, 1, 5, 1, 3] and all_ranks.high.tolist() == [4, 2, 5, 2, 3]
 
 
 def test_channels_that_are_not_ok_are_not_ranked_and_change_nothing() -> None:
@@ -39,23 +39,23 @@ def test_channels_that_are_not_ok_are_not_ranked_and_change_nothing() -> None:
     ok = np.array([True, False] * 4)
     noisy, scores = pseudo.copy(), pseudo.mean(axis=1)
     noisy[~ok], scores[~ok] = np.nan, np.nan
-    found, alone = rank_channels(scores, noisy, ok), ranked(pseudo[ok])
-    assert found.rank[~ok].tolist() == found.low[~ok].tolist() == found.high[~ok].tolist() == [0] * 4
-    assert found.rank[ok].tolist() == alone.rank.tolist()
-    assert found.low[ok].tolist() == alone.low.tolist() and found.high[ok].tolist() == alone.high.tolist()
+    all_ranks, alone = rank_channels(scores, noisy, ok), ranked(pseudo[ok])
+    assert all_ranks.rank[~ok].tolist() == all_ranks.low[~ok].tolist() == all_ranks.high[~ok].tolist() == [0] * 4
+    assert all_ranks.rank[ok].tolist() == alone.rank.tolist()
+    assert all_ranks.low[ok].tolist() == alone.low.tolist() and all_ranks.high[ok].tolist() == alone.high.tolist()
 
 
 def test_empty_folds_are_left_out() -> None:
     pseudo = pseudo_values(np.linspace(0, 1, 6), 0.05, np.random.default_rng(0))
     wider = np.concatenate([pseudo, np.full((6, 3), np.nan)], axis=1)
-    found = rank_channels(pseudo.mean(axis=1), wider, np.ones(6, dtype=bool))
-    assert found.low.tolist() == ranked(pseudo).low.tolist()
+    all_ranks = rank_channels(pseudo.mean(axis=1), wider, np.ones(6, dtype=bool))
+    assert all_ranks.low.tolist() == ranked(pseudo).low.tolist()
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_no_or_one_channel(count: int) -> None:
-    found = rank_channels(np.zeros(count), np.zeros((count, 4)), np.ones(count, dtype=bool))
-    assert found.rank.tolist() == found.low.tolist() == found.high.tolist() == [1] * count
+    all_ranks = rank_channels(np.zeros(count), np.zeros((count, 4)), np.ones(count, dtype=bool))
+    assert all_ranks.rank.tolist() == all_ranks.low.tolist() == all_ranks.high.tolist() == [1] * count
 
 
 def test_intervals_are_the_same_every_time() -> None:
@@ -81,8 +81,8 @@ def test_rank_intervals_cover_on_average_and_for_the_worst_channel(
     last = len(truth) - (truth[None, :] < truth[:, None]).sum(axis=1)
     covered = []
     for _ in range(120):
-        found = ranked(pseudo_values(truth, 0.02, rng))
-        covered.append((found.low <= best) & (found.high >= last))
+        all_ranks = ranked(pseudo_values(truth, 0.02, rng))
+        covered.append((all_ranks.low <= best) & (all_ranks.high >= last))
     assert np.mean(covered) >= 0.93
     assert np.mean(covered, axis=0).min() >= 0.88
 
@@ -91,7 +91,7 @@ def test_rank_intervals_cover_on_average_and_for_the_worst_channel(
 def test_intervals_are_those_of_every_difference_flipped_by_hand(count: int) -> None:
     rng = np.random.default_rng(count)
     pseudo = pseudo_values(rng.uniform(0, 0.2, count), 0.03, rng)
-    found, scores = ranked(pseudo), pseudo.mean(axis=1)
+    all_ranks, scores = ranked(pseudo), pseudo.mean(axis=1)
     signs = ranks._flips(FOLDS).numpy().astype(np.float64)
 
     def t(differences: Array) -> Array:
@@ -104,11 +104,11 @@ def test_intervals_are_those_of_every_difference_flipped_by_hand(count: int) -> 
         largest = np.abs(t(residuals[:, None] * signs)).max(axis=0)
         critical = np.sort(largest)[int(np.ceil(0.95 * ranks.FLIPS)) - 1]
         apart = t(others)
-        assert found.low[i] == 1 + (apart > critical).sum()
-        assert found.high[i] == count - (apart < -critical).sum()
-        assert found.rank[i] == 1 + (scores > scores[i]).sum()
+        assert all_ranks.low[i] == 1 + (apart > critical).sum()
+        assert all_ranks.high[i] == count - (apart < -critical).sum()
+        assert all_ranks.rank[i] == 1 + (scores > scores[i]).sum()
 
 
 def test_well_separated_channels_have_narrow_intervals() -> None:
-    found = ranked(pseudo_values(np.linspace(0, 1, 12), 0.005, np.random.default_rng(3)))
-    assert (found.high - found.low).max() == 0
+    all_ranks = ranked(pseudo_values(np.linspace(0, 1, 12), 0.005, np.random.default_rng(3)))
+    assert (all_ranks.high - all_ranks.low).max() == 0

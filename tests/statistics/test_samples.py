@@ -20,10 +20,10 @@ def test_order_does_not_depend_on_the_partition() -> None:
     whole = rows(20)
     shuffled = torch.randperm(20, generator=torch.Generator().manual_seed(1))
     parts = [whole.take(shuffled[:7]), whole.take(shuffled[7:8]), whole.take(shuffled[8:])]
-    one, other = whole.ordered(), SampleRows.cat(parts).ordered()
-    assert torch.equal(one.keys, other.keys)
-    assert torch.equal(one.targets, other.targets)
-    assert torch.equal(one.components["conv"], other.components["conv"])
+    at_once, from_parts = whole.ordered(), SampleRows.cat(parts).ordered()
+    assert torch.equal(at_once.keys, from_parts.keys)
+    assert torch.equal(at_once.targets, from_parts.targets)
+    assert torch.equal(at_once.components["conv"], from_parts.components["conv"])
 
 
 def test_a_row_that_comes_twice_is_refused() -> None:

@@ -154,9 +154,9 @@ def test_replicates_are_those_of_the_rows_without_the_fold() -> None:
     scores = scores_of(plan, x, y, folds)
     without = []
     for fold in range(4):
-        kept = folds != fold
-        refolded = np.arange(kept.sum()) % 4
-        part = scores_of(plan, x[kept], y[kept], refolded, penalty=0.3 * kept.sum() / 600)
+        rows_left = folds != fold
+        refolded = np.arange(rows_left.sum()) % 4
+        part = scores_of(plan, x[rows_left], y[rows_left], refolded, penalty=0.3 * rows_left.sum() / 600)
         without.append(part.score_in_sample**2)
     expected = jackknife(scores.score_in_sample**2, np.stack(without, axis=1), np.bincount(folds))
     assert np.allclose(scores.score_squared, expected.estimate, atol=1e-9)
@@ -169,9 +169,9 @@ def test_jackknife_of_a_mean_is_the_mean_whatever_the_folds_sizes() -> None:
     values = np.split(rng.normal(size=200), np.cumsum(rows)[:-1])
     full = np.array([np.concatenate(values).mean()])
     without = np.array([[np.concatenate(values[:f] + values[f + 1 :]).mean() for f in range(5)]])
-    found = jackknife(full, without, rows)
-    assert found.estimate[0] == pytest.approx(full[0])
-    assert found.freedom == 4
+    estimate = jackknife(full, without, rows)
+    assert estimate.estimate[0] == pytest.approx(full[0])
+    assert estimate.freedom == 4
     plain = jackknife(full, without, np.full(5, 40))
     pseudo = 5 * full[:, None] - 4 * without
     assert plain.estimate[0] == pytest.approx(pseudo.mean())
@@ -181,8 +181,8 @@ def test_jackknife_of_a_mean_is_the_mean_whatever_the_folds_sizes() -> None:
 def test_jackknife_removes_a_bias_of_order_one_over_n() -> None:
     rows = np.array([30, 70, 100, 50])
     n = rows.sum()
-    found = jackknife(np.array([0.5 + 3 / n]), (0.5 + 3 / (n - rows))[None, :], rows)
-    assert found.estimate[0] == pytest.approx(0.5, abs=1e-12)
+    estimate = jackknife(np.array([0.5 + 3 / n]), (0.5 + 3 / (n - rows))[None, :], rows)
+    assert estimate.estimate[0] == pytest.approx(0.5, abs=1e-12)
 
 
 def test_pseudo_values_hold_the_interval_s_error_and_that_of_the_bias_correction() -> None:
@@ -268,9 +268,9 @@ def test_groups_that_cannot_be_ranked_are_known_by_their_rows_alone(n: int, used
     targets = {"y": y[:n], "again": -y[:n]}
     gram = gram_of(plan, maps[:n], targets, folds[:n] % used)
     layer = plan.layers[0]
-    known = scores_of_few_rows(gram.rows.numpy(), layer, 2, knots=plan.knots)
-    assert known is not None
-    for one, other in zip(known, score_channels(gram, layer, plan.targets, penalty=0.3), strict=True):
+    from_rows = scores_of_few_rows(gram.rows.numpy(), layer, 2, knots=plan.knots)
+    assert from_rows is not None
+    for one, other in zip(from_rows, score_channels(gram, layer, plan.targets, penalty=0.3), strict=True):
         for entry in fields(ChannelScores):
             assert np.array_equal(
                 getattr(one, entry.name), getattr(other, entry.name), equal_nan=entry.name != "status"

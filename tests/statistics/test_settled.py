@@ -66,10 +66,10 @@ def test_empty_folds_count_for_nothing_and_a_single_fold_settles_nothing() -> No
 
 
 def test_many_channels_are_judged_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = scores(list(np.linspace(0.9, 0.1, 300)), 0.02)
-    whole = check_settled(*given, top=50, level=0.01, tolerance=0.01)
+    ranked = scores(list(np.linspace(0.9, 0.1, 300)), 0.02)
+    whole = check_settled(*ranked, top=50, level=0.01, tolerance=0.01)
     monkeypatch.setattr("pcace_dist.statistics.settled._TILE_FLOATS", 1)
-    assert check_settled(*given, top=50, level=0.01, tolerance=0.01) == whole
+    assert check_settled(*ranked, top=50, level=0.01, tolerance=0.01) == whole
 
 
 # -- how often it is wrong
@@ -92,6 +92,6 @@ def test_naive_looks_would_be_wrong_far_more_often() -> None:
 @pytest.mark.statistics
 @pytest.mark.skipif(not mnist.TRAIN.exists(), reason=mnist.WITHOUT)
 def test_on_mnist_the_top_ten_are_right_in_95_of_100_orders() -> None:
-    found = random_orders(mnist.TRAIN, 200)
-    assert found.images == 60_000
-    assert found.right >= 0.95
+    orders_right = random_orders(mnist.TRAIN, 200)
+    assert orders_right.images == 60_000
+    assert orders_right.right >= 0.95

@@ -16,8 +16,8 @@ from tests.datasets.helpers import Clock, patience
 
 
 def answer(code: str, status: int) -> boto.ClientError:
-    found = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return boto.ClientError(found, "GetObject")  # type: ignore[arg-type]
+    response = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return boto.ClientError(response, "GetObject")  # type: ignore[arg-type]
 
 
 def failing(times: int, error: Exception) -> Callable[[], str]:

@@ -46,9 +46,9 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def storage(endpoint: str, request: pytest.FixtureRequest) -> Storage:
-    found = Storage({"s3://": Endpoint(endpoint, region="us-east-1")})
-    found.s3_client("s3://data").create_bucket(Bucket=bucket(request))  # type: ignore[attr-defined]
-    return found
+    made = Storage({"s3://": Endpoint(endpoint, region="us-east-1")})
+    made.s3_client("s3://data").create_bucket(Bucket=bucket(request))  # type: ignore[attr-defined]
+    return made
 
 
 def bucket(request: pytest.FixtureRequest) -> str:
@@ -70,10 +70,10 @@ def test_a_prefix_with_brackets_is_no_pattern(storage: Storage, request: pytest.
         for path in sorted(dataset(tmp_path / name, files=1).iterdir()):
             storage.put_file(path, f"{root}/{name}/{path.name}")
     for place in (f"{root}/set[12]", f"{root}/set[12]/*.parquet"):
-        found = list_dataset(DatasetSpec(path=[str(place)]), storage)
-        assert [file.url for file in found.files] == [f"{root}/set[12]/part-00000.parquet"]
-    found = list_dataset(DatasetSpec(path=[f"{root}/se[st]1"]), storage)
-    assert [file.url for file in found.files] == [f"{root}/set1/part-00000.parquet"]
+        data_set = list_dataset(DatasetSpec(path=[str(place)]), storage)
+        assert [file.url for file in data_set.files] == [f"{root}/set[12]/part-00000.parquet"]
+    data_set = list_dataset(DatasetSpec(path=[f"{root}/se[st]1"]), storage)
+    assert [file.url for file in data_set.files] == [f"{root}/set1/part-00000.parquet"]
 
 
 def test_a_listing_on_s3_has_the_same_keys_and_rows_and_etags(url: str, storage: Storage, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_key_with_two_slashes_is_read_as_it_is(
     client.put_object(Bucket=bucket(request), Key="data/deep//a.parquet", Body=file.read_bytes())
     spec = DatasetSpec([f"{root}/data"])
     listing = list_dataset(spec, storage)
-    assert [one.key for one in listing.files] == ["deep//a.parquet"]
+    assert [data_file.key for data_file in listing.files] == ["deep//a.parquet"]
     (unit,) = make_units(listing, 1000)
     with reader_of(spec, storage) as reader:
         assert sum(len(batch) for batch in reader.batches(unit)) == 10

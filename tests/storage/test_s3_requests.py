@@ -88,12 +88,12 @@ def stored(shards: list[Path], *columns: str, groups: int = GROUPS) -> int:
 
 def per_file(proxy: Proxy) -> Mapping[str, tuple[int, list[str], int]]:
     """By file: heads, ranges read, bytes."""
-    found: dict[str, tuple[int, list[str], int]] = {}
-    for one in proxy.noted:
-        heads, ranges, size = found.get(one.path, (0, [], 0))
-        more = [one.range] if one.method == "GET" else []
-        found[one.path] = (heads + (one.method == "HEAD"), ranges + more, size + one.bytes)
-    return found
+    requests: dict[str, tuple[int, list[str], int]] = {}
+    for request in proxy.noted:
+        heads, ranges, size = requests.get(request.path, (0, [], 0))
+        more = [request.range] if request.method == "GET" else []
+        requests[request.path] = (heads + (request.method == "HEAD"), ranges + more, size + request.bytes)
+    return requests
 
 
 def read_all(spec: DatasetSpec, listing: Listing, storage: Storage, rows: int = GROUPS * ROWS) -> int:
@@ -105,12 +105,12 @@ def read_all(spec: DatasetSpec, listing: Listing, storage: Storage, rows: int = 
 def test_listing_reads_one_end_of_each_file(storage: Storage, proxy: Proxy) -> None:
     proxy.noted.clear()
     list_dataset(DatasetSpec([ROOT], label="label"), storage)
-    files = {path: one for path, one in per_file(proxy).items() if path.endswith(".parquet")}
+    files = {path: request for path, request in per_file(proxy).items() if path.endswith(".parquet")}
     assert len(files) == FILES
     for heads, ranges, size in files.values():
         assert (heads, len(ranges)) == (0, 1) and size == FOOTER
-    others = [one for one in proxy.noted if not one.path.endswith(".parquet")]
-    assert [one.method for one in others] == ["HEAD", "GET"], "is it a file? what is in the folder?"
+    others = [request for request in proxy.noted if not request.path.endswith(".parquet")]
+    assert [request.method for request in others] == ["HEAD", "GET"], "is it a file? what is in the folder?"
 
 
 def test_a_row_group_is_one_range(storage: Storage, proxy: Proxy, shards: list[Path]) -> None:

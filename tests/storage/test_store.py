@@ -148,13 +148,13 @@ def test_deleting_what_is_not_there_is_nothing(store: Store) -> None:
 def test_put_if_match_replaces_only_what_was_read(store: Store) -> None:
     assert store.put_if_match("latest.json", b"1", None)
     assert not store.put_if_match("latest.json", b"2", None)
-    found = store.read_versioned("latest.json")
-    assert found is not None
-    assert found.data == b"1"
-    assert store.put_if_match("latest.json", b"2", found.etag)
-    assert not store.put_if_match("latest.json", b"3", found.etag)
+    current = store.read_versioned("latest.json")
+    assert current is not None
+    assert current.data == b"1"
+    assert store.put_if_match("latest.json", b"2", current.etag)
+    assert not store.put_if_match("latest.json", b"3", current.etag)
     assert store.get("latest.json") == b"2"
-    assert not store.put_if_match("absent.json", b"1", found.etag)
+    assert not store.put_if_match("absent.json", b"1", current.etag)
 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", "a\\b", "a\nb", "."])

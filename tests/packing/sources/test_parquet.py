@@ -57,10 +57,10 @@ def test_nested_columns_are_compressed_and_raw_bytes_stay_out_of_the_footer(tmp_
     hugging_face(tmp_path / "in/a.parquet", 0, 4, mask=pa.array([b"m" * 9] * 4))
     pack(str(tmp_path / "in"), str(tmp_path / "out"), image_column="img")
     meta = pq.ParquetFile(tmp_path / "out/part-00000.parquet").metadata.row_group(0)
-    found = {meta.column(i).path_in_schema: meta.column(i) for i in range(meta.num_columns)}
-    compressed = {name: column.compression for name, column in found.items()}
+    column_of = {meta.column(i).path_in_schema: meta.column(i) for i in range(meta.num_columns)}
+    compressed = {name: column.compression for name, column in column_of.items()}
     assert compressed.pop("image.bytes") == "UNCOMPRESSED" and set(compressed.values()) == {"ZSTD"}
-    assert not found["mask"].is_stats_set and found["label"].is_stats_set
+    assert not column_of["mask"].is_stats_set and column_of["label"].is_stats_set
 
 
 def test_plain_bytes_nulls_and_damaged_images(tmp_path: Path) -> None:
