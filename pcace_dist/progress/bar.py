@@ -124,7 +124,7 @@ class StageBar:
 
 def notebook_line() -> ChangeLine | None:
     """What changes a line below the cell that runs, in a notebook; None elsewhere."""
-    ipython = sys.modules.get("IPython")
+    ipython: Any = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     if getattr(shell, "kernel", None) is None:
         return None
