@@ -27,15 +27,15 @@ ROOMS: dict[str, set[str]] = {
     "storage": set(),
     "statistics": set(),
     "datasets": {"progress", "storage"},
-    "packing": {"storage", "datasets"},
+    "packing": {"progress", "storage", "datasets"},
     "config": {"progress", "storage", "datasets"},
     "models": {"statistics", "config"},
     "ledger": {"storage"},
     "artifacts": {"storage", "statistics", "models", "datasets", "config", "ledger"},
     "worker": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts"},
     "executors": {"progress", "storage", "models", "packing", "config", "worker"},
-    "run": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}
-    | {"executors"},
+    "run": {"progress", "storage", "statistics", "models", "datasets", "packing", "config", "ledger", "artifacts"}
+    | {"worker", "executors"},
     "analysis": {"progress", "storage", "models", "datasets", "config", "artifacts"},
     "report": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
     "commands": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}

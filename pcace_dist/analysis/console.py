@@ -10,7 +10,7 @@ from pcace_dist.analysis.compare import AgreementRow, Comparison
 from pcace_dist.analysis.curves import BEST, Standing
 from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
-from pcace_dist.datasets.groups import name_of
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress.table import Column, Table, interval, middle_cut, number, print_table
 from pcace_dist.progress.terminal import Format, local_time, tell, visible
 
@@ -34,9 +34,9 @@ def print_comparison(comparison: Comparison, format: Format | None = None) -> No
         f"rank-biased overlap {number(overall['rbo'])} (p {comparison.settings.persistence:g})",
     )
     if len(comparison.agreement) > 1:
-        print_table(_agreement_table(comparison.agreement), format)
+        print_table(_agreement_table(comparison.agreement, comparison.names), format)
     if counts["moved"]:
-        print_table(_moved_table(comparison.moved()), format)
+        print_table(_moved_table(comparison.moved(), comparison.names), format)
 
 
 def print_history(history: History, format: Format | None = None) -> None:
@@ -115,7 +115,7 @@ def _lost(matched: Matched) -> str:
     return f"; not found again: {', '.join(lost)}{more}" if lost else ""
 
 
-def _agreement_table(rows: Sequence[AgreementRow]) -> Table:
+def _agreement_table(rows: Sequence[AgreementRow], classes: ClassNames) -> Table:
     columns = (
         *_OF_A_RANKING,
         Column("layer", name=True),
@@ -131,12 +131,12 @@ def _agreement_table(rows: Sequence[AgreementRow]) -> Table:
     for row in rows[:SHOWN]:
         found = row.agreement
         values = map(number, (found.kendall, found.spearman, found.overlap, found.rbo))
-        group = name_of(row.group) if grouped else ""
-        cells.append([row.target, group, row.layer or "all", str(found.channels), *values])
+        group = classes.group(row.group) if grouped else ""
+        cells.append([classes.target(row.target), group, row.layer or "all", str(found.channels), *values])
     return _titled(f"agreement{more}", columns, cells)
 
 
-def _moved_table(rows: Sequence[dict[str, Any]]) -> Table:
+def _moved_table(rows: Sequence[dict[str, Any]], classes: ClassNames) -> Table:
     columns = (
         *_OF_A_RANKING,
         Column("layer", name=True),
@@ -150,8 +150,8 @@ def _moved_table(rows: Sequence[dict[str, Any]]) -> Table:
     more = f" (the surest {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else ""
     cells = [
         [
-            row["target"],
-            "" if row["group"] is None else str(row["group"]),
+            classes.target(row["target"]),
+            "" if row["group"] is None else classes.group(row["group"]),
             row["layer"],
             str(row["channel"]),
             row["movement"],

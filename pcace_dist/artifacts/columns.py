@@ -46,6 +46,7 @@ FILES = {
     "sample.parquet": "a sample of all images with their codes, for the report and `compare --match`",
     "transforms.parquet": "theta and phi of the score's definition, for the report",
     "bad_rows.parquet": "rows that were set aside, with the reason",
+    "classes.parquet": "names of the classes, where the job, the data or the model has them",
     "summary.json": "what was run, how fast and on what (below)",
     "job.yaml": "the resolved job: every key with its value, also those that the job file leaves out",
     "report.html": "one self-contained page, by `pcace report`",
@@ -55,6 +56,7 @@ FILES = {
     "ledger/*.json": "what has happened, a numbered record each; `done` has the digests of the published files",
     "attempts/*/*": "what workers have accumulated, one folder for each flush; resuming and `extend` read them",
     "codes/index.json": "with `statistics.keep_codes`: which files in attempts/ hold the codes",
+    "data/*.parquet": "only where dataset.path is a folder of images or a CSV: the list of its images",
     "lease.json": "who holds the run, while somebody does",
 }
 """Files of a run below its output, and what they are for."""

@@ -30,7 +30,8 @@ from pcace_dist.artifacts.checked import (
     read_parquet,
 )
 from pcace_dist.artifacts.rankings import RANKINGS, best_of
-from pcace_dist.config.choice import Wanted, choose, group_names, layer_names, rows_with
+from pcace_dist.artifacts.reading.class_names import CLASSES, ClassNames, names_of_table
+from pcace_dist.config.choice import Wanted, choose, rows_with
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.errors import JobError, UserError, require_packages
 from pcace_dist.ledger.records import RESTORE, IllegalHistory, Record
@@ -114,9 +115,9 @@ class Run:
     ) -> pa.Table:
         """Rows of rankings.parquet, best first within each target and group when `top` is given.
 
-        `layer`, `group` and `target` select by exact name or glob, one or a list of them; only the row groups that may
-        hold them are read. `top` keeps the best N selected channels of every target and group. Raises UserError for a
-        name that nothing has, with those that are near.
+        `layer`, `group` (a value, or the name of a class) and `target` select by exact name or glob, one or a list of
+        them; only the row groups that may hold them are read. `top` keeps the best N selected channels of every target
+        and group. Raises UserError for a name that nothing has, with those that are near.
         """
         self._refuse_unfinished()
         with parquet(self.storage, *self._recorded(RANKINGS)) as file:
@@ -128,8 +129,8 @@ class Run:
     def _rows_with(self, file: pa.NativeFile, column: str, wanted: Wanted) -> pc.Expression:
         """The rows of the ranking that are wanted by one column, as a filter."""
         values = pc.unique(pq.read_table(file, columns=[column])[column])
-        names = group_names if column == "group" else layer_names
-        return rows_with(column, choose(column, wanted, values.to_pylist(), names, where=self.path), values.type)
+        chosen = choose(column, wanted, values.to_pylist(), self.names.of_column(column), where=self.path)
+        return rows_with(column, chosen, values.type)
 
     def to_pandas(self, **selection: Any) -> pd.DataFrame:
         """`ranking(...)` as a pandas DataFrame; needs the extra `pandas`."""
@@ -150,7 +151,9 @@ class Run:
             return self._across(table, top, target)
 
     def _across(self, table: pa.Table, top: int | None, target: Wanted) -> pa.Table:
-        names = choose("target", target, pc.unique(table["target"]).to_pylist(), layer_names, where=self.path)
+        names = choose(
+            "target", target, pc.unique(table["target"]).to_pylist(), self.names.target_names, where=self.path
+        )
         parts = [table.filter(pc.equal(table["target"], name)) for name in names]
         often = next(name for name in table.column_names if name.startswith("groups_in_top_"))
         if top is not None:
@@ -179,6 +182,16 @@ class Run:
     def transforms(self) -> pa.Table | None:
         """theta and phi on the knots (docs/outputs.md); None if the run has none."""
         return self._table("transforms.parquet")
+
+    @cached_property
+    def names(self) -> ClassNames:
+        """Names of the classes, as far as the run has any, and how groups, labels and targets are shown with them."""
+        table = self._table(CLASSES)
+        if table is None:
+            return ClassNames()
+        dataset, group_by = self.job.dataset, self.job.group_by
+        by_label = group_by is not None and group_by == dataset.label
+        return ClassNames(names_of_table(table), dataset.label_base or 0, by_label)
 
     def job_text(self) -> str:
         """The text of job.yaml, the resolved job. Users may edit it, for example when data or weights have moved.

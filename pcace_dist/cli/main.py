@@ -22,6 +22,7 @@ from pcace_dist.progress.terminal import tell
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pcace_dist.artifacts.reading.class_names import ClassNames
     from pcace_dist.artifacts.run import Run
     from pcace_dist.config.job import Job
 
@@ -161,7 +162,7 @@ def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
 
     summary = run.summary
     options: dict[str, Any] = {"most": RANKINGS_SHOWN, "all_columns": f"pcace show {run.path} --wide"}
-    _print_rankings(run.ranking(), job, top, **options)
+    _print_rankings(run.ranking(), run.names, job, top, **options)
     if is_new:
         _print_time(summary)
     else:
@@ -172,6 +173,8 @@ def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
         tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
     if summary["outcome"] == TOO_MANY_BAD_ROWS:
         tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
+    if summary.get("unlabelled"):
+        tell(f"left out: {summary['unlabelled']:,} rows without a label ({job.dataset.label} is null or -1)")
     for left_out in summary.get("files_left_out", ()):
         if not left_out["usual"]:
             names = first_names(left_out["names"], len(left_out["names"]), left_out["files"])
@@ -229,14 +232,17 @@ def _show(arguments: argparse.Namespace) -> int:
 
     run = open_run(arguments.path)
     if arguments.across:
-        print_across_groups(run.across_groups(top=arguments.top, target=arguments.target), arguments.format)
+        across = run.across_groups(top=arguments.top, target=arguments.target)
+        print_across_groups(across, run.names, arguments.format)
         return 0
     ranking = run.ranking(layer=arguments.layer, group=arguments.group, target=arguments.target)
-    _print_rankings(ranking, run.job, arguments.top, by=arguments.by, format=arguments.format)
+    _print_rankings(ranking, run.names, run.job, arguments.top, by=arguments.by, format=arguments.format)
     return 0
 
 
-def _print_rankings(ranking: pa.Table, job: Job, top: int, *, by: str = "score", **options: Any) -> None:
+def _print_rankings(
+    ranking: pa.Table, names: ClassNames, job: Job, top: int, *, by: str = "score", **options: Any
+) -> None:
     """Print the best channels, and the groups that have no ranking. options: of `print_ranking`."""
     from pcace_dist.artifacts.rankings import best_of, unranked
     from pcace_dist.cli.tables import print_ranking, print_unranked
@@ -246,13 +252,13 @@ def _print_rankings(ranking: pa.Table, job: Job, top: int, *, by: str = "score",
     rank = "rank" if by == "score" else "effect_rank"
     if rank not in ranking.column_names or (by == "effect" and ranking[rank].null_count == len(ranking)):
         raise UserError(f"{job.output}: has no effects to rank by; use --by score")
-    print_ranking(best_of(ranking, top, by=rank), grouped=grouped, by=by, layers=layers, **options)
+    print_ranking(best_of(ranking, top, by=rank), names, grouped=grouped, by=by, layers=layers, **options)
     unranked_rows = unranked(ranking)
     if len(unranked_rows):
         from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
 
         needed = required_images(job.statistics.components, job.statistics.knots)
-        print_unranked(unranked_rows, grouped=grouped, needed=needed, folds=MIN_FOLDS)
+        print_unranked(unranked_rows, names, grouped=grouped, needed=needed, folds=MIN_FOLDS)
 
 
 def _add_status(add: AddVerb) -> None:

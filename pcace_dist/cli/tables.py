@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from rich.progress import TimeRemainingColumn
 
-from pcace_dist.datasets.groups import name_of
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress import terminal
 from pcace_dist.progress.bar import StageBar
 from pcace_dist.progress.table import (
@@ -28,11 +28,16 @@ UNRANKED_SHOWN = 10  # so many groups without a ranking are named
 GROUP_CELLS = 40  # of a group's name in a line
 WIDE_ONLY = ("layer_rank", "score_first_component", "pearson", "mean_activation", "weight_norm", "clamped", "status")
 
+TELLS_AND_DOES = """
+tells: the score, what a channel tells about the output (0 to 1)
+does:  the effect, its share of what the model makes the output of; may be negative"""
+
 Row = dict[str, Any]
 
 
 def print_ranking(
     ranking: pa.Table,
+    names: ClassNames,
     *,
     grouped: bool,
     by: str = "score",
@@ -43,14 +48,17 @@ def print_ranking(
 ) -> None:
     """Print ranked rows, one table for each target and group, at most `most` of them.
 
-    by: score or effect, which the rows are in the order of. layers: all of the run. all_columns: see `Table`.
+    names: of the run's classes. by: score or effect, which the rows are in the order of. layers: all of the run.
+    all_columns: see `Table`.
     """
     if format in (Format.JSON, Format.CSV):
         print_records(ranking.to_pylist(), format)
         return
-    tables = list(_by_target_and_group(ranking, grouped))
+    tables = list(_by_target_and_group(ranking, names, grouped))
     for title, rows in tables[:most]:
         print_table(_ranking_table(title, rows, by, layers, all_columns), format)
+    if any(_has_effects(rows) for _, rows in tables[:most]):
+        terminal.tell(TELLS_AND_DOES)
     if len(tables) > len(tables[:most]):
         terminal.tell(f"\n{len(tables):,} rankings in all; see the others with `pcace show --group NAME`")
 
@@ -59,7 +67,7 @@ def _ranking_table(title: str, rows: Sequence[Row], by: str, layers: Sequence[st
     """Columns: rank, layer, channel, score and effect, each with its 95 % interval; images where they are not the
     same in all rows. The interval of the value that the rows are not ordered by goes first where there is no room."""
     same_images = len({row["images"] for row in rows}) == 1
-    with_effects = any(row.get("effect") is not None for row in rows)
+    with_effects = _has_effects(rows)
     rank = "rank" if by == "score" else "effect_rank"
     less, least = (2, 4) if by == "score" else (4, 2)
     columns: list[tuple[Column, Callable[[Row], str]]] = [
@@ -81,8 +89,13 @@ def _ranking_table(title: str, rows: Sequence[Row], by: str, layers: Sequence[st
         (Column(name.removeprefix("score_").replace("_", " "), wide=True), partial(_cell_of, name))
         for name in WIDE_ONLY
     ]
+    title += ", by effect" if by == "effect" else ""
     title += f" ({rows[0]['images']:,} images)" if same_images else ""
     return Table(title, [column for column, _ in columns], [[show(row) for _, show in columns] for row in rows], more)
+
+
+def _has_effects(rows: Iterable[Row]) -> bool:
+    return any(row.get("effect") is not None for row in rows)
 
 
 def _rank_interval(rank: str, row: Row) -> str:
@@ -101,7 +114,7 @@ def _cell_of(name: str, row: Row) -> str:
     return cell(row.get(name))
 
 
-def print_across_groups(table: pa.Table, format: Format | None = None) -> None:
+def print_across_groups(table: pa.Table, classes: ClassNames, format: Format | None = None) -> None:
     """Print rows of rankings_across_groups.parquet, one table for each target."""
     if format in (Format.JSON, Format.CSV):
         print_records(table.to_pylist(), format)
@@ -113,7 +126,7 @@ def print_across_groups(table: pa.Table, format: Format | None = None) -> None:
             Column(name.replace("_", " "), name=name == "layer", drop=0 if place < 4 else place)
             for place, name in enumerate(names)
         ]
-        print_table(Table(f"{target}, over all groups", columns, rows), format)
+        print_table(Table(f"{classes.target(target)}, over all groups", columns, rows), format)
 
 
 def cell(value: Any) -> str:
@@ -123,14 +136,14 @@ def cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def print_unranked(unranked: pa.Table, *, grouped: bool, needed: int, folds: int) -> None:
+def print_unranked(unranked: pa.Table, names: ClassNames, *, grouped: bool, needed: int, folds: int) -> None:
     """Print the groups in which no channel is ranked, and why. needed, folds: images and folds that a score needs."""
     rows = unranked.to_pylist()
     for target in dict.fromkeys(row["target"] for row in rows):
         of_target = [row for row in rows if row["target"] == target]
-        reasons = [_why_unranked(row, grouped) for row in of_target[:UNRANKED_SHOWN]]
+        reasons = [_why_unranked(row, names, grouped) for row in of_target[:UNRANKED_SHOWN]]
         more = f" and {len(of_target) - UNRANKED_SHOWN:,} more" if len(of_target) > UNRANKED_SHOWN else ""
-        terminal.tell(f"{target}: no channel is ranked: {'; '.join(reasons)}{more}")
+        terminal.tell(f"{names.target(target)}: no channel is ranked: {'; '.join(reasons)}{more}")
     if any("too_few_images" in row["statuses"] for row in rows):
         terminal.tell(
             f"a channel is ranked from {needed:,} images on (fewer where it varies in fewer components), in at least "
@@ -138,22 +151,20 @@ def print_unranked(unranked: pa.Table, *, grouped: bool, needed: int, folds: int
         )
 
 
-def _why_unranked(row: dict[str, Any], grouped: bool) -> str:
+def _why_unranked(row: dict[str, Any], names: ClassNames, grouped: bool) -> str:
     reason = "too few images" if "too_few_images" in row["statuses"] else "constant"
-    return (f"group {_group(row['group'])} " if grouped else "") + f"({row['images']:,} images, {reason})"
+    group = middle_cut(terminal.visible(names.group(row["group"])), GROUP_CELLS)
+    return (f"group {group} " if grouped else "") + f"({row['images']:,} images, {reason})"
 
 
-def _by_target_and_group(ranking: pa.Table, grouped: bool) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _by_target_and_group(
+    ranking: pa.Table, names: ClassNames, grouped: bool
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     blocks: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in ranking.to_pylist():
-        blocks.setdefault((row["target"], name_of(row["group"])), []).append(row)
+        blocks.setdefault((names.target(row["target"]), names.group(row["group"])), []).append(row)
     for (target, group), rows in blocks.items():
         yield f"{target}" + (f", group {group}" if grouped else ""), rows
-
-
-def _group(value: Any) -> str:
-    """A group's name, cut in the middle where it is long."""
-    return middle_cut(terminal.visible(name_of(value)), GROUP_CELLS)
 
 
 class PackProgress:

@@ -24,6 +24,7 @@ from typing import Any
 
 from pcace_dist.artifacts.attempt import ATTEMPT, ATTEMPT_FILE
 from pcace_dist.artifacts.checked import RESTORE, Damaged, parse_json
+from pcace_dist.artifacts.reading.data_reading import IMAGE_LIST
 from pcace_dist.errors import OutputError, Stopped, TakenOver
 from pcace_dist.ledger.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.ledger.lease_keeper import LeaseKeeper
@@ -41,12 +42,13 @@ POINTER = ("n", "run", "published", "fingerprint", "weights", "data", "exit_code
 
 _ENTRY = re.compile(r"history/\d{8}\.json")
 _TABLES = (
-    "rankings|rankings_across_groups|bad_rows|jackknife|exemplars|sample|transforms|comparison|matching|evaluation"
+    "rankings|rankings_across_groups|bad_rows|classes|jackknife|exemplars|sample|transforms|comparison|matching|"
+    "evaluation"
 )
 _OF_A_RUN = re.compile(
     rf"job\.yaml|report\.html|(summary|lease|comparison|evaluation)\.json|({_TABLES})\.parquet|evaluation-[a-z]+\.svg"
     r"|plan/[0-9a-f]+(\.check)?\.safetensors|ledger/\d{8}\.json|codes/index\.json"
-    rf"|attempts/{ATTEMPT}/{ATTEMPT_FILE}"
+    rf"|attempts/{ATTEMPT}/{ATTEMPT_FILE}|{IMAGE_LIST}"
 )
 
 

@@ -30,19 +30,25 @@ def choose(
     """The values that are wanted, in the order of `values`; all of them where `wanted` is None.
 
     kind: what they are, and where: what has them, for the error. names: what a value may be called, as it is shown
-    first. An exact name comes before a glob. Raises UserError for a name that no value has, with those that are near.
+    first; of two values with the same name, the one that has it earlier is meant. An exact name comes before a glob.
+    Raises UserError for a name that no value has, with those that are near.
     """
     if wanted is None:
         return list(values)
     called = [tuple(names(value)) for value in values]
     chosen: set[int] = set()
     for name in map(str, wanted if isinstance(wanted, list | tuple) else [wanted]):
-        exact = [index for index, own in enumerate(called) if name in own]
-        matching = exact or [i for i, own in enumerate(called) if any(fnmatchcase(n, name) for n in own)]
+        matching = _exact(name, called) or [i for i, own in enumerate(called) if any(fnmatchcase(n, name) for n in own)]
         if not matching:
             raise UserError(f"{where}: no {kind} {_short(name)!r}{_there_are(name, [own[0] for own in called])}")
         chosen.update(matching)
     return [values[index] for index in sorted(chosen)]
+
+
+def _exact(name: str, called: Sequence[tuple[str, ...]]) -> list[int]:
+    """Those that have the name; of several only those that have it earliest among their names."""
+    places = {index: own.index(name) for index, own in enumerate(called) if name in own}
+    return [index for index, place in places.items() if place == min(places.values())]
 
 
 def layer_names(layer: str) -> Iterable[str]:

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
@@ -149,18 +150,31 @@ def middle_cut(text: str, cells: int, tail: float = 0.5, mark: str = CUT) -> str
 def cut_names(names: Sequence[str], cells: int, among: Sequence[str] = ()) -> list[str]:
     """The names in at most `cells` cells each; different names, and those `among` which they are, stay different.
 
-    Where both ends do not tell two names apart, more of the end is kept, then more of the beginning; names that differ
-    in the middle only get numbers there.
+    Where both ends do not tell two names apart, more of the end is kept, then more of the beginning, then the part in
+    the middle where they differ; at last they get numbers there.
     """
     distinct = list(dict.fromkeys([*map(visible, among), *names]))
-    for share in TAILS:
-        cut = [middle_cut(name, cells, share) for name in distinct]
-        if len(set(cut)) == len(distinct):
+    for cut in (*([middle_cut(name, cells, share) for name in distinct] for share in TAILS), _parts(distinct, cells)):
+        if len(set(cut)) == len(distinct) and max(map(cell_len, cut)) <= cells:
             break
     else:
         cut = [middle_cut(name, cells, mark=f"{CUT}{number}{CUT}") for number, name in enumerate(distinct, start=1)]
     by_name = dict(zip(distinct, cut, strict=True))
     return [by_name[name] for name in names]
+
+
+def _parts(names: Sequence[str], cells: int) -> list[str]:
+    """The names that are too long as `head…part…tail`, where the part is what differs between them."""
+    long_names = [name for name in names if cell_len(name) > cells]
+    start = commonprefix(long_names).rfind(".") + 1  # noqa: RUF071 (of characters)
+    end = len(commonprefix([name[::-1] for name in long_names]))  # noqa: RUF071
+    cut = []
+    for name in names:
+        part = name[start : len(name) - end]
+        room = max(0, cells - cell_len(part) - 2 * cell_len(CUT))
+        ends = set_cell_size(name, room // 2).rstrip(), set_cell_size(name[::-1], room - room // 2)[::-1].lstrip()
+        cut.append(f"{ends[0]}{CUT}{part}{CUT}{ends[1]}" if name in long_names else name)
+    return cut
 
 
 # -- cells

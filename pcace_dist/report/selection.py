@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcace_dist.config.choice import choose, group_names
+from pcace_dist.config.choice import choose
 from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.source import Ranking
 
@@ -58,8 +58,8 @@ def select(ranking: Ranking, options: ReportOptions) -> PageSelection:
 def _groups(ranking: Ranking, requested: tuple[str, ...] | None) -> tuple[int, ...]:
     names = ranking.groups
     if requested is not None:
-        indices = range(len(names))
-        return tuple(choose("group", requested, indices, lambda g: group_names(ranking.groups[g]), where="the run"))
+        called, indices = ranking.names.group_names, range(len(names))
+        return tuple(choose("group", requested, indices, lambda index: called(names[index]), where="the run"))
     room = max(1, MOST_NUMBERS // (len(ranking.targets) * ranking.channels))
     if len(names) <= room:
         return tuple(range(len(names)))

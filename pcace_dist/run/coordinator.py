@@ -27,6 +27,7 @@ from pcace_dist.artifacts.drift import drift_of
 from pcace_dist.artifacts.examples import EXEMPLARS, SAMPLE
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.artifacts.publish import Results, publish_results
+from pcace_dist.artifacts.reading.data_reading import IMAGE_LISTS
 from pcace_dist.artifacts.summary import DONE, NOTHING_RANKED, TOO_MANY_BAD_ROWS, publish_summary
 from pcace_dist.config.job import Job
 from pcace_dist.datasets.units import Unit
@@ -45,7 +46,7 @@ from pcace_dist.worker.worker import WorkerBody
 
 log = logging.getLogger(__name__)
 
-FOLDERS = ("", "ledger", "plan", "attempts/*", "codes")  # that a run writes to
+FOLDERS = ("", "ledger", "plan", "attempts/*", "codes", IMAGE_LISTS)  # that a run writes to
 _ATTEMPT_KEY = re.compile(rf"attempts/(?P<attempt>{ATTEMPT})/{ATTEMPT_FILE}")
 PILOT = "pilot"  # the stage
 STOPPING = "stopping; the signal once more ends it at once"

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist.artifacts.attempt import attempts_with_bad
 from pcace_dist.artifacts.checked import Damaged, parsing
 from pcace_dist.artifacts.done import recorded_job
+from pcace_dist.artifacts.reading.data_reading import IMAGE_LIST
 from pcace_dist.artifacts.summary import publish_summary, read_summary
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import storage_of
@@ -42,7 +44,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DIGESTED = {"model.weights", "layers"}  # may be written differently and mean the same: the fingerprint decides
+# what a driver that ended before the run was opened may have left
+_LISTED_IMAGES = re.compile(rf"{IMAGE_LIST}(\.tmp-\d+)?")
+
+# may be written differently and mean the same: the fingerprint decides, and the manifest's names of classes
+DIGESTED = {"model.weights", "layers", "dataset.classes"}
 
 
 def run_job(
@@ -92,7 +98,7 @@ def _run_job(
     from_codes = prepare_from_codes(job)
     if from_codes is None and state.epoch == 0:
         _refuse_overlap(job)
-    preparation = from_codes or _prepare(job)
+    preparation = from_codes or _prepare(job, state.manifest)
     before = {"prepare": time.monotonic() - began}
     _refuse_changed(store, preparation, state.manifest)
     if state.done is not None and not to_redo:
@@ -165,10 +171,10 @@ def _refuse_overlap(job: Job) -> None:
             )
 
 
-def _prepare(job: Job) -> Preparation:
+def _prepare(job: Job, manifest: Mapping[str, Any] | None) -> Preparation:
     from pcace_dist.run.prepare import prepare  # imports the model's libraries, which kept codes do without
 
-    return prepare(job)
+    return prepare(job, manifest)
 
 
 def _here_or_on_ray(preparation: Preparation | CodesPreparation, *, first: bool) -> Preparation | CodesPreparation:
@@ -258,7 +264,7 @@ def _leaves(tree: object, prefix: str = "") -> dict[str, str]:
 
 def _refuse_foreign(store: Store, job: Job, recorded: Job | None, state: RunState) -> None:
     """An output belongs to one job, from the moment that the job's manifest is recorded."""
-    if state.epoch == 0 and recorded is None and store.list(""):
+    if state.epoch == 0 and recorded is None and not all(map(_LISTED_IMAGES.fullmatch, store.list(""))):
         raise OutputError(f"output {job.output}: is not empty and holds no run; use another output")
     if state.manifest is None or recorded is None:
         return
@@ -296,4 +302,6 @@ def _refuse_other_model(store: Store, job: Job, manifest: dict[str, Any] | None)
         return
     if not today.is_of(manifest["fingerprint"]):
         changed = "model.weights: the weights have" if today.weights != manifest["weights"] else "the model's code has"
+        if today.prototypes != manifest.get("prototypes", {}):
+            changed = "target cosine: the file of vectors has"
         raise OutputError(f"{changed} changed since the run in {store.url} was made; use another output")

@@ -23,12 +23,13 @@ GROUPS = pa.string()  # column `place`
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run that keeps codes, in groups, compared with itself and evaluated."""
+    """A run that keeps codes, in groups, with named classes, compared with itself and evaluated."""
     folder = tmp_path_factory.mktemp("outputs")
     write_digits(folder / "data", 800)
     (folder / "data" / "part-99999.parquet").unlink(missing_ok=True)
     with jobs_without_ray():
-        job = digits_job(folder / "data", folder / "run", group_by="place", statistics={"keep_codes": True})
+        more = {"dataset": {"classes": list("0123456789")}, "statistics": {"keep_codes": True}}
+        job = digits_job(folder / "data", folder / "run", group_by="place", **more)
         ranked(job)
         path = str(folder / "run")
         assert main(["compare", path, path, "--match", "--min-tau", "-1"]) == 0
@@ -60,7 +61,7 @@ def test_the_files_are_those_that_are_named(run: Path) -> None:
     there = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
     assert not [name for name in there if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     missing = {pattern for pattern in patterns if not fnmatch.filter(there, pattern)}
-    assert missing <= {"report.html", "lease.json"}
+    assert missing <= {"report.html", "lease.json", "data/*.parquet"}
 
 
 def test_the_keys_of_the_summary_are_those_that_are_named(run: Path) -> None:
