@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import completion, estimate, pack, runs
+from pcace_dist.cli import check, completion, estimate, pack, runs, schema
 from pcace_dist.cli.arguments import add_choice, add_format, add_job, count
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
 from pcace_dist.progress import logs, terminal
-from pcace_dist.progress.terminal import tell
+from pcace_dist.progress.terminal import Format, tell
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,12 +97,14 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"pcace {__version__}")
     add = verb_adder(parser.add_subparsers(dest="verb", metavar="VERB", required=True))
     _add_rank(add)
+    check.add_verb(add)
     pack.add_verb(add)
     _add_show(add)
     _add_status(add)
     runs.add_verbs(add)
     estimate.add_verb(add)
     _add_report(add)
+    schema.add_verb(add)
     completion.add_verb(add)
     return parser
 
@@ -227,6 +229,7 @@ def _add_show(add: AddVerb) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from pcace_dist.artifacts.rankings import why_unranked
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.cli.tables import print_across_groups
 
@@ -234,6 +237,10 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.across:
         across = run.across_groups(top=arguments.top, target=arguments.target)
         print_across_groups(across, run.names, arguments.format)
+        if arguments.format in (None, Format.WIDE) and not any(across["groups"].to_pylist()):
+            everything = run.ranking(target=arguments.target)
+            for line in why_unranked(everything, run.names, run.job.statistics, grouped=True):
+                tell(line)
         return 0
     ranking = run.ranking(layer=arguments.layer, group=arguments.group, target=arguments.target)
     _print_rankings(ranking, run.names, run.job, arguments.top, by=arguments.by, format=arguments.format)
@@ -244,8 +251,8 @@ def _print_rankings(
     ranking: pa.Table, names: ClassNames, job: Job, top: int, *, by: str = "score", **options: Any
 ) -> None:
     """Print the best channels, and the groups that have no ranking. options: of `print_ranking`."""
-    from pcace_dist.artifacts.rankings import best_of, unranked
-    from pcace_dist.cli.tables import print_ranking, print_unranked
+    from pcace_dist.artifacts.rankings import best_of, why_unranked
+    from pcace_dist.cli.tables import print_ranking
     from pcace_dist.errors import UserError
 
     grouped, layers = job.group_by is not None, ranking["layer"].unique().to_pylist()
@@ -253,12 +260,9 @@ def _print_rankings(
     if rank not in ranking.column_names or (by == "effect" and ranking[rank].null_count == len(ranking)):
         raise UserError(f"{job.output}: has no effects to rank by; use --by score")
     print_ranking(best_of(ranking, top, by=rank), names, grouped=grouped, by=by, layers=layers, **options)
-    unranked_rows = unranked(ranking)
-    if len(unranked_rows):
-        from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
-
-        needed = required_images(job.statistics.components, job.statistics.knots)
-        print_unranked(unranked_rows, names, grouped=grouped, needed=needed, folds=MIN_FOLDS)
+    if options.get("format") in (None, Format.WIDE):
+        for line in why_unranked(ranking, names, job.statistics, grouped=grouped):
+            tell(line)
 
 
 def _add_status(add: AddVerb) -> None:
@@ -311,9 +315,11 @@ def _both(repeated: Sequence[str] | None, by_comma: Sequence[str] | None) -> tup
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from pcace_dist.config.lasting import refuse_rays_copy
     from pcace_dist.report.build import build_report
     from pcace_dist.report.options import ReportOptions
 
+    refuse_rays_copy("--output", arguments.output or arguments.path)
     report = build_report(
         arguments.path.rstrip("/"),
         ReportOptions(

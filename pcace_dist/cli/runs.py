@@ -86,9 +86,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.publish import write_comparison
     from pcace_dist.analysis.thresholds import drift
     from pcace_dist.artifacts.run import open_run
+    from pcace_dist.config.lasting import refuse_rays_copy
     from pcace_dist.errors import UserError
     from pcace_dist.progress.table import print_records
 
+    refuse_rays_copy("--output", arguments.output or arguments.other)
     earlier, later = open_run(arguments.one), open_run(arguments.other)
     names = ("top", "level", "tolerance", "layer", "group", "target", "across_data")
     comparison = compare_runs(earlier, later, ComparisonSettings(**{name: getattr(arguments, name) for name in names}))
@@ -160,8 +162,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.curves import standings
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.commands.evaluate import EvaluationSettings, evaluate, write_evaluation
+    from pcace_dist.config.lasting import refuse_rays_copy
     from pcace_dist.progress.table import print_records
 
+    refuse_rays_copy("--output", arguments.output or arguments.path)
     run = open_run(arguments.path)
     names = ("data", "images", "draws", "target", "group", "watch")
     options = {name: getattr(arguments, name) for name in names}

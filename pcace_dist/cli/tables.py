@@ -17,15 +17,12 @@ from pcace_dist.progress.table import (
     Column,
     Table,
     interval,
-    middle_cut,
     number,
     print_records,
     print_table,
 )
 from pcace_dist.progress.terminal import Format
 
-UNRANKED_SHOWN = 10  # so many groups without a ranking are named
-GROUP_CELLS = 40  # of a group's name in a line
 WIDE_ONLY = ("layer_rank", "score_first_component", "pearson", "mean_activation", "weight_norm", "clamped", "status")
 
 TELLS_AND_DOES = """
@@ -134,27 +131,6 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     return "" if value is None else str(value)
-
-
-def print_unranked(unranked: pa.Table, names: ClassNames, *, grouped: bool, needed: int, folds: int) -> None:
-    """Print the groups in which no channel is ranked, and why. needed, folds: images and folds that a score needs."""
-    rows = unranked.to_pylist()
-    for target in dict.fromkeys(row["target"] for row in rows):
-        of_target = [row for row in rows if row["target"] == target]
-        reasons = [_why_unranked(row, names, grouped) for row in of_target[:UNRANKED_SHOWN]]
-        more = f" and {len(of_target) - UNRANKED_SHOWN:,} more" if len(of_target) > UNRANKED_SHOWN else ""
-        terminal.tell(f"{names.target(target)}: no channel is ranked: {'; '.join(reasons)}{more}")
-    if any("too_few_images" in row["statuses"] for row in rows):
-        terminal.tell(
-            f"a channel is ranked from {needed:,} images on (fewer where it varies in fewer components), in at least "
-            f"{folds} folds: use more images, larger groups, or fewer statistics.components or knots"
-        )
-
-
-def _why_unranked(row: dict[str, Any], names: ClassNames, grouped: bool) -> str:
-    reason = "too few images" if "too_few_images" in row["statuses"] else "constant"
-    group = middle_cut(terminal.visible(names.group(row["group"])), GROUP_CELLS)
-    return (f"group {group} " if grouped else "") + f"({row['images']:,} images, {reason})"
 
 
 def _by_target_and_group(

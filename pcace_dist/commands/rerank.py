@@ -24,11 +24,13 @@ from pcace_dist.artifacts.run import Run
 from pcace_dist.commands.hooks import ALL_THE_SAME, Hooks, call_hooks
 from pcace_dist.commands.schedule import RUNS, Pointer, Schedule, ScheduleLock, lock, pointer_to
 from pcace_dist.config.job import Job, read_job
+from pcace_dist.config.lasting import refuse_temporary
 from pcace_dist.config.resolve import storage_of
 from pcace_dist.datasets.units import data_digest, row_groups_of
 from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.progress import logs
-from pcace_dist.run.prepare import Identity, prepare
+from pcace_dist.run.identity import Identity
+from pcace_dist.run.prepare import prepare
 from pcace_dist.run.rank import run_job
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import Store, open_store
@@ -86,6 +88,7 @@ class Outcome:
 def rerank(job: Job, options: Options | None = None) -> Outcome:
     """One tick. Raises UserError, Stopped (Busy when another tick is at work), as `run_job` does."""
     options = options or Options()
+    refuse_temporary(job)
     storage = storage_of(job)
     store = open_store(job.output, storage)
     _refuse_plain_run(store, job)

@@ -40,7 +40,7 @@ def choose(
     for name in map(str, wanted if isinstance(wanted, list | tuple) else [wanted]):
         matching = _exact(name, called) or [i for i, own in enumerate(called) if any(fnmatchcase(n, name) for n in own)]
         if not matching:
-            raise UserError(f"{where}: no {kind} {_short(name)!r}{_there_are(name, [own[0] for own in called])}")
+            raise UserError(f"{where}: no {kind} {short(name)!r}{_there_are(name, [own[0] for own in called])}")
         chosen.update(matching)
     return [values[index] for index in sorted(chosen)]
 
@@ -72,12 +72,13 @@ def _there_are(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name[:NAME_CELLS], [text[:NAME_CELLS] for text in known], n=NEAR)
     near = near or [text for text in known if name in text][:NEAR]
     if near:
-        return f"; did you mean {', '.join(map(_short, dict.fromkeys(near)))}?"
+        return f"; did you mean {', '.join(map(short, dict.fromkeys(near)))}?"
     more = f" and {len(known) - NAMED:,} more" if len(known) > NAMED else ""
-    return f"; there are: {', '.join(map(_short, known[:NAMED]))}{more}"
+    return f"; there are: {', '.join(map(short, known[:NAMED]))}{more}"
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name as a sentence can hold it: visible, and cut in the middle where it is long."""
     return middle_cut(visible(name), NAME_CELLS)
 
 

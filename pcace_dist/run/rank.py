@@ -20,6 +20,7 @@ from pcace_dist.artifacts.done import recorded_job
 from pcace_dist.artifacts.reading.data_reading import IMAGE_LIST
 from pcace_dist.artifacts.summary import publish_summary, read_summary
 from pcace_dist.config.job import Job, read_job
+from pcace_dist.config.lasting import refuse_temporary
 from pcace_dist.config.resolve import storage_of
 from pcace_dist.datasets.formats import kind_of_name
 from pcace_dist.datasets.listing import would_list
@@ -79,6 +80,7 @@ def _run_job(
     job: Job, run_display: RunDisplay, *, take_over: bool, retry_bad: str | None, tell: Callable[[str], None]
 ) -> int:
     chosen = wanted_executor()
+    refuse_temporary(job)
     storage = storage_of(job)
     store = open_store(job.output, storage)
     logs.set_run(store.url)
@@ -131,6 +133,18 @@ def _run_job(
                 with contextlib.suppress(StoreUnavailable):  # it may be what has ended the run
                     stats.write("stopped", Stopped.exit_code)
                 raise
+
+
+def look_at_output(job: Job) -> str | None:
+    """What the output holds of this job, in words; None where it holds nothing. Raises UserError where `run_job` would
+    refuse it. Writes nothing."""
+    store = open_store(job.output, storage_of(job))
+    state = Ledger(store).load()
+    _refuse_foreign(store, job, _recorded_job(store, state), state)
+    if state.epoch == 0:
+        _refuse_overlap(job)
+        return None
+    return "a finished run of this job: `pcace rank` has nothing to do" if state.done else "a run that can be resumed"
 
 
 def _recorded_outcome(store: Store, state: RunState, tell: Callable[[str], None]) -> int:

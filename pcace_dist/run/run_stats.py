@@ -264,6 +264,9 @@ class RunStats:
         if self.layers_left_out is not None:
             left_out = self.layers_left_out.items()
             values["layers_left_out"] = [{"layer": layer, "reason": reason} for layer, reason in left_out]
+        warnings = (state.manifest or {}).get("warnings")
+        if warnings:
+            values["warnings"] = warnings
         if self.from_codes is not None:
             values["from_codes"] = self.from_codes
         if self.drift:

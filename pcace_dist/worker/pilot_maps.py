@@ -95,6 +95,7 @@ class PilotMaps:
         self.watched = np.empty((0, len(watched)))
         self.outputs = 0
         self.labels = NO_ROWS
+        self.predicted: list[np.ndarray[Any, np.dtype[np.int64]]] = []  # by batch, of every row
 
     @property
     def cached(self) -> list[CachedBatch]:
@@ -115,6 +116,7 @@ class PilotMaps:
             self.labels |= seen_labels(batch.labels)
             self._meter.expect(PASSES_BESIDE_AXES + max(usual_passes(prod(shape)) for shape in self.shapes.values()))
             self._meter.add(len(batch))
+            self.predicted.append(pilot_batch.outputs.argmax(1).cpu().numpy())
             if number == 0 and _nbytes(maps) / len(batch) * rows > _budget():
                 self._maps = None
             values, usable = self._usable_rows(pilot_batch, problems)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pcace_dist.artifacts.attempt import ChannelBlock
     from pcace_dist.artifacts.block_scores import BlockScores
+    from pcace_dist.checks.finding import Finding
     from pcace_dist.datasets.listing import Listing
     from pcace_dist.datasets.units import Unit
     from pcace_dist.ledger.ledger import Receipt
@@ -110,10 +111,10 @@ class WorkerBody:
         """Name of the node that this worker runs on; empty where there is only one."""
         return ""
 
-    def pilot(self, listing: Listing) -> tuple[bytes, bytes]:
-        """Make the plan. Returns its bytes and those of the rows by which workers are admitted."""
+    def pilot(self, listing: Listing) -> tuple[bytes, bytes, tuple[Finding, ...]]:
+        """Make the plan. Returns its bytes, those of the rows by which workers are admitted, and warnings."""
         plan, check = self._engine.pilot(listing)
-        return plan.to_bytes(), check.to_bytes()
+        return plan.to_bytes(), check.to_bytes(), self._engine.pilot_warnings
 
     def begin(self, plan: bytes, check: bytes, epoch: int) -> Admission:
         """Take the plan. Raises NotAdmitted, ModelError."""
