@@ -155,7 +155,7 @@ def cut_names(names: Sequence[str], cells: int, among: Sequence[str] = ()) -> li
     """
     distinct = list(dict.fromkeys([*map(visible, among), *names]))
     for cut in (*([middle_cut(name, cells, share) for name in distinct] for share in TAILS), _parts(distinct, cells)):
-        if len(set(cut)) == len(distinct) and max(map(cell_len, cut)) <= cells:
+        if len(set(cut)) == len(distinct) and max(map(cell_len, cut), default=0) <= cells:
             break
     else:
         cut = [middle_cut(name, cells, mark=f"{CUT}{number}{CUT}") for number, name in enumerate(distinct, start=1)]

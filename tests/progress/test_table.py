@@ -107,6 +107,10 @@ def test_names_of_any_text_are_one_line_each(width: int | None) -> None:
     assert max(map(cell_len, (title, *rows))) <= (width or table.LONGEST_NAME + 3)
 
 
+def test_a_table_without_rows_is_its_heading() -> None:
+    assert lines_of(Table("none", (Column("layer", name=True), Column("n")), []), 80) == ["none", "layer  n"]
+
+
 def test_both_ends_are_kept() -> None:
     assert middle_cut("features.12.conv.weight", 11) == "featu…eight"
     assert middle_cut("層層層層層層", 7) == "層…層" or cell_len(middle_cut("層層層層層層", 7)) <= 7
