@@ -14,12 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pcace_dist.analysis.movement import Side, difference, false_discovery
-from pcace_dist.artifacts.rankings import EFFECT
 from pcace_dist.config.job import Job
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-PSEUDO = "effect_pseudo_values"
+EFFECT, PSEUDO = "effect", "effect_pseudo_values"
 NUMBERS = ("effect", "effect_low", "effect_high")
 RANKS = ("effect_rank", "effect_rank_low", "effect_rank_high")
 

@@ -34,30 +34,10 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def test_channels_are_listed_by_effect(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = shown(capsys, str(runs / "with"), "--by", "effect", "--top", "3", "--group", "True")
-    rows = [line.split() for line in lines if " conv" in line]
-    assert lines[1].strip() == "logit:label, group True, by effect"
-    assert [row[0] for row in rows] == ["1", "2", "3"]
-    effects = [float(row[4]) for row in rows]
-    assert effects == sorted(effects, reverse=True)
-    within = shown(capsys, str(runs / "with"), "--by", "effect", "--top", "2", "--layer", "conv1", "--group", "True")
-    assert len([line for line in within if " conv1 " in line]) == 2
-
-
-def test_the_ranking_by_score_has_the_effect_beside_it(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert any(" effect " in line for line in shown(capsys, str(runs / "with"), "--top", "2"))
-    assert not any(" effect " in line for line in shown(capsys, str(runs / "without"), "--top", "2"))
-
-
-def test_groups_are_taken_together_by_their_mean_effect(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = shown(capsys, str(runs / "with"), "--across", "--by", "effect", "--top", "2")
-    assert len([line for line in lines if line.strip().startswith("conv")]) == 2
-
-
-def test_a_run_without_effects_says_so(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", str(runs / "without"), "--by", "effect"]) == 2
-    assert "has no effects (effect_status off)" in capsys.readouterr().err
+def test_channels_of_a_whole_job_are_listed_by_effect(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, str(runs / "with"), "--by", "effect", "--top", "3", "--group", "True", "--json")
+    effects = [row["effect"] for row in json.loads("\n".join(lines))]
+    assert len(effects) == 3 and effects == sorted(effects, reverse=True)
 
 
 # -- compare
