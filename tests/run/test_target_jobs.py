@@ -189,6 +189,13 @@ def segments(folder: Path, output: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def test_a_schedule_ranks_once_for_the_same_targets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "weekly.yaml").write_text(json.dumps(job(folder, "weekly", statistics={})))
+    for words in ("published", "nothing new"):
+        assert main(["rerank", str(folder / "weekly.yaml"), "--no-report"]) == 0
+        assert words in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("how", ["mean", "max", "area"])
 def test_a_reduced_class_has_the_values_by_hand_and_finds_its_channel(squares: Path, how: str) -> None:
     pictures, _ = images(squares / "data")
