@@ -98,7 +98,7 @@ def test_show_selects_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert "logit:3-5" in shown and "margin" not in shown
     assert main(["show", str(folder / "run"), "--target", "margin:3"]) == 2
-    assert "logit:3-5, margin:label" in capsys.readouterr().err
+    assert "did you mean margin:label?" in capsys.readouterr().err
 
 
 def test_kept_codes_answer_the_same(folder: Path) -> None:
