@@ -75,7 +75,11 @@ def files_below(path: str) -> list[HubFile]:
 def read(path: str, start: int = 0, length: int | None = None) -> bytes:
     """Bytes of a file; all of them where no length is given."""
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # as its documentation names them
+        build_hf_headers,
+        get_session,
+        hf_raise_for_status,
+    )
 
     place = _place(path)
     url = hf_hub_url(filename=place.path, endpoint=_endpoint(), **place.at)
