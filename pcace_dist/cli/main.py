@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import check, completion, estimate, pack, runs
+from pcace_dist.cli import check, completion, estimate, init, pack, runs
 from pcace_dist.cli.arguments import add_job
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
@@ -92,6 +92,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"pcace {__version__}")
     add = verb_adder(parser.add_subparsers(dest="verb", metavar="VERB", required=True))
     _add_rank(add)
+    init.add_verb(add)
     check.add_verb(add)
     pack.add_verb(add)
     _add_show(add)
