@@ -277,7 +277,9 @@ def _rankings_differ(table_a: pa.Table, table_b: pa.Table) -> Iterator[str]:
     if not set(_group_names(table_a)) & set(_group_names(table_b)):
         yield "data: the runs have no group in common"
     for name, table in (("first", table_a), ("second", table_b)):
-        if not np.isfinite(_pseudo(table)).any():
+        if table["rank"].null_count == len(table):
+            yield f"statistics: no channel of the {name} is ranked (`pcace show` says why)"
+        elif not np.isfinite(_pseudo(table)).any():
             yield f"statistics: the {name} has no pseudo-values, so the errors of its scores are unknown"
 
 

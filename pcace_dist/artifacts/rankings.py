@@ -15,6 +15,8 @@ from pcace_dist.datasets.groups import name_of, rows_of
 
 if TYPE_CHECKING:
     from pcace_dist.artifacts.block_scores import BlockScores
+    from pcace_dist.artifacts.reading.class_names import ClassNames
+    from pcace_dist.config.sections import Statistics
     from pcace_dist.statistics.effects.scores import EffectScores
     from pcace_dist.statistics.plan import Plan
     from pcace_dist.statistics.ranks import Ranks
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pcace_dist.storage.store import Sink
 
 RANKINGS = "rankings.parquet"
+NAMED = 10  # groups that are named of those without a ranking
+TOO_FEW = "too_few_images"  # the status of a channel without a rank (statistics.score.TOO_FEW_IMAGES)
 RANKED = "ok"  # the status of a channel with a rank (statistics.score.OK)
 
 ROW_GROUP_ROWS = 8192
@@ -199,6 +203,18 @@ def _group_key(key: dict[str, Any]) -> tuple[str, str]:
     return str(key["target"]), name_of(key["group"])
 
 
+def enough_for(images: int, components: int, knots: int) -> str:
+    """What to do where so many images are too few for a score with these settings."""
+    from pcace_dist.statistics.score import MIN_IMAGES, required_images, settings_for  # with torch
+
+    fewer = settings_for(images, components, knots)
+    if fewer is None:
+        return f"take more images (no setting takes fewer than {MIN_IMAGES})"
+    changes = [("statistics.components", fewer[0], components), ("statistics.knots", fewer[1], knots)]
+    settings = " and ".join(f"{key}: {value}" for key, value, now in changes if value != now)
+    return f"take more images, or {settings}, which takes {required_images(*fewer)}"
+
+
 def unranked(table: pa.Table) -> pa.Table:
     """Rankings without a ranked channel: target, group, images (the most that a channel has) and statuses (those of its
     channels, each once). table: rows of rankings.parquet."""
@@ -208,3 +224,29 @@ def unranked(table: pa.Table) -> pa.Table:
     rankings = rankings.filter(pc.equal(rankings["rank_count"], 0))
     rankings = rankings.select(["target", "group", "images_max", "status_distinct"])
     return rankings.rename_columns(["target", "group", "images", "statuses"])
+
+
+def why_unranked(table: pa.Table, names: ClassNames, settings: Statistics, *, grouped: bool) -> list[str]:
+    """Lines for people: which rankings have no ranked channel, why, and what to do. table: rows of rankings.parquet."""
+    from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
+
+    rows = unranked(table).to_pylist()
+    lines = []
+    for target in dict.fromkeys(row["target"] for row in rows):
+        reasons = [_reason(row, names, grouped) for row in rows if row["target"] == target]
+        more = f" and {len(reasons) - NAMED:,} more" if len(reasons) > NAMED else ""
+        lines.append(f"{names.target(target)}: no channel is ranked: {'; '.join(reasons[:NAMED])}{more}")
+    few = [row["images"] for row in rows if TOO_FEW in row["statuses"]]
+    if few:
+        components, knots = settings.components, settings.knots
+        lines.append(
+            f"a channel is ranked from {required_images(components, knots):,} images on (fewer where it varies in "
+            f"fewer components), in at least {MIN_FOLDS} folds: {'make larger groups, ' if grouped else ''}"
+            f"{enough_for(max(few), components, knots)}"
+        )
+    return lines
+
+
+def _reason(row: dict[str, Any], names: ClassNames, grouped: bool) -> str:
+    reason = "too few images" if TOO_FEW in row["statuses"] else "constant"
+    return (f"group {names.group(row['group'])} " if grouped else "") + f"({row['images']:,} images, {reason})"

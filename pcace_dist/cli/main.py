@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import check, completion, estimate, init, pack, runs
+from pcace_dist.cli import check, completion, estimate, init, pack, runs, schema
 from pcace_dist.cli.arguments import add_job
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
@@ -27,9 +27,9 @@ WELCOME = """\
 pcace ranks the channels of a vision model's layers by how much their maps tell
 about its output: over all your images, with confidence intervals.
 
-  pcace pack photos/ shards/     1. images as Parquet: from folders, CSV, tars
-  pcace rank job.yaml            2. a job file names model, layers and target
-  pcace show runs/resnet18       3. the ranking; `pcace report` makes a page
+  pcace init                     1. a job file: names your model and your images
+  pcace check job.yaml           2. what may be wrong with it, in seconds
+  pcace rank job.yaml            3. the ranking; `pcace report` makes a page
 
 All commands: pcace --help. One of them, with an example: pcace rank --help."""
 
@@ -100,6 +100,7 @@ def build_parser() -> Parser:
     runs.add_verbs(add)
     estimate.add_verb(add)
     _add_report(add)
+    schema.add_verb(add)
     completion.add_verb(add)
     return parser
 
@@ -216,13 +217,18 @@ def _add_show(add: AddVerb) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from pcace_dist.artifacts.rankings import why_unranked
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.cli.tables import print_across_groups
 
     run = open_run(arguments.path)
     if arguments.across:
         target = run.names.asked_target(arguments.target)
-        print_across_groups(run.across_groups(top=arguments.top, target=target), run.names)
+        across = run.across_groups(top=arguments.top, target=target)
+        print_across_groups(across, run.names)
+        if not any(across["groups"].to_pylist()):
+            for line in why_unranked(run.ranking(target=target), run.names, run.job.statistics, grouped=True):
+                tell(line)
         return 0
     _print_rankings(run, run.job, arguments.top, layer=arguments.layer, group=arguments.group, target=arguments.target)
     return 0
@@ -232,17 +238,13 @@ def _print_rankings(
     run: Run, job: Job, top: int, *, layer: str | None = None, group: str | None = None, target: str | None = None
 ) -> None:
     """Print the best channels, and the groups that have no ranking."""
-    from pcace_dist.artifacts.rankings import best_of, unranked
-    from pcace_dist.cli.tables import print_ranking, print_unranked
+    from pcace_dist.artifacts.rankings import best_of, why_unranked
+    from pcace_dist.cli.tables import print_ranking
 
     ranking, grouped = run.ranking(layer=layer, group=group, target=target), job.group_by is not None
     print_ranking(best_of(ranking, top, within_layer=layer is not None), run.names, grouped=grouped)
-    unranked_rows = unranked(ranking)
-    if len(unranked_rows):
-        from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
-
-        needed = required_images(job.statistics.components, job.statistics.knots)
-        print_unranked(unranked_rows, run.names, grouped=grouped, needed=needed, folds=MIN_FOLDS)
+    for line in why_unranked(ranking, run.names, job.statistics, grouped=grouped):
+        tell(line)
 
 
 def _add_status(add: AddVerb) -> None:

@@ -13,7 +13,6 @@ from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress import terminal
 from pcace_dist.progress.bar import StageBar
 
-UNRANKED_SHOWN = 10  # so many groups without a ranking are named
 RANKING = (
     "rank",
     "95 % of ranks",
@@ -55,26 +54,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def print_unranked(unranked: pa.Table, names: ClassNames, *, grouped: bool, needed: int, folds: int) -> None:
-    """Print the groups in which no channel is ranked, and why. needed, folds: images and folds that a score needs."""
-    rows = unranked.to_pylist()
-    for target in dict.fromkeys(row["target"] for row in rows):
-        of_target = [row for row in rows if row["target"] == target]
-        reasons = [_why_unranked(row, names, grouped) for row in of_target[:UNRANKED_SHOWN]]
-        more = f" and {len(of_target) - UNRANKED_SHOWN:,} more" if len(of_target) > UNRANKED_SHOWN else ""
-        terminal.tell(f"{names.target(target)}: no channel is ranked: {'; '.join(reasons)}{more}")
-    if any("too_few_images" in row["statuses"] for row in rows):
-        terminal.tell(
-            f"a channel is ranked from {needed:,} images on (fewer where it varies in fewer components), in at least "
-            f"{folds} folds: use more images, larger groups, or fewer statistics.components or knots"
-        )
-
-
-def _why_unranked(row: dict[str, Any], names: ClassNames, grouped: bool) -> str:
-    reason = "too few images" if "too_few_images" in row["statuses"] else "constant"
-    return (f"group {names.group(row['group'])} " if grouped else "") + f"({row['images']:,} images, {reason})"
 
 
 def _by_target_and_group(

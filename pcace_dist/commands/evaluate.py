@@ -35,9 +35,11 @@ from pcace_dist.analysis.curves import (
 )
 from pcace_dist.analysis.figure import curves_svg
 from pcace_dist.analysis.publish import write_json, write_parquet, write_text
+from pcace_dist.artifacts.rankings import why_unranked
 from pcace_dist.artifacts.run import Run
 from pcace_dist.commands.evaluate_on_workers import Evaluated, Evaluating, evaluating, open_evaluation
 from pcace_dist.config.targets import TargetSpec
+from pcace_dist.datasets.paths import first_names
 from pcace_dist.errors import JobError
 from pcace_dist.models.ablation import BIAS, MEAN, REPLACEMENTS, ZERO, Effect
 from pcace_dist.worker.evaluator import AblationTask, Case, Profiled
@@ -46,6 +48,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 HELD_OUT_SHARE = 4  # one of so many folds is held out
 SETS_PER_TASK = 16
+NAMED = 3  # of what cannot be evaluated
 MOST_CURVES = 60  # layers x targets x groups, unless they were chosen
 BASELINES = ("weight_norm", "mean_activation", "variance", "taylor", "pearson")
 
@@ -114,6 +117,7 @@ def evaluate(run: Run, settings: EvaluationSettings | None = None) -> Evaluation
     evaluated = open_evaluation(
         job, run.path, data=settings.data, images=settings.images, held_out=held_out, watch=settings.watch
     )
+    _refuse_unranked(run, settings)
     published = _published(run, settings)
     cases = list(published)
     names = _layers(evaluated, settings)
@@ -125,6 +129,15 @@ def evaluate(run: Run, settings: EvaluationSettings | None = None) -> Evaluation
     with evaluating(evaluated) as workers:
         scores = published if settings.data is not None else _without_held_out(workers, evaluated, cases)
         return _measure(run, settings, evaluated, workers, cases, names, scores)
+
+
+def _refuse_unranked(run: Run, settings: EvaluationSettings) -> None:
+    """Raise JobError where no channel is ranked in what is asked for, before any worker is started."""
+    table = run.ranking(target=settings.target, group=settings.group)
+    if table["rank"].null_count == len(table):
+        job = run.job
+        reasons = why_unranked(table, run.names, job.statistics, grouped=job.group_by is not None)
+        raise JobError(f"{run.path}: nothing can be evaluated: {'; '.join(reasons)}")
 
 
 def write_evaluation(evaluation: Evaluation, folder: str, run: Run) -> None:
@@ -234,7 +247,8 @@ def _measure(
             layer = _layer(targets[case.target], case, name, scores[case][name], profiles[case], evaluated)
             planned += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.compute.seed)
     if not planned:
-        raise JobError(f"{run.path}: nothing can be evaluated: {'; '.join(left_out) or 'no replacement applies'}")
+        reasons = first_names(left_out, NAMED) or "no replacement applies"
+        raise JobError(f"{run.path}: nothing can be evaluated: {reasons}")
     untouched = dict(zip(usable, workers.untouched(usable), strict=True))
     return Evaluation(
         path=run.path,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from pcace_dist.config.job import Job, Layer
+from pcace_dist.config.job import Job
+from pcace_dist.config.sections import Layer
 from pcace_dist.errors import ModelError
 from pcace_dist.models.layers import do_not_run, excluded_layers, named_exactly, resolve_layers
 from pcace_dist.models.load import weights_digest

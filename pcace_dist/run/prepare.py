@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from pcace_dist.artifacts.reading.data_reading import DataReading
-from pcace_dist.config.job import Job, Model
+from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
+from pcace_dist.config.sections import Model
 from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.errors import DatasetError, JobError

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.artifacts.rankings import enough_for
 from pcace_dist.checks.finding import Finding
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.device_images import GPU, choose_decoder, memory_beside
@@ -59,7 +60,6 @@ from pcace_dist.worker.spec import WorkSpec
 log = logging.getLogger(__name__)
 
 GROUPS_NAMED = 5  # in a message
-MORE_IMAGES = "take more images, fewer statistics.components or knots"
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,13 +256,14 @@ def _refuse_too_few(plan: Plan, sizes: Mapping[Any, int], *, grouped: str | None
     if grouped is None:
         images = sum(sizes.values())
         raise DatasetError(
-            f"dataset: {images} images are too few for a ranking, which takes {needed} at least; {MORE_IMAGES}"
+            f"dataset: {images} images are too few for a ranking, which takes {needed} at least; "
+            f"{enough_for(images, plan.components, plan.knots)}"
         )
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:GROUPS_NAMED]
     largest_names = ", ".join(f"{name_of(group)} {images}" for group, images in largest)
     raise DatasetError(
         f"group_by {grouped}: none of the {len(sizes)} groups has the {needed} images that a ranking takes at least; "
-        f"the largest: {largest_names}; {MORE_IMAGES}, or larger groups"
+        f"the largest: {largest_names}; make larger groups, or {enough_for(largest[0][1], plan.components, plan.knots)}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,7 +16,9 @@ from pcace_dist.checks.groups import most_components
 from pcace_dist.commands.init import text
 from pcace_dist.commands.init.data import DataLook, look_at_data
 from pcace_dist.commands.init.model import ModelLook, default_weights, look_at_model
-from pcace_dist.config.job import Statistics, read_job
+from pcace_dist.config.job import read_job
+from pcace_dist.config.schema import job_schema
+from pcace_dist.config.sections import Statistics
 from pcace_dist.config.text import load_yaml
 from pcace_dist.errors import JobError, OutputError
 from pcace_dist.statistics.score import required_images
@@ -45,7 +48,9 @@ class Wishes:
 
 
 def write_job(wishes: Wishes, out: str, *, force: bool = False, ask: Ask | None = None) -> str:
-    """Write the job file and return its text. `ask`: of a terminal; None: everything is decided here.
+    """Write the job file, and the schema for editors beside it; return the job's text.
+
+    ask: of a terminal; None: everything is decided here.
 
     Raises UserError: the model cannot be built, the data cannot be read, or `out` is there already.
     """
@@ -62,6 +67,9 @@ def write_job(wishes: Wishes, out: str, *, force: bool = False, ask: Ask | None 
     try:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(written, encoding="utf-8")
+        schema = Path(out).parent / text.SCHEMA
+        if force or not schema.exists():
+            schema.write_text(json.dumps(job_schema(), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from None
     return written

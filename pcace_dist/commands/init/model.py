@@ -22,6 +22,7 @@ from pcace_dist.storage.files import Storage
 
 SIDES = (224, 256, 32, 28, 64, 96, 128, 299, 384)  # of images, tried in this order
 BESIDE = ("downsample", "shortcut", "aux")  # parts of names of convolutions beside the main path
+EMBEDS = ("embed", "proj")
 BLOCK = 8  # the most convolutions that a glob for the last block may take
 
 
@@ -144,10 +145,9 @@ def _own_input(shape: tuple[int, int, int], size: tuple[int, int] | None, channe
 
 
 def _is_classifier(model: nn.Module, outputs: int) -> bool:
-    """Whether the last linear layer is called as those of classifiers are."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    last = linear[-1].rpartition(".")[2] if linear else ""
-    return outputs > 1 and not any(word in (linear or [""])[-1].lower() for word in ("embed", "proj")) and last != ""
+    """Whether there are several outputs and the last linear layer is not called as those of embeddings are."""
+    last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1:]
+    return outputs > 1 and not any(word in name.lower() for name in last for word in EMBEDS)
 
 
 # -- layers
@@ -198,7 +198,7 @@ def _blocks(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         kinds = {type(child) for child in module.children()}
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(kinds) == 1 and len(module) > len(longest):
-            longest = [f"{name}.{index}" for index in range(len(module))]
+            longest = [f"{name}.{child}" for child, _ in module.named_children()]
     return longest if len(longest) > 1 else []
 
 

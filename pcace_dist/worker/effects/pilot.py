@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pcace_dist.config.job import Effect
+from pcace_dist.config.sections import Effect
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.errors import ModelError
 from pcace_dist.models.device import is_out_of_memory
