@@ -27,7 +27,7 @@ WELCOME = """\
 pcace ranks the channels of a vision model's layers by how much their maps tell
 about its output: over all your images, with confidence intervals.
 
-  pcace init                     1. a job file: names your model and your images
+  pcace init                     1. a job file for your model and images
   pcace check job.yaml           2. what may be wrong with it, in seconds
   pcace rank job.yaml            3. the ranking; `pcace report` makes a page
 

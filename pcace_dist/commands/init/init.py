@@ -159,9 +159,8 @@ def _dataset(path: str, data: DataLook, model: ModelLook, label: str | None) -> 
         lines.append(text.comment(f"fold_by: {data.together}   # {why}", indent=2))
     others = [f"{name} ({kind})" for name, kind in data.columns.items() if name != label]
     if others:
-        lines.append(
-            text.comment(f"other columns: {', '.join(others[:12])}{', ...' if len(others) > 12 else ''}", indent=2)
-        )
+        named = ", ".join(others[:MOST_COLUMNS] + ["..."] * (len(others) > MOST_COLUMNS))
+        lines.append(text.comment(f"other columns: {named}", indent=2))
     return lines
 
 
