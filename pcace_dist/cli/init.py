@@ -19,9 +19,7 @@ def add_verb(add: AddVerb) -> None:
         "pcace init --factory torchvision:resnet18 --kwargs '{weights: DEFAULT}' --data photos/",
     )
     verb.add_argument("--factory", metavar="F", help="torchvision:NAME, or module:function for any other model")
-    verb.add_argument(
-        "--kwargs", default="{}", metavar="MAPPING", help="its arguments, as YAML or JSON (default: none)"
-    )
+    verb.add_argument("--kwargs", default="{}", metavar="MAPPING", help="its arguments, as YAML (default: none)")
     verb.add_argument(
         "--weights",
         metavar="W",

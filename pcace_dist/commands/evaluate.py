@@ -38,6 +38,7 @@ from pcace_dist.analysis.publish import write_json, write_parquet, write_text
 from pcace_dist.artifacts.rankings import why_unranked
 from pcace_dist.artifacts.run import Run
 from pcace_dist.commands.evaluate_on_workers import Evaluated, Evaluating, evaluating, open_evaluation
+from pcace_dist.config.choice import Wanted, choose, layer_names
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.paths import first_names
 from pcace_dist.errors import JobError
@@ -61,9 +62,9 @@ class EvaluationSettings:
     images: int = 4000
     draws: int = 20
     replacements: tuple[str, ...] = REPLACEMENTS
-    layers: tuple[str, ...] | None = None
-    target: str | None = None
-    group: str | None = None
+    layers: Wanted = None
+    target: Wanted = None
+    group: Wanted = None
     watch: TargetSpec | None = None
 
 
@@ -120,7 +121,7 @@ def evaluate(run: Run, settings: EvaluationSettings | None = None) -> Evaluation
     _refuse_unranked(run, settings)
     published = _published(run, settings)
     cases = list(published)
-    names = _layers(evaluated, settings)
+    names = _layers(run.path, evaluated, settings)
     if len(cases) * len(names) > MOST_CURVES and not (settings.layers or settings.group or settings.target):
         raise JobError(
             f"{run.path}: has {len(names)} layers and {len(cases)} targets and groups: choose with --layer, --group "
@@ -181,12 +182,9 @@ def _without_held_out(workers: Evaluating, evaluated: Evaluated, cases: Sequence
     return scores
 
 
-def _layers(evaluated: Evaluated, settings: EvaluationSettings) -> list[str]:
+def _layers(path: str, evaluated: Evaluated, settings: EvaluationSettings) -> list[str]:
     ranked = [layer.name for layer in evaluated.plan.layers]
-    for name in settings.layers or ():
-        if name not in ranked:
-            raise JobError(f"--layer {name}: not ranked; there are: {', '.join(ranked)}")
-    return [name for name in ranked if settings.layers is None or name in settings.layers]
+    return choose("layer", settings.layers, ranked, layer_names, where=path)
 
 
 # -- measuring

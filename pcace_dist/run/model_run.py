@@ -23,7 +23,7 @@ from pcace_dist.executors.base import Executor, Task
 from pcace_dist.executors.choice import open_executor
 from pcace_dist.executors.event_loop import LoopControl
 from pcace_dist.progress import logs
-from pcace_dist.run.coordinator import Coordinator, worker_shape
+from pcace_dist.run.coordinator import PILOT, Coordinator, worker_shape
 from pcace_dist.run.dispatcher import Dispatcher
 from pcace_dist.run.extend import Base, check_base_plan, copy_attempts, generation_of, inherit
 from pcace_dist.run.main_pass import MainPass
@@ -117,7 +117,7 @@ class ModelRun(Coordinator[Preparation]):
     def _pilot(self, executor: Executor) -> tuple[bytes, bytes, tuple[Finding, ...]]:
         """The first worker that is up makes the plan; if it is lost, the next one does."""
         began = time.monotonic()
-        (piloted,) = self._map(executor, [Task.of(WorkerBody.pilot, self._preparation.listing)], "pilot")
+        (piloted,) = self._map(executor, [Task.of(WorkerBody.pilot, self._preparation.listing)], PILOT)
         first_up = began if self._first_up is None else self._first_up
         self._stats.seconds["start"] += first_up - began
         self._stats.seconds["pilot"] += time.monotonic() - first_up

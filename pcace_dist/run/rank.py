@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist.artifacts.attempt import attempts_with_bad
@@ -34,6 +33,7 @@ from pcace_dist.ledger.lease_keeper import LeaseKeeper
 from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.progress import logs
 from pcace_dist.progress.display import RunDisplay
+from pcace_dist.progress.terminal import local_time
 from pcace_dist.run.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.run.coordinator import Coordinator
 from pcace_dist.run.republish import write_anew
@@ -71,6 +71,14 @@ def run_job(
     first start, unless RAY_ADDRESS is set (worker/shared_model.py). PCACE_EXECUTOR chooses otherwise. A run that
     another living driver holds is refused, with `take_over` it is taken from it.
     """
+    with display or RunDisplay() as run_display:
+        run_display.prepare()
+        return _run_job(job, run_display, take_over=take_over, retry_bad=retry_bad, tell=tell)
+
+
+def _run_job(
+    job: Job, run_display: RunDisplay, *, take_over: bool, retry_bad: str | None, tell: Callable[[str], None]
+) -> int:
     chosen = wanted_executor()
     refuse_temporary(job)
     storage = storage_of(job)
@@ -104,7 +112,7 @@ def run_job(
     on_ray = preparation.executor == ExecutorKind.RAY
     session = ray_session() if on_ray else contextlib.nullcontext()
     began = time.monotonic()
-    with interruptible() as interrupt, session, display or RunDisplay() as run_display:
+    with interruptible() as interrupt, session:
         before |= {"ray": time.monotonic() - began} if on_ray else {}
         probe(store)
         interrupt.install()
@@ -143,14 +151,14 @@ def _recorded_outcome(store: Store, state: RunState, tell: Callable[[str], None]
     """A finished run's exit code. Damaged files are written anew; so is summary.json where the driver died after `done`
     and before it was written."""
     done = state.done or {}
-    date = datetime.fromtimestamp(state.finished_at or 0.0, UTC)
     with parsing(f"{store.url}/ledger"):
         code, anew = int(done["exit_code"]), write_anew(store, state)
     if "files" not in done and done.get("summary") is not None and _old_summary(store) != done["exit_code"]:
         publish_summary(store, done["summary"])
         anew = ["summary.json"]
     doing = f"{', '.join(anew)} written anew from what it recorded" if anew else "nothing to do"
-    tell(f"finished on {date:%Y-%m-%d %H:%M} UTC, {doing}")
+    ended = f" with exit code {code}" if code else ""
+    tell(f"already finished on {local_time(state.finished_at or 0.0)}{ended}, {doing}")
     return code
 
 

@@ -44,6 +44,7 @@ from pcace_dist.worker.encoder import BatchEncoder
 from pcace_dist.worker.memory import memory_of
 from pcace_dist.worker.pilot import make_plan
 from pcace_dist.worker.pilot_cache import PilotCache
+from pcace_dist.worker.pilot_rows import PilotMeter
 from pcace_dist.worker.reduce import reduce_block
 from pcace_dist.worker.shared_model import SharedModel
 from pcace_dist.worker.sources import CODES, PILOT, UnitSources
@@ -107,6 +108,7 @@ class Engine:
         self._stop = threading.Event()
         self.images_seen = 0
         self.pilot_batches = 0
+        self.pilot_meter = PilotMeter()
         self.pilot_warnings: tuple[Finding, ...] = ()
 
     # -- the plan
@@ -125,6 +127,7 @@ class Engine:
             device=self.device,
             weights=self.weights,
             check=self._check_pilot,
+            meter=self.pilot_meter,
         )
         if self.spec.plan is None:  # another run's plan may be of another numeric class
             self.pilot_cache.plan = result.plan.digest

@@ -53,7 +53,7 @@ from pcace_dist.worker.effects.choice import EffectChoice, choose_effects
 from pcace_dist.worker.effects.pilot import EffectPilot, make_effects
 from pcace_dist.worker.pilot_cache import CachedUnit
 from pcace_dist.worker.pilot_maps import PilotMaps
-from pcace_dist.worker.pilot_rows import PilotRows
+from pcace_dist.worker.pilot_rows import PilotMeter, PilotRows
 from pcace_dist.worker.pilot_warnings import pilot_warnings
 from pcace_dist.worker.spec import WorkSpec
 
@@ -83,6 +83,7 @@ class _Setting:
     decode: str
     numerics: Numerics
     check: Callable[[], None] = lambda: None
+    meter: PilotMeter | None = None
     effects: EffectChoice = EffectChoice(OFF)  # noqa: RUF009 (frozen)
     places: Mapping[str, Place] = field(default_factory=dict)
 
@@ -114,12 +115,14 @@ def make_plan(
     device: torch.device,
     weights: str,
     check: Callable[[], None] = lambda: None,
+    meter: PilotMeter | None = None,
 ) -> Piloted:
     """Read the pilot, choose the batch size, build the plan and the rows by which workers are admitted to it.
 
     models: copies of the one model, by which as many batches are forwarded at the same time. Deterministic for the same
     job, model and machine class, whatever their number. With `spec.plan` the plan is another run's, and only the
     rows for admission are read. `check` is called for every batch of every pass; what it raises ends the pilot.
+    `meter` is told how far it is.
 
     Raises DatasetError or ModelError for what only real rows show.
     """
@@ -139,7 +142,7 @@ def make_plan(
     with closing(rows):
         image = rows.first.images[:1]
         numerics = _numerics(models[0], spec, device, image) if given_metadata is None else given_metadata.numerics
-        setting = _Setting(models, spec, device, decode, numerics, check)
+        setting = _Setting(models, spec, device, decode, numerics, check, meter)
         axes = _steady_axes(setting, rows.first.images)
         if given_plan is None:
             setting = _with_effects(setting, rows.first.images, listing.rows)
@@ -304,7 +307,7 @@ def first_pass(setting: _Setting, rows: PilotRows, fixed_batch: int | None) -> P
 
     def read(batch: int) -> PilotMaps:
         forwards = [setting.forward(model, batch) for model in setting.models]
-        pilot = PilotMaps(forwards, setting.spec, setting.check, setting.watched)
+        pilot = PilotMaps(forwards, setting.spec, setting.check, setting.watched, meter=setting.meter)
         pilot.read(rows, rows.most_rows, cache=rows.reads_units and not setting.effects.of_images)
         return pilot
 

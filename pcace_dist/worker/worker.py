@@ -61,10 +61,12 @@ class WorkResult:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a worker is: images forwarded so far, batches of a pilot so far, and the storage that it waits for."""
+    """How far a worker is: images forwarded so far, batches of a pilot so far, the pilot's share that is done (0 to 1),
+    and the storage that it waits for."""
 
     images: int = 0
     pilot_batches: int = 0
+    pilot_share: float = 0.0
     waits_for: str | None = None
 
 
@@ -225,6 +227,7 @@ class WorkerBody:
         return Progress(
             images=0 if engine is None else engine.images_seen,
             pilot_batches=0 if engine is None else engine.pilot_batches,
+            pilot_share=0.0 if engine is None else engine.pilot_meter.share,
             waits_for=None if outage is None else f"{outage[0]} (for {outage[1]:.0f} s by now)",
         )
 
