@@ -20,6 +20,7 @@ from pcace_dist.commands.check.refusals import judge
 from pcace_dist.commands.check.sample import Sample, take_sample
 from pcace_dist.commands.check.sheet import contact_sheet
 from pcace_dist.config.job import Job
+from pcace_dist.config.targets import have_classes
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.loader import spread
 from pcace_dist.datasets.row_groups import count_kept, kept_counts
@@ -90,7 +91,7 @@ def _of_sample(preparation: Preparation, sample: Sample, names: Mapping[int, str
 
 def _of_labels(preparation: Preparation, sample: Sample, names: Mapping[int, str]) -> Iterator[Finding]:
     """Accuracy, and whether another input or another order of the classes would raise it."""
-    if sample.labels is None:
+    if sample.labels is None or not have_classes(preparation.job.targets):
         return
     predicted = sample.outputs.argmax(1).numpy()
     finding = accuracy.finding_of(predicted, sample.labels, sample.outputs.shape[1], names)
@@ -221,7 +222,7 @@ def _write_sheet(out: str, sample: Sample, names: Mapping[int, str], job: Job) -
 
 def _captions(sample: Sample, names: Mapping[int, str], job: Job) -> tuple[list[tuple[str, ...]], list[bool | None]]:
     """What the model says and, below it, what the label is; without labels the first target's value."""
-    labels, several = sample.labels, sample.outputs.shape[1] > 1
+    labels, several = sample.labels, sample.outputs.shape[1] > 1 and have_classes(job.targets)
     predicted = sample.outputs.argmax(1).tolist()
     if not several or labels is None:
         said = [_named(int(top), names) if several else "" for top in predicted]
