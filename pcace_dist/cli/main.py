@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import completion, estimate, pack, runs
+from pcace_dist.cli import completion, estimate, layers, pack, runs
 from pcace_dist.cli.arguments import add_job
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
@@ -97,6 +97,7 @@ def build_parser() -> Parser:
     _add_status(add)
     runs.add_verbs(add)
     estimate.add_verb(add)
+    layers.add_verb(add)
     _add_report(add)
     completion.add_verb(add)
     return parser

@@ -15,26 +15,23 @@ from torch import nn
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
-from pcace_dist.config.job import Job, Layer, Model
+from pcace_dist.config.job import Job, Model
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.listing import Listing, list_dataset
-from pcace_dist.errors import DatasetError, JobError, ModelError
+from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
 from pcace_dist.executors.ray_session import is_wanted, names_a_cluster
-from pcace_dist.models.layers import do_not_run, excluded_layers, named_exactly, resolve_layers
 from pcace_dist.models.load import weights_digest
 from pcace_dist.models.source import code_digest
 from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
 from pcace_dist.run.input_of_model import with_input_of_model
+from pcace_dist.run.layers_of_job import layouts_of, ranked_layers
 from pcace_dist.statistics.ace import MAX_ROWS
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import WorkSpec
-
-DOES_NOT_RUN = "does not run in a forward pass"
-GUESSED_SIZE = 224  # pixels, of an image whose size the job leaves open
 
 
 @dataclass(frozen=True)
@@ -149,41 +146,12 @@ def identify(job: Job) -> Identity:
 
 
 def _identity(job: Job, model: nn.Module) -> Identity:
-    layers, left_out = _layers(job, model)
-    layouts, weights = _layouts(job, model), weights_digest(model)
+    layers, left_out = ranked_layers(job, model)
+    layouts, weights = layouts_of(job, model), weights_digest(model)
     former = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts)
     code = code_digest(model, job.model.factory)
     now = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts, code=code)
     return Identity(layers, layouts, weights, now, former, code, left_out)
-
-
-def _layers(job: Job, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The job's layers, in model order; and those that are left out, with the reason: by "!", or because a glob or
-    "all" brings them and they do not run."""
-    layers = resolve_layers(model, job.layer_patterns)
-    exact = named_exactly(model, job.layer_patterns)
-    brought = [name for name in layers if name not in exact]
-    idle = do_not_run(model, brought, _image_shape(job)) if brought else []
-    if idle:
-        logs.say(f"left out, as they do not run in a forward pass: {', '.join(idle)}", prefix="pcace: layers: ")
-    if len(idle) == len(layers):
-        raise ModelError(f"layers {', '.join(job.layer_patterns)}: none of them runs in a forward pass of the model")
-    excluded = {name: f"left out by {pattern}" for name, pattern in excluded_layers(model, job.layer_patterns).items()}
-    left_out = excluded | dict.fromkeys(idle, DOES_NOT_RUN)
-    return tuple(name for name in layers if name not in idle), left_out
-
-
-def _image_shape(job: Job) -> tuple[int, int, int]:
-    """Shape (C, H, W) of an image as the model may get it; a guess where the job leaves images as they are."""
-    size = job.model.input.crop or job.model.input.resize or GUESSED_SIZE
-    height, width = (size, size) if isinstance(size, int) else size
-    return job.model.input.image_channels, height, width
-
-
-def _layouts(job: Job, model: nn.Module) -> dict[str, str]:
-    """What the job says of its layers' axes, by resolved name; the last word counts."""
-    said = [layer for layer in job.layers if isinstance(layer, Layer)]
-    return {name: layer.layout for layer in said for name in resolve_layers(model, [layer.name])}
 
 
 def _with_given_plan(job: Job, spec: WorkSpec, layers: tuple[str, ...]) -> WorkSpec:
