@@ -34,8 +34,8 @@ ROOMS: dict[str, set[str]] = {
     "artifacts": {"storage", "statistics", "models", "datasets", "config", "ledger"},
     "worker": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts"},
     "executors": {"progress", "storage", "models", "packing", "config", "worker"},
-    "run": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}
-    | {"executors"},
+    "run": {"progress", "storage", "statistics", "models", "datasets", "packing", "config", "ledger", "artifacts"}
+    | {"worker", "executors"},
     "analysis": {"progress", "storage", "models", "datasets", "config", "artifacts"},
     "report": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
     "commands": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}

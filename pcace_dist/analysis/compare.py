@@ -8,7 +8,7 @@ The arithmetic is in `agreement` and `movement`; this module decides which noise
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
 from pcace_dist.artifacts.checked import parsing
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.artifacts.run import Run
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute
@@ -117,7 +118,8 @@ class AgreementRow:
 class Comparison:
     """The comparison of two runs. `channels` is comparison.parquet; `overall`: means over the rankings of all layers.
 
-    reasons: why the runs are not comparable. notes: what else differs between them.
+    reasons: why the runs are not comparable. notes: what else differs between them. names: of the classes, as the later
+    run has them, or else the earlier one.
     """
 
     run_a: RunFacts
@@ -129,6 +131,7 @@ class Comparison:
     noise: Noise
     agreement: tuple[AgreementRow, ...]
     channels: pa.Table
+    names: ClassNames = field(default=ClassNames())
 
     @property
     def overall(self) -> dict[str, float]:
@@ -184,14 +187,21 @@ def compare_runs(run_a: Run, run_b: Run, settings: ComparisonSettings | None = N
     noise = noise_between(a, b)
     if reasons:
         return Comparison(a, b, settings, "not comparable", tuple(reasons), tuple(_notes(a, b)), noise, (), _EMPTY)
-    return compare_tables(a, b, tables[0], tables[1], noise, settings)
+    names = run_b.names if run_b.names.names else run_a.names
+    return compare_tables(a, b, tables[0], tables[1], noise, settings, names)
 
 
 def compare_tables(
-    run_a: RunFacts, run_b: RunFacts, table_a: pa.Table, table_b: pa.Table, noise: Noise, settings: ComparisonSettings
+    run_a: RunFacts,
+    run_b: RunFacts,
+    table_a: pa.Table,
+    table_b: pa.Table,
+    noise: Noise,
+    settings: ComparisonSettings,
+    names: ClassNames,
 ) -> Comparison:
     """Compare two comparable rankings with pseudo-values (from `selected`)."""
-    notes = [*_notes(run_a, run_b), *_groups_apart(table_a, table_b)]
+    notes = [*_notes(run_a, run_b), *_groups_apart(table_a, table_b, names)]
     table_a, table_b = _common_groups(table_a, table_b)
     differences = difference(_side(table_a, noise.pilots[0]), _side(table_b, noise.pilots[1]), paired=noise.paired)
     channels = _side_by_side(table_a, table_b, differences, settings)
@@ -205,6 +215,7 @@ def compare_tables(
         noise=noise,
         agreement=tuple(_agreements(table_a, table_b, settings)),
         channels=channels,
+        names=names,
     )
 
 
@@ -286,8 +297,8 @@ def _notes(run_a: RunFacts, run_b: RunFacts) -> Iterator[str]:
         yield "other model.input"
 
 
-def _groups_apart(table_a: pa.Table, table_b: pa.Table) -> Iterator[str]:
-    groups_a, groups_b = (set(_group_names(table)) for table in (table_a, table_b))
+def _groups_apart(table_a: pa.Table, table_b: pa.Table, names: ClassNames) -> Iterator[str]:
+    groups_a, groups_b = (set(map(names.group, pc.unique(t["group"]).to_pylist())) for t in (table_a, table_b))
     if groups_a != groups_b:
         yield (
             f"groups only in the first: {_listed(sorted(groups_a - groups_b))}; only in the second: "
@@ -307,13 +318,18 @@ def selected(run: Run, settings: ComparisonSettings) -> pa.Table:
     """The ranking with its pseudo-values, for the target, group and layer in the settings."""
     table = run.ranking()
     table = table.append_column("pseudo_values", run.jackknife()["pseudo_values"])
-    wanted = {"target": settings.target, "group": settings.group, "layer": settings.layer}
+    wanted = {
+        "target": run.names.asked_target(settings.target),
+        "group": run.names.asked_group(settings.group),
+        "layer": settings.layer,
+    }
     for column, value in wanted.items():
         if value is not None:
             condition = rows_of(column, value, table.schema.field(column).type)
             remaining = table.slice(0, 0) if condition is None else table.filter(condition)
             if not len(remaining):
-                names = _listed([name_of(value) for value in pc.unique(table[column]).to_pylist()])
+                name = run.names.group if column == "group" else str
+                names = _listed([name(value) for value in pc.unique(table[column]).to_pylist()])
                 raise UserError(f"{run.path}: no {column} {value!r}; there are: {names}")
             table = remaining
     return table

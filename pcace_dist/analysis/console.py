@@ -11,7 +11,7 @@ from pcace_dist.analysis.compare import AgreementRow, Comparison
 from pcace_dist.analysis.curves import BEST, Standing
 from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
-from pcace_dist.datasets.groups import name_of
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress.terminal import console, table, tell
 
 SHOWN = 20
@@ -37,9 +37,9 @@ def print_comparison(comparison: Comparison) -> None:
         f"rank-biased overlap {number(overall['rbo'])} (p {comparison.settings.persistence:g})",
     )
     if len(comparison.agreement) > 1:
-        console().print(_agreement_table(comparison.agreement))
+        console().print(_agreement_table(comparison.agreement, comparison.names))
     if counts["moved"]:
-        console().print(_moved_table(comparison.moved()))
+        console().print(_moved_table(comparison.moved(), comparison.names))
 
 
 def print_history(history: History) -> None:
@@ -91,27 +91,27 @@ def _lost(matched: Matched) -> str:
     return f"; not found again: {', '.join(lost[:SHOWN])}{more}" if lost else ""
 
 
-def _agreement_table(rows: Sequence[AgreementRow]) -> Table:
+def _agreement_table(rows: Sequence[AgreementRow], classes: ClassNames) -> Table:
     names = ("target", "group", "layer", "channels", "Kendall", "Spearman", "overlap", "rank-biased")
     more = f" (the first {SHOWN} of {len(rows)})" if len(rows) > SHOWN else ""
     printed = table(f"agreement{more}", names, left=("target", "group", "layer"))
     grouped = any(row.group is not None for row in rows)
     for row in rows[:SHOWN]:
         agreed = row.agreement
-        group = name_of(row.group) if grouped else ""
+        group = classes.group(row.group) if grouped else ""
         cells = (number(value) for value in (agreed.kendall, agreed.spearman, agreed.overlap, agreed.rbo))
-        printed.add_row(row.target, group, row.layer or "all", str(agreed.channels), *cells)
+        printed.add_row(classes.target(row.target), group, row.layer or "all", str(agreed.channels), *cells)
     return printed
 
 
-def _moved_table(rows: Sequence[dict[str, Any]]) -> Table:
+def _moved_table(rows: Sequence[dict[str, Any]], classes: ClassNames) -> Table:
     names = ("target", "group", "layer", "channel", "movement", "rank", "score", "interval", "q")
     more = f" (the surest {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else ""
     printed = table(f"moved{more}", names, left=("target", "group", "layer", "movement"))
     for row in rows[:SHOWN]:
         printed.add_row(
-            row["target"],
-            "" if row["group"] is None else str(row["group"]),
+            classes.target(row["target"]),
+            "" if row["group"] is None else classes.group(row["group"]),
             row["layer"],
             str(row["channel"]),
             row["movement"],

@@ -102,6 +102,7 @@ def compare_matched(run_a: Run, run_b: Run, comparison: Comparison) -> Matched:
         reordered(tables[1], layers),
         comparison.noise,
         comparison.settings,
+        comparison.names,
     )
     return Matched(layers, len(rows_a), after_matching)
 

@@ -1,7 +1,8 @@
 """The files of one attempt: what a worker has accumulated since its last flush, written before the receipt is given.
 
     attempts/<id>/rows.arrow            a row per group: fold, target code, fixed-point target of the rows kept as codes
-    attempts/<id>/block-00012.arrow     a row per group: codes, means and Gram of at most 64 channels of one layer
+    attempts/<id>/block-00012.arrow     a row per group: codes, means and Gram of at most 64 channels of one layer, and
+                                        l and the sums of effects where the plan has effects
     attempts/<id>/samples.arrow         estimator ace: a row per group with every row's key and target values
     attempts/<id>/samples-00012.arrow   estimator ace: a row per group with the components of one block's channels
     attempts/<id>/codes.parquet         statistics.keep_codes: every row's codes (codes.py)
@@ -30,6 +31,7 @@ from pcace_dist.artifacts.encoding import ipc_bytes, parquet_bytes
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.ledger.ledger import FileRef, Receipt
 from pcace_dist.statistics.code_buffer import BLOCK_CHANNELS
+from pcace_dist.statistics.effects.sums import EffectSums
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.group_accumulator import GroupAccumulator, RowCodes
 from pcace_dist.statistics.plan import LayerCodes, Plan
@@ -50,6 +52,7 @@ _BLOCK_SCHEMA = pa.schema(
         ("gram", pa.large_binary()),
     ]
 )
+_EFFECTS = pa.schema([("effects", pa.large_binary()), ("effect_sums", pa.large_binary())])  # of plans with effects
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,13 @@ class ChannelBlock:
 
 @dataclass(frozen=True)
 class BlockPart:
-    """What one attempt holds for one group and one block: code rows, a Gram, or both."""
+    """What one attempt holds for one group and one block: code rows, sums (a Gram, and those of effects), or both."""
 
     group: Any
     codes: LayerCodes | None
     rows: RowCodes
     gram: Gram | None
+    effects: EffectSums | None = None
 
 
 def blocks_of(plan: Plan) -> list[ChannelBlock]:
@@ -122,7 +126,7 @@ def write_attempt(
     if groups:
         put("rows.arrow", _rows_file(plan, groups, accumulators))
         for block in blocks_of(plan):
-            put(block.file, _block_file(block, groups, accumulators))
+            put(block.file, _block_file(plan, block, groups, accumulators))
     if samples:
         put("samples.arrow", _samples_file(list(samples), samples))
         for block in blocks_of(plan):
@@ -174,36 +178,39 @@ class CorruptAttempt(Exception):
 def read_rows(data: bytes) -> tuple[list[Any], list[RowCodes]]:
     """Groups of an attempt, and for each the part of its rows that is held as codes."""
     table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-    targets = int(table.schema.metadata[b"targets"])
-    rows: list[RowCodes] = []
-    for folds, codes, fixed in zip(
-        table["folds"].to_pylist(), table["target_codes"].to_pylist(), table["target_fixed"].to_pylist(), strict=True
-    ):
-        rows.append(
-            RowCodes(
-                folds=_tensor(folds, np.uint8, (-1,)),
-                target_codes=_tensor(codes, np.uint8, (-1, targets)),
-                target_fixed=_tensor(fixed, np.int16, (-1, targets)),
-            )
-        )
-    return table["group"].to_pylist(), rows
+    targets, effects = (int(table.schema.metadata.get(name, 0)) for name in (b"targets", b"effects"))
+    return table["group"].to_pylist(), [_row_codes(record, targets, effects) for record in table.to_pylist()]
+
+
+def _row_codes(record: Mapping[str, Any], targets: int, effects: int) -> RowCodes:
+    return RowCodes(
+        folds=_tensor(record["folds"], np.uint8, (-1,)),
+        target_codes=_tensor(record["target_codes"], np.uint8, (-1, targets)),
+        target_fixed=_tensor(record["target_fixed"], np.int16, (-1, targets)),
+        effect_fixed=_tensor(record["effect_fixed"], np.int16, (-1, effects)) if effects else None,
+    )
 
 
 def read_block(
     block: ChannelBlock, components: int, data: bytes, groups: Sequence[Any], rows: Sequence[RowCodes]
 ) -> Iterator[BlockPart]:
     """The parts of one block file, a part per group."""
-    channels = block.stop - block.start
     for record in pa.ipc.open_file(pa.BufferReader(data)).read_all().to_pylist():
-        index = record["group_index"]
-        codes = None
-        if record["codes"] is not None:
-            codes = LayerCodes(
-                codes=_tensor(record["codes"], np.uint8, (-1, channels, components)),
-                means=_tensor(record["means"], np.int16, (-1, channels)),
-            )
+        index, sums = record["group_index"], record.get("effect_sums")
+        codes = None if record["codes"] is None else _layer_codes(record, block, components, rows[index])
         gram = None if record["gram"] is None else Gram.from_bytes(record["gram"])
-        yield BlockPart(group=groups[index], codes=codes, rows=rows[index], gram=gram)
+        effects = None if sums is None else EffectSums.from_bytes(sums)
+        yield BlockPart(groups[index], codes, rows[index], gram, effects)
+
+
+def _layer_codes(record: Mapping[str, Any], block: ChannelBlock, components: int, rows: RowCodes) -> LayerCodes:
+    channels = block.stop - block.start
+    fixed = rows.effect_fixed
+    return LayerCodes(
+        codes=_tensor(record["codes"], np.uint8, (-1, channels, components)),
+        means=_tensor(record["means"], np.int16, (-1, channels)),
+        effects=None if fixed is None else _tensor(record["effects"], np.int16, (-1, channels, fixed.shape[1])),
+    )
 
 
 def read_samples(block: ChannelBlock, plan: Plan, rows: bytes, components: bytes) -> Iterator[tuple[Any, SampleRows]]:
@@ -219,15 +226,17 @@ def read_samples(block: ChannelBlock, plan: Plan, rows: bytes, components: bytes
 
 def _rows_file(plan: Plan, groups: list[Any], accumulators: Mapping[Any, GroupAccumulator]) -> bytes:
     parts = [accumulators[group].rows for group in groups]
-    table = pa.table(
-        {
-            "group": pa.array(groups),
-            "folds": pa.array([_bytes(rows.folds) for rows in parts], pa.large_binary()),
-            "target_codes": pa.array([_bytes(rows.target_codes) for rows in parts], pa.large_binary()),
-            "target_fixed": pa.array([_bytes(rows.target_fixed) for rows in parts], pa.large_binary()),
-        }
-    )
-    return ipc_bytes(table.replace_schema_metadata({"targets": str(len(plan.targets))}))
+    columns = {
+        "group": pa.array(groups),
+        "folds": pa.array([_bytes(rows.folds) for rows in parts], pa.large_binary()),
+        "target_codes": pa.array([_bytes(rows.target_codes) for rows in parts], pa.large_binary()),
+        "target_fixed": pa.array([_bytes(rows.target_fixed) for rows in parts], pa.large_binary()),
+    }
+    facts = {"targets": str(len(plan.targets))}
+    if plan.effect_targets:
+        facts["effects"] = str(plan.effect_targets)
+        columns["effect_fixed"] = pa.array([_bytes_or_none(rows.effect_fixed) for rows in parts], pa.large_binary())
+    return ipc_bytes(pa.table(columns).replace_schema_metadata(facts))
 
 
 def _samples_file(groups: list[Any], samples: Mapping[Any, SampleRows]) -> bytes:
@@ -242,16 +251,29 @@ def _samples_file(groups: list[Any], samples: Mapping[Any, SampleRows]) -> bytes
     )
 
 
-def _block_file(block: ChannelBlock, groups: list[Any], accumulators: Mapping[Any, GroupAccumulator]) -> bytes:
-    columns: dict[str, list[Any]] = {name: [] for name in _BLOCK_SCHEMA.names}
-    for index, group in enumerate(groups):
-        codes = accumulators[group].codes(block.layer, block.channels)
-        gram = accumulators[group].gram(block.layer)
-        columns["group_index"].append(index)
-        columns["codes"].append(None if codes is None else _bytes(codes.codes))
-        columns["means"].append(None if codes is None else _bytes(codes.means))
-        columns["gram"].append(None if gram is None else gram.select(block.channels).to_bytes())
-    return ipc_bytes(pa.table(columns, schema=_BLOCK_SCHEMA))
+def _block_file(
+    plan: Plan, block: ChannelBlock, groups: list[Any], accumulators: Mapping[Any, GroupAccumulator]
+) -> bytes:
+    schema = pa.schema([*_BLOCK_SCHEMA, *_EFFECTS]) if plan.effect_targets else _BLOCK_SCHEMA
+    records = [{"group_index": index} | _held(accumulators[group], block) for index, group in enumerate(groups)]
+    return ipc_bytes(pa.table({name: [record[name] for record in records] for name in schema.names}, schema=schema))
+
+
+def _held(accumulator: GroupAccumulator, block: ChannelBlock) -> dict[str, Any]:
+    """What one group holds of a block, by column."""
+    codes = accumulator.codes(block.layer, block.channels)
+    gram, effects = accumulator.gram(block.layer), accumulator.effects(block.layer)
+    return {
+        "codes": None if codes is None else _bytes(codes.codes),
+        "means": None if codes is None else _bytes(codes.means),
+        "effects": None if codes is None else _bytes_or_none(codes.effects),
+        "gram": None if gram is None else gram.select(block.channels).to_bytes(),
+        "effect_sums": None if effects is None else effects.select(block.channels).to_bytes(),
+    }
+
+
+def _bytes_or_none(tensor: torch.Tensor | None) -> bytes | None:
+    return None if tensor is None else _bytes(tensor)
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -10,17 +10,19 @@ from pcace_dist.artifacts.attempt import ChannelBlock
 from pcace_dist.artifacts.drift import Ends
 from pcace_dist.artifacts.transforms import BlockTransforms
 from pcace_dist.datasets.groups import group_order
+from pcace_dist.statistics.effects.scores import EffectScores
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import OK, ChannelScores
 
 
 @dataclass(frozen=True)
 class BlockScores:
-    """Scores of one block: for each group a list with a ChannelScores per target; the transforms to publish; and how
-    many codes lie at the ends of the knots."""
+    """Scores of one block: for each group a list with a ChannelScores per target, and one with EffectScores; the
+    transforms to publish; and how many codes lie at the ends of the knots."""
 
     block: ChannelBlock
     scores: Mapping[Any, Sequence[ChannelScores]]
+    effects: Mapping[Any, Sequence[EffectScores]]
     curves: Sequence[BlockTransforms] = ()
     ends: Ends = field(default_factory=Ends)
     seconds: Mapping[str, float] = field(default_factory=dict)  # reading and adding up sums; solving
@@ -34,8 +36,16 @@ def is_any_ranked(blocks: Iterable[BlockScores]) -> bool:
 
 def each_ranking(plan: Plan, blocks: Sequence[BlockScores]) -> Iterator[tuple[str, Any, ChannelScores]]:
     """Target, group and the scores of all channels, in the order of rankings.parquet."""
+    for target, group, scores, _ in each_result(plan, blocks):
+        yield target, group, scores
+
+
+def each_result(plan: Plan, blocks: Sequence[BlockScores]) -> Iterator[tuple[str, Any, ChannelScores, EffectScores]]:
+    """Target, group, and scores and effects of all channels, in the order of rankings.parquet."""
     ordered = sorted(blocks, key=lambda b: b.block.index)
     groups = sorted({group for b in ordered for group in b.scores}, key=group_order)
     for index, target in enumerate(plan.targets):
         for group in groups:
-            yield target.name, group, ChannelScores.cat([b.scores[group][index] for b in ordered])
+            scores = ChannelScores.cat([b.scores[group][index] for b in ordered])
+            effects = EffectScores.cat([b.effects[group][index] for b in ordered])
+            yield target.name, group, scores, effects

@@ -11,6 +11,8 @@ Columns of a codes file, all readable by plain pyarrow:
     target:NAME                    double, the target's value
     codes:LAYER[0:64]              fixed-size binary, channels x components codes (uint8, channel by channel)
     means:LAYER[0:64]              fixed-size binary, int16 (little endian) of each channel on the plan's grid
+    effect:NAME                    double, the value whose effects are computed; null where a row has no axis
+    effects:LAYER[0:64]            fixed-size binary, int16, l of each channel for each target with effects
 
 Reading a block of channels reads its two columns only; pages carry checksums. Knows files and the statistic, no Ray.
 """
@@ -37,6 +39,7 @@ from pcace_dist.datasets.groups import group_of
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes
 from pcace_dist.datasets.units import Unit
+from pcace_dist.datasets.values.labels import UNLABELLED, Labelling
 from pcace_dist.errors import DatasetError, OutputError
 from pcace_dist.ledger.ledger import Ledger, Receipt, RunState
 from pcace_dist.statistics.plan import LayerCodes, Plan
@@ -60,20 +63,24 @@ _PLACE = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class KeptRows:
-    """n rows beside their codes: places, uint64 fold keys, kept columns, float64 target values (n, T)."""
+    """n rows beside their codes: places, uint64 fold keys, kept columns, float64 target values (n, T), and those (n, E)
+    of targets with effects, NaN where a row has none; None where the plan has no effects."""
 
     refs: Sequence[RowRef]
     fold_keys: np.ndarray[Any, np.dtype[np.uint64]]
     columns: Sequence[Mapping[str, Any]]
     targets: np.ndarray[Any, np.dtype[np.float64]]
+    effects: np.ndarray[Any, np.dtype[np.float64]] | None = None
 
     @staticmethod
     def cat(parts: Sequence[KeptRows]) -> KeptRows:
+        effects = [part.effects for part in parts if part.effects is not None]
         return KeptRows(
             [ref for part in parts for ref in part.refs],
             np.concatenate([part.fold_keys for part in parts]),
             [row for part in parts for row in part.columns],
             np.concatenate([part.targets for part in parts]),
+            np.concatenate(effects) if effects else None,
         )
 
 
@@ -85,15 +92,33 @@ def means_column(block: ChannelBlock) -> str:
     return f"means:{block.layer}[{block.start}:{block.stop}]"
 
 
+def effects_column(block: ChannelBlock) -> str:
+    return f"effects:{block.layer}[{block.start}:{block.stop}]"
+
+
+def block_columns(block: ChannelBlock, plan: Plan) -> list[str]:
+    """The columns of a block's codes."""
+    names = [codes_column(block), means_column(block)]
+    return [*names, effects_column(block)] if plan.effect_targets else names
+
+
+def effect_columns(plan: Plan) -> list[str]:
+    """Columns of the values whose effects are computed."""
+    return [] if plan.effects is None else [f"effect:{target.name}" for target in plan.effects.targets]
+
+
 def codes_schema(plan: Plan, kept_columns: pa.Schema) -> pa.Schema:
     """Columns of a codes file for this plan and these kept columns."""
     fields = list(_PLACE)
     fields += [pa.field(f"column:{field.name}", field.type) for field in kept_columns]
     fields += [pa.field(f"target:{target.name}", pa.float64()) for target in plan.targets]
+    fields += [pa.field(name, pa.float64()) for name in effect_columns(plan)]
     for block in blocks_of(plan):
         channels = block.stop - block.start
         fields.append(pa.field(codes_column(block), pa.binary(channels * plan.components)))
         fields.append(pa.field(means_column(block), pa.binary(channels * 2)))
+        if plan.effect_targets:
+            fields.append(pa.field(effects_column(block), pa.binary(channels * 2 * plan.effect_targets)))
     made_by = {"format_version": INDEX_VERSION, "plan": plan.digest, "components": plan.components, "knots": plan.knots}
     return pa.schema(fields, metadata={"pcace": json.dumps(made_by)})
 
@@ -134,9 +159,12 @@ class CodesWriter:
         ]
         arrays += [pa.array([row.get(field.name) for row in rows.columns], field.type) for field in self._kept_columns]
         arrays += [pa.array(rows.targets[:, index], pa.float64()) for index in range(len(self._plan.targets))]
+        if self._plan.effect_targets:
+            assert rows.effects is not None
+            arrays += [pa.array(column, pa.float64(), mask=np.isnan(column)) for column in rows.effects.T]
         for block in self._blocks:
             block_codes = codes[block.layer].block(block.channels)
-            arrays += [binary_rows(block_codes.codes), binary_rows(block_codes.means)]
+            arrays += [binary_rows(part) for part in block_codes.tensors()]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(rows.refs))
 
     def finish(self) -> bytes | None:
@@ -260,16 +288,13 @@ class StoredCodes:
 
     def read_block(self, block: ChannelBlock) -> Iterator[LayerCodes]:
         """The codes of one block of channels, a part of the rows after the other, in the order of `read_rows`."""
-        channels, components = block.stop - block.start, self.plan.components
-        names = [codes_column(block), means_column(block)]
+        names = block_columns(block, self.plan)
         for part in self.index.parts:
             file = self._open(part)
             for groups in _of_rows(file, BATCH_ROWS):
                 with self._readable(part):
                     table = file.read(groups, names).combine_chunks()
-                codes = integer_rows(_one_chunk(table.column(0)), np.uint8).reshape(-1, channels, components)
-                means = integer_rows(_one_chunk(table.column(1)), np.int16)
-                yield LayerCodes(torch.from_numpy(codes), torch.from_numpy(means))
+                yield _block_codes(table, block, self.plan)
 
     def _open(self, part: CodesPart) -> StoredParquet:
         url = f"{self.url}/{part.file}"
@@ -343,11 +368,13 @@ class KeptUnit:
         values = [row[column] for row in self.rows.columns]
         return [group_of(value) for value in values]
 
-    def labels(self, column: str | None) -> list[int | None]:
+    def labels(self, column: str | None, labelling: Labelling) -> list[int | None]:
         """Each row's class index, None where there is none."""
         if column is None:
             return [None] * len(self.rows.refs)
-        return [None if row[column] is None or row[column] < 0 else int(row[column]) for row in self.rows.columns]
+        values = pa.chunked_array([pa.array([row[column] for row in self.rows.columns])])
+        indices, _ = labelling.indices(values)
+        return [None if index == UNLABELLED else index for index in indices.tolist()]
 
 
 def read_unit(url: str, storage: Storage, unit: Unit, plan: Plan) -> KeptUnit:
@@ -406,20 +433,37 @@ def _kept_rows(table: pa.Table, plan: Plan) -> KeptRows:
         table["fold_key"].to_numpy(),
         plain.to_pylist() if names else [{}] * len(table),
         np.stack(targets, 1) if targets else np.empty((len(table), 0)),
+        effect_values(table, plan),
     )
+
+
+def effect_values(table: pa.Table, plan: Plan) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """Values (n, E) of the targets with effects, NaN for null; None where the plan has none."""
+    names = effect_columns(plan)
+    columns = [np.asarray(table[name].to_numpy(zero_copy_only=False), np.float64) for name in names]
+    return np.stack(columns, 1) if columns else None
 
 
 def _kept_codes(table: pa.Table, plan: Plan) -> dict[str, LayerCodes]:
     parts: dict[str, list[LayerCodes]] = {layer.name: [] for layer in plan.layers}
     for block in blocks_of(plan):
-        codes = integer_rows(table[codes_column(block)].combine_chunks(), np.uint8)
-        means = integer_rows(table[means_column(block)].combine_chunks(), np.int16)
-        shape = (len(table), block.stop - block.start, plan.components)
-        parts[block.layer].append(LayerCodes(torch.from_numpy(codes.reshape(shape)), torch.from_numpy(means)))
-    return {
-        name: LayerCodes(torch.cat([p.codes for p in of_layer], 1), torch.cat([p.means for p in of_layer], 1))
-        for name, of_layer in parts.items()
-    }
+        parts[block.layer].append(_block_codes(table, block, plan))
+    return {name: LayerCodes.cat(of_layer, dim=1) for name, of_layer in parts.items()}
+
+
+def _block_codes(table: pa.Table, block: ChannelBlock, plan: Plan) -> LayerCodes:
+    """The codes of a block from its columns."""
+
+    def integers(name: str, kind: type, *shape: int) -> torch.Tensor:
+        return torch.from_numpy(
+            integer_rows(_one_chunk(table[name]), kind).reshape(-1, block.stop - block.start, *shape)
+        )
+
+    return LayerCodes(
+        integers(codes_column(block), np.uint8, plan.components),
+        integers(means_column(block), np.int16),
+        integers(effects_column(block), np.int16, plan.effect_targets) if plan.effect_targets else None,
+    )
 
 
 # -- integers as fixed-size binary

@@ -46,6 +46,7 @@ FILES = {
     "sample.parquet": "a sample of all images with their codes, for the report and `compare --match`",
     "transforms.parquet": "theta and phi of the score's definition, for the report",
     "bad_rows.parquet": "rows that were set aside, with the reason",
+    "classes.parquet": "names of the classes, where the job, the data or the model has them",
     "summary.json": "what was run, how fast and on what (below)",
     "job.yaml": "the resolved job: every key with its value, also those that the job file leaves out",
     "report.html": "one self-contained page, by `pcace report`",

@@ -3,7 +3,7 @@
 A row for each row of rankings.parquet, in the same order: `target`, `group`, `layer`, `channel`, and `pseudo_values`, a
 list with a double for each fold (null where the fold is empty). Their mean is `score_squared`, and the variance of that
 mean is their variance by the number of folds (docs/method.md, sections 4 and 5). Null unless the status is ok, and for
-estimators without a jackknife.
+estimators without a jackknife. `effect_pseudo_values`: the same of the effect; they hold the axes' noise too.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ TABLE = Table(
             "list of float64",
             "a pseudo-value of `score_squared` for each fold, null for an empty fold; null unless status is ok",
         ),
+        Column(
+            "effect_pseudo_values",
+            "list of float64",
+            "the same of `effect`: they hold the noise of its axis too; null unless effect_status is ok",
+        ),
     ),
 )
 
@@ -54,6 +59,7 @@ def jackknife_table(plan: Plan, blocks: Sequence[BlockScores], group_type: pa.Da
                 "layer": pa.array(layers, pa.string()),
                 "channel": pa.array(channels, pa.int32()),
                 "pseudo_values": _lists(np.concatenate([b.scores[group][index].pseudo for b in ordered])),
+                "effect_pseudo_values": _lists(np.concatenate([b.effects[group][index].pseudo for b in ordered])),
             }
         )
         for index, target in enumerate(plan.targets)

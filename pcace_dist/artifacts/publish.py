@@ -19,6 +19,8 @@ from pcace_dist.artifacts.examples import publish_examples
 from pcace_dist.artifacts.jackknife import publish_jackknife
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.rankings import publish_rankings, rankings_table
+from pcace_dist.artifacts.reading.class_names import publish_class_names
+from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.artifacts.transforms import publish_transforms
 from pcace_dist.errors import OutputError
 from pcace_dist.ledger.ledger import RESTORE, Receipt, RunState
@@ -50,6 +52,9 @@ def publish_results(sink: Sink, store: Store, results: Results) -> None:
     publish_jackknife(sink, plan, blocks, group_type)
     if results.grouped:
         publish_across_groups(sink, across_groups_table(plan, blocks, results.ranks))
+    names = DataReading.of(results.state.manifest or {}).names
+    if names:
+        publish_class_names(sink, names)
     publish_rankings(sink, rankings_table(plan, blocks, results.ranks, PlanMetadata.of(plan).weight_norms, group_type))
     of_attempts = (
         read_attempt_file(store, receipt.attempt, BAD_ROWS, receipt.files[BAD_ROWS])

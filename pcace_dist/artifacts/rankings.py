@@ -15,6 +15,7 @@ from pcace_dist.datasets.groups import name_of, rows_of
 
 if TYPE_CHECKING:
     from pcace_dist.artifacts.block_scores import BlockScores
+    from pcace_dist.statistics.effects.scores import EffectScores
     from pcace_dist.statistics.plan import Plan
     from pcace_dist.statistics.ranks import Ranks
     from pcace_dist.statistics.score import ChannelScores
@@ -38,6 +39,8 @@ NUMBERS = (
     "weight_norm",
     "clamped",
 )
+EFFECTS = ("effect", "effect_low", "effect_high", "effect_sd")
+EFFECT_STATUSES = ("ok", "off", "no_gradient", "not_of_the_model", "constant", "too_few_images")
 
 TABLE = Table(
     RANKINGS,
@@ -60,6 +63,14 @@ TABLE = Table(
         Column("activation_variance", "float64", "variance of the map's mean over images"),
         Column("weight_norm", "float64", "L2 norm of the channel's weights; null where the layer has none"),
         Column("clamped", "float64", "share of codes at the first or last knot: large where data lie beyond the pilot"),
+        Column("effect", "float64", "share of the target's variance that goes through the channel; signed"),
+        Column("effect_low", "float64", "lower end of the 95 % interval of `effect`"),
+        Column("effect_high", "float64", "upper end of the 95 % interval of `effect`"),
+        Column("effect_sd", "float64", "standard deviation of what goes through the channel, in the target's"),
+        Column("effect_rank", "int32", "1 is the largest effect, over all layers of this target and group"),
+        Column("effect_rank_low", "int32", "lower end of the 95 % interval of `effect_rank`"),
+        Column("effect_rank_high", "int32", "upper end of the 95 % interval of `effect_rank`"),
+        Column("effect_status", "string", ", ".join(f"`{status}`" for status in EFFECT_STATUSES)),
         Column("status", "string", "`ok`, `constant` or `too_few_images`"),
     ),
 )
@@ -74,17 +85,21 @@ def rankings_table(
 ) -> pa.Table:
     """rankings.parquet: a row per target x group x layer x channel, sorted so (README, What comes out).
 
-    ranks: those of `rank_tasks`, in its order.
+    ranks: those of `rank_tasks`, in its order: by score, then by effect.
     """
-    from pcace_dist.artifacts.block_scores import each_ranking  # with torch
+    from pcace_dist.artifacts.block_scores import each_result  # with torch
 
     ordered = sorted(blocks, key=lambda b: b.block.index)
     layers = np.concatenate([np.repeat(b.block.layer, b.block.stop - b.block.start) for b in ordered])
     channels = np.concatenate([np.arange(b.block.start, b.block.stop, dtype=np.int32) for b in ordered])
     norms = np.concatenate([np.asarray(weight_norms[name], np.float64) for name in (y.name for y in plan.layers)])
     return pa.concat_tables(
-        _ranking(target, group, group_type, layers, channels, norms, scores, of_ranking)
-        for (target, group, scores), of_ranking in zip(each_ranking(plan, ordered), ranks, strict=True)
+        _with_effects(
+            _ranking(target, group, group_type, layers, channels, norms, scores, by_score), effects, by_effect
+        )
+        for (target, group, scores, effects), by_score, by_effect in zip(
+            each_result(plan, ordered), ranks[::2], ranks[1::2], strict=True
+        )
     )
 
 
@@ -117,6 +132,19 @@ def _ranking(
             "status": pa.array(scores.status.tolist(), pa.string()),
         }
     )
+
+
+def _with_effects(table: pa.Table, effects: EffectScores, ranks: Ranks) -> pa.Table:
+    """The ranking with the columns of effects before its status."""
+    ok = effects.status == RANKED
+    numbers = dict(zip(EFFECTS, (effects.effect, effects.low, effects.high, effects.sd), strict=True))
+    columns = {name: pa.array(values, pa.float64(), mask=~ok) for name, values in numbers.items()}
+    for name, values in (("rank", ranks.rank), ("rank_low", ranks.low), ("rank_high", ranks.high)):
+        columns[f"effect_{name}"] = pa.array(values, pa.int32(), mask=~ok)
+    columns["effect_status"] = pa.array(effects.status.tolist(), pa.string())
+    for name, column in columns.items():
+        table = table.add_column(table.num_columns - 1, name, column)
+    return table
 
 
 def _layer_ranks(layers: np.ndarray, rank: np.ndarray, ok: np.ndarray) -> np.ndarray:

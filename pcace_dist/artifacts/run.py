@@ -28,8 +28,8 @@ from pcace_dist.artifacts.checked import (
     read_parquet,
 )
 from pcace_dist.artifacts.rankings import RANKINGS, best_of, select_rows
+from pcace_dist.artifacts.reading.class_names import CLASSES, ClassNames, names_of_table
 from pcace_dist.config.job import Job, read_job
-from pcace_dist.datasets.groups import name_of
 from pcace_dist.errors import JobError, UserError, require_packages
 from pcace_dist.ledger.records import RESTORE, IllegalHistory, Record
 from pcace_dist.storage.files import Storage, normalised
@@ -112,11 +112,13 @@ class Run:
     ) -> pa.Table:
         """Rows of rankings.parquet, best first within each target and group when `top` is given.
 
-        `layer`, `group` and `target` select, and only the row groups that may hold them are read; `top` keeps the best
-        N channels of every target and group (ranks within the layer if a layer is named). Raises UserError naming
-        what there is when nothing matches.
+        `layer`, `group` (a value, or the name of a class) and `target` select, and only the row groups that may hold
+        them are read; `top` keeps the best N channels of every target and group (ranks within the layer if a layer is
+        named). Raises UserError naming what there is when nothing matches.
         """
         self._refuse_unfinished()
+        if group is not None or target is not None:
+            group, target = self.names.asked_group(group), self.names.asked_target(target)
         with parquet(self.storage, *self._recorded(RANKINGS)) as file:
             selected = select_rows(pq.read_schema(file), {"layer": layer, "group": group, "target": target})
             table = None if selected is False else pq.read_table(file, filters=selected)
@@ -174,6 +176,16 @@ class Run:
     def transforms(self) -> pa.Table | None:
         """theta and phi on the knots (docs/outputs.md); None if the run has none."""
         return self._table("transforms.parquet")
+
+    @cached_property
+    def names(self) -> ClassNames:
+        """Names of the classes, as far as the run has any, and how groups, labels and targets are shown with them."""
+        table = self._table(CLASSES)
+        if table is None:
+            return ClassNames()
+        dataset, group_by = self.job.dataset, self.job.group_by
+        by_label = group_by is not None and group_by == dataset.label
+        return ClassNames(names_of_table(table), dataset.label_base or 0, by_label)
 
     def job_text(self) -> str:
         """The text of job.yaml, the resolved job. Users may edit it, for example when data or weights have moved.
@@ -247,7 +259,8 @@ class Run:
         for column, value in conditions.items():
             if value is not None:
                 values = pq.read_table(file, columns=[column])[column]
-                present = ", ".join(name_of(v) for v in pc.unique(values).to_pylist()[:20])
+                name_of = {"group": self.names.group, "target": self.names.target}.get(column, str)
+                present = ", ".join(map(name_of, pc.unique(values).to_pylist()[:20]))
                 parts.append(f"{column} {value!r} (there are: {present})")
         return f"{self.path}: no rows for {' and '.join(parts)}"
 

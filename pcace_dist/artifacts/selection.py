@@ -34,28 +34,29 @@ class Selection:
 
     def to_bytes(self) -> bytes:
         """An Arrow file, a row per selected row."""
-        return ipc_bytes(
-            pa.table(
-                {
-                    "position": self.positions,
-                    "group": pa.DictionaryArray.from_arrays(pa.array(self.group_of, pa.int32()), self.groups),
-                    "fold": self.rows.folds.numpy(),
-                    "target_codes": binary_rows(self.rows.target_codes),
-                    "target_fixed": binary_rows(self.rows.target_fixed),
-                }
-            )
-        )
+        columns = {
+            "position": self.positions,
+            "group": pa.DictionaryArray.from_arrays(pa.array(self.group_of, pa.int32()), self.groups),
+            "fold": self.rows.folds.numpy(),
+            "target_codes": binary_rows(self.rows.target_codes),
+            "target_fixed": binary_rows(self.rows.target_fixed),
+        }
+        if self.rows.effect_fixed is not None:
+            columns["effect_fixed"] = binary_rows(self.rows.effect_fixed)
+        return ipc_bytes(pa.table(columns))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Selection:
         """The selection that `to_bytes` wrote."""
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all().combine_chunks()
         group = table["group"].combine_chunks()
+        with_effects = "effect_fixed" in table.column_names
         folds = torch.from_numpy(table["fold"].to_numpy().copy())
         rows = RowCodes(
             folds,
             torch.from_numpy(integer_rows(table["target_codes"].combine_chunks(), np.uint8)),
             torch.from_numpy(integer_rows(table["target_fixed"].combine_chunks(), np.int16)),
+            torch.from_numpy(integer_rows(table["effect_fixed"].combine_chunks(), np.int16)) if with_effects else None,
         )
         return cls(table["position"].to_numpy(), group.indices.to_numpy(), group.dictionary, rows)
 

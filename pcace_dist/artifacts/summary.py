@@ -26,6 +26,7 @@ KEYS = {
     "data": "digest of the data set's files and row groups",
     "images": "rows that count in the result",
     "bad_rows": "rows that were set aside",
+    "unlabelled": "rows left out because a target or the groups need a label and theirs is null or -1",
     "files_left_out": "files under dataset.path that are no data: a reason, how many, some names",
     "units": "pieces of work that the data set was cut into",
     "units_set_aside": "units that killed their workers until they were set aside",

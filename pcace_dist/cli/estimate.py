@@ -60,23 +60,28 @@ def _amount(text: str) -> float:
 
 
 def _estimate(arguments: argparse.Namespace) -> int:
+    import time
+
+    began = time.perf_counter()
     from pcace_dist.config.job import load_job_file
 
     job = load_job_file(arguments.job, arguments.overrides)
-    from pcace_dist.commands.estimate_report import describe, to_json
+    from pcace_dist.commands.estimate import describe
     from pcace_dist.commands.measure import estimate
 
-    predicted = estimate(
+    imports = time.perf_counter() - began
+    found = estimate(
         job,
         workers=arguments.workers,
         price=arguments.price,
         node_start=arguments.node_start,
+        imports=imports,
         tell=lambda stage: logs.say(stage, prefix="pcace estimate: "),
     )
     if arguments.json:
         import json
 
-        tell(json.dumps(to_json(predicted), indent=2))
+        tell(json.dumps(found, indent=2))
     else:
-        tell(describe(predicted))
+        tell(describe(found))
     return 0

@@ -168,6 +168,8 @@ def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
         tell(f"stopped early: the top {job.stop.top} is settled, {summary['stop']['rows_spared']:,} rows were spared")
     if summary["outcome"] == TOO_MANY_BAD_ROWS:
         tell(f"more rows were set aside than max_bad_rows {job.max_bad_rows:g} allows; see {run.path}/bad_rows.parquet")
+    if summary.get("unlabelled"):
+        tell(f"left out: {summary['unlabelled']:,} rows without a label ({job.dataset.label} is null or -1)")
     for left_out in summary.get("files_left_out", ()):
         if not left_out["usual"]:
             names = first_names(left_out["names"], len(left_out["names"]), left_out["files"])
@@ -218,7 +220,8 @@ def _show(arguments: argparse.Namespace) -> int:
 
     run = open_run(arguments.path)
     if arguments.across:
-        print_across_groups(run.across_groups(top=arguments.top, target=arguments.target))
+        target = run.names.asked_target(arguments.target)
+        print_across_groups(run.across_groups(top=arguments.top, target=target), run.names)
         return 0
     _print_rankings(run, run.job, arguments.top, layer=arguments.layer, group=arguments.group, target=arguments.target)
     return 0
@@ -232,13 +235,13 @@ def _print_rankings(
     from pcace_dist.cli.tables import print_ranking, print_unranked
 
     ranking, grouped = run.ranking(layer=layer, group=group, target=target), job.group_by is not None
-    print_ranking(best_of(ranking, top, within_layer=layer is not None), grouped=grouped)
+    print_ranking(best_of(ranking, top, within_layer=layer is not None), run.names, grouped=grouped)
     unranked_rows = unranked(ranking)
     if len(unranked_rows):
         from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
 
         needed = required_images(job.statistics.components, job.statistics.knots)
-        print_unranked(unranked_rows, grouped=grouped, needed=needed, folds=MIN_FOLDS)
+        print_unranked(unranked_rows, run.names, grouped=grouped, needed=needed, folds=MIN_FOLDS)
 
 
 def _add_status(add: AddVerb) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from rich.progress import TimeRemainingColumn
 
-from pcace_dist.datasets.groups import name_of
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress import terminal
 from pcace_dist.progress.bar import StageBar
 
@@ -28,22 +28,23 @@ RANKING = (
 )
 
 
-def print_ranking(ranking: pa.Table, *, grouped: bool) -> None:
-    """Print ranked rows, one table for each target and group."""
+def print_ranking(ranking: pa.Table, names: ClassNames, *, grouped: bool) -> None:
+    """Print ranked rows, one table for each target and group. names: of the run's classes."""
     console = terminal.console()
-    for title, rows in _by_target_and_group(ranking, grouped):
+    for title, rows in _by_target_and_group(ranking, names, grouped):
         table = terminal.table(title, RANKING, left=("layer", "status"))
         for row in rows:
             table.add_row(*_cells(row))
         console.print(table)
 
 
-def print_across_groups(table: pa.Table) -> None:
+def print_across_groups(table: pa.Table, classes: ClassNames) -> None:
     """Print rows of rankings_across_groups.parquet, one table for each target."""
     console = terminal.console()
     names = [name for name in table.column_names if name != "target"]
     for target in dict.fromkeys(table["target"].to_pylist()):
-        across = terminal.table(f"{target}, over all groups", [n.replace("_", " ") for n in names], left=("layer",))
+        title = f"{classes.target(target)}, over all groups"
+        across = terminal.table(title, [name.replace("_", " ") for name in names], left=("layer",))
         for row in table.to_pylist():
             if row["target"] == target:
                 across.add_row(*(_cell(row[name]) for name in names))
@@ -56,14 +57,14 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def print_unranked(unranked: pa.Table, *, grouped: bool, needed: int, folds: int) -> None:
+def print_unranked(unranked: pa.Table, names: ClassNames, *, grouped: bool, needed: int, folds: int) -> None:
     """Print the groups in which no channel is ranked, and why. needed, folds: images and folds that a score needs."""
     rows = unranked.to_pylist()
     for target in dict.fromkeys(row["target"] for row in rows):
         of_target = [row for row in rows if row["target"] == target]
-        reasons = [_why_unranked(row, grouped) for row in of_target[:UNRANKED_SHOWN]]
+        reasons = [_why_unranked(row, names, grouped) for row in of_target[:UNRANKED_SHOWN]]
         more = f" and {len(of_target) - UNRANKED_SHOWN:,} more" if len(of_target) > UNRANKED_SHOWN else ""
-        terminal.tell(f"{target}: no channel is ranked: {'; '.join(reasons)}{more}")
+        terminal.tell(f"{names.target(target)}: no channel is ranked: {'; '.join(reasons)}{more}")
     if any("too_few_images" in row["statuses"] for row in rows):
         terminal.tell(
             f"a channel is ranked from {needed:,} images on (fewer where it varies in fewer components), in at least "
@@ -71,15 +72,17 @@ def print_unranked(unranked: pa.Table, *, grouped: bool, needed: int, folds: int
         )
 
 
-def _why_unranked(row: dict[str, Any], grouped: bool) -> str:
+def _why_unranked(row: dict[str, Any], names: ClassNames, grouped: bool) -> str:
     reason = "too few images" if "too_few_images" in row["statuses"] else "constant"
-    return (f"group {name_of(row['group'])} " if grouped else "") + f"({row['images']:,} images, {reason})"
+    return (f"group {names.group(row['group'])} " if grouped else "") + f"({row['images']:,} images, {reason})"
 
 
-def _by_target_and_group(ranking: pa.Table, grouped: bool) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _by_target_and_group(
+    ranking: pa.Table, names: ClassNames, grouped: bool
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     blocks: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in ranking.to_pylist():
-        blocks.setdefault((row["target"], name_of(row["group"])), []).append(row)
+        blocks.setdefault((names.target(row["target"]), names.group(row["group"])), []).append(row)
     for (target, group), rows in blocks.items():
         yield f"{target}" + (f", group {group}" if grouped else ""), rows
 

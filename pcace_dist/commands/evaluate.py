@@ -124,7 +124,7 @@ def evaluate(run: Run, settings: EvaluationSettings | None = None) -> Evaluation
         )
     with evaluating(evaluated) as workers:
         scores = published if settings.data is not None else _without_held_out(workers, evaluated, cases)
-        return _measure(run.path, settings, evaluated, workers, cases, names, scores)
+        return _measure(run, settings, evaluated, workers, cases, names, scores)
 
 
 def write_evaluation(evaluation: Evaluation, folder: str, run: Run) -> None:
@@ -204,7 +204,7 @@ class _PlannedCurves:
 
 
 def _measure(
-    path: str,
+    run: Run,
     settings: EvaluationSettings,
     evaluated: Evaluated,
     workers: Evaluating,
@@ -214,8 +214,12 @@ def _measure(
 ) -> Evaluation:
     profiles = dict(zip(cases, workers.profiles(cases), strict=True))
     targets = [target.name for target in evaluated.plan.targets]
+
+    def shown(case: Case) -> str:
+        return f"{run.names.target(targets[case.target])}, group {run.names.group(case.group)}"
+
     left_out = [
-        f"{targets[case.target]}, group {case.group}: {profiles[case].images} images to profile and "
+        f"{shown(case)}: {profiles[case].images} images to profile and "
         f"{profiles[case].held_out} held-out ones are too few"
         for case in cases
         if not profiles[case].layers
@@ -225,15 +229,15 @@ def _measure(
     for case in usable:
         for name in names:
             if not np.isfinite(scores[case][name]).any():
-                left_out.append(f"{targets[case.target]}, group {case.group}, {name}: no channel has a score")
+                left_out.append(f"{shown(case)}, {name}: no channel has a score")
                 continue
             layer = _layer(targets[case.target], case, name, scores[case][name], profiles[case], evaluated)
             planned += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.compute.seed)
     if not planned:
-        raise JobError(f"{path}: nothing can be evaluated: {'; '.join(left_out) or 'no replacement applies'}")
+        raise JobError(f"{run.path}: nothing can be evaluated: {'; '.join(left_out) or 'no replacement applies'}")
     untouched = dict(zip(usable, workers.untouched(usable), strict=True))
     return Evaluation(
-        path=path,
+        path=run.path,
         settings=settings,
         held_out=evaluated.evaluation.held_out,
         curves=tuple(_ablated(workers, planned)),

@@ -36,6 +36,7 @@ from pcace_dist.run.prepare import Preparation, prepare
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import open_store
 from pcace_dist.worker.evaluator import AblationTask, Case, EvaluationSpec, Profiled
+from pcace_dist.worker.spec import WorkSpec
 from pcace_dist.worker.worker import WorkerBody
 
 NO_GRADIENT = "areas have no gradient, which Taylor scores need; watch something else"
@@ -70,18 +71,21 @@ def open_evaluation(
         raise OutputError(f"{path}: holds no finished run; see `pcace status {path}`")
     if "check" not in state.manifest or not state.manifest["units"]:
         raise OutputError(f"{path}: is not a run of the model over images; evaluate one that is")
-    preparation = prepare(job.model_copy(update={"output": path}))
+    preparation = prepare(job.model_copy(update={"output": path}), state.manifest)
     if preparation.weights != state.manifest["weights"]:
         raise JobError(f"model.weights {job.model.weights}: changed since {path} was ranked; evaluate a newer run")
     if state.manifest.get("code", preparation.identity.code) != preparation.identity.code:
         raise JobError(
             f"model.factory {job.model.factory}: its code changed since {path} was ranked; evaluate a newer run"
         )
+    if state.manifest.get("prototypes", {}) != preparation.identity.prototypes:
+        raise JobError(f"target cosine: its file of vectors changed since {path} was ranked; evaluate a newer run")
     units = [Unit.from_json(unit) for unit in state.manifest["units"]]
     check_unchanged(units, preparation.listing)
     plan = read_plan(store, state.manifest["plan"])
     spec = replace(preparation.spec, dataset=replace(preparation.spec.dataset, keep=False))
     if watch is not None:
+        watch = _checked_watch(watch, spec, PlanMetadata.of(plan).outputs)
         spec = replace(spec, reduction=_reduction(spec.reduction, watch))
     elsewhere = None
     if data is not None:
@@ -94,7 +98,7 @@ def open_evaluation(
         elsewhere=elsewhere,
         images=images,
         held_out=() if elsewhere is not None else held_out,
-        targets=tuple(_watched(target, watch, outputs, job.dataset.label) for target in spec.targets),
+        targets=tuple(_watched(target, watch, outputs) for target in spec.targets),
     )
     return Evaluated(
         replace(preparation, spec=spec, shared_model=None), plan, tuple(state.accepted_receipts()), evaluation
@@ -107,15 +111,21 @@ def _of_run(listing: Listing, units: Sequence[Unit]) -> Listing:
     return Listing(tuple(file for file in listing.files if file.key in keys), listing.schema)
 
 
-def _watched(target: TargetSpec, watch: TargetSpec | None, outputs: int, label: str | None) -> TargetSpec:
+def _checked_watch(watch: TargetSpec, spec: WorkSpec, outputs: int) -> TargetSpec:
+    """What `--watch` names, as the run has it where it is one of its targets. Raises JobError."""
+    own = next((target for target in spec.targets if target.name == watch.name), None)
+    if own is None and (watch.kind in ("column", "cosine") or watch.largest_index >= outputs):
+        raise JobError(f"--watch {watch.name}: is none of the model's {outputs} outputs; for example output:0")
+    if not watch.differentiable:
+        raise JobError(f"--watch {watch.name}: {NO_GRADIENT}, for example {_of_mean(watch)}")
+    if watch.needs_label and spec.dataset.label is None:
+        raise JobError(f"--watch {watch.name}: needs the class of each image, and the job names no dataset.label")
+    return own or watch
+
+
+def _watched(target: TargetSpec, watch: TargetSpec | None, outputs: int) -> TargetSpec:
     """The target that is watched. A column of the data never changes, so that an output takes its place."""
     if watch is not None:
-        if not watch.of_outputs or watch.largest_index >= outputs:
-            raise JobError(f"--watch {watch.name}: is none of the model's {outputs} outputs; for example output:0")
-        if not watch.differentiable:
-            raise JobError(f"--watch {watch.name}: {NO_GRADIENT}, for example {_of_mean(watch)}")
-        if watch.needs_label and label is None:
-            raise JobError(f"--watch {watch.name}: needs the class of each image, and the job names no dataset.label")
         return watch
     if target.differentiable:
         return target

@@ -41,7 +41,8 @@ POINTER = ("n", "run", "published", "fingerprint", "weights", "data", "exit_code
 
 _ENTRY = re.compile(r"history/\d{8}\.json")
 _TABLES = (
-    "rankings|rankings_across_groups|bad_rows|jackknife|exemplars|sample|transforms|comparison|matching|evaluation"
+    "rankings|rankings_across_groups|bad_rows|classes|jackknife|exemplars|sample|transforms|comparison|matching|"
+    "evaluation"
 )
 _OF_A_RUN = re.compile(
     rf"job\.yaml|report\.html|(summary|lease|comparison|evaluation)\.json|({_TABLES})\.parquet|evaluation-[a-z]+\.svg"

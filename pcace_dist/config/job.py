@@ -116,6 +116,40 @@ class Statistics(Section):
         return parse_bytes(value)
 
 
+class Effect(Section):
+    """Effects: what the model does with a channel (docs/method.md, section 11)."""
+
+    gradient: Literal["auto", "mean", "image", "path", "off"] = "auto"
+    images: Annotated[int, Field(ge=16, le=65536)] = 64
+    at: Literal["activation", "output"] = "activation"
+    of: dict[str, str | int] | None = None
+
+    @field_validator("gradient", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
+
+    @field_validator("of")
+    @classmethod
+    def _of_the_model(cls, value: dict[str, str | int] | None) -> dict[str, str | int] | None:
+        if value is None:
+            return None
+        try:
+            known = parse_target(value)
+        except JobError as error:
+            raise ValueError(str(error)) from None
+        if not known.of_outputs:
+            raise ValueError(f"{known.written} is no function of the model; for example {{output: 0}}")
+        if known.kind == "cosine":
+            raise ValueError(f"{known.written} can only be a target; for example {{output: 0}}")
+        return value
+
+    @property
+    def watched(self) -> TargetSpec | None:
+        """The function of the model whose effects stand for those of targets that are none."""
+        return None if self.of is None else parse_target(self.of)
+
+
 class Stop(Section):
     top: Annotated[int, Field(ge=1)] = 20
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -175,6 +209,7 @@ class Job(Section):
     layers: list[str | Layer]
     target: list[dict[str, str | int]]
     group_by: str | None = None
+    effect: Effect = Effect()
     statistics: Statistics = Statistics()
     stop: Stop | None = None
     extend: str | None = None
@@ -270,7 +305,8 @@ class Job(Section):
 
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
         are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
-        of model.input, and model.output: null: jobs written before these keys existed keep their fingerprint."""
+        of model.input, model.output: null, dataset.label_base: 0, dataset.classes: null, and an `effect` that says
+        nothing: jobs written before these keys existed keep their fingerprint."""
         independent: dict[str, Any] = {
             "workers": True,
             "storage": True,
@@ -288,6 +324,14 @@ class Job(Section):
             del keys["model"]["input"]["crop_offset"]
         if self.model.output is None:
             del keys["model"]["output"]
+        if self.effect == Effect():
+            del keys["effect"]
+        for name in ("label_base", "classes"):
+            if not keys["dataset"][name]:
+                del keys["dataset"][name]
+        for target, spec in zip(keys["target"], self.targets, strict=True):
+            if spec.file is not None:  # its digest counts, not its folder
+                target["cosine"] = spec.file.rpartition("/")[2]
         return keys
 
     def fingerprint(
@@ -297,19 +341,22 @@ class Job(Section):
         weights_digest: str,
         layouts: Mapping[str, str] | None = None,
         code: str | None = None,
+        prototypes: Mapping[str, str] | None = None,
     ) -> str:
         """Digest of everything that the result depends on (`dependent`).
 
         `layers`: the resolved layer names; `layouts`: those that the job gives, by layer; `weights_digest`: of the
-        loaded weights; `code`: digest of the user's own code that defines the model. What the model says of model.input
-        has been filled in (`with_input`).
+        loaded weights; `code`: digest of the user's own code that defines the model; `prototypes`: digests of the
+        files of vectors, by target. What the model says of model.input has been filled in (`with_input`).
         """
         if self.model.auto:
             raise ValueError(f"model.input: {', '.join(sorted(self.model.auto))} are not known yet")
         covered = self.dependent()
         del covered["model"]["weights"]
+        covered["dataset"].pop("classes", None)  # what they say is in the manifest (artifacts/reading/data_reading.py)
         covered |= {"layers": list(layers), "weights": weights_digest, "format_version": FORMAT_VERSION}
         covered |= ({"layouts": dict(layouts)} if layouts else {}) | ({"code": code} if code else {})
+        covered |= {"prototypes": dict(prototypes)} if prototypes else {}
         text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

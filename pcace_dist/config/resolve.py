@@ -54,7 +54,9 @@ def dataset_of(job: Job, directory: str = "") -> DatasetSpec:
 
     given = vars(job.dataset) | {"path": [absolute(path, directory) for path in job.dataset.path]}
     columns = tuple(target.column for target in job.targets if target.column is not None)
-    return DatasetSpec(**given, group_by=job.group_by, columns=columns, keep=job.statistics.keep_codes)
+    vectors = tuple(target.vectors for target in job.targets if target.vectors is not None)
+    keep = job.statistics.keep_codes
+    return DatasetSpec(**given, group_by=job.group_by, columns=columns, vectors=vectors, keep=keep)
 
 
 def images_of(job: Job) -> ImageSpec:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from pcace_dist.errors import JobError
 
-KINDS = ("logit", "output", "margin", "loss", "column")
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+KINDS = ("logit", "output", "margin", "loss", "cosine", "column")
 OF_A_CLASS = ("logit", "margin", "loss")  # kinds whose class may be that of the row
 LABEL, PREDICTED = "label", "predicted"
 MEAN, MAX, AREA = REDUCTIONS = ("mean", "max", "area")
 FIRST, LAST = AXES = ("first", "last")
-OPTIONS = ("minus", "reduce", "classes")
+OPTIONS = ("minus", "index", "name", "reduce", "classes")
+PROTOTYPES = {".npy": "index", ".npz": "name"}  # files of vectors, and the key that picks one of theirs
 EXAMPLES = (
     "{logit: label}, {logit: 3}, {logit: predicted}, {logit: 3, minus: 5}, {margin: label}, {loss: label}, "
-    "{output: 0}, {output: 3, reduce: mean} or {column: NAME}"
+    "{output: 0}, {output: 3, reduce: mean}, {cosine: NAME} or {column: NAME}"
 )
 
 
@@ -34,31 +40,46 @@ class Reduction:
     required: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class Prototypes:
+    """Vectors (P, E) of a file, and the file's sha256 (models/prototypes.py)."""
+
+    vectors: npt.NDArray[np.float64]
+    digest: str
+
+
 @dataclass(frozen=True)
 class TargetSpec:
     """One target: a function of the model's outputs, or a column of the data.
 
-    kind: logit, output, margin (own logit less the largest other), loss (cross-entropy) or column. value: `label` or
-    `predicted` (the class is the row's own), the index of an output, or a column. minus: an output that is subtracted.
-    reduction: of outputs with positions.
+    kind: logit, output, margin (own logit less the largest other), loss (cross-entropy), cosine (of the outputs, an
+    embedding, with a vector) or column. value: `label` or `predicted` (the class is the row's own), the index of an
+    output, a column (of vectors for cosine), or a file of vectors. minus: an output that is subtracted. pick: which
+    vector of the file, an index, a name, or `label`. reduction: of outputs with positions. prototypes: the file's.
     """
 
     kind: str
     value: str | int
     minus: int | None = None
     reduction: Reduction | None = None
+    pick: str | int | None = None
+    prototypes: Prototypes | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
         """The canonical name, as in rankings.parquet: logit:label, logit:3, logit:3-5, margin:label, loss:label,
-        output:0, output:3:mean, column:no2. `parse_name` reads it."""
+        output:0, output:3:mean, cosine:text_embedding, cosine:prototypes.npy:3 (without folders), column:no2.
+        `parse_name` reads it."""
+        value = self.value if self.file is None else f"{self.file.rpartition('/')[2]}:{self.pick}"
         minus = "" if self.minus is None else f"-{self.minus}"
-        return f"{self.kind}:{self.value}{minus}" + ("" if self.reduction is None else f":{self.reduction.how}")
+        return f"{self.kind}:{value}{minus}" + ("" if self.reduction is None else f":{self.reduction.how}")
 
     @property
     def written(self) -> str:
         """As a job file writes it."""
         options: dict[str, object] = {"minus": self.minus}
+        if self.file is not None:
+            options |= {PROTOTYPES[self.file[-4:]]: self.pick}
         if self.reduction is not None:
             options |= {"reduce": self.reduction.how, "classes": self.reduction.axis}
         entries = {self.kind: self.value} | {key: value for key, value in options.items() if value is not None}
@@ -67,12 +88,24 @@ class TargetSpec:
     @property
     def needs_label(self) -> bool:
         """Whether dataset.label is needed."""
+        if self.kind == "cosine":
+            return self.pick == LABEL and str(self.file).endswith(".npy")
         return self.of_outputs and self.value == LABEL
 
     @property
     def column(self) -> str | None:
         """The numeric column of the data that is the target; None where it is a function of the outputs."""
         return None if self.of_outputs else str(self.value)
+
+    @property
+    def vectors(self) -> str | None:
+        """The column of vectors that the outputs are compared with."""
+        return str(self.value) if self.kind == "cosine" and self.pick is None else None
+
+    @property
+    def file(self) -> str | None:
+        """The file of the vectors that the outputs are compared with."""
+        return None if self.pick is None else str(self.value)
 
     @property
     def largest_index(self) -> int:
@@ -108,7 +141,11 @@ def parse_target(mapping: Mapping[str, Any]) -> TargetSpec:
     spec = TargetSpec(kinds[0], _value(kinds[0], mapping[kinds[0]], label))
     if "minus" in options:
         spec = _less(spec, options["minus"], label)
-    return spec if options.keys() <= {"minus"} else replace(spec, reduction=_reduction(spec, options, label))
+    if spec.kind == "cosine" or options.keys() & {"index", "name"}:
+        spec = replace(spec, pick=_pick(spec, options, label))
+    if options.keys() & {"reduce", "classes"}:
+        spec = replace(spec, reduction=_reduction(spec, options, label))
+    return spec
 
 
 def parse_name(name: str) -> TargetSpec:
@@ -116,6 +153,8 @@ def parse_name(name: str) -> TargetSpec:
     kind, _, value = name.partition(":")
     if kind == "column":
         return parse_target({kind: value})
+    if kind == "cosine":
+        return _parse_cosine(value)
     value, reduced, how = value.partition(":")
     first, less, second = value.partition("-")
     options = ({"minus": _number(second)} if less else {}) | ({"reduce": how} if reduced else {})
@@ -138,14 +177,28 @@ def reduction_of(targets: Sequence[TargetSpec]) -> Reduction | None:
     return specs[0].reduction if specs else Reduction(MEAN, required=False)
 
 
+def _parse_cosine(text: str) -> TargetSpec:
+    reduced = next((how for how in REDUCTIONS if text.endswith(f":{how}")), None)
+    text = text if reduced is None else text.removesuffix(f":{reduced}")
+    options = {} if reduced is None else {"reduce": reduced}
+    of_file = re.fullmatch(r"(.*\.np[yz]):(.*)", text)
+    if of_file is None:
+        return parse_target({"cosine": text} | options)
+    path, pick = of_file.groups()
+    return parse_target(
+        {"cosine": path, PROTOTYPES[path[-4:]]: _number(pick) if path.endswith("y") else pick} | options
+    )
+
+
 def _number(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
 def _value(kind: str, value: Any, label: str) -> str | int:
-    if kind == "column":
+    if kind in ("column", "cosine"):
         if not isinstance(value, str) or not value:
-            raise JobError(f"{label}: needs the name of a numeric column of the data set")
+            needed = "a numeric column" if kind == "column" else "a column of vectors"
+            raise JobError(f"{label}: needs the name of {needed} of the data set")
         return value
     if kind in OF_A_CLASS and isinstance(value, str):
         if value not in (LABEL, PREDICTED):
@@ -164,6 +217,25 @@ def _less(spec: TargetSpec, minus: Any, label: str) -> TargetSpec:
     return replace(spec, minus=minus)
 
 
+def _pick(spec: TargetSpec, options: Mapping[str, Any], label: str) -> str | int | None:
+    """Which vector of a file; None for a column of vectors."""
+    key = PROTOTYPES.get(str(spec.value)[-4:])
+    given = options.keys() & {"index", "name"}
+    if spec.kind != "cosine" or (key is None and given):
+        raise JobError(
+            f"{label}: index and name pick a vector of a file that numpy wrote, for example "
+            "{cosine: prototypes.npy, index: 3} or {cosine: prototypes.npz, name: cat}"
+        )
+    if given != ({key} if key else set()):
+        raise JobError(f"{label}: a file of vectors needs {key}, and nothing else that picks one")
+    pick = None if key is None else options[key]
+    if key == "name" and (not isinstance(pick, str) or not pick):
+        raise JobError(f"{label}: name needs the name of a vector")
+    if key == "index" and pick != LABEL and (not isinstance(pick, int) or isinstance(pick, bool) or pick < 0):
+        raise JobError(f"{label}: index needs a whole number from 0, or label")
+    return pick
+
+
 def _reduction(spec: TargetSpec, options: Mapping[str, Any], label: str) -> Reduction:
     """What the keys `reduce` and `classes` say."""
     how, axis = options.get("reduce"), options.get("classes")
@@ -173,8 +245,8 @@ def _reduction(spec: TargetSpec, options: Mapping[str, Any], label: str) -> Redu
         raise JobError(f"{label}: reduce needs {', '.join(REDUCTIONS)}{_nearest(how, REDUCTIONS)}")
     if axis not in (None, *AXES):
         raise JobError(f"{label}: classes needs first or last{_nearest(axis, AXES)}: the axis that holds them")
-    if how == AREA and spec.kind == "loss":
-        raise JobError(f"{label}: areas are no logits; use reduce: mean")
+    if how == AREA and spec.kind in ("loss", "cosine"):
+        raise JobError(f"{label}: areas are {'no logits' if spec.kind == 'loss' else 'no embedding'}; use reduce: mean")
     return Reduction(how, axis)
 
 

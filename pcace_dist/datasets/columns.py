@@ -7,13 +7,16 @@ the file (dictionary, view) makes no difference.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from pcace_dist.datasets.sections import Dataset
+from pcace_dist.datasets.values.image_files import is_image_file
+from pcace_dist.datasets.values.labels import Labelling, is_number, is_text
+from pcace_dist.datasets.values.partitions import with_partitions
 from pcace_dist.errors import DatasetError
 
 
@@ -21,13 +24,19 @@ from pcace_dist.errors import DatasetError
 class DatasetSpec(Dataset):
     """The job's dataset section with its paths resolved, and the further columns that the job needs.
 
-    `columns` are target columns (numeric, read as float64), `group_by` a column of any plain type. With `keep`, all
-    plain columns of the files are read too (`kept_columns`).
+    `columns` are target columns (numeric, read as float64), `vectors` those of lists of numbers, `group_by` a column of
+    any plain type. With `keep`, all plain columns of the files are read too (`kept_columns`). `labelling`: how labels
+    are class indices. `partitions`: columns that folders name, with their types; None: as `list_dataset` finds them.
+    `images_below`: where the image column names files, the folder that their paths are below.
     """
 
     group_by: str | None = None
     columns: tuple[str, ...] = ()
+    vectors: tuple[str, ...] = ()
     keep: bool = False
+    labelling: Labelling = field(default=Labelling())
+    partitions: Mapping[str, pa.DataType] | None = None
+    images_below: str | None = None
 
     def roles(self) -> Iterator[tuple[str, str]]:
         """(key of the job file, column) for every column that is needed."""
@@ -45,13 +54,16 @@ class DatasetSpec(Dataset):
             yield "group_by", self.group_by
         for column in self.columns:
             yield "target", column
+        for column in self.vectors:
+            yield "target cosine", column
 
 
 def check_schema(spec: DatasetSpec, schema: pa.Schema, key: str) -> pa.Schema:
     """The needed columns of a file's schema. Raises DatasetError for a missing column or a wrong type."""
+    schema = with_partitions(schema, key, spec.partitions or {})
     for role, column in spec.roles():
         if schema.names.count(column) == 0:
-            raise DatasetError(f"{role}: no column {column!r} in {key}; {_instead(column, schema, key)}")
+            raise DatasetError(f"{role}: no column {column!r} in {key}; {_instead(column, schema)}")
         if schema.names.count(column) > 1:
             raise DatasetError(f"{role}: {key} has more than one column {column!r}")
         column_type = plain_type(schema.field(column).type)
@@ -64,14 +76,8 @@ def check_schema(spec: DatasetSpec, schema: pa.Schema, key: str) -> pa.Schema:
     return pa.schema([pa.field(name, plain_type(schema.field(name).type)) for name in names])
 
 
-def _instead(column: str, schema: pa.Schema, key: str) -> str:
+def _instead(column: str, schema: pa.Schema) -> str:
     """What an error says about a missing column."""
-    partition = next((component for component in key.split("/")[:-1] if component.startswith(f"{column}=")), None)
-    if partition is not None:
-        return (
-            f"the name of its folder, {partition}, is not read: only columns inside the files are; write the files "
-            "again with that column in them"
-        )
     nearest = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
     return (
         f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(map(repr, schema.names)) or 'no columns'}"
@@ -114,6 +120,13 @@ def is_image_struct(dtype: pa.DataType) -> bool:
     return index >= 0 and _is_binary(plain_type(dtype.field(index).type))
 
 
+def is_vector(dtype: pa.DataType) -> bool:
+    """True for a list of numbers, of one length or of many."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    numbers = (pa.types.is_integer, pa.types.is_floating)
+    return any(kind(dtype) for kind in lists) and any(kind(dtype.value_type) for kind in numbers)
+
+
 def filter_scalars(column: str, value: Any, dtype: pa.DataType) -> list[pa.Scalar]:
     """The value or values of a filter as scalars of the column's type. Raises DatasetError for a value that cannot be
     compared with the column."""
@@ -126,7 +139,7 @@ def _filter_scalar(column: str, value: Any, dtype: pa.DataType) -> pa.Scalar:
         (pa.types.is_boolean(dtype) and isinstance(value, bool))
         or (pa.types.is_integer(dtype) and isinstance(value, int) and not isinstance(value, bool))
         or (pa.types.is_floating(dtype) and isinstance(value, int | float) and not isinstance(value, bool))
-        or (_is_text(dtype) and isinstance(value, str))
+        or (is_text(dtype) and isinstance(value, str))
         or ((pa.types.is_date(dtype) or pa.types.is_timestamp(dtype)) and isinstance(value, str))
     )
     if not fits:
@@ -140,14 +153,16 @@ def _filter_scalar(column: str, value: Any, dtype: pa.DataType) -> pa.Scalar:
 def _wanted(role: str, dtype: pa.DataType) -> str:
     """The type that a column must have for `role`; empty where `dtype` is one."""
     if role == "dataset.image":
-        return "" if _is_binary(dtype) or is_image_struct(dtype) else "binary, or a struct with bytes"
+        is_image = _is_binary(dtype) or is_image_struct(dtype) or is_image_file(dtype)
+        return "" if is_image else "binary, or a struct with bytes"
     if role == "dataset.label":
-        return "" if pa.types.is_integer(dtype) else "integer"
+        return "" if is_number(dtype) or is_text(dtype) else "the number or the name of a class"
     if role == "dataset.id":
-        return "" if pa.types.is_integer(dtype) or _is_text(dtype) else "string or integer"
+        return "" if pa.types.is_integer(dtype) or is_text(dtype) else "string or integer"
     if role == "target":
-        numeric = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_boolean(dtype)
-        return "" if numeric or pa.types.is_decimal(dtype) else "numeric"
+        return "" if is_number(dtype) or pa.types.is_decimal(dtype) else "numeric"
+    if role == "target cosine":
+        return "" if is_vector(dtype) else "a list of numbers"
     return "a plain value" if pa.types.is_nested(dtype) or _is_binary(dtype) else ""
 
 
@@ -155,18 +170,15 @@ def _is_binary(dtype: pa.DataType) -> bool:
     return bool(pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype))
 
 
-def _is_text(dtype: pa.DataType) -> bool:
-    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype))
-
-
 def check_same(spec: DatasetSpec, first: tuple[str, pa.Schema], other: tuple[str, pa.Schema]) -> None:
     """Raise DatasetError where two files disagree in the type of ids, groups, folds or kept columns: these values are
-    compared across files."""
+    compared across files. Labels must be numbers in both, or names."""
     for role, column in spec.roles():
-        if role not in ("dataset.id", "dataset.fold_by", "group_by"):
+        if role not in ("dataset.label", "dataset.id", "dataset.fold_by", "group_by"):
             continue
         first_type, other_type = first[1].field(column).type, other[1].field(column).type
-        if _family(first_type) != _family(other_type):
+        families = map(is_text if role == "dataset.label" else _family, (first_type, other_type))
+        if len(set(families)) > 1:
             raise DatasetError(
                 f"{role}: column {column!r} is {first_type} in {first[0]} but {other_type} in {other[0]}"
             )
@@ -179,6 +191,6 @@ def check_same(spec: DatasetSpec, first: tuple[str, pa.Schema], other: tuple[str
 
 
 def _family(dtype: pa.DataType) -> str:
-    if _is_text(dtype):
+    if is_text(dtype):
         return "text"
     return "integer" if pa.types.is_integer(dtype) else str(dtype)

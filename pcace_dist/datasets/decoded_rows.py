@@ -21,6 +21,7 @@ from pcace_dist.datasets.groups import group_of
 from pcace_dist.datasets.images import ImageSpec, Pixels, pixels
 from pcace_dist.datasets.row_groups import RowGroup
 from pcace_dist.datasets.rows import BadRow, RowRef
+from pcace_dist.datasets.values.labels import NOT_WHOLE
 from pcace_dist.errors import RowError
 
 ROWS_BYTES = 1 << 20  # encoded images of a slice; with 256 KiB, the overhead was 5 % of decoding photographs
@@ -86,7 +87,7 @@ class DecodedRows:
     """The good rows of a slice, in order, and the rows that were set aside.
 
     The images are the rows of `buffer` from `start` on. labels: -1 where null; values: float64 by column, NaN where
-    null. Columns that the job does not need are empty.
+    null, then the columns of vectors, None where null. Columns that the job does not need are empty.
     """
 
     buffer: BatchBuffer | None
@@ -95,10 +96,11 @@ class DecodedRows:
     fold_keys: list[int]
     labels: list[int] = field(default_factory=list)
     groups: list[Any] = field(default_factory=list)
-    values: list[np.ndarray[Any, np.dtype[np.float64]]] = field(default_factory=list)
+    values: list[np.ndarray[Any, Any]] = field(default_factory=list)
     kept: list[Mapping[str, Any]] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     misfit: Misfit | None = None
+    mislabelled: tuple[RowRef, str] | None = None
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -156,11 +158,17 @@ def decode_rows(
     decoded = DecodedRows(buffer, start, [], [])
     good: list[int] = []
     at = start
+    labels, no_class = (None, {}) if spec.label is None else spec.labelling.indices(table.column(spec.label))
+    mistakes = [i for i, reason in no_class.items() if spec.labelling.needed or NOT_WHOLE in reason]
+    decoded.mislabelled = (refs[mistakes[0]], no_class[mistakes[0]]) if mistakes else None
     files = encoded_images(table.column(spec.image))
     images = _on_host(files, image_spec) if decoder is None else decoder.images(files, image_spec)
     for i, (data, image) in enumerate(zip(files, images, strict=True)):
         if isinstance(image, RowError):
             decoded.bad.append(BadRow.of(refs[i], image))
+            continue
+        if spec.labelling.needed and i in no_class:
+            decoded.bad.append(BadRow.of(refs[i], RowError("target", no_class[i])))
             continue
         if buffer is None or image.shape != buffer.shape:
             _set_aside(decoded, refs[i], image.shape, buffer)
@@ -176,12 +184,12 @@ def decode_rows(
         return values if all_good else [values[i] for i in good]
 
     decoded.refs = usable(refs)
-    if spec.label is not None:
-        decoded.labels = [-1 if label is None else label for label in usable(_list(table, spec.label))]
+    if labels is not None:
+        decoded.labels = usable(labels.tolist())
     if spec.group_by is not None:
         decoded.groups = [group_of(value) for value in usable(_list(table, spec.group_by))]
-    if spec.columns:
-        decoded.values = [_floats(table.column(name))[good] for name in spec.columns]
+    decoded.values = [_floats(table.column(name))[good] for name in spec.columns]
+    decoded.values += [_vectors(table.column(name))[good] for name in spec.vectors]
     if spec.keep:
         decoded.kept = usable(table.select(kept_columns(spec, table.schema)).to_pylist())
     return decoded
@@ -248,6 +256,15 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
         column = column.cast(pa.int8())
     values = column.cast(pa.float64(), safe=False).to_pylist()
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.object_]]:
+    """For each row its vector, float64 (E,) with NaN for nulls in it, or None where the row is null."""
+    vectors = np.empty(len(column), dtype=object)
+    for row, scalar in enumerate(column):
+        if scalar.is_valid:
+            vectors[row] = scalar.values.to_numpy(zero_copy_only=False).astype(np.float64)
+    return vectors
 
 
 def gather_images(parts: Sequence[tuple[DecodedRows, int, int]], make: Callable[[], BatchBuffer]) -> torch.Tensor:

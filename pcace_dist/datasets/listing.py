@@ -9,10 +9,11 @@ Ray.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,18 @@ from pcace_dist.datasets.formats import PARQUET_SUFFIXES, kind_of_name
 from pcace_dist.datasets.globs import pattern_of
 from pcace_dist.datasets.paths import Skipped, by_reason, first_names, is_hidden, is_underscored, key_below, utf8_name
 from pcace_dist.datasets.stored_parquet import StoredParquet, WrongBytes, read_footer
+from pcace_dist.datasets.values.class_label import class_label_names
+from pcace_dist.datasets.values.label_range import label_range
+from pcace_dist.datasets.values.labels import NO_ROWS, LabelRange
+from pcace_dist.datasets.values.partitions import partition_column, partition_types
 from pcace_dist.datasets.walk import NOTHING, UNREADABLE, Entries, entries_of, kinds_by_content
 from pcace_dist.errors import DatasetError
 from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line, split
+
+
+class NoParquet(DatasetError):
+    """There is no Parquet file below a path."""
+
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
@@ -67,11 +77,18 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Listing:
-    """All files of a data set, sorted by key, the Arrow types of the needed columns, and the files left out."""
+    """All files of a data set, sorted by key, the Arrow types of the needed columns, and the files left out.
+
+    partitions: columns that folders name, with their types. labels: the range of the labels; class_names: their names,
+    where all files say the same (datasets/values/).
+    """
 
     files: tuple[DataFile, ...]
     schema: pa.Schema
     left_out: tuple[LeftOut, ...] = ()
+    partitions: Mapping[str, pa.DataType] = field(default_factory=dict)
+    labels: LabelRange | None = None
+    class_names: tuple[str, ...] | None = None
 
     @property
     def rows(self) -> int:
@@ -84,8 +101,10 @@ def list_dataset(
 ) -> Listing:
     """List and check a data set. Raises DatasetError for every mistake named at the top of this file."""
     data_files, left_out = find_files(spec.path, storage)
+    spec = replace(spec, partitions=partition_types(data_files) if spec.partitions is None else spec.partitions)
     with ThreadPoolExecutor(threads, thread_name_prefix="pcace-list") as pool:
         files: list[DataFile] = []
+        labels = _LabelFacts(spec)
         first: tuple[str, pa.Schema] | None = None
         for key, (file, footer) in zip(
             data_files, pool.map(lambda file: (file, _footer(file, storage)), data_files.values()), strict=True
@@ -93,16 +112,54 @@ def list_dataset(
             schema = check_schema(spec, footer.schema.to_arrow_schema(), key)
             first = first or (key, schema)
             check_same(spec, first, (key, schema))
+            labels.add(key, footer)
             rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
             files.append(DataFile(file.url, key, file.size, file.version, rows))
             if on_progress is not None:
                 on_progress(len(files), len(data_files))
-        listing = Listing(tuple(files), first[1] if first else pa.schema([]), _summed(left_out))
+        listing = Listing(
+            files=tuple(files),
+            schema=first[1] if first else pa.schema([]),
+            left_out=_summed(left_out),
+            partitions=dict(spec.partitions or {}),
+            labels=labels.range,
+            class_names=labels.names,
+        )
         if listing.rows == 0:
             raise DatasetError(f"dataset.path: {_shown(spec.path)} holds no rows")
         if spec.id is not None:
             _check_ids(listing, spec.id, storage, pool)
     return listing
+
+
+class _LabelFacts:
+    """What footers say of dataset.label over all files."""
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self._column, self._partitions = spec.label, spec.partitions or {}
+        self._named: set[tuple[str, ...] | None] = set()
+        self.range: LabelRange | None = None if spec.label is None else NO_ROWS
+
+    def add(self, key: str, footer: pq.FileMetaData) -> None:
+        if self._column is None or self.range is None:
+            return
+        self.range |= label_range(footer, key, self._column, self._partitions)
+        fraction = next((value for value in (self.range.low, self.range.high) if _is_fraction(value)), None)
+        if fraction is not None:
+            raise DatasetError(
+                f"dataset.label: column {self._column!r} in {key} holds {fraction:g}; it must be "
+                "the number or the name of a class"
+            )
+        self._named.add(class_label_names(footer.schema.to_arrow_schema(), self._column))
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the classes; None where files have others or none."""
+        return next(iter(self._named)) if len(self._named) == 1 else None
+
+
+def _is_fraction(value: float | None) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and not value.is_integer()
 
 
 def find_files(paths: Sequence[str], storage: Storage) -> tuple[dict[str, StoredFile], list[Skipped]]:
@@ -160,18 +217,18 @@ def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, Stored
         raise DatasetError(f"dataset.path: {path} matches no file")
     if not entries.seen and not os.path.isdir(path):
         raise DatasetError(f"dataset.path: {path}: no such file or folder")
-    raise DatasetError(f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, entries, left_out)}")
+    raise NoParquet(f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, entries, left_out)}")
 
 
 def _sorted_out(entries: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Skipped]]:
     """The Parquet files with their paths below the root, and the others. A file that the job names itself counts as
     Parquet. Raises PermissionError for a file without a suffix whose first bytes may not be read."""
-    if entries.how == "file":
-        return [(utf8_name(key_below(file.url, entries.root)), file) for file in entries.files], list(entries.left_out)
     files, unknown, left_out = [], [], list(entries.left_out)
     for file in entries.files:
         key = utf8_name(key_below(file.url, entries.root))
-        if is_underscored(key):
+        if entries.how == "file" and kind_of_name(key) in (None, "parquet"):
+            files.append((key, file))
+        elif is_underscored(key):
             left_out.append(Skipped(key, UNDERSCORE))
         elif file.url in entries.named or kind_of_name(key) == "parquet":
             files.append((key, file))
@@ -271,7 +328,8 @@ def _footer(file: StoredFile, storage: Storage) -> pq.FileMetaData:
 def _check_ids(listing: Listing, column: str, storage: Storage, pool: ThreadPoolExecutor) -> None:
     """Raise DatasetError unless ids are unique over all files. 8 bytes for each id are held in memory; only ids whose
     digests collide are compared."""
-    digests = list(pool.map(lambda file: _digest_ids(file, column, storage), listing.files))
+    kind = listing.schema.field(column).type
+    digests = list(pool.map(lambda file: _digest_ids(file, column, storage, kind), listing.files))
     ordered = np.sort(np.concatenate(digests))
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(repeated):
@@ -281,7 +339,7 @@ def _check_ids(listing: Listing, column: str, storage: Storage, pool: ThreadPool
         rows = np.flatnonzero(np.isin(digest, repeated))
         if not len(rows):
             continue
-        values = _read_ids(file, column, storage)
+        values = _read_ids(file, column, storage, kind)
         for row in rows.tolist():
             value = values[row].as_py()
             if value in seen:
@@ -293,8 +351,10 @@ def _check_ids(listing: Listing, column: str, storage: Storage, pool: ThreadPool
             seen[value] = (file.key, row)
 
 
-def _digest_ids(file: DataFile, column: str, storage: Storage) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    values = _read_ids(file, column, storage)
+def _digest_ids(
+    file: DataFile, column: str, storage: Storage, kind: pa.DataType
+) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    values = _read_ids(file, column, storage, kind)
     if values.null_count:
         row = next(i for i, value in enumerate(values) if not value.is_valid)
         raise DatasetError(f"dataset.id: {column} is null in {file.key} row {row}")
@@ -302,9 +362,11 @@ def _digest_ids(file: DataFile, column: str, storage: Storage) -> np.ndarray[Any
     return np.frombuffer(digests, dtype=np.uint64)
 
 
-def _read_ids(file: DataFile, column: str, storage: Storage) -> pa.ChunkedArray:
+def _read_ids(file: DataFile, column: str, storage: Storage, kind: pa.DataType) -> pa.ChunkedArray:
     try:
         parquet = StoredParquet(StoredFile(file.url, file.size, file.version), storage)
+        if column not in parquet.schema.names:
+            return partition_column(column, file.key, kind, sum(file.row_groups))
         return parquet.read(range(len(file.row_groups)), [column]).column(0)
     except Changed:
         raise DatasetError(f"dataset.path: {file.key} changed while it was listed; list it again") from None

@@ -58,15 +58,15 @@ class Batch:
 
     images: uint8 (n, C, H, W), contiguous unless channels_last was asked for, on the host unless a device decodes;
     refs: n; labels: int64 (n,), -1 where null, or None; groups: n values of group_by (None is a value) or None;
-    columns: float64 (n,) by name, NaN where null; fold_keys: uint64 (n,); kept: n mappings of the kept columns, or
-    None.
+    columns: by name float64 (n,), NaN where null, or (n,) of vectors float64 (E,), None where null; fold_keys: uint64
+    (n,); kept: n mappings of the kept columns, or None.
     """
 
     images: torch.Tensor
     refs: tuple[RowRef, ...]
     labels: np.ndarray[Any, np.dtype[np.int64]] | None
     groups: tuple[Any, ...] | None
-    columns: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+    columns: dict[str, np.ndarray[Any, Any]]
     fold_keys: np.ndarray[Any, np.dtype[np.uint64]]
     kept: tuple[Mapping[str, Any], ...] | None = None
 
@@ -179,8 +179,8 @@ class UnitReader:
 class UnitStream:
     """One unit that is being read: its batches, and the rows that were set aside.
 
-    `bad`, `filtered` (rows that the filter removed), `bytes_read` and `seconds` {read, decode (summed over
-    threads), wait (of the consumer)} are complete when batches() is exhausted.
+    `bad`, `filtered` (rows that the filter removed), `unlabelled` (left out for want of a label), `bytes_read` and
+    `seconds` {read, decode (summed over threads), wait (of the consumer)} are complete when batches() is exhausted.
     """
 
     def __init__(
@@ -195,6 +195,7 @@ class UnitStream:
     ) -> None:
         self.bad: list[BadRow] = []
         self.filtered = 0
+        self.unlabelled = 0
         self.bytes_read = 0
         self.seconds = {"read": 0.0, "decode": 0.0, "wait": 0.0}
         self._reader, self._source, self._strict = reader, source, strict
@@ -256,6 +257,7 @@ class UnitStream:
                     self._runs.put(row_group)
                     continue
                 self.filtered += row_group.filtered
+                self.unlabelled += row_group.unlabelled
                 self.bytes_read += row_group.bytes_read
                 if self._shape is None:
                     self._shape = first_shape(row_group, self._reader.spec, self._reader.image_spec)
@@ -364,6 +366,12 @@ class UnitStream:
                 f"model.input: images differ in size ({width}x{height} in {ref.file} row {ref.row},"
                 f" {self._shape[2]}x{self._shape[1]} before); set model.input.resize or model.input.crop"
             )
+        if self._strict and run.mislabelled is not None:
+            ref, reason = run.mislabelled
+            spec = self._reader.spec
+            raise DatasetError(
+                f"dataset.label {spec.label}: {reason} ({ref.file} row {ref.row}); {spec.labelling.remedy}"
+            )
         self.bad.extend(run.bad)
         return run
 
@@ -375,7 +383,7 @@ class UnitStream:
 
         columns = {
             name: np.concatenate([run.values[i][start:stop] for run, start, stop in parts])
-            for i, name in enumerate(spec.columns)
+            for i, name in enumerate((*spec.columns, *spec.vectors))
         }
         with self._working():
             images = gather_images(parts, self._new_buffer)
@@ -413,12 +421,7 @@ def pilot_rows(
     positions = {row_groups[index]: at for index, at in spread(kept, rows, groups).items()}
 
     def source() -> Iterator[RowGroup | BadRow]:
-        for row_group in read_row_groups(tuple(positions), spec, storage):
-            if isinstance(row_group, BadRow):
-                yield row_group
-                continue
-            at = positions[row_group.ref]
-            yield RowGroup(row_group.ref, row_group.table.take(at), row_group.rows[at], 0, row_group.bytes_read)
+        yield from read_row_groups(tuple(positions), spec, storage, lambda ref, counting: counting[positions[ref]])
 
     with UnitReader(options) as reader:
         stream = UnitStream(reader, source, name="pilot", strict=True)
@@ -478,6 +481,9 @@ def _most_groups(listing: Listing, row_groups: Sequence[RowGroupRef], max_row_gr
 
 
 def _keeps_nothing(spec: DatasetSpec) -> DatasetError:
+    if spec.labelling.leave_out:
+        kept = f" that dataset.filter {dict(spec.filter)} keeps" if spec.filter else ""
+        return DatasetError(f"dataset.label {spec.label}: no row{kept} has a label: each is null or -1")
     return DatasetError(f"dataset.filter: {dict(spec.filter)} keeps no rows")
 
 
@@ -516,7 +522,7 @@ def _even(total: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 def _count_kept_in_threads(
     row_groups: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage, threads: int
 ) -> list[int]:
-    if not spec.filter:
+    if not spec.filter and not spec.labelling.leave_out:
         return [ref.rows for ref in row_groups]
     by_file: dict[str, list[RowGroupRef]] = {}
     for ref in row_groups:

@@ -31,11 +31,15 @@ class RowFilter:
     def mask(self, column_of: Callable[[str], pa.ChunkedArray], rows: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which rows are kept: bool (rows,)."""
         mask = np.ones(rows, dtype=bool)
-        for name, values in self._values.items():
-            column = plain(column_of(name))
-            allowed = pa.array([value.as_py() for value in values], column.type)
-            mask &= pc.fill_null(pc.is_in(column, allowed), False).to_numpy()
+        for name in self._values:
+            mask &= self.keeps(name, column_of(name))
         return mask
+
+    def keeps(self, name: str, column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which values of one of the filter's columns are kept."""
+        column = plain(column)
+        allowed = pa.array([value.as_py() for value in self._values[name]], column.type)
+        return np.asarray(pc.fill_null(pc.is_in(column, allowed), False).to_numpy())
 
     def rules_out(self, file: pq.FileMetaData, row_group: int) -> bool:
         """Whether the statistics of a row group prove that no row of it is kept."""

@@ -18,11 +18,17 @@ FROM_MODEL = ("mode", "resize", "crop", "mean", "std", "interpolation", "antiali
 
 @dataclass(frozen=True)
 class Dataset:
-    """`dataset`: which files, and which of their columns mean what."""
+    """`dataset`: which files, and which of their columns mean what.
+
+    `classes`: names of the classes in the order of the model's outputs, or a file that lists them. `label_base`: what
+    the first class is called where labels are numbers: 0, or 1 where they count from 1.
+    """
 
     path: list[str]
     image: str = "image"
     label: str | None = None
+    label_base: int | None = field(default=None, metadata={"ge": 0})
+    classes: str | list[str] | None = None
     id: str | None = None
     fold_by: str | None = None
     filter: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)

@@ -50,11 +50,22 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class UnitCount:
-    """Rows of one finished unit: used in the sums, set aside as bad, left out by the filter."""
+    """Rows of one finished unit: used in the sums, set aside as bad, left out by the filter, left out for want of a
+    label."""
 
     rows: int
     bad: int = 0
     filtered: int = 0
+    unlabelled: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """As version 0.1.0 wrote it where every row has a label."""
+        return {name: count for name, count in asdict(self).items() if count or name != "unlabelled"}
+
+    @staticmethod
+    def from_json(value: Any) -> UnitCount:
+        rows, bad, filtered = (int(value[name]) for name in ("rows", "bad", "filtered"))
+        return UnitCount(rows, bad, filtered, int(value.get("unlabelled", 0)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ class Receipt:
             "actor": self.worker,
             "plan": self.plan,
             "weights": self.weights,
-            "units": {unit: asdict(count) for unit, count in self.units.items()},
+            "units": {unit: count.to_json() for unit, count in self.units.items()},
             "files": {name: asdict(ref) for name, ref in self.files.items()},
         }
 
@@ -98,10 +109,7 @@ class Receipt:
                 worker=str(value["actor"]),
                 plan=str(value["plan"]),
                 weights=str(value["weights"]),
-                units={
-                    unit: UnitCount(int(count["rows"]), int(count["bad"]), int(count["filtered"]))
-                    for unit, count in value["units"].items()
-                },
+                units={unit: UnitCount.from_json(count) for unit, count in value["units"].items()},
                 files={name: FileRef(int(ref["size"]), str(ref["sha256"])) for name, ref in value["files"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -246,7 +254,7 @@ class RunState:
 
     def _check_count(self, record: Record, attempt: str, unit: str, count: UnitCount) -> None:
         """Every row of a unit is used, set aside or left out, once."""
-        parts = (count.rows, count.bad, count.filtered)
+        parts = (count.rows, count.bad, count.filtered, count.unlabelled)
         rows = self._rows_of.get(unit, sum(parts))
         if min(parts) < 0 or sum(parts) != rows:
             counted = " + ".join(map(str, parts))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from pcace_dist.errors import ModelError, PcaceError
 from pcace_dist.models.device import is_out_of_memory, to_device
+from pcace_dist.models.effects.places import Place, PlaceTap, tap_name
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix, wrapper
 from pcace_dist.models.precision import Numerics, convert_model
 from pcace_dist.models.tap import LayerTap, Receive
 from pcace_dist.statistics.channels_last import version as compiler
+from pcace_dist.statistics.effects.positions import block_sums
 
 TOKENS = "input_ids"  # the first argument of a model for text, or for text and images
 
@@ -33,7 +35,8 @@ NumericClass: TypeAlias = dict[str, str | int]  # everything that the bits of re
 class Forward:
     """Runs `model` on batches of at most `batch_size` images and passes on the maps of `layers`.
 
-    mean, std: from model.input, one value for each image channel. `self.model` is the model that runs: `model` itself,
+    mean, std: from model.input, one value for each image channel. places: by layer, where its effect is taken from
+    (places.py). `self.model` is the model that runs: `model` itself,
     moved to `device`, or a copy of it in bfloat16.
     """
 
@@ -46,6 +49,7 @@ class Forward:
         std: Sequence[float],
         layers: Sequence[str],
         numerics: Numerics = Numerics(),  # noqa: B008 (frozen)
+        places: Mapping[str, Place] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}: must be at least 1")
@@ -54,6 +58,7 @@ class Forward:
         self.model = convert_model(model, self.device, numerics)
         self.batch_size = batch_size
         self.layers = tuple(layers)
+        self.places = dict(places or {})
         self._normalise = Normalise(mean, std, self.device)
 
     @torch.inference_mode()
@@ -62,7 +67,8 @@ class Forward:
 
         A batch that is not full is padded with its last row; the outputs of the padding are dropped.
         `receive(layer, maps (batch size, C, D), shape)` is called during the pass, inside inference mode (see
-        LayerTap). It gets the padding too: what is computed from a row must not depend on how many rows there are. With
+        LayerTap). It gets the padding too: what is computed from a row must not depend on how many rows there are.
+        Where a layer has a place, it is also called with `tap_name(layer)` and the maps there, summed over blocks. With
         None, the model runs without a tap.
         Raises ModelError where the model does not accept such images or returns no outputs.
         """
@@ -74,7 +80,7 @@ class Forward:
             outputs = as_matrix(self._run(padded))
         else:
             guarded = _Guarded(receive)
-            with LayerTap(self.model, self.layers, guarded):
+            with LayerTap(self.model, self.layers, guarded), PlaceTap(self.model, self.places, guarded.blocks):
                 outputs = as_matrix(self._run(padded, guarded))
         if len(outputs) != self.batch_size:
             raise ModelError(
@@ -131,6 +137,10 @@ class _Guarded:
         except BaseException:
             self.failed = True
             raise
+
+    def blocks(self, layer: str, maps: Tensor, shape: tuple[int, ...]) -> None:
+        """Maps from which an effect is taken."""
+        self(tap_name(layer), block_sums(maps, shape), shape)
 
 
 def _padded(images: Tensor, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Names of classes: ImageNet's lists (`LOC_synset_mapping.txt`, `synset_words.txt`), plain lists, Keras's JSON.
+"""Names of classes: ImageNet's lists (`LOC_synset_mapping.txt`, `synset_words.txt`), plain lists, JSON.
 
 The class index is the position of the line, as networks trained on ImageNet number their outputs. Knows nothing of
 images or shards.
@@ -105,21 +105,21 @@ def class_table(labels: Mapping[str, int], images: Mapping[str, int]) -> list[st
     return [*lines[:SHOWN], f"... {len(lines) - 2 * SHOWN:,} more ...", *lines[-SHOWN:]]
 
 
-def read_class_names(url: str, storage: Storage) -> ClassNames:
-    """Read a list of classes. Raises DatasetError, one line."""
+def read_class_names(url: str, storage: Storage, key: str = "--classes") -> ClassNames:
+    """Read a list of classes. Raises DatasetError, one line that names the option or key."""
     try:
         text = storage.read_bytes(url).decode("utf-8-sig")
     except OSError as error:
-        raise DatasetError(f"--classes {first_line(error)}") from None
+        raise DatasetError(f"{key} {first_line(error)}") from None
     except UnicodeDecodeError:
-        raise DatasetError(f"--classes {url}: is not a text file") from None
-    pairs = _from_json(text, url) if text.lstrip().startswith("{") else _from_lines(text)
+        raise DatasetError(f"{key} {url}: is not a text file") from None
+    pairs = _from_json(text, f"{key} {url}") if text.lstrip()[:1] in ("{", "[") else _from_lines(text)
     if not pairs:
-        raise DatasetError(f"--classes {url}: is empty; a line for each class is needed, like 'n01440764 tench'")
+        raise DatasetError(f"{key} {url}: is empty; a line for each class is needed, like 'n01440764 tench'")
     synsets = tuple(key for key, _ in pairs)
     repeated = [key for key, count in Counter(filter(None, synsets)).items() if count > 1]
     if repeated:
-        raise DatasetError(f"--classes {url}: {repeated[0]} is listed more than once")
+        raise DatasetError(f"{key} {url}: {repeated[0]} is listed more than once")
     return ClassNames(tuple(name for _, name in pairs), synsets if all(synsets) else None, url)
 
 
@@ -146,10 +146,14 @@ def _from_lines(text: str) -> list[tuple[str, str]]:
 
 
 def _from_json(text: str, url: str) -> list[tuple[str, str]]:
-    """Keras's imagenet_class_index.json: {"0": ["n01440764", "tench"], ...}."""
+    """Keras's imagenet_class_index.json: {"0": ["n01440764", "tench"], ...}; id2label of transformers:
+    {"0": "tench", ...}; or a list of names."""
     try:
-        content = {int(key): value for key, value in json.loads(text).items()}
-        ordered = [content[index] for index in range(len(content))]
-        return [(str(synset), str(name)) for synset, name in ordered]
+        content = json.loads(text)
+        if isinstance(content, dict):
+            numbered = {int(key): value for key, value in content.items()}
+            content = [numbered[index] for index in range(len(numbered))]
+        pairs = [("", value) if isinstance(value, str) else tuple(value) for value in content]
+        return [(str(synset), str(name)) for synset, name in pairs]
     except (ValueError, KeyError, TypeError):
-        raise DatasetError(f'--classes {url}: is not a list of classes like {{"0": ["n01440764", "tench"]}}') from None
+        raise DatasetError(f'{url}: is not a list of classes like {{"0": ["n01440764", "tench"]}}') from None

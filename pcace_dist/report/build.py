@@ -285,14 +285,15 @@ def _evidence(
     layers = [name for name, _ in source.ranking.layers if len(source.plan.layer(name).shape) == 2]
     if not layers or not findings.cam_rows:
         return
-    if source.targets[0].of_outputs and not source.targets[0].differentiable:
-        findings.notes.append(f"no class evidence: target {source.targets[0].name} has no gradient")
+    target = source.targets[0]
+    if target.kind == "cosine" or (target.of_outputs and not target.differentiable):
+        what = "is of an embedding" if target.kind == "cosine" else "has no gradient"
+        findings.notes.append(f"no class evidence: target {target.name} {what}")
         return
     layer = findings.cam_layer = layers[-1]
     progress.stage("class evidence", sum(map(len, findings.cam_rows.values())))
     settings = source.job.model.input
     normalise = Normalise(tuple(settings.mean), tuple(settings.std), device)
-    target = source.targets[0]
     refs = {number: findings.pool.refs[number] for numbers in findings.cam_rows.values() for number in numbers}
     numbers = list(refs)
     images: dict[int, torch.Tensor] = {}

@@ -49,7 +49,10 @@ def output_of(target: TargetSpec, outputs: npt.NDArray[np.float64], label: int) 
 
 
 def prediction(target: TargetSpec, outputs: npt.NDArray[np.float64], label: int) -> float:
-    """The model's value of the target for an image; for a column, the largest (or only) output. NaN without a class."""
+    """The model's value of the target for an image; for a column, the largest (or only) output. NaN without a class,
+    and for an embedding, whose vectors the report does not read."""
+    if target.kind == "cosine":
+        return float("nan")
     spec = target if target.of_outputs else TargetSpec("output", output_of(target, outputs, label))
     return float(target_tensor(spec, torch.from_numpy(outputs)[None], torch.tensor([label]))[0])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pcace_dist.datasets.groups import name_of
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.report import pictures
 from pcace_dist.report.clusters import across_groups
 from pcace_dist.report.evidence import Transforms, density, scatter
@@ -30,7 +30,7 @@ def page(
         "facts": _facts(source),
         "stages": source.summary.get("stages", {}),
         "notes": findings.notes,
-        "targets": list(source.ranking.targets),
+        "targets": list(map(source.ranking.names.target, source.ranking.targets)),
         "groupBy": source.job.group_by,
         "groups": [
             {"name": _name(source, source.ranking.groups[g]), "images": source.ranking.block(0, g)["images"][0].as_py()}
@@ -44,7 +44,7 @@ def page(
         "pages": [list(channel) for channel in selection.channels],
         "rows": {str(number): _row(source, findings, number) for number in findings.thumbnails},
         "across": _across(source.ranking),
-        "cam": _cam(selection, findings),
+        "cam": _cam(source.ranking.names, selection, findings),
         "places": _places(source, selection, findings),
         "compared": _compared(selection, findings),
         "against": None if findings.against is None else findings.against.path,
@@ -58,7 +58,7 @@ def page(
 
 def _name(source: ReportSource, group: Any) -> str:
     """A group's name on the page."""
-    return "all images" if source.job.group_by is None else name_of(group)
+    return "all images" if source.job.group_by is None else source.ranking.names.group(group)
 
 
 def _facts(source: ReportSource) -> list[list[str]]:
@@ -70,7 +70,7 @@ def _facts(source: ReportSource) -> list[list[str]]:
         ["Model", job.model.factory],
         ["Weights", job.model.weights],
         ["Data", path],
-        ["Target", ", ".join(source.ranking.targets)],
+        ["Target", ", ".join(map(source.ranking.names.target, source.ranking.targets))],
         ["Grouped by", job.group_by or "not grouped"],
         ["Images", f"{summary['images']:,}"],
         ["Bad rows", f"{summary['bad_rows']:,}"],
@@ -109,14 +109,20 @@ def _block(ranking: Ranking, target: int, group: int) -> dict[str, Any]:
 def _row(source: ReportSource, findings: Findings, number: int) -> dict[str, Any]:
     file, _, row = findings.pool.refs[number]
     outputs, label = findings.probed.outputs[number], findings.probed.labels[number]
+    names = source.ranking.names
     entry: dict[str, Any] = {"file": file, "row": row}
     if label >= 0:
-        entry["label"] = label
+        entry["label"] = _number_or_name(names.label(label))
     if source.job.group_by is not None:
-        entry["group"] = name_of(findings.probed.groups[number])
-    if len(outputs) > 1:
-        entry["predicted"] = int(outputs.argmax())
+        entry["group"] = names.group(findings.probed.groups[number])
+    if len(outputs) > 1 and not all(target.kind == "cosine" for target in source.targets):
+        entry["predicted"] = _number_or_name(names.label(int(outputs.argmax())))
     return entry
+
+
+def _number_or_name(shown: str) -> int | str:
+    """A class as the page has it: a number, with its name where it has one."""
+    return int(shown) if shown.isdecimal() else shown
 
 
 def _across(ranking: Ranking) -> list[dict[str, Any]]:
@@ -129,7 +135,7 @@ def _across(ranking: Ranking) -> list[dict[str, Any]]:
                 {
                     "target": target,
                     "channels": [names[channel] for channel in ordered.channels],
-                    "groups": [name_of(ranking.groups[g]) for g in ordered.groups],
+                    "groups": [ranking.names.group(ranking.groups[g]) for g in ordered.groups],
                     "score": numbers(ordered.score, 4),
                     "tree": [[numbers(x, 6), numbers(y, 6)] for x, y in ordered.tree],
                 }
@@ -137,7 +143,7 @@ def _across(ranking: Ranking) -> list[dict[str, Any]]:
     return entries
 
 
-def _cam(selection: PageSelection, findings: Findings) -> dict[str, Any] | None:
+def _cam(names: ClassNames, selection: PageSelection, findings: Findings) -> dict[str, Any] | None:
     if not findings.cams:
         return None
     entries = []
@@ -148,7 +154,7 @@ def _cam(selection: PageSelection, findings: Findings) -> dict[str, Any] | None:
                 {
                     "group": selection.groups.index(group_cam["group"]),
                     "row": number,
-                    "output": int(evidence.outputs[i]),
+                    "output": _number_or_name(names.output(int(evidence.outputs[i]))),
                     "cam": _heat(evidence.grad_cam[i], 0.0),
                     "ranked": _heat(evidence.channel_map[i], 0.0),
                     "agreement": None if np.isnan(evidence.agreement[i]) else round(float(evidence.agreement[i]), 3),
@@ -179,7 +185,7 @@ def _places(source: ReportSource, selection: PageSelection, findings: Findings) 
         return None
     index = {group: position for position, group in enumerate(selection.groups)}
     values: list[dict[str, Any]] = [
-        {"name": f"target {name}", "values": floats(sample.targets[:, t])}
+        {"name": f"target {source.ranking.names.target(name)}", "values": floats(sample.targets[:, t])}
         for t, name in enumerate(source.ranking.targets)
     ]
     if findings.predictions is not None:

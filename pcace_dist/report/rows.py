@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pcace_dist.datasets.images import decode
-from pcace_dist.datasets.row_groups import RowGroup, read_row_groups
+from pcace_dist.datasets.row_groups import Choose, Positions, RowGroup, read_row_groups
 from pcace_dist.datasets.units import RowGroupRef, row_groups_of
 from pcace_dist.errors import RowError
 from pcace_dist.report.source import ReportSource
@@ -62,20 +62,19 @@ def fetch(source: ReportSource, refs: Sequence[Ref], batch: int) -> Iterator[Fet
     number_of = {(file, row): number for number, (file, _, row) in enumerate(refs)}
     row_groups = _row_groups_of(source, refs)
     gathered: list[_Row] = []
-    for row_group in read_row_groups(row_groups, source.dataset, source.storage):
+    for row_group in read_row_groups(row_groups, source.dataset, source.storage, _rows_of(refs)):
         if not isinstance(row_group, RowGroup):
             continue
+        labels, groups = _labels(source, row_group), _groups(source, row_group)
         for position, row in enumerate(row_group.rows.tolist()):
-            number = number_of.get((row_group.ref.key, row))
-            if number is None:
-                continue
             try:
                 image = decode(row_group.table[source.dataset.image][position].as_py(), source.images)
             except RowError:
                 continue
             if tuple(image.shape[1:]) != source.image_shape:
                 continue
-            gathered.append(_Row(number, image, *_label_and_group(source, row_group, position)))
+            number = number_of[row_group.ref.key, row]
+            gathered.append(_Row(number, image, labels[position], groups[position]))
             if len(gathered) == batch:
                 yield _batch_of(gathered)
                 gathered = []
@@ -90,10 +89,31 @@ def _row_groups_of(source: ReportSource, refs: Sequence[Ref]) -> tuple[RowGroupR
     )
 
 
-def _label_and_group(source: ReportSource, row_group: RowGroup, position: int) -> tuple[int, Any]:
-    label, group = source.dataset.label, source.dataset.group_by
-    value = None if label is None else row_group.table[label][position].as_py()
-    return -1 if value is None else int(value), None if group is None else row_group.table[group][position].as_py()
+def _rows_of(refs: Sequence[Ref]) -> Choose:
+    """Chooses these rows: of the others nothing is fetched where images are files of their own."""
+    rows: dict[str, list[int]] = {}
+    for file, _, row in refs:
+        rows.setdefault(file, []).append(row)
+
+    def choose(ref: RowGroupRef, positions: Positions) -> Positions:
+        return positions[np.isin(positions + ref.first_row, rows[ref.key])]
+
+    return choose
+
+
+def _labels(source: ReportSource, row_group: RowGroup) -> list[int]:
+    """The class index of each row; -1: none."""
+    column = source.dataset.label
+    if column is None:
+        return [-1] * len(row_group.rows)
+    indices: list[int] = source.dataset.labelling.indices(row_group.table[column])[0].tolist()
+    return indices
+
+
+def _groups(source: ReportSource, row_group: RowGroup) -> list[Any]:
+    column = source.dataset.group_by
+    values: list[Any] = [None] * len(row_group.rows) if column is None else row_group.table[column].to_pylist()
+    return values
 
 
 def _batch_of(rows: list[_Row]) -> Fetched:

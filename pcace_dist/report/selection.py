@@ -59,11 +59,12 @@ def select(ranking: Ranking, options: ReportOptions) -> PageSelection:
 def _groups(ranking: Ranking, requested: tuple[str, ...] | None) -> tuple[int, ...]:
     names = [name_of(group) for group in ranking.groups]
     if requested is not None:
-        for name in requested:
-            if name not in names:
-                known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        wanted = {str(ranking.names.asked_group(name)): name for name in requested}
+        for value, name in wanted.items():
+            if value not in names:
+                known = ", ".join(map(ranking.names.group, ranking.groups[:20])) + (", ..." if len(names) > 20 else "")
                 raise UserError(f"--groups {name}: no such group in this run; there are: {known}")
-        return tuple(index for index, name in enumerate(names) if name in requested)
+        return tuple(index for index, name in enumerate(names) if name in wanted)
     room = max(1, MOST_NUMBERS // (len(ranking.targets) * ranking.channels))
     if len(names) <= room:
         return tuple(range(len(names)))

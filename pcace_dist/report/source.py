@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from pcace_dist.artifacts.checked import parsing
+from pcace_dist.artifacts.reading.class_names import ClassNames
+from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import begun_in, dataset_of, images_of, storage_of, weights_of
@@ -51,12 +53,14 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Ranking:
-    """rankings.parquet as blocks: for each target and group, a block has every channel of every layer, in order."""
+    """rankings.parquet as blocks: for each target and group, a block has every channel of every layer, in order.
+    names: of the classes."""
 
     targets: tuple[str, ...]
     groups: tuple[Any, ...]
     layers: tuple[tuple[str, int], ...]
     table: pa.Table
+    names: ClassNames = field(default=ClassNames())
 
     @property
     def channels(self) -> int:
@@ -206,7 +210,11 @@ def _opened(path: str, layers: tuple[str, ...] | None) -> ReportSource:
         sample=_sample(run, ranking),
         transforms=run.transforms(),
         dataset=replace(  # less what the run has checked
-            dataset_of(job, directory), id=None, fold_by=None, columns=(), keep=False
+            DataReading.of(run.manifest()).applied(dataset_of(job, directory)),
+            id=None,
+            fold_by=None,
+            columns=(),
+            keep=False,
         ),
         images=images_of(job),
         targets=targets,
@@ -226,7 +234,7 @@ def _ranking(run: Run, plan: Plan, patterns: tuple[str, ...] | None) -> Ranking:
     firsts = table.select(["target", "group"]).take(pa.array(np.arange(0, len(table), channels)))
     targets = tuple(dict.fromkeys(firsts["target"].to_pylist()))
     groups = tuple(firsts["group"].to_pylist()[: len(firsts) // len(targets)])
-    return Ranking(targets, groups, layers, table)
+    return Ranking(targets, groups, layers, table, run.names)
 
 
 def _sample(run: Run, ranking: Ranking) -> SampleTable | None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from pcace_dist.artifacts.codes import StoredCodes
+from pcace_dist.artifacts.codes import StoredCodes, effect_columns
 from pcace_dist.artifacts.selection import Selection
 from pcace_dist.config.job import Job
 from pcace_dist.config.targets import TargetSpec
@@ -31,6 +31,7 @@ from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.ledger.ledger import UnitCount
 from pcace_dist.models.layers import ALL, NOT
 from pcace_dist.models.targets import usable
+from pcace_dist.run.codes_effects import fixed_values, question_effects
 from pcace_dist.statistics.folds import key_of_value
 from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import Plan, make_target_plan
@@ -110,6 +111,7 @@ def query_plan(
         targets=tuple(targets),
         components=settings.components,
         folds=settings.folds,
+        effects=question_effects(job, kept_codes.plan.effects, query.targets, query.layers),
     )
 
 
@@ -145,7 +147,9 @@ class SelectedRows:
             "fold_key",
             *(f"column:{name}" for name in stored_names),
             *(f"target:{t.name}" for t in self._stored),
+            *effect_columns(kept_codes.plan),
         ]
+        self._kept_effects = kept_codes.plan.effects
         self.table = kept_codes.read_rows(columns)
         joined_names = [name for name in names if name not in stored_names]
         if joined_names:
@@ -196,7 +200,10 @@ class SelectedRows:
         groups, group_of = self._groups()
         values = np.stack([self.values[target.name] for target in plan.targets], 1)
         codes, fixed = plan.encode_targets(values)
-        return Selection(self.selected, group_of, groups, RowCodes(self._folds(plan.folds), codes, fixed))
+        effects = None
+        if plan.effects is not None and plan.effects.targets and self._kept_effects is not None:
+            effects = fixed_values(plan.effects, self._kept_effects, self.table, self.selected)
+        return Selection(self.selected, group_of, groups, RowCodes(self._folds(plan.folds), codes, fixed, effects))
 
     def _folds(self, folds: int) -> torch.Tensor:
         column = self._job.dataset.fold_by

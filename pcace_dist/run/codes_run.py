@@ -21,6 +21,7 @@ from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.codes import StoredCodes, open_codes
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.artifacts.plan_store import FrozenPlan
+from pcace_dist.artifacts.reading.data_reading import KEY, DataReading
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.artifacts.selection import SELECTION_FILE
 from pcace_dist.config.job import Job
@@ -145,6 +146,7 @@ class CodesRun(Coordinator[CodesPreparation]):
                     "fingerprint": self._preparation.fingerprint,
                     "weights": self._preparation.weights,
                     **frozen.store(self._store),
+                    KEY: self._reading().to_json(),
                     "units": [unit.to_json() for unit in self._codes_units()],
                 },
             )
@@ -156,6 +158,11 @@ class CodesRun(Coordinator[CodesPreparation]):
                 )
         self._stats.planned(frozen.plan, self._units())
         return frozen
+
+    def _reading(self) -> DataReading:
+        """The names of classes are those of the run that kept the codes."""
+        names = open_run(self._kept_codes.url, storage=self._kept_codes.storage).names.names
+        return DataReading(names=names, names_from=self._kept_codes.url if names else "")
 
     def _plan(self, executor: Executor) -> Plan:
         """The kept plan for this question, with knots from the rows where the job asks for them."""

@@ -52,7 +52,9 @@ class Inheritance:
     from_codes: Mapping[str, str]
 
 
-def open_base(job: Job, storage: Storage, *, weights: str, layers: tuple[str, ...]) -> Base:
+def open_base(
+    job: Job, storage: Storage, *, weights: str, layers: tuple[str, ...], prototypes: Mapping[str, str]
+) -> Base:
     """The run that `extend` names. Raises JobError unless it is finished and asked the same question."""
     url = str(job.extend)
     store = open_store(url, storage)
@@ -67,6 +69,8 @@ def open_base(job: Job, storage: Storage, *, weights: str, layers: tuple[str, ..
     frozen = FrozenPlan.recorded(store, state.manifest)
     if state.manifest["weights"] != weights:
         raise JobError(f"extend {url}: was ranked with other model.weights; rank without extend")
+    if state.manifest.get("prototypes", {}) != prototypes:
+        raise JobError(f"extend {url}: was ranked against other vectors of target cosine; rank without extend")
     if tuple(layer.name for layer in frozen.plan.layers) != layers:
         raise JobError(f"extend {url}: was ranked with other layers; rank without extend")
     for key, ours, theirs in _differing_keys(job, read_job(text, name=f"{url}/job.yaml")):
@@ -83,12 +87,15 @@ def _differing_keys(job: Job, base: Job) -> Iterable[tuple[str, Any, Any]]:
     ours, theirs = (json.loads(json.dumps(side.dependent())) for side in (job, base))
     for tree in (ours, theirs):
         del tree["dataset"]["path"], tree["model"]["weights"], tree["statistics"]["plan"]
+        tree["dataset"].pop("classes", None)  # what they say is compared by `_refuse_other_labels`
     for key in ours.keys() - free:
         if ours[key] == theirs[key]:
             continue
         section = ours[key] if isinstance(ours[key], dict) else {}
-        inner = next((name for name in section if section[name] != theirs[key][name]), None)
-        yield (key, ours[key], theirs[key]) if inner is None else (f"{key}.{inner}", section[inner], theirs[key][inner])
+        names = [*section, *(theirs[key] if section else ())]
+        inner = next((name for name in names if section.get(name) != theirs[key].get(name)), None)
+        values = (ours[key], theirs[key]) if inner is None else (section.get(inner), theirs[key].get(inner))
+        yield (key if inner is None else f"{key}.{inner}", *values)
 
 
 def inherit(base: Base, listing: Listing, rows_per_unit: int) -> Inheritance:

@@ -16,6 +16,7 @@ from typing import Any
 from pcace_dist.artifacts.block_scores import each_ranking
 from pcace_dist.artifacts.codes import index_of, publish_index
 from pcace_dist.artifacts.plan_store import FrozenPlan
+from pcace_dist.artifacts.reading.data_reading import KEY
 from pcace_dist.datasets.units import Unit, check_unchanged, located, make_units, rows_per_unit
 from pcace_dist.executors.base import Executor, Task
 from pcace_dist.executors.choice import open_executor
@@ -87,8 +88,11 @@ class ModelRun(Coordinator[Preparation]):
 
     def _record_manifest(self, frozen: FrozenPlan, units: Iterable[Unit], **more: Any) -> None:
         identity = self._preparation.identity
-        identity_fields = {"fingerprint": identity.fingerprint, "weights": identity.weights, "code": identity.code}
-        stored = frozen.store(self._store)
+        identity_fields: dict[str, Any] = {"fingerprint": identity.fingerprint, "weights": identity.weights}
+        identity_fields |= {"code": identity.code}
+        if identity.prototypes:
+            identity_fields["prototypes"] = identity.prototypes
+        stored = frozen.store(self._store) | {KEY: self._preparation.reading.to_json()}
         self._ledger.append(
             "manifest", {**identity_fields, **stored, "units": [unit.to_json() for unit in units], **more}
         )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -15,6 +17,7 @@ from torch import nn
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.config.job import Job, Model
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of
@@ -23,13 +26,16 @@ from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
 from pcace_dist.executors.ray_session import is_wanted, names_a_cluster
 from pcace_dist.models.load import weights_digest
+from pcace_dist.models.prototypes import with_prototypes
 from pcace_dist.models.source import code_digest
 from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
 from pcace_dist.run.input_of_model import with_input_of_model
 from pcace_dist.run.layers_of_job import layouts_of, ranked_layers
+from pcace_dist.run.read_data import decide, known_range
 from pcace_dist.statistics.ace import MAX_ROWS
+from pcace_dist.worker.effects.choice import has_mean
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import WorkSpec
 
@@ -41,7 +47,7 @@ class Identity:
     Resolved layers, what the job says of their axes, the weights' digest, and the fingerprint of all that the result
     depends on; `former` is the fingerprint as version 0.1.0 made it, which did not cover the model's code. `code` is
     the digest of that code (models/source.py). `left_out` are layers that the job's patterns bring and that are not
-    ranked, with the reason.
+    ranked, with the reason. `prototypes` are digests of the files of vectors, by target.
     """
 
     layers: tuple[str, ...]
@@ -50,6 +56,7 @@ class Identity:
     fingerprint: str
     former: str
     code: str | None = None
+    prototypes: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     def is_of(self, fingerprint: object) -> bool:
@@ -65,6 +72,7 @@ class Preparation:
     spec: WorkSpec
     listing: Listing
     identity: Identity
+    reading: DataReading
     group_type: pa.DataType
     executor: ExecutorKind
     base: Base | None = None
@@ -84,13 +92,16 @@ class Preparation:
         return self.identity.is_of(fingerprint)
 
 
-def prepare(job: Job) -> Preparation:
-    """Check a job against its data and its model. Raises UserError, one line."""
+def prepare(job: Job, manifest: Mapping[str, Any] | None = None) -> Preparation:
+    """Check a job against its data and its model. `manifest`: of the run that is continued, which reads its data as it
+    has begun to. Raises UserError, one line."""
     _refuse_what_is_not_built(job)
     wanted = wanted_executor()
     if wanted == ExecutorKind.THREADS:
         check_threads(job.workers)
     spec = _work_spec(job)
+    if manifest is not None:
+        spec = replace(spec, dataset=DataReading.of(manifest).applied(spec.dataset))
     listing = list_dataset(spec.dataset, spec.storage)
     for left_out in listing.left_out:
         if not left_out.usual:
@@ -103,14 +114,18 @@ def prepare(job: Job) -> Preparation:
     model = spec.load_model()
     job = with_input_of_model(job, model)
     spec = replace(spec, model=_model_of(job))
-    identity = _identity(job, model)
+    identity = _identity(job, spec, model)
     layers, weights = identity.layers, identity.weights
     if job.statistics.plan is not None:
         spec = _with_given_plan(job, spec, layers)
     base = None
     if job.extend is not None:
         extended = job.model_copy(update={"extend": absolute(job.extend)})
-        base = open_base(extended, spec.storage, weights=weights, layers=layers)
+        base = open_base(extended, spec.storage, weights=weights, layers=layers, prototypes=identity.prototypes)
+    reading = decide(job, listing, model, spec.storage)
+    begun = manifest or (None if base is None else base.state.manifest)
+    reading = reading if begun is None else reading.continued(begun)
+    spec = replace(spec, dataset=known_range(reading.applied(spec.dataset), listing))
     kept = _kept_schema(spec, listing)
     spec = replace(spec, layers=layers, layouts=identity.layouts, kept=kept, base=None if base is None else base.url)
     shared = _shared_model(job, listing, model, wanted)
@@ -119,6 +134,7 @@ def prepare(job: Job) -> Preparation:
         spec=spec,
         listing=listing,
         identity=identity,
+        reading=reading,
         group_type=pa.string() if job.group_by is None else listing.schema.field(job.group_by).type,
         executor=wanted or (ExecutorKind.RAY if shared is None else ExecutorKind.THREADS),
         base=base,
@@ -141,17 +157,23 @@ def _shared_model(job: Job, listing: Listing, model: nn.Module, wanted: Executor
 
 def identify(job: Job) -> Identity:
     """Identify a job: load its model, without reading its data. Raises UserError."""
-    model = _work_spec(job).load_model()
-    return _identity(with_input_of_model(job, model), model)
+    spec = _work_spec(job)
+    model = spec.load_model()
+    return _identity(with_input_of_model(job, model), spec, model)
 
 
-def _identity(job: Job, model: nn.Module) -> Identity:
+def _identity(job: Job, spec: WorkSpec, model: nn.Module) -> Identity:
     layers, left_out = ranked_layers(job, model)
     layouts, weights = layouts_of(job, model), weights_digest(model)
-    former = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts)
     code = code_digest(model, job.model.factory)
-    now = job.fingerprint(layers=layers, weights_digest=weights, layouts=layouts, code=code)
-    return Identity(layers, layouts, weights, now, former, code, left_out)
+    prototypes = {one.name: one.prototypes.digest for one in spec.targets if one.prototypes is not None}
+    former, now = (
+        job.fingerprint(
+            layers=layers, weights_digest=weights, layouts=layouts, code=covered_code, prototypes=prototypes
+        )
+        for covered_code in (None, code)
+    )
+    return Identity(layers, layouts, weights, now, former, code, prototypes, left_out)
 
 
 def _with_given_plan(job: Job, spec: WorkSpec, layers: tuple[str, ...]) -> WorkSpec:
@@ -203,17 +225,20 @@ def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:
 
 
 def _work_spec(job: Job) -> WorkSpec:
-    targets = job.targets
-    _check_targets(job, targets)
+    storage = storage_of(job)
+    _check_targets(job, job.targets)
+    targets = with_prototypes(job.targets, lambda path: storage.read_bytes(absolute(path)))
+    watched = job.effect.watched
     return WorkSpec(
         dataset=dataset_of(job),
         model=_model_of(job),
         limits=job.limits,
         statistics=job.statistics,
+        effect=job.effect,
         compute=job.compute,
-        storage=storage_of(job),
+        storage=storage,
         targets=targets,
-        reduction=reduction_of(targets),
+        reduction=reduction_of([*targets, *([] if watched is None else [watched])]),
         output=absolute(job.output),
         threads=max(1, int(job.workers.cpus)),
         device="cuda" if job.workers.gpus > 0 else "cpu",
@@ -244,6 +269,14 @@ def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
     for target in targets:
         if target.needs_label and job.dataset.label is None:
             raise JobError(f"target {target.written} needs dataset.label, the column with the class index")
+        if job.effect.gradient == "mean" and target.of_outputs and not has_mean(target):
+            raise JobError(
+                f"effect.gradient mean: target {target.written} has no classes to take means over; use "
+                "effect.gradient: image"
+            )
+    watched = job.effect.watched
+    if watched is not None and watched.needs_label and job.dataset.label is None:
+        raise JobError(f"effect.of {watched.written} needs dataset.label, the column with the class index")
     if job.group_by is not None and job.group_by == job.dataset.image:
         raise DatasetError(f"group_by {job.group_by}: is the image column")
 

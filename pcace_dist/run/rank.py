@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DIGESTED = {"model.weights", "layers"}  # may be written differently and mean the same: the fingerprint decides
+# may be written differently and mean the same: the fingerprint decides, and the manifest's names of classes
+DIGESTED = {"model.weights", "layers", "dataset.classes"}
 
 
 def run_job(
@@ -84,7 +85,7 @@ def run_job(
     from_codes = prepare_from_codes(job)
     if from_codes is None and state.epoch == 0:
         _refuse_overlap(job)
-    preparation = from_codes or _prepare(job)
+    preparation = from_codes or _prepare(job, state.manifest)
     before = {"prepare": time.monotonic() - began}
     _refuse_changed(store, preparation, state.manifest)
     if state.done is not None and not to_redo:
@@ -157,10 +158,10 @@ def _refuse_overlap(job: Job) -> None:
             )
 
 
-def _prepare(job: Job) -> Preparation:
+def _prepare(job: Job, manifest: Mapping[str, Any] | None) -> Preparation:
     from pcace_dist.run.prepare import prepare  # imports the model's libraries, which kept codes do without
 
-    return prepare(job)
+    return prepare(job, manifest)
 
 
 def _here_or_on_ray(preparation: Preparation | CodesPreparation, *, first: bool) -> Preparation | CodesPreparation:
@@ -288,4 +289,6 @@ def _refuse_other_model(store: Store, job: Job, manifest: dict[str, Any] | None)
         return
     if not today.is_of(manifest["fingerprint"]):
         changed = "model.weights: the weights have" if today.weights != manifest["weights"] else "the model's code has"
+        if today.prototypes != manifest.get("prototypes", {}):
+            changed = "target cosine: the file of vectors has"
         raise OutputError(f"{changed} changed since the run in {store.url} was made; use another output")

@@ -209,6 +209,12 @@ class RunStats:
         return accepted + sum(self._rows_of.get(unit, 0) for unit in state.set_aside)
 
     @property
+    def unlabelled(self) -> int:
+        """Rows that need a label and have none."""
+        receipts = self._ledger.state.accepted_receipts()
+        return sum(count.unlabelled for receipt in receipts for count in receipt.units.values())
+
+    @property
     def last_fault(self) -> str:
         return self._last_faults[-1] if self._last_faults else "none"
 
@@ -233,6 +239,7 @@ class RunStats:
             "data": self._data,
             "images": images,
             "bad_rows": self.bad_rows,
+            "unlabelled": self.unlabelled,
             "files_left_out": [left_out.to_json() for left_out in self.files_left_out],
             "units": len(self._rows_of),
             "units_set_aside": len(state.set_aside),

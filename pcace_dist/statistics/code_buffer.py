@@ -39,6 +39,8 @@ class _Chunk:
                 channels = slice(first, first + block.means.shape[1])
                 block.codes[place] = codes[name].codes[rows, channels]
                 block.means[place] = codes[name].means[rows, channels]
+                if block.effects is not None:
+                    block.effects[place] = codes[name].effects_of(rows, channels)
         self.rows = place.stop
 
     def part(self, layer: str, channels: slice) -> LayerCodes:
@@ -48,9 +50,7 @@ class _Chunk:
             own = slice(max(0, channels.start - first), max(0, channels.stop - first))
             if own.start < block.means.shape[1] and own.stop > 0:
                 parts.append(block.take(slice(0, self.rows)).block(own))
-        if len(parts) == 1:
-            return parts[0]
-        return LayerCodes(torch.cat([part.codes for part in parts], 1), torch.cat([part.means for part in parts], 1))
+        return LayerCodes.cat(parts, dim=1)
 
 
 class CodeBuffer:
@@ -63,7 +63,8 @@ class CodeBuffer:
         self._channels = {layer.name: layer.channels for layer in plan.layers}
         self._components = plan.components
         self._whole_layers = whole_layers
-        self._row_bytes = sum(self._channels.values()) * (plan.components + 2)
+        self._effects = plan.effect_targets
+        self._row_bytes = sum(self._channels.values()) * (plan.components + 2 + 2 * self._effects)
         self._in_chunks = False
         self._may_be_in_chunks = torch.device(device).type == "cpu"
         self._chunks: list[_Chunk] = []
@@ -130,9 +131,11 @@ class CodeBuffer:
         """Room for CHUNK_ROWS rows of a block, in one mapping."""
         channels = block.stop - block.start
         values = CHUNK_ROWS * channels
-        room = pages.zeros((values * (self._components + 2),), torch.uint8)
-        means = room[: 2 * values].view(torch.int16).reshape(CHUNK_ROWS, channels)
-        return LayerCodes(room[2 * values :].reshape(CHUNK_ROWS, channels, self._components), means)
+        room = pages.zeros((values * (self._components + 2 + 2 * self._effects),), torch.uint8)
+        codes = room[: values * self._components].reshape(CHUNK_ROWS, channels, self._components)
+        wide = room[values * self._components :].view(torch.int16)
+        effects = wide[values:].reshape(CHUNK_ROWS, channels, self._effects) if self._effects else None
+        return LayerCodes(codes, wide[:values].reshape(CHUNK_ROWS, channels), effects)
 
 
 def _given_up(chunks: list[_Chunk], layer: str, channels: slice) -> Iterator[LayerCodes]:

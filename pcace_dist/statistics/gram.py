@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import basis, pages, tensorfile
-from pcace_dist.statistics.plan import GRID
+from pcace_dist.statistics.effects.grid import GRID
 from pcace_dist.statistics.products import Index, packed_size, products
 
 FORMAT_VERSION: Final = 1

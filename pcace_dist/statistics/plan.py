@@ -25,6 +25,8 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import basis, channels_last, pca, tensorfile
+from pcace_dist.statistics.effects.grid import fixed_point, grid_of
+from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.maps import by_channel
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -32,17 +34,18 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 Passes: TypeAlias = Callable[[], Iterator[Mapping[str, Tensor]]]
 Needs: TypeAlias = Callable[[Collection[str]], None]
 
-FORMAT_VERSION = 1
-GRID = 16384  # fixed-point values lie in [-GRID, GRID]
+FORMAT_VERSION, WITH_EFFECTS = 1, 2  # a plan without effects is what version 1 wrote
 _LAYER_TENSORS = ("weights", "offsets", "knots", "spread", "live", "explained", "mean_centre", "mean_unit")
 
 
 @dataclass(frozen=True, eq=False)
 class LayerCodes:
-    """The integers of n rows of one layer: codes uint8 (n, C, p), means int16 (n, C) on the plan's grid."""
+    """The integers of n rows of one layer: codes uint8 (n, C, p), means int16 (n, C) on the plan's grid, effects int16
+    (n, C, E), l of each target with effects; None where the plan has none."""
 
     codes: Tensor
     means: Tensor
+    effects: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -50,29 +53,55 @@ class LayerCodes:
 
     @property
     def nbytes(self) -> int:
-        return self.codes.numel() + 2 * self.means.numel()
+        return self.codes.numel() + 2 * self.means.numel() + (0 if self.effects is None else 2 * self.effects.numel())
 
     def block(self, channels: slice) -> LayerCodes:
         """The codes of some of the channels (a view)."""
-        return LayerCodes(self.codes[:, channels], self.means[:, channels])
+        return self.each(lambda part: part[:, channels])
 
     def take(self, rows: Tensor | slice) -> LayerCodes:
         """The codes of some of the rows."""
         if isinstance(rows, slice) or rows.dtype == torch.bool:
-            return LayerCodes(self.codes[rows], self.means[rows])
+            return self.each(lambda part: part[rows])
         index = rows.to(self.codes.device)
-        return LayerCodes(self.codes.index_select(0, index), self.means.index_select(0, index))  # faster than an index
+        return self.each(lambda part: part.index_select(0, index))  # faster than an index
 
     def cpu(self) -> LayerCodes:
-        return LayerCodes(self.codes.cpu(), self.means.cpu())
+        return self.to("cpu")
+
+    def to(self, device: torch.device | str) -> LayerCodes:
+        return self.each(lambda part: part.to(device))
+
+    def tensors(self) -> list[Tensor]:
+        """Codes, means and, where there are some, effects."""
+        return [self.codes, self.means] + ([] if self.effects is None else [self.effects])
+
+    def effects_of(self, rows: slice, channels: slice) -> Tensor:
+        """l of some rows and channels (a view). StatisticsError where the codes have none."""
+        if self.effects is None:
+            raise StatisticsError("codes without effects under a plan with them")
+        return self.effects[rows, channels]
+
+    def without_effects(self) -> LayerCodes:
+        return LayerCodes(self.codes, self.means)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> LayerCodes:
+        """The same with all its tensors changed."""
+        effects = None if self.effects is None else change(self.effects)
+        return LayerCodes(change(self.codes), change(self.means), effects)
 
     @staticmethod
-    def cat(parts: Iterable[LayerCodes]) -> LayerCodes:
-        """Rows of several parts, one after the other."""
+    def cat(parts: Iterable[LayerCodes], dim: int = 0) -> LayerCodes:
+        """Rows of several parts, one after the other; with `dim` 1 their channels."""
         every = list(parts)
         if len(every) == 1:
             return every[0]
-        return LayerCodes(torch.cat([part.codes for part in every]), torch.cat([part.means for part in every]))
+        effects = [part.effects for part in every if part.effects is not None]
+        return LayerCodes(
+            torch.cat([part.codes for part in every], dim),
+            torch.cat([part.means for part in every], dim),
+            torch.cat(effects, dim) if effects else None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +226,12 @@ class Plan:
     scale: str
     pilot_rows: int
     facts: Mapping[str, JSON]
+    effects: EffectPlan | None = None
+
+    @property
+    def effect_targets(self) -> int:
+        """How many targets have effects."""
+        return 0 if self.effects is None else len(self.effects.targets)
 
     def layer(self, name: str) -> LayerPlan:
         """The plan of one layer; StatisticsError if the plan has none of that name."""
@@ -250,15 +285,17 @@ class Plan:
     @classmethod
     def _unpacked(cls, data: bytes) -> Plan:
         settings, tensors = tensorfile.unpack("plan", data)
-        if settings.pop("format_version") != FORMAT_VERSION:
-            raise StatisticsError(f"plan: format is not {FORMAT_VERSION}; rank with the version that wrote it")
+        if settings.pop("format_version") not in (FORMAT_VERSION, WITH_EFFECTS):
+            raise StatisticsError(f"plan: format is not {WITH_EFFECTS}; rank with the version that wrote it")
+        effects = settings.pop("effects", None)
         layers = tuple(_layer_from(index, entry, tensors) for index, entry in enumerate(settings.pop("layers")))
         names = settings.pop("targets")
         grids, knots = tensors["targets.grid"].numpy(), tensors["targets.knots"].numpy()
         targets = tuple(
             TargetPlan(name, knots[index].copy(), *map(float, grids[index])) for index, name in enumerate(names)
         )
-        return cls(layers=layers, targets=targets, **settings)
+        known = None if effects is None else EffectPlan.unpacked(effects, tensors)
+        return cls(layers=layers, targets=targets, effects=known, **settings)
 
     def _tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as they are held."""
@@ -271,12 +308,12 @@ class Plan:
         grid = [[target.spread, target.centre, target.unit] for target in self.targets]
         tensors["targets.knots"] = torch.from_numpy(knots)
         tensors["targets.grid"] = torch.tensor(grid, dtype=torch.float64).reshape(-1, 3)
-        return tensors
+        return tensors if self.effects is None else tensors | self.effects.tensors()
 
     def _settings(self) -> str:
         """Everything else as canonical JSON."""
         settings = {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.effects is None else WITH_EFFECTS,
             "layers": [{"name": x.name, "shape": list(x.shape), "channels": x.channels} for x in self.layers],
             "targets": [target.name for target in self.targets],
             "components": self.components,
@@ -285,6 +322,7 @@ class Plan:
             "scale": self.scale,
             "pilot_rows": self.pilot_rows,
             "facts": dict(self.facts),
+            **({} if self.effects is None else {"effects": self.effects.settings()}),
         }
         return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
@@ -295,19 +333,6 @@ class Plan:
 def _layer_from(index: int, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerPlan:
     parts = {name: tensors[f"layers.{index}.{name}"] for name in _LAYER_TENSORS}
     return LayerPlan(name=entry["name"], shape=tuple(entry["shape"]), channels=entry["channels"], **parts)
-
-
-def fixed_point(values: Tensor, centre: Tensor, unit: Tensor) -> Tensor:
-    """Values on a grid, int16: round((value - centre) / unit), clamped to +-GRID; computed in float64."""
-    return ((values.double() - centre) / unit).round_().clamp_(-GRID, GRID).to(torch.int16)
-
-
-def grid_of(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre and unit, float64 (m,), of the grid for values (n, m): four times the pilot's largest deviation fits."""
-    exact = values.double()
-    centre = exact.mean(dim=0)
-    reach = 4 * (exact - centre).abs().amax(dim=0)
-    return centre, torch.where(reach > 0, reach, torch.ones_like(reach)) / GRID
 
 
 def robust_spread(values: Tensor) -> Tensor:

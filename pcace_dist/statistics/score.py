@@ -31,8 +31,9 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import basis, solve
+from pcace_dist.statistics.effects.grid import GRID
 from pcace_dist.statistics.gram import Gram
-from pcace_dist.statistics.plan import GRID, LayerPlan, TargetPlan
+from pcace_dist.statistics.plan import LayerPlan, TargetPlan
 from pcace_dist.statistics.products import packed_size, unpack_index
 
 Floats: TypeAlias = npt.NDArray[np.float64]

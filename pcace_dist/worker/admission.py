@@ -63,6 +63,8 @@ class CheckRows:
         for part in torch.split(images, batch_size):
 
             def receive(name: str, maps: Tensor, _: tuple[int, ...], rows: int = len(part)) -> None:
+                if name not in layers:  # maps that effects are taken from
+                    return
                 codes[name].append(layers[name].encode(*layers[name].project(maps)).codes[:rows].cpu())
 
             outputs.append(forward(part, receive).cpu().clone())

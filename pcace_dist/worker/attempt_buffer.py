@@ -60,9 +60,13 @@ class AttemptBuffer:
         self.bad: list[BadRow] = []
         self.counts: dict[str, UnitCount] = {}
 
-    def add(self, unit: Unit, rows: UnitRows, *, filtered: int = 0, bytes_read: int = 0) -> UnitCount:
-        """Add the rows of a finished unit, `filtered` of which the filter removed, and return its counts."""
-        count = UnitCount(rows=len(rows), bad=unit.rows - filtered - len(rows), filtered=filtered)
+    def add(
+        self, unit: Unit, rows: UnitRows, *, filtered: int = 0, unlabelled: int = 0, bytes_read: int = 0
+    ) -> UnitCount:
+        """Add the rows of a finished unit, and return its counts. `filtered` of its rows the filter removed;
+        `unlabelled` were left out for want of a label."""
+        bad = unit.rows - filtered - unlabelled - len(rows)
+        count = UnitCount(rows=len(rows), bad=bad, filtered=filtered, unlabelled=unlabelled)
         self.bad.extend(rows.bad)
         if len(rows):
             self._add_rows(rows)
@@ -76,7 +80,8 @@ class AttemptBuffer:
         codes = {name: layer for name, layer in on_device.items() if layer is not None}
         on_host = {name: layer.cpu() for name, layer in codes.items()}  # from a GPU: one copy of a unit
         rows = RowCodes.cat(unit.rows)
-        self._examples.update(on_host, rows, unit.refs, unit.groups, unit.labels)
+        plain = {name: layer.without_effects() for name, layer in on_host.items()}
+        self._examples.update(plain, rows.without_effects(), unit.refs, unit.groups, unit.labels)
         if unit.kept:
             assert self._codes_writer is not None
             self._codes_writer.add(KeptRows.cat(unit.kept), on_host)
@@ -90,6 +95,7 @@ class AttemptBuffer:
                 group_rows.target_codes,
                 group_rows.target_fixed,
                 group_rows.folds,
+                group_rows.effect_fixed,
             )
             if samples is not None:
                 self._samples[group].append(samples.take(torch.tensor(indices)))

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock
-from pcace_dist.datasets.groups import group_order
+from pcace_dist.datasets.groups import group_order, name_of
+from pcace_dist.statistics.effects.scores import EffectScores, score_effects
+from pcace_dist.statistics.effects.sums import EffectSums, sums_bytes
 from pcace_dist.statistics.gram import Gram
-from pcace_dist.statistics.group_accumulator import RowCodes, add_codes
+from pcace_dist.statistics.group_accumulator import RowCodes, add_codes, add_effects
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, TargetPlan
 from pcace_dist.statistics.score import ChannelScores, score_channels, scores_of_few_rows
 
@@ -29,13 +31,14 @@ class GroupSums:
     """One group's rows: held as codes, added up in a Gram, or some of both."""
 
     gram: Gram | None = None
+    effects: EffectSums | None = None
     codes: list[LayerCodes] = field(default_factory=list)
     rows: list[RowCodes] = field(default_factory=list)
     code_bytes: int = 0
 
     @property
     def nbytes(self) -> int:
-        return self.code_bytes + (0 if self.gram is None else self.gram.nbytes)
+        return self.code_bytes + sum(sums.nbytes for sums in (self.gram, self.effects) if sums is not None)
 
     def fold_rows(self, folds: int) -> npt.NDArray[np.int64]:
         """Rows in each fold: int64 (folds,)."""
@@ -59,6 +62,7 @@ class BlockSums:
         self._memory = memory
         self._as_codes = as_codes
         self._gram_bytes = Gram.packed_bytes(self._channels, plan.components, len(plan.targets), plan.knots, plan.folds)
+        self._gram_bytes += sums_bytes(self._channels, plan.effect_targets, plan.folds)
         self.passes = 0
 
     def groups(self, parts: Callable[[], Iterable[BlockPart]]) -> Iterator[tuple[Any, GroupSums]]:
@@ -93,6 +97,8 @@ class BlockSums:
     def _add(self, sums: GroupSums, part: BlockPart) -> None:
         if part.gram is not None:
             sums.gram = part.gram if sums.gram is None else sums.gram.merge([part.gram])
+        if part.effects is not None:
+            sums.effects = part.effects if sums.effects is None else sums.effects.merge([part.effects])
         if part.codes is None:
             return
         sums.codes.append(part.codes)
@@ -100,6 +106,7 @@ class BlockSums:
         sums.code_bytes += part.codes.nbytes
         if sums.code_bytes >= self._gram_bytes and not self._as_codes:
             sums.gram = self.add_up(sums, slice(0, len(self._plan.targets)))
+            sums.effects = self.add_up_effects(sums)
             sums.codes, sums.rows, sums.code_bytes = [], [], 0
 
     def add_up(self, sums: GroupSums, targets: slice) -> Gram:
@@ -118,6 +125,30 @@ class BlockSums:
             rows = RowCodes.cat(sums.rows)
             add_codes(total, LayerCodes.cat(sums.codes), rows if all_targets else rows.select_targets(targets))
         return total
+
+    def add_up_effects(self, sums: GroupSums) -> EffectSums | None:
+        """The sums of effects of all of a group's rows; None where the plan has none."""
+        plan = self._plan
+        if not plan.effect_targets:
+            return None
+        total = sums.effects or EffectSums(self._channels, plan.effect_targets, plan.folds)
+        for codes, rows in zip(sums.codes, sums.rows, strict=True):
+            add_effects(total, codes, rows)
+        return total
+
+    def score_effects(self, group: Any, sums: GroupSums) -> list[EffectScores]:
+        """Effects of the block's channels in the ranking of a group, one per target. To be asked before `score`."""
+        plan = self._plan
+        return score_effects(
+            plan.effects,
+            self.add_up_effects(sums),
+            [target.name for target in plan.targets],
+            layer=self._block.layer,
+            channels=self._block.channels,
+            group=name_of(group),
+            images=int(sums.fold_rows(plan.folds).sum()),
+            folds=plan.folds,
+        )
 
     def score(
         self, sums: GroupSums, layer: LayerPlan, *, penalty: float, targets: Sequence[TargetPlan] | None = None

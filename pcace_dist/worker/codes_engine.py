@@ -44,7 +44,7 @@ class CodesEngine:
     def count(self, block: ChannelBlock, receipt: Receipt) -> Tensor:
         """How often each code occurs in the selected rows: int64 (channels, p, 256)."""
         total = torch.zeros(block.stop - block.start, self._kept_codes.plan.components, LEVELS, dtype=torch.int64)
-        for part in self._parts(block, receipt, self._kept_codes.plan.components):
+        for part in self._parts(block, receipt, None):
             assert part.codes is not None
             total += histograms(part.codes.codes)
         return total
@@ -56,9 +56,9 @@ class CodesEngine:
         recode = self._recoding(plan, block)
 
         def parts() -> Iterator[BlockPart]:
-            for part in self._parts(block, receipt, plan.components):
+            for part in self._parts(block, receipt, plan):
                 assert part.codes is not None
-                yield replace(part, codes=LayerCodes(recode(part.codes.codes), part.codes.means))
+                yield replace(part, codes=replace(part.codes, codes=recode(part.codes.codes)))
 
         return score_block(plan, block, parts, penalty=self._spec.statistics.penalty, memory=self._memory)
 
@@ -66,8 +66,9 @@ class CodesEngine:
         """Each group on knots at the quantiles of its own rows."""
         kept_layer = self._kept_codes.plan.layer(block.layer).block(block.channels).first_components(plan.components)
         sums = BlockSums(plan, block, memory=self._memory, as_codes=True)
-        scores = {}
-        for group, group_sums in sums.groups(lambda: self._parts(block, receipt, plan.components)):
+        scores, effects = {}, {}
+        for group, group_sums in sums.groups(lambda: self._parts(block, receipt, plan)):
+            effects[group] = sums.score_effects(group, group_sums)  # knots make no difference to them
             rows = RowCodes.cat(group_sums.rows)
             layer, targets, codes, rows = refit(
                 kept_layer, plan.targets, LayerCodes.cat(group_sums.codes), rows, plan.knots
@@ -75,7 +76,7 @@ class CodesEngine:
             refitted = GroupSums(codes=[codes], rows=[rows])
             by_target = sums.score(refitted, layer, penalty=self._spec.statistics.penalty, targets=targets)
             scores[group] = [scored.without_transforms() for scored in by_target]  # no other group has their knots
-        return BlockScores(block, scores)
+        return BlockScores(block, scores, effects)
 
     def _recoding(self, plan: Plan, block: ChannelBlock) -> Callable[[Tensor], Tensor]:
         """From the kept codes to the codes on the plan's knots."""
@@ -85,10 +86,19 @@ class CodesEngine:
             (lambda codes: codes) if torch.equal(kept_knots, plan_knots) else Recoding.between(kept_knots, plan_knots)
         )
 
-    def _parts(self, block: ChannelBlock, receipt: Receipt, components: int) -> Iterator[BlockPart]:
+    def _parts(self, block: ChannelBlock, receipt: Receipt, plan: Plan | None) -> Iterator[BlockPart]:
         """The selected rows of a block, their first components."""
-        codes = (LayerCodes(part.codes[:, :, :components], part.means) for part in self._kept_codes.read_block(block))
+        codes = (self._asked(part, plan) for part in self._kept_codes.read_block(block))
         return self._selection(receipt).parts(codes)
+
+    def _asked(self, codes: LayerCodes, plan: Plan | None) -> LayerCodes:
+        """The first components, and l of the targets with effects: those of the plan, none where there is no plan."""
+        kept = self._kept_codes.plan.effects
+        if plan is None or plan.effects is None or kept is None or codes.effects is None:
+            components = self._kept_codes.plan.components if plan is None else plan.components
+            return LayerCodes(codes.codes[:, :, :components], codes.means)
+        effects = codes.effects[:, :, kept.numbers_of(plan.effects)]
+        return LayerCodes(codes.codes[:, :, : plan.components], codes.means, effects if plan.effect_targets else None)
 
     def _selection(self, receipt: Receipt) -> Selection:
         if receipt.attempt not in self._selections:

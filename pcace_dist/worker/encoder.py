@@ -6,7 +6,7 @@ Knows the model's forward pass, the plan and the targets; no files, no store, no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from pcace_dist.statistics.code_buffer import CodeBuffer
 from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan
 from pcace_dist.statistics.samples import SampleRows, row_key
+from pcace_dist.worker.effects.rows import EffectRows, encode_values
 from pcace_dist.worker.stage_seconds import StageSeconds
 
 ForwardPass = Callable[[Tensor, Receive], Tensor]
@@ -36,13 +37,16 @@ ForwardPass = Callable[[Tensor, Receive], Tensor]
 class ForwardedBatch:
     """A batch that has been forwarded.
 
-    projected: components (n, C, p) and means (n, C) by layer, on the device. wait: waits for the device and gives, on
+    projected: components (n, C, p) and means (n, C) by layer, on the device. effects: l (n, C, E) by layer, on the
+    device; axes: each row's, (n, E), None without effects. wait: waits for the device and gives, on
     the host, the outputs (n, O) and the mask (n,) of the rows that are finite in every layer.
     """
 
     batch: Batch
     projected: Mapping[str, tuple[Tensor, Tensor]]
     wait: Callable[[], tuple[Tensor, ...]]
+    effects: Mapping[str, Tensor] = field(default_factory=dict)
+    axes: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +109,11 @@ class BatchEncoder:
         device: torch.device,
         batch_size: int,
         keep_samples: bool = False,
+        effects: EffectRows | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`layers`: the plan's, on the device. `check` is called before every batch; what it raises ends the unit."""
+        """`layers`: the plan's, on the device. effects: of the plan, where it has some. `check` is called before every
+        batch; what it raises ends the unit."""
         self._plan = plan
         self._layers = layers
         self._targets = targets
@@ -115,6 +121,7 @@ class BatchEncoder:
         self._overlaps = device.type == "cuda"  # it computes while the host encodes
         self._batch_size = batch_size
         self._keep_samples = keep_samples
+        self._effects = effects
         self._check = check
 
     def no_rows(self) -> UnitRows:
@@ -150,9 +157,16 @@ class BatchEncoder:
         projected: dict[str, tuple[Tensor, Tensor]] = {}
         count = len(batch)
         finite = torch.ones(count, dtype=torch.bool, device=self._device)
+        effects: dict[str, Tensor] = {}
+        axes = None if self._effects is None else self._effects.axes_of(batch)
+        projector = None if self._effects is None or axes is None else self._effects.projector(axes)
 
         def receive(name: str, maps: Tensor, _: tuple[int, ...]) -> None:
             with seconds.stage("tap"):
+                if name not in self._layers:
+                    if projector is not None:
+                        projector(name, maps, effects)
+                    return
                 components, means = (part[:count] for part in self._layers[name].project(maps))
                 projected[name] = components, means
                 torch.logical_and(finite, torch.isfinite(components).flatten(1).all(1), out=finite)
@@ -160,7 +174,7 @@ class BatchEncoder:
 
         with seconds.stage("forward"):
             outputs = forward(batch.images, receive)
-        return ForwardedBatch(batch, projected, to_host(outputs, finite))
+        return ForwardedBatch(batch, projected, to_host(outputs, finite), effects, axes)
 
     def _encode(self, forwarded: ForwardedBatch, seconds: StageSeconds) -> EncodedBatch:
         with seconds.stage("forward"):
@@ -169,34 +183,39 @@ class BatchEncoder:
             batch = forwarded.batch
             values, reasons = target_values(self._targets, outputs, batch.labels, batch.columns)
             usable, bad = _sort_out(batch, finite.numpy(), values, reasons)
-            return self._encode_rows(batch, forwarded.projected, values, usable, bad)
+            effect_values = None
+            if self._effects is not None and forwarded.axes is not None:
+                effect_values = self._effects.values(outputs, batch, forwarded.axes)[usable]
+            return self._encode_rows(forwarded, values[usable], effect_values, usable, bad)
 
     def _encode_rows(
         self,
-        batch: Batch,
-        projected: Mapping[str, tuple[Tensor, Tensor]],
+        forwarded: ForwardedBatch,
         values: np.ndarray,
+        effect_values: np.ndarray | None,
         usable: np.ndarray,
         bad: Sequence[BadRow],
     ) -> EncodedBatch:
-        """`values`: float64 (n, T); `usable`: the mask (n,) of the rows to encode."""
+        """`usable`: the mask of the rows to encode; their targets float64 (n, T) and those with effects (n, E)."""
+        batch, projected, effects = forwarded.batch, forwarded.projected, forwarded.effects
         index = np.flatnonzero(usable)
         if len(index) < len(batch):  # else no copy: it would wait for a GPU that is at the next batch already
             on_device = to_device(torch.from_numpy(index), self._device)
             projected = {name: (parts[0][on_device], parts[1][on_device]) for name, parts in projected.items()}
+            effects = {name: part[on_device] for name, part in effects.items()}
         rows = index.tolist()
         refs = [batch.refs[i] for i in rows]
         fold_keys = batch.fold_keys[usable]
         kept_rows, samples = None, None
         if batch.kept is not None:
-            kept_rows = KeptRows(refs, fold_keys, [batch.kept[i] for i in rows], values[usable])
+            kept_rows = KeptRows(refs, fold_keys, [batch.kept[i] for i in rows], values, effect_values)
         if self._keep_samples:
             keys = torch.tensor([row_key(f"{ref.file}#{ref.row}") for ref in refs], dtype=torch.int64)
             on_host = {name: components.cpu() for name, (components, _) in projected.items()}
-            samples = SampleRows(keys, torch.from_numpy(values[usable]), on_host)
+            samples = SampleRows(keys, torch.from_numpy(values), on_host)
         return EncodedBatch(
-            codes={name: self._layers[name].encode(*parts) for name, parts in projected.items()},
-            rows=row_codes(self._plan, values[usable], fold_keys),
+            codes={name: self._codes_of(name, parts, effects) for name, parts in projected.items()},
+            rows=row_codes(self._plan, values, fold_keys, effect_values),
             refs=refs,
             groups=[None if batch.groups is None else batch.groups[i] for i in rows],
             labels=[_label(batch, i) for i in rows],
@@ -204,6 +223,10 @@ class BatchEncoder:
             samples=samples,
             bad=bad,
         )
+
+    def _codes_of(self, layer: str, parts: tuple[Tensor, Tensor], effects: Mapping[str, Tensor]) -> LayerCodes:
+        codes = self._layers[layer].encode(*parts)
+        return codes if self._effects is None else replace(codes, effects=self._effects.encode(layer, effects[layer]))
 
 
 class _Waiting:
@@ -220,11 +243,16 @@ class _Waiting:
         return self._encoded
 
 
-def row_codes(plan: Plan, targets: np.ndarray, fold_keys: np.ndarray) -> RowCodes:
-    """Rows from their target values float64 (n, T) and their fold keys uint64 (n,)."""
+def row_codes(
+    plan: Plan, targets: np.ndarray, fold_keys: np.ndarray, effect_targets: np.ndarray | None = None
+) -> RowCodes:
+    """Rows from their target values float64 (n, T), their fold keys uint64 (n,), and, where the plan has effects, the
+    values float64 (n, E) of targets that have some, NaN where a row has none."""
     target_codes, target_fixed = plan.encode_targets(targets)
     folds = torch.from_numpy((fold_keys % np.uint64(plan.folds)).astype(np.uint8))
-    return RowCodes(folds, target_codes, target_fixed)
+    known = plan.effects is not None and effect_targets is not None and plan.effect_targets
+    fixed = encode_values(plan.effects, effect_targets) if known else None  # type: ignore[arg-type]
+    return RowCodes(folds, target_codes, target_fixed, fixed)
 
 
 def _sort_out(

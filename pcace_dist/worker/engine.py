@@ -38,6 +38,7 @@ from pcace_dist.storage.store import Store
 from pcace_dist.worker.admission import Admission, CheckRows
 from pcace_dist.worker.allocator import keep_memory
 from pcace_dist.worker.attempt_buffer import AttemptBuffer
+from pcace_dist.worker.effects.rows import EffectRows
 from pcace_dist.worker.encoder import BatchEncoder
 from pcace_dist.worker.memory import memory_of
 from pcace_dist.worker.pilot import make_plan
@@ -149,7 +150,9 @@ class Engine:
         memory = self._memory()
         layouts.keep([self.model], metadata.channel_axes)
         mean, std = spec.model.input.mean, spec.model.input.std
-        forward = Forward(self.model, self.device, metadata.batch, mean, std, spec.layers, metadata.numerics)
+        effects = EffectRows.of(plan.effects, spec.targets, self.device)
+        places = {} if effects is None else effects.places
+        forward = Forward(self.model, self.device, metadata.batch, mean, std, spec.layers, metadata.numerics, places)
         layers = {layer.name: layer.to(self.device).with_projection_layout() for layer in plan.layers}
         if self.device.type == "cpu":
             plan = replace(plan, layers=tuple(layers.values()))
@@ -162,6 +165,7 @@ class Engine:
             device=self.device,
             batch_size=metadata.batch,
             keep_samples=spec.statistics.estimator == "ace",
+            effects=effects,
             check=self._check_stopped,
         )
         sources = UnitSources(spec, plan, reader, forward, self.pilot_cache, self._count_images)
@@ -258,7 +262,8 @@ class Engine:
         rows.bad.extend(totals.bad)
         seconds.add(source.seconds)
         with seconds.stage("statistics"):
-            count = current.buffer.add(unit, rows, filtered=totals.filtered, bytes_read=totals.bytes_read)
+            left_out = {"filtered": totals.filtered, "unlabelled": totals.unlabelled}
+            count = current.buffer.add(unit, rows, **left_out, bytes_read=totals.bytes_read)
         log_fields = {"actor": self.worker, "unit": unit.id, "rows": count.rows}
         log.info("unit %s: %d rows of %d count", unit.id, count.rows, unit.rows, extra=log_fields)
         return UnitReport(

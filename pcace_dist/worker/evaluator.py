@@ -99,7 +99,7 @@ class _Rows:
     labels: npt.NDArray[np.int64] | None
     classes: npt.NDArray[np.int64] | None
     groups: npt.NDArray[np.object_]
-    columns: Mapping[str, Floats]
+    columns: Mapping[str, npt.NDArray[Any]]
     folds: npt.NDArray[np.int64]
 
     def take(self, mask: npt.NDArray[np.bool_]) -> _Rows:
@@ -153,9 +153,12 @@ class Evaluator:
         spec = self._fixed(case)
         for batch in self._batches(rows):
             classes = None if rows.classes is None else rows.classes[batch]
+            columns = {name: values[batch] for name, values in rows.columns.items()}
             profiler.add_gradients(
                 self._normalise(rows.images[batch].to(self._engine.device)),
-                lambda outputs, classes=classes: target_tensor(spec, as_matrix(outputs), classes),
+                lambda outputs, classes=classes, columns=columns: target_tensor(
+                    spec, as_matrix(outputs), classes, columns
+                ),
             )
             self._engine.images_seen += len(target[batch])
         one_image = self._normalise(rows.images[:1].to(self._engine.device))
@@ -174,13 +177,15 @@ class Evaluator:
         for channels in task.sets:
             with Ablation(self._forward.model, task.layer, channels, task.values):
                 outputs = self._outputs(rows)
-            effects.append(effect(before, self._target(task.case, rows, outputs), _correct(rows.labels, outputs)))
+            effects.append(
+                effect(before, self._target(task.case, rows, outputs), self._correct(task.case, rows, outputs))
+            )
         return effects
 
     def untouched(self, case: Case) -> Effect:
         """The model as it is, for the accuracy."""
         rows, before = self._rows_and_target(case, held_out=True)
-        return effect(before, before, _correct(rows.labels, self._outputs(rows)))
+        return effect(before, before, self._correct(case, rows, self._outputs(rows)))
 
     def _read(self, listing: Listing) -> _Rows:
         spec = self._engine.spec
@@ -251,6 +256,10 @@ class Evaluator:
         values = target_values([self._fixed(case)], torch.from_numpy(outputs), rows.classes, rows.columns)[0]
         return values[:, 0]
 
+    def _correct(self, case: Case, rows: _Rows, outputs: Floats) -> npt.NDArray[np.bool_] | None:
+        """Which labelled rows the model is right about; None where its outputs are no classes."""
+        return None if self._evaluation.targets[case.target].kind == "cosine" else _correct(rows.labels, outputs)
+
     def _fixed(self, case: Case) -> TargetSpec:
         """The target of `_Rows.classes`: what an ablated model predicts is another class's output."""
         spec = self._evaluation.targets[case.target]
@@ -302,11 +311,17 @@ def rank_without(
 
 def without_folds(part: BlockPart, held_out: Sequence[int]) -> BlockPart:
     """A part of the sums without the rows of some folds."""
-    codes, rows, gram = part.codes, part.rows, part.gram
+    codes, rows, gram, effects = part.codes, part.rows, part.gram, part.effects
     if codes is not None:
         ranked = ~torch.isin(rows.folds, torch.tensor(list(held_out), dtype=rows.folds.dtype))
         codes, rows = codes.take(ranked), rows.take(ranked)
-    return BlockPart(part.group, codes, rows, None if gram is None else gram_without(gram, held_out))
+    return BlockPart(
+        part.group,
+        codes,
+        rows,
+        None if gram is None else gram_without(gram, held_out),
+        None if effects is None else effects.without(held_out),
+    )
 
 
 def gram_without(gram: Gram, held_out: Sequence[int]) -> Gram:

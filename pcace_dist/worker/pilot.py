@@ -8,9 +8,10 @@ forwards. Knows models and data sets, not Ray.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.device_images import GPU, choose_decoder, memory_beside
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.listing import Listing
@@ -33,15 +35,20 @@ from pcace_dist.models.device import (
     to_device,
     worker_memory,
 )
+from pcace_dist.models.effects.places import Place, find_places, tap_name
 from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.layers import weight_norm
 from pcace_dist.models.layouts import settle
 from pcace_dist.models.precision import AUTO, FLOAT32, Numerics, choose_numerics
 from pcace_dist.models.steadiness import check_steady
+from pcace_dist.statistics.effects.plan import EffectPlan
+from pcace_dist.statistics.effects.scores import OFF
 from pcace_dist.statistics.plan import Plan, TargetPlan, build_plan
 from pcace_dist.statistics.score import required_images
 from pcace_dist.worker.admission import CheckRows
+from pcace_dist.worker.effects.choice import EffectChoice, choose_effects
+from pcace_dist.worker.effects.pilot import EffectPilot, make_effects
 from pcace_dist.worker.pilot_cache import CachedUnit
 from pcace_dist.worker.pilot_maps import PilotMaps
 from pcace_dist.worker.pilot_rows import PilotRows
@@ -73,11 +80,18 @@ class _Setting:
     decode: str
     numerics: Numerics
     check: Callable[[], None] = lambda: None
+    effects: EffectChoice = EffectChoice(OFF)  # noqa: RUF009 (frozen)
+    places: Mapping[str, Place] = field(default_factory=dict)
 
     def forward(self, model: nn.Module, batch: int) -> Forward:
         spec = self.spec
         mean, std = spec.model.input.mean, spec.model.input.std
-        return Forward(model, self.device, batch, mean, std, spec.layers, self.numerics)
+        return Forward(model, self.device, batch, mean, std, spec.layers, self.numerics, self.places)
+
+    @property
+    def watched(self) -> list[TargetSpec]:
+        """The functions of the model whose effects are asked for."""
+        return [own.of for own in self.effects.watched]
 
     def numeric_class(self, batch: int) -> dict[str, str | int]:
         return numeric_class(
@@ -124,9 +138,15 @@ def make_plan(
         numerics = _numerics(models[0], spec, device, image) if given_metadata is None else given_metadata.numerics
         setting = _Setting(models, spec, device, decode, numerics, check)
         axes = _steady_axes(setting, rows.first.images)
+        if given_plan is None:
+            setting = _with_effects(setting, rows.first.images, listing.rows)
         pilot = first_pass(setting, rows, fixed_batch)
     metadata = _metadata(setting, pilot, image, weights, axes)
-    plan = _build(setting, pilot, metadata) if given_plan is None else _adopt(given_plan, spec, pilot, metadata)
+    if given_plan is None:
+        plan = _build(setting, pilot, metadata)
+        plan = replace(plan, effects=_effects(setting, pilot, rows))
+    else:
+        plan = _adopt(given_plan, spec, pilot, metadata)
     if rows.took_all and spec.statistics.estimator == "gram":
         _refuse_too_few(plan, pilot.group_sizes(), grouped=spec.dataset.group_by)
     layers = {layer.name: layer.to(device) for layer in plan.layers}
@@ -143,6 +163,48 @@ def _steady_axes(setting: _Setting, images: Tensor) -> Mapping[str, str]:
         named = ", ".join(f"{layer} ({axis})" for layer, axis in axes.items())
         log.info("layers whose channel axis is not the one of their kind: %s", named)
     return axes
+
+
+def _with_effects(setting: _Setting, images: Tensor, rows: int) -> _Setting:
+    """The setting with the effects that the job asks for, and where they are taken from. rows: of the data set."""
+    spec = setting.spec
+    if spec.effect is None or spec.effect.gradient == OFF:
+        return setting
+    choice = choose_effects(
+        spec.effect, spec.targets, group_by=spec.dataset.group_by, rows=rows, pilot=spec.statistics.pilot
+    )
+    if choice.reason is not None:
+        log.info("effect.gradient auto leaves out %s", choice.reason)
+    if not choice.watched:
+        return replace(setting, effects=choice)
+    two_images = _two_images(spec, setting.device, images)
+    places = find_places(setting.models[0], spec.layers, two_images, at=spec.effect.at)
+    return replace(setting, effects=choice, places=places)
+
+
+def _effects(setting: _Setting, pilot: PilotMaps, rows: PilotRows) -> EffectPlan | None:
+    """The effects' part of the plan; None where the job wants none."""
+    spec = setting.spec
+    if spec.effect is None or spec.effect.gradient == OFF:
+        return None
+    normalise = Normalise(spec.model.input.mean, spec.model.input.std, setting.device)
+    given = EffectPilot(
+        watched=pilot.watched,
+        passes=pilot.effect_passes,
+        batches=pilot.usable_batches,
+        outputs=pilot.outputs,
+        model=setting.models[0],
+        places=setting.places,
+        shapes={layer: pilot.shapes[tap_name(layer)] for layer in setting.places},
+        channels={layer: pilot.channels[layer] for layer in setting.places},
+        prepare=lambda images: normalise(to_device(images, setting.device)),
+        more=None if rows.took_all else partial(rows.more, decode=setting.decode, device=setting.device),
+        check=setting.check,
+    )
+    settings = spec.statistics
+    return make_effects(
+        setting.effects, spec.effect, given, folds=settings.folds, group_by=spec.dataset.group_by, rows=settings.pilot
+    )
 
 
 def _metadata(
@@ -170,7 +232,7 @@ def _build(setting: _Setting, pilot: PilotMaps, metadata: PlanMetadata) -> Plan:
     settings = setting.spec.statistics
     return build_plan(
         pilot.passes,
-        pilot.shapes,
+        {name: pilot.shapes[name] for name in setting.spec.layers},
         {target.name: pilot.targets[:, i] for i, target in enumerate(setting.spec.targets)},
         components=settings.components,
         knots=settings.knots,
@@ -236,8 +298,9 @@ def first_pass(setting: _Setting, rows: PilotRows, fixed_batch: int | None) -> P
     device = setting.device
 
     def read(batch: int) -> PilotMaps:
-        pilot = PilotMaps([setting.forward(model, batch) for model in setting.models], setting.spec, setting.check)
-        pilot.read(rows, rows.most_rows, cache=rows.reads_units)
+        forwards = [setting.forward(model, batch) for model in setting.models]
+        pilot = PilotMaps(forwards, setting.spec, setting.check, setting.watched)
+        pilot.read(rows, rows.most_rows, cache=rows.reads_units and not setting.effects.of_images)
         return pilot
 
     if fixed_batch is not None:
@@ -308,7 +371,19 @@ def _adopt(given_plan: Plan, spec: WorkSpec, pilot: PilotMaps, metadata: PlanMet
         layers=tuple(layer for layer in given_plan.layers if layer.name in spec.layers),
         targets=tuple(sorted((t for t in given_plan.targets if t.name in names), key=_order_of(spec))),
         facts=given_facts if given_metadata.weights == metadata.weights else metadata.to_json(),
+        effects=_adopt_effects(given_plan.effects, spec, names),
     )
+
+
+def _adopt_effects(given: EffectPlan | None, spec: WorkSpec, targets: Collection[str]) -> EffectPlan | None:
+    """The part of another run's effects that this job asks for; None where that run had none, or the job wants none."""
+    if given is None or spec.effect is None or spec.effect.gradient == OFF:
+        return None
+    group_by, labels = spec.dataset.group_by, spec.dataset.label is not None
+    known = {"one": True, "label": labels, "group": group_by == given.axes_by}
+    lost = {own.name: OFF for own in given.targets if own.name in targets and not known[own.kind]}
+    kept = given.select(layers=spec.layers, targets=[name for name in targets if name not in lost]).grouped_by(group_by)
+    return replace(kept, statuses={**given.statuses, **lost})
 
 
 def _order_of(spec: WorkSpec) -> Callable[[TargetPlan], int]:

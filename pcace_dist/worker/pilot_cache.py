@@ -58,6 +58,7 @@ class CachedUnit:
     bad: tuple[BadRow, ...]
     filtered: int
     bytes_read: int
+    unlabelled: int = 0
 
 
 @dataclass(eq=False)

@@ -20,14 +20,18 @@ import psutil
 import torch
 from torch import Tensor
 
+from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.loader import Batch
-from pcace_dist.errors import DatasetError, ModelError
+from pcace_dist.datasets.values.labels import NO_ROWS
+from pcace_dist.errors import ModelError
 from pcace_dist.models.device import retry_on_oom
+from pcace_dist.models.effects.places import tap_name
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.targets import target_values
 from pcace_dist.statistics.plan import LayerPlan
 from pcace_dist.worker.admission import CHECK_ROWS, CheckRows
 from pcace_dist.worker.pilot_cache import CachedBatch
+from pcace_dist.worker.pilot_labels import check_labels, seen_labels
 from pcace_dist.worker.spec import WorkSpec
 
 log = logging.getLogger(__name__)
@@ -51,16 +55,27 @@ class PilotMaps:
     """The pilot's usable rows: their targets, and passes over their activation maps.
 
     After `read`: targets float64 (rows, T); outputs, the number of the model's outputs; by layer the shape of the maps'
-    positions and the number of channels; cached, every batch as it was forwarded, where that was asked for and kept.
+    positions and the number of channels; labels, the range of the class indices; cached, every batch as it was
+    forwarded, where that was asked for and kept.
     """
 
-    def __init__(self, forwards: Sequence[Forward], spec: WorkSpec, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        forwards: Sequence[Forward],
+        spec: WorkSpec,
+        check: Callable[[], None],
+        watched: Sequence[TargetSpec] = (),
+    ) -> None:
         """forwards: of copies of the one model; as many batches are forwarded at the same time. `check` is called
-        before every batch of a pass."""
+        before every batch of a pass. watched: functions of the model whose effects are asked for; `self.watched` has
+        their values, float64 (rows, W), NaN where a row has none."""
         self.forward = forwards[0]
         self._forwards = forwards
         self._spec = spec
         self._check = check
+        self._watched = watched
+        self._taps = tuple(map(tap_name, self.forward.places))
+        self._names: Collection[str] = (*spec.layers, *self._taps)
         self._needed: Collection[str] = spec.layers
         self._usable: list[tuple[Batch, Tensor]] = []  # batches with usable rows, and the mask of these
         self._first_usable = 0  # the number of the first of these among all batches
@@ -70,7 +85,9 @@ class PilotMaps:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.channels: dict[str, int] = {}
         self.targets = np.empty((0, len(spec.targets)))
+        self.watched = np.empty((0, len(watched)))
         self.outputs = 0
+        self.labels = NO_ROWS
 
     @property
     def cached(self) -> list[CachedBatch]:
@@ -82,11 +99,12 @@ class PilotMaps:
         `cache`: keep what was forwarded for the main pass, where the maps are kept. Raises DatasetError or ModelError.
         """
         targets: list[np.ndarray] = []
+        watched: list[np.ndarray] = []
         problems: Counter[str] = Counter()
-        for number, pilot_batch in enumerate(self._forward_all(self._parts(batches), self._spec.layers, self._run)):
+        for number, pilot_batch in enumerate(self._forward_all(self._parts(batches), self._names, self._run)):
             batch, maps = pilot_batch.batch, pilot_batch.maps
             self.outputs = int(pilot_batch.outputs.shape[1])
-            self._check_labels(batch)
+            self.labels |= seen_labels(batch.labels)
             if number == 0 and _nbytes(maps) / len(batch) * rows > _budget():
                 self._maps = None
             values, usable = self._usable_rows(pilot_batch, problems)
@@ -95,12 +113,15 @@ class PilotMaps:
             if bool(usable.any()):
                 self._first_usable = self._first_usable if self._usable else number
                 targets.append(values[usable.numpy()])
+                seen, _ = target_values(self._watched, pilot_batch.outputs, batch.labels, batch.columns)
+                watched.append(seen[usable.numpy()])
                 self._usable.append((batch, usable))
                 if self._maps is not None:
                     self._maps.append(_take(maps, usable))
+        check_labels(self._spec, self.labels, self.outputs)
         if not targets:
             raise ModelError(f"no row of the pilot can be used: {problems.most_common(1)[0][0]}; see model and target")
-        self.targets = np.concatenate(targets)
+        self.targets, self.watched = np.concatenate(targets), np.concatenate(watched)
         log.info(
             "pilot: %d rows, activation maps %s",
             len(self.targets),
@@ -111,7 +132,8 @@ class PilotMaps:
         """Targets (n, T) and the mask (n,) of the rows with finite maps and targets. `problems` counts the rest."""
         batch = pilot_batch.batch
         values, reasons = target_values(self._spec.targets, pilot_batch.outputs, batch.labels, batch.columns)
-        finite = torch.stack([torch.isfinite(m).flatten(1).all(1).cpu() for m in pilot_batch.maps.values()]).all(0)
+        maps = [pilot_batch.maps[name] for name in self._spec.layers]
+        finite = torch.stack([torch.isfinite(m).flatten(1).all(1).cpu() for m in maps]).all(0)
         problems.update(reasons.values())
         problems["an activation is NaN or infinite"] += int((~finite).sum())
         return values, finite & torch.from_numpy(np.isfinite(values).all(1))
@@ -124,22 +146,34 @@ class PilotMaps:
             sizes.update(group for group, counts in zip(groups, usable.tolist(), strict=True) if counts)
         return sizes
 
+    def usable_batches(self) -> Iterator[tuple[Batch, Tensor]]:
+        """The batches that have usable rows, and the mask of these."""
+        yield from self._usable
+
     def need(self, layers: Collection[str]) -> None:
         """Name the layers whose maps the following passes must give. The others are then not copied."""
         self._needed = tuple(layers)
 
     def passes(self) -> Iterator[Mapping[str, Tensor]]:
-        """A fresh pass over the maps (rows, channels, positions) of the usable rows, always in the same order."""
+        """A fresh pass over the layers' maps (rows, channels, positions) of the usable rows, always in the same
+        order."""
+        return self._passes(self._spec.layers, self._needed)
+
+    def effect_passes(self) -> Iterator[Mapping[str, Tensor]]:
+        """The same over the maps that effects are taken from, by their names (`tap_name`): sums over blocks."""
+        return self._passes(self._taps, self._taps)
+
+    def _passes(self, names: Collection[str], needed: Collection[str]) -> Iterator[Mapping[str, Tensor]]:
         if self._maps is not None:
             for maps in self._maps:
                 self._check()
-                yield maps
+                yield {name: maps[name] for name in names}
             return
 
         def run(forward: Forward, batch: Batch, layers: Collection[str]) -> tuple[dict[str, Tensor], Tensor]:
             return retry_on_oom(partial(self._run, forward, batch, layers), forward.device, forward.batch_size)
 
-        forwarded = self._forward_all((batch for batch, _ in self._usable), self._needed, run)
+        forwarded = self._forward_all((batch for batch, _ in self._usable), needed, run)
         for pilot_batch, (_, usable) in zip(forwarded, self._usable, strict=True):
             yield _take(pilot_batch.maps, usable)
 
@@ -227,18 +261,6 @@ class PilotMaps:
 
             outputs.append(forward(images, receive))
         return {name: torch.cat(maps.pop(name)) for name in layers}, torch.cat(outputs)  # never all of them twice
-
-    def _check_labels(self, batch: Batch) -> None:
-        """Raise DatasetError for a label that is no output of the model."""
-        if batch.labels is None or not any(target.needs_label for target in self._spec.targets):
-            return
-        beyond = batch.labels[batch.labels >= self.outputs]
-        if len(beyond):
-            raise DatasetError(
-                f"dataset.label {self._spec.dataset.label}: label {int(beyond[0])} is beyond the model's "
-                f"{self.outputs} outputs (classes are 0 to the number of outputs less 1); check dataset.label and "
-                "model.kwargs"
-            )
 
 
 def _take(maps: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:

@@ -38,10 +38,10 @@ class PilotRows:
     ) -> None:
         """batch: rows that are read at a time. `check` is called before every batch. Raises DatasetError."""
         self._check = check
-        self._all = listing.rows
+        self._listing = listing
         self._units: WholeUnits | None = None
         self.most_rows = min(listing.rows, CHECK_ROWS if has_plan else spec.statistics.pilot)
-        options = LoaderOptions(
+        self._options = options = LoaderOptions(
             spec.dataset,
             spec.images,
             spec.storage,
@@ -56,20 +56,23 @@ class PilotRows:
             self._unread: Generator[Batch] = self._units.batches()
         else:
             decoder = decoder_of(decode, device)
-            no_folds = replace(options, fold_bytes=lambda _: 0, fold_value=lambda _: 0, decoder=decoder)
-            self._unread = pilot_rows(listing, self.most_rows, no_folds)
+            self._unread = pilot_rows(listing, self.most_rows, replace(options, decoder=decoder))
         self._read: list[Batch] = []
         self.first = next(iter(self))
 
     @property
     def took_all(self) -> bool:
         """Whether every row was read, once the batches are exhausted."""
-        return self.reads_units or sum(map(len, self._read)) == self._all
+        return self.reads_units or sum(map(len, self._read)) == self._listing.rows
 
     @property
     def reads_units(self) -> bool:
         """Whether the batches are those of the main pass, so that it can use what was forwarded."""
         return self._units is not None
+
+    def more(self, rows: int, decode: str, device: torch.device) -> Generator[Batch]:
+        """Batches of so many rows spread over the data set, the pilot's own among them or not; not kept."""
+        return pilot_rows(self._listing, rows, replace(self._options, decoder=decoder_of(decode, device)))
 
     def close(self) -> None:
         """Stop reading."""
@@ -99,6 +102,7 @@ class PilotRows:
                 batches=tuple(_next_rows(remaining, rows)),
                 bad=tuple(stream.bad),
                 filtered=stream.filtered,
+                unlabelled=stream.unlabelled,
                 bytes_read=stream.bytes_read,
             )
             for unit, stream, rows in self._units.read

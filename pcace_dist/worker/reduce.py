@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_attempt_file, read_block, read_rows, read_samples
-from pcace_dist.artifacts.block_scores import BlockScores, each_ranking
+from pcace_dist.artifacts.block_scores import BlockScores, each_result
 from pcace_dist.artifacts.drift import Ends
 from pcace_dist.artifacts.transforms import pick_transforms
 from pcace_dist.ledger.ledger import Receipt
@@ -75,15 +75,16 @@ def score_block(
     began = time.perf_counter()
     solving = 0.0
     sums = BlockSums(plan, block, memory=memory)
-    scores = {}
+    scores, effects = {}, {}
     for group, group_sums in sums.groups(parts):
         start = time.perf_counter()
+        effects[group] = sums.score_effects(group, group_sums)
         scores[group] = sums.score(group_sums, layer, penalty=penalty)
         solving += time.perf_counter() - start
     seconds = {"sums": time.perf_counter() - began - solving, "solve": solving}
     curves = pick_transforms(plan, block.layer, block.start, scores)
     plain = {group: [s.without_transforms() for s in by_target] for group, by_target in scores.items()}
-    return BlockScores(block, plain, curves, seconds=seconds)
+    return BlockScores(block, plain, effects, curves, seconds=seconds)
 
 
 def _read(store: Store, receipt: Receipt, name: str) -> bytes:
@@ -99,18 +100,11 @@ def _by_ace(scores: BlockScores, store: Store, plan: Plan, receipts: Sequence[Re
         for group, rows in read_samples(block, plan, *files):
             samples.setdefault(group, []).append(rows)
     ordered = {group: SampleRows.cat(parts).ordered() for group, parts in samples.items()}
-    return BlockScores(
-        block,
-        {
-            group: [
-                _ace_scores(gram_scores, ordered[group], block, index) for index, gram_scores in enumerate(by_target)
-            ]
-            for group, by_target in scores.scores.items()
-        },
-        scores.curves,
-        scores.ends,
-        scores.seconds,
-    )
+    by_ace = {
+        group: [_ace_scores(gram_scores, ordered[group], block, index) for index, gram_scores in enumerate(by_target)]
+        for group, by_target in scores.scores.items()
+    }
+    return replace(scores, scores=by_ace)
 
 
 def _ace_scores(scores: ChannelScores, rows: SampleRows, block: ChannelBlock, target: int) -> ChannelScores:
@@ -135,15 +129,20 @@ def _ace_scores(scores: ChannelScores, rows: SampleRows, block: ChannelBlock, ta
 
 
 def rank_tasks(plan: Plan, blocks: Sequence[BlockScores]) -> list[list[RankInput]]:
-    """What is ranked, in the order of rankings.parquet, in batches of about a second's work each."""
+    """What is ranked, in the order of rankings.parquet, by score and then by effect, in batches of about a second's
+    work each."""
     batches: list[list[RankInput]] = [[]]
     cost = 0
-    for _, _, scores in each_ranking(plan, blocks):
-        if cost >= PAIRS_AT_A_TIME:
-            batches.append([])
-            cost = 0
-        batches[-1].append((scores.score_squared, scores.pseudo, scores.status == OK))
-        cost += len(scores.status) ** 2
+    for _, _, scores, effects in each_result(plan, blocks):
+        for ranking in (
+            (scores.score_squared, scores.pseudo, scores.status == OK),
+            (effects.effect, effects.pseudo, effects.status == OK),
+        ):
+            if cost >= PAIRS_AT_A_TIME:
+                batches.append([])
+                cost = 0
+            batches[-1].append(ranking)
+            cost += int(ranking[2].sum()) ** 2
     return batches
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pcace_dist.artifacts.codes import KeptUnit, read_unit
+from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.loader import Batch, UnitReader, UnitStream
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import Unit
@@ -27,12 +28,15 @@ IMAGES, PILOT, CODES = "images", "pilot", "codes"  # kinds of sources
 
 
 class UnitTotals(Protocol):
-    """What is known of a unit when its batches are exhausted: rows set aside, rows that the filter removed, bytes."""
+    """What is known of a unit when its batches are exhausted: rows set aside, rows that the filter removed, rows left
+    out for want of a label, bytes."""
 
     @property
     def bad(self) -> Sequence[BadRow]: ...
     @property
     def filtered(self) -> int: ...
+    @property
+    def unlabelled(self) -> int: ...
     @property
     def bytes_read(self) -> int: ...
 
@@ -56,6 +60,7 @@ class UnitSource:
 class _KeptTotals:
     bad: Sequence[BadRow]
     filtered: int
+    unlabelled: int
     bytes_read: int = 0
 
 
@@ -78,18 +83,24 @@ def pilot_source(unit: CachedUnit) -> UnitSource:
     return UnitSource(PILOT, lambda encoder, seconds: encoder.encode(passes, seconds), unit)
 
 
-def codes_source(kept_unit: KeptUnit, unit: Unit, plan: Plan, *, group_by: str | None, label: str | None) -> UnitSource:
-    """Rows as the extended run kept them: one batch, of all the unit's rows; none where it kept none."""
+def codes_source(kept_unit: KeptUnit, unit: Unit, plan: Plan, dataset: DatasetSpec) -> UnitSource:
+    """Rows as the extended run kept them: one batch, of all the unit's rows; none where it kept none.
+
+    Rows that it neither kept nor set aside count as unlabelled only where there is no filter that can have removed
+    them.
+    """
     rows = kept_unit.rows
+    left_out = unit.rows - len(rows.refs) - kept_unit.bad_rows
+    unlabelled = left_out if dataset.labelling.leave_out and not dataset.filter else 0
 
     def encoded(_: BatchEncoder, __: StageSeconds) -> Iterator[EncodedBatch]:
         if rows.refs:
-            row_parts = row_codes(plan, rows.targets, rows.fold_keys)
-            yield EncodedBatch(
-                kept_unit.codes, row_parts, rows.refs, kept_unit.groups(group_by), kept_unit.labels(label), rows
-            )
+            row_parts = row_codes(plan, rows.targets, rows.fold_keys, rows.effects)
+            groups = kept_unit.groups(dataset.group_by)
+            labels = kept_unit.labels(dataset.label, dataset.labelling)
+            yield EncodedBatch(kept_unit.codes, row_parts, rows.refs, groups, labels, rows)
 
-    return UnitSource(CODES, encoded, _KeptTotals(kept_unit.bad, unit.rows - len(rows.refs) - kept_unit.bad_rows))
+    return UnitSource(CODES, encoded, _KeptTotals(kept_unit.bad, left_out - unlabelled, unlabelled))
 
 
 class UnitSources:
@@ -118,8 +129,7 @@ class UnitSources:
         the unit is in it; else the unit's images."""
         kept_unit = None if codes_file is None else self._read_codes(unit, codes_file, seconds)
         if kept_unit is not None:
-            dataset = self._spec.dataset
-            return codes_source(kept_unit, unit, self._plan, group_by=dataset.group_by, label=dataset.label)
+            return codes_source(kept_unit, unit, self._plan, self._spec.dataset)
         cached = self._pilot_cache.take(unit.id)
         if cached is not None:
             return pilot_source(cached)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
-    from pcace_dist.config.job import Compute, Model, Statistics
+    from pcace_dist.config.job import Compute, Effect, Model, Statistics
     from pcace_dist.config.targets import Reduction, TargetSpec
     from pcace_dist.datasets.columns import DatasetSpec
     from pcace_dist.datasets.images import ImageSpec
@@ -26,10 +26,8 @@ class WorkSpec:
 
     The job's sections as they are, but for what was resolved: absolute paths in `dataset` and `model.weights`, and in
     `statistics` and `compute.batch` the settings of the plan where one is given. layers: resolved names in model order.
-    layouts: what the job says of some of them. reduction: of outputs with positions. python_path: put in front of
-    sys.path, so that `module:function` factories import on every node. flush_seconds: the longest time between two
-    attempts. kept: the columns that are kept beside the codes; None where no codes are kept. base: the run that is
-    extended. plan: the run whose plan is used. log: how the worker's process writes its log lines.
+    from pcace_dist.config.job import Compute, Effect, Model, Statistics
+    from pcace_dist.config.targets import Reduction, TargetSpec
     """
 
     dataset: DatasetSpec
@@ -40,6 +38,7 @@ class WorkSpec:
     storage: Storage
     targets: tuple[TargetSpec, ...]
     output: str
+    effect: Effect | None = None
     layers: tuple[str, ...] = ()
     layouts: Mapping[str, str] = field(default_factory=dict)
     reduction: Reduction | None = None

@@ -44,6 +44,7 @@ PUBLISHED = (
     "rankings_across_groups.parquet",
     "jackknife.parquet",
     "bad_rows.parquet",
+    "classes.parquet",
     "transforms.parquet",
     "exemplars.parquet",
     "sample.parquet",
@@ -88,7 +89,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     write_planted(folder / "data", 240, shards=2)
     job = parse_job(
         {
-            "dataset": {"path": str(folder / "data"), "label": "label"},
+            "dataset": {"path": str(folder / "data"), "label": "label", "classes": ["even", "odd"]},
             "model": {"factory": "tests.planted:planted_network", "weights": "random", "input": {"mode": "L"}},
             "layers": "all",
             "target": [{"column": "exponential"}, {"output": 0}],

@@ -58,6 +58,7 @@ def network(output: Path, photos: Path, name: str = "resnet18", layers: Any = No
         },
         "layers": layers or [LAST[name]],
         "target": {"logit": "predicted"},
+        "effect": {"gradient": "off"},  # auto would take every image's gradient; effects are measured on their own
         "workers": {"max": 1},
         "output": str(output),
     }

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pcace_dist.commands.estimate import Machine, Prediction, Timings, Workload, predict
-from pcace_dist.datasets.loader import PILOT_BYTES, PILOT_ROW_GROUPS
+from pcace_dist.commands.estimate import STAGES, Cost, Timings, Workload, predict
 from pcace_dist.datasets.units import UNIT_BYTES, UNIT_ROWS
 from pcace_dist.progress.display import duration
 from pcace_dist.statistics.code_buffer import BLOCK_CHANNELS
@@ -32,7 +32,6 @@ from pcace_dist.statistics.pca import MIN_ITERATIONS
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 STATED = Path(__file__).parent / "stated_rates.json"
 COMPONENTS, KNOTS, FOLDS, PILOT = 5, 9, 16, 2048
-ROW_GROUP_BYTES = 16 << 20  # as `pcace pack` writes them
 GIB = 2**30
 COUNTS = (1, 8, 64)
 BARE_RATES = (500, 1000, 2500, 5000, 10000)
@@ -55,10 +54,6 @@ class Gpu:
     node_start: float = 180.0
     memory: int = 16 * GIB
 
-    @property
-    def machine(self) -> Machine:
-        return Machine(self.cores, max(1, int(self.cores)), node_start=self.node_start, price=self.price)
-
 
 @dataclass(frozen=True)
 class Data:
@@ -71,22 +66,65 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Rates:
+    """Measured seconds on one core: of an image by stage and in all processor time, of the pilot besides its images
+    (`pilot_fixed`) and of one of these (`pilot_row`); the rest as in `Timings`."""
+
+    driver: float
+    worker: float
+    pilot_fixed: float
+    pilot_row: float
+    begin: float
+    read: float
+    decode: float
+    forward: float
+    tap: float
+    statistics: float
+    processor: float
+    flush: float
+    add_row: float
+    part: float
+    solve: float
+    ranking: float
+
+    def model(self, rows: float, batch: int) -> float:
+        """Seconds of the model for a unit of so many rows, whose last batch is padded."""
+        return math.ceil(rows / batch) * batch * self.forward + rows * (self.tap + self.statistics)
+
+    def timings(self, rows: float, batch: int) -> Timings:
+        """As `pcace estimate` would measure them in units of so many rows."""
+        row = Cost(max(self.model(rows, batch) / rows, self.read), self.processor)
+        same = ("driver", "worker", "begin", "flush", "add_row", "part", "solve", "ranking")
+        pilot = Cost(self.pilot_fixed + PILOT * self.pilot_row)
+        return Timings(pilot=pilot, row=row, stages={}, **{name: getattr(self, name) for name in same})
+
+    @classmethod
+    def of(cls, short: Mapping[str, Any], long: Mapping[str, Any], images: int) -> Rates:
+        """From two estimates, the pilot of the second of which has so many images more."""
+        took, pilots = short["timings"], [one["timings"]["pilot"]["clock"] for one in (short, long)]
+        row = max(0.0, pilots[1] - pilots[0]) / images
+        fixed = max(0.0, pilots[0] - row * short["pilot"])
+        found = took | took["stages"] | {"processor": took["row"]["processor"], "pilot_row": row, "pilot_fixed": fixed}
+        return cls(**{field.name: float(f"{found[field.name]:.4g}") for field in fields(cls)})
+
+
+@dataclass(frozen=True)
 class Stated:
     """The measured rates: of one layer of 512 channels and of all of ResNet-50, on one core."""
 
     machine: str
-    one: Timings
-    all_: Timings
+    one: Rates
+    all_: Rates
     batch: int
     street_decode: float
 
     @classmethod
     def read(cls, path: Path) -> Stated:
         held = json.loads(path.read_text())
-        one, all_ = (Timings(**held[name]) for name in ("one", "all"))
+        one, all_ = (Rates(**held[name]) for name in ("one", "all"))
         # the same work in both: on one core the reading thread waits for the model, more or less long
-        read = min(one.read_row, all_.read_row)
-        one, all_ = replace(one, read_row=read), replace(all_, read_row=read)
+        read = min(one.read, all_.read)
+        one, all_ = replace(one, read=read), replace(all_, read=read)
         return cls(held["machine"], one, all_, held["batch"], held["street_decode"])
 
 
@@ -98,24 +136,18 @@ def street(stated: Stated) -> Data:
     return Data("street photographs", 10_000_000, 90_000, stated.street_decode)
 
 
-def workload(data: Data, channels: Sequence[int], *, batch: int, groups: int = 1, memory: int = 4 * GIB) -> Workload:
+def workload(data: Data, channels: Sequence[int], *, groups: int = 1, memory: int = 4 * GIB) -> Workload:
     """What there is to do, as a run would count it."""
     least, most = UNIT_ROWS
     unit = max(1, min(max(least, min(most, data.images // 64)), UNIT_BYTES // data.image_bytes))
     units = [unit] * (data.images // unit) + ([data.images % unit] if data.images % unit else [])
-    row_groups = min(PILOT_ROW_GROUPS, max(32, PILOT_BYTES // ROW_GROUP_BYTES))
     full = [min(BLOCK_CHANNELS, count - at) for count in channels for at in range(0, count, BLOCK_CHANNELS)]
     return Workload(
         bytes=data.images * data.image_bytes,
-        files=-(-data.images * data.image_bytes // (256 << 20)),
         units=tuple(units),
         groups=groups,
         targets=1,
-        layers=len(channels),
         blocks=tuple(full),
-        batch=batch,
-        pilot_rows=PILOT,
-        pilot_bytes=row_groups * ROW_GROUP_BYTES,
         row_bytes=sum(channels) * (COMPONENTS + 2) + 4,
         gram_bytes=sum(Gram.packed_bytes(count, COMPONENTS, 1, KNOTS, FOLDS) for count in channels),
         model_bytes=102_000_000,
@@ -125,22 +157,21 @@ def workload(data: Data, channels: Sequence[int], *, batch: int, groups: int = 1
     )
 
 
-def gpu_timings(took: Timings, share: float, gpu: Gpu, decode: float, *, passes: int = 1) -> Timings:
-    """Measured timings with a GPU's forward pass: tap, statistics and sums within its share; decoding on the host.
+def on_a_gpu(rates: Rates, share: float, gpu: Gpu, decode: float, *, passes: int = 1) -> Rates:
+    """Measured rates with a GPU's forward pass: tap, statistics and sums within its share; decoding on the host.
 
     `passes` over the pilot, each a forward pass, where its maps are not kept.
     """
     row = 1 / gpu.rate
-    decode_row = took.decode_row * decode
     return replace(
-        took,
-        forward=gpu.batch * row,
-        pilot_batch=passes * gpu.batch * row / share,
-        tap_row=row * (1 / share - 1),
-        statistics_row=0.0,
+        rates,
+        pilot_row=passes * row / share,
+        forward=row,
+        tap=row * (1 / share - 1),
+        statistics=0.0,
         add_row=0.0,
-        decode_row=decode_row,
-        processor_row=decode_row + took.read_row,
+        decode=rates.decode * decode,
+        processor=rates.decode * decode + rates.read,
     )
 
 
@@ -157,24 +188,26 @@ def on_gpus(stated: Stated, gpu: Gpu) -> str:
         ("10 million street photographs, one layer, 33 groups", photos, (512,), stated.one, gpu.one, 33),
     ]
     rows = []
-    for name, data, channels, took, share, groups in cases:
-        load = workload(data, channels, batch=gpu.batch, groups=groups, memory=gpu.memory)
+    for name, data, channels, rates, share, groups in cases:
+        load = workload(data, channels, groups=groups, memory=gpu.memory)
         passes = 1 if len(channels) == 1 else MIN_ITERATIONS + 2  # the maps of all layers are not kept
-        timings = gpu_timings(took, share, gpu, data.decode, passes=passes)
-        rows += [_row(name, predict(load, timings, count, gpu.machine), data) for count in COUNTS]
+        took = on_a_gpu(rates, share, gpu, data.decode, passes=passes).timings(load.units[0], gpu.batch)
+        took = replace(took, worker=took.worker + gpu.node_start)
+        rows += [_row(name, predict(load, took, count, gpu.cores), data, gpu.price) for count in COUNTS]
     return _table(HEAD_GPU, rows)
 
 
 def on_cores(stated: Stated) -> str:
     """The same on processors: workers of one core each, every rate measured."""
     rows = []
-    for name, channels, took in (
+    for name, channels, rates in (
         ("ImageNet, one layer", (512,), stated.one),
         ("ImageNet, all 53 layers", RESNET50, stated.all_),
     ):
-        load = workload(imagenet(), channels, batch=stated.batch)
+        load = workload(imagenet(), channels)
+        took = rates.timings(load.units[0], stated.batch)
         for count in (8, 64, 512):
-            rows.append(_row(name, predict(load, took, count, Machine(1.0, 1)), imagenet())[:-1])
+            rows.append(_row(name, predict(load, took, count, 1.0), imagenet(), 0.0)[:-1])
     return _table([name.replace("GPUs", "cores") for name in HEAD_GPU[:-1]], rows)
 
 
@@ -194,12 +227,11 @@ HEAD_GPU = [
 ]
 
 
-def _row(name: str, one: Prediction, data: Data) -> list[str]:
-    stages = (one.seconds, one.start, one.pilot, one.main_pass, one.reduce, one.publish)
-    rate = data.images * data.image_bytes / one.main_pass
-    price = "" if one.price is None else f"{one.price:,.2f}"
-    traffic = [_bytes(one.bytes_read), f"{_bytes(rate)}/s", _bytes(one.bytes_written), price]
-    return [name, str(one.workers), *(duration(stage) for stage in stages), *traffic]
+def _row(name: str, one: Mapping[str, Any], data: Data, price: float) -> list[str]:
+    rate = data.images * data.image_bytes / one["main_pass"]
+    traffic = [_bytes(one["bytes_read"]), f"{_bytes(rate)}/s", _bytes(one["bytes_written"])]
+    paid = f"{price * one['workers'] * one['seconds'] / 3600:,.2f}"
+    return [name, str(one["workers"]), *(duration(one[stage]) for stage in ("seconds", *STAGES)), *traffic, paid]
 
 
 def bottleneck(stated: Stated, gpu: Gpu) -> str:
@@ -209,7 +241,7 @@ def bottleneck(stated: Stated, gpu: Gpu) -> str:
         fast = rate * gpu.one
         cells = [f"{rate:,}", f"{fast:,.0f}"]
         for data in (imagenet(), street(stated)):
-            cells.append(f"{fast * (stated.one.decode_row * data.decode + stated.one.read_row):.1f}")
+            cells.append(f"{fast * (stated.one.decode * data.decode + stated.one.read):.1f}")
         rows.append([*cells, f"{fast * 110_000 / 1e6:,.0f} MB/s"])
     head = ["bare forward, images/s", "with tap and statistics", "cores, 500 x 375", "cores, 640 x 640", "JPEG bytes"]
     return _table(head, rows)
@@ -219,53 +251,47 @@ def rates(stated: Stated) -> str:
     """What was measured."""
     rows = []
     for name, pick in ROWS:
-        one, all_ = pick(stated.one, stated.batch), pick(stated.all_, stated.batch)
+        one, all_ = pick(stated.one), pick(stated.all_)
         rows.append([name, _figure(one), _figure(all_)])
     return _table(["measured on one core", "one layer, 512 channels", "all 53 layers, 26,560 channels"], rows)
 
 
-ROWS: tuple[tuple[str, Callable[[Timings, int], float]], ...] = (
-    ("reading, ms an image", lambda took, _: 1e3 * took.read_row),
-    ("decoding and resizing, ms an image", lambda took, _: 1e3 * took.decode_row),
-    ("forward pass, ms an image", lambda took, batch: 1e3 * took.forward / batch),
-    ("tap (projection), ms an image", lambda took, _: 1e3 * took.tap_row),
-    ("codes, ms an image", lambda took, _: 1e3 * took.statistics_row),
-    ("all processor time, ms an image", lambda took, _: 1e3 * took.processor_row),
-    ("adding a row to a Gram, us a channel", lambda took, _: 1e6 * took.add_row),
-    ("solving with 16 folds, us a channel", lambda took, _: 1e6 * took.solve),
-    ("taking in a group of an attempt, ms", lambda took, _: 1e3 * took.part),
-    ("ranking all channels, s", lambda took, _: took.ranking),
-    ("a flush, s", lambda took, _: took.flush),
-    ("start: driver's imports, Ray, a worker's imports, its model, s",
-     lambda took, _: took.driver + took.ray + took.imports + took.load),
-)  # fmt: skip
+ROWS: tuple[tuple[str, Callable[[Rates], float]], ...] = (
+    ("reading, ms an image", lambda rates: 1e3 * rates.read),
+    ("decoding and resizing, ms an image", lambda rates: 1e3 * rates.decode),
+    ("forward pass, ms an image", lambda rates: 1e3 * rates.forward),
+    ("tap (projection), ms an image", lambda rates: 1e3 * rates.tap),
+    ("codes, ms an image", lambda rates: 1e3 * rates.statistics),
+    ("all processor time, ms an image", lambda rates: 1e3 * rates.processor),
+    ("adding a row to a Gram, us a channel", lambda rates: 1e6 * rates.add_row),
+    ("solving with 16 folds, us a channel", lambda rates: 1e6 * rates.solve),
+    ("taking in a group of an attempt, ms", lambda rates: 1e3 * rates.part),
+    ("ranking all channels, s", lambda rates: rates.ranking),
+    ("a flush, s", lambda rates: rates.flush),
+    ("start: driver's imports, Ray, a worker's imports, its model, s", lambda rates: rates.driver + rates.worker),
+)
 
 
 def arithmetic(stated: Stated, gpu: Gpu) -> str:
     """One row of the table by hand: ImageNet, one layer, 64 GPUs."""
-    load = workload(imagenet(), (512,), batch=gpu.batch, memory=gpu.memory)
-    took = gpu_timings(stated.one, gpu.one, gpu, 1.0)
-    machine = gpu.machine
-    one = predict(load, took, 64, machine)
-    rows = load.units[0]
-    batches = -(-rows // load.batch)
-    model = batches * took.forward + rows * took.tap_row
-    cores = rows * took.processor_row / machine.cores
-    reading = rows * max(took.decode_row / machine.threads, took.read_row)
+    load = workload(imagenet(), (512,), memory=gpu.memory)
+    rates, rows = on_a_gpu(stated.one, gpu.one, gpu, 1.0), load.units[0]
+    one = predict(load, rates.timings(rows, gpu.batch), 64, gpu.cores)
+    batches, model = math.ceil(rows / gpu.batch), rates.model(rows, gpu.batch)
+    cores, reading = rows * rates.processor / gpu.cores, rows * rates.read
     turns, longest = -(-len(load.units) // 64), max(model, cores, reading)
     lines = (
-        f"a unit     {rows:,} images = {batches} batches of {load.batch}, the last one padded",
-        f"  model    {batches} x {load.batch} / {gpu.rate:,.0f} + {rows:,} x {1e3 * took.tap_row:.3f} ms"
-        f" = {model:.3f} s",
-        f"  cores    {rows:,} x {1e3 * took.processor_row:.2f} ms / {machine.cores:g} cores = {cores:.3f} s",
-        f"  reading  {rows:,} x {1e3 * took.read_row:.3f} ms in one thread = {reading:.3f} s",
+        f"a unit     {rows:,} images = {batches} batches of {gpu.batch}, the last one padded",
+        f"  model    {batches} x {gpu.batch} / {gpu.rate:,.0f} + {rows:,} x {1e3 * rates.tap:.3f} ms = {model:.3f} s",
+        f"  cores    {rows:,} x {1e3 * rates.processor:.2f} ms / {gpu.cores:g} cores = {cores:.3f} s",
+        f"  reading  {rows:,} x {1e3 * rates.read:.3f} ms in one thread = {reading:.3f} s",
         f"units      {len(load.units):,} over 64 GPUs: {turns} turns x {longest:.3f} s = {turns * longest:.1f} s",
-        f"main pass  + first use {took.begin:.1f} s + a flush {took.flush:.2f} s + calls 0.25 s"
-        f" = {one.main_pass:.1f} s",
-        f"reduce     {len(load.blocks)} blocks of 64 channels side by side, each: 64 x {1e3 * took.solve:.2f} ms"
-        f" + 64 attempts x {1e3 * took.part:.1f} ms + calls = {one.reduce:.2f} s",
+        f"main pass  + first use {rates.begin:.1f} s + a flush {rates.flush:.2f} s + calls 0.25 s"
+        f" = {one['main_pass']:.1f} s",
+        f"reduce     {len(load.blocks)} blocks of 64 channels side by side, each: 64 x {1e3 * rates.solve:.2f} ms"
+        f" + 64 attempts x {1e3 * rates.part:.1f} ms + calls = {one['reduce']:.2f} s",
         f"written    64 attempts, each the smaller of its Gram ({_bytes(load.gram_bytes)}) and {load.row_bytes:,} bytes"
-        f" an image: {_bytes(one.bytes_written)}",
+        f" an image: {_bytes(one['bytes_written'])}",
     )
     return "\n".join(("```", *lines, "```"))
 
@@ -323,13 +349,14 @@ def _filled(part: str, found: re.Match[str]) -> str:
 def take(found: Mapping[str, Any]) -> dict[str, Any]:
     """stated_rates.json from the JSON file of a run with the question `rates`."""
     answer = found["answers"]["rates"]["details"]
-    one, all_ = answer["resnet50, 1 layer"], answer["resnet50, all"]
+    short, more = answer["short"], answer["more_images"]
+    one, all_ = (Rates.of(short[case], answer["long"][case], more) for case in ("1 layer", "all"))
     return {
         "machine": answer["machine"],
-        "batch": one["batch"],
+        "batch": short["1 layer"]["batch"],
         "street_decode": round(answer["street_decode"], 3),
-        "one": {name: float(f"{value:.4g}") for name, value in one["timings"].items()},
-        "all": {name: float(f"{value:.4g}") for name, value in all_["timings"].items()},
+        "one": asdict(one),
+        "all": asdict(all_),
     }
 
 

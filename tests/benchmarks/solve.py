@@ -21,8 +21,9 @@ import torch
 from pcace_dist.artifacts.attempt import ChannelBlock, attempt_key, blocks_of, write_attempt
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.basis import top_code
+from pcace_dist.statistics.effects.grid import GRID
 from pcace_dist.statistics.group_accumulator import GroupAccumulator
-from pcace_dist.statistics.plan import GRID, LayerCodes, Plan
+from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.storage.store import LocalStore
 from pcace_dist.worker.allocator import keep_memory
 from pcace_dist.worker.reduce import reduce_block

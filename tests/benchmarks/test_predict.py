@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pcace_dist.commands.estimate import Machine, predict
+from pcace_dist.commands.estimate import predict
 from pcace_dist.models.layers import conv_layers
 from tests.benchmarks import predict as page
 from tests.benchmarks.predict import PAGE, RESNET50, STATED, Data, Gpu, Stated, blocks, in_page, put_into, workload
@@ -39,7 +39,7 @@ def test_all_layers_of_resnet50_are_counted() -> None:
 
 
 def test_images_are_all_in_units(stated: Stated) -> None:
-    load = workload(Data("some", 10_001, 110_000), (512, 100), batch=32)
+    load = workload(Data("some", 10_001, 110_000), (512, 100))
     assert sum(load.units) == 10_001 and max(load.units) == 156
     assert load.blocks == (64,) * 8 + (64, 36)
 
@@ -47,18 +47,22 @@ def test_images_are_all_in_units(stated: Stated) -> None:
 def test_a_gpu_twice_as_fast_halves_a_main_pass_that_decoding_does_not_hold_up(stated: Stated) -> None:
     def main_pass(rate: float, cores: float) -> float:
         gpu = Gpu(rate=rate)
-        load = workload(page.imagenet(), (512,), batch=gpu.batch)
-        took = page.gpu_timings(replace(stated.one, begin=0.0, flush=0.0), gpu.one, gpu, 1.0)
-        return predict(load, took, 1, Machine(cores, int(cores))).main_pass
+        load = workload(page.imagenet(), (512,))
+        rates = page.on_a_gpu(replace(stated.one, begin=0.0, flush=0.0, read=0.0), gpu.one, gpu, 1.0)
+        return float(predict(load, rates.timings(load.units[0], gpu.batch), 1, cores)["main_pass"])
 
     assert main_pass(1000, 64) == pytest.approx(2 * main_pass(2000, 64), rel=0.01)
     assert main_pass(100_000, 4) == pytest.approx(main_pass(200_000, 4), rel=0.01)  # decoding holds both up
 
 
 def test_rates_are_taken_from_a_runs_json(stated: Stated, tmp_path: Path) -> None:
-    timings = asdict(stated.one)
-    details = {"machine": "m", "street_decode": 2.0}
-    details |= {f"resnet50, {case}": {"batch": 32, "timings": timings} for case in ("1 layer", "all")}
+    rates = asdict(stated.one)
+    timings = rates | {"stages": rates, "row": {"processor": rates["processor"]}}
+    details: dict[str, object] = {"machine": "m", "street_decode": 2.0, "more_images": 128}
+    for size, images in (("short", 32), ("long", 160)):
+        pilot = {"clock": rates["pilot_fixed"] + images * rates["pilot_row"]}
+        one = {"batch": 32, "pilot": images, "timings": timings | {"pilot": pilot}}
+        details[size] = {"1 layer": one, "all": one}
     (tmp_path / "taken.json").write_text(json.dumps(page.take({"answers": {"rates": {"details": details}}})))
     taken = Stated.read(tmp_path / "taken.json")
     assert (taken.machine, taken.batch, taken.street_decode, taken.one) == ("m", 32, 2.0, stated.one)

@@ -58,7 +58,7 @@ def refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> R
         ("dataset.image=picture", ["picture", "image"]),
         ("dataset.label=lable", ["lable", "label"]),
         ("dataset.image=label", ["dataset.image", "label", "int64"]),
-        ("dataset.label=exponential", ["dataset.label", "exponential", "double"]),
+        ("dataset.label=exponential", ["dataset.label", "exponential", "number or the name of a class"]),
         ("dataset.filter={label: three}", ["dataset.filter", "label", "three"]),
         ("group_by=borough", ["borough"]),
         ("target={column: no2}", ["no2"]),

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pcace_dist.commands import measure
 from tests.planted import write_planted
 
 JOB = """
@@ -63,16 +62,6 @@ def test_files_called_as_libraries_are_not_run(folder: Path) -> None:
     assert codes == dict.fromkeys(verbs, 0), said
     assert "output:0" in said["show run"][0]
     assert not (folder / "executed").exists(), (folder / "executed").read_text()
-
-
-def test_the_python_that_an_estimate_times_does_not_run_them_either(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    whole, imports = measure._import_seconds()
-    assert 0 < imports < whole
-    assert not (folder / "executed").exists()
 
 
 def test_a_ray_worker_looks_for_libraries_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.cli.main import main
-from pcace_dist.commands import measure
-from pcace_dist.commands.estimate_report import to_json
 from pcace_dist.commands.measure import estimate
-from pcace_dist.config.job import Compute, parse_job
+from pcace_dist.config.job import parse_job
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.run.rank import run_job
 from pcace_dist.storage.store import LocalStore
+from pcace_dist.worker.engine import Engine
 from tests.planted import RHO, write_planted
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 Json = dict[str, Any]
 ROWS = 900
-IMPORT_SECONDS = measure._import_seconds
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """Nothing here is about how exact a measurement is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "LEAST_SECONDS", 0.02)
-        patch.setattr(measure, "PILOT_SECONDS", 0.1)
-        patch.setattr(measure, "_import_seconds", lambda: (2.0, 1.0))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +48,8 @@ def job(data: Path, output: Path, **changes: Any) -> Json:
 @pytest.fixture(scope="module")
 def found(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Json:
     output = tmp_path_factory.mktemp("out") / "run"
-    made = to_json(estimate(parse_job(job(data, output, group_by="label")), workers=(1, 8), price=2.0))
+    made = estimate(parse_job(job(data, output, group_by="label")), workers=(8, 1), price=2.0, imports=3.0)
+    json.dumps(made)
     assert not output.exists()
     return made
 
@@ -98,48 +86,31 @@ def test_every_stage_takes_time_and_costs(found: Json) -> None:
         assert one["price"] == pytest.approx(2.0 * one["workers"] * one["seconds"] / 3600)
     assert [one["workers"] for one in found["predictions"]] == [1, 8]
     assert found["suggested"]["workers"] >= 1
-    assert found["suggested"]["memory"] > found["memory"]["process"]
+    assert found["suggested"]["memory"] > found["memory"]["worker"]
 
 
-def test_imports_are_timed_in_a_python_of_their_own() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "_import_seconds", IMPORT_SECONDS)
-        python, imports = measure._import_seconds()
-    assert python > imports > 0
+def test_the_driver_and_a_worker_take_as_long_to_import_as_this_process(found: Json) -> None:
+    assert found["timings"]["driver"] > 3.0
+    assert found["timings"]["worker"] > 3.0
 
 
-@pytest.mark.parametrize(
-    ("forwarded", "patience", "terms", "passes_again"),
-    [
-        (8, 1e4, (0.0, 5.0, 0.8), 0),  # all batches
-        (128, 1e4, (0.0, 5.0, 12.8), 0),
-        (8, 10.0, (0.0, 5.0, 0.8), 3),  # two batches, and what is forwarded again by a pilot whose maps are not kept
-        (128, 10.0, (0.0, 5.0, 12.8), 3),
-    ],
-)
-def test_the_pilots_seconds_are_those_of_the_plans_batch(
-    forwarded: int, patience: float, terms: tuple[float, ...], passes_again: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Five seconds of any pilot, a tenth for an image and its padding."""
-    trial = measure._Trial.__new__(measure._Trial)
-    trial.__dict__.update(_spec=SimpleNamespace(compute=Compute(batch=forwarded)), _plan=None, _pilot_rows=2048)
-    monkeypatch.setattr(measure, "PILOT_SECONDS", patience)
-    monkeypatch.setattr(trial, "_timed_pilot", lambda rows: 5 + 0.1 * -(-rows // forwarded) * forwarded)
-    monkeypatch.setattr(trial, "_maps_of_pilot", lambda: (0, 3))
-    monkeypatch.setattr(PlanMetadata, "of", lambda _: SimpleNamespace(batch=forwarded))
-    assert trial._pilot() == pytest.approx(terms)
-    assert trial._passes_again == passes_again
+def test_the_pilot_is_made_once_and_a_unit_twice(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("pilot", "process", "flush", "reduce"):
+        done = getattr(Engine, name)
+
+        def counted(self: Engine, *arguments: Any, _name: str = name, _done: Any = done) -> Any:
+            calls.append(_name)
+            return _done(self, *arguments)
+
+        monkeypatch.setattr(Engine, name, counted)
+    estimate(parse_job(job(data, tmp_path / "run")))
+    assert calls == ["pilot", *["process", "flush"] * 2, "reduce", "reduce"]
 
 
-def test_the_first_use_of_everything_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = measure._Trial.__new__(measure._Trial)
-    trial.__dict__.update(_spec=SimpleNamespace(compute=Compute(batch=64)), _plan=None, _pilot_rows=50)
-    monkeypatch.setattr(measure, "PILOT_SECONDS", 10.0)
-    seconds = iter((4.0, 1.5))
-    monkeypatch.setattr(trial, "_timed_pilot", lambda rows: next(seconds))
-    monkeypatch.setattr(trial, "_maps_of_pilot", lambda: (7, 0))
-    monkeypatch.setattr(PlanMetadata, "of", lambda _: SimpleNamespace(batch=64))
-    assert trial._pilot() == (2.5, 0.0, 1.5)  # a pilot of a single batch
+def test_memory_is_at_least_what_the_process_took_at_its_peak(found: Json) -> None:
+    assert found["memory"]["worker"] >= found["memory"]["process"] > 100 << 20
+    assert found["suggested"]["memory"] % (1 << 29) == 0
 
 
 @pytest.mark.jobs
@@ -147,26 +118,23 @@ def test_a_filter_is_counted(data: Path, tmp_path: Path) -> None:
     dataset = {"path": str(data), "label": "label", "filter": {"label": 1}}
     made = estimate(parse_job(job(data, tmp_path / "run", dataset=dataset, group_by="label")))
     kept = sum(sum(pq.read_table(path)["label"].to_pylist()) for path in data.glob("*.parquet"))
-    assert made.load.images == kept
-    assert made.load.groups == 1
+    assert (made["images"], made["groups"]) == (kept, 1)
 
 
-@pytest.mark.jobs
-def test_a_job_for_gpus_is_timed_on_the_processor_and_says_so(data: Path, tmp_path: Path) -> None:
-    import torch
-
+def test_a_job_for_gpus_is_not_timed_on_a_processor(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    asked = job(data, tmp_path / "run", workers={"max": 2, "gpus": 1})
-    asked["model"] |= {"input": {"mode": "L", "decode": "gpu"}}
-    made = estimate(parse_job(asked))
-    assert made.device == "cpu"
-    assert "no GPU here" in made.notes[0]
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job(data, tmp_path / "run", workers={"max": 2, "gpus": 1})))
+    assert "workers.gpus: 0" in refused(path, capsys, [])
 
 
 def refused(path: Path, capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> str:
     assert main(["estimate", str(path), *arguments]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("pcace estimate: listing")]
+    progress = tuple(f"pcace estimate: {stage}" for stage in ("listing", "start-up", "pilot"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line not in progress]
     assert len(lines) == 1
     return lines[0]
 
@@ -203,6 +171,6 @@ def test_the_text_and_the_numbers_say_the_same(data: Path, tmp_path: Path, capsy
     assert [one["workers"] for one in numbers["predictions"]] == [4]
     assert main(["estimate", str(path), "--workers", "4", "--price", "0.5"]) == 0
     text = capsys.readouterr().out
-    assert f"images:     {ROWS} in 3 files" in text
+    assert f"images:     {ROWS} images in 3 files" in text
     assert "2 on this machine" in text
     assert "price" in text

@@ -32,6 +32,15 @@ NAMES = [
         TargetSpec("logit", 3, minus=5, reduction=Reduction("max")),
         "logit:3-5:max",
     ),
+    ({"cosine": "text"}, TargetSpec("cosine", "text"), "cosine:text"),
+    (
+        {"cosine": "text", "reduce": "mean"},
+        TargetSpec("cosine", "text", reduction=Reduction("mean")),
+        "cosine:text:mean",
+    ),
+    ({"cosine": "p.npy", "index": 3}, TargetSpec("cosine", "p.npy", pick=3), "cosine:p.npy:3"),
+    ({"cosine": "p.npy", "index": "label"}, TargetSpec("cosine", "p.npy", pick="label"), "cosine:p.npy:label"),
+    ({"cosine": "p.npz", "name": "red car"}, TargetSpec("cosine", "p.npz", pick="red car"), "cosine:p.npz:red car"),
     ({"column": "no2"}, TargetSpec("column", "no2"), "column:no2"),
     ({"column": "no2:mean-1"}, TargetSpec("column", "no2:mean-1"), "column:no2:mean-1"),
 ]
@@ -42,7 +51,6 @@ def test_targets_are_parsed_and_named_canonically(mapping: dict[str, Any], spec:
     assert parse_target(mapping) == spec
     assert spec.name == name
     assert parse_name(name) == spec
-    assert spec.needs_label == (":label" in name)
     assert parse_target(yaml.safe_load(spec.written)) == spec
 
 
@@ -72,6 +80,15 @@ def test_targets_are_parsed_and_named_canonically(mapping: dict[str, Any], spec:
         ({"output": 3, "reduce": "max", "classes": 1}, "classes needs first or last"),
         ({"loss": "label", "reduce": "area"}, "areas are no logits; use reduce: mean"),
         ({"column": "no2", "reduce": "mean"}, "go with outputs of the model, not with a column"),
+        ({"cosine": 3}, "needs the name of a column of vectors"),
+        ({"cosine": "p.npy"}, "a file of vectors needs index"),
+        ({"cosine": "p.npz", "index": 3}, "a file of vectors needs name"),
+        ({"cosine": "p.npy", "index": "3"}, "index needs a whole number from 0, or label"),
+        ({"cosine": "p.npz", "name": 3}, "name needs the name of a vector"),
+        ({"cosine": "p.pt", "index": 3}, r"a file that numpy wrote, for example \{cosine: prototypes.npy, index: 3\}"),
+        ({"logit": 3, "name": "cat"}, "index and name pick a vector of a file"),
+        ({"cosine": "text", "minus": 3}, "minus goes with the index of an output"),
+        ({"cosine": "text", "reduce": "area"}, "areas are no embedding; use reduce: mean"),
         ({"column": "no2", "minus": 4}, "minus goes with the index of an output"),
     ],
 )
@@ -105,3 +122,24 @@ def test_the_targets_of_a_job_reduce_in_one_way() -> None:
     for other in (plain, parse_name("output:3:area")):
         with pytest.raises(JobError, match=r"reduce: mean\} and \{output: .* must have the same reduce; make two jobs"):
             reduction_of([*mean, other])
+
+
+def test_a_file_of_vectors_is_named_without_its_folders() -> None:
+    spec = parse_target({"cosine": "s3://bucket/clip/text.npz", "name": "cat"})
+    assert spec.name == "cosine:text.npz:cat"
+    assert (spec.file, spec.vectors, spec.column) == ("s3://bucket/clip/text.npz", None, None)
+    assert spec.written == "{cosine: s3://bucket/clip/text.npz, name: cat}"
+
+
+def test_what_each_kind_needs_of_the_data() -> None:
+    needs = {
+        "logit:label": (True, None, None),
+        "cosine:p.npy:label": (True, None, None),
+        "cosine:p.npz:label": (False, None, None),
+        "cosine:text": (False, None, "text"),
+        "column:label": (False, "label", None),
+    }
+    for name, expected in needs.items():
+        spec = parse_name(name)
+        assert (spec.needs_label, spec.column, spec.vectors) == expected
+        assert spec.differentiable == spec.of_outputs == (spec.column is None)

@@ -183,18 +183,6 @@ def test_the_output_may_lie_beside_a_folder_with_brackets(tmp_path: Path) -> Non
     assert would_list(str(tmp_path / "other[12]"), str(tmp_path / "other1" / "bad_rows.parquet"))
 
 
-# -- folders that hold values
-
-
-def test_columns_in_folder_names_are_said_not_to_be_read(tmp_path: Path) -> None:
-    for label in (0, 1):
-        shard(tmp_path / f"label={label}" / "a.parquet", [png(label)])
-    assert refusal(tmp_path, label="label") == (
-        "dataset.label: no column 'label' in label=0/a.parquet; the name of its folder, label=0, is not read: only "
-        "columns inside the files are; write the files again with that column in them"
-    )
-
-
 # -- types as writers lay them out
 
 TEXTS, BYTES = ["b", "a", None, "b"], [png(i) for i in range(4)]

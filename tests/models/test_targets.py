@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
-from pcace_dist.config.targets import TargetSpec, parse_name, parse_target
+from pcace_dist.config.targets import Prototypes, TargetSpec, parse_name, parse_target
 from pcace_dist.errors import ModelError
 from pcace_dist.models.targets import target_tensor, target_values
 
@@ -133,6 +137,75 @@ def test_rows_without_a_label_have_no_margin_and_no_loss() -> None:
 def test_a_single_output_has_no_other(name: str) -> None:
     with pytest.raises(ModelError, match=rf"target {name}: needs two outputs or more, .* use \{{output: 0\}}"):
         target_tensor(parse_name(name), LOGITS[:, :1], torch.zeros(3, dtype=torch.int64))
+
+
+# -- cosines
+
+UNIT = torch.tensor([[3.0, 4.0], [0.0, 2.0], [-1.0, 0.0], [1.0, 1.0]])  # directions (0.6, 0.8), up, left, diagonal
+
+
+def prototypes(spec: TargetSpec, *vectors: list[float]) -> TargetSpec:
+    return replace(spec, prototypes=Prototypes(np.array(vectors, dtype=np.float64), "digest"))
+
+
+def vectors(*rows: list[float] | None) -> npt.NDArray[Any]:
+    found = np.empty(len(rows), dtype=object)
+    found[:] = [None if row is None else np.array(row) for row in rows]
+    return found
+
+
+def test_a_cosine_is_that_of_the_angle_with_each_rows_own_vector() -> None:
+    column = vectors([5.0, 0.0], [0.0, -1.0], [-7.0, 0.0], [2.0, 0.0])
+    values = target_tensor(parse_name("cosine:text"), UNIT, columns={"text": column})
+    assert values.tolist() == pytest.approx([0.6, -1, 1, 0.5**0.5], abs=1e-15)
+
+
+def test_a_cosine_with_a_prototype_and_with_that_of_the_label() -> None:
+    one = prototypes(parse_name("cosine:p.npy:0"), [0.0, 3.0])
+    assert target_tensor(one, UNIT).tolist() == pytest.approx([0.8, 1, 0, 0.5**0.5], abs=1e-15)
+    of_label = prototypes(parse_name("cosine:p.npy:label"), [0.0, 3.0], [1.0, 0.0])
+    values, reasons = target_values([of_label], UNIT, np.array([1, 0, 2, -1]), {})
+    np.testing.assert_allclose(values[:, 0], [0.6, 1, np.nan, np.nan], atol=1e-15)
+    assert reasons == {2: "label 2 is beyond the 2 vectors of p.npy", 3: "label is null or -1"}
+
+
+def test_rows_without_a_vector_of_the_right_length_are_named_so() -> None:
+    column = vectors(None, [1.0, 2.0, 3.0], [0.0, 0.0], [float("nan"), 1.0])
+    values, reasons = target_values([parse_name("cosine:text")], UNIT, None, {"text": column})
+    assert np.isnan(values).all()
+    assert reasons == {
+        0: "column text is null",
+        1: "column text has 3 values, the model 2 outputs",
+        2: "target cosine:text is NaN",
+        3: "target cosine:text is NaN",
+    }
+
+
+def test_the_gradient_of_a_cosine_turns_towards_the_vector_and_changes_no_length() -> None:
+    leaf = UNIT.double().requires_grad_()
+    column = vectors([5.0, 0.0], None, [-7.0, 0.0], [0.0, 2.0])
+    values = target_tensor(parse_name("cosine:text"), leaf, columns={"text": column})
+    found = torch.autograd.grad(values[values.isfinite()].sum(), leaf)[0]
+    assert found[1].tolist() == [0, 0]
+    torch.testing.assert_close((found * UNIT).sum(1), torch.zeros(4, dtype=torch.float64))
+    expected = torch.tensor([0.8 * 0.8, -0.8 * 0.6], dtype=torch.float64) / 5  # (e - c u) / |x|
+    torch.testing.assert_close(found[0], expected)
+
+
+@pytest.mark.parametrize("size", [2, 512, 769])
+def test_a_cosine_has_the_same_bits_whatever_batch_it_is_in(size: int) -> None:
+    embedding = torch.randn(65, size, generator=torch.Generator().manual_seed(2))
+    spec = prototypes(parse_name("cosine:p.npy:0"), torch.linspace(-1, 2, size).tolist())
+    whole = target_tensor(spec, embedding)
+    for step in (1, 3, 16):
+        parts = [target_tensor(spec, embedding[at : at + step]) for at in range(0, 65, step)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_vectors_that_do_not_fit_the_model_are_an_error_of_the_job() -> None:
+    spec = prototypes(parse_name("cosine:p.npy:0"), [1.0, 2.0, 3.0])
+    with pytest.raises(ModelError, match="vectors of 3 values, and the model has 2 outputs; choose the embedding by"):
+        target_tensor(spec, UNIT)
 
 
 # -- gradients

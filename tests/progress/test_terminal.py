@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 import pcace_dist
+from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.cli.tables import print_ranking
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.progress import logs, terminal
@@ -50,7 +51,7 @@ def ranking(*groups: str | None) -> pa.Table:
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_a_group_of_any_text_is_printed_as_it_is(value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    print_ranking(ranking(value), grouped=True)
+    print_ranking(ranking(value), ClassNames(), grouped=True)
     printed = capsys.readouterr().out
     assert terminal.visible(name_of(value)) in printed
     assert "[bold]conv[/bold]" in printed and "column:[/]" in printed
@@ -75,8 +76,9 @@ def test_nothing_is_printed_past_the_terminal() -> None:
 
 
 SHOW = (
-    "import sys\nfrom tests.progress.test_terminal import ranking\nfrom pcace_dist.cli import main, tables\n"
-    "main.main = lambda _: tables.print_ranking(ranking(*['x'] * 2000), grouped=True) or 0\nmain.entry()"
+    "import sys\nfrom tests.progress.test_terminal import ClassNames, ranking\n"
+    "from pcace_dist.cli import main, tables\n"
+    "main.main = lambda _: tables.print_ranking(ranking(*['x'] * 2000), ClassNames(), grouped=True) or 0\nmain.entry()"
 )
 
 

@@ -6,6 +6,7 @@ from pcace_dist.analysis.columns import COMPARISON, EVALUATION, MATCHING
 from pcace_dist.artifacts import across_groups, bad_rows, jackknife, rankings, summary, transforms
 from pcace_dist.artifacts.columns import FILES, Table
 from pcace_dist.artifacts.examples import EXEMPLARS_TABLE, SAMPLE_TABLE
+from pcace_dist.artifacts.reading import class_names
 from tests.reference import HEAD, code, table
 
 TABLES = (
@@ -13,6 +14,7 @@ TABLES = (
     across_groups.TABLE,
     jackknife.TABLE,
     bad_rows.TABLE,
+    class_names.TABLE,
     EXEMPLARS_TABLE,
     SAMPLE_TABLE,
     transforms.TABLE,

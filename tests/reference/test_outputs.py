@@ -23,12 +23,13 @@ GROUPS = pa.string()  # column `place`
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run that keeps codes, in groups, compared with itself and evaluated."""
+    """A run that keeps codes, in groups, with named classes, compared with itself and evaluated."""
     folder = tmp_path_factory.mktemp("outputs")
     write_digits(folder / "data", 800)
     (folder / "data" / "part-99999.parquet").unlink(missing_ok=True)
     with jobs_without_ray():
-        job = digits_job(folder / "data", folder / "run", group_by="place", statistics={"keep_codes": True})
+        more = {"dataset": {"classes": list("0123456789")}, "statistics": {"keep_codes": True}}
+        job = digits_job(folder / "data", folder / "run", group_by="place", **more)
         ranked(job)
         path = str(folder / "run")
         assert main(["compare", path, path, "--match", "--min-tau", "-1"]) == 0

@@ -50,6 +50,14 @@ COLUMNS = [
     "activation_variance",
     "weight_norm",
     "clamped",
+    "effect",
+    "effect_low",
+    "effect_high",
+    "effect_sd",
+    "effect_rank",
+    "effect_rank_low",
+    "effect_rank_high",
+    "effect_status",
     "status",
 ]
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
@@ -275,4 +277,123 @@ def test_a_wrong_reduction_is_one_line(
 ) -> None:
     (squares / "wrong.yaml").write_text(json.dumps(segments(squares, "wrong", target=target)))
     assert main(["rank", str(squares / "wrong.yaml")]) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+# -- embeddings
+
+
+@pytest.fixture(scope="module")
+def embedded(in_process: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data` with a column of vectors, `p.npy` with one for each digit, `p.npz`; `run`, which has kept its codes."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    write_digits(folder / "data", 600)
+    random = np.random.default_rng(0)
+    for path in sorted((folder / "data").glob("*.parquet")):
+        table = pq.read_table(path)
+        rows = list(random.normal(size=(len(table), 10)).astype(np.float32)) if len(table) else []
+        text: list[Any] = [None if at == 3 else row[:7] if at == 5 else row for at, row in enumerate(rows)]
+        pq.write_table(table.append_column("text", pa.array(text, pa.list_(pa.float32()))), path, row_group_size=100)
+    np.save(folder / "p.npy", np.eye(10) + 0.1)
+    np.savez(folder / "p.npz", even=np.arange(10) % 2 == 0.0, odd=np.arange(10) % 2 * 1.0)
+    ranked(embedding_job(folder))
+    return folder
+
+
+def embedding_job(folder: Path, output: str = "run", **changes: Any) -> dict[str, Any]:
+    target = [
+        {"cosine": "text"},
+        {"cosine": str(folder / "p.npy"), "index": "label"},
+        {"cosine": str(folder / "p.npz"), "name": "odd"},
+    ]
+    return job(folder, output, **{"target": target, "max_bad_rows": 0.02} | changes)
+
+
+COSINES = ["cosine:text", "cosine:p.npy:label", "cosine:p.npz:odd"]
+
+
+def test_cosines_are_those_by_hand_and_rows_without_a_vector_are_named(embedded: Path) -> None:
+    label, embedding = logits_by_hand(embedded)
+    table = pa.concat_tables(pq.read_table(path) for path in sorted((embedded / "data").glob("*.parquet")))
+    text = [row if row is not None and len(row) == 10 else None for row in table["text"].to_pylist()]
+    has_vector = np.array([row is not None for row in text])
+    by_hand = [
+        np.array([np.ones(10) if row is None else row for row in text]),
+        (np.eye(10) + 0.1)[label],
+        np.tile(np.arange(10) % 2, (600, 1)),
+    ]
+    kept = open_codes(str(embedded / "run"), Storage())
+    assert kept is not None
+    rows = kept.read_rows(["file", "row", *(f"target:{name}" for name in COSINES)])
+    rows = rows.sort_by([("file", "ascending"), ("row", "ascending")])
+    assert len(rows) == 594
+    for name, vectors in zip(COSINES, by_hand, strict=True):
+        lengths = np.linalg.norm(embedding, axis=1) * np.linalg.norm(vectors, axis=1)
+        expected = ((embedding * vectors).sum(1) / lengths)[has_vector]
+        np.testing.assert_allclose(rows[f"target:{name}"], expected, rtol=0, atol=1e-5)
+    reasons = pq.read_table(embedded / "run" / "bad_rows.parquet")["reason"].to_pylist()
+    assert sorted(set(reasons)) == ["column text has 7 values, the model 10 outputs", "column text is null"]
+
+
+def test_every_verb_knows_a_cosine(embedded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(embedded / "run")
+    assert main(["show", run, "--target", "cosine:p.npz:odd"]) == 0
+    assert "cosine:p.npz:odd" in capsys.readouterr().out
+    page = embedded / "report.html"
+    assert main(["report", run, "--no-synthesis", "--output", str(page)]) == 0
+    data = OpenedReport(page).data
+    assert data["targets"] == COSINES
+    assert any("target cosine:text is of an embedding" in note for note in data["notes"])
+    arguments = ["--target", "cosine:p.npy:label", "--layer", "conv2", "--draws", "2", "--replace", "mean"]
+    for watch in ([], ["--watch", "cosine:text"]):
+        assert main(["evaluate", run, *arguments, *watch, "--output", str(embedded)]) == 0
+        found = json.loads((embedded / "evaluation.json").read_text())
+        assert found["untouched_accuracy"][0]["accuracy"] is None
+    assert main(["evaluate", run, *arguments, "--watch", "cosine:other", "--output", str(embedded)]) == 2
+    assert "--watch cosine:other: is none of the model's 10 outputs" in capsys.readouterr().err
+    asked = embedding_job(embedded, "asked", statistics={})
+    (embedded / "asked.yaml").write_text(json.dumps(asked))
+    assert main(["rank", str(embedded / "asked.yaml"), "--from-codes", run]) == 0
+    assert bytes_of(embedded / "asked") == bytes_of(embedded / "run")
+
+
+def test_a_file_that_moved_is_the_same_job_and_one_that_changed_is_not(
+    embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(changed: float = 0, **changes: Any) -> int:
+        np.save(tmp_path / "p.npy", np.eye(10) + 0.1 + changed)
+        np.savez(tmp_path / "p.npz", even=np.arange(10) % 2 == 0.0, odd=np.arange(10) % 2 * 1.0)
+        moved = embedding_job(embedded, **changes)
+        for target in moved["target"][1:]:
+            target["cosine"] = str(tmp_path / Path(target["cosine"]).name)
+        (tmp_path / "job.yaml").write_text(json.dumps(moved))
+        return main(["rank", str(tmp_path / "job.yaml")])
+
+    assert asked() == 0
+    assert asked(changed=1) == 2
+    assert "target cosine: the file of vectors has changed since the run" in capsys.readouterr().err
+    extended: dict[str, Any] = {"output": "longer", "extend": str(embedded / "run")}
+    assert asked(changed=1, **extended) == 2
+    assert "was ranked against other vectors of target cosine" in capsys.readouterr().err
+    assert asked(**extended) == 0
+    assert bytes_of(embedded / "longer") == bytes_of(embedded / "run")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({"cosine": "ink"}, "target cosine: column 'ink' in .* is double; it must be a list of numbers"),
+        ({"cosine": "txt"}, "target cosine: no column 'txt' in .*did you mean 'text'"),
+        ({"column": "text"}, "target: column 'text' in .* it must be numeric"),
+        ({"cosine": "nowhere.npy", "index": 0}, "nowhere.npy: no such file"),
+        ({"cosine": "wide.npy", "index": 0}, "vectors of 12 values, and the model has 10 outputs; .* model.output"),
+    ],
+)
+def test_a_wrong_cosine_is_one_line(
+    embedded: Path, target: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(embedded)
+    np.save("wide.npy", np.ones((1, 12)))
+    (embedded / "wrong.yaml").write_text(json.dumps(embedding_job(embedded, "wrong", target=target)))
+    assert main(["rank", str(embedded / "wrong.yaml")]) == 2
     assert re.search(words, capsys.readouterr().err)

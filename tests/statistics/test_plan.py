@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import pca
-from pcace_dist.statistics.plan import GRID, Plan, build_plan, make_target_plan
+from pcace_dist.statistics.effects.grid import GRID
+from pcace_dist.statistics.plan import Plan, build_plan, make_target_plan
 from tests.statistics.helpers import Array
 
 N = 300

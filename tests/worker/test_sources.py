@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from pcace_dist.artifacts.codes import KeptRows, KeptUnit
+from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.loader import Batch, UnitReader
 from pcace_dist.datasets.rows import BadRow, RowRef
 from pcace_dist.datasets.units import RowGroupRef, Unit
+from pcace_dist.datasets.values.labels import Labelling
 from pcace_dist.errors import DatasetError
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.worker import sources as sources_module
@@ -63,9 +65,12 @@ class Reader:
             self.reading.remove(unit)
 
 
-def sources_of(plan: Plan, **changes: Any) -> tuple[UnitSources, Reader, PilotCache]:
+def sources_of(
+    plan: Plan, labelling: Labelling | None = None, **changes: Any
+) -> tuple[UnitSources, Reader, PilotCache]:
     reader, cache = Reader(), PilotCache()
-    spec = SimpleNamespace(base="runs/base", storage=None, dataset=SimpleNamespace(group_by="place", label="label"))
+    dataset = DatasetSpec([], group_by="place", label="label", labelling=labelling or Labelling())
+    spec = SimpleNamespace(base="runs/base", storage=None, dataset=dataset)
     forward = TableForward(maps_of(8))
     sources = UnitSources(cast(WorkSpec, spec), plan, cast(UnitReader, reader), forward, cache, **changes)
     return sources, reader, cache
@@ -131,6 +136,15 @@ def test_kept_rows_are_one_batch_and_what_is_missing_was_filtered(plan: Plan, mo
     assert batch.labels == [0, 1, None, None, 4, 2]
     assert batch.rows.folds.tolist() == [0, 1, 2, 3, 0, 1]
     assert torch.equal(batch.rows.target_codes, plan.encode_targets(kept.rows.targets)[0])
+
+
+def test_missing_kept_rows_are_unlabelled_where_no_filter_removed_them(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources_module, "read_unit", lambda *_: kept_unit(plan))
+    sources, _, _ = sources_of(plan, Labelling(leave_out=True))
+    totals = sources.open(A, "attempts/x/codes.parquet", StageSeconds()).totals
+    assert (totals.filtered, totals.unlabelled) == (0, 1)
 
 
 def test_the_next_unit_is_read_ahead_unless_it_is_cached_and_what_does_not_follow_is_discarded(plan: Plan) -> None:

@@ -1,0 +1,1 @@
+"""How a run reads its data: labels, names of classes, columns of folders."""

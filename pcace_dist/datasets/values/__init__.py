@@ -1,0 +1,1 @@
+"""What the values of columns mean: labels as class indices, names of classes, folders that are columns."""
