@@ -20,6 +20,7 @@ from pcace_dist.models.load import load_model
 from pcace_dist.models.preprocessing import preprocessing_of
 from pcace_dist.run.layers_of_job import GUESSED_SIZE, image_shape_of
 
+Shape = tuple[int, int, int]  # (C, H, W)
 Size = int | tuple[int, int] | None
 SIZE = "--size"
 GUESSES = (GUESSED_SIZE, 256, 32, 28, 64, 96, 128, 299, 384)  # sides that networks are made for
@@ -56,9 +57,9 @@ def layers_of_job(job: Job, size: Size = None) -> Listing:
     weights = section.weights if section.weights in NOT_PATHS else "random"  # they change nothing here
     model = _loaded(section.factory, section.kwargs, weights)
     said = not section.auto & {"resize", "crop"} and (section.input.crop or section.input.resize)
-    if size is None and said:
-        shape, images = image_shape_of(job), "model.input"
-    else:
+    shape: Shape | None = image_shape_of(job)
+    images = "model.input"
+    if size is not None or not said:
         shape, images = _shape(model, section.factory, section.kwargs, section.weights, size)
     taken = tuple(resolve_layers(model, job.layer_patterns))
     names = class_names(model, section.factory, section.kwargs, section.weights)
@@ -76,11 +77,12 @@ def layers_of_factory(factory: str, kwargs: Mapping[str, Any], size: Size = None
 def layers_in_memory(model: nn.Module, size: Size = None) -> Layers:
     """The layers of a module, which is left as it is. Raises ModelError where it does not take images of that size."""
     shape, images = _shape(model, "", {}, "random", size)
-    was_training = model.training
+    training = [(part, part.training) for part in model.modules()]
     try:
         return _listing(model.eval(), shape, images).found
     finally:
-        model.train(was_training)
+        for part, was in training:
+            part.training = was
 
 
 def _loaded(factory: str, kwargs: Mapping[str, Any], weights: str) -> nn.Module:
@@ -92,16 +94,19 @@ def _loaded(factory: str, kwargs: Mapping[str, Any], weights: str) -> nn.Module:
 
 def _shape(
     model: nn.Module, factory: str, kwargs: Mapping[str, Any], weights: str, size: Size
-) -> tuple[tuple[int, int, int] | None, str]:
+) -> tuple[Shape | None, str]:
     """(C, H, W) of the images, None where it is to be guessed; and who says so."""
     if size is not None:
         return _with_channels(model, size), SIZE
-    found = preprocessing_of(model, factory, kwargs, weights)
+    try:
+        found = preprocessing_of(model, factory, kwargs, weights)
+    except ModelError:  # whoever asks for it by model.input: auto is told
+        found = None
     own = [reading["crop"] or reading["resize"] for reading in ([] if found is None else found.readings)]
     return (_with_channels(model, own[0]), found.source) if found is not None and own and own[0] else (None, "")
 
 
-def _with_channels(model: nn.Module, size: int | tuple[int, int]) -> tuple[int, int, int]:
+def _with_channels(model: nn.Module, size: int | tuple[int, int]) -> Shape:
     """With as many channels as the first convolution takes: 1 of a network for grey images, else 3."""
     convs = (module.in_channels for module in model.modules() if isinstance(module, _ConvNd))
     height, width = (size, size) if isinstance(size, int) else size
@@ -110,7 +115,7 @@ def _with_channels(model: nn.Module, size: int | tuple[int, int]) -> tuple[int, 
 
 def _listing(
     model: nn.Module,
-    shape: tuple[int, int, int] | None,
+    shape: Shape | None,
     images: str,
     *,
     taken: Sequence[str] | None = None,

@@ -118,8 +118,10 @@ def test_a_size_is_a_number_or_two(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_in_python_a_model_in_memory_is_left_as_it_is() -> None:
     model = vit().train()
+    model.get_submodule("vit.layernorm").eval()
     found = layers(model, size=32)
-    assert model.training and found.transformer is not None and found.transformer.tokens == 17
+    assert model.training and not model.get_submodule("vit.layernorm").training
+    assert found.transformer is not None and found.transformer.tokens == 17
     assert layers(model).size == (3, 32, 32)  # the first that it takes
 
 

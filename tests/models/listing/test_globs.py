@@ -46,7 +46,7 @@ def globs(*names: str, row: object = "row") -> dict[str, str]:
                 place.add_module(parent, nn.Module())
             place = place.get_submodule(parent)
         place.add_module(last, nn.Identity())
-    return row_globs(model, dict.fromkeys(names, row))  # type: ignore[arg-type]
+    return row_globs(model, dict.fromkeys(names, row))
 
 
 def test_numbers_between_dots_become_stars() -> None:
