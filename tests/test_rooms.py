@@ -27,22 +27,23 @@ ROOMS: dict[str, set[str]] = {
     "storage": set(),
     "statistics": set(),
     "datasets": {"progress", "storage"},
-    "packing": {"storage", "datasets"},
+    "packing": {"progress", "storage", "datasets"},
     "config": {"progress", "storage", "datasets"},
     "models": {"statistics", "config"},
     "ledger": {"storage"},
     "artifacts": {"storage", "statistics", "models", "datasets", "config", "ledger"},
-    "worker": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts"},
+    "checks": {"statistics", "models", "datasets", "config"},
+    "worker": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "checks"},
     "executors": {"progress", "storage", "models", "packing", "config", "worker"},
     "run": {"progress", "storage", "statistics", "models", "datasets", "packing", "config", "ledger", "artifacts"}
-    | {"worker", "executors"},
+    | {"worker", "executors", "checks"},
     "analysis": {"progress", "storage", "models", "datasets", "config", "artifacts"},
     "report": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
     "commands": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}
-    | {"executors", "run", "analysis", "report"},
+    | {"executors", "run", "analysis", "report", "checks"},
     "api": {"models", "config", "artifacts", "run", "commands"},
     "cli": {"progress", "statistics", "models", "datasets", "packing", "config", "artifacts", "executors", "run"}
-    | {"analysis", "report", "commands"},
+    | {"analysis", "report", "commands", "checks"},
 }
 MOST_FILES = 22  # of a room, __init__.py among them
 MOST_LINES = 0.17  # of the package's

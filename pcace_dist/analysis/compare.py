@@ -21,9 +21,10 @@ from pcace_dist.analysis.movement import Difference, Side, difference, false_dis
 from pcace_dist.artifacts.checked import parsing
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.artifacts.run import Run
+from pcace_dist.config.choice import Wanted, choose, rows_with
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute
-from pcace_dist.datasets.groups import name_of, rows_of
+from pcace_dist.datasets.groups import name_of
 from pcace_dist.errors import UserError
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -47,9 +48,9 @@ class ComparisonSettings:
     level: float = LEVEL
     tolerance: float = 0.0
     persistence: float = PERSISTENCE
-    target: str | None = None
-    group: str | None = None
-    layer: str | None = None
+    target: Wanted = None
+    group: Wanted = None
+    layer: Wanted = None
     across_data: bool = False
 
 
@@ -277,7 +278,9 @@ def _rankings_differ(table_a: pa.Table, table_b: pa.Table) -> Iterator[str]:
     if not set(_group_names(table_a)) & set(_group_names(table_b)):
         yield "data: the runs have no group in common"
     for name, table in (("first", table_a), ("second", table_b)):
-        if not np.isfinite(_pseudo(table)).any():
+        if table["rank"].null_count == len(table):
+            yield f"statistics: no channel of the {name} is ranked (`pcace show` says why)"
+        elif not np.isfinite(_pseudo(table)).any():
             yield f"statistics: the {name} has no pseudo-values, so the errors of its scores are unknown"
 
 
@@ -318,20 +321,12 @@ def selected(run: Run, settings: ComparisonSettings) -> pa.Table:
     """The ranking with its pseudo-values, for the target, group and layer in the settings."""
     table = run.ranking()
     table = table.append_column("pseudo_values", run.jackknife()["pseudo_values"])
-    wanted = {
-        "target": run.names.asked_target(settings.target),
-        "group": run.names.asked_group(settings.group),
-        "layer": settings.layer,
-    }
-    for column, value in wanted.items():
-        if value is not None:
-            condition = rows_of(column, value, table.schema.field(column).type)
-            remaining = table.slice(0, 0) if condition is None else table.filter(condition)
-            if not len(remaining):
-                name = run.names.group if column == "group" else str
-                names = _listed([name(value) for value in pc.unique(table[column]).to_pylist()])
-                raise UserError(f"{run.path}: no {column} {value!r}; there are: {names}")
-            table = remaining
+    for column in ("target", "group", "layer"):
+        wanted = getattr(settings, column)
+        if wanted is not None:
+            values = pc.unique(table[column])
+            chosen = choose(column, wanted, values.to_pylist(), run.names.of_column(column), where=run.path)
+            table = table.filter(rows_with(column, chosen, values.type))
     return table
 
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
-
-from rich.table import Table
 
 from pcace_dist.analysis.compare import AgreementRow, Comparison
 from pcace_dist.analysis.curves import BEST, Standing
 from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
 from pcace_dist.artifacts.reading.class_names import ClassNames
-from pcace_dist.progress.terminal import console, table, tell
+from pcace_dist.progress.table import Column, Table, interval, middle_cut, number, print_table
+from pcace_dist.progress.terminal import Format, local_time, tell, visible
 
 SHOWN = 20
+NAME_CELLS = 40  # of a layer's name in a line
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None or value != value else f"{value:.{digits}f}"
-
-
-def print_comparison(comparison: Comparison) -> None:
+def print_comparison(comparison: Comparison, format: Format | None = None) -> None:
     """Print verdict, agreement, and the channels that moved."""
     counts, overall = comparison.counts, comparison.overall
     tell(f"{comparison.run_a.path} -> {comparison.run_b.path}: {', '.join(comparison.notes)}")
@@ -37,19 +34,30 @@ def print_comparison(comparison: Comparison) -> None:
         f"rank-biased overlap {number(overall['rbo'])} (p {comparison.settings.persistence:g})",
     )
     if len(comparison.agreement) > 1:
-        console().print(_agreement_table(comparison.agreement, comparison.names))
+        print_table(_agreement_table(comparison.agreement, comparison.names), format)
     if counts["moved"]:
-        console().print(_moved_table(comparison.moved(), comparison.names))
+        print_table(_moved_table(comparison.moved(), comparison.names), format)
 
 
-def print_history(history: History) -> None:
+def print_history(history: History, format: Format | None = None) -> None:
     """Print the published runs, the oldest first; the current one is marked."""
-    names = ("", "published", "run", "why", "images", "verdict", "Kendall", "overlap", "moved", "exit", "folder")
-    rows = table("", names, left=("", "published", "run", "why", "verdict", "folder"))
-    for entry in history.entries:
-        rows.add_row(
+    columns = (
+        Column("", name=True),
+        Column("published", name=True),
+        Column("run", name=True),
+        Column("why", name=True),
+        Column("images", drop=4),
+        Column("verdict", name=True),
+        Column("Kendall", drop=2),
+        Column("overlap", drop=3),
+        Column("moved", drop=1),
+        Column("exit"),
+        Column("folder", name=True, drop=5),
+    )
+    rows = [
+        (
             "*" if entry.run == history.latest else "",
-            entry.published,
+            _when(entry.published),
             entry.run,
             entry.why,
             f"{entry.images:,}",
@@ -60,18 +68,34 @@ def print_history(history: History) -> None:
             str(entry.exit_code),
             "kept" if entry.run in history.kept else "removed",
         )
-    console().print(rows)
+        for entry in history.entries
+    ]
+    print_table(Table("", columns, rows), format)
 
 
-def print_standings(rows: Sequence[Standing], replacement: str) -> None:
-    """Print every order in comparison with the ranking."""
-    names = ("order", "area", "ranking better", "ranking worse", "above random", "curves")
-    across = table(f"replaced by {replacement}: area under 1 - r^2 over log k", names, left=("order",))
+def _when(published: str) -> str:
+    """The local time of an entry; as it is written where that is no date."""
+    try:
+        return local_time(datetime.fromisoformat(published).timestamp())
+    except ValueError:
+        return published
+
+
+def print_standings(rows: Sequence[Standing], replacement: str, format: Format | None = None) -> None:
+    """Print every order against the ranking."""
+    columns = (
+        Column("order", name=True),
+        Column("area"),
+        Column("ranking better"),
+        Column("ranking worse"),
+        Column("above random"),
+        Column("curves", drop=1),
+    )
+    cells = []
     for row in rows:
-        is_ranking = row.order == BEST
-        won, lost = ("", "") if is_ranking else (str(row.won), str(row.lost))
-        across.add_row(row.order, number(row.area), won, lost, str(row.beyond_random), str(row.curves))
-    console().print(across)
+        better, worse = ("", "") if row.order == BEST else (str(row.won), str(row.lost))
+        cells.append((row.order, number(row.area), better, worse, str(row.beyond_random), str(row.curves)))
+    print_table(Table(f"replaced by {replacement}: area under 1 - r^2 over log k", columns, cells), format)
 
 
 def print_matched(matched: Matched) -> None:
@@ -86,30 +110,46 @@ def print_matched(matched: Matched) -> None:
 
 
 def _lost(matched: Matched) -> str:
-    lost = [f"{layer} {channel}" for layer, channel in matched.lost]
-    more = f" and {len(lost) - SHOWN:,} more" if len(lost) > SHOWN else ""
-    return f"; not found again: {', '.join(lost[:SHOWN])}{more}" if lost else ""
+    lost = [f"{middle_cut(visible(layer), NAME_CELLS)} {channel}" for layer, channel in matched.lost[:SHOWN]]
+    more = f" and {len(matched.lost) - SHOWN:,} more" if len(matched.lost) > SHOWN else ""
+    return f"; not found again: {', '.join(lost)}{more}" if lost else ""
 
 
 def _agreement_table(rows: Sequence[AgreementRow], classes: ClassNames) -> Table:
-    names = ("target", "group", "layer", "channels", "Kendall", "Spearman", "overlap", "rank-biased")
+    columns = (
+        *_OF_A_RANKING,
+        Column("layer", name=True),
+        Column("channels", drop=2),
+        Column("Kendall"),
+        Column("Spearman", drop=1),
+        Column("overlap"),
+        Column("rank-biased", drop=3),
+    )
     more = f" (the first {SHOWN} of {len(rows)})" if len(rows) > SHOWN else ""
-    printed = table(f"agreement{more}", names, left=("target", "group", "layer"))
     grouped = any(row.group is not None for row in rows)
+    cells = []
     for row in rows[:SHOWN]:
-        agreed = row.agreement
+        found = row.agreement
+        values = map(number, (found.kendall, found.spearman, found.overlap, found.rbo))
         group = classes.group(row.group) if grouped else ""
-        cells = (number(value) for value in (agreed.kendall, agreed.spearman, agreed.overlap, agreed.rbo))
-        printed.add_row(classes.target(row.target), group, row.layer or "all", str(agreed.channels), *cells)
-    return printed
+        cells.append([classes.target(row.target), group, row.layer or "all", str(found.channels), *values])
+    return _titled(f"agreement{more}", columns, cells)
 
 
 def _moved_table(rows: Sequence[dict[str, Any]], classes: ClassNames) -> Table:
-    names = ("target", "group", "layer", "channel", "movement", "rank", "score", "interval", "q")
+    columns = (
+        *_OF_A_RANKING,
+        Column("layer", name=True),
+        Column("channel"),
+        Column("movement", name=True, drop=1),
+        Column("rank"),
+        Column("score"),
+        Column("95 % intervals", drop=3),
+        Column("q", drop=2),
+    )
     more = f" (the surest {SHOWN} of {len(rows):,})" if len(rows) > SHOWN else ""
-    printed = table(f"moved{more}", names, left=("target", "group", "layer", "movement"))
-    for row in rows[:SHOWN]:
-        printed.add_row(
+    cells = [
+        [
             classes.target(row["target"]),
             "" if row["group"] is None else classes.group(row["group"]),
             row["layer"],
@@ -119,10 +159,23 @@ def _moved_table(rows: Sequence[dict[str, Any]], classes: ClassNames) -> Table:
             f"{number(row['score_a']) or '-'} -> {number(row['score_b']) or '-'}",
             f"{_span(row, 'a')} -> {_span(row, 'b')}",
             f"{row['q_value']:.1g}",
-        )
-    return printed
+        ]
+        for row in rows[:SHOWN]
+    ]
+    return _titled(f"moved{more}", columns, cells)
+
+
+_OF_A_RANKING = (Column("target", name=True), Column("group", name=True))
+
+
+def _titled(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose first columns are those of a ranking: in the title where all rows are of one target or group."""
+    single = [index for index in range(len(_OF_A_RANKING)) if len({row[index] for row in rows}) == 1]
+    names = [f"{columns[index].heading} {rows[0][index]}" for index in single if rows[0][index]]
+    kept = [index for index in range(len(columns)) if index not in single]
+    rows = [[row[index] for index in kept] for row in rows]
+    return Table(", ".join([title, *names]), [columns[index] for index in kept], rows)
 
 
 def _span(row: dict[str, Any], side: str) -> str:
-    low, high = row[f"score_low_{side}"], row[f"score_high_{side}"]
-    return "-" if low is None else f"{low:.3f}-{high:.3f}"
+    return interval(row[f"score_low_{side}"], row[f"score_high_{side}"]) or "-"

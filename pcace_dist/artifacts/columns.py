@@ -56,6 +56,7 @@ FILES = {
     "ledger/*.json": "what has happened, a numbered record each; `done` has the digests of the published files",
     "attempts/*/*": "what workers have accumulated, one folder for each flush; resuming and `extend` read them",
     "codes/index.json": "with `statistics.keep_codes`: which files in attempts/ hold the codes",
+    "data/*.parquet": "only where dataset.path is a folder of images or a CSV: the list of its images",
     "lease.json": "who holds the run, while somebody does",
 }
 """Files of a run below its output, and what they are for."""

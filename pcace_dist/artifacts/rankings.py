@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 
 from pcace_dist.artifacts.columns import KEYS, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
-from pcace_dist.datasets.groups import name_of, rows_of
+from pcace_dist.config.choice import short
 
 if TYPE_CHECKING:
     from pcace_dist.artifacts.block_scores import BlockScores
+    from pcace_dist.artifacts.reading.class_names import ClassNames
+    from pcace_dist.config.sections import Statistics
     from pcace_dist.statistics.effects.scores import EffectScores
     from pcace_dist.statistics.plan import Plan
     from pcace_dist.statistics.ranks import Ranks
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pcace_dist.storage.store import Sink
 
 RANKINGS = "rankings.parquet"
+NAMED = 10  # groups that are named of those without a ranking
+TOO_FEW = "too_few_images"  # the status of a channel without a rank (statistics.score.TOO_FEW_IMAGES)
 RANKED = "ok"  # the status of a channel with a rank (statistics.score.OK)
 
 ROW_GROUP_ROWS = 8192
@@ -161,42 +165,41 @@ def publish_rankings(sink: Sink, rankings: pa.Table) -> None:
     sink.put(RANKINGS, parquet_bytes(rankings, row_group_rows=ROW_GROUP_ROWS))
 
 
-def select_rows(schema: pa.Schema, conditions: dict[str, object]) -> pc.Expression | bool | None:
-    """A filter for the columns that must have these values, in the columns' own types.
+def best_of(table: pa.Table, top: int | None, *, by: str = "rank") -> pa.Table:
+    """The first `top` rows of every target and group, best first; the table itself where `top` is None.
 
-    None in `conditions` is no condition. Returns None where all rows match, False where no row can match.
+    by: the column of ranks. Rows without a rank are left out.
     """
-    selected = None
-    for column, value in conditions.items():
-        if value is None:
-            continue
-        clause = rows_of(column, value, schema.field(column).type) if column == "group" else pc.field(column) == value
-        if clause is None:
-            return False
-        selected = clause if selected is None else selected & clause
-    return selected
-
-
-def best_of(table: pa.Table, top: int | None, *, within_layer: bool) -> pa.Table:
-    """The first `top` channels by rank of every target and group, best first; the table itself where `top` is None.
-
-    within_layer: rank within the layer; else over all layers.
-    """
-    rank = "layer_rank" if within_layer else "rank"
     if top is None:
         return table
-    table = table.filter(pc.less_equal(pc.field(rank), top))
-    order = pa.array(range(len(table)))
-    keys = table.select(["target", "group"]).to_pylist()
-    ranking_index = {key: index for index, key in enumerate(dict.fromkeys(map(_group_key, keys)))}
-    block = pa.array([ranking_index[_group_key(key)] for key in keys], pa.int64())
-    ranked = table.append_column("_block", block).append_column("_order", order)
-    ranked = ranked.sort_by([("_block", "ascending"), (rank, "ascending"), ("_order", "ascending")])
-    return ranked.drop_columns(["_block", "_order"])
+    table = table.filter(pc.is_valid(pc.field(by)))
+    block = _ranking_numbers(table)
+    order = np.lexsort((table[by].to_numpy(), block))
+    place = np.arange(len(order)) - np.searchsorted(block[order], block[order])
+    return table.take(pa.array(order[place < top]))
 
 
-def _group_key(key: dict[str, Any]) -> tuple[str, str]:
-    return str(key["target"]), name_of(key["group"])
+def _ranking_numbers(table: pa.Table) -> np.ndarray:
+    """The number of each row's target and group, in the order of their first rows."""
+    targets, groups = (
+        pc.dictionary_encode(table[name].combine_chunks(), null_encoding="encode").indices.to_numpy()
+        for name in ("target", "group")
+    )
+    keys = targets.astype(np.int64) * (groups.max(initial=0) + 1) + groups
+    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number]
+
+
+def enough_for(images: int, components: int, knots: int) -> str:
+    """What to do where so many images are too few for a score with these settings."""
+    from pcace_dist.statistics.score import MIN_IMAGES, required_images, settings_for  # with torch
+
+    fewer = settings_for(images, components, knots)
+    if fewer is None:
+        return f"take more images (no setting takes fewer than {MIN_IMAGES})"
+    changes = [("statistics.components", fewer[0], components), ("statistics.knots", fewer[1], knots)]
+    settings = " and ".join(f"{key}: {value}" for key, value, now in changes if value != now)
+    return f"take more images, or {settings}, which takes {required_images(*fewer)}"
 
 
 def unranked(table: pa.Table) -> pa.Table:
@@ -208,3 +211,29 @@ def unranked(table: pa.Table) -> pa.Table:
     rankings = rankings.filter(pc.equal(rankings["rank_count"], 0))
     rankings = rankings.select(["target", "group", "images_max", "status_distinct"])
     return rankings.rename_columns(["target", "group", "images", "statuses"])
+
+
+def why_unranked(table: pa.Table, names: ClassNames, settings: Statistics, *, grouped: bool) -> list[str]:
+    """Lines for people: which rankings have no ranked channel, why, and what to do. table: rows of rankings.parquet."""
+    from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
+
+    rows = unranked(table).to_pylist()
+    lines = []
+    for target in dict.fromkeys(row["target"] for row in rows):
+        reasons = [_reason(row, names, grouped) for row in rows if row["target"] == target]
+        more = f" and {len(reasons) - NAMED:,} more" if len(reasons) > NAMED else ""
+        lines.append(f"{names.target(target)}: no channel is ranked: {'; '.join(reasons[:NAMED])}{more}")
+    few = [row["images"] for row in rows if TOO_FEW in row["statuses"]]
+    if few:
+        components, knots = settings.components, settings.knots
+        lines.append(
+            f"a channel is ranked from {required_images(components, knots):,} images on (fewer where it varies in "
+            f"fewer components), in at least {MIN_FOLDS} folds: {'make larger groups, ' if grouped else ''}"
+            f"{enough_for(max(few), components, knots)}"
+        )
+    return lines
+
+
+def _reason(row: dict[str, Any], names: ClassNames, grouped: bool) -> str:
+    reason = "too few images" if TOO_FEW in row["statuses"] else "constant"
+    return (f"group {short(names.group(row['group']))} " if grouped else "") + f"({row['images']:,} images, {reason})"

@@ -7,6 +7,8 @@ no digests; its runs are read as they are.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +29,9 @@ from pcace_dist.artifacts.checked import (
     read_checked,
     read_parquet,
 )
-from pcace_dist.artifacts.rankings import RANKINGS, best_of, select_rows
+from pcace_dist.artifacts.rankings import RANKINGS, best_of
 from pcace_dist.artifacts.reading.class_names import CLASSES, ClassNames, names_of_table
+from pcace_dist.config.choice import Wanted, choose, rows_with
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.errors import JobError, UserError, require_packages
 from pcace_dist.ledger.records import RESTORE, IllegalHistory, Record
@@ -108,23 +111,26 @@ class Run:
             raise IllegalHistory(f"{self.path}/{error}") from error
 
     def ranking(
-        self, *, top: int | None = None, layer: str | None = None, group: object = None, target: str | None = None
+        self, *, top: int | None = None, layer: Wanted = None, group: Wanted = None, target: Wanted = None
     ) -> pa.Table:
         """Rows of rankings.parquet, best first within each target and group when `top` is given.
 
-        `layer`, `group` (a value, or the name of a class) and `target` select, and only the row groups that may hold
-        them are read; `top` keeps the best N channels of every target and group (ranks within the layer if a layer is
-        named). Raises UserError naming what there is when nothing matches.
+        `layer`, `group` (a value, or the name of a class) and `target` select by exact name or glob, one or a list of
+        them; only the row groups that may hold them are read. `top` keeps the best N selected channels of every target
+        and group. Raises UserError for a name that nothing has, with those that are near.
         """
         self._refuse_unfinished()
-        if group is not None or target is not None:
-            group, target = self.names.asked_group(group), self.names.asked_target(target)
         with parquet(self.storage, *self._recorded(RANKINGS)) as file:
-            selected = select_rows(pq.read_schema(file), {"layer": layer, "group": group, "target": target})
-            table = None if selected is False else pq.read_table(file, filters=selected)
-            if table is None or not len(table):
-                raise UserError(self._nothing_matches(file, layer=layer, group=group, target=target))
-            return best_of(table, top, within_layer=layer is not None)
+            wanted = {"layer": layer, "group": group, "target": target}
+            parts = [self._rows_with(file, column, names) for column, names in wanted.items() if names is not None]
+            table = pq.read_table(file, filters=functools.reduce(operator.and_, parts) if parts else None)
+            return best_of(table, top)
+
+    def _rows_with(self, file: pa.NativeFile, column: str, wanted: Wanted) -> pc.Expression:
+        """The rows of the ranking that are wanted by one column, as a filter."""
+        values = pc.unique(pq.read_table(file, columns=[column])[column])
+        chosen = choose(column, wanted, values.to_pylist(), self.names.of_column(column), where=self.path)
+        return rows_with(column, chosen, values.type)
 
     def to_pandas(self, **selection: Any) -> pd.DataFrame:
         """`ranking(...)` as a pandas DataFrame; needs the extra `pandas`."""
@@ -132,7 +138,7 @@ class Run:
         frame: pd.DataFrame = self.ranking(**selection).to_pandas()
         return frame
 
-    def across_groups(self, *, top: int | None = None, target: str | None = None) -> pa.Table:
+    def across_groups(self, *, top: int | None = None, target: Wanted = None) -> pa.Table:
         """Rows of rankings_across_groups.parquet: what all groups' rankings have in common (docs/outputs.md).
 
         With `top` the N channels of every target that are most often among a group's best. Raises UserError for a run
@@ -144,11 +150,11 @@ class Run:
         with parsing(f"{self.path}/rankings_across_groups.parquet"):
             return self._across(table, top, target)
 
-    def _across(self, table: pa.Table, top: int | None, target: str | None) -> pa.Table:
-        names = pc.unique(table["target"]).to_pylist()
-        if target is not None and target not in names:
-            raise UserError(f"{self.path}: no rows for target {target!r} (there are: {', '.join(names)})")
-        parts = [table.filter(pc.equal(table["target"], name)) for name in names if target in (None, name)]
+    def _across(self, table: pa.Table, top: int | None, target: Wanted) -> pa.Table:
+        names = choose(
+            "target", target, pc.unique(table["target"]).to_pylist(), self.names.target_names, where=self.path
+        )
+        parts = [table.filter(pc.equal(table["target"], name)) for name in names]
         often = next(name for name in table.column_names if name.startswith("groups_in_top_"))
         if top is not None:
             parts = [part.sort_by([(often, "descending"), ("mean_score", "descending")])[:top] for part in parts]
@@ -253,16 +259,6 @@ class Run:
         return UserError(
             f"{self.path}: holds no {name}; is it the output of a finished run? see `pcace status {self.path}`"
         )
-
-    def _nothing_matches(self, file: pa.NativeFile, **conditions: object) -> str:
-        parts = []
-        for column, value in conditions.items():
-            if value is not None:
-                values = pq.read_table(file, columns=[column])[column]
-                name_of = {"group": self.names.group, "target": self.names.target}.get(column, str)
-                present = ", ".join(map(name_of, pc.unique(values).to_pylist()[:20]))
-                parts.append(f"{column} {value!r} (there are: {present})")
-        return f"{self.path}: no rows for {' and '.join(parts)}"
 
 
 def open_run(path: str, *, storage: Storage | None = None) -> Run:

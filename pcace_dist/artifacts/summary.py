@@ -45,6 +45,7 @@ KEYS = {
     "workers_refused": "only where some were: workers that were not admitted, and why",
     "workers_short": "only where some were: how many workers were missing from workers.min",
     "layers_left_out": "only where images were read: layers that the globs bring and that are not ranked, and why",
+    "warnings": "only where the pilot's rows look wrong: level, what, evidence, write, figures, as of `pcace check`",
     "from_codes": "only of runs from kept codes: the run that kept them",
     "drift": "only with `extend`, where codes lie beyond the plan's knots: shares by layer, and advice",
     "stop": "only with `stop`: whether the top is settled, rows that were spared, and every check",

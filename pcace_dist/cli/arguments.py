@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+
+from pcace_dist.progress.terminal import Format
 
 
 def add_job(verb: argparse.ArgumentParser, help: str = "the job file") -> None:
@@ -16,3 +19,34 @@ def add_job(verb: argparse.ArgumentParser, help: str = "the job file") -> None:
         metavar="KEY=VALUE",
         help="override a key of the job file, the value read as YAML; may be repeated",
     )
+
+
+def add_choice(verb: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """--layer, --group and --target, as lists of names and globs, or None."""
+    choices = {"layer": "'layer4.*'", "group": "3", "target": "logit:label"}
+    for name in [name for name in choices if name not in without]:
+        verb.add_argument(
+            f"--{name}",
+            action="append",
+            metavar="NAME",
+            help=f"only this {name}: an exact name or a glob, for example {choices[name]}; may be repeated",
+        )
+
+
+def add_format(verb: argparse.ArgumentParser, records: str) -> None:
+    """--wide, --json and --csv, as `arguments.format`, else None. records: what JSON and CSV hold."""
+    format = verb.add_mutually_exclusive_group()
+    helps = {
+        Format.WIDE: "all columns and whole names, however wide the terminal is",
+        Format.JSON: f"print {records} as a JSON array, all columns",
+        Format.CSV: f"print {records} as CSV, all columns",
+    }
+    for value, help in helps.items():
+        format.add_argument(f"--{value}", dest="format", action="store_const", const=value, help=help)
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: is not a whole number from 1")
+    return int(text)

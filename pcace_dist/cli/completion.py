@@ -7,6 +7,8 @@ that its answers are never older than the command.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from pcace_dist.cli.parser import AddVerb, Parser
 
@@ -41,9 +43,29 @@ def answer(parser: Parser) -> None:
         "RUN": DirectoriesCompleter(),
         "RUN_A": DirectoriesCompleter(),
         "RUN_B": DirectoriesCompleter(),
+        "KEY=VALUE": _settings,
     }
     for verb in parser.verbs().values():
         for action in verb._actions:  # argparse has no public list of them
             if action.metavar in by_metavar:
                 vars(action)["completer"] = by_metavar[action.metavar]  # where argcomplete looks for it
     argcomplete.autocomplete(parser)
+
+
+def _settings(prefix: str, **_further: object) -> list[str]:
+    """What may follow --set: the job file's keys, and after `=` the values of those that have few."""
+    from pcace_dist.config.schema import job_keys, job_schema
+
+    schema = job_schema()
+    name, separator, _ = prefix.partition("=")
+    if not separator:
+        return [f"{key}=" for key, node in job_keys(schema) if "$ref" not in node]
+    return [f"{name}={value}" for value in _few_values(dict(job_keys(schema)).get(name, {}))]
+
+
+def _few_values(node: Mapping[str, Any]) -> list[str]:
+    """The values of a key that has few; empty for numbers and free text."""
+    if "anyOf" in node:
+        return [value for choice in node["anyOf"] for value in _few_values(choice)]
+    values = node.get("enum", [node["const"]] if "const" in node else [])
+    return ["true", "false"] if node.get("type") == "boolean" else [value for value in values if isinstance(value, str)]

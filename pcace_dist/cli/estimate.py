@@ -7,7 +7,7 @@ import argparse
 from pcace_dist.cli.arguments import add_job
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress import logs
-from pcace_dist.progress.terminal import tell
+from pcace_dist.progress.terminal import tell, terminal_width
 
 
 def add_verb(add: AddVerb) -> None:
@@ -83,5 +83,5 @@ def _estimate(arguments: argparse.Namespace) -> int:
 
         tell(json.dumps(found, indent=2))
     else:
-        tell(describe(found))
+        tell(describe(found, terminal_width()))
     return 0

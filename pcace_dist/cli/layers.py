@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.errors import JobError
-from pcace_dist.progress.terminal import WIDE, tell
+from pcace_dist.progress.terminal import tell, terminal_width
 
 if TYPE_CHECKING:
     from pcace_dist.commands.layers import Listing
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from pcace_dist.models.listing.tokens import Transformer
 
 JOB_FILES = (".yaml", ".yml", ".json")
+IN_FILES = 160  # columns where stdout is no terminal
 WIDE_ENOUGH = 100  # columns for a table with all words written out
 COLUMNS = ("type", "n", "channels", "map", "axes", "parameters", "taken by")
 NARROW = ("type", "n", "chan.", "map", "axes", "param.", "taken")
@@ -117,7 +116,7 @@ def _told(listing: Listing) -> Iterator[str]:
 
 
 def _width() -> int:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
+    return terminal_width() or IN_FILES
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -12,16 +12,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import completion, estimate, layers, pack, runs
-from pcace_dist.cli.arguments import add_job
+from pcace_dist.cli import check, completion, estimate, layers, pack, runs, schema
+from pcace_dist.cli.arguments import add_choice, add_format, add_job, count
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
 from pcace_dist.progress import logs, terminal
-from pcace_dist.progress.terminal import tell
+from pcace_dist.progress.terminal import Format, tell
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pcace_dist.artifacts.reading.class_names import ClassNames
     from pcace_dist.artifacts.run import Run
     from pcace_dist.config.job import Job
+
+RANKINGS_SHOWN = 10  # at the end of `pcace rank`; `pcace show` shows all that are asked for
 
 WELCOME = """\
 pcace ranks the channels of a vision model's layers by how much their maps tell
@@ -92,6 +97,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"pcace {__version__}")
     add = verb_adder(parser.add_subparsers(dest="verb", metavar="VERB", required=True))
     _add_rank(add)
+    check.add_verb(add)
     pack.add_verb(add)
     _add_show(add)
     _add_status(add)
@@ -99,6 +105,7 @@ def build_parser() -> Parser:
     estimate.add_verb(add)
     layers.add_verb(add)
     _add_report(add)
+    schema.add_verb(add)
     completion.add_verb(add)
     return parser
 
@@ -128,7 +135,7 @@ def _add_rank(add: AddVerb) -> None:
         help="process units again whose row groups were set aside as unreadable, also in a finished run: version 0.1.0 "
         "did this while storage was away",
     )
-    verb.add_argument("--top", type=int, default=10, help="channels to print at the end (default 10)")
+    verb.add_argument("--top", type=count, default=10, metavar="N", help="channels to print at the end (default 10)")
     verb.set_defaults(run=_rank)
 
 
@@ -157,7 +164,8 @@ def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
     from pcace_dist.datasets.paths import first_names
 
     summary = run.summary
-    _print_rankings(run, job, top)
+    options: dict[str, Any] = {"most": RANKINGS_SHOWN, "all_columns": f"pcace show {run.path} --wide"}
+    _print_rankings(run.ranking(), run.names, job, top, **options)
     if is_new:
         _print_time(summary)
     else:
@@ -202,46 +210,60 @@ def _workers(summary: Mapping[str, Any]) -> str:
 def _add_show(add: AddVerb) -> None:
     verb = add("show", "print a ranking", "pcace show runs/mnist --top 5 --group 3 --layer conv2")
     verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
-    verb.add_argument("--top", type=int, default=20, metavar="N", help="channels of each target and group (default 20)")
-    verb.add_argument("--layer", help="only this layer")
-    verb.add_argument("--group", help="only this group")
-    verb.add_argument("--target", help="only this target, for example logit:label")
+    verb.add_argument(
+        "--top", type=count, default=20, metavar="N", help="channels of each target and group (default 20)"
+    )
+    add_choice(verb)
+    verb.add_argument(
+        "--by",
+        choices=("score", "effect"),
+        default="score",
+        help="the order: by score, what a channel tells about the output (default), or by effect, what it does to it",
+    )
     verb.add_argument(
         "--across",
         action="store_true",
         help="what the groups' rankings have in common: in how many groups a channel is among the top ones",
     )
+    add_format(verb, "the rows of rankings.parquet")
     verb.set_defaults(run=_show)
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from pcace_dist.artifacts.rankings import why_unranked
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.cli.tables import print_across_groups
 
     run = open_run(arguments.path)
     if arguments.across:
-        target = run.names.asked_target(arguments.target)
-        print_across_groups(run.across_groups(top=arguments.top, target=target), run.names)
+        across = run.across_groups(top=arguments.top, target=arguments.target)
+        print_across_groups(across, run.names, arguments.format)
+        if arguments.format in (None, Format.WIDE) and not any(across["groups"].to_pylist()):
+            everything = run.ranking(target=arguments.target)
+            for line in why_unranked(everything, run.names, run.job.statistics, grouped=True):
+                tell(line)
         return 0
-    _print_rankings(run, run.job, arguments.top, layer=arguments.layer, group=arguments.group, target=arguments.target)
+    ranking = run.ranking(layer=arguments.layer, group=arguments.group, target=arguments.target)
+    _print_rankings(ranking, run.names, run.job, arguments.top, by=arguments.by, format=arguments.format)
     return 0
 
 
 def _print_rankings(
-    run: Run, job: Job, top: int, *, layer: str | None = None, group: str | None = None, target: str | None = None
+    ranking: pa.Table, names: ClassNames, job: Job, top: int, *, by: str = "score", **options: Any
 ) -> None:
-    """Print the best channels, and the groups that have no ranking."""
-    from pcace_dist.artifacts.rankings import best_of, unranked
-    from pcace_dist.cli.tables import print_ranking, print_unranked
+    """Print the best channels, and the groups that have no ranking. options: of `print_ranking`."""
+    from pcace_dist.artifacts.rankings import best_of, why_unranked
+    from pcace_dist.cli.tables import print_ranking
+    from pcace_dist.errors import UserError
 
-    ranking, grouped = run.ranking(layer=layer, group=group, target=target), job.group_by is not None
-    print_ranking(best_of(ranking, top, within_layer=layer is not None), run.names, grouped=grouped)
-    unranked_rows = unranked(ranking)
-    if len(unranked_rows):
-        from pcace_dist.statistics.score import MIN_FOLDS, required_images  # with torch
-
-        needed = required_images(job.statistics.components, job.statistics.knots)
-        print_unranked(unranked_rows, run.names, grouped=grouped, needed=needed, folds=MIN_FOLDS)
+    grouped, layers = job.group_by is not None, ranking["layer"].unique().to_pylist()
+    rank = "rank" if by == "score" else "effect_rank"
+    if rank not in ranking.column_names or (by == "effect" and ranking[rank].null_count == len(ranking)):
+        raise UserError(f"{job.output}: has no effects to rank by; use --by score")
+    print_ranking(best_of(ranking, top, by=rank), names, grouped=grouped, by=by, layers=layers, **options)
+    if options.get("format") in (None, Format.WIDE):
+        for line in why_unranked(ranking, names, job.statistics, grouped=grouped):
+            tell(line)
 
 
 def _add_status(add: AddVerb) -> None:
@@ -271,12 +293,13 @@ def _add_report(add: AddVerb) -> None:
     verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
     verb.add_argument(
         "--top",
-        type=_positive,
+        type=count,
         metavar="N",
         help="channels with pictures: the N best and N worst of each layer (default: 3 to 16, by the number of layers)",
     )
-    verb.add_argument("--layers", type=_names, metavar="NAMES", help="only these layers; names or globs, by comma")
-    verb.add_argument("--groups", type=_names, metavar="NAMES", help="only these groups, by comma (default: as fit)")
+    add_choice(verb, without=("target",))
+    verb.add_argument("--layers", type=_names, metavar="NAMES", help="the same as --layer, by comma")
+    verb.add_argument("--groups", type=_names, metavar="NAMES", help="the same as --group, by comma")
     verb.add_argument("--no-synthesis", action="store_true", help="compute no images that excite the channels (faster)")
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default: a GPU if there is one)")
     verb.add_argument("--against", metavar="RUN_B", help="a second run, for a comparison view")
@@ -284,26 +307,26 @@ def _add_report(add: AddVerb) -> None:
     verb.set_defaults(run=_report)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: is not a whole number from 1")
-    return int(text)
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _both(repeated: Sequence[str] | None, by_comma: Sequence[str] | None) -> tuple[str, ...] | None:
+    return (*(repeated or ()), *(by_comma or ())) or None
+
+
 def _report(arguments: argparse.Namespace) -> int:
+    from pcace_dist.config.lasting import refuse_rays_copy
     from pcace_dist.report.build import build_report
     from pcace_dist.report.options import ReportOptions
 
+    refuse_rays_copy("--output", arguments.output or arguments.path)
     report = build_report(
         arguments.path.rstrip("/"),
         ReportOptions(
             top=arguments.top,
-            layers=arguments.layers,
-            groups=arguments.groups,
+            layers=_both(arguments.layer, arguments.layers),
+            groups=_both(arguments.group, arguments.groups),
             synthesis=not arguments.no_synthesis,
             device=arguments.device,
             against=arguments.against,

@@ -131,8 +131,10 @@ def _workers(text: str) -> int:
 
 def _pack(arguments: argparse.Namespace) -> int:
     from pcace_dist.cli.tables import PackProgress
+    from pcace_dist.config.lasting import refuse_rays_copy
     from pcace_dist.packing.pack import begin, limits_of, run_here
 
+    refuse_rays_copy("DEST", arguments.dest)
     with _terminable():
         packing = begin(
             arguments.source,

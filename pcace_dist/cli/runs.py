@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pcace_dist.cli.arguments import add_job
+from pcace_dist.cli.arguments import add_choice, add_format, add_job, count
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress import logs
-from pcace_dist.progress.terminal import tell
+from pcace_dist.progress.terminal import Format, tell
 
 if TYPE_CHECKING:
     from pcace_dist.analysis.compare import Comparison
@@ -37,7 +38,7 @@ def _add_compare(add: AddVerb) -> None:
     )
     verb.add_argument("one", metavar="RUN_A", help="the earlier run, local or s3://")
     verb.add_argument("other", metavar="RUN_B", help="the later run")
-    _add_selection(verb)
+    add_choice(verb)
     add_judgement(verb)
     verb.add_argument(
         "--across-data",
@@ -52,18 +53,13 @@ def _add_compare(add: AddVerb) -> None:
     verb.add_argument(
         "--output", metavar="DIR", help="folder for comparison.json and comparison.parquet (default: RUN_B)"
     )
+    add_format(verb, "the channels with their scores in both runs")
     verb.set_defaults(run=_compare)
-
-
-def _add_selection(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--layer", help="only this layer")
-    verb.add_argument("--group", help="only this group")
-    verb.add_argument("--target", help="only this target, for example logit:label")
 
 
 def add_judgement(verb: argparse.ArgumentParser) -> None:
     """Add the arguments that define movement and drift."""
-    verb.add_argument("--top", type=_count, default=20, metavar="K", help="ranks of the top-K overlap (default 20)")
+    verb.add_argument("--top", type=count, default=20, metavar="K", help="ranks of the top-K overlap (default 20)")
     verb.add_argument(
         "--level", type=_share, default=0.05, help="false discovery rate of the channels that moved (default 0.05)"
     )
@@ -90,20 +86,28 @@ def _compare(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.publish import write_comparison
     from pcace_dist.analysis.thresholds import drift
     from pcace_dist.artifacts.run import open_run
+    from pcace_dist.config.lasting import refuse_rays_copy
     from pcace_dist.errors import UserError
+    from pcace_dist.progress.table import print_records
 
+    refuse_rays_copy("--output", arguments.output or arguments.other)
     earlier, later = open_run(arguments.one), open_run(arguments.other)
     names = ("top", "level", "tolerance", "layer", "group", "target", "across_data")
     comparison = compare_runs(earlier, later, ComparisonSettings(**{name: getattr(arguments, name) for name in names}))
     if comparison.verdict == "not comparable":
         raise UserError(f"not comparable: {'; '.join(comparison.reasons)}")
-    print_comparison(comparison)
+    as_records = arguments.format in (Format.JSON, Format.CSV)
+    if as_records:
+        print_records(comparison.channels.to_pylist(), arguments.format)
+    else:
+        print_comparison(comparison, arguments.format)
     matched = compare_matched(earlier, later, comparison) if arguments.match else None
-    if matched is not None:
+    if matched is not None and not as_records:
         print_matched(matched)
     folder = (arguments.output or later.path).rstrip("/")
     write_comparison(comparison, folder, later.storage, matched)
-    tell(f"\ncomparison: {folder}/comparison.json   {folder}/comparison.parquet")
+    if not as_records:
+        tell(f"\ncomparison: {folder}/comparison.json   {folder}/comparison.parquet")
     return report_drift(arguments.verb, drift(comparison, thresholds_of(arguments)))
 
 
@@ -131,8 +135,8 @@ def _add_evaluate(add: AddVerb) -> None:
         help="measure effects on this data set (same columns); default: hold out a quarter of the run's folds, and "
         "rank again without them",
     )
-    verb.add_argument("--images", type=_count, default=4000, metavar="N", help="images to read (default 4000)")
-    verb.add_argument("--draws", type=_count, default=20, metavar="N", help="random orders (default 20)")
+    verb.add_argument("--images", type=count, default=4000, metavar="N", help="images to read (default 4000)")
+    verb.add_argument("--draws", type=count, default=20, metavar="N", help="random orders (default 20)")
     verb.add_argument(
         "--replace",
         type=_replacements,
@@ -140,9 +144,7 @@ def _add_evaluate(add: AddVerb) -> None:
         metavar="HOW",
         help="what replaces a channel: mean, zero, bias (where a batch norm follows); default all: mean,zero,bias",
     )
-    verb.add_argument("--layer", action="append", help="only this layer; may be repeated")
-    verb.add_argument("--group", help="only this group")
-    verb.add_argument("--target", help="only this target")
+    add_choice(verb)
     verb.add_argument(
         "--watch",
         "--effect",  # its name in version 0.1
@@ -151,6 +153,7 @@ def _add_evaluate(add: AddVerb) -> None:
         help="what to watch of the model's outputs instead of the run's target, for example output:0 or margin:label",
     )
     verb.add_argument("--output", metavar="DIR", help="folder for evaluation.json, .parquet and .svg (default: RUN)")
+    add_format(verb, "how every order does against the ranking")
     verb.set_defaults(run=_evaluate)
 
 
@@ -159,19 +162,28 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.curves import standings
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.commands.evaluate import EvaluationSettings, evaluate, write_evaluation
+    from pcace_dist.config.lasting import refuse_rays_copy
+    from pcace_dist.progress.table import print_records
 
+    refuse_rays_copy("--output", arguments.output or arguments.path)
     run = open_run(arguments.path)
-    layers = None if arguments.layer is None else tuple(arguments.layer)
     names = ("data", "images", "draws", "target", "group", "watch")
     options = {name: getattr(arguments, name) for name in names}
-    evaluation = evaluate(run, EvaluationSettings(layers=layers, replacements=arguments.replace, **options))
-    for name in evaluation.replacements:
-        print_standings(list(standings(evaluation.curves, name)), name)
+    evaluation = evaluate(run, EvaluationSettings(layers=arguments.layer, replacements=arguments.replace, **options))
+    by_replacement = {name: list(standings(evaluation.curves, name)) for name in evaluation.replacements}
+    as_records = arguments.format in (Format.JSON, Format.CSV)
+    if as_records:
+        records = [{"replacement": name} | asdict(row) for name, rows in by_replacement.items() for row in rows]
+        print_records(records, arguments.format)
+    else:
+        for name, rows in by_replacement.items():
+            print_standings(rows, name, arguments.format)
     for line in evaluation.left_out:
         logs.say(f"left out: {line}", level=logging.WARNING)
     folder = (arguments.output or run.path).rstrip("/")
     write_evaluation(evaluation, folder, run)
-    tell(f"\nevaluation: {folder}/evaluation.json   curves: {folder}/evaluation.parquet, evaluation-*.svg")
+    if not as_records:
+        tell(f"\nevaluation: {folder}/evaluation.json   curves: {folder}/evaluation.parquet, evaluation-*.svg")
     return 0
 
 
@@ -187,7 +199,7 @@ def _add_rerank(add: AddVerb) -> None:
     add_job(verb, "the job file; `output` is the folder of the schedule")
     verb.add_argument("--take-over", action="store_true", help="take the schedule over from a tick that seems active")
     verb.add_argument("--no-report", action="store_true", help="do not write report.html of the new run")
-    verb.add_argument("--keep", type=_count, default=10, metavar="N", help="published runs to keep (default 10)")
+    verb.add_argument("--keep", type=count, default=10, metavar="N", help="published runs to keep (default 10)")
     verb.add_argument(
         "--no-extend",
         action="store_true",
@@ -243,14 +255,20 @@ def _print_tick(comparison: Comparison) -> None:
 def _add_history(add: AddVerb) -> None:
     verb = add("history", "the runs that a schedule has published, in order", "pcace history runs/weekly")
     verb.add_argument("path", metavar="OUTPUT", help="the output of `pcace rerank`, local or s3://")
+    add_format(verb, "the runs")
     verb.set_defaults(run=_history)
 
 
 def _history(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.console import print_history
     from pcace_dist.analysis.history import read_history
+    from pcace_dist.progress.table import print_records
 
-    print_history(read_history(arguments.path))
+    history = read_history(arguments.path)
+    if arguments.format in (Format.JSON, Format.CSV):
+        print_records([asdict(entry) for entry in history.entries], arguments.format)
+    else:
+        print_history(history, arguments.format)
     return 0
 
 
@@ -292,10 +310,6 @@ def _checked(text: str, parse: Callable[[str], Any], is_valid: Callable[[Any], b
     if not is_valid(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not {requirement}")
     return value
-
-
-def _count(text: str) -> int:
-    return int(_checked(text, int, lambda value: bool(value >= 1), "a whole number from 1"))
 
 
 def _share(text: str) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -12,69 +13,124 @@ from rich.progress import TimeRemainingColumn
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress import terminal
 from pcace_dist.progress.bar import StageBar
-
-UNRANKED_SHOWN = 10  # so many groups without a ranking are named
-RANKING = (
-    "rank",
-    "95 % of ranks",
-    "layer",
-    "channel",
-    "score",
-    "95 % interval",
-    "first component",
-    "pearson",
-    "images",
-    "status",
+from pcace_dist.progress.table import (
+    Column,
+    Table,
+    interval,
+    number,
+    print_records,
+    print_table,
 )
+from pcace_dist.progress.terminal import Format
+
+WIDE_ONLY = ("layer_rank", "score_first_component", "pearson", "mean_activation", "weight_norm", "clamped", "status")
+
+TELLS_AND_DOES = """
+tells: the score, what a channel tells about the output (0 to 1)
+does:  the effect, its share of what the model makes the output of; may be negative"""
+
+Row = dict[str, Any]
 
 
-def print_ranking(ranking: pa.Table, names: ClassNames, *, grouped: bool) -> None:
-    """Print ranked rows, one table for each target and group. names: of the run's classes."""
-    console = terminal.console()
-    for title, rows in _by_target_and_group(ranking, names, grouped):
-        table = terminal.table(title, RANKING, left=("layer", "status"))
-        for row in rows:
-            table.add_row(*_cells(row))
-        console.print(table)
+def print_ranking(
+    ranking: pa.Table,
+    names: ClassNames,
+    *,
+    grouped: bool,
+    by: str = "score",
+    layers: Sequence[str] = (),
+    format: Format | None = None,
+    most: int | None = None,
+    all_columns: str = "--wide",
+) -> None:
+    """Print ranked rows, one table for each target and group, at most `most` of them.
+
+    names: of the run's classes. by: score or effect, which the rows are in the order of. layers: all of the run.
+    all_columns: see `Table`.
+    """
+    if format in (Format.JSON, Format.CSV):
+        print_records(ranking.to_pylist(), format)
+        return
+    tables = list(_by_target_and_group(ranking, names, grouped))
+    for title, rows in tables[:most]:
+        print_table(_ranking_table(title, rows, by, layers, all_columns), format)
+    if any(_has_effects(rows) for _, rows in tables[:most]):
+        terminal.tell(TELLS_AND_DOES)
+    if len(tables) > len(tables[:most]):
+        terminal.tell(f"\n{len(tables):,} rankings in all; see the others with `pcace show --group NAME`")
 
 
-def print_across_groups(table: pa.Table, classes: ClassNames) -> None:
+def _ranking_table(title: str, rows: Sequence[Row], by: str, layers: Sequence[str], more: str) -> Table:
+    """Columns: rank, layer, channel, score and effect, each with its 95 % interval; images where they are not the
+    same in all rows. The interval of the value that the rows are not ordered by goes first where there is no room."""
+    same_images = len({row["images"] for row in rows}) == 1
+    with_effects = _has_effects(rows)
+    rank = "rank" if by == "score" else "effect_rank"
+    less, least = (2, 4) if by == "score" else (4, 2)
+    columns: list[tuple[Column, Callable[[Row], str]]] = [
+        (Column("rank"), lambda row: str(row[rank])),
+        (Column("95 %", drop=1, meaning="95 % of the rank"), partial(_rank_interval, rank)),
+        (Column("layer", name=True, among=layers), lambda row: row["layer"]),
+        (Column("channel"), lambda row: str(row["channel"])),
+        (Column("tells" if with_effects else "score"), lambda row: number(row["score"])),
+        (Column("95 %", drop=less, meaning="95 % of the score"), _score_interval),
+    ]
+    if with_effects:
+        columns += [
+            (Column("does"), lambda row: number(row["effect"])),
+            (Column("95 %", drop=least, meaning="95 % of the effect"), _effect_interval),
+        ]
+    if not same_images:
+        columns.append((Column("images", drop=3), lambda row: f"{row['images']:,}"))
+    columns += [
+        (Column(name.removeprefix("score_").replace("_", " "), wide=True), partial(_cell_of, name))
+        for name in WIDE_ONLY
+    ]
+    title += ", by effect" if by == "effect" else ""
+    title += f" ({rows[0]['images']:,} images)" if same_images else ""
+    return Table(title, [column for column, _ in columns], [[show(row) for _, show in columns] for row in rows], more)
+
+
+def _has_effects(rows: Iterable[Row]) -> bool:
+    return any(row.get("effect") is not None for row in rows)
+
+
+def _rank_interval(rank: str, row: Row) -> str:
+    return interval(row[f"{rank}_low"], row[f"{rank}_high"], 0)
+
+
+def _score_interval(row: Row) -> str:
+    return interval(row["score_low"], row["score_high"])
+
+
+def _effect_interval(row: Row) -> str:
+    return interval(row["effect_low"], row["effect_high"], between=" to ")
+
+
+def _cell_of(name: str, row: Row) -> str:
+    return cell(row.get(name))
+
+
+def print_across_groups(table: pa.Table, classes: ClassNames, format: Format | None = None) -> None:
     """Print rows of rankings_across_groups.parquet, one table for each target."""
-    console = terminal.console()
+    if format in (Format.JSON, Format.CSV):
+        print_records(table.to_pylist(), format)
+        return
     names = [name for name in table.column_names if name != "target"]
     for target in dict.fromkeys(table["target"].to_pylist()):
-        title = f"{classes.target(target)}, over all groups"
-        across = terminal.table(title, [name.replace("_", " ") for name in names], left=("layer",))
-        for row in table.to_pylist():
-            if row["target"] == target:
-                across.add_row(*(_cell(row[name]) for name in names))
-        console.print(across)
+        rows = [[cell(row[name]) for name in names] for row in table.to_pylist() if row["target"] == target]
+        columns = [
+            Column(name.replace("_", " "), name=name == "layer", drop=0 if place < 4 else place)
+            for place, name in enumerate(names)
+        ]
+        print_table(Table(f"{classes.target(target)}, over all groups", columns, rows), format)
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def print_unranked(unranked: pa.Table, names: ClassNames, *, grouped: bool, needed: int, folds: int) -> None:
-    """Print the groups in which no channel is ranked, and why. needed, folds: images and folds that a score needs."""
-    rows = unranked.to_pylist()
-    for target in dict.fromkeys(row["target"] for row in rows):
-        of_target = [row for row in rows if row["target"] == target]
-        reasons = [_why_unranked(row, names, grouped) for row in of_target[:UNRANKED_SHOWN]]
-        more = f" and {len(of_target) - UNRANKED_SHOWN:,} more" if len(of_target) > UNRANKED_SHOWN else ""
-        terminal.tell(f"{names.target(target)}: no channel is ranked: {'; '.join(reasons)}{more}")
-    if any("too_few_images" in row["statuses"] for row in rows):
-        terminal.tell(
-            f"a channel is ranked from {needed:,} images on (fewer where it varies in fewer components), in at least "
-            f"{folds} folds: use more images, larger groups, or fewer statistics.components or knots"
-        )
-
-
-def _why_unranked(row: dict[str, Any], names: ClassNames, grouped: bool) -> str:
-    reason = "too few images" if "too_few_images" in row["statuses"] else "constant"
-    return (f"group {names.group(row['group'])} " if grouped else "") + f"({row['images']:,} images, {reason})"
+def cell(value: Any) -> str:
+    """A value of a table, as text."""
+    if isinstance(value, float):
+        return number(value)
+    return "" if value is None else str(value)
 
 
 def _by_target_and_group(
@@ -85,27 +141,6 @@ def _by_target_and_group(
         blocks.setdefault((names.target(row["target"]), names.group(row["group"])), []).append(row)
     for (target, group), rows in blocks.items():
         yield f"{target}" + (f", group {group}" if grouped else ""), rows
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    def number(value: float | None, digits: int = 3) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
-
-    span = "" if row["rank_low"] is None else f"{row['rank_low']}-{row['rank_high']}"
-    interval = "" if row["score_low"] is None else f"{row['score_low']:.3f}-{row['score_high']:.3f}"
-    rank = "" if row["rank"] is None else str(row["rank"])
-    return [
-        rank,
-        span,
-        row["layer"],
-        str(row["channel"]),
-        number(row["score"]),
-        interval,
-        number(row["score_first_component"]),
-        number(row["pearson"]),
-        f"{row['images']:,}",
-        row["status"],
-    ]
 
 
 class PackProgress:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pcace_dist.datasets.loader import PILOT_BYTES
 from pcace_dist.progress.display import duration
+from pcace_dist.progress.table import Column, Table, lines_of
 from pcace_dist.statistics.group_accumulator import WAITING_SHARE
 from pcace_dist.worker.attempt_buffer import FLUSH_PAUSE, FLUSH_SHARE
 from pcace_dist.worker.memory import size_text
@@ -141,11 +142,11 @@ def suggest(load: Workload, took: Timings, cores: float) -> dict[str, int]:
     return {"workers": workers, "cpus": max(1, math.ceil(took.row.processor / model - 0.05))}  # 5 % are no core
 
 
-def describe(found: Mapping[str, Any]) -> str:
-    """What there is, what a worker needs, what it will take; `found` is what `measure.estimate` returns."""
-    memory, row, here, best = found["memory"], found["timings"]["row"], found["here"], found["suggested"]
+def describe(found: Mapping[str, Any], width: int | None = None) -> str:
+    """What there is, what a worker needs, what it will take; `found` is what `measure.estimate` returns. width: of the
+    terminal, in cells."""
+    memory, row, best = found["memory"], found["timings"]["row"], found["suggested"]
     stages = ", ".join(f"{name} {1000 * seconds:.3g}" for name, seconds in found["timings"]["stages"].items())
-    head = "".join(f"  {stage.partition('_')[0]:>7}" for stage in STAGES)
     lines = [
         f"images:     {_count(found, 'images')} in {_count(found, 'files')}, {size_text(found['bytes'])} to read, "
         f"{_count(found, 'units')} of work",
@@ -154,9 +155,7 @@ def describe(found: Mapping[str, Any]) -> str:
         f"a worker:   {size_text(memory['worker'])} at most; process and model {size_text(memory['process'])}",
         f"timed here: {1000 * row['clock']:.3g} ms an image on {found['device']}, batch {found['batch']} ({stages})",
         "",
-        f"{'workers':>16}  {'time':>8}{head}  {'read':>9}  {'written':>9}  price",
-        _row(f"{here['workers']} on this machine", here),
-        *(_row(f"{one['workers']}", one) for one in found["predictions"]),
+        *lines_of(_predictions(found), width),
         "",
         f"suggested:  workers: {{max: {best['workers']}, cpus: {best['cpus']}, memory: {size_text(best['memory'])}}}",
         *(f"note:       {note}" for note in found["notes"]),
@@ -164,11 +163,19 @@ def describe(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, one: Mapping[str, Any]) -> str:
-    stages = "".join(f"  {duration(one[stage]):>7}" for stage in STAGES)
-    traffic = f"{size_text(one['bytes_read']):>9}  {size_text(one['bytes_written']):>9}"
+def _predictions(found: Mapping[str, Any]) -> Table:
+    """A row for this machine and one for every number of workers."""
+    drops = {"read": 4, "written": 5} | {stage.partition("_")[0]: 3 for stage in STAGES}
+    headings = ["workers", "time", *(stage.partition("_")[0] for stage in STAGES), "read", "written", "price"]
+    rows = [_row(f"{found['here']['workers']} here", found["here"])]
+    rows += [_row(f"{prediction['workers']:,}", prediction) for prediction in found["predictions"]]
+    return Table("", [Column(heading, drop=drops.get(heading, 0)) for heading in headings], rows, all_columns="--json")
+
+
+def _row(name: str, one: Mapping[str, Any]) -> list[str]:
+    seconds = [one["seconds"], *(one[stage] for stage in STAGES)]
     price = "-" if one["price"] is None else f"{one['price']:,.2f}"
-    return f"{name:>16}  {duration(one['seconds']):>8}{stages}  {traffic}  {price}"
+    return [name, *map(duration, seconds), size_text(one["bytes_read"]), size_text(one["bytes_written"]), price]
 
 
 def _count(found: Mapping[str, Any], things: str) -> str:

@@ -35,9 +35,12 @@ from pcace_dist.analysis.curves import (
 )
 from pcace_dist.analysis.figure import curves_svg
 from pcace_dist.analysis.publish import write_json, write_parquet, write_text
+from pcace_dist.artifacts.rankings import why_unranked
 from pcace_dist.artifacts.run import Run
 from pcace_dist.commands.evaluate_on_workers import Evaluated, Evaluating, evaluating, open_evaluation
+from pcace_dist.config.choice import Wanted, choose, layer_names
 from pcace_dist.config.targets import TargetSpec
+from pcace_dist.datasets.paths import first_names
 from pcace_dist.errors import JobError
 from pcace_dist.models.ablation import BIAS, MEAN, REPLACEMENTS, ZERO, Effect
 from pcace_dist.worker.evaluator import AblationTask, Case, Profiled
@@ -46,6 +49,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 HELD_OUT_SHARE = 4  # one of so many folds is held out
 SETS_PER_TASK = 16
+NAMED = 3  # of what cannot be evaluated
 MOST_CURVES = 60  # layers x targets x groups, unless they were chosen
 BASELINES = ("weight_norm", "mean_activation", "variance", "taylor", "pearson")
 
@@ -58,9 +62,9 @@ class EvaluationSettings:
     images: int = 4000
     draws: int = 20
     replacements: tuple[str, ...] = REPLACEMENTS
-    layers: tuple[str, ...] | None = None
-    target: str | None = None
-    group: str | None = None
+    layers: Wanted = None
+    target: Wanted = None
+    group: Wanted = None
     watch: TargetSpec | None = None
 
 
@@ -114,9 +118,10 @@ def evaluate(run: Run, settings: EvaluationSettings | None = None) -> Evaluation
     evaluated = open_evaluation(
         job, run.path, data=settings.data, images=settings.images, held_out=held_out, watch=settings.watch
     )
+    _refuse_unranked(run, settings)
     published = _published(run, settings)
     cases = list(published)
-    names = _layers(evaluated, settings)
+    names = _layers(run.path, evaluated, settings)
     if len(cases) * len(names) > MOST_CURVES and not (settings.layers or settings.group or settings.target):
         raise JobError(
             f"{run.path}: has {len(names)} layers and {len(cases)} targets and groups: choose with --layer, --group "
@@ -125,6 +130,15 @@ def evaluate(run: Run, settings: EvaluationSettings | None = None) -> Evaluation
     with evaluating(evaluated) as workers:
         scores = published if settings.data is not None else _without_held_out(workers, evaluated, cases)
         return _measure(run, settings, evaluated, workers, cases, names, scores)
+
+
+def _refuse_unranked(run: Run, settings: EvaluationSettings) -> None:
+    """Raise JobError where no channel is ranked in what is asked for, before any worker is started."""
+    table = run.ranking(target=settings.target, group=settings.group)
+    if table["rank"].null_count == len(table):
+        job = run.job
+        reasons = why_unranked(table, run.names, job.statistics, grouped=job.group_by is not None)
+        raise JobError(f"{run.path}: nothing can be evaluated: {'; '.join(reasons)}")
 
 
 def write_evaluation(evaluation: Evaluation, folder: str, run: Run) -> None:
@@ -168,12 +182,9 @@ def _without_held_out(workers: Evaluating, evaluated: Evaluated, cases: Sequence
     return scores
 
 
-def _layers(evaluated: Evaluated, settings: EvaluationSettings) -> list[str]:
+def _layers(path: str, evaluated: Evaluated, settings: EvaluationSettings) -> list[str]:
     ranked = [layer.name for layer in evaluated.plan.layers]
-    for name in settings.layers or ():
-        if name not in ranked:
-            raise JobError(f"--layer {name}: not ranked; there are: {', '.join(ranked)}")
-    return [name for name in ranked if settings.layers is None or name in settings.layers]
+    return choose("layer", settings.layers, ranked, layer_names, where=path)
 
 
 # -- measuring
@@ -234,7 +245,8 @@ def _measure(
             layer = _layer(targets[case.target], case, name, scores[case][name], profiles[case], evaluated)
             planned += _replaced(case, layer, profiles[case], settings, evaluated.preparation.spec.compute.seed)
     if not planned:
-        raise JobError(f"{run.path}: nothing can be evaluated: {'; '.join(left_out) or 'no replacement applies'}")
+        reasons = first_names(left_out, NAMED) or "no replacement applies"
+        raise JobError(f"{run.path}: nothing can be evaluated: {reasons}")
     untouched = dict(zip(usable, workers.untouched(usable), strict=True))
     return Evaluation(
         path=run.path,

@@ -19,7 +19,7 @@ from pcace_dist.artifacts.plan_store import read_plan
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, storage_of
 from pcace_dist.config.targets import MEAN, Reduction, TargetSpec
-from pcace_dist.datasets.listing import Listing, list_dataset
+from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.units import Unit, check_unchanged
 from pcace_dist.errors import JobError, OutputError
 from pcace_dist.executors.base import Executor, Task
@@ -33,6 +33,7 @@ from pcace_dist.models.ablation import Effect
 from pcace_dist.progress.display import RunDisplay, Tally
 from pcace_dist.run.coordinator import patience_of, worker_shape
 from pcace_dist.run.prepare import Preparation, prepare
+from pcace_dist.run.read_data import given_classes, open_any
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import open_store
 from pcace_dist.worker.evaluator import AblationTask, Case, EvaluationSpec, Profiled
@@ -89,7 +90,11 @@ def open_evaluation(
         spec = replace(spec, reduction=_reduction(spec.reduction, watch))
     elsewhere = None
     if data is not None:
-        elsewhere = list_dataset(replace(spec.dataset, path=[absolute(data)]), storage)
+        read = replace(spec.dataset, path=[absolute(data)], image=job.dataset.image, id=job.dataset.id)
+        read = replace(read, images_below=None, partitions=None)
+        opened = open_any(read, storage, path, given_classes(job, storage))
+        elsewhere = opened.listing
+        spec = replace(spec, dataset=replace(opened.dataset, partitions=elsewhere.partitions))
     outputs = PlanMetadata.of(plan).outputs
     for used_storage in (storage, spec.storage):
         used_storage.patience.begin()

@@ -25,7 +25,7 @@ from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.commands.estimate import Cost, Timings, Workload, predict, suggest
 from pcace_dist.config.job import Job
 from pcace_dist.datasets.loader import spread, takes_all
-from pcace_dist.datasets.row_groups import count_kept, kept_values
+from pcace_dist.datasets.row_groups import count_kept, kept_counts
 from pcace_dist.datasets.units import make_units, row_groups_of, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.choice import ExecutorKind
@@ -69,10 +69,10 @@ def estimate(
     if job.workers.gpus and not torch.cuda.is_available():
         raise JobError("workers.gpus: no GPU here; estimate on a machine like the workers', or with workers.gpus: 0")
     tell("listing")
-    preparation, preparing = _timed(lambda: prepare(job))
-    tell("start-up")
-    worker = imports + sum(_timed(start)[1].clock for start in (_start_ray, preparation.spec.load_model))
     with tempfile.TemporaryDirectory(prefix="pcace-estimate-") as scratch:
+        preparation, preparing = _timed(lambda: prepare(job, place=scratch))
+        tell("start-up")
+        worker = imports + sum(_timed(start)[1].clock for start in (_start_ray, preparation.spec.load_model))
         trial = _Trial(preparation, LocalStore(scratch))
         took = Timings(driver=imports + preparing.clock, worker=worker, **trial.stages(tell))
     load = trial.workload()
@@ -162,7 +162,7 @@ class _Trial:
         fullest = [ref for ref, rows in zip(chosen, kept, strict=True) if rows == max(kept)]
         self._unit = next(unit for unit in self._units if fullest[len(fullest) // 2] in unit.row_groups)
         self._kept, column = sum(kept) / sum(ref.rows for ref in chosen), dataset.group_by
-        self._groups = 1 if column is None else max(1, len(kept_values(column, chosen, dataset, storage)))
+        self._groups = 1 if column is None else max(1, len(kept_counts(column, chosen, dataset, storage)))
         seen = f"group_by: {self._groups:,} values in {len(chosen):,} of {len(refs):,} row groups; more are likely"
         self.notes = [seen] if column is not None and len(chosen) < len(refs) else []
 

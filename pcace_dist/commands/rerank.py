@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -23,11 +24,13 @@ from pcace_dist.artifacts.run import Run
 from pcace_dist.commands.hooks import ALL_THE_SAME, Hooks, call_hooks
 from pcace_dist.commands.schedule import RUNS, Pointer, Schedule, ScheduleLock, lock, pointer_to
 from pcace_dist.config.job import Job, read_job
+from pcace_dist.config.lasting import refuse_temporary
 from pcace_dist.config.resolve import storage_of
 from pcace_dist.datasets.units import data_digest, row_groups_of
 from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.progress import logs
-from pcace_dist.run.prepare import Identity, Preparation, prepare
+from pcace_dist.run.identity import Identity
+from pcace_dist.run.prepare import prepare
 from pcace_dist.run.rank import run_job
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import Store, open_store
@@ -53,10 +56,11 @@ class Options:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What identifies a run that is made now: job, weights and data."""
+    """What identifies a run that is made now: job, weights and data. extendable: its data are Parquet files."""
 
     identity: Identity
     data: str
+    extendable: bool
 
     @property
     def fingerprint(self) -> str:
@@ -84,10 +88,11 @@ class Outcome:
 def rerank(job: Job, options: Options | None = None) -> Outcome:
     """One tick. Raises UserError, Stopped (Busy when another tick is at work), as `run_job` does."""
     options = options or Options()
+    refuse_temporary(job)
     storage = storage_of(job)
     store = open_store(job.output, storage)
     _refuse_plain_run(store, job)
-    current = _identify(prepare(job))
+    current = _current(job)
     latest = Schedule(store).latest()
     if _is_published(latest, current) and not latest.damaged:
         return Outcome(0, None, None)
@@ -130,9 +135,11 @@ def _work(
 # -- what is there
 
 
-def _identify(preparation: Preparation) -> RunIdentity:
+def _current(job: Job) -> RunIdentity:
+    with tempfile.TemporaryDirectory(prefix="pcace-rerank-") as scratch:
+        preparation = prepare(job, place=scratch)
     row_groups = (row_group for file in preparation.listing.files for row_group in row_groups_of(file))
-    return RunIdentity(preparation.identity, data_digest(row_groups))
+    return RunIdentity(preparation.identity, data_digest(row_groups), preparation.reading.images is None)
 
 
 def _is_published(latest: Pointer, current: RunIdentity) -> bool:
@@ -157,7 +164,7 @@ def _with_base(job: Job, before: Pointer, current: RunIdentity, storage: Storage
     """
     chosen = job.extend is not None or job.statistics.plan is not None or job.stop is not None
     same_job = current.identity.is_of(before["fingerprint"]) and before["weights"] == current.weights
-    if not (options.extend and same_job and not chosen):
+    if not (options.extend and same_job and current.extendable and not chosen):
         return job
     base = f"{job.output}/{before['run']}"
     advice = (Run(base, storage).summary.get("drift") or {}).get("advice")

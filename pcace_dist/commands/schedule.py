@@ -24,6 +24,7 @@ from typing import Any
 
 from pcace_dist.artifacts.attempt import ATTEMPT, ATTEMPT_FILE
 from pcace_dist.artifacts.checked import RESTORE, Damaged, parse_json
+from pcace_dist.artifacts.reading.data_reading import IMAGE_LIST
 from pcace_dist.errors import OutputError, Stopped, TakenOver
 from pcace_dist.ledger.lease import Lease, LeaseObserver, ProcessProbe
 from pcace_dist.ledger.lease_keeper import LeaseKeeper
@@ -47,7 +48,7 @@ _TABLES = (
 _OF_A_RUN = re.compile(
     rf"job\.yaml|report\.html|(summary|lease|comparison|evaluation)\.json|({_TABLES})\.parquet|evaluation-[a-z]+\.svg"
     r"|plan/[0-9a-f]+(\.check)?\.safetensors|ledger/\d{8}\.json|codes/index\.json"
-    rf"|attempts/{ATTEMPT}/{ATTEMPT_FILE}"
+    rf"|attempts/{ATTEMPT}/{ATTEMPT_FILE}|{IMAGE_LIST}"
 )
 
 

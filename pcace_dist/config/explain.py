@@ -12,16 +12,28 @@ from pydantic import BaseModel, ValidationError
 
 from pcace_dist.config.text import short
 
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
+
 
 def explain(error: ValidationError, job: type) -> str:
     """One line about the first mistake. `job`: the section that is the whole job file.
 
     Unknown keys come first: a misspelt key explains why another one is missing.
     """
-    unknown = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
-    problem = min(error.errors(), key=lambda problem: problem["type"] not in unknown)
-    key = ".".join(str(part) for part in problem["loc"] if not _is_union_tag(part))
-    if problem["type"] in unknown:
+    return explain_all(error, job)[0][1]
+
+
+def explain_all(error: ValidationError, job: type) -> list[tuple[tuple[str, ...], str]]:
+    """A key, as its parts, and a line for each mistake; of several about one key the first."""
+    lines: dict[tuple[str, ...], str] = {}
+    for problem in sorted(error.errors(), key=lambda problem: problem["type"] not in UNKNOWN):
+        parts = tuple(str(part) for part in problem["loc"] if not _is_union_tag(part))
+        lines.setdefault(parts, _line(".".join(parts), problem, job))
+    return list(lines.items())
+
+
+def _line(key: str, problem: Mapping[str, Any], job: type) -> str:
+    if problem["type"] in UNKNOWN:
         known_keys = list(_keys_beside(problem["loc"], job))
         nearest = difflib.get_close_matches(str(problem["loc"][-1]), known_keys, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known_keys)}"

@@ -11,214 +11,65 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import ValidationError, field_validator, model_validator
 
 from pcace_dist.config.explain import explain
+from pcace_dist.config.sections import Compute, Effect, Layer, Model, Section, Statistics, Stop, Target, Workers, key
 from pcace_dist.config.targets import TargetSpec, parse_target, reduction_of
-from pcace_dist.config.text import apply_override, load_yaml, parse_bytes
-from pcace_dist.datasets.sections import AUTO, FROM_MODEL, Dataset, Input, Limits
+from pcace_dist.config.text import apply_override, load_yaml
+from pcace_dist.datasets.sections import Dataset, Limits
 from pcace_dist.errors import JobError
 from pcace_dist.storage.sections import Endpoint
 
 FORMAT_VERSION = 1
-
-
-class Section(BaseModel):
-    """A mapping of the job file: unknown keys are errors, values are not coerced silently, numbers are finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=False, allow_inf_nan=False)
-
-
-class Model(Section):
-    factory: str
-    kwargs: dict[str, Any] = {}
-    weights: str
-    output: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] | None = None
-    input: Input = Input()
-    _auto: frozenset[str] = PrivateAttr(frozenset())
-
-    @property
-    def auto(self) -> frozenset[str]:
-        """Keys of `input` that the model is to say (run/input_of_model.py); until then they have their defaults."""
-        return self._auto
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _take_auto(cls, values: object, handler: ModelWrapValidatorHandler[Model]) -> Model:
-        given = values.get("input") if isinstance(values, Mapping) else None
-        given = dict.fromkeys(FROM_MODEL, AUTO) if given == AUTO else given
-        auto = frozenset(key for key in FROM_MODEL if isinstance(given, Mapping) and given.get(key) == AUTO)
-        if not auto or not isinstance(values, Mapping) or not isinstance(given, Mapping):
-            return handler(values)
-        model = handler({**values, "input": {key: value for key, value in given.items() if key not in auto}})
-        model._auto = auto
-        return model
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """With `auto` for the input and for what the model may say of it."""
-        schema = handler(core)
-        keys = handler.resolve_ref_schema(schema)["properties"]
-        given = handler.resolve_ref_schema({"$ref": keys["input"]["$ref"]})["properties"]
-        given |= {key: {"anyOf": [{"const": AUTO}, given[key]]} for key in FROM_MODEL}
-        keys["input"] = {"anyOf": [{"const": AUTO}, {"$ref": keys["input"]["$ref"]}]}
-        return schema
-
-    @model_serializer(mode="wrap")
-    def _give_auto(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = handler(self)
-        if self._auto:
-            written["input"] = {**written.get("input", {}), **dict.fromkeys(sorted(self._auto), AUTO)}
-        return written
-
-    @field_validator("input", mode="before")
-    @classmethod
-    def _unsaid(cls, value: object) -> object:
-        """An empty mean or std is none."""
-        if not isinstance(value, Mapping):
-            return value
-        return {key: each for key, each in value.items() if each or key not in ("mean", "std")}
-
-
-class Statistics(Section):
-    estimator: Literal["gram", "ace"] = "gram"
-    components: Annotated[int, Field(ge=1, le=20)] = 5
-    knots: Annotated[int, Field(ge=3, le=32)] = 9
-    folds: Annotated[int, Field(ge=4, le=64)] = 16
-    pilot: Annotated[int, Field(ge=32)] = 2048
-    scale: Literal["pixel", "standard", "none"] = "pixel"
-    penalty: Annotated[float, Field(ge=0, le=1e6)] = 0.3
-    knots_from: Literal["plan", "rows", "group"] = "plan"
-    plan: str | None = None
-    keep_codes: bool = False
-    memory: int | None = None
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _bytes(cls, value: object) -> object:
-        return parse_bytes(value)
-
-
-class Effect(Section):
-    """Effects: what the model does with a channel (docs/method.md, section 11)."""
-
-    gradient: Literal["auto", "mean", "image", "path", "off"] = "auto"
-    images: Annotated[int, Field(ge=16, le=65536)] = 64
-    at: Literal["activation", "output"] = "activation"
-    of: dict[str, str | int] | None = None
-
-    @field_validator("gradient", mode="before")
-    @classmethod
-    def _yaml_off(cls, value: object) -> object:
-        return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
-
-    @field_validator("of")
-    @classmethod
-    def _of_the_model(cls, value: dict[str, str | int] | None) -> dict[str, str | int] | None:
-        if value is None:
-            return None
-        try:
-            known = parse_target(value)
-        except JobError as error:
-            raise ValueError(str(error)) from None
-        if not known.of_outputs:
-            raise ValueError(f"{known.written} is no function of the model; for example {{output: 0}}")
-        if known.kind == "cosine":
-            raise ValueError(f"{known.written} can only be a target; for example {{output: 0}}")
-        return value
-
-    @property
-    def watched(self) -> TargetSpec | None:
-        """The function of the model whose effects stand for those of targets that are none."""
-        return None if self.of is None else parse_target(self.of)
-
-
-class Stop(Section):
-    top: Annotated[int, Field(ge=1)] = 20
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    tolerance: Annotated[float, Field(ge=0)] = 0.01
-
-
-class Workers(Section):
-    min: Annotated[int, Field(ge=1, le=100_000)] = 1
-    max: Annotated[int, Field(ge=1, le=100_000)] = 2
-    gpus: Annotated[float, Field(ge=0, le=1000)] = 0
-    cpus: Annotated[float, Field(gt=0, le=100_000)] = 1
-    memory: int | None = None
-    resources: dict[str, float] = {}
-    start_timeout: Annotated[float, Field(gt=0)] = 600
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _bytes(cls, value: object) -> object:
-        return parse_bytes(value)
-
-    @model_validator(mode="after")
-    def _check(self) -> Workers:
-        if self.min > self.max:
-            raise ValueError(f"min: {self.min} is above workers.max {self.max}")
-        return self
-
-
-class Compute(Section):
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] = "auto"
-    exact: Literal["strict", "off"] = "strict"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-
-    @field_validator("exact", mode="before")
-    @classmethod
-    def _yaml_off(cls, value: object) -> object:
-        return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
-
-    @property
-    def fixed_batch(self) -> int | None:
-        """None where the pilot is to choose it."""
-        return None if self.batch == "auto" else self.batch
-
-
-class Layer(Section):
-    """A layer, or a glob of layers, whose channels lie on the axis that `layout` says."""
-
-    name: Annotated[str, Field(min_length=1)]
-    layout: Literal["BCL", "BNC", "BCHW", "BHWC", "BCDHW", "BDHWC"]
+INDEPENDENT: dict[str, Any] = {
+    "workers": True,
+    "storage": True,
+    "max_bad_rows": True,
+    "output": True,
+    "compute": {"exact"},
+    "statistics": {"memory"},
+}
+"""Keys that the result does not depend on: jobs that differ in no other key are the same job."""
 
 
 class Job(Section):
     """A resolved job. Only dataset.path, model.factory, model.weights, layers, target and output are required."""
 
-    dataset: Dataset
-    model: Model
-    layers: list[str | Layer]
-    target: list[dict[str, str | int]]
-    group_by: str | None = None
-    effect: Effect = Effect()
-    statistics: Statistics = Statistics()
-    stop: Stop | None = None
-    extend: str | None = None
-    workers: Workers = Workers()
-    compute: Compute = Compute()
-    limits: Limits = Limits()
-    max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
-    storage: dict[str, Endpoint] = {}
-    output: Annotated[str, Field(min_length=1)]
+    dataset: Dataset = key("The images and their columns.", {"path": "shards/", "label": "label"})
+    model: Model = key("The network.", {"factory": "torchvision:resnet18", "weights": "resnet18.safetensors"})
+    layers: list[str | Layer] = key(
+        'Modules whose channels are ranked: names, globs, "!glob" to leave out, "all" for every convolution; a layout '
+        "where the axes cannot be told.",
+        ["layer4.*.conv2"],
+        "all",
+        [{"name": "stages.*.block", "layout": "BHWC"}],
+    )
+    target: list[dict[str, str | int]] = key(
+        "What channels are ranked against, or a list of such: an output of the model or a column of the data.",
+        {"logit": "label"},
+        [{"logit": 3}, {"column": "no2"}],
+    )
+    group_by: str | None = key("Column of which each value gets a ranking of its own.", "label", default=None)
+    effect: Effect = key("What the model does with each channel.", {"gradient": "image"}, default=Effect())
+    statistics: Statistics = key("How scores are computed.", {"components": 3}, default=Statistics())
+    stop: Stop | None = key("End the run once its top is settled; null: read all images.", {"top": 20}, default=None)
+    extend: str | None = key("A finished run of which all that still holds is taken over.", "runs/june", default=None)
+    workers: Workers = key("Who does the work.", {"max": 8, "gpus": 1}, default=Workers())
+    compute: Compute = key("How the model is run.", {"precision": "float32"}, default=Compute())
+    limits: Limits = key("The largest image that is decoded.", {"pixels": 500_000_000}, default=Limits())
+    max_bad_rows: float = key(
+        "Share of rows that may be set aside; with more the run ends with exit code 4.", 0.05, default=0.01, ge=0, le=1
+    )
+    storage: dict[str, Endpoint] = key(
+        "How to reach buckets, by prefix; the longest prefix counts.",
+        {"s3://bucket/": {"region": "eu-central-1"}},
+        default={},
+    )
+    output: str = key("Folder for the results, local or s3://.", "runs/resnet18", min_length=1)
 
     @field_validator("dataset", mode="before")
     @classmethod
@@ -240,7 +91,7 @@ class Job(Section):
             value = normalised(value)
         return value
 
-    @field_validator("layers", mode="before")
+    @field_validator("layers", mode="before", json_schema_input_type=str | Layer | list[str | Layer])
     @classmethod
     def _layers(cls, value: object) -> object:
         return [value] if isinstance(value, str | Mapping) else value
@@ -252,7 +103,7 @@ class Job(Section):
             raise ValueError('names no layer; use "all" for every convolutional layer')
         return value
 
-    @field_validator("target", mode="before")
+    @field_validator("target", mode="before", json_schema_input_type=Target | list[Target])
     @classmethod
     def _targets(cls, value: object) -> object:
         return [value] if isinstance(value, Mapping) else value
@@ -307,15 +158,7 @@ class Job(Section):
         are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
         of model.input, model.output: null, dataset.label_base: 0, dataset.classes: null, and an `effect` that says
         nothing: jobs written before these keys existed keep their fingerprint."""
-        independent: dict[str, Any] = {
-            "workers": True,
-            "storage": True,
-            "max_bad_rows": True,
-            "output": True,
-            "compute": {"exact"},
-            "statistics": {"memory"},
-        }
-        keys = self.model_dump(mode="json", exclude=independent)
+        keys = self.model_dump(mode="json", exclude=INDEPENDENT)
         if self.model.input.decode == "auto":
             del keys["model"]["input"]["decode"]
         if self.model.input.orientation == "none":
@@ -382,12 +225,17 @@ def read_job(text: str, *, name: str = "job", overrides: Sequence[str] = ()) -> 
 
     Raises JobError, one line, naming the file, the key and what would do.
     """
+    return parse_job(mapping_of(text, name, overrides), name=name)
+
+
+def mapping_of(text: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A job file's text as plain values, with its overrides, unchecked. Raises JobError where it is no mapping."""
     data = load_yaml(text, name)
     if not isinstance(data, dict):
         raise JobError(f"{name}: a job file is a mapping with the keys dataset, model, layers, target, output")
     for override in overrides:
         apply_override(data, override)
-    return parse_job(data, name=name)
+    return data
 
 
 def parse_job(data: Mapping[str, Any], *, name: str = "job") -> Job:
@@ -400,9 +248,13 @@ def parse_job(data: Mapping[str, Any], *, name: str = "job") -> Job:
 
 def load_job_file(path: str, overrides: Sequence[str] = ()) -> Job:
     """Read a job file from a local path. Raises JobError if it cannot be read."""
+    return read_job(text_of(path), name=path, overrides=overrides)
+
+
+def text_of(path: str) -> str:
+    """The text of a local job file. Raises JobError if it cannot be read."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise JobError(f"{path}: cannot read the job file: {reason}") from None
-    return read_job(text, name=path, overrides=overrides)

@@ -26,6 +26,20 @@ EXAMPLES = (
     "{output: 0}, {output: 3, reduce: mean}, {cosine: NAME} or {column: NAME}"
 )
 
+_INDEX: dict[str, Any] = {"type": "integer", "minimum": 0}
+_NAME: dict[str, Any] = {"type": "string", "minLength": 1}
+_OF_A_CLASS = {"anyOf": [_INDEX, {"enum": [LABEL, PREDICTED]}]}
+TARGET_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {kind: _OF_A_CLASS for kind in OF_A_CLASS}
+    | {"output": _INDEX, "column": _NAME, "cosine": _NAME}
+    | {"index": {"anyOf": [_INDEX, {"const": LABEL}]}, "name": _NAME}
+    | {"minus": _INDEX, "reduce": {"enum": list(REDUCTIONS)}, "classes": {"enum": list(AXES)}},
+    "additionalProperties": False,
+    "oneOf": [{"required": [kind]} for kind in KINDS],
+}
+"""A target as JSON schema, for editors. What `parse_target` says beyond it needs more than one key."""
+
 
 @dataclass(frozen=True)
 class Reduction:

@@ -16,6 +16,12 @@ from pcace_dist.progress.terminal import is_not_utf8
 
 LONGEST_VALUE = 100  # characters of a value that an error repeats
 MOST_VALUES = 100_000  # in a job file
+UNITS = {"": 1, "b": 1} | {
+    f"{prefix}{ending}": base**power
+    for ending, base in (("b", 10**3), ("ib", 2**10))
+    for power, prefix in enumerate("kmgt", start=1)
+}
+SIZE = r"^[0-9.]+ *([kKmMgGtT]?[iI]?[bB])?$"  # a size as text, for a JSON schema
 
 
 def load_yaml(text: str, name: str) -> Any:
@@ -83,23 +89,11 @@ def parse_bytes(value: object) -> object:
     """'4GiB', '500 MB' or a number of bytes as an integer; anything else is left for the type check."""
     if not isinstance(value, str):
         return value
-    units = {
-        "": 1,
-        "b": 1,
-        "kb": 10**3,
-        "mb": 10**6,
-        "gb": 10**9,
-        "tb": 10**12,
-        "kib": 2**10,
-        "mib": 2**20,
-        "gib": 2**30,
-        "tib": 2**40,
-    }
     text = value.strip().lower()
     number = text.rstrip("bikmgt ")
     unit = text[len(number) :].strip()
     try:
-        return int(float(number) * units[unit])
+        return int(float(number) * UNITS[unit])
     except (KeyError, ValueError, OverflowError):
         raise ValueError(f"{short(value)} is not a size; for example 4GiB") from None
 

@@ -1,4 +1,4 @@
-"""Groups and their names: the name of a value of group_by, and the rows that a name selects. Pure.
+"""Groups and their names. Pure.
 
 Null is a group of its own; NaN counts as null. No two groups have the same name, and every printed name can be given
 to `--group`.
@@ -33,20 +33,6 @@ def groups_of(column: pa.Array) -> pa.Array:
     if not pa.types.is_floating(column.type):
         return column
     return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-
-
-def rows_of(column: str, name: object, column_type: pa.DataType) -> pc.Expression | None:
-    """The rows of the group with this name (or value), as a filter; None where a column of this type has no such
-    value."""
-    text = str(name)
-    if text == NULL:
-        return pc.field(column).is_null()
-    if len(text) > 1 and text[0] == text[-1] == "'":
-        text = text[1:-1]
-    try:
-        return pc.field(column) == pa.scalar(text).cast(column_type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
 
 
 def group_order(value: Any) -> tuple[bool, Any]:

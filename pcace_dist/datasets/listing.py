@@ -37,6 +37,11 @@ from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line, s
 class NoParquet(DatasetError):
     """There is no Parquet file below a path."""
 
+    def __init__(self, message: str, has_images: bool = False) -> None:
+        """has_images: it is a folder of images, or a CSV that may name some."""
+        super().__init__(message)
+        self.has_images = has_images
+
 
 Progress = Callable[[int, int], None]
 """Called with (files done, files in all)."""
@@ -114,13 +119,14 @@ def list_dataset(
             check_same(spec, first, (key, schema))
             labels.add(key, footer)
             rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
-            files.append(DataFile(file.url, key, file.size, file.version, rows))
+            version = file.version if spec.images_below is None else ""  # a list of images is named by its content
+            files.append(DataFile(file.url, key, file.size, version, rows))
             if on_progress is not None:
                 on_progress(len(files), len(data_files))
         listing = Listing(
             files=tuple(files),
             schema=first[1] if first else pa.schema([]),
-            left_out=_summed(left_out),
+            left_out=summed(left_out),
             partitions=dict(spec.partitions or {}),
             labels=labels.range,
             class_names=labels.names,
@@ -217,7 +223,11 @@ def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, Stored
         raise DatasetError(f"dataset.path: {path} matches no file")
     if not entries.seen and not os.path.isdir(path):
         raise DatasetError(f"dataset.path: {path}: no such file or folder")
-    raise NoParquet(f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, entries, left_out)}")
+    kinds = {kind_of_name(file.url) for file in entries.files}
+    raise NoParquet(
+        f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, entries, left_out)}",
+        bool(kinds & ({"csv"} if entries.how == "file" else {"image"})),
+    )
 
 
 def _sorted_out(entries: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Skipped]]:
@@ -258,7 +268,7 @@ def _suffixes() -> str:
     return f"{', '.join(PARQUET_SUFFIXES[:-1])} or {PARQUET_SUFFIXES[-1]}"
 
 
-def _summed(left_out: Iterable[Skipped]) -> tuple[LeftOut, ...]:
+def summed(left_out: Iterable[Skipped]) -> tuple[LeftOut, ...]:
     """The files left out, by reason. Hidden files that are not Parquet are usual: every writer of data sets leaves
     some."""
     faults = sorted(left_out, key=lambda fault: fault.name)

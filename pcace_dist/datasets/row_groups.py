@@ -8,6 +8,7 @@ waits, and then raises StoreUnavailable; this is never a bad row. A file that ha
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,20 +74,20 @@ def count_kept(row_groups: Sequence[RowGroupRef], spec: DatasetSpec, storage: St
     return [_count(ref, files) for ref in row_groups]
 
 
-def kept_values(column: str, row_groups: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage) -> set[object]:
-    """Values of a column (null is one) in the rows that count; none from row groups that cannot be parsed.
+def kept_counts(column: str, row_groups: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage) -> Counter[object]:
+    """Rows that count by value of a column (null is one); none from row groups that cannot be parsed.
 
     Raises as `read_row_groups`.
     """
-    files, values = _Files(spec, storage), set[object]()
+    files, counts = _Files(spec, storage), Counter[object]()
     for ref in row_groups:
         with contextlib.suppress(WrongBytes):
-            values |= _of_the_listing(ref, partial(_values, column, ref, files))
-    return values
+            counts.update(_of_the_listing(ref, partial(_counts, column, ref, files)))
+    return counts
 
 
-def _values(column: str, ref: RowGroupRef, files: _Files) -> set[object]:
-    return files.open(ref).values(ref, column)
+def _counts(column: str, ref: RowGroupRef, files: _Files) -> Counter[object]:
+    return files.open(ref).counts(ref, column)
 
 
 def _read(ref: RowGroupRef, files: _Files, choose: Choose | None) -> RowGroup | BadRow:
@@ -160,10 +161,11 @@ class _OpenFile:
         needed."""
         return self._counting(ref).positions
 
-    def values(self, ref: RowGroupRef, column: str) -> set[object]:
-        """Values of a column in the rows of a row group that count."""
+    def counts(self, ref: RowGroupRef, column: str) -> Counter[object]:
+        """Rows of a row group that count, by value of a column."""
         column_values = plain(self._columns(ref, [column]).column(column))
-        return set(column_values.take(self.kept(ref)).unique().to_pylist())
+        counted = column_values.take(self.kept(ref)).value_counts()
+        return Counter({each["values"].as_py(): each["counts"].as_py() for each in counted})
 
     def _counting(self, ref: RowGroupRef) -> _Counting:
         if self._is_ruled_out(ref):

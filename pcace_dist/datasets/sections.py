@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pcace_dist.storage.sections import said
+
+LIST = {"type": ["array", "null"], "default": []}  # null is an empty list
 Scalar = str | int | float | bool
 Mode = Literal["RGB", "L"]
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
@@ -18,45 +21,113 @@ FROM_MODEL = ("mode", "resize", "crop", "mean", "std", "interpolation", "antiali
 
 @dataclass(frozen=True)
 class Dataset:
-    """`dataset`: which files, and which of their columns mean what.
+    """`dataset`: which files, and which of their columns mean what."""
 
-    `classes`: names of the classes in the order of the model's outputs, or a file that lists them. `label_base`: what
-    the first class is called where labels are numbers: 0, or 1 where they count from 1.
-    """
-
-    path: list[str]
-    image: str = "image"
-    label: str | None = None
-    label_base: int | None = field(default=None, metadata={"ge": 0})
-    classes: str | list[str] | None = None
-    id: str | None = None
-    fold_by: str | None = None
-    filter: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
-    join: str | None = None
+    path: list[str] = field(
+        metadata=said(
+            "Parquet files with the images: a folder, a glob, a file or a list of these; local or s3://.",
+            "s3://bucket/imagenet/train",
+            ["2024/*.parquet", "2025/*.parquet"],
+            also={"type": ["string", "array"]},  # one path is a list of one
+        )
+    )
+    image: str = field(
+        default="image",
+        metadata=said("Column with the encoded images: bytes, or struct<bytes, path> as Hugging Face has it.", "photo"),
+    )
+    label: str | None = field(default=None, metadata=said("Column with the class: its index or its name.", "label"))
+    label_base: int | None = field(
+        default=None,
+        metadata=said("Number of the first class; null: 0, and labels that may count from 1 are refused.", 1, ge=0),
+    )
+    classes: str | list[str] | None = field(
+        default=None,
+        metadata=said(
+            "Names of the classes in the order of the model's outputs, or a file that lists them.",
+            ["cat", "dog"],
+            "classes.txt",
+        ),
+    )
+    id: str | None = field(
+        default=None, metadata=said("Column with a unique id of each image; null: FILE#ROW.", "image_id")
+    )
+    fold_by: str | None = field(
+        default=None,
+        metadata=said(
+            "Column whose equal values share a fold: for related images, such as crops of one photograph. Without it "
+            "intervals are too narrow for these.",
+            "photograph",
+        ),
+    )
+    filter: dict[str, Scalar | list[Scalar]] = field(
+        default_factory=dict,
+        metadata=said(
+            "Only rows in which these columns have this value, or one of these.",
+            {"label": 3},
+            {"borough": ["north", "south"]},
+            also={"default": {}},
+        ),
+    )
+    join: str | None = field(
+        default=None,
+        metadata=said("With kept codes: Parquet files with further columns, joined by the id.", "no2.parquet"),
+    )
 
 
 @dataclass(frozen=True)
 class Input:
-    """`model.input`: what the model takes in.
+    """`model.input`: what the model takes in, with torchvision's meaning."""
 
-    `resize` int: the shorter side, aspect kept; (h, w): exact. `crop`: centre crop, int or (h, w); what is smaller is
-    padded with 0. torchvision's meaning. `crop_offset`: a crop whose margin is odd begins at the even one of two pixels
-    (round, torchvision's) or at the lower (floor, transformers'). `mean`, `std`: one for each image channel, 0 and 1
-    where none are given. `scaled_decode`: whether much larger JPEGs are decoded at 1/2, 1/4 or 1/8. `orientation`: none
-    (pixels as stored) or exif (turned as the file's orientation tag says).
-    """
-
-    mode: Mode = "RGB"
-    resize: int | tuple[int, int] | None = None
-    crop: int | tuple[int, int] | None = None
-    mean: list[float] = field(default_factory=list)
-    std: list[float] = field(default_factory=list)
-    interpolation: Interpolation = "bilinear"
-    antialias: bool = True
-    scaled_decode: bool = True
-    decode: Decode = "auto"
-    orientation: Literal["none", "exif"] = "none"
-    crop_offset: Literal["round", "floor"] = "round"
+    mode: Mode = field(default="RGB", metadata=said("Colour channels: RGB, or L for one grey channel.", "L"))
+    resize: int | tuple[int, int] | None = field(
+        default=None,
+        metadata=said(
+            "Size of the shorter side after scaling, or [height, width] exactly; null: as stored.",
+            256,
+            [224, 224],
+            unit="pixels",
+        ),
+    )
+    crop: int | tuple[int, int] | None = field(
+        default=None,
+        metadata=said("Size of the crop from the centre, or [height, width]; null: no crop.", 224, unit="pixels"),
+    )
+    mean: list[float] = field(
+        default_factory=list,
+        metadata=said(
+            "Subtracted from pixel / 255, a number for each colour channel; empty: 0.", [0.485, 0.456, 0.406], also=LIST
+        ),
+    )
+    std: list[float] = field(
+        default_factory=list,
+        metadata=said(
+            "Divides the rest, a number above 0 for each colour channel; empty: 1.",
+            [0.229, 0.224, 0.225],
+            also=LIST,
+        ),
+    )
+    interpolation: Interpolation = field(
+        default="bilinear", metadata=said("How `resize` computes pixels between pixels.", "bicubic")
+    )
+    antialias: bool = field(default=True, metadata=said("Whether `resize` smooths what it makes smaller.", False))
+    scaled_decode: bool = field(
+        default=True, metadata=said("Whether much larger JPEGs are decoded at 1/2, 1/4 or 1/8.", False)
+    )
+    decode: Decode = field(
+        default="auto", metadata=said("What decodes JPEGs: cpu, gpu (nvJPEG), or auto, which is cpu for now.", "gpu")
+    )
+    orientation: Literal["none", "exif"] = field(
+        default="none",
+        metadata=said("none: pixels as they are stored; exif: turned as the file's orientation tag says.", "exif"),
+    )
+    crop_offset: Literal["round", "floor"] = field(
+        default="round",
+        metadata=said(
+            "Where a crop with an odd margin begins: at the even one of two pixels (round, as torchvision) or at the "
+            "lower (floor, as transformers).",
+            "floor",
+        ),
+    )
 
     @property
     def image_channels(self) -> int:
@@ -78,7 +149,13 @@ class Input:
 
 @dataclass(frozen=True)
 class Limits:
-    """`limits`: the largest image that is decoded. pydantic reads the bounds."""
+    """`limits`: the largest image that is decoded."""
 
-    pixels: int = field(default=178_956_970, metadata={"ge": 1})
-    bytes: int = field(default=67_108_864, metadata={"ge": 1})
+    pixels: int = field(
+        default=178_956_970,
+        metadata=said("Pixels of the largest image; a larger one is a bad row.", 500_000_000, unit="pixels", ge=1),
+    )
+    bytes: int = field(
+        default=67_108_864,
+        metadata=said("Bytes of the largest image file; a larger one is a bad row.", 268_435_456, unit="bytes", ge=1),
+    )

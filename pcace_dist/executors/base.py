@@ -194,6 +194,10 @@ class Executor(ABC):
         """Images that each worker that is up has forwarded so far."""
         return {worker: progress.images for worker, progress in self._progress().items() if worker in self._infos}
 
+    def pilot_share(self) -> float:
+        """How much of the pilot is done, from 0 to 1."""
+        return max((progress.pilot_share for progress in self._progress().values()), default=0.0)
+
     def waits_for(self) -> str | None:
         """The storage that a worker waits for, in words."""
         return next((progress.waits_for for progress in self._progress().values() if progress.waits_for), None)

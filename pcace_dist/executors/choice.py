@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import partial
 from typing import assert_never
 
-from pcace_dist.config.job import Workers
+from pcace_dist.config.sections import Workers
 from pcace_dist.errors import JobError
 from pcace_dist.executors.base import Executor, WorkerShape
 from pcace_dist.worker.shared_model import SharedModel, cores, most_threads

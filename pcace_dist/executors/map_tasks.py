@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -16,20 +16,25 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 
-def map_tasks(executor: Executor, tasks: Sequence[Task[R]], control: LoopControl) -> list[R]:
-    """Run the tasks and return their results.
+def map_tasks(
+    executor: Executor, tasks: Sequence[Task[R]], control: LoopControl, on_result: Callable[[], None] = lambda: None
+) -> list[R]:
+    """Run the tasks and return their results. `on_result` is called after each.
 
     The task of a lost worker is given to another one. What a task raises is raised here, after the other workers have
     ended theirs. Raises JobError when there was no worker for `workers.start_timeout`, Stopped when told to stop.
     """
-    loop = _TaskMap(executor, tasks, control)
+    loop = _TaskMap(executor, tasks, control, on_result)
     loop.run()
     return loop.results()
 
 
 class _TaskMap(EventLoop, Generic[R]):
-    def __init__(self, executor: Executor, tasks: Sequence[Task[R]], control: LoopControl) -> None:
+    def __init__(
+        self, executor: Executor, tasks: Sequence[Task[R]], control: LoopControl, on_result: Callable[[], None]
+    ) -> None:
         super().__init__(executor, control)
+        self._on_result = on_result
         self._tasks = tasks
         self._waiting = list(range(len(tasks)))[::-1]
         self._index: dict[str, int] = {}  # of the task that a worker has in hand
@@ -60,6 +65,7 @@ class _TaskMap(EventLoop, Generic[R]):
     def _done(self, worker: str, result: R) -> None:
         self._losses_in_a_row = 0
         self._results[self._index.pop(worker)] = result
+        self._on_result()
 
     def _usable(self) -> int:
         return len(self._executor.up)

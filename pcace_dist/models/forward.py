@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pcace_dist.errors import ModelError, PcaceError
 from pcace_dist.models.device import is_out_of_memory, to_device
+from pcace_dist.models.effects.gradients import Found, PlaceGradients, Target
 from pcace_dist.models.effects.places import Place, PlaceTap, tap_name
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix, wrapper
@@ -89,6 +90,23 @@ class Forward:
             )
         return outputs[:rows]
 
+    def with_gradients(
+        self, images: Tensor, receive: Receive, targets: Sequence[Target], means: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], list[Found]]:
+        """The same pass with a backward pass for each target: outputs (n, O), and of the whole batch, its padding
+        included, the maps (B, C, D) at each layer's place and each target's gradients there.
+
+        `receive` gets the layers' own maps. means: by layer (C, D); with them gradients are means along a path
+        (gradients.py). Raises what the model or its backward pass raises.
+        """
+        gradients = PlaceGradients(self.model, self.places)
+        padded = self._input(images)
+        with LayerTap(self.model, self.layers, _detached(receive)):
+            outputs, maps, found = gradients(padded, targets)
+        if means is not None:
+            _, _, found = gradients.along_path(padded, targets, means)
+        return outputs[: len(images)], maps, found
+
     def _input(self, images: Tensor) -> Tensor:
         """The model's input: padded on the device, normalised in float32, then in its precision and layout."""
         batch = self._normalise(_padded(to_device(images, self.device), self.batch_size))
@@ -122,6 +140,16 @@ def _would_do(model: nn.Module) -> str:
     if len(needed) > 1 or names[:1] == [TOKENS]:
         return f"its forward takes {', '.join(needed or names[:2])}: {wrapper('calls it with these')}"
     return "see model.input (mode, resize, crop) and model.kwargs"
+
+
+def _detached(receive: Receive) -> Receive:
+    """What is computed of maps must not enter the graph."""
+
+    def without_graph(name: str, maps: Tensor, shape: tuple[int, ...]) -> None:
+        with torch.no_grad():
+            receive(name, maps.detach(), shape)
+
+    return without_graph
 
 
 class _Guarded:

@@ -24,7 +24,19 @@ from pcace_dist.progress.terminal import visible
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMATS = ("text", "json")
-FIELDS = ("run", "actor", "unit", "attempt", "stage", "images", "rows", "workers", "images_per_second", "exit_code")
+FIELDS = (
+    "run",
+    "actor",
+    "unit",
+    "attempt",
+    "stage",
+    "images",
+    "rows",
+    "share",
+    "workers",
+    "images_per_second",
+    "exit_code",
+)
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 HEADERS_AT_DEBUG = ("boto3", "botocore", "s3transfer", "urllib3")  # at DEBUG they log headers with session tokens
 

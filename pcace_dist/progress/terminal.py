@@ -1,24 +1,28 @@
 """Printing to a terminal: values from the data are printed as text, never as markup or control characters.
 
-`tell` prints to stdout as `logs.say` does to stderr; `console` and `table` are rich's, with all values taken literally.
-A leaf: rich is imported only when a table is drawn.
+`tell` prints to stdout as `logs.say` does to stderr. A leaf: standard library only.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from datetime import datetime
+from enum import StrEnum
 
 from pcace_dist.errors import JobError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
-WIDE = 160  # columns of a table that goes into a file or a pipe
+class Format(StrEnum):
+    """How a table is written where it is not to fit the terminal. WIDE: all columns and whole names."""
+
+    WIDE = "wide"
+    JSON = "json"
+    CSV = "csv"
+
 
 # control, format (direction of text, zero width), surrogate, line and paragraph separator
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -80,30 +84,11 @@ def ensure_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def console() -> Console:
-    """rich's console on stdout, without markup. If the reader is gone, it raises BrokenPipeError, as `print` does."""
-    from rich.console import Console
-
-    class Plain(Console):
-        def on_broken_pipe(self) -> None:
-            raise  # rich calls this while it handles the BrokenPipeError
-
-    width = None if sys.stdout.isatty() else WIDE
-    return Plain(width=width, markup=False, emoji=False, highlight=False)
+def local_time(seconds: float) -> str:
+    """Seconds since 1970 as a date with its zone, for people here: `2026-01-31 10:30 CET`."""
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M %Z}"
 
 
-def table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> Table:
-    """An empty table with a blank line above its title; columns are right-aligned except those in `left`."""
-    from rich.table import Table
-    from rich.text import Text
-
-    class Literal(Table):
-        def add_row(self, *cells: object, **style: object) -> None:
-            super().add_row(*(Text(visible(cell)) for cell in cells), **style)  # type: ignore[arg-type]
-
-    empty_table = Literal(
-        title=Text("\n" + visible(title) if title else ""), title_justify="left", box=None, pad_edge=False
-    )
-    for name in columns:
-        empty_table.add_column(Text(visible(name)), justify="left" if name in left else "right")
-    return empty_table
+def terminal_width() -> int | None:
+    """Cells in a line of the terminal; None where stdout is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

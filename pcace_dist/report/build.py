@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pcace_dist.artifacts.rankings import why_unranked
 from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, require_packages
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.report import cam, content, pictures
@@ -75,6 +76,8 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
         )
     if options.against is not None:
         findings.against = compare(source, open_report_source(options.against, layers=options.layers), selection.groups)
+    table, grouped = source.ranking.table, source.job.group_by is not None
+    findings.notes += why_unranked(table, source.ranking.names, source.job.statistics, grouped=grouped)
     transforms = _choose_rows(source, selection, findings)
     with one_thread_for(source.image_shape):
         _grow(source, selection, findings, progress)

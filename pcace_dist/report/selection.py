@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pcace_dist.datasets.groups import name_of
-from pcace_dist.errors import UserError
+from pcace_dist.config.choice import choose
 from pcace_dist.report.options import ReportOptions
 from pcace_dist.report.source import Ranking
 
@@ -57,14 +56,10 @@ def select(ranking: Ranking, options: ReportOptions) -> PageSelection:
 
 
 def _groups(ranking: Ranking, requested: tuple[str, ...] | None) -> tuple[int, ...]:
-    names = [name_of(group) for group in ranking.groups]
+    names = ranking.groups
     if requested is not None:
-        wanted = {str(ranking.names.asked_group(name)): name for name in requested}
-        for value, name in wanted.items():
-            if value not in names:
-                known = ", ".join(map(ranking.names.group, ranking.groups[:20])) + (", ..." if len(names) > 20 else "")
-                raise UserError(f"--groups {name}: no such group in this run; there are: {known}")
-        return tuple(index for index, name in enumerate(names) if name in wanted)
+        called, indices = ranking.names.group_names, range(len(names))
+        return tuple(choose("group", requested, indices, lambda index: called(names[index]), where="the run"))
     room = max(1, MOST_NUMBERS // (len(ranking.targets) * ranking.channels))
     if len(names) <= room:
         return tuple(range(len(names)))

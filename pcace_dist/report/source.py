@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,13 +17,14 @@ from pcace_dist.artifacts.checked import parsing
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.config.choice import choose, layer_names
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.resolve import begun_in, dataset_of, images_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
-from pcace_dist.errors import ModelError, UserError
+from pcace_dist.errors import ModelError
 from pcace_dist.models import layouts
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.source import code_digest
@@ -210,7 +210,7 @@ def _opened(path: str, layers: tuple[str, ...] | None) -> ReportSource:
         sample=_sample(run, ranking),
         transforms=run.transforms(),
         dataset=replace(  # less what the run has checked
-            DataReading.of(run.manifest()).applied(dataset_of(job, directory)),
+            DataReading.of(run.manifest()).applied(dataset_of(job, directory), run.path),
             id=None,
             fold_by=None,
             columns=(),
@@ -223,11 +223,7 @@ def _opened(path: str, layers: tuple[str, ...] | None) -> ReportSource:
 
 def _ranking(run: Run, plan: Plan, patterns: tuple[str, ...] | None) -> Ranking:
     names = [layer.name for layer in plan.layers]
-    shown = [name for name in names if patterns is None or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
-    if not shown:
-        raise UserError(
-            f"--layers {','.join(patterns or ())}: no such layer in this run; there are: {', '.join(names)}"
-        )
+    shown = choose("layer", patterns, names, layer_names, where=run.path)
     table = run.table("rankings.parquet", filters=None if patterns is None else [("layer", "in", shown)])
     layers = tuple((layer.name, layer.channels) for layer in plan.layers if layer.name in shown)
     channels = sum(count for _, count in layers)

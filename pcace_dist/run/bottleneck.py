@@ -24,31 +24,38 @@ HELPS = {
     "pilot": "more CPUs per worker (workers.cpus: one worker makes it), a smaller statistics.pilot, fewer layers; "
     "statistics.plan takes over the plan of another run",
     "sums": "storage for the output that is nearer to the workers, or more workers",
-    "solve": "more workers, fewer groups, targets or layers, or statistics.knots 9",
+    "solve": "more workers, fewer groups, targets or layers",
     "rank": "fewer groups, targets or layers",
     "publish": "storage for the output that is nearer to the driver",
     "begin": "longer runs spread the workers' first steps over more images",
     "read": "storage nearer to the workers, row groups of about 16 MiB (pcace pack writes such)",
     "decode": "more CPUs per worker (workers.cpus), images packed smaller",
-    "forward": "more workers, a GPU",
+    "forward": "more workers",
     "tap": "fewer layers",
     "statistics": "fewer layers, targets or groups",
     "flush": "storage for the output that is nearer to the workers, PCACE_FLUSH_SECONDS larger",
     "idle": "fewer workers, or more images: there are too few units for so many",
 }
+QUICK_SECONDS = 60.0  # a run that is over in this time needs no advice
+MUCH = 0.3  # the least share of a run that is worth advice
+LEAST_SHARE = 0.02  # shares below are not named
+
 FASTER_ARITHMETIC = "compute.precision bfloat16 on processors with AMX or AVX512_BF16, or on a GPU"
 ON_GPU = "model.input.decode gpu, as another job"
+FEWER_KNOTS = "statistics.knots 9"
 LARGER_BATCH = "a larger compute.batch"
 
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """What the advice depends on. `cpu`: the model runs on the cores that also decode; `decode`: what decodes."""
+    """What the advice depends on. `cpu`: the model runs on the cores that also decode; `decode`: what decodes;
+    `knots`: of the plan."""
 
     cpu: bool = True
     precision: str = "float32"
     batch: int = 0
     decode: str = "cpu"
+    knots: int = 9
 
 
 @dataclass(frozen=True)
@@ -118,21 +125,29 @@ def _by_cause(
 
 
 def _advice(stage: str, compute: ComputeSettings) -> str:
-    parts = [HELPS.get(stage, "nothing is known to help")]
+    parts = [HELPS[stage]] if stage in HELPS else []
     if stage == "forward":
+        parts += ["a GPU"] if compute.cpu else ["a faster GPU"]
         parts += [FASTER_ARITHMETIC] if compute.precision == "float32" else []
         parts += [LARGER_BATCH] if not compute.cpu else []
+    if stage == "solve" and compute.knots > 9:
+        parts.append(FEWER_KNOTS)
     if stage == "decode" and not compute.cpu and compute.decode == "cpu":
         parts.append(ON_GPU)
     return ", ".join(parts)
 
 
 def describe_time(summary: Mapping[str, Any]) -> list[str]:
-    """Lines for people from a summary.json: shares, the largest first, and what would help. Empty if it has none."""
+    """Lines for people from a summary.json: shares, the largest first, and what would help where one stage takes much.
+
+    Empty if the summary has none, and for runs of under a minute.
+    """
     by_share = sorted((summary.get("shares") or {}).items(), key=lambda item: -float(item[1]))
-    parts = [f"{stage} {100 * share:.0f} %" for stage, share in by_share if share >= 0.005]
+    parts = [f"{stage} {100 * share:.0f} %" for stage, share in by_share if share >= LEAST_SHARE]
     bottleneck = summary.get("bottleneck")
-    if not parts or not bottleneck:
+    if not parts or not bottleneck or float(summary.get("seconds") or 0.0) < QUICK_SECONDS:
         return []
+    if float(bottleneck["share"]) < MUCH or not bottleneck["advice"]:
+        return [", ".join(parts)]
     share = f"{100 * float(bottleneck['share']):.0f} %"
     return [", ".join(parts), f"{bottleneck['stage']} takes most ({share}); what would help: {bottleneck['advice']}"]

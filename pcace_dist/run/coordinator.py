@@ -27,6 +27,7 @@ from pcace_dist.artifacts.drift import drift_of
 from pcace_dist.artifacts.examples import EXEMPLARS, SAMPLE
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.artifacts.publish import Results, publish_results
+from pcace_dist.artifacts.reading.data_reading import IMAGE_LISTS
 from pcace_dist.artifacts.summary import DONE, NOTHING_RANKED, TOO_MANY_BAD_ROWS, publish_summary
 from pcace_dist.config.job import Job
 from pcace_dist.datasets.units import Unit
@@ -45,8 +46,10 @@ from pcace_dist.worker.worker import WorkerBody
 
 log = logging.getLogger(__name__)
 
-FOLDERS = ("", "ledger", "plan", "attempts/*", "codes")  # that a run writes to
+FOLDERS = ("", "ledger", "plan", "attempts/*", "codes", IMAGE_LISTS)  # that a run writes to
 _ATTEMPT_KEY = re.compile(rf"attempts/(?P<attempt>{ATTEMPT})/{ATTEMPT_FILE}")
+PILOT = "pilot"  # the stage
+STOPPING = "stopping; the signal once more ends it at once"
 EXAMPLE_ATTEMPTS = 64  # attempts whose example rows one task merges
 
 
@@ -145,10 +148,20 @@ class Coordinator(ABC, Generic[P]):
         return blocks
 
     def _map(self, executor: Executor, tasks: Sequence[Task[R]], stage: str) -> list[R]:
-        def tick() -> None:
-            self._tick(executor, stage if executor.up else "starting workers")
+        finished = 0
 
-        return map_tasks(executor, tasks, LoopControl(self._patience, self._stopping, tick))
+        def tick() -> None:
+            if executor.up:
+                share = executor.pilot_share() if stage == PILOT else finished / len(tasks)
+                self._tick(executor, stage, share=share)
+            else:
+                self._tick(executor, "starting workers", share=0.0)
+
+        def finish() -> None:
+            nonlocal finished
+            finished += 1
+
+        return map_tasks(executor, tasks, LoopControl(self._patience, self._stopping, tick), finish)
 
     def _rank(self, executor: Executor, plan: Plan, blocks: list[BlockScores]) -> list[Ranks]:
         """Ranks of every target and group; on the workers, unless it takes only a moment."""
@@ -222,8 +235,11 @@ class Coordinator(ABC, Generic[P]):
         units = (Unit.from_json(unit) for unit in manifest.get("units", ()))
         return {unit.id: unit for unit in units}
 
-    def _tick(self, executor: Executor, stage: str, waits_for: str | None = None) -> None:
-        """Show progress; end when the run was taken over. `waits_for`: None where any worker that is up will do."""
+    def _tick(
+        self, executor: Executor, stage: str, waits_for: str | None = None, *, share: float | None = None
+    ) -> None:
+        """Show progress; end when the run was taken over. `waits_for`: None where any worker that is up will do;
+        `share`: how much of the stage is done, where that is not counted in images."""
         self._check_held()
         if executor.up and self._first_up is None:
             self._first_up = time.monotonic()
@@ -232,7 +248,9 @@ class Coordinator(ABC, Generic[P]):
             waits_for = f"waits for {storage}"
         elif waits_for is None:
             waits_for = "" if executor.up else self._patience.waits_for(0, 0, len(executor.members))
-        self._stats.tick(stage, len(executor.up), waits_for)
+        if self._stopping():
+            waits_for = STOPPING
+        self._stats.tick(stage, len(executor.up), waits_for, share)
 
 
 def patience_of(job: Job) -> StartPatience:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from pcace_dist.config.job import Job, Layer
+from pcace_dist.config.job import Job
+from pcace_dist.config.sections import Layer
 from pcace_dist.datasets.paths import first_names
 from pcace_dist.errors import ModelError
 from pcace_dist.models.layers import (

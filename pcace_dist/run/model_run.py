@@ -17,11 +17,13 @@ from pcace_dist.artifacts.block_scores import each_ranking
 from pcace_dist.artifacts.codes import index_of, publish_index
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.artifacts.reading.data_reading import KEY
+from pcace_dist.checks.finding import Finding
 from pcace_dist.datasets.units import Unit, check_unchanged, located, make_units, rows_per_unit
 from pcace_dist.executors.base import Executor, Task
 from pcace_dist.executors.choice import open_executor
 from pcace_dist.executors.event_loop import LoopControl
-from pcace_dist.run.coordinator import Coordinator, worker_shape
+from pcace_dist.progress import logs
+from pcace_dist.run.coordinator import PILOT, Coordinator, worker_shape
 from pcace_dist.run.dispatcher import Dispatcher
 from pcace_dist.run.extend import Base, check_base_plan, copy_attempts, generation_of, inherit
 from pcace_dist.run.main_pass import MainPass
@@ -64,8 +66,12 @@ class ModelRun(Coordinator[Preparation]):
         units = make_units(self._preparation.listing, rows_per_unit(self._preparation.listing))
         if self._job.stop is not None:
             units = seeded_order(units, self._job.compute.seed)
-        frozen = FrozenPlan.of(*self._pilot(executor))
-        self._record_manifest(frozen, units)
+        plan, check, warnings = self._pilot(executor)
+        for warning in warnings:
+            logs.say(str(warning), prefix="pcace: warning: ", level=logging.WARNING)
+        frozen = FrozenPlan.of(plan, check)
+        more = {"warnings": [warning.to_json() for warning in warnings]} if warnings else {}
+        self._record_manifest(frozen, units, **more)
         return frozen
 
     def _extended(self, base: Base) -> FrozenPlan:
@@ -108,14 +114,14 @@ class ModelRun(Coordinator[Preparation]):
         self._ledger.append("inherit", {"receipts": [receipt.to_json() for receipt in receipts]})
         self._tick(executor, "taking over")
 
-    def _pilot(self, executor: Executor) -> tuple[bytes, bytes]:
+    def _pilot(self, executor: Executor) -> tuple[bytes, bytes, tuple[Finding, ...]]:
         """The first worker that is up makes the plan; if it is lost, the next one does."""
         began = time.monotonic()
-        ((plan, check),) = self._map(executor, [Task.of(WorkerBody.pilot, self._preparation.listing)], "pilot")
+        (piloted,) = self._map(executor, [Task.of(WorkerBody.pilot, self._preparation.listing)], PILOT)
         first_up = began if self._first_up is None else self._first_up
         self._stats.seconds["start"] += first_up - began
         self._stats.seconds["pilot"] += time.monotonic() - first_up
-        return plan, check
+        return piloted
 
     def _units(self) -> dict[str, Unit]:
         return {unit.id: unit for unit in located(super()._units().values(), self._preparation.listing)}

@@ -8,60 +8,34 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import nn
 
-from pcace_dist.artifacts.plan_metadata import PlanMetadata
-from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.artifacts.reading.data_reading import DataReading
-from pcace_dist.config.job import Job, Model
+from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, dataset_of, storage_of, weights_of
+from pcace_dist.config.sections import Model
 from pcace_dist.config.targets import TargetSpec, reduction_of
-from pcace_dist.datasets.listing import Listing, list_dataset
+from pcace_dist.datasets.listing import Listing
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.choice import ExecutorKind, check_threads, refuse_threads, wanted_executor
 from pcace_dist.executors.ray_session import is_wanted, names_a_cluster
-from pcace_dist.models.load import weights_digest
 from pcace_dist.models.prototypes import with_prototypes
-from pcace_dist.models.source import code_digest
 from pcace_dist.progress import logs
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.extend import Base, open_base
+from pcace_dist.run.given_plan import with_given_plan
+from pcace_dist.run.identity import Identity, identity_of
 from pcace_dist.run.input_of_model import with_input_of_model
-from pcace_dist.run.layers_of_job import layouts_of, ranked_layers
-from pcace_dist.run.read_data import decide, known_range
+from pcace_dist.run.read_data import decide, known_range, open_data, refuse_images
 from pcace_dist.statistics.ace import MAX_ROWS
 from pcace_dist.worker.effects.choice import has_mean
 from pcace_dist.worker.shared_model import SharedModel, share_model
 from pcace_dist.worker.spec import WorkSpec
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What identifies a job, known once its model is loaded.
-
-    Resolved layers, what the job says of their axes, the weights' digest, and the fingerprint of all that the result
-    depends on; `former` is the fingerprint as version 0.1.0 made it, which did not cover the model's code. `code` is
-    the digest of that code (models/source.py). `left_out` are layers that the job's patterns bring and that are not
-    ranked, with the reason. `prototypes` are digests of the files of vectors, by target.
-    """
-
-    layers: tuple[str, ...]
-    layouts: dict[str, str]
-    weights: str
-    fingerprint: str
-    former: str
-    code: str | None = None
-    prototypes: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-
-    def is_of(self, fingerprint: object) -> bool:
-        """Whether a recorded fingerprint is this job's."""
-        return fingerprint in (self.fingerprint, self.former)
 
 
 @dataclass(frozen=True)
@@ -92,42 +66,41 @@ class Preparation:
         return self.identity.is_of(fingerprint)
 
 
-def prepare(job: Job, manifest: Mapping[str, Any] | None = None) -> Preparation:
-    """Check a job against its data and its model. `manifest`: of the run that is continued, which reads its data as it
-    has begun to. Raises UserError, one line."""
+def prepare(job: Job, manifest: Mapping[str, Any] | None = None, place: str | None = None) -> Preparation:
+    """Check a job against its data and its model. Raises UserError, one line.
+
+    manifest: of the run that is continued, which reads its data as it has begun to. place: where a list of images is
+    written; None: below the output.
+    """
     _refuse_what_is_not_built(job)
     wanted = wanted_executor()
     if wanted == ExecutorKind.THREADS:
         check_threads(job.workers)
     spec = _work_spec(job)
-    if manifest is not None:
-        spec = replace(spec, dataset=DataReading.of(manifest).applied(spec.dataset))
-    listing = list_dataset(spec.dataset, spec.storage)
-    for left_out in listing.left_out:
-        if not left_out.usual:
-            logs.say(f"left out: {left_out}", prefix="pcace: dataset.path: ", level=logging.WARNING)
-    if job.statistics.estimator == "ace" and not job.dataset.filter and not job.group_by and listing.rows > MAX_ROWS:
-        raise JobError(
-            f"statistics.estimator ace: takes at most {MAX_ROWS:,} images and the data set has {listing.rows:,}; use "
-            "dataset.filter, group_by or estimator: gram"
-        )
+    dataset, place = spec.dataset, place or absolute(job.output)
+    opened = open_data(job, dataset, spec.storage, manifest, place)
+    spec, listing = replace(spec, dataset=opened.dataset), opened.listing
+    _check_listing(job, listing)
     model = spec.load_model()
     job = with_input_of_model(job, model)
     spec = replace(spec, model=_model_of(job))
-    identity = _identity(job, spec, model)
-    layers, weights = identity.layers, identity.weights
+    identity = identity_of(job, spec, model)
     if job.statistics.plan is not None:
-        spec = _with_given_plan(job, spec, layers)
-    base = None
-    if job.extend is not None:
-        extended = job.model_copy(update={"extend": absolute(job.extend)})
-        base = open_base(extended, spec.storage, weights=weights, layers=layers, prototypes=identity.prototypes)
-    reading = decide(job, listing, model, spec.storage)
+        spec = with_given_plan(job, spec, identity.layers)
+    base = None if job.extend is None else _base(job, spec, identity)
+    if base is not None:
+        refuse_images(job, opened)
+    reading = decide(job, opened, model, spec.storage)
     begun = manifest or (None if base is None else base.state.manifest)
     reading = reading if begun is None else reading.continued(begun)
-    spec = replace(spec, dataset=known_range(reading.applied(spec.dataset), listing))
-    kept = _kept_schema(spec, listing)
-    spec = replace(spec, layers=layers, layouts=identity.layouts, kept=kept, base=None if base is None else base.url)
+    spec = replace(spec, dataset=known_range(reading.applied(dataset, place), listing))
+    spec = replace(
+        spec,
+        layers=identity.layers,
+        layouts=identity.layouts,
+        kept=_kept_schema(spec, listing),
+        base=None if base is None else base.url,
+    )
     shared = _shared_model(job, listing, model, wanted)
     return Preparation(
         job=job,
@@ -139,6 +112,30 @@ def prepare(job: Job, manifest: Mapping[str, Any] | None = None) -> Preparation:
         executor=wanted or (ExecutorKind.RAY if shared is None else ExecutorKind.THREADS),
         base=base,
         shared_model=shared,
+    )
+
+
+def _check_listing(job: Job, listing: Listing) -> None:
+    """Say which files are left out that might not be meant to be. Raises JobError for more rows than ace takes."""
+    for left_out in listing.left_out:
+        if not left_out.usual:
+            logs.say(f"left out: {left_out}", prefix="pcace: dataset.path: ", level=logging.WARNING)
+    if job.statistics.estimator == "ace" and not job.dataset.filter and not job.group_by and listing.rows > MAX_ROWS:
+        raise JobError(
+            f"statistics.estimator ace: takes at most {MAX_ROWS:,} images and the data set has {listing.rows:,}; use "
+            "dataset.filter, group_by or estimator: gram"
+        )
+
+
+def _base(job: Job, spec: WorkSpec, identity: Identity) -> Base:
+    """The run that this one extends."""
+    extended = job.model_copy(update={"extend": absolute(str(job.extend))})
+    return open_base(
+        extended,
+        spec.storage,
+        weights=identity.weights,
+        layers=identity.layers,
+        prototypes=identity.prototypes,
     )
 
 
@@ -159,62 +156,7 @@ def identify(job: Job) -> Identity:
     """Identify a job: load its model, without reading its data. Raises UserError."""
     spec = _work_spec(job)
     model = spec.load_model()
-    return _identity(with_input_of_model(job, model), spec, model)
-
-
-def _identity(job: Job, spec: WorkSpec, model: nn.Module) -> Identity:
-    layers, left_out = ranked_layers(job, model)
-    layouts, weights = layouts_of(job, model), weights_digest(model)
-    code = code_digest(model, job.model.factory)
-    prototypes = {one.name: one.prototypes.digest for one in spec.targets if one.prototypes is not None}
-    former, now = (
-        job.fingerprint(
-            layers=layers, weights_digest=weights, layouts=layouts, code=covered_code, prototypes=prototypes
-        )
-        for covered_code in (None, code)
-    )
-    return Identity(layers, layouts, weights, now, former, code, prototypes, left_out)
-
-
-def _with_given_plan(job: Job, spec: WorkSpec, layers: tuple[str, ...]) -> WorkSpec:
-    """With `statistics.plan`: the settings are the plan's. Raises JobError where the job says something else."""
-    url = absolute(str(job.statistics.plan))
-    plan = plan_of_run(url, spec.storage)
-    if job.extend is not None:
-        raise JobError("statistics.plan: a run that extends another has that run's plan; leave one of the keys out")
-    held = {"layers": [layer.name for layer in plan.layers], "target": [target.name for target in plan.targets]}
-    for key, asked in (("layers", layers), ("target", [target.name for target in spec.targets])):
-        for name in asked:
-            if name not in held[key]:
-                raise JobError(f"{key} {name}: is not in the plan of {job.statistics.plan} ({', '.join(held[key])})")
-    settings = {name: getattr(plan, name) for name in ("components", "knots", "folds", "scale")}
-    for name, value in settings.items():
-        if name in job.statistics.model_fields_set and getattr(job.statistics, name) != value:
-            raise JobError(
-                f"statistics.{name} {getattr(job.statistics, name)}: the plan of {job.statistics.plan} has {value}; "
-                "leave one of the keys out"
-            )
-    batch = PlanMetadata.of(plan).batch
-    if job.compute.batch not in ("auto", batch):
-        raise JobError(f"compute.batch {job.compute.batch}: the plan of {job.statistics.plan} has {batch}; use auto")
-    precision = PlanMetadata.of(plan).precision
-    if job.compute.precision not in ("auto", precision):
-        raise JobError(
-            f"compute.precision {job.compute.precision}: the plan of {job.statistics.plan} has {precision}; use auto"
-        )
-    decode = PlanMetadata.of(plan).decode
-    if job.model.input.decode not in ("auto", decode):
-        raise JobError(
-            f"model.input.decode {job.model.input.decode}: the plan of {job.statistics.plan} has {decode}; use auto"
-        )
-    if decode == "gpu" and job.workers.gpus == 0:
-        raise JobError(f"workers.gpus 0: the plan of {job.statistics.plan} decodes on GPUs; set workers.gpus: 1")
-    return replace(
-        spec,
-        plan=url,
-        statistics=job.statistics.model_copy(update=settings),
-        compute=job.compute.model_copy(update={"batch": batch}),
-    )
+    return identity_of(with_input_of_model(job, model), spec, model)
 
 
 def _kept_schema(spec: WorkSpec, listing: Listing) -> pa.Schema | None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist.artifacts.attempt import attempts_with_bad
 from pcace_dist.artifacts.checked import Damaged, parsing
 from pcace_dist.artifacts.done import recorded_job
+from pcace_dist.artifacts.reading.data_reading import IMAGE_LIST
 from pcace_dist.artifacts.summary import publish_summary, read_summary
 from pcace_dist.config.job import Job, read_job
+from pcace_dist.config.lasting import refuse_temporary
 from pcace_dist.config.resolve import storage_of
 from pcace_dist.datasets.formats import kind_of_name
 from pcace_dist.datasets.listing import would_list
@@ -31,6 +33,7 @@ from pcace_dist.ledger.lease_keeper import LeaseKeeper
 from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.progress import logs
 from pcace_dist.progress.display import RunDisplay
+from pcace_dist.progress.terminal import local_time
 from pcace_dist.run.codes_run import CodesPreparation, CodesRun, prepare_from_codes
 from pcace_dist.run.coordinator import Coordinator
 from pcace_dist.run.republish import write_anew
@@ -41,6 +44,9 @@ if TYPE_CHECKING:
     from pcace_dist.run.prepare import Preparation
 
 log = logging.getLogger(__name__)
+
+# what a driver that ended before the run was opened may have left
+_LISTED_IMAGES = re.compile(rf"{IMAGE_LIST}(\.tmp-\d+)?")
 
 # may be written differently and mean the same: the fingerprint decides, and the manifest's names of classes
 DIGESTED = {"model.weights", "layers", "dataset.classes"}
@@ -65,7 +71,16 @@ def run_job(
     first start, unless RAY_ADDRESS is set (worker/shared_model.py). PCACE_EXECUTOR chooses otherwise. A run that
     another living driver holds is refused, with `take_over` it is taken from it.
     """
+    with display or RunDisplay() as run_display:
+        run_display.prepare()
+        return _run_job(job, run_display, take_over=take_over, retry_bad=retry_bad, tell=tell)
+
+
+def _run_job(
+    job: Job, run_display: RunDisplay, *, take_over: bool, retry_bad: str | None, tell: Callable[[str], None]
+) -> int:
     chosen = wanted_executor()
+    refuse_temporary(job)
     storage = storage_of(job)
     store = open_store(job.output, storage)
     logs.set_run(store.url)
@@ -97,7 +112,7 @@ def run_job(
     on_ray = preparation.executor == ExecutorKind.RAY
     session = ray_session() if on_ray else contextlib.nullcontext()
     began = time.monotonic()
-    with interruptible() as interrupt, session, display or RunDisplay() as run_display:
+    with interruptible() as interrupt, session:
         before |= {"ray": time.monotonic() - began} if on_ray else {}
         probe(store)
         interrupt.install()
@@ -120,18 +135,30 @@ def run_job(
                 raise
 
 
+def look_at_output(job: Job) -> str | None:
+    """What the output holds of this job, in words; None where it holds nothing. Raises UserError where `run_job` would
+    refuse it. Writes nothing."""
+    store = open_store(job.output, storage_of(job))
+    state = Ledger(store).load()
+    _refuse_foreign(store, job, _recorded_job(store, state), state)
+    if state.epoch == 0:
+        _refuse_overlap(job)
+        return None
+    return "a finished run of this job: `pcace rank` has nothing to do" if state.done else "a run that can be resumed"
+
+
 def _recorded_outcome(store: Store, state: RunState, tell: Callable[[str], None]) -> int:
     """A finished run's exit code. Damaged files are written anew; so is summary.json where the driver died after `done`
     and before it was written."""
     done = state.done or {}
-    date = datetime.fromtimestamp(state.finished_at or 0.0, UTC)
     with parsing(f"{store.url}/ledger"):
         code, anew = int(done["exit_code"]), write_anew(store, state)
     if "files" not in done and done.get("summary") is not None and _old_summary(store) != done["exit_code"]:
         publish_summary(store, done["summary"])
         anew = ["summary.json"]
     doing = f"{', '.join(anew)} written anew from what it recorded" if anew else "nothing to do"
-    tell(f"finished on {date:%Y-%m-%d %H:%M} UTC, {doing}")
+    ended = f" with exit code {code}" if code else ""
+    tell(f"already finished on {local_time(state.finished_at or 0.0)}{ended}, {doing}")
     return code
 
 
@@ -251,7 +278,7 @@ def _leaves(tree: object, prefix: str = "") -> dict[str, str]:
 
 def _refuse_foreign(store: Store, job: Job, recorded: Job | None, state: RunState) -> None:
     """An output belongs to one job, from the moment that the job's manifest is recorded."""
-    if state.epoch == 0 and recorded is None and store.list(""):
+    if state.epoch == 0 and recorded is None and not all(map(_LISTED_IMAGES.fullmatch, store.list(""))):
         raise OutputError(f"output {job.output}: is not empty and holds no run; use another output")
     if state.manifest is None or recorded is None:
         return

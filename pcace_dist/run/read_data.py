@@ -2,28 +2,102 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+import pyarrow.parquet as pq
 from torch import nn
 
-from pcace_dist.artifacts.reading.data_reading import DataReading
+from pcace_dist.artifacts.reading.data_reading import IMAGE_LISTS, DataReading, ImageList, of_images
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute
 from pcace_dist.datasets.columns import DatasetSpec
-from pcace_dist.datasets.listing import Listing
+from pcace_dist.datasets.listing import Listing, NoParquet, list_dataset, summed
+from pcace_dist.datasets.values.image_files import IMAGE
 from pcace_dist.datasets.values.labels import is_text
-from pcace_dist.errors import DatasetError
+from pcace_dist.errors import DatasetError, JobError, OutputError
 from pcace_dist.models.class_names import class_names
 from pcace_dist.packing.class_names import ClassNames, read_class_names
+from pcace_dist.packing.image_index import ImageIndex, index_images
 from pcace_dist.progress import logs
-from pcace_dist.storage.files import Storage
+from pcace_dist.storage.files import Storage, first_line
 
 Names = Mapping[int, str]
 
 GIVEN, DATA, MODEL = "dataset.classes", "the data", "the model"
+
+
+@dataclass(frozen=True)
+class OpenedData:
+    """The data set as it is read, its listing, and the list of its images where these are files of their own."""
+
+    dataset: DatasetSpec
+    listing: Listing
+    images: ImageList | None = None
+
+
+def open_data(
+    job: Job, dataset: DatasetSpec, storage: Storage, manifest: Mapping[str, Any] | None, place: str
+) -> OpenedData:
+    """List the job's data, as the run of this manifest does. A list of images is written below `place`.
+
+    Raises DatasetError, one line.
+    """
+    classes = given_classes(job, storage)
+    if manifest is not None:
+        reading = DataReading.of(manifest)
+        begun = reading.applied(dataset, place)
+        if reading.images is not None:
+            _check_unchanged(begun, index_images(dataset.path[0], storage, dataset.image, classes), storage)
+        return OpenedData(begun, list_dataset(begun, storage), reading.images)
+    return open_any(dataset, storage, place, classes)
+
+
+def open_any(dataset: DatasetSpec, storage: Storage, place: str, classes: ClassNames | None) -> OpenedData:
+    """Parquet files, or a folder of images or a CSV, whose list is written below `place`."""
+    try:
+        return OpenedData(dataset, list_dataset(dataset, storage))
+    except NoParquet as error:
+        if len(dataset.path) > 1 or not error.has_images:
+            raise
+    index = index_images(dataset.path[0], storage, dataset.image, classes)
+    for note in index.notes:
+        logs.say(note, prefix="pcace: dataset.path: ")
+    images = ImageList(f"{IMAGE_LISTS}/{index.name}", index.id)
+    dataset = of_images(dataset, images, place)
+    try:
+        storage.put_bytes(index.data, dataset.path[0])
+    except OSError as error:
+        raise OutputError(first_line(error)) from None
+    return OpenedData(dataset, replace(list_dataset(dataset, storage), left_out=summed(index.left_out)), images)
+
+
+def refuse_images(job: Job, opened: OpenedData) -> None:
+    """Raise JobError where `extend` would find no file again: a list of images is a new one with each new image."""
+    if opened.images is not None:
+        raise JobError(
+            f"extend: dataset.path {job.dataset.path[0]} is a folder of images; extend runs over Parquet files, which "
+            "`pcace pack` makes"
+        )
+
+
+def _check_unchanged(dataset: DatasetSpec, today: ImageIndex, storage: Storage) -> None:
+    """Raise DatasetError where a listed image is gone or has changed. Those that came later are ignored."""
+    known = {image["path"]: image for image in _images_in(today.data)}
+    for image in _images_in(storage.read_bytes(dataset.path[0])):
+        if known.get(image["path"]) != image:
+            what = "has changed" if image["path"] in known else "is gone"
+            raise DatasetError(
+                f"dataset.path: {image['path']} {what} since the run began; restore it, or use a new output"
+            )
+
+
+def _images_in(data: bytes) -> Iterator[dict[str, Any]]:
+    yield from pq.read_table(io.BytesIO(data), columns=[IMAGE])[IMAGE].to_pylist()
 
 
 def needs_label(job: Job) -> bool:
@@ -32,8 +106,9 @@ def needs_label(job: Job) -> bool:
     return label is not None and (job.group_by == label or any(target.needs_label for target in job.targets))
 
 
-def decide(job: Job, listing: Listing, model: nn.Module, storage: Storage) -> DataReading:
+def decide(job: Job, opened: OpenedData, model: nn.Module, storage: Storage) -> DataReading:
     """How the job's data are to be read. Raises DatasetError where labels are texts that nobody puts in an order."""
+    listing = opened.listing
     given = given_classes(job, storage)
     by_origin = {GIVEN: {} if given is None else dict(enumerate(given.names)), DATA: _of_data(listing)}
     by_origin[MODEL] = class_names(model, job.model.factory, job.model.kwargs, job.model.weights) or {}
@@ -49,6 +124,7 @@ def decide(job: Job, listing: Listing, model: nn.Module, storage: Storage) -> Da
         by_name=_by_name(job, names, given) if texts else None,
         needs_label=needs_label(job),
         partitions={name: str(kind) for name, kind in listing.partitions.items()},
+        images=opened.images,
     )
 
 

@@ -98,14 +98,15 @@ class RunStats:
         """One check of `stop`: how many pairs at the top-k border were still unsettled, and after how many images."""
         self.looks.append({"look": look, "images": self.images, "open_pairs": open_pairs})
 
-    def tick(self, stage: str, workers: int, waits_for: str = "") -> None:
-        """Show progress, and the workers or storage that the run waits for; from time to time also in summary.json."""
+    def tick(self, stage: str, workers: int, waits_for: str = "", share: float | None = None) -> None:
+        """Show progress, and the workers or storage that the run waits for; from time to time also in summary.json.
+        share: see `Tally`."""
         self.workers = max(self.workers, workers)
         rows = min(self.rows_done, self.rows)
         elapsed = time.monotonic() - self._pass_started
         if stage == "ranking" and elapsed > 1 and rows > self._rows_at_start:
             self._rate = (rows - self._rows_at_start) / elapsed
-        self._display.show(Tally(stage, rows, self.rows, workers, self.bad_rows, self._rate, waits_for))
+        self._display.show(Tally(stage, rows, self.rows, workers, self.bad_rows, self._rate, waits_for, share))
         if time.monotonic() - self._summary_at >= SUMMARY_EVERY:
             self._summary_at = time.monotonic()
             self.report(workers)
@@ -183,7 +184,11 @@ class RunStats:
         if self._plan is not None:
             metadata = PlanMetadata.of(self._plan)
             compute = ComputeSettings(
-                metadata.numeric_class["device"] == "cpu", metadata.precision, metadata.batch, metadata.decode
+                metadata.numeric_class["device"] == "cpu",
+                metadata.precision,
+                metadata.batch,
+                metadata.decode,
+                self._plan.knots,
             )
         bottleneck = find_bottleneck(driver, workers, compute)
         return {
@@ -259,6 +264,9 @@ class RunStats:
         if self.layers_left_out is not None:
             left_out = self.layers_left_out.items()
             values["layers_left_out"] = [{"layer": layer, "reason": reason} for layer, reason in left_out]
+        warnings = (state.manifest or {}).get("warnings")
+        if warnings:
+            values["warnings"] = warnings
         if self.from_codes is not None:
             values["from_codes"] = self.from_codes
         if self.drift:

@@ -267,6 +267,11 @@ def _row_tiles(maps: Tensor) -> tuple[Tensor, ...]:
     return torch.split(maps, rows)
 
 
+def usual_passes(pixels: int) -> int:
+    """Passes over the pilot that the axes of maps with so many pixels usually take, for a progress."""
+    return 1 if pixels <= _DIRECT_PIXELS else 1 + MIN_ITERATIONS
+
+
 def choose_finders(batch: Mapping[str, Tensor], components: int, scale: str) -> dict[str, AxesFinder]:
     """A finder for each layer: covariance matrices (one pass) where they are small, smallest first; else iteration."""
     finders: dict[str, AxesFinder] = {}

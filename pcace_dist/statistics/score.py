@@ -43,6 +43,7 @@ CONSTANT = "constant"
 TOO_FEW_IMAGES = "too_few_images"
 LEVEL = 0.95
 MIN_IMAGES = 50
+FEWER_KNOTS = (9, 5, 3)  # that are suggested where images are few
 MIN_FOLDS = 4
 BIAS_ERROR = 0.25  # standard error of the bias correction relative to it: 0.2 to 0.35 at independence
 _BATCH_BYTES = 4 << 20  # of x-x matrices solved at a time: enough that the overhead of calls is small
@@ -124,6 +125,16 @@ def required_images(live: int, knots: int) -> int:
     """The least number of rows for a score of a channel with `live` components: twice the free coefficients, at least
     50."""
     return max(MIN_IMAGES, 2 * (live + 1) * (knots - 1))
+
+
+def settings_for(images: int, components: int, knots: int) -> tuple[int, int] | None:
+    """Components and knots, no more than these, with which so many images make a score: fewer components first, then
+    fewer knots. None where no setting would do."""
+    for fewer in sorted({knots, *(k for k in FEWER_KNOTS if k < knots)}, reverse=True):
+        for number in range(components, 0, -1):
+            if required_images(number, fewer) <= images:
+                return number, fewer
+    return None
 
 
 def score_channels(

@@ -19,6 +19,7 @@ from pcace_dist.artifacts.attempt import ChannelBlock
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.examples import merge_examples
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
+from pcace_dist.checks.finding import Finding
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import LoaderOptions, UnitReader
@@ -43,6 +44,7 @@ from pcace_dist.worker.encoder import BatchEncoder
 from pcace_dist.worker.memory import memory_of
 from pcace_dist.worker.pilot import make_plan
 from pcace_dist.worker.pilot_cache import PilotCache
+from pcace_dist.worker.pilot_rows import PilotMeter
 from pcace_dist.worker.reduce import reduce_block
 from pcace_dist.worker.shared_model import SharedModel
 from pcace_dist.worker.sources import CODES, PILOT, UnitSources
@@ -106,6 +108,8 @@ class Engine:
         self._stop = threading.Event()
         self.images_seen = 0
         self.pilot_batches = 0
+        self.pilot_meter = PilotMeter()
+        self.pilot_warnings: tuple[Finding, ...] = ()
 
     # -- the plan
 
@@ -123,10 +127,12 @@ class Engine:
             device=self.device,
             weights=self.weights,
             check=self._check_pilot,
+            meter=self.pilot_meter,
         )
         if self.spec.plan is None:  # another run's plan may be of another numeric class
             self.pilot_cache.plan = result.plan.digest
         self.pilot_cache.units.update(result.units)
+        self.pilot_warnings = result.warnings
         return result.plan, result.check
 
     def _check_pilot(self) -> None:
@@ -168,7 +174,8 @@ class Engine:
             effects=effects,
             check=self._check_stopped,
         )
-        sources = UnitSources(spec, plan, reader, forward, self.pilot_cache, self._count_images)
+        pass_of = (lambda _: forward) if effects is None else effects.pass_of(forward)
+        sources = UnitSources(spec, plan, reader, pass_of, self.pilot_cache, self._count_images)
         self.close()  # what an earlier pass read with
         self._pass_state = _PassState(plan, epoch, memory, encoder, sources, self._empty_buffer(plan))
         return admission

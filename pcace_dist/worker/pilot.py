@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_of_run
+from pcace_dist.artifacts.rankings import enough_for
+from pcace_dist.checks.finding import Finding
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.device_images import GPU, choose_decoder, memory_beside
 from pcace_dist.datasets.groups import name_of
@@ -51,23 +53,24 @@ from pcace_dist.worker.effects.choice import EffectChoice, choose_effects
 from pcace_dist.worker.effects.pilot import EffectPilot, make_effects
 from pcace_dist.worker.pilot_cache import CachedUnit
 from pcace_dist.worker.pilot_maps import PilotMaps
-from pcace_dist.worker.pilot_rows import PilotRows
+from pcace_dist.worker.pilot_rows import PilotMeter, PilotRows
+from pcace_dist.worker.pilot_warnings import pilot_warnings
 from pcace_dist.worker.spec import WorkSpec
 
 log = logging.getLogger(__name__)
 
 GROUPS_NAMED = 5  # in a message
-MORE_IMAGES = "take more images, fewer statistics.components or knots"
 
 
 @dataclass(frozen=True, eq=False)
 class Piloted:
     """What a pilot gives: the plan, the rows by which workers are admitted to it, and, where the pilot took every row
-    and kept the maps, all units as they were forwarded."""
+    and kept the maps, all units as they were forwarded. warnings: what its rows say about the job."""
 
     plan: Plan
     check: CheckRows
     units: Mapping[str, CachedUnit]
+    warnings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +83,7 @@ class _Setting:
     decode: str
     numerics: Numerics
     check: Callable[[], None] = lambda: None
+    meter: PilotMeter | None = None
     effects: EffectChoice = EffectChoice(OFF)  # noqa: RUF009 (frozen)
     places: Mapping[str, Place] = field(default_factory=dict)
 
@@ -111,12 +115,14 @@ def make_plan(
     device: torch.device,
     weights: str,
     check: Callable[[], None] = lambda: None,
+    meter: PilotMeter | None = None,
 ) -> Piloted:
     """Read the pilot, choose the batch size, build the plan and the rows by which workers are admitted to it.
 
     models: copies of the one model, by which as many batches are forwarded at the same time. Deterministic for the same
     job, model and machine class, whatever their number. With `spec.plan` the plan is another run's, and only the
     rows for admission are read. `check` is called for every batch of every pass; what it raises ends the pilot.
+    `meter` is told how far it is.
 
     Raises DatasetError or ModelError for what only real rows show.
     """
@@ -136,11 +142,12 @@ def make_plan(
     with closing(rows):
         image = rows.first.images[:1]
         numerics = _numerics(models[0], spec, device, image) if given_metadata is None else given_metadata.numerics
-        setting = _Setting(models, spec, device, decode, numerics, check)
+        setting = _Setting(models, spec, device, decode, numerics, check, meter)
         axes = _steady_axes(setting, rows.first.images)
         if given_plan is None:
             setting = _with_effects(setting, rows.first.images, listing.rows)
         pilot = first_pass(setting, rows, fixed_batch)
+        warnings = pilot_warnings(spec, list(rows), pilot.predicted, pilot.outputs)
     metadata = _metadata(setting, pilot, image, weights, axes)
     if given_plan is None:
         plan = _build(setting, pilot, metadata)
@@ -150,7 +157,7 @@ def make_plan(
     if rows.took_all and spec.statistics.estimator == "gram":
         _refuse_too_few(plan, pilot.group_sizes(), grouped=spec.dataset.group_by)
     layers = {layer.name: layer.to(device) for layer in plan.layers}
-    return Piloted(plan, pilot.check_rows(layers), rows.by_unit(pilot.cached))
+    return Piloted(plan, pilot.check_rows(layers), rows.by_unit(pilot.cached), tuple(warnings))
 
 
 def _steady_axes(setting: _Setting, images: Tensor) -> Mapping[str, str]:
@@ -252,13 +259,14 @@ def _refuse_too_few(plan: Plan, sizes: Mapping[Any, int], *, grouped: str | None
     if grouped is None:
         images = sum(sizes.values())
         raise DatasetError(
-            f"dataset: {images} images are too few for a ranking, which takes {needed} at least; {MORE_IMAGES}"
+            f"dataset: {images} images are too few for a ranking, which takes {needed} at least; "
+            f"{enough_for(images, plan.components, plan.knots)}"
         )
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:GROUPS_NAMED]
     largest_names = ", ".join(f"{name_of(group)} {images}" for group, images in largest)
     raise DatasetError(
         f"group_by {grouped}: none of the {len(sizes)} groups has the {needed} images that a ranking takes at least; "
-        f"the largest: {largest_names}; {MORE_IMAGES}, or larger groups"
+        f"the largest: {largest_names}; make larger groups, or {enough_for(largest[0][1], plan.components, plan.knots)}"
     )
 
 
@@ -299,7 +307,7 @@ def first_pass(setting: _Setting, rows: PilotRows, fixed_batch: int | None) -> P
 
     def read(batch: int) -> PilotMaps:
         forwards = [setting.forward(model, batch) for model in setting.models]
-        pilot = PilotMaps(forwards, setting.spec, setting.check, setting.watched)
+        pilot = PilotMaps(forwards, setting.spec, setting.check, setting.watched, meter=setting.meter)
         pilot.read(rows, rows.most_rows, cache=rows.reads_units and not setting.effects.of_images)
         return pilot
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from queue import SimpleQueue
 from typing import Any
 
@@ -28,15 +29,18 @@ from pcace_dist.models.device import retry_on_oom
 from pcace_dist.models.effects.places import tap_name
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.targets import target_values
+from pcace_dist.statistics.pca import usual_passes
 from pcace_dist.statistics.plan import LayerPlan
 from pcace_dist.worker.admission import CHECK_ROWS, CheckRows
 from pcace_dist.worker.pilot_cache import CachedBatch
 from pcace_dist.worker.pilot_labels import check_labels, seen_labels
+from pcace_dist.worker.pilot_rows import PilotMeter
 from pcace_dist.worker.spec import WorkSpec
 
 log = logging.getLogger(__name__)
 
 SHARE_OF_FREE_MEMORY = 0.25  # for the pilot's activation maps; other workers may share the node
+PASSES_BESIDE_AXES = 2  # the first one, and the one that projects
 ROWS_AT_ONCE = 32  # whose maps of all layers are held together, or one forward pass where that takes more
 
 _ForwardRows = Callable[[Forward, Batch, Collection[str]], tuple[dict[str, Tensor], Tensor]]
@@ -65,14 +69,17 @@ class PilotMaps:
         spec: WorkSpec,
         check: Callable[[], None],
         watched: Sequence[TargetSpec] = (),
+        *,
+        meter: PilotMeter | None = None,
     ) -> None:
         """forwards: of copies of the one model; as many batches are forwarded at the same time. `check` is called
-        before every batch of a pass. watched: functions of the model whose effects are asked for; `self.watched` has
-        their values, float64 (rows, W), NaN where a row has none."""
+        before every batch of a pass; `meter` is told how far it is. watched: functions of the model whose effects are
+        asked for; `self.watched` has their values, float64 (rows, W), NaN where a row has none."""
         self.forward = forwards[0]
         self._forwards = forwards
         self._spec = spec
         self._check = check
+        self._meter = meter or PilotMeter()
         self._watched = watched
         self._taps = tuple(map(tap_name, self.forward.places))
         self._names: Collection[str] = (*spec.layers, *self._taps)
@@ -88,6 +95,7 @@ class PilotMaps:
         self.watched = np.empty((0, len(watched)))
         self.outputs = 0
         self.labels = NO_ROWS
+        self.predicted: list[np.ndarray[Any, np.dtype[np.int64]]] = []  # by batch, of every row
 
     @property
     def cached(self) -> list[CachedBatch]:
@@ -101,10 +109,14 @@ class PilotMaps:
         targets: list[np.ndarray] = []
         watched: list[np.ndarray] = []
         problems: Counter[str] = Counter()
+        self._meter.begin(rows)
         for number, pilot_batch in enumerate(self._forward_all(self._parts(batches), self._names, self._run)):
             batch, maps = pilot_batch.batch, pilot_batch.maps
             self.outputs = int(pilot_batch.outputs.shape[1])
             self.labels |= seen_labels(batch.labels)
+            self._meter.expect(PASSES_BESIDE_AXES + max(usual_passes(prod(shape)) for shape in self.shapes.values()))
+            self._meter.add(len(batch))
+            self.predicted.append(pilot_batch.outputs.argmax(1).cpu().numpy())
             if number == 0 and _nbytes(maps) / len(batch) * rows > _budget():
                 self._maps = None
             values, usable = self._usable_rows(pilot_batch, problems)
@@ -164,10 +176,12 @@ class PilotMaps:
         return self._passes(self._taps, self._taps)
 
     def _passes(self, names: Collection[str], needed: Collection[str]) -> Iterator[Mapping[str, Tensor]]:
+        self._meter.next_pass()
         if self._maps is not None:
-            for maps in self._maps:
+            for maps, (_, usable) in zip(self._maps, self._usable, strict=True):
                 self._check()
                 yield {name: maps[name] for name in names}
+                self._meter.add(len(usable))
             return
 
         def run(forward: Forward, batch: Batch, layers: Collection[str]) -> tuple[dict[str, Tensor], Tensor]:
@@ -176,6 +190,7 @@ class PilotMaps:
         forwarded = self._forward_all((batch for batch, _ in self._usable), needed, run)
         for pilot_batch, (_, usable) in zip(forwarded, self._usable, strict=True):
             yield _take(pilot_batch.maps, usable)
+            self._meter.add(len(usable))
 
     def check_rows(self, layers: Mapping[str, LayerPlan]) -> CheckRows:
         """The first usable rows, at most one batch of them, for the admission of workers."""

@@ -115,3 +115,35 @@ def _next_rows(batches: Iterator[CachedBatch], rows: int) -> Iterator[CachedBatc
         batch = next(batches)
         rows -= len(batch.batch)
         yield batch
+
+
+class PilotMeter:
+    """How far a pilot is, for the progress: rows of passes, of which the number is known roughly. One thread counts,
+    another may read `share`."""
+
+    def __init__(self) -> None:
+        self._rows_of_pass = 0
+        self._passes = 1
+        self._rows = 0
+        self._pass = 0
+
+    def begin(self, rows: int) -> None:
+        """The first pass begins, over about so many rows; also where it begins anew with a smaller batch."""
+        self._rows_of_pass, self._passes, self._rows, self._pass = rows, 1, 0, 0
+
+    def expect(self, passes: int) -> None:
+        """There will be about so many passes in all."""
+        self._passes = passes
+
+    def next_pass(self) -> None:
+        self._pass, self._rows = self._pass + 1, 0
+
+    def add(self, rows: int) -> None:
+        """So many more rows of the pass are done."""
+        self._rows += rows
+
+    @property
+    def share(self) -> float:
+        """From 0 to 0.99: the share of the passes, all counted alike."""
+        of_pass = self._rows / self._rows_of_pass if self._rows_of_pass else 0.0
+        return min(0.99, (self._pass + min(1.0, of_pass)) / self._passes)

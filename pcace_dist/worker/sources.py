@@ -64,12 +64,15 @@ class _KeptTotals:
     bytes_read: int = 0
 
 
-def image_source(stream: UnitStream, forward: ForwardPass, on_forwarded: Callable[[int], None]) -> UnitSource:
-    """Images that are read and forwarded now; `on_forwarded(rows)` is called after every batch."""
+def image_source(
+    stream: UnitStream, pass_of: Callable[[Batch], ForwardPass], on_forwarded: Callable[[int], None]
+) -> UnitSource:
+    """Images that are read and forwarded now, each batch by its own pass; `on_forwarded(rows)` is called after every
+    batch."""
 
     def passes() -> Iterator[tuple[Batch, ForwardPass]]:
         for batch in stream.batches():
-            yield batch, forward
+            yield batch, pass_of(batch)
             on_forwarded(len(batch))
 
     return UnitSource(
@@ -111,15 +114,15 @@ class UnitSources:
         spec: WorkSpec,
         plan: Plan,
         reader: UnitReader,
-        forward: ForwardPass,
+        pass_of: Callable[[Batch], ForwardPass],
         pilot_cache: PilotCache,
         on_forwarded: Callable[[int], None] = lambda rows: None,
     ) -> None:
-        """`on_forwarded(rows)` is called for every batch of images, after its forward pass."""
+        """pass_of: how a batch of images is forwarded. `on_forwarded(rows)` is called after every such pass."""
         self.reader = reader
         self._spec = spec
         self._plan = plan
-        self._forward = forward
+        self._pass_of = pass_of
         self._pilot_cache = pilot_cache
         self._on_forwarded = on_forwarded
         self._ahead: Unit | None = None
@@ -133,7 +136,7 @@ class UnitSources:
         cached = self._pilot_cache.take(unit.id)
         if cached is not None:
             return pilot_source(cached)
-        return image_source(self.reader.submit(unit), self._forward, self._on_forwarded)
+        return image_source(self.reader.submit(unit), self._pass_of, self._on_forwarded)
 
     def read_ahead(self, unit: Unit, upcoming: Unit | None) -> None:
         """Begin to read the unit that follows `unit`, unless the pilot has forwarded it. If another unit was begun

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
-    from pcace_dist.config.job import Compute, Effect, Model, Statistics
+    from pcace_dist.config.sections import Compute, Effect, Model, Statistics
     from pcace_dist.config.targets import Reduction, TargetSpec
     from pcace_dist.datasets.columns import DatasetSpec
     from pcace_dist.datasets.images import ImageSpec
@@ -26,7 +26,7 @@ class WorkSpec:
 
     The job's sections as they are, but for what was resolved: absolute paths in `dataset` and `model.weights`, and in
     `statistics` and `compute.batch` the settings of the plan where one is given. layers: resolved names in model order.
-    from pcace_dist.config.job import Compute, Effect, Model, Statistics
+    from pcace_dist.config.sections import Compute, Effect, Model, Statistics
     from pcace_dist.config.targets import Reduction, TargetSpec
     """
 

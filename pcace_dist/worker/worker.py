@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pcace_dist.artifacts.attempt import ChannelBlock
     from pcace_dist.artifacts.block_scores import BlockScores
+    from pcace_dist.checks.finding import Finding
     from pcace_dist.datasets.listing import Listing
     from pcace_dist.datasets.units import Unit
     from pcace_dist.ledger.ledger import Receipt
@@ -60,10 +61,12 @@ class WorkResult:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a worker is: images forwarded so far, batches of a pilot so far, and the storage that it waits for."""
+    """How far a worker is: images forwarded so far, batches of a pilot so far, the pilot's share that is done (0 to 1),
+    and the storage that it waits for."""
 
     images: int = 0
     pilot_batches: int = 0
+    pilot_share: float = 0.0
     waits_for: str | None = None
 
 
@@ -108,10 +111,10 @@ class WorkerBody:
         """Name of the node that this worker runs on; empty where there is only one."""
         return ""
 
-    def pilot(self, listing: Listing) -> tuple[bytes, bytes]:
-        """Make the plan. Returns its bytes and those of the rows by which workers are admitted."""
+    def pilot(self, listing: Listing) -> tuple[bytes, bytes, tuple[Finding, ...]]:
+        """Make the plan. Returns its bytes, those of the rows by which workers are admitted, and warnings."""
         plan, check = self._engine.pilot(listing)
-        return plan.to_bytes(), check.to_bytes()
+        return plan.to_bytes(), check.to_bytes(), self._engine.pilot_warnings
 
     def begin(self, plan: bytes, check: bytes, epoch: int) -> Admission:
         """Take the plan. Raises NotAdmitted, ModelError."""
@@ -224,6 +227,7 @@ class WorkerBody:
         return Progress(
             images=0 if engine is None else engine.images_seen,
             pilot_batches=0 if engine is None else engine.pilot_batches,
+            pilot_share=0.0 if engine is None else engine.pilot_meter.share,
             waits_for=None if outage is None else f"{outage[0]} (for {outage[1]:.0f} s by now)",
         )
 

@@ -151,7 +151,7 @@ def test_the_same_rank_writes_a_damaged_file_anew_from_the_attempts(made: Made, 
     assert run_job(made.job, tell=told.append) == 0
     assert (made.run / name).read_bytes() == made.files[f"{RUN}/{name}"]
     assert run_job(made.job, tell=told.append) == 0
-    assert [line.partition(" UTC, ")[2] for line in told] == [f"{name} written anew from what it recorded"] * 2 + [
+    assert [line.partition(", ")[2] for line in told] == [f"{name} written anew from what it recorded"] * 2 + [
         "nothing to do"
     ]
 
@@ -182,7 +182,7 @@ def test_a_finished_run_that_is_asked_again_says_so_and_no_time(
     (tmp_path / "job.yaml").write_text(made.job.to_yaml())
     assert main(["rank", str(tmp_path / "job.yaml")]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{made.run}: finished on 20") and " UTC, nothing to do\n" in printed
+    assert printed.startswith(f"{made.run}: already finished on 20") and ", nothing to do\n" in printed
     assert " images in " not in printed and "240 images, 0 bad rows" in printed
 
 

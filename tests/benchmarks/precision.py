@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from scipy.stats import spearmanr
 
-from pcace_dist.config.job import Compute, Model, Statistics
+from pcace_dist.config.sections import Compute, Model, Statistics
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.listing import Listing, list_dataset

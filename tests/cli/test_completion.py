@@ -25,6 +25,8 @@ LINES = {
     "pcace rank ci": "pcace rank city.yaml",  # not city.txt
     "pcace report runs/monday --no-s": "pcace report runs/monday --no-synthesis",
     "pcace show run": "pcace show runs/",
+    "pcace rank city.yaml --set statistics.pen": "pcace rank city.yaml --set statistics.penalty=",
+    "pcace rank city.yaml --set compute.precision=bfl": "pcace rank city.yaml --set compute.precision=bfloat16",
     "pcace pack a b --kind web": "pcace pack a b --kind webdataset",
 }
 SET_UP = {

@@ -16,7 +16,7 @@ from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.cli.main import main
 from pcace_dist.commands.evaluate import Evaluation, EvaluationSettings, evaluate, write_evaluation
 from pcace_dist.config.targets import TargetSpec
-from pcace_dist.errors import JobError, OutputError
+from pcace_dist.errors import JobError, OutputError, UserError
 from tests.planted import write_planted
 from tests.planted_ablation import SHARES, write_images
 from tests.run.test_main_job import planted_job
@@ -152,7 +152,7 @@ def test_groups_are_measured_on_their_own_images(local_ray: None, tmp_path: Path
 
 
 def test_what_cannot_be_evaluated_is_refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(JobError, match="--layer conv9: not ranked; there are: read"):
+    with pytest.raises(UserError, match="no layer 'conv9'; there are: read"):
         evaluate(run, EvaluationSettings(layers=("conv9",)))
     (tmp_path / "half").mkdir()
     for name in ("job.yaml", "rankings.parquet", "summary.json"):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pcace_dist.datasets.columns import DatasetSpec
-from pcace_dist.datasets.row_groups import RowGroup, count_kept, kept_values, read_row_groups
+from pcace_dist.datasets.row_groups import RowGroup, count_kept, kept_counts, read_row_groups
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import RowGroupRef, make_units
 from pcace_dist.errors import DatasetError, StoreUnavailable
@@ -89,7 +89,7 @@ def test_row_groups_that_statistics_exclude_are_not_read(tmp_path: Path) -> None
 def test_values_are_those_of_the_rows_that_the_filter_keeps(tmp_path: Path) -> None:
     shard(tmp_path / "a.parquet", [png(i) for i in range(6)], place=[*"aabbc", None], half=[0, 1, 0, 0, 1, 1])
     spec, refs = row_groups_of(tmp_path, filter={"half": 1})
-    assert kept_values("place", refs, spec, Storage()) == {"a", "c", None}
+    assert kept_counts("place", refs, spec, Storage()) == {"a": 1, "c": 1, None: 1}
 
 
 def test_transient_faults_are_retried(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_outage_that_lasts_is_no_bad_row_and_no_empty_filter(tmp_path: Path) 
     for ask in (
         lambda s: list(read_row_groups(refs, spec, s)),
         lambda s: count_kept(refs, spec, s),
-        lambda s: kept_values("label", refs, spec, s),
+        lambda s: kept_counts("label", refs, spec, s),
     ):
         storage = FailingStorage(10**9, "part-00001.parquet", seconds=60)
         with pytest.raises(StoreUnavailable, match=r"part-00001\.parquet: connection reset by peer \(for 60 s\)"):

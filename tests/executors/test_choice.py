@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pcace_dist.cli.main import main
-from pcace_dist.config.job import Workers, parse_job
+from pcace_dist.config.job import parse_job
+from pcace_dist.config.sections import Workers
 from pcace_dist.errors import JobError
 from pcace_dist.executors import choice
 from pcace_dist.executors.base import WorkerShape

@@ -72,13 +72,14 @@ def test_nothing_is_printed_past_the_terminal() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
-    assert printing == {"progress/terminal.py", "progress/logs.py"}
+    assert printing == {"progress/terminal.py", "progress/logs.py", "cli/completion.py"}, "a script for a shell"
 
 
 SHOW = (
     "import sys\nfrom tests.progress.test_terminal import ClassNames, ranking\n"
     "from pcace_dist.cli import main, tables\n"
-    "main.main = lambda _: tables.print_ranking(ranking(*['x'] * 2000), ClassNames(), grouped=True) or 0\nmain.entry()"
+    "main._show = lambda _: tables.print_ranking(ranking(*['x'] * 2000), ClassNames(), grouped=True) or 0\n"
+    "sys.argv = ['pcace', 'show', 'run']\nmain.entry()"
 )
 
 

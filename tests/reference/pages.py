@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reference import cli, exit_codes, outputs
+from tests.reference import cli, exit_codes, job, outputs
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
 PAGES: dict[str, Callable[[], str]] = {
+    "job.md": job.page,
+    "job.schema.json": job.schema_text,
     "cli.md": cli.page,
     "exit-codes.md": exit_codes.page,
     "outputs.md": outputs.page,

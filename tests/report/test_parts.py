@@ -67,7 +67,7 @@ def test_groups_beyond_what_a_page_carries_are_left_out_smallest_first(monkeypat
     assert chosen.groups == (1, 2) and chosen.left_out == 1
     chosen_group = select(ranked, ReportOptions(groups=("x",)))
     assert chosen_group.groups == (0,) and chosen_group.left_out == 0, "the others fit, but nobody asked for them"
-    with pytest.raises(UserError, match="--groups w: no such group"):
+    with pytest.raises(UserError, match="no group 'w'; there are: "):
         select(ranked, ReportOptions(groups=("w",)))
 
 

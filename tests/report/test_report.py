@@ -192,9 +192,9 @@ def test_options_leave_out_what_they_say(squares: Reported, tmp_path: Path) -> N
 def test_unknown_groups_layers_and_devices_are_one_line_errors(
     squares: Reported, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UserError, match="--groups nowhere: no such group in this run; there are: "):
+    with pytest.raises(UserError, match="no group 'nowhere'; there are: "):
         quietly(squares.run, groups=("nowhere",))
-    with pytest.raises(UserError, match=r"--layers conv\*: no such layer in this run; there are: look"):
+    with pytest.raises(UserError, match=r"no layer 'conv\*'; there are: look"):
         quietly(squares.run, layers=("conv*",))
     with pytest.raises(UserError, match="--device 'tpu': is not cpu, cuda or auto"):
         quietly(squares.run, device="tpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pcace_dist.run.bottleneck import (
@@ -53,7 +55,7 @@ def test_a_run_of_two_workers_is_shared_out_as_one_of_one() -> None:
         ({"wait": 150.0, "decode": 160.0, "read": 3.0}, GPU, "decode", "model.input.decode gpu"),
         ({"wait": 150.0, "decode": 20.0, "read": 160.0}, GPU, "read", "storage nearer"),
         ({"forward": 60.0, "decode": 110.0, "wait": 40.0}, CPU, "decode", "workers.cpus"),
-        ({"forward": 90.0, "decode": 170.0, "wait": 2.0}, GPU, "forward", "a GPU"),
+        ({"forward": 90.0, "decode": 170.0, "wait": 2.0}, GPU, "forward", "a faster GPU"),
         ({"tap": 150.0}, CPU, "tap", "fewer layers"),
         ({"statistics": 150.0}, CPU, "statistics", "groups"),
         ({"flush": 150.0}, CPU, "flush", "PCACE_FLUSH_SECONDS"),
@@ -91,9 +93,28 @@ def test_every_stage_has_its_advice() -> None:
     assert set(HELPS) == on_driver | {*ON_WORKER, *IN_REDUCE, "read", "decode"} - {"wait"}
 
 
+def closing(share: float, seconds: float, advice: str = "a GPU") -> list[str]:
+    by_stage = {"forward": share, "start": 1 - share}
+    bottleneck = {"stage": "forward", "share": share, "advice": advice}
+    return describe_time({"seconds": seconds, "shares": by_stage, "bottleneck": bottleneck})
+
+
 def test_the_closing_lines_name_the_largest_first_and_leave_out_what_took_nothing() -> None:
     by_stage = stage_shares({"start": 10.0, "main_pass": 90.0}, on_worker({"forward": 60.0, "wait": 30.0}, 90.0))
-    assert describe_time({"shares": by_stage, "bottleneck": {"stage": "forward", "share": 0.6, "advice": "a GPU"}}) == [
+    bottleneck = {"stage": "forward", "share": 0.6, "advice": "a GPU"}
+    assert describe_time({"seconds": 100.0, "shares": by_stage, "bottleneck": bottleneck}) == [
         "forward 60 %, wait 30 %, start 10 %",
         "forward takes most (60 %); what would help: a GPU",
     ]
+
+
+def test_what_would_help_is_said_where_it_is_worth_it() -> None:
+    assert closing(0.6, 59.0) == [], "a run of under a minute"
+    assert closing(0.25, 600.0) == ["start 75 %, forward 25 %"], "no stage takes much"
+    assert closing(0.6, 600.0, advice="") == ["forward 60 %, start 40 %"], "nothing is known to help"
+
+
+def test_fewer_knots_are_advised_where_there_are_more_than_nine() -> None:
+    for knots, helps in ((9, False), (17, True)):
+        verdict = find_bottleneck({"reduce": 60.0}, {"solve": 50.0}, replace(CPU, knots=knots))
+        assert verdict is not None and ("statistics.knots 9" in verdict.advice) == helps

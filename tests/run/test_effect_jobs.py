@@ -72,6 +72,18 @@ class PlainEffects:
         self.images = (torch.from_numpy(images)[:, None].double() / 255 - 0.1307) / 0.3081
         self.labels = torch.from_numpy(table["label"].to_numpy().copy())
 
+    def own_gradients(self, layer: str, drawn: np.ndarray) -> np.ndarray:
+        """Effects (C,) of logit:predicted by every image's own gradient. drawn: rows of the pilot."""
+        behind = [name for name, _ in self.model.named_children()].index(layer) + 2
+        maps = self.model[:behind](self.images).detach().requires_grad_()
+        outputs = self.model[behind:](maps).amax(1)
+        (gradients,) = torch.autograd.grad(outputs.sum(), maps)
+        steps = -(-maps.shape[-1] // 14)
+        blocks = nn.functional.avg_pool2d(maps.detach()[drawn].mean(0), steps)  # the mean map is kept in blocks
+        mean = blocks.repeat_interleave(steps, 1).repeat_interleave(steps, 2)
+        along, y = ((maps.detach() - mean) * gradients).sum((2, 3)), outputs.detach() - outputs.detach().mean()
+        return np.asarray(((along * y[:, None]).mean(0) / y.square().mean()).numpy())
+
     def of(self, layer: str, drawn: np.ndarray, *, steps: int, own_class: bool = True) -> np.ndarray:
         """Effects (C,) of the layer's channels behind its activation. drawn: rows of the pilot; the first 64 of each
         class among them give its axis. steps: edge of the blocks on which axes are constant."""
@@ -212,6 +224,33 @@ def test_axes_that_are_too_large_are_refused_or_left_out(
     with pytest.raises(ModelError, match=r"^effect.gradient mean: 10 axes of 2 layers take"):
         run_job(parse_job(digits_job(data, tmp_path / "mean", effect={"gradient": "mean"})))
     assert statuses(ranked(digits_job(data, tmp_path / "auto"))) == {"off"}
+
+
+def test_images_have_gradients_of_their_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = digits_job(data, tmp_path / "run", target={"logit": "predicted"}, effect={"gradient": "image"})
+    run = ranked(job)
+    plain, pilot = PlainEffects(ROWS), (np.arange(256) * 2 + 1) * ROWS // 512
+    for layer in ("conv1", "conv2"):
+        found = np.array(run.ranking(layer=layer)["effect"].to_pylist(), float)
+        assert np.abs(found - plain.own_gradients(layer, pilot)).max() < 3e-4
+    monkeypatch.setenv("PCACE_FLUSH_SECONDS", "0.001")
+    again = ranked(job | {"output": str(tmp_path / "again"), "workers": {"max": 3}})
+    assert bytes_of(again) == bytes_of(run)
+
+
+def test_auto_takes_own_gradients_where_there_is_no_mean_and_images_are_few(data: Path, tmp_path: Path) -> None:
+    for pilot, gradient, status in ((256, "off", "off"), (300, "image", "ok")):
+        job = digits_job(data, tmp_path / gradient, target={"logit": "predicted"}, statistics={"pilot": pilot})
+        run = ranked(job)
+        effects = plan_of_run(run.path, Storage({})).effects
+        assert effects is not None and effects.gradient == gradient and statuses(run) == {status}
+
+
+def test_what_a_path_attributes_to_a_layer_adds_up_to_the_target(data: Path, tmp_path: Path) -> None:
+    """All of the output goes through either layer, and it begins at one value for all images."""
+    run = ranked(digits_job(data, tmp_path / "run", target={"logit": 3}, effect={"gradient": "path"}))
+    for layer in ("conv1", "conv2"):
+        assert sum(run.ranking(layer=layer)["effect"].to_pylist()) == pytest.approx(1, abs=0.03)
 
 
 class NoGradient(nn.Sequential):

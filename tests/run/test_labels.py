@@ -173,7 +173,7 @@ def test_the_run_has_the_names_of_the_data(named: Run) -> None:
 
 def test_a_group_can_be_asked_for_by_its_name(named: Run) -> None:
     assert named.ranking(group="three") == named.ranking(group=3) == named.ranking(group="3 (three)")
-    with pytest.raises(UserError, match=r"no rows for group 'eleven' \(there are: 0 \(zero\), 1 \(one\),"):
+    with pytest.raises(UserError, match=r"no group 'eleven'; there are: 0 \(zero\), 1 \(one\),"):
         named.ranking(group="eleven")
     assert named.ranking(target="logit:3 (three)-5 (five)") == named.ranking(target="logit:3-5")
 

@@ -309,7 +309,10 @@ def test_the_ranking_of_a_model_that_has_been_edited_is_never_shown_as_new(
     write(NET + "# a comment\n")
     assert rank(data, tmp_path, "pcace_edited:Net", "[conv]") == 0
     again = capsys.readouterr().out
-    assert re.search(r"finished on \d{4}-\d\d-\d\d \d\d:\d\d UTC, nothing to do", again) and "images/s" not in again
+    assert (
+        re.search(r"already finished on \d{4}-\d\d-\d\d \d\d:\d\d \w+, nothing to do", again)
+        and "images/s" not in again
+    )
 
     write(NET.replace("torch.relu(self.conv(x))", "torch.sin(9 * self.conv(x))"))
     assert rank(data, tmp_path, "pcace_edited:Net", "[conv]") == 2

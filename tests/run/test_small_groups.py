@@ -15,6 +15,7 @@ from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
 from pcace_dist.errors import DatasetError
 from tests.digits import digits_job, digits_table, ranked
+from tests.report.opened import OpenedReport
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -33,7 +34,7 @@ def test_groups_that_are_known_to_be_too_small_are_refused_before_the_pass(tmp_p
         ranked(digits_job(data, tmp_path / "run", group_by="city"))
     assert str(caught.value) == (
         "group_by city: none of the 2 groups has the 50 images that a ranking takes at least; the largest: b 38, a 30; "
-        "take more images, fewer statistics.components or knots, or larger groups"
+        "make larger groups, or take more images (no setting takes fewer than 50)"
     )
     assert not (tmp_path / "run" / "attempts").exists()
 
@@ -56,11 +57,34 @@ def test_a_run_without_any_ranking_ends_with_4_and_says_why(
     printed = capsys.readouterr().out
     assert "logit:label: no channel is ranked: group c0 (40 images, too few images); group c1 (40 images" in printed
     assert "a channel is ranked from 50 images on" in printed
+    assert "make larger groups, take more images (no setting takes fewer than 50)" in printed
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["outcome"], summary["exit_code"]) == ("nothing_ranked", 4)
     assert main(["rank", str(job)]) == 4, "asked again"
     assert main(["show", str(tmp_path / "run"), "--group", "c7"]) == 0
     assert "group c7 (40 images, too few images)" in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "run"), "--across"]) == 0
+    assert "no channel is ranked: group c0 (40 images" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "nothing can be evaluated: logit:label: no channel is ranked: group c0" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "run"), "--no-synthesis", "--top", "1"]) == 0
+    assert "note: logit:label: no channel is ranked: group c0 (40 images" in capsys.readouterr().out
+    notes = OpenedReport(tmp_path / "run" / "report.html").data["notes"]
+    assert notes[0].startswith("logit:label: no channel is ranked: group c0 (40 images")
+    assert main(["compare", str(tmp_path / "run"), str(tmp_path / "run")]) == 2
+    assert "no channel of the first is ranked" in capsys.readouterr().err
+
+
+def test_the_setting_that_would_do_is_named(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", ["a"] * 70 + ["b"] * 62)
+    asked = digits_job(data, tmp_path / "run", group_by="city", statistics={"components": 5})
+    with pytest.raises(DatasetError) as caught:
+        ranked(asked)
+    assert str(caught.value).endswith(
+        "make larger groups, or take more images, or statistics.components: 3, which takes 64"
+    )
+    asked["statistics"] |= {"components": 3}
+    assert ranked(asked).summary["outcome"] == "done"
 
 
 def test_a_group_without_a_ranking_beside_others_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from pcace_dist.statistics.score import (
     required_images,
     score_channels,
     scores_of_few_rows,
+    settings_for,
 )
 from tests.statistics.helpers import Array, gram_of, identity_plan, plan_of, scores_of, times
 
@@ -385,3 +386,14 @@ def test_a_gram_and_its_plan_are_left_as_they_were() -> None:
     before, digest, threads = gram.to_bytes(), plan.digest, torch.get_num_threads()
     score_channels(gram, plan.layers[0], plan.targets, penalty=0.3)
     assert gram.to_bytes() == before and plan.digest == digest and torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("images", "settings"),
+    [(500, (5, 9)), (96, (5, 9)), (95, (4, 9)), (50, (2, 9)), (49, None), (0, None)],
+)
+def test_settings_with_which_few_images_make_a_score(images: int, settings: tuple[int, int] | None) -> None:
+    assert settings_for(images, 5, 9) == settings
+    assert settings_for(60, 1, 32) == (1, 9), "fewer knots where one component is too much"
+    if settings is not None:
+        assert required_images(*settings) <= images

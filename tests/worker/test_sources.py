@@ -72,7 +72,7 @@ def sources_of(
     dataset = DatasetSpec([], group_by="place", label="label", labelling=labelling or Labelling())
     spec = SimpleNamespace(base="runs/base", storage=None, dataset=dataset)
     forward = TableForward(maps_of(8))
-    sources = UnitSources(cast(WorkSpec, spec), plan, cast(UnitReader, reader), forward, cache, **changes)
+    sources = UnitSources(cast(WorkSpec, spec), plan, cast(UnitReader, reader), lambda _: forward, cache, **changes)
     return sources, reader, cache
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pcace_dist.artifacts.columns import Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
+from pcace_dist.config.choice import group_names, layer_names
 from pcace_dist.datasets.groups import name_of
 
 if TYPE_CHECKING:
@@ -54,28 +55,21 @@ class ClassNames:
             return name
         return _OUTPUT.sub(lambda found: self.output(int(found[0])), name)
 
-    def asked_group(self, name: object) -> object:
-        """The group that is meant by its value, by the name of its class (`cat`), or by both as shown (`3 (cat)`).
+    def of_column(self, column: str) -> Callable[[Any], Iterable[str]]:
+        """What the values of a ranking's column may be called, as they are shown first."""
+        return {"group": self.group_names, "target": self.target_names}.get(column, layer_names)
 
-        A value comes before a name.
-        """
-        if not self.of_groups or not isinstance(name, str) or name in map(str, self._labels()):
-            return name
-        return next((label for label in self._labels() if name in (self._name(label), self.group(label))), name)
+    def group_names(self, value: Any) -> Iterable[str]:
+        """What a group may be called: `3 (cat)`, `3`, `cat`."""
+        shown, plain = self.group(value), name_of(value)
+        yield shown
+        yield from group_names(value)
+        if shown != plain:
+            yield shown.removeprefix(f"{plain} (").removesuffix(")")
 
-    def asked_target(self, name: str | None) -> str | None:
-        """A target by its canonical name, which may have names of classes as `target` shows them."""
-        if name is None or not name.startswith(_OF_A_CLASS):
-            return name
-        for index in self.names:
-            name = name.replace(self.output(index), str(index))
-        return name
-
-    def _labels(self) -> list[int]:
-        return [index + self.base for index in self.names]
-
-    def _name(self, label: int) -> str:
-        return self.names[label - self.base]
+    def target_names(self, name: str) -> Iterable[str]:
+        """What a target may be called: `logit:3 (cat)`, `logit:3`."""
+        return self.target(name), name
 
     def _named(self, text: str, index: Any) -> str:
         name = self.names.get(index, text)

@@ -6,11 +6,12 @@ Version 0.1.0 had no such record: its labels are class indices, its folders no c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pcace_dist.datasets.values.image_files import IMAGE, root_of
 from pcace_dist.datasets.values.labels import Labelling
 from pcace_dist.errors import OutputError
 
@@ -18,19 +19,32 @@ if TYPE_CHECKING:
     from pcace_dist.datasets.columns import DatasetSpec
 
 KEY = "reading"
+IMAGE_LISTS = "data"  # folder of a run
+IMAGE_LIST = rf"{IMAGE_LISTS}/[0-9a-f]{{32}}\.parquet"
 TYPES = {str(kind): kind for kind in (pa.int64(), pa.string())}  # of folders
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Where dataset.path is a folder of images or a CSV: the list of them that the run reads (packing/image_index.py),
+    its name below the run, and the column that names each row, if there is one."""
+
+    name: str
+    id: str | None
 
 
 @dataclass(frozen=True)
 class DataReading:
     """names: of classes, by index. names_from: who says so. by_name: the class index of each label, where labels are
-    texts. needs_label: rows without one are left out. partitions: types of the columns that folders name."""
+    texts. needs_label: rows without one are left out. partitions: types of the columns that folders name. images: where
+    images are files of their own."""
 
     names: Mapping[int, str] = field(default_factory=dict)
     names_from: str = ""
     by_name: Mapping[str, int] | None = None
     needs_label: bool = False
     partitions: Mapping[str, str] = field(default_factory=dict)
+    images: ImageList | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -39,6 +53,7 @@ class DataReading:
             "by_name": None if self.by_name is None else dict(self.by_name),
             "needs_label": self.needs_label,
             "partitions": dict(self.partitions),
+            "images": None if self.images is None else asdict(self.images),
         }
 
     @classmethod
@@ -54,6 +69,7 @@ class DataReading:
             by_name=None if by_name is None else {str(name): int(index) for name, index in by_name.items()},
             needs_label=bool(said["needs_label"]),
             partitions={str(name): str(kind) for name, kind in said["partitions"].items()},
+            images=None if said["images"] is None else ImageList(**said["images"]),
         )
 
     def continued(self, manifest: Mapping[str, Any]) -> DataReading:
@@ -65,10 +81,12 @@ class DataReading:
                 f"dataset.classes: the names of the classes, from {self.names_from or 'nowhere'}, are others than when "
                 "the run began; use another output"
             )
-        return begun if KEY in manifest else replace(begun, names=self.names, names_from=self.names_from)
+        if KEY not in manifest:
+            begun = replace(begun, names=self.names, names_from=self.names_from)
+        return replace(begun, images=self.images)
 
-    def applied(self, dataset: DatasetSpec) -> DatasetSpec:
-        """The data set, read so."""
+    def applied(self, dataset: DatasetSpec, run: str) -> DatasetSpec:
+        """The data set, read so by the run at this path."""
         labelling = Labelling(
             by_name=self.by_name,
             origin=self.names_from,
@@ -77,4 +95,11 @@ class DataReading:
             leave_out=self.needs_label,
         )
         types = {name: TYPES[kind] for name, kind in self.partitions.items()}
-        return replace(dataset, labelling=labelling, partitions=types)
+        dataset = replace(dataset, labelling=labelling, partitions=types)
+        return dataset if self.images is None else of_images(dataset, self.images, run)
+
+
+def of_images(dataset: DatasetSpec, images: ImageList, run: str) -> DatasetSpec:
+    """The data set whose path is a folder of images or a CSV, by the list of its images that the run at `run` has."""
+    url, below = f"{run.rstrip('/')}/{images.name}", root_of(dataset.path[0])
+    return replace(dataset, path=[url], image=IMAGE, id=dataset.id or images.id, images_below=below)

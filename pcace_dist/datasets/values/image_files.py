@@ -5,14 +5,18 @@ A file that is gone, or is another by now, ends the run.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import pyarrow as pa
 
-from pcace_dist.datasets.paths import in_order
+from pcace_dist.datasets.formats import kind_of_name
+from pcace_dist.datasets.globs import pattern_of
+from pcace_dist.datasets.paths import in_order, parent_of
 from pcace_dist.errors import DatasetError
-from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line
+from pcace_dist.storage.files import Changed, Storage, StoredFile, first_line, split
 
+IMAGE = "image"  # the column of a list of images that names their files
 IMAGE_FILE = pa.struct([("path", pa.string()), ("size", pa.int64()), ("version", pa.string())])
 """A file: its path below a root, or its URL; its bytes; and what changes with its content (StoredFile.version)."""
 
@@ -20,6 +24,14 @@ IMAGE_FILE = pa.struct([("path", pa.string()), ("size", pa.int64()), ("version",
 def is_image_file(kind: pa.DataType) -> bool:
     """Whether a column of this type names files."""
     return bool(kind == IMAGE_FILE)
+
+
+def root_of(path: str) -> str:
+    """The folder that paths of images are below: a folder itself, a glob's before its first pattern, a CSV's own."""
+    if kind_of_name(path) == "csv":
+        return parent_of(path)
+    pattern = pattern_of(path, lambda part: split(part)[0] == "file" and os.path.exists(split(part)[1]))
+    return path.rstrip("/") if pattern is None else pattern[0]
 
 
 def file_url(path: str, root: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,15 @@ from torch.overrides import TorchFunctionMode
 
 from pcace_dist.models.effects.places import FUNCTIONS, Place, PlaceTap
 from pcace_dist.models.outputs import as_matrix
-from pcace_dist.models.tap import channels_and_positions, first_tensor
+from pcace_dist.models.tap import channels_and_positions, channels_last, first_tensor
+
+Target: TypeAlias = Callable[[Tensor], Tensor]
+"""From outputs (B, O) to values (n,), each of its own row."""
+Found: TypeAlias = dict[str, "Tensor | None"]
+"""Gradients (B, C, D) by layer; None where the target has none: the layer is not used for it, is detached, or runs
+under torch.no_grad or a reentrant checkpoint."""
+
+STEPS = 5  # of a path
 
 
 class PlaceGradients:
@@ -28,32 +36,53 @@ class PlaceGradients:
         self._model = model
         self._places = places
 
-    def __call__(
-        self, batch: Tensor, targets: Sequence[Callable[[Tensor], Tensor]]
-    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor | None]]]:
-        """Maps (n, C, D) by layer; and for each target its gradients (n, C, D) by layer, None where it has none there:
-        the layer is not used for it, is detached, or runs under torch.no_grad or a reentrant checkpoint. targets: from
-        outputs (n, O) to values (n,), each of its own row.
+    def __call__(self, batch: Tensor, targets: Sequence[Target]) -> tuple[Tensor, dict[str, Tensor], list[Found]]:
+        """Outputs (B, O), maps (B, C, D) by layer, and each target's gradients.
 
         Raises what the model or its backward pass raises; RuntimeError where nothing has a gradient.
         """
-        with torch.enable_grad(), _frozen(self._model), _Leaves(self._model, self._places) as leaves:
-            outputs = as_matrix(self._model(batch))
-            tensors = [leaves.found[layer] for layer in self._places]
-            given = []
-            for place, target in enumerate(targets):
-                last = place == len(targets) - 1
-                total = target(outputs).sum()
-                found = torch.autograd.grad(total, tensors, retain_graph=not last, allow_unused=True)
-                given.append(found)
-        maps = {layer: self._flat(layer, leaves.found[layer].detach()) for layer in self._places}
-        return maps, [self._by_layer(found) for found in given]
+        outputs, tensors, found = self._backward(batch, targets, _Leaves(self._model, self._places))
+        maps = {layer: self._flat(layer, tensor.detach()) for layer, tensor in tensors.items()}
+        return outputs, maps, [self._all_flat(one) for one in found]
 
-    def _by_layer(self, found: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
-        return {
-            layer: None if gradient is None else self._flat(layer, gradient)
-            for layer, gradient in zip(self._places, found, strict=True)
-        }
+    def along_path(
+        self, batch: Tensor, targets: Sequence[Target], means: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor], list[Found]]:
+        """The same with each gradient's mean along the straight path from the mean map (C, D) to the image's, at the
+        middles of STEPS equal parts; layer by layer, the rest of the model as it is. What is so attributed to the
+        channels of a layer that all goes through adds up to the difference of the target at the ends, about
+        (Dhamdhere, Sundararajan & Yan 2018, arXiv 1805.12233)."""
+        outputs, maps, found = self(batch, targets)
+        for layer, place in self._places.items():
+            total: list[Tensor | None] = [None] * len(targets)
+            for step in range(STEPS):
+                between = _Between(self._model, layer, place, means[layer], (step + 0.5) / STEPS)
+                for index, one in enumerate(self._backward(batch, targets, between)[2]):
+                    gradient, before = one[layer], total[index]
+                    total[index] = gradient if before is None or gradient is None else before + gradient
+            for index, summed in enumerate(total):
+                found[index][layer] = None if summed is None else self._flat(layer, summed / STEPS)
+        return outputs, maps, found
+
+    def _backward(
+        self, batch: Tensor, targets: Sequence[Target], leaves: _Leaves
+    ) -> tuple[Tensor, dict[str, Tensor], list[Found]]:
+        """Outputs, tensors at the places, and each target's gradients, both as the model has them."""
+        found: list[Found] = []
+        with torch.enable_grad(), _frozen(self._model), leaves:
+            outputs = as_matrix(self._model(batch))
+            for number, target in enumerate(targets, start=1):
+                gradients = torch.autograd.grad(
+                    target(outputs).sum(),
+                    list(leaves.found.values()),
+                    retain_graph=number < len(targets),
+                    allow_unused=True,
+                )
+                found.append(dict(zip(leaves.found, gradients, strict=True)))
+        return outputs.detach(), leaves.found, found
+
+    def _all_flat(self, found: Found) -> Found:
+        return {layer: None if own is None else self._flat(layer, own) for layer, own in found.items()}
 
     def _flat(self, layer: str, values: Tensor) -> Tensor:
         return channels_and_positions(layer, self._model.get_submodule(layer), values)[0]
@@ -89,6 +118,32 @@ class _Leaves(PlaceTap):
         """What the model goes on with in place of a tensor."""
         self.found[layer] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
         return self.found[layer].clone()
+
+
+class _Between(_Leaves):
+    """Puts a point between the mean map and the image's own in the place of one layer. share: 0 is the mean map."""
+
+    def __init__(self, model: nn.Module, layer: str, place: Place, mean: Tensor, share: float) -> None:
+        super().__init__(model, {layer: place})
+        self._module = model.get_submodule(layer)
+        self._mean = mean
+        self._share = share
+
+    def put(self, layer: str, tensor: Tensor) -> Tensor:
+        own = tensor.detach()
+        mean = as_output(self._module, self._mean.to(own.device, own.dtype), own)
+        return super().put(layer, mean + self._share * (own - mean))
+
+
+def as_output(module: nn.Module, maps: Tensor, output: Tensor) -> Tensor:
+    """Maps (C, D) with the axes of a module's output, for every image of it."""
+    turned = output.dim() == 3 and getattr(module, "batch_first", True) is False
+    shape = output.transpose(0, 1).shape if turned else output.shape
+    last = turned or channels_last(module, output.dim())
+    positions = shape[1:-1] if last else shape[2:]
+    wide = maps.reshape(len(maps), *positions)
+    every = (wide.movedim(0, -1) if last else wide).expand(shape)
+    return every.transpose(0, 1) if turned else every
 
 
 class _Functions(TorchFunctionMode):

@@ -182,12 +182,17 @@ class AxisMaker:
         known = torch.from_numpy(self._rows.keys[rows] >= 0)
         if not bool(known.any()):
             return
-        self._largest = torch.maximum(self._largest, values.cpu()[known].abs().amax(0))
+        self.add_values(values.cpu()[known])
         folds = torch.from_numpy(self._rows.folds[rows])[known]
         apart = maps.float().cpu()[known] - self.mean_maps
         for ranking, axis in enumerate(self._centring_axes):
             if axis is not None:
                 self._centring[ranking].index_add_(1, folds, (apart * axis).sum(2).double().T)
+
+    def add_values(self, values: Tensor) -> None:
+        """l, float32 (n, C), of some images: what the grid must reach."""
+        if len(values):
+            self._largest = torch.maximum(self._largest, values.float().cpu().abs().amax(0))
 
     @cached_property
     def _centring_axes(self) -> list[Tensor | None]:

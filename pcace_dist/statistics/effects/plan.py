@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics.effects.grid import MISSING, fixed_point
+from pcace_dist.statistics.effects.positions import block_sizes, spread
 
 Kind: TypeAlias = Literal["one", "label", "group"]
 EVERY = ""  # the name of the ranking of all rows; no group has it
@@ -100,6 +101,17 @@ class LayerEffects:
             result[:, :, index] = (sums - self.offsets[place]) * (own >= 0).unsqueeze(1)
         return result
 
+    def along(self, maps: Tensor, gradients: Tensor) -> Tensor:
+        """l, float32 (B, C), of maps (B, C, D) whose images have these gradients of their own (B, C, D)."""
+        values = maps.float().transpose(1, 2)
+        own = gradients.float().transpose(1, 2)
+        return torch.mul(values, own).sum(1) - torch.mul(own, self.mean_of_positions.T).sum(1)
+
+    @cached_property
+    def mean_of_positions(self) -> Tensor:
+        """The mean map at each position, float32 (C, D)."""
+        return spread(self.mean_maps / block_sizes(self.shape).to(self.mean_maps.device), self.shape).contiguous()
+
     def encode(self, values: Tensor) -> Tensor:
         """l as integers int16 (n, C, E), of what `project` gave; what is not finite counts as 0."""
         known = torch.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
@@ -138,6 +150,11 @@ class EffectPlan:
     rankings: tuple[str, ...]
     places: Mapping[str, Any]
     layers: tuple[LayerEffects, ...]
+
+    @property
+    def of_images(self) -> bool:
+        """Whether every image has a gradient of its own, and there are no axes."""
+        return self.gradient in ("image", "path")
 
     def layer(self, name: str) -> LayerEffects:
         """The effects of one layer."""

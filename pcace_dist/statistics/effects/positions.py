@@ -53,3 +53,13 @@ def block_sums(maps: Tensor, shape: Sequence[int]) -> Tensor:
 def block_sizes(shape: tuple[int, ...]) -> Tensor:
     """Positions in each block, float32 (blocks,)."""
     return block_sums(torch.ones(1, 1, prod(shape)), shape)[0, 0]
+
+
+def spread(blocks: Tensor, shape: Sequence[int]) -> Tensor:
+    """Values of blocks (C, blocks) at each of their positions: (C, D)."""
+    height, width = block_edges(shape)
+    if (height, width) == (1, 1):
+        return blocks
+    counts = (*shape[:-2], -(-shape[-2] // height), -(-shape[-1] // width))
+    planes = blocks.reshape(len(blocks), *counts).repeat_interleave(height, -2).repeat_interleave(width, -1)
+    return planes[..., : shape[-2], : shape[-1]].flatten(1)

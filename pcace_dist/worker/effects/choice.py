@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pcace_dist.config.job import Effect
+from pcace_dist.config.sections import Effect
 from pcace_dist.config.targets import PREDICTED, TargetSpec
 from pcace_dist.statistics.effects.plan import Kind
 from pcace_dist.statistics.effects.scores import NO_GRADIENT, NOT_OF_THE_MODEL, OFF

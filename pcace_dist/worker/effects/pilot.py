@@ -18,11 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pcace_dist.config.job import Effect
+from pcace_dist.config.sections import Effect
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.errors import ModelError
 from pcace_dist.models.device import is_out_of_memory
-from pcace_dist.models.effects.gradients import PlaceGradients
+from pcace_dist.models.effects.gradients import Found, PlaceGradients
 from pcace_dist.models.effects.places import Place, tap_name
 from pcace_dist.models.targets import target_tensor
 from pcace_dist.statistics.effects.axes import AxisMaker, PilotTable
@@ -30,7 +30,7 @@ from pcace_dist.statistics.effects.grid import NO_UNIT, grid_of
 from pcace_dist.statistics.effects.plan import EVERY, EffectPlan, EffectTarget, LayerEffects
 from pcace_dist.statistics.effects.positions import block_count, block_sizes, block_sums
 from pcace_dist.statistics.effects.scores import MIN_BEHIND, NO_GRADIENT, OFF, TOO_FEW_IMAGES, WITH_AXIS
-from pcace_dist.worker.effects.choice import MEAN, MORE, EffectChoice
+from pcace_dist.worker.effects.choice import MEAN, MORE, PATH, EffectChoice
 from pcace_dist.worker.effects.keys import Key, RowKeys
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ Makers: TypeAlias = Sequence[Mapping[str, AxisMaker]]  # by target, then by laye
 FEWEST = 4  # images behind an axis
 MOST_BYTES = 256 << 20  # of all axes
 GRADIENT_ROWS = 16  # images whose gradients are computed together
+GRID_ROWS = 256  # images by whose own gradients the grid of l is chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,11 +128,14 @@ class _Making:
             for table in tables
         ]
         self._each_part(partial(self._add_maps, makers))
-        if self._choice.gradient == MEAN:
+        if not self._choice.of_images:
             self._add_gradients(makers, keys)
         targets = self._targets(makers, keys)
         layers = [self._layer(name, [own[name] for own in makers]) for name, _ in self._shapes]
-        self._each_part(partial(self._add_projected, makers, layers, targets))
+        if self._choice.of_images:
+            self._add_own_gradients(makers, layers)
+        else:
+            self._each_part(partial(self._add_projected, makers, layers, targets))
         rankings = (EVERY, *(names[group] for group in tables[0].ranked_groups))
         finished = tuple(self._finished(layer, [own[layer.name] for own in makers]) for layer in layers)
         return replace(empty, targets=targets, rankings=rankings, layers=finished)
@@ -214,7 +218,6 @@ class _Making:
     def _add_gradients(self, makers: Makers, keys: Sequence[Sequence[Key]]) -> None:
         """The gradients of the first images of each key, a few at a time."""
         left = [np.full(len(own), self._effect.images) for own in keys]
-        gradients = PlaceGradients(self._pilot.model, self._pilot.places)
         for batch, rows in self._candidates():
             row_keys = RowKeys.of(batch, rows, self._folds)
             numbers = [
@@ -225,8 +228,8 @@ class _Making:
             for start in range(0, len(wanted), GRADIENT_ROWS):
                 self._pilot.check()
                 some = wanted[start : start + GRADIENT_ROWS]
-                found = self._gradients_of(gradients, batch, rows[some])
-                self._lost |= {(i, name) for i, own in enumerate(found) for name, one in own.items() if one is None}
+                _, found = self._gradients_of(batch, rows[some])
+                self._note_lost(found)
                 for of_layers, own, by_layer in zip(makers, numbers, found, strict=True):
                     self._add_found(of_layers, by_layer, own[some], row_keys.folds[some])
             if not any(own.any() for own in left):
@@ -237,6 +240,26 @@ class _Making:
             named = ", ".join(sorted({name for _, name in self._lost}))
             log.warning("effect: no gradient (detached, under torch.no_grad, or not used for the target): %s", named)
 
+    def _add_own_gradients(self, makers: Makers, layers: Sequence[LayerEffects]) -> None:
+        """l of some images by their own gradients, for the grids."""
+        means = {layer.name: layer.mean_of_positions for layer in layers} if self._choice.gradient == PATH else None
+        left = GRID_ROWS
+        for batch, mask in self._pilot.batches():
+            rows = _places(mask)[:left]
+            left -= len(rows)
+            for start in range(0, len(rows), GRADIENT_ROWS):
+                self._pilot.check()
+                maps, found = self._gradients_of(batch, rows[start : start + GRADIENT_ROWS], means)
+                self._note_lost(found)
+                for of_layers, by_layer in zip(makers, found, strict=True):
+                    for layer in layers:
+                        own = by_layer[layer.name]
+                        if own is not None:
+                            on_device = layer.to(own.device)
+                            of_layers[layer.name].add_values(on_device.along(maps[layer.name], own).nan_to_num())
+            if not left:
+                break
+
     def _candidates(self) -> Iterator[tuple[Batch, Integers]]:
         """The rows that axes may be taken from."""
         if self._reads_more and self._pilot.more is not None:
@@ -246,23 +269,30 @@ class _Making:
         for batch, mask in self._pilot.batches():
             yield batch, _places(mask)
 
-    def _gradients_of(self, gradients: PlaceGradients, batch: Batch, rows: Integers) -> list[dict[str, Tensor | None]]:
-        """By target and layer; raises _NoEffects where the model has none."""
+    def _gradients_of(
+        self, batch: Batch, rows: Integers, means: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], list[Found]]:
+        """Maps and, by target, gradients of some rows of a batch; with `means` along a path. Raises _NoEffects where
+        the model has none."""
         labels = None if batch.labels is None else batch.labels[rows]
         columns = {name: values[rows] for name, values in batch.columns.items()}
         watched = [partial(target_tensor, own.of, labels=labels, columns=columns) for own in self._choice.watched]
+        gradients = PlaceGradients(self._pilot.model, self._pilot.places)
+        images = self._pilot.prepare(batch.images[torch.from_numpy(rows)])
         try:
-            _, found = gradients(self._pilot.prepare(batch.images[torch.from_numpy(rows)]), watched)
+            if means is None:
+                return gradients(images, watched)[1:]
+            return gradients.along_path(images, watched, means)[1:]
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
             text = next(iter(str(error).strip().splitlines()), "")
             raise _NoEffects(NO_GRADIENT, f"the model has no gradient: {type(error).__name__}: {text}") from None
-        return found
 
-    def _add_found(
-        self, makers: Mapping[str, AxisMaker], found: Mapping[str, Tensor | None], keys: Integers, folds: Integers
-    ) -> None:
+    def _note_lost(self, found: Sequence[Found]) -> None:
+        self._lost |= {(index, name) for index, own in enumerate(found) for name, one in own.items() if one is None}
+
+    def _add_found(self, makers: Mapping[str, AxisMaker], found: Found, keys: Integers, folds: Integers) -> None:
         """Add what is finite in all layers, of rows with a key; 0 where a layer has no gradient."""
         known = [torch.isfinite(own).flatten(1).all(1).cpu() for own in found.values() if own is not None]
         finite = torch.stack(known).all(0).numpy() if known else np.ones(len(keys), np.bool_)

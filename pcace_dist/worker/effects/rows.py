@@ -15,10 +15,15 @@ from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.models.device import to_device
 from pcace_dist.models.effects.places import Place, tap_name
+from pcace_dist.models.forward import Forward
+from pcace_dist.models.tap import Receive
 from pcace_dist.models.targets import target_values
-from pcace_dist.statistics.effects.plan import EffectPlan
+from pcace_dist.statistics.effects.plan import EffectPlan, LayerEffects
+from pcace_dist.worker.effects.choice import PATH
+from pcace_dist.worker.effects.image import ImageGradients
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+ForwardPass: TypeAlias = Callable[[Tensor, Receive], Tensor]
 
 
 class EffectRows:
@@ -32,12 +37,18 @@ class EffectRows:
         self._specs = tuple(known.get(target.of) or parse_name(target.of) for target in plan.targets)
         self.places: Mapping[str, Place] = {name: Place.from_json(own) for name, own in plan.places.items()}
         self._taps = {tap_name(layer.name): layer.to(device) for layer in plan.layers}
-        self._layers = {layer.name: layer for layer in self._taps.values()}
+        self._layers: Mapping[str, LayerEffects] = {layer.name: layer for layer in self._taps.values()}
 
     @classmethod
     def of(cls, plan: EffectPlan | None, targets: Sequence[TargetSpec], device: torch.device) -> EffectRows | None:
         """None where no target has effects."""
         return cls(plan, targets, device) if plan is not None and plan.targets else None
+
+    def pass_of(self, forward: Forward) -> Callable[[Batch], ForwardPass]:
+        """How a batch is forwarded: as it is, or with its gradients."""
+        if not self._plan.of_images:
+            return lambda _: forward
+        return ImageGradients(forward, self._layers, self._specs, path=self._plan.gradient == PATH).of
 
     def axes_of(self, batch: Batch) -> Tensor:
         """Each row's axis for every target, int64 (n, E); -1 where it has none."""
@@ -53,6 +64,9 @@ class EffectRows:
         def project(name: str, maps: Tensor, effects: dict[str, Tensor]) -> None:
             layer = self._taps.get(name)
             if layer is None:
+                return
+            if self._plan.of_images:  # these are l already
+                effects[layer.name] = maps[:rows]
                 return
             if not on_device:  # once for all layers
                 padding = torch.full((len(maps) - rows, axes.shape[1]), -1, dtype=axes.dtype)

@@ -5,6 +5,14 @@ from __future__ import annotations
 import pytest
 
 from pcace_dist.artifacts.reading.class_names import ClassNames, class_names_table, names_of_table
+from pcace_dist.config.choice import choose
+from pcace_dist.errors import UserError
+
+
+def asked(names: ClassNames, name: object, *groups: int | None) -> list[object]:
+    """The groups that are meant."""
+    return list(choose("group", name, groups, names.group_names, where="the run"))
+
 
 PETS = {0: "cat", 1: "dog", 2: "2"}
 
@@ -20,13 +28,14 @@ def test_labels_that_count_from_1() -> None:
     names = ClassNames(PETS, base=1, of_groups=True)
     assert names.label(0) == names.group(1) == "1 (cat)"
     assert names.output(0) == "0 (cat)"
-    assert names.asked_group("cat") == 1
+    assert asked(names, "cat", 1, 2, 3) == [1]
 
 
 def test_groups_that_are_no_labels_have_no_names() -> None:
     names = ClassNames(PETS)
     assert names.group(0) == "0"
-    assert names.asked_group("cat") == "cat"
+    with pytest.raises(UserError, match="no group 'cat'"):
+        asked(names, "cat", 0, 1)
 
 
 def test_texts_and_truth_values_are_their_own_names() -> None:
@@ -48,20 +57,30 @@ def test_texts_and_truth_values_are_their_own_names() -> None:
 )
 def test_targets(name: str, shown: str) -> None:
     assert ClassNames(PETS).target(name) == shown
-    assert ClassNames(PETS).asked_target(shown) == ClassNames(PETS).asked_target(name) == name
+    assert set(ClassNames(PETS).target_names(name)) == {shown, name}
 
 
 @pytest.mark.parametrize(
-    ("asked", "group"),
-    [("dog", 1), ("1 (dog)", 1), ("1", "1"), ("2", "2"), ("horse", "horse"), (1, 1), (None, None), ("null", "null")],
+    ("name", "groups"),
+    [
+        ("dog", [1]),
+        ("1 (dog)", [1]),
+        ("1", [1]),
+        (1, [1]),
+        ("2", [2]),
+        ("null", [None]),
+        ("[cd]*", [0, 1]),
+        (["cat", "null"], [0, None]),
+        (None, [0, 1, 2, None]),
+    ],
 )
-def test_a_group_can_be_asked_for_as_it_is_shown_and_by_its_name(asked: object, group: object) -> None:
-    assert ClassNames(PETS, of_groups=True).asked_group(asked) == group
+def test_a_group_can_be_asked_for_as_it_is_shown_by_its_name_and_by_globs(name: object, groups: list[object]) -> None:
+    assert asked(ClassNames(PETS, of_groups=True), name, 0, 1, 2, None) == groups
 
 
 def test_a_value_comes_before_a_name() -> None:
     digits = ClassNames({0: "1", 1: "0"}, of_groups=True)
-    assert digits.asked_group("1") == "1"
+    assert asked(digits, "1", 0, 1) == [1]
     assert digits.group(1) == "1 (0)"
 
 

@@ -1,0 +1,1 @@
+"""`pcace check`: everything that can be wrong with a job, in one go and in seconds."""
