@@ -15,7 +15,9 @@ import pytest
 
 from pcace_dist.artifacts.run import Run
 from pcace_dist.config.job import parse_job
-from pcace_dist.errors import UserError
+from pcace_dist.errors import Stopped, UserError
+from pcace_dist.run import model_run
+from pcace_dist.run.main_pass import MainPass
 from pcace_dist.run.rank import run_job
 from tests.digits import bytes_of, digits_job, digits_table, ranked, records
 from tests.whole_jobs import in_process
@@ -145,6 +147,26 @@ def test_groups_need_the_label_too(tmp_path: Path, digits: np.ndarray) -> None:
     run = ranked(asked)
     assert run.summary["unlabelled"] == int((digits == 3).sum())
     assert pc.unique(run.ranking()["group"]).to_pylist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_run_that_began_without_a_reading_goes_on_as_it_began(
+    tmp_path: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As version 0.1.0: null is a group of its own, and the folders of its files are no columns."""
+    labels = pa.array(digits, mask=digits == 3)
+    data = write(tmp_path / "data" / "city=bonn", labels).parent
+    asked = job(data) | {"target": {"logit": 3}, "group_by": "label", "output": str(tmp_path / "run")}
+    asked["statistics"] |= {"keep_codes": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(model_run, "KEY", "unknown")
+        patch.setattr(MainPass, "run", lambda _: (_ for _ in ()).throw(Stopped("as a test wants it")))
+        with pytest.raises(Stopped):
+            run_job(parse_job(asked))
+    run = ranked(asked)
+    assert None in pc.unique(run.ranking()["group"]).to_pylist()
+    assert (run.summary["images"], run.summary["unlabelled"]) == (ROWS, 0)
+    for codes in Path(run.path).glob("attempts/*/codes.parquet"):
+        assert "column:city" not in pq.read_schema(codes).names
 
 
 def test_where_nothing_needs_the_label_every_row_counts(tmp_path: Path, digits: np.ndarray) -> None:
