@@ -16,7 +16,7 @@ import pytest
 from pcace_dist.artifacts.run import Run
 from pcace_dist.config.job import parse_job
 from pcace_dist.errors import Stopped, UserError
-from pcace_dist.run import model_run
+from pcace_dist.run import model_run, read_data
 from pcace_dist.run.main_pass import MainPass
 from pcace_dist.run.rank import run_job
 from tests.digits import bytes_of, digits_job, digits_table, ranked, records
@@ -72,11 +72,29 @@ def test_numbers_of_every_type_give_the_same_bytes(
     assert bytes_of(run) == bytes_of(plain)
 
 
-def test_names_of_classes_give_the_same_bytes(tmp_path: Path, digits: np.ndarray, plain: Run) -> None:
+def test_names_of_classes_give_the_same_bytes(
+    tmp_path: Path, digits: np.ndarray, plain: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     texts = pa.array([NAMES[digit] for digit in digits]).dictionary_encode()
     run = ranked(job(write(tmp_path / "data", texts), classes=NAMES))
     assert bytes_of(run) == bytes_of(plain)
     assert dict(run.names.names) == dict(enumerate(NAMES))
+    assert "pcace: dataset.label: labels are names, in the order of dataset.classes" in capsys.readouterr().err
+
+
+def test_the_order_of_the_model_is_taken_and_another_one_in_the_data_is_said(
+    tmp_path: Path, digits: np.ndarray, plain: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_data, "class_names", lambda *_: dict(enumerate(NAMES)))
+    texts = pa.array([NAMES[digit] for digit in digits])
+    assert bytes_of(ranked(job(write(tmp_path / "texts" / "data", texts)))) == bytes_of(plain)
+    assert "in the order of the model" in capsys.readouterr().err
+    named = ranked(job(write(tmp_path / "numbers" / "data", pa.array(digits), sorted(NAMES))))
+    assert dict(named.names.names) == dict(enumerate(sorted(NAMES))), "of numbers the data's names are shown"
+    assert (
+        "pcace: dataset.label: class 0 is 'eight', but the model's output 0 is 'zero' and its 'eight' is output 8: is "
+        "the order of the classes that of the model?"
+    ) in capsys.readouterr().err
 
 
 def test_names_in_a_file_and_the_order_of_the_model(tmp_path: Path, digits: np.ndarray, plain: Run) -> None:
