@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pcace_dist.datasets.loader import spread
 from pcace_dist.datasets.row_groups import count_kept, kept_counts
 from pcace_dist.datasets.units import row_groups_of
 from pcace_dist.errors import OutputError, UserError
+from pcace_dist.models.origin import RANDOM
 from pcace_dist.run.prepare import Preparation
 from pcace_dist.worker.shared_model import cores
 
@@ -96,6 +97,9 @@ def _of_labels(preparation: Preparation, sample: Sample, names: Mapping[int, str
     finding = accuracy.finding_of(predicted, sample.labels, sample.outputs.shape[1], names)
     if finding is None:
         return
+    if preparation.spec.model.weights == RANDOM:
+        yield replace(finding, level=NOTE, write="model.weights: random is no trained model")
+        return
     yield finding
     yield from other_inputs(preparation, sample, finding)
 
@@ -163,7 +167,7 @@ def _memory(preparation: Preparation, sample: Sample) -> Finding:
     figures = {"process_bytes": own, "map_bytes": sample.map_bytes, "available_bytes": free, "workers": here}
     evidence = (
         f"about {own / 1e9:.1f} GB for each of {here} workers here ({free / 1e9:.1f} GB are free); the layers' maps of "
-        f"one image are {sample.map_bytes / 1e6:.1f} MB"
+        f"one image are {sample.map_bytes / 1e3:,.0f} kB"
     )
     if own * here > free:
         return Finding(WARNING, "memory", evidence, "write workers: {max: 1}, fewer layers or a smaller crop", figures)
@@ -172,11 +176,12 @@ def _memory(preparation: Preparation, sample: Sample) -> Finding:
 
 def _time(preparation: Preparation, sample: Sample) -> Finding:
     rows, listing = preparation.listing.rows, preparation.listing
-    size = sum(file.size for file in listing.files)
+    size = sum(file.size for file in listing.files) if preparation.reading.images is None else None
+    stored = "" if size is None else f", {size / 1e6:,.1f} MB in {len(listing.files):,} files"
     workers = max(1, min(preparation.job.workers.max, cores()))
     seconds = rows * (sample.read_seconds + sample.model_seconds) / workers
     evidence = (
-        f"{rows:,} images, {size / 1e6:,.1f} MB in {len(listing.files):,} files; an image took "
+        f"{rows:,} images{stored}; an image took "
         f"{1e3 * sample.read_seconds:.1f} ms to read and decode and {1e3 * sample.model_seconds:.1f} ms in the model: "
         f"about {_spoken(seconds)} with {workers} workers like this machine's cores"
     )
