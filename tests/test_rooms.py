@@ -40,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "analysis": {"progress", "storage", "models", "datasets", "config", "artifacts"},
     "report": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
     "commands": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}
-    | {"executors", "run", "analysis", "report", "checks"},
+    | {"executors", "run", "analysis", "report", "checks", "packing"},
     "api": {"models", "config", "artifacts", "run", "commands"},
     "cli": {"progress", "statistics", "models", "datasets", "packing", "config", "artifacts", "executors", "run"}
     | {"analysis", "report", "commands", "checks"},

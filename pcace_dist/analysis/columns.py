@@ -19,6 +19,16 @@ _BESIDE = {
     "score_high": "float64",
 }  # columns of both rankings, side by side: name_a, name_b
 
+_EFFECTS_BESIDE = {
+    "effect_status": "string",
+    "effect_rank": "int32",
+    "effect_rank_low": "int32",
+    "effect_rank_high": "int32",
+    "effect": "float64",
+    "effect_low": "float64",
+    "effect_high": "float64",
+}
+
 COMPARISON = Table(
     "comparison.parquet",
     "`pcace compare`: a row per target, group, layer and channel that both runs have.",
@@ -38,6 +48,16 @@ COMPARISON = Table(
             "movement", "string", "`rose`, `fell`, `same`, `appeared`, `died`, or `unknown` where nothing can be judged"
         ),
         Column("moved", "bool", "whether q_value is at most --level and the change at least --tolerance"),
+        *(
+            Column(f"{name}_{run}", kind, f"`{name}` in the {which} run")
+            for name, kind in _EFFECTS_BESIDE.items()
+            for run, which in (("a", "earlier"), ("b", "later"))
+        ),
+        Column("effect_change", "float64", "`effect_b` - `effect_a`; null unless both runs have effects of one kind"),
+        Column("effect_error", "float64", "its standard error"),
+        Column("effect_p_value", "float64", "probability of such a change by chance alone"),
+        Column("effect_q_value", "float64", "false discovery rate if all changes of this p-value and below count"),
+        Column("effect_moved", "bool", "whether it is at most --level and the change at least --effect-tolerance"),
     ),
 )
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
+from pcace_dist.analysis.effect_movement import PSEUDO, comparable, effect_columns, pseudo_values
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
 from pcace_dist.artifacts.checked import parsing
 from pcace_dist.artifacts.reading.class_names import ClassNames
@@ -38,7 +39,8 @@ SHOWN = 6  # names in a reason before it says how many more
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """Settings of a comparison. level: false discovery rate. tolerance: smaller changes of a score do not count.
+    """Settings of a comparison. level: false discovery rate. tolerance, effect_tolerance: smaller changes of a score or
+    an effect do not count.
 
     target, group, layer: only these. across_data: the two data sets are samples from one source, so that runs over them
     may be compared.
@@ -47,6 +49,7 @@ class ComparisonSettings:
     top: int = TOP
     level: float = LEVEL
     tolerance: float = 0.0
+    effect_tolerance: float = 0.0
     persistence: float = PERSISTENCE
     target: Wanted = None
     group: Wanted = None
@@ -148,7 +151,15 @@ class Comparison:
         kinds = moved["movement"].to_pylist()
         judged = len(self.channels) - self.channels["p_value"].null_count
         by_movement = {kind: kinds.count(kind) for kind in ("rose", "fell", "appeared", "died")}
-        return {"channels": len(self.channels), "judged": judged, "moved": len(moved)} | by_movement
+        return {"channels": len(self.channels), "judged": judged, "moved": len(moved)} | by_movement | self._effects
+
+    @property
+    def _effects(self) -> dict[str, int]:
+        """The numbers of channels whose effects were judged and moved."""
+        if "effect_moved" not in self.channels.column_names:
+            return {"effects_judged": 0, "effects_moved": 0}
+        judged = len(self.channels) - self.channels["effect_p_value"].null_count
+        return {"effects_judged": judged, "effects_moved": pc.sum(self.channels["effect_moved"]).as_py() or 0}
 
     def moved(self) -> list[dict[str, Any]]:
         """The channels that moved, the most significant first."""
@@ -206,6 +217,16 @@ def compare_tables(
     table_a, table_b = _common_groups(table_a, table_b)
     differences = difference(_side(table_a, noise.pilots[0]), _side(table_b, noise.pilots[1]), paired=noise.paired)
     channels = _side_by_side(table_a, table_b, differences, settings)
+    effects = effect_columns(
+        table_a,
+        table_b,
+        paired=noise.paired,
+        level=settings.level,
+        tolerance=settings.effect_tolerance,
+        judged=comparable(run_a.job, run_b.job),
+    )
+    for name, column in effects.items():
+        channels = channels.append_column(name, column)
     return Comparison(
         run_a=run_a,
         run_b=run_b,
@@ -280,7 +301,7 @@ def _rankings_differ(table_a: pa.Table, table_b: pa.Table) -> Iterator[str]:
     for name, table in (("first", table_a), ("second", table_b)):
         if table["rank"].null_count == len(table):
             yield f"statistics: no channel of the {name} is ranked (`pcace show` says why)"
-        elif not np.isfinite(_pseudo(table)).any():
+        elif not np.isfinite(pseudo_values(table, "pseudo_values")).any():
             yield f"statistics: the {name} has no pseudo-values, so the errors of its scores are unknown"
 
 
@@ -320,7 +341,10 @@ def _listed(names: Sequence[str]) -> str:
 def selected(run: Run, settings: ComparisonSettings) -> pa.Table:
     """The ranking with its pseudo-values, for the target, group and layer in the settings."""
     table = run.ranking()
-    table = table.append_column("pseudo_values", run.jackknife()["pseudo_values"])
+    jackknife = run.jackknife()
+    for pseudo in ("pseudo_values", PSEUDO):
+        if pseudo in jackknife.column_names:  # runs of 0.1.0 have none of effects
+            table = table.append_column(pseudo, jackknife[pseudo])
     for column in ("target", "group", "layer"):
         wanted = getattr(settings, column)
         if wanted is not None:
@@ -353,16 +377,6 @@ def _common_groups(table_a: pa.Table, table_b: pa.Table) -> tuple[pa.Table, pa.T
     return filtered[0], filtered[1]
 
 
-def _pseudo(table: pa.Table) -> Floats:
-    """Pseudo-values as (C, F), NaN where null."""
-    column = table["pseudo_values"].combine_chunks()
-    is_known = column.is_valid().to_numpy(zero_copy_only=False)
-    folds = int(pc.max(pc.list_value_length(column)).as_py() or 1)
-    result = np.full((len(column), folds), np.nan)
-    result[is_known] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, folds)
-    return result
-
-
 def _side(table: pa.Table, pilot: int | None) -> Side:
     squared = _numbers(table, "score_squared")
     dead = np.array([status == "constant" for status in table["status"].to_pylist()])
@@ -371,7 +385,7 @@ def _side(table: pa.Table, pilot: int | None) -> Side:
         squared, dead = np.where(unmatched, np.nan, squared), dead & ~unmatched
     return Side(
         squared=squared,
-        pseudo=_pseudo(table),
+        pseudo=pseudo_values(table, "pseudo_values"),
         images=table["images"].to_numpy(),
         dead=dead,
         pilot=pilot,

@@ -33,6 +33,8 @@ def print_comparison(comparison: Comparison, format: Format | None = None) -> No
         f"top {comparison.settings.top} overlap {number(overall['overlap'])}, "
         f"rank-biased overlap {number(overall['rbo'])} (p {comparison.settings.persistence:g})",
     )
+    if counts["effects_judged"]:
+        tell(f"effects: {counts['effects_moved']:,} of {counts['effects_judged']:,} moved")
     if len(comparison.agreement) > 1:
         print_table(_agreement_table(comparison.agreement, comparison.names), format)
     if counts["moved"]:

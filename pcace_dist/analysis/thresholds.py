@@ -35,9 +35,11 @@ class Thresholds:
     min_tau: float | None = None
     min_overlap: float | None = None
     max_moved: MaxMoved | None = None
+    max_effects_moved: MaxMoved | None = None
 
     def __bool__(self) -> bool:
-        return any(value is not None for value in (self.min_tau, self.min_overlap, self.max_moved))
+        every = (self.min_tau, self.min_overlap, self.max_moved, self.max_effects_moved)
+        return any(value is not None for value in every)
 
 
 def drift(comparison: Comparison, thresholds: Thresholds) -> list[str]:
@@ -54,8 +56,10 @@ def _reasons(comparison: Comparison, thresholds: Thresholds) -> Iterator[str]:
     if thresholds.min_overlap is not None and not overall["overlap"] >= thresholds.min_overlap:
         top = comparison.settings.top
         yield f"the top {top} overlap by {overall['overlap']:.3f}, below --min-overlap {thresholds.min_overlap:g}"
-    most = thresholds.max_moved
-    if most is not None:
-        allowed = most.value * counts["judged"] if most.share else most.value
-        if counts["moved"] > allowed:
-            yield f"{counts['moved']:,} of {counts['judged']:,} channels moved, more than --max-moved {most}"
+    for most, kind, what, option in (
+        (thresholds.max_moved, "", "channels", "--max-moved"),
+        (thresholds.max_effects_moved, "effects_", "effects", "--max-effects-moved"),
+    ):
+        moved, judged = counts[f"{kind}moved"], counts[f"{kind}judged"]
+        if most is not None and moved > (most.value * judged if most.share else most.value):
+            yield f"{moved:,} of {judged:,} {what} moved, more than {option} {most}"

@@ -28,7 +28,11 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
 
 
-TARGET = Column("target", "string", "the target, as `logit:label`, `logit:3`, `output:0` or `column:no2`")
+TARGET = Column(
+    "target",
+    "string",
+    "the target's name (docs/models.md): `logit:label`, `logit:3-5`, `output:3:mean`, `column:no2`",
+)
 OF_GROUP = Column("group", GROUP, "the value of `group_by`; null without one")
 LAYER = Column("layer", "string", "name of the module in the model")
 CHANNEL = Column("channel", "int32", "number of the channel in its layer, from 0")

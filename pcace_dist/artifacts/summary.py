@@ -50,6 +50,8 @@ KEYS = {
     "drift": "only with `extend`, where codes lie beyond the plan's knots: shares by layer, and advice",
     "stop": "only with `stop`: whether the top is settled, rows that were spared, and every check",
     "plan": "digest of the frozen plan",
+    "effect": "only with effects: the gradient, each target's axes and images behind them, where maps are taken from, "
+    "bytes of the axes, why some targets have none",
     "precision": "of the forward pass",
     "layout": "of the tensors: channels last or first",
     "decode": "what decoded the images: cpu or gpu",

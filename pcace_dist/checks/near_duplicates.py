@@ -46,22 +46,18 @@ def thumbnails(images: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(grey, (FINE[0], FINE[0]), mode="area")[:, 0]
 
 
-def near_duplicates(small: Tensor, fold_keys: Sequence[int] | None = None) -> NearDuplicates:
+def near_duplicates(small: Tensor, fold_keys: Sequence[int]) -> NearDuplicates:
     """The pairs of near-duplicates among `thumbnails` (n, 32, 32).
 
-    fold_keys: n; images with the same one share a fold anyway and are no pair. None: the keys are those of the files'
-    bytes and not known; then the same thumbnail is taken for the same file.
+    fold_keys: n; images with the same one share a fold anyway and are no pair.
     """
     alike = torch.ones(len(small), len(small), dtype=torch.bool).triu(1)
     for size, least in (COARSE, FINE):
         gradients = _gradients(small, size)
         alike &= (gradients @ gradients.T) >= least
-    if fold_keys is not None:
-        keys = np.asarray(fold_keys, dtype=np.uint64)
-        alike &= torch.from_numpy(keys[:, None] != keys[None, :])
+    keys = np.asarray(fold_keys, dtype=np.uint64)
+    alike &= torch.from_numpy(keys[:, None] != keys[None, :])
     pairs = [(int(one), int(other)) for one, other in alike.nonzero().tolist()]
-    if fold_keys is None:
-        pairs = [(one, other) for one, other in pairs if not torch.equal(small[one], small[other])]
     return NearDuplicates(len(small), tuple(pairs))
 
 

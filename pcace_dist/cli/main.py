@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import check, completion, estimate, layers, pack, runs, schema
+from pcace_dist.cli import check, completion, estimate, init, layers, pack, runs, schema
 from pcace_dist.cli.arguments import add_choice, add_format, add_job, count
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
@@ -32,9 +32,9 @@ WELCOME = """\
 pcace ranks the channels of a vision model's layers by how much their maps tell
 about its output: over all your images, with confidence intervals.
 
-  pcace pack photos/ shards/     1. images as Parquet: from folders, CSV, tars
-  pcace rank job.yaml            2. a job file names model, layers and target
-  pcace show runs/resnet18       3. the ranking; `pcace report` makes a page
+  pcace init                     1. a job file for your model and images
+  pcace check job.yaml           2. what may be wrong with it, in seconds
+  pcace rank job.yaml            3. the ranking; `pcace report` makes a page
 
 All commands: pcace --help. One of them, with an example: pcace rank --help."""
 
@@ -97,6 +97,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"pcace {__version__}")
     add = verb_adder(parser.add_subparsers(dest="verb", metavar="VERB", required=True))
     _add_rank(add)
+    init.add_verb(add)
     check.add_verb(add)
     pack.add_verb(add)
     _add_show(add)

@@ -66,6 +66,19 @@ def add_judgement(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--tolerance", type=_share, default=0.0, help="a change of score smaller than this is no movement (default 0)"
     )
+    verb.add_argument(
+        "--effect-tolerance",
+        type=_share,
+        default=0.0,
+        metavar="CHANGE",
+        help="a change of effect smaller than this is no movement (default 0)",
+    )
+    verb.add_argument(
+        "--max-effects-moved",
+        type=_max_moved,
+        metavar="N",
+        help="exit 3 if more effects moved: a number, or a share as 5%%",
+    )
     verb.add_argument("--min-tau", type=float, metavar="TAU", help="exit 3 if Kendall's tau is below this")
     verb.add_argument("--min-overlap", type=_share, metavar="SHARE", help="exit 3 if the top-K overlap is below this")
     verb.add_argument(
@@ -76,7 +89,7 @@ def add_judgement(verb: argparse.ArgumentParser) -> None:
 def thresholds_of(arguments: argparse.Namespace) -> Thresholds:
     from pcace_dist.analysis.thresholds import Thresholds
 
-    return Thresholds(arguments.min_tau, arguments.min_overlap, arguments.max_moved)
+    return Thresholds(arguments.min_tau, arguments.min_overlap, arguments.max_moved, arguments.max_effects_moved)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -92,7 +105,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     refuse_rays_copy("--output", arguments.output or arguments.other)
     earlier, later = open_run(arguments.one), open_run(arguments.other)
-    names = ("top", "level", "tolerance", "layer", "group", "target", "across_data")
+    names = ("top", "level", "tolerance", "effect_tolerance", "layer", "group", "target", "across_data")
     comparison = compare_runs(earlier, later, ComparisonSettings(**{name: getattr(arguments, name) for name in names}))
     if comparison.verdict == "not comparable":
         raise UserError(f"not comparable: {'; '.join(comparison.reasons)}")
@@ -224,7 +237,12 @@ def _rerank(arguments: argparse.Namespace) -> int:
     outcome = rerank(
         job,
         Options(
-            settings=ComparisonSettings(top=arguments.top, level=arguments.level, tolerance=arguments.tolerance),
+            settings=ComparisonSettings(
+                top=arguments.top,
+                level=arguments.level,
+                tolerance=arguments.tolerance,
+                effect_tolerance=arguments.effect_tolerance,
+            ),
             thresholds=thresholds_of(arguments),
             hooks=Hooks(arguments.hook, arguments.webhook),
             extend=not arguments.no_extend,

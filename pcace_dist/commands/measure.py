@@ -21,6 +21,7 @@ import psutil
 import torch
 
 from pcace_dist.artifacts.attempt import blocks_of
+from pcace_dist.artifacts.effects import effects_line
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.commands.estimate import Cost, Timings, Workload, predict, suggest
 from pcace_dist.config.job import Job
@@ -103,7 +104,7 @@ def estimate(
         "timings": asdict(took),
         "here": here,
         "predictions": predictions,
-        "notes": trial.notes,
+        "notes": [*trial.notes, effects_line(trial.plan.effects)],
     }
 
 

@@ -175,6 +175,12 @@ def parse_name(name: str) -> TargetSpec:
     return parse_target({kind: _number(first)} | options)
 
 
+def have_classes(targets: Sequence[TargetSpec]) -> bool:
+    """Whether the model's outputs can be classes of whole images: not where a target takes them for an embedding, or
+    reduces what they say at every position."""
+    return not any(target.kind == "cosine" or target.reduction is not None for target in targets)
+
+
 def reduction_of(targets: Sequence[TargetSpec]) -> Reduction | None:
     """How the model's outputs are reduced for these targets, which share one pass. Where none is a function of the
     outputs, maps among them are averaged: they only serve to check that every machine computes the same.

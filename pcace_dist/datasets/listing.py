@@ -232,7 +232,8 @@ def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, Stored
 
 def _sorted_out(entries: Entries, storage: Storage) -> tuple[list[tuple[str, StoredFile]], list[Skipped]]:
     """The Parquet files with their paths below the root, and the others. A file that the job names itself counts as
-    Parquet. Raises PermissionError for a file without a suffix whose first bytes may not be read."""
+    Parquet unless its suffix says otherwise. Raises PermissionError for a file without a suffix whose first bytes may
+    not be read."""
     files, unknown, left_out = [], [], list(entries.left_out)
     for file in entries.files:
         key = utf8_name(key_below(file.url, entries.root))
@@ -240,7 +241,7 @@ def _sorted_out(entries: Entries, storage: Storage) -> tuple[list[tuple[str, Sto
             files.append((key, file))
         elif is_underscored(key):
             left_out.append(Skipped(key, UNDERSCORE))
-        elif file.url in entries.named or kind_of_name(key) == "parquet":
+        elif kind_of_name(key) == "parquet" or (file.url in entries.named and kind_of_name(key) is None):
             files.append((key, file))
         elif "." not in key.rpartition("/")[2]:
             unknown.append((key, file))

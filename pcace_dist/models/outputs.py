@@ -77,6 +77,10 @@ def _only(outputs: object, prefix: str = "") -> Tensor:
     usual = _usual(outputs)
     if usual is not None:
         return usual
+    if isinstance(outputs, list) and outputs and all(isinstance(part, Mapping) for part in outputs):
+        would_do = wrapper("returns one number a class, for example the largest score")
+        parts = ", ".join(map(str, outputs[0]))
+        raise ModelError(f"model.factory: the model returns a list with an entry for each image ({parts}); {would_do}")
     tensors = {f"{prefix}{path}": tensor for path, tensor in _tensors(outputs)}
     fitting = [tensor for tensor in tensors.values() if _fits(tensor)]
     if len(fitting) == 1:
@@ -86,7 +90,9 @@ def _only(outputs: object, prefix: str = "") -> Tensor:
             f"model.factory: the model returns {_listed(tensors)}; say which are its outputs, {_example(tensors)}"
         )
     returned = f"{type(outputs).__name__} with {_listed(tensors)}" if tensors else type(outputs).__name__
-    would_do = wrapper("returns one") if find_maps(outputs) is None else REDUCE
+    of_maps = [path for path, tensor in tensors.items() if _has_positions(tensor)]
+    choice = f"say which are its outputs, for example model.output: {of_maps[-1]}, and " if len(of_maps) > 1 else ""
+    would_do = f"{choice}{REDUCE}" if of_maps else wrapper("returns one")
     raise ModelError(
         f"model.factory: the model returns {returned}, not a tensor of real values (images, outputs); {would_do}"
     )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pcace_dist.config.targets import AREA, FIRST, LAST, MAX, Reduction
 from pcace_dist.errors import ModelError
-from pcace_dist.models.outputs import find_maps, shape_of
+from pcace_dist.models.outputs import as_matrix, find_maps, shape_of
 
 CLASSES_FIRST = (4, 5)  # axes of an output whose second axis is the class, as networks of 2-d and 3-d convolutions have
 
@@ -28,6 +28,7 @@ class ReduceMaps:
         if maps is None:
             if not self._reduction.required:
                 return outputs
+            as_matrix(outputs)  # says what is wrong where they are no matrix either
             raise ModelError(
                 f"target: reduce {self._reduction.how}: the model's outputs have no positions, as maps (images, "
                 "classes, height, width) have; leave reduce out"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pcace_dist.artifacts.reading.class_names import ClassNames
+from pcace_dist.config.targets import have_classes
 from pcace_dist.report import pictures
 from pcace_dist.report.clusters import across_groups
 from pcace_dist.report.evidence import Transforms, density, scatter
@@ -115,7 +116,7 @@ def _row(source: ReportSource, findings: Findings, number: int) -> dict[str, Any
         entry["label"] = _number_or_name(names.label(label))
     if source.job.group_by is not None:
         entry["group"] = names.group(findings.probed.groups[number])
-    if len(outputs) > 1 and not all(target.kind == "cosine" for target in source.targets):
+    if len(outputs) > 1 and have_classes(source.targets):
         entry["predicted"] = _number_or_name(names.label(int(outputs.argmax())))
     return entry
 

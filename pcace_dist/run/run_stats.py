@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist.artifacts.drift import advice
+from pcace_dist.artifacts.effects import effects_summary
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.summary import publish_summary, summary_of
 from pcace_dist.datasets.listing import LeftOut
@@ -277,6 +278,8 @@ class RunStats:
                 "rows_spared": self.rows_spared,
                 "looks": (state.settled or {}).get("looks", self.looks),
             }
+        if self._plan is not None and self._plan.effects is not None:
+            values["effect"] = effects_summary(self._plan.effects)
         if self._plan is not None:
             metadata = PlanMetadata.of(self._plan)
             values |= {

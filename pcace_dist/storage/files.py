@@ -1,4 +1,4 @@
-"""Reading data and writing packs: local paths, `s3://` and `gs://`.
+"""Reading data and writing packs: local paths, `s3://` and `gs://`; reading `hf://` (hub.py).
 
 boto3 reads and writes S3, with one configuration and no retries of its own; pyarrow reads and writes `gs://`. Bytes are
 fetched here and parsed elsewhere. A transient failure is retried (retry.py) and finally raises StoreUnavailable, never
@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pcace_dist.errors import JobError, StoreUnavailable
+from pcace_dist.storage import hub
 from pcace_dist.storage.retry import Changed, Patience, ShortRead, first_line, kind_of
 from pcace_dist.storage.sections import Endpoint
 
@@ -62,6 +63,7 @@ class _Cache:
     lock: threading.Lock = field(default_factory=threading.Lock)
     clients: dict[Endpoint, Any] = field(default_factory=dict)
     filesystems: dict[Endpoint, Any] = field(default_factory=dict)
+    of_the_hub: set[StoredFile] = field(default_factory=set)  # files that are known to be what was listed
     read: str | None = None  # the last file that was read whole
     pool: ThreadPoolExecutor | None = None
 
@@ -123,6 +125,8 @@ class Storage:
             scheme, path = split(url)
             if scheme == "file":
                 return Path(path).read_bytes()
+            if scheme == "hf":
+                return hub.read(path)
             if scheme == "s3":
                 return whole_body(self.s3_client(url).get_object(**_at(path)))  # type: ignore[attr-defined]
             with self._gs(url).open_input_file(path) as file:
@@ -179,6 +183,8 @@ class Storage:
         def look() -> StoredFile | None:
             if scheme == "file":
                 return _stat_local(path)
+            if scheme == "hf":
+                return _from_hub(hub.stat(path))
             if scheme == "s3":
                 return self._head(url)
             return _from_info(self._gs(url).get_file_info(path), scheme)
@@ -195,6 +201,8 @@ class Storage:
         def look() -> list[StoredFile | None]:
             if scheme == "file":
                 return list(_walk(path))
+            if scheme == "hf":
+                return [_from_hub(file) for file in hub.files_below(path)]
             if scheme == "s3":
                 return list(self._list_s3(url))
             selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
@@ -209,7 +217,7 @@ class Storage:
     def put_file(self, local: str | Path, url: str) -> None:
         """Move a finished local file to `url` as a whole: a rename, or one upload that leaves nothing if it fails."""
         url = normalised(url)
-        scheme, path = split(url)
+        scheme, path = _writable(url)
 
         def put() -> None:
             if scheme == "file":
@@ -228,7 +236,7 @@ class Storage:
     def put_bytes(self, data: bytes, url: str) -> None:
         """Write `data` to `url` as a whole object."""
         url = normalised(url)
-        scheme, path = split(url)
+        scheme, path = _writable(url)
 
         def put() -> None:
             if scheme == "s3":
@@ -271,6 +279,8 @@ class Storage:
         scheme, path = split(file.url)
         if scheme == "file":
             return _read_local(path, file, start, length)
+        if scheme == "hf":
+            return self._read_hub(path, file, start, length)
         return (self._read_s3 if scheme == "s3" else self._read_gs)(path, file, start, length)
 
     def _gs(self, url: str) -> pafs.FileSystem:
@@ -293,6 +303,17 @@ class Storage:
             raise Changed(f"{file.url}: changed while it was read")
         data = whole_body(response)
         return data[start : start + length] if len(data) == file.size > length else data  # a server without ranges
+
+    def _read_hub(self, path: str, file: StoredFile, start: int, length: int) -> bytes:
+        """Of the commit that this process sees, which is asked once whether the file is the one that was listed."""
+        if file not in self._cache.of_the_hub:
+            now = _from_hub(hub.stat(path))
+            if now is None:
+                raise FileNotFoundError(file.url)
+            if file.version and (now.size, now.version) != (file.size, file.version):
+                raise Changed(f"{file.url}: changed while it was read")
+            self._cache.of_the_hub.add(file)
+        return hub.read(path, start, length)
 
     def _read_gs(self, path: str, file: StoredFile, start: int, length: int) -> bytes:
         filesystem = self._gs(file.url)
@@ -406,8 +427,9 @@ def joined(ranges: Sequence[Range]) -> list[Range]:
 
 
 def split(url: str) -> tuple[str, str]:
-    """Scheme (file, s3, gs) and path of a URL: an absolute local path, or "bucket/key". Raises JobError for
-    others.
+    """Scheme (file, s3, gs, hf) and path of a URL: an absolute local path, "bucket/key", or what follows `hf://`.
+
+    Raises JobError for others.
     """
     scheme, separator, path = url.partition("://")
     scheme = scheme.lower()
@@ -425,7 +447,18 @@ def split(url: str) -> tuple[str, str]:
                 "out of the URL"
             )
         return scheme, path
-    raise JobError(f"{_masked(url)}: {scheme}:// is not supported; use a local path, s3:// or gs://")
+    if scheme == "hf":
+        hub.check_path(path)
+        return scheme, path
+    raise JobError(f"{_masked(url)}: {scheme}:// is not supported; use a local path, s3://, gs:// or hf://")
+
+
+def _writable(url: str) -> tuple[str, str]:
+    """Scheme and path of a URL that can be written to. Raises JobError."""
+    scheme, path = split(url)
+    if scheme == "hf":
+        raise JobError(f"{url}: hf:// is read only; use a local path, s3:// or gs://")
+    return scheme, path
 
 
 def _masked(url: str) -> str:
@@ -524,17 +557,22 @@ class one_line:
 
 def _restated(error: Exception, kind: str, url: str) -> OSError:
     response = getattr(error, "response", None) or {}
+    if not isinstance(response, dict):  # of the Hub
+        response = {"ResponseMetadata": {"HTTPStatusCode": response.status_code}}
     code = str(response.get("Error", {}).get("Code", ""))
     code = code or str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
     text = error.strerror if isinstance(error, OSError) and error.errno is not None and error.strerror else str(error)
     number = error.errno if isinstance(error, OSError) else None
     restated: OSError
-    if kind in ("absent", "bucket"):
+    if kind == "bucket" and url.startswith("hf://"):
+        restated = FileNotFoundError(f"{url}: no such repository, or one that takes a token (HF_TOKEN)")
+    elif kind in ("absent", "bucket"):
         restated = FileNotFoundError(f"{url}: no such {'bucket' if kind == 'bucket' else 'file'}")
     elif kind == "denied" and type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         restated = PermissionError(f"{url}: no AWS credentials found; set them in the environment or a profile")
     elif kind == "denied":
-        remote = f"access denied ({code}); {CHECK}" if code else first_line(text)
+        check = "check HF_TOKEN" if url.startswith("hf://") else CHECK
+        remote = f"access denied ({code}); {check}" if code else first_line(text)
         restated = PermissionError(f"{url}: {remote}")
     elif isinstance(error, IsADirectoryError):
         restated = IsADirectoryError(f"{url}: {first_line(text)}")
@@ -575,6 +613,10 @@ def _walk(root: str) -> Iterator[StoredFile]:
         for name in names:
             if (file := _stat_local(os.path.join(folder, name))) is not None:
                 yield file
+
+
+def _from_hub(file: hub.HubFile | None) -> StoredFile | None:
+    return None if file is None else StoredFile(f"hf://{file.path}", file.size, file.version)
 
 
 def _from_info(info: pafs.FileInfo, scheme: str) -> StoredFile | None:

@@ -86,6 +86,8 @@ def kind_of(error: BaseException) -> str:
     module = type(error).__module__.partition(".")[0]
     if module in ("botocore", "boto3", "s3transfer", "urllib3"):
         return _kind_of_boto(error)
+    if module == "huggingface_hub" or module.startswith("httpx"):
+        return _kind_of_hub(error)
     if isinstance(error, FileNotFoundError):
         return "absent"
     if isinstance(error, Changed):
@@ -96,6 +98,16 @@ def kind_of(error: BaseException) -> str:
             (k for k, words in _TEXTS.items() if any(w in str(error) for w in words)), "transient"
         )
     return "foreign"
+
+
+def _kind_of_hub(error: BaseException) -> str:
+    """The Hub answers 401 also for a repository that is not there; without an answer it is an outage."""
+    if type(error).__name__ == "RepositoryNotFoundError":
+        return "bucket"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is None or status in (408, 425, 429) or status >= 500:
+        return "transient"
+    return {401: "denied", 403: "denied", 404: "absent", 416: "changed"}.get(status, "refused")
 
 
 def _kind_of_boto(error: BaseException) -> str:

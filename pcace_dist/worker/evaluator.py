@@ -18,7 +18,7 @@ from torch import Tensor
 from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_attempt_file, read_block, read_rows
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
-from pcace_dist.config.targets import LABEL, PREDICTED, TargetSpec
+from pcace_dist.config.targets import LABEL, PREDICTED, TargetSpec, have_classes
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.loader import LoaderOptions, pilot_rows
@@ -258,7 +258,8 @@ class Evaluator:
 
     def _correct(self, case: Case, rows: _Rows, outputs: Floats) -> npt.NDArray[np.bool_] | None:
         """Which labelled rows the model is right about; None where its outputs are no classes."""
-        return None if self._evaluation.targets[case.target].kind == "cosine" else _correct(rows.labels, outputs)
+        classes = have_classes([self._evaluation.targets[case.target]])
+        return _correct(rows.labels, outputs) if classes else None
 
     def _fixed(self, case: Case) -> TargetSpec:
         """The target of `_Rows.classes`: what an ablated model predicts is another class's output."""

@@ -10,7 +10,9 @@ import torch
 
 from pcace_dist.checks import accuracy, near_duplicates, values
 from pcace_dist.checks.finding import WARNING, Finding
+from pcace_dist.config.targets import have_classes
 from pcace_dist.datasets.loader import Batch
+from pcace_dist.models.origin import RANDOM
 from pcace_dist.worker.spec import WorkSpec
 
 
@@ -32,6 +34,6 @@ def pilot_warnings(
     pairs = near_duplicates.near_duplicates(small, keys)
     found.append(near_duplicates.finding_of(pairs, fold_by=spec.dataset.fold_by))
     labels = [batch.labels for batch in batches if batch.labels is not None]
-    if labels:
+    if labels and spec.model.weights != RANDOM and have_classes(spec.targets):
         found.append(accuracy.finding_of(np.concatenate(predicted), np.concatenate(labels), outputs, {}))
     return [finding for finding in found if finding is not None and finding.level == WARNING]

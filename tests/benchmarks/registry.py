@@ -53,6 +53,7 @@ MODULES = (
     "solve",
     "rates",
     "all_layers",
+    "effects",
 )
 COMMANDS: Mapping[str, Command] = {
     "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "2"), json=False),

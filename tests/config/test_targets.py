@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pcace_dist.config.targets import Reduction, TargetSpec, parse_name, parse_target, reduction_of
+from pcace_dist.config.targets import Reduction, TargetSpec, have_classes, parse_name, parse_target, reduction_of
 from pcace_dist.errors import JobError
 
 NAMES = [
@@ -111,6 +111,19 @@ def test_classes_says_which_axis_and_is_no_part_of_the_name() -> None:
     assert spec.reduction == Reduction("max", "last")
     assert spec.name == "output:17:max"
     assert spec.written == "{output: 17, reduce: max, classes: last}"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["logit:label", "column:no2"], True),
+        (["output:3"], True),
+        (["column:no2", "cosine:text"], False),
+        (["output:3:mean"], False),
+    ],
+)
+def test_outputs_are_classes_unless_they_are_an_embedding_or_have_positions(names: list[str], expected: bool) -> None:
+    assert have_classes([parse_name(name) for name in names]) == expected
 
 
 def test_the_targets_of_a_job_reduce_in_one_way() -> None:

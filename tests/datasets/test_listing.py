@@ -108,7 +108,9 @@ def test_no_such_path(tmp_path: Path) -> None:
 
 
 def test_other_schemes_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^ftp://x/y: ftp:// is not supported; use a local path, s3:// or gs://$"):
+    with pytest.raises(
+        UserError, match=r"^ftp://x/y: ftp:// is not supported; use a local path, s3://, gs:// or hf://$"
+    ):
         listed("ftp://x/y")
 
 

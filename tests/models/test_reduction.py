@@ -110,6 +110,11 @@ def test_where_no_target_is_of_the_outputs_maps_are_averaged_and_the_rest_stays(
     [
         (MATRIX, "reduce max: the model's outputs have no positions, .* leave reduce out"),
         ((MATRIX, None), "leave reduce out"),
+        ([{"boxes": MAPS[0, 0].long()}], r"a list with an entry for each image \(boxes\); wrap it: class Wrapped"),
+        (
+            {"seg": MAPS, "depth": -MAPS},
+            "which are its outputs, for example model.output: depth, and write how a class's map becomes one number",
+        ),
         (
             MAPS.flatten(2),
             r"returns \(1, 2, 4\), which does not say where the classes are; write \{..., reduce: max, classes: last\} "

@@ -120,7 +120,10 @@ def test_one_target_of_the_model_has_one_axis(data: Path, tmp_path: Path) -> Non
     assert np.abs(found - PlainEffects(ROWS).of("conv2", pilot, steps=1, own_class=False)).max() < 3e-4
     plan = plan_of_run(run.path, Storage({}))
     assert plan.effects is not None and plan.effects.targets[0].images == (64,)
-    assert plan.effects.places["conv1"]["module"] == "relu1"
+    said = run.summary["effect"]
+    assert said["at"] == {"conv1": "relu1", "conv2": "relu2"} and said["gradient"] == "mean" and said["note"] is None
+    assert said["targets"] == {"logit:3": {"of": "logit:3", "axes_by": "one", "axes": 1, "images": [64, 64]}}
+    assert said["bytes"] == plan.effects.nbytes > 4 * (8 * 144 + 16 * 100)
 
 
 def test_columns_hold_together(finished: Run) -> None:
@@ -244,6 +247,8 @@ def test_auto_takes_own_gradients_where_there_is_no_mean_and_images_are_few(data
         run = ranked(job)
         effects = plan_of_run(run.path, Storage({})).effects
         assert effects is not None and effects.gradient == gradient and statuses(run) == {status}
+        note = run.summary["effect"]["note"]
+        assert note is None if status == "ok" else "effect.gradient: image takes it" in note
 
 
 def test_what_a_path_attributes_to_a_layer_adds_up_to_the_target(data: Path, tmp_path: Path) -> None:

@@ -172,6 +172,20 @@ def test_a_tick_of_a_schedule_ranks_a_folder_again_only_where_it_has_changed(tmp
     assert "data" not in os.listdir(tmp_path / "weekly")
 
 
+def test_a_glob_of_images(tmp_path: Path, folder: Path) -> None:
+    some = ranked(job(folder / "*" / "00*.png", tmp_path / "run"))
+    assert some.summary["images"] == 100
+    assert dict(some.names.names) == {index: f"digit {index}" for index in range(10)}
+    assert pq.read_table(next(Path(some.path, "data").iterdir()))["path"][0].as_py().startswith("digit 0/00")
+
+
+def test_tars_name_the_command_that_packs_them(tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "a.tar").write_bytes(b"")
+    for path in ("tars", "tars/a.tar", "tars/*.tar"):
+        assert f"; `pcace pack {tmp_path / path} DEST` makes Parquet" in refusal(job(tmp_path / path, tmp_path / "run"))
+
+
 def test_several_folders_of_images_are_refused_with_what_would_do(tmp_path: Path) -> None:
     data = write_images(tmp_path / "photos", 20)
     several = job(data, tmp_path / "run")

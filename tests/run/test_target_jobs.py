@@ -98,7 +98,7 @@ def test_show_selects_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert "logit:3-5" in shown and "margin" not in shown
     assert main(["show", str(folder / "run"), "--target", "margin:3"]) == 2
-    assert "logit:3-5, margin:label" in capsys.readouterr().err
+    assert "did you mean margin:label?" in capsys.readouterr().err
 
 
 def test_kept_codes_answer_the_same(folder: Path) -> None:
@@ -187,6 +187,13 @@ def segments(folder: Path, output: str, **changes: Any) -> dict[str, Any]:
         "workers": {"max": 2},
         "output": str(folder / output),
     } | changes
+
+
+def test_a_schedule_ranks_once_for_the_same_targets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "weekly.yaml").write_text(json.dumps(job(folder, "weekly", statistics={})))
+    for words in ("published", "nothing new"):
+        assert main(["rerank", str(folder / "weekly.yaml"), "--no-report"]) == 0
+        assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("how", ["mean", "max", "area"])

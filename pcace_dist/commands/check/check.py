@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from pcace_dist.commands.check.refusals import judge
 from pcace_dist.commands.check.sample import Sample, take_sample
 from pcace_dist.commands.check.sheet import contact_sheet
 from pcace_dist.config.job import Job
+from pcace_dist.config.targets import have_classes
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.loader import spread
 from pcace_dist.datasets.row_groups import count_kept, kept_counts
 from pcace_dist.datasets.units import row_groups_of
 from pcace_dist.errors import OutputError, UserError
+from pcace_dist.models.origin import RANDOM
 from pcace_dist.run.prepare import Preparation
 from pcace_dist.worker.shared_model import cores
 
@@ -89,11 +91,14 @@ def _of_sample(preparation: Preparation, sample: Sample, names: Mapping[int, str
 
 def _of_labels(preparation: Preparation, sample: Sample, names: Mapping[int, str]) -> Iterator[Finding]:
     """Accuracy, and whether another input or another order of the classes would raise it."""
-    if sample.labels is None:
+    if sample.labels is None or not have_classes(preparation.job.targets):
         return
     predicted = sample.outputs.argmax(1).numpy()
     finding = accuracy.finding_of(predicted, sample.labels, sample.outputs.shape[1], names)
     if finding is None:
+        return
+    if preparation.spec.model.weights == RANDOM:
+        yield replace(finding, level=NOTE, write="model.weights: random is no trained model")
         return
     yield finding
     yield from other_inputs(preparation, sample, finding)
@@ -162,7 +167,7 @@ def _memory(preparation: Preparation, sample: Sample) -> Finding:
     figures = {"process_bytes": own, "map_bytes": sample.map_bytes, "available_bytes": free, "workers": here}
     evidence = (
         f"about {own / 1e9:.1f} GB for each of {here} workers here ({free / 1e9:.1f} GB are free); the layers' maps of "
-        f"one image are {sample.map_bytes / 1e6:.1f} MB"
+        f"one image are {sample.map_bytes / 1e3:,.0f} kB"
     )
     if own * here > free:
         return Finding(WARNING, "memory", evidence, "write workers: {max: 1}, fewer layers or a smaller crop", figures)
@@ -171,11 +176,12 @@ def _memory(preparation: Preparation, sample: Sample) -> Finding:
 
 def _time(preparation: Preparation, sample: Sample) -> Finding:
     rows, listing = preparation.listing.rows, preparation.listing
-    size = sum(file.size for file in listing.files)
+    size = sum(file.size for file in listing.files) if preparation.reading.images is None else None
+    stored = "" if size is None else f", {size / 1e6:,.1f} MB in {len(listing.files):,} files"
     workers = max(1, min(preparation.job.workers.max, cores()))
     seconds = rows * (sample.read_seconds + sample.model_seconds) / workers
     evidence = (
-        f"{rows:,} images, {size / 1e6:,.1f} MB in {len(listing.files):,} files; an image took "
+        f"{rows:,} images{stored}; an image took "
         f"{1e3 * sample.read_seconds:.1f} ms to read and decode and {1e3 * sample.model_seconds:.1f} ms in the model: "
         f"about {_spoken(seconds)} with {workers} workers like this machine's cores"
     )
@@ -216,7 +222,7 @@ def _write_sheet(out: str, sample: Sample, names: Mapping[int, str], job: Job) -
 
 def _captions(sample: Sample, names: Mapping[int, str], job: Job) -> tuple[list[tuple[str, ...]], list[bool | None]]:
     """What the model says and, below it, what the label is; without labels the first target's value."""
-    labels, several = sample.labels, sample.outputs.shape[1] > 1
+    labels, several = sample.labels, sample.outputs.shape[1] > 1 and have_classes(job.targets)
     predicted = sample.outputs.argmax(1).tolist()
     if not several or labels is None:
         said = [_named(int(top), names) if several else "" for top in predicted]

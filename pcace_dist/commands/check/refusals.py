@@ -23,6 +23,7 @@ from pcace_dist.errors import UserError
 from pcace_dist.run.prepare import Preparation, identify, prepare
 from pcace_dist.run.rank import look_at_output
 
+LONGEST_KEY = 60  # characters before a line's first colon
 MOST = 40  # mistakes, of any kind
 INSTEAD: dict[str, Any] = {  # of required keys that are missing or wrong, so that the rest can be judged
     "model.weights": "random",
@@ -64,7 +65,7 @@ def judge(path: str, overrides: Sequence[str], scratch: Path) -> Judged:
             if left is None and str(error).startswith("dataset"):  # the model can be judged without the data
                 findings += _tried("model", partial(identify, tried))
             tried = left
-    is_whole = len(findings) == in_keys and all(finding.what == "output" for finding in findings)
+    is_whole = len(findings) == in_keys and all(finding.what.startswith("output") for finding in findings)
     return Judged(job, findings, preparation if is_whole else None)
 
 
@@ -79,7 +80,9 @@ def _tried(what: str, attempt: Callable[[], object]) -> list[Finding]:
 def _finding(line: str, what: str = "") -> Finding:
     """An error's line, split where it names the key."""
     key, colon, rest = line.partition(": ")
-    return Finding(ERROR, key, rest) if colon and len(key) < 60 else Finding(ERROR, what or "job", line)
+    if colon and len(key) < LONGEST_KEY:
+        return Finding(ERROR, key, rest)
+    return Finding(ERROR, what or "job", line)
 
 
 def _parsed(data: dict[str, Any]) -> tuple[Job | None, list[Finding]]:

@@ -137,7 +137,7 @@ class EffectPlan:
     gradient: mean, image or path. at: activation or output, as asked. images: wanted behind each axis. targets: those
     with effects; statuses: why others have none, by target. axes_by: the column whose groups axes go by (kind group).
     group_by: the column whose groups are ranked. rankings: which of them have a noise of their own, EVERY first.
-    places: JSON, where each layer's maps are taken from.
+    places: JSON, where each layer's maps are taken from. note: why some targets have none, in words.
     """
 
     gradient: str
@@ -150,6 +150,7 @@ class EffectPlan:
     rankings: tuple[str, ...]
     places: Mapping[str, Any]
     layers: tuple[LayerEffects, ...]
+    note: str | None = None
 
     @property
     def of_images(self) -> bool:
@@ -237,6 +238,11 @@ class EffectPlan:
     def __getstate__(self) -> dict[str, Any]:
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
+
     # -- how it travels, within a plan
 
     def settings(self) -> dict[str, Any]:
@@ -252,6 +258,7 @@ class EffectPlan:
             "rankings": list(self.rankings),
             "places": dict(self.places),
             "layers": [{"name": layer.name, "shape": list(layer.shape)} for layer in self.layers],
+            "note": self.note,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -277,9 +284,8 @@ class EffectPlan:
             EffectTarget(**{**own, **{name: tuple(own[name]) for name in ("keys", "images", "behind")}})
             for own in settings["targets"]
         )
-        rest = {
-            name: settings[name] for name in ("gradient", "at", "images", "statuses", "axes_by", "group_by", "places")
-        }
+        plain = ("gradient", "at", "images", "statuses", "axes_by", "group_by", "places", "note")
+        rest = {name: settings[name] for name in plain}
         return cls(targets=targets, rankings=tuple(settings["rankings"]), layers=layers, **rest)
 
 

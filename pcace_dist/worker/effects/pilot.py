@@ -95,13 +95,14 @@ def make_effects(
         rankings=(EVERY,),
         places={layer: place.to_json() for layer, place in pilot.places.items()},
         layers=(),
+        note=choice.reason,
     )
     try:
         return _Making(choice, effect, pilot, folds, rows).finish(empty) if choice.watched else empty
     except _NoEffects as error:
         log.warning("effect: %s", error)
         statuses = dict.fromkeys((own.name for own in choice.watched), error.status)
-        return replace(empty, gradient=OFF, statuses={**choice.statuses, **statuses})
+        return replace(empty, gradient=OFF, statuses={**choice.statuses, **statuses}, note=str(error))
 
 
 class _Making:

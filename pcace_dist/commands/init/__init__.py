@@ -1,0 +1,1 @@
+"""`pcace init`: a commented job file, from what a model and a data set say of themselves."""

@@ -1,0 +1,87 @@
+"""`pcace show` and `pcace compare` on effects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pcace_dist.analysis.effect_movement import effect_columns
+from pcace_dist.cli.main import main
+from tests.digits import MNIST, digits_job, ranked, write_digits
+
+pytestmark = pytest.mark.usefixtures("in_process")
+
+
+@pytest.fixture(scope="module")
+def runs(in_process: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shown")
+    write_digits(folder / "data", 600)
+    ranked(digits_job(folder / "data", folder / "with", group_by="odd"))
+    ranked(digits_job(folder / "data", folder / "without", effect={"gradient": "off"}))
+    return folder
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    assert main(["show", *arguments]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_channels_of_a_whole_job_are_listed_by_effect(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, str(runs / "with"), "--by", "effect", "--top", "3", "--group", "True", "--json")
+    effects = [row["effect"] for row in json.loads("\n".join(lines))]
+    assert len(effects) == 3 and effects == sorted(effects, reverse=True)
+
+
+# -- compare
+
+
+def compared(one: Path, other: Path, output: Path, *more: str) -> tuple[int, dict[str, Any], pa.Table]:
+    code = main(["compare", str(one), str(other), "--output", str(output), *more])
+    return code, json.loads((output / "comparison.json").read_text()), pq.read_table(output / "comparison.parquet")
+
+
+def test_effects_of_the_same_run_have_not_moved(runs: Path, tmp_path: Path) -> None:
+    code, content, table = compared(runs / "with", runs / "with", tmp_path, "--max-effects-moved", "0")
+    assert code == 0 and content["counts"]["effects_moved"] == 0
+    assert content["counts"]["effects_judged"] == len(table) and set(table["effect_p_value"].to_pylist()) == {1.0}
+
+
+def test_a_changed_head_moves_effects_and_is_drift(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = load_file(MNIST / "weights.safetensors")
+    weights["classify.weight"] = weights["classify.weight"].roll(1, 0) * torch.linspace(0.2, 2, 288)
+    save_file(weights, tmp_path / "other.safetensors")
+    job = digits_job(runs / "data", tmp_path / "other", group_by="odd")
+    job["model"]["weights"] = str(tmp_path / "other.safetensors")
+    ranked(job)
+    code, content, table = compared(runs / "with", tmp_path / "other", tmp_path, "--max-effects-moved", "10%")
+    assert code == 3 and "more than --max-effects-moved 10 %" in capsys.readouterr().err
+    moved = table.filter(table["effect_moved"])
+    assert len(moved) == content["counts"]["effects_moved"] > 5
+    assert np.allclose(
+        np.array(moved["effect_change"]), np.array(moved["effect_b"]) - np.array(moved["effect_a"]), atol=1e-9
+    )
+
+
+def test_runs_without_effects_or_of_another_kind_are_not_judged(runs: Path, tmp_path: Path) -> None:
+    ranked(digits_job(runs / "data", tmp_path / "ungrouped"))
+    ranked(digits_job(runs / "data", tmp_path / "output", effect={"at": "output"}))
+    for other in (runs / "without", tmp_path / "output"):
+        code, content, table = compared(tmp_path / "ungrouped", other, tmp_path)
+        assert code == 0 and content["counts"]["effects_judged"] == 0
+        assert table["effect_p_value"].null_count == len(table) and table["effect_a"].null_count == 0
+
+
+def test_runs_from_before_effects_have_columns_of_nulls() -> None:
+    table = pa.table({"images": [5, 5]})
+    columns = effect_columns(table, table, paired=True, level=0.05, tolerance=0, judged=True)
+    assert columns["effect_a"].null_count == 2 and columns["effect_moved"].to_pylist() == [False, False]
