@@ -5,6 +5,7 @@ The public surface, imported when first used so that `import pcace_dist` stays l
     rank(job)                  run or resume a job (a path, a mapping or a Job); a finished Run
     open_run(path)             a finished run: .ranking(), .to_pandas(), .bad_rows(), .summary
     load_job(path)             a job file as a checked Job
+    layers(model)              what there is to rank in a torch.nn.Module, with the globs that select it
     maximal_correlation(...)   the statistic alone, on tensors in memory, without Ray
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pcace_dist.api import load_job, rank
+    from pcace_dist.api import layers, load_job, rank
     from pcace_dist.artifacts.run import Run, open_run
     from pcace_dist.config.job import Job
     from pcace_dist.statistics.maximal import maximal_correlation
@@ -23,13 +24,14 @@ __version__ = "0.1.0"
 _HOME = {
     "Job": "pcace_dist.config.job",
     "Run": "pcace_dist.artifacts.run",
+    "layers": "pcace_dist.api",
     "load_job": "pcace_dist.api",
     "maximal_correlation": "pcace_dist.statistics.maximal",
     "open_run": "pcace_dist.artifacts.run",
     "rank": "pcace_dist.api",
 }
 
-__all__ = ["Job", "Run", "__version__", "load_job", "maximal_correlation", "open_run", "rank"]
+__all__ = ["Job", "Run", "__version__", "layers", "load_job", "maximal_correlation", "open_run", "rank"]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "report": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
     "commands": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}
     | {"executors", "run", "analysis", "report", "checks", "packing"},
-    "api": {"config", "artifacts", "run"},
+    "api": {"models", "config", "artifacts", "run", "commands"},
     "cli": {"progress", "statistics", "models", "datasets", "packing", "config", "artifacts", "executors", "run"}
     | {"analysis", "report", "commands", "checks"},
 }
@@ -146,6 +146,7 @@ def test_public_names_are_the_documented_ones() -> None:
     assert sorted(n for n in pcace_dist.__all__ if n != "__version__") == [
         "Job",
         "Run",
+        "layers",
         "load_job",
         "maximal_correlation",
         "open_run",

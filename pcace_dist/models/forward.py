@@ -121,21 +121,25 @@ class Forward:
         except Exception as error:
             if is_out_of_memory(error) or (guarded is not None and guarded.failed):
                 raise
-            text = next(iter(str(error).strip().splitlines()), "")
-            raise ModelError(
-                f"model.factory: the model fails on images of shape {tuple(batch.shape[1:])}: {type(error).__name__}: "
-                f"{text}; {self._would_do()}"
-            ) from error
+            raise refuses_images(self.model, tuple(batch.shape), error) from error
 
-    def _would_do(self) -> str:
-        """Advice for a model that does not accept the images."""
-        parameters = inspect.signature(self.model.forward).parameters.values()
-        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        names = [parameter.name for parameter in positional]
-        needed = [parameter.name for parameter in positional if parameter.default is parameter.empty]
-        if len(needed) > 1 or names[:1] == [TOKENS]:
-            return f"its forward takes {', '.join(needed or names[:2])}: {wrapper('calls it with these')}"
-        return "see model.input (mode, resize, crop) and model.kwargs"
+
+def refuses_images(model: nn.Module, shape: tuple[int, ...], error: Exception) -> ModelError:
+    """What to say where `model` raised `error` on a batch of this shape (B, C, H, W)."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    return ModelError(
+        f"model.factory: the model fails on images of shape {shape[1:]}: {type(error).__name__}: {text}; "
+        f"{_would_do(model)}"
+    )
+
+
+def _would_do(model: nn.Module) -> str:
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+    needed = [one.name for one in parameters if one.name in names and one.default is one.empty]
+    if len(needed) > 1 or names[:1] == [TOKENS]:
+        return f"its forward takes {', '.join(needed or names[:2])}: {wrapper('calls it with these')}"
+    return "see model.input (mode, resize, crop) and model.kwargs"
 
 
 def _detached(receive: Receive) -> Receive:

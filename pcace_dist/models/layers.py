@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pcace_dist.errors import ModelError
+from pcace_dist.models.tap import first_tensor
 
 ALL = "all"
 NOT = "!"
@@ -50,26 +51,43 @@ def named_exactly(model: nn.Module, patterns: Sequence[str]) -> set[str]:
     return {aliases[pattern] for pattern in patterns if pattern in aliases}
 
 
-def do_not_run(model: nn.Module, layers: Sequence[str], shape: tuple[int, int, int]) -> list[str]:
-    """Those of `layers` that do not run in a forward pass of one image (C, H, W), such as auxiliary heads in eval mode.
+def output_axes(model: nn.Module, layers: Sequence[str], shape: tuple[int, int, int]) -> dict[str, int] | None:
+    """How many axes the output of each of `layers` has in a forward pass of one image (C, H, W), 0 for no tensor. Those
+    that do not run, as auxiliary heads in eval mode, are not there.
 
-    Empty where the model does not accept such an image: the pilot's first pass then reports what is wrong.
+    None if the model does not accept such an image: the pilot's first pass then says what is wrong.
     """
-    ran: set[str] = set()
+    axes: dict[str, int] = {}
 
     def remember(name: str) -> Callable[..., None]:
-        return lambda *_: ran.add(name)
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            tensor = first_tensor(output)
+            axes[name] = 0 if tensor is None else tensor.dim()
+
+        return hook
 
     handles = [model.get_submodule(name).register_forward_hook(remember(name)) for name in layers]
     try:
         with torch.inference_mode():
             model(torch.zeros(1, *shape))
     except Exception:  # whatever a model raises
-        return []
+        return None
     finally:
         for handle in handles:
             handle.remove()
-    return [name for name in layers if name not in ran]
+    return axes
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    """Names of all linear layers, in model order."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name]
+
+
+def globs_of(names: Iterable[str]) -> list[str]:
+    """Names with `*` for every number before a dot, each once: `blocks.*.mlp.fc1` for the twelve of a transformer."""
+    split = [name.split(".") for name in names]
+    starred = [["*" if part.isdecimal() else part for part in parts[:-1]] + parts[-1:] for parts in split]
+    return list(dict.fromkeys(".".join(parts) for parts in starred))
 
 
 def weight_norm(model: nn.Module, layer: str) -> Tensor | None:
@@ -124,7 +142,7 @@ def _matches(pattern: str, names: list[str], convs: list[str], aliases: dict[str
 
 def _matches_nothing(pattern: str, names: list[str], convs: list[str]) -> str:
     if pattern == ALL:
-        return "layers 'all': the model has no convolutional layer; modules there are: " + _listed(names)
+        return "layers 'all': is every convolution, and the model has none; name others: " + _listed(globs_of(names))
     likeness = _Likeness(pattern)
     nearest = [name for name in names if likeness(name) >= CLOSE or name in set(convs)]
     ordered = sorted(nearest or names, key=likeness, reverse=True)

@@ -75,6 +75,36 @@ def settle(
     return settled
 
 
+def outputs_of(
+    model: nn.Module, layers: Sequence[str], images: Tensor
+) -> dict[str, tuple[tuple[int, ...], Axis | None]]:
+    """Shape of the output of each of `layers` that gives a tensor of 2 or more axes, and which axis is the channel.
+
+    None where nothing tells it, or the evidence contradicts itself. images: float (2, C, H, W).
+    """
+    traces = _trace(model, set(layers), images)
+    larger = _shapes_of_larger(model, layers, images)
+    return {
+        name: (trace.shape, _told(model.get_submodule(name), trace, larger.get(name)))
+        for name, trace in traces.items()
+        if trace.shape is not None
+    }
+
+
+def _told(module: nn.Module, trace: _Trace, larger: tuple[int, ...] | None) -> Axis | None:
+    axes = len(trace.shape or ())
+    if axes < 3:
+        return "last"
+    if _by_definition(module):
+        return "last" if channels_last(module, axes) else "first"
+    return _vote(trace, larger)[0]
+
+
+def layout_of(axes: int, axis: Axis) -> str:
+    """The name of a layout; `BC` for vectors."""
+    return _layout(axes, axis) if axes > 2 else "BC"
+
+
 def keep(models: Sequence[nn.Module], axes: Mapping[str, str]) -> None:
     """Store with the modules what `settle` found, so that copies and every reader of the layers' outputs know it."""
     for model in models:
@@ -95,16 +125,21 @@ def _as_told(name: str, layout: str, shape: tuple[int, ...]) -> Axis:
 
 
 def _weighed(name: str, trace: _Trace, larger: tuple[int, ...] | None) -> Axis:
-    axis_by_evidence = {"inside": trace.inside, "reader": trace.reader, "sizes": _by_growth(trace.shape or (), larger)}
-    votes = {evidence: axis for evidence, axis in axis_by_evidence.items() if axis is not None}
-    if len(set(votes.values())) == 1:
-        return next(iter(votes.values()))
+    agreed, votes = _vote(trace, larger)
+    if agreed is not None:
+        return agreed
     reason = "its modules and its growth with the image disagree on" if votes else "nothing tells"
     first_layout, last_layout = (_layout(len(trace.shape or ()), axis) for axis in ("first", "last"))
     raise ModelError(
         f"layers {name}: gives {_shown(trace.shape or ())} and {reason} which axis is the channel; say it: layers: "
         f"[{{name: {name}, layout: {last_layout}}}], or layout: {first_layout}"
     )
+
+
+def _vote(trace: _Trace, larger: tuple[int, ...] | None) -> tuple[Axis | None, set[Axis]]:
+    """The axis that all evidence agrees on, if it does; and all that it speaks for."""
+    votes = {axis for axis in (trace.inside, trace.reader, _by_growth(trace.shape or (), larger)) if axis is not None}
+    return (next(iter(votes)) if len(votes) == 1 else None), votes
 
 
 def _layout(axes: int, axis: str) -> str:

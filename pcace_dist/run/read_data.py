@@ -116,6 +116,8 @@ def decide(job: Job, opened: OpenedData, model: nn.Module, storage: Storage) -> 
     order = (GIVEN, MODEL, DATA) if texts else (GIVEN, DATA, MODEL)
     origin = next((name for name in order if by_origin[name]), "")
     names = by_origin.get(origin, {})
+    if texts and names:
+        logs.say(f"labels are names, in the order of {origin}", prefix="pcace: dataset.label: ")
     if not texts:
         _warn_of_another_order(by_origin[origin] if origin == GIVEN else by_origin[DATA], by_origin[MODEL], origin)
     return DataReading(

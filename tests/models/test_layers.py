@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from pcace_dist.errors import ModelError
-from pcace_dist.models.layers import conv_layers, excluded_layers, resolve_layers, weight_norm
+from pcace_dist.models.layers import conv_layers, excluded_layers, globs_of, output_axes, resolve_layers, weight_norm
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,9 @@ def test_close_modules_that_are_no_convolutions_are_listed_too(resnet: nn.Module
 
 def test_all_of_a_model_without_convolutions_lists_its_modules() -> None:
     model = nn.Sequential(OrderedDict(one=nn.Linear(2, 3), two=nn.Linear(3, 1)))
-    with pytest.raises(ModelError, match=r"layers 'all': the model has no convolutional layer; modules .*: one, two"):
+    with pytest.raises(
+        ModelError, match=r"layers 'all': is every convolution, and the model has none; name others: one, two"
+    ):
         resolve_layers(model, ["all"])
 
 
@@ -108,3 +110,14 @@ def test_weight_norm_is_none_where_a_layer_has_no_such_weights() -> None:
     model = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.LazyLinear(2))
     assert weight_norm(model, "0") is None
     assert weight_norm(model, "1") is None
+
+
+def test_globs_have_a_star_for_every_number_before_a_dot() -> None:
+    names = ["stem.0", "blocks.0.mlp.fc1", "blocks.1.mlp.fc1", "blocks.1.mlp.fc2", "3"]
+    assert globs_of(names) == ["stem.0", "blocks.*.mlp.fc1", "blocks.*.mlp.fc2", "3"]
+
+
+def test_the_axes_of_outputs_are_counted_where_a_layer_runs() -> None:
+    model = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), flat=nn.Flatten(), lstm=nn.LSTM(4 * 36, 5)))
+    assert output_axes(model, ["conv", "flat", "lstm"], (3, 8, 8)) == {"conv": 4, "flat": 2, "lstm": 2}
+    assert output_axes(model, ["conv"], (3, 9, 9)) is None  # it does not take such images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pcace_dist.errors import JobError
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.preprocessing import Preprocessing, preprocessing_of
 from pcace_dist.run.input_of_model import with_input_of_model
+from pcace_dist.run.layers_of_job import NO_CONVOLUTION
 from pcace_dist.run.prepare import identify
 from tests.models.library_models import (
     FROM_PRETRAINED,
@@ -233,6 +235,13 @@ def test_a_run_records_what_auto_came_to_and_the_same_command_is_the_same_job(
     # another processor in the folder is another job
     saved_processor(tmp_path / "vit", "ViTImageProcessor", size={"height": 32, "width": 32}, image_mean=[0.4, 0.5, 0.6])
     assert run_of() == 2 and "the model's code has changed" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_the_summary_names_what_all_leaves_out(run_of: Callable[..., int], tmp_path: Path) -> None:
+    assert run_of("layers=all", "statistics.keep_codes=false") == 0
+    left_out = json.loads((tmp_path / "run" / "summary.json").read_text())["layers_left_out"]
+    assert {"layer": "vit.layers.0.mlp.fc1", "reason": NO_CONVOLUTION} in left_out and len(left_out) == 12
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -15,7 +15,9 @@ import pytest
 
 from pcace_dist.artifacts.run import Run
 from pcace_dist.config.job import parse_job
-from pcace_dist.errors import UserError
+from pcace_dist.errors import Stopped, UserError
+from pcace_dist.run import model_run, read_data
+from pcace_dist.run.main_pass import MainPass
 from pcace_dist.run.rank import run_job
 from tests.digits import bytes_of, digits_job, digits_table, ranked, records
 from tests.whole_jobs import in_process
@@ -70,11 +72,29 @@ def test_numbers_of_every_type_give_the_same_bytes(
     assert bytes_of(run) == bytes_of(plain)
 
 
-def test_names_of_classes_give_the_same_bytes(tmp_path: Path, digits: np.ndarray, plain: Run) -> None:
+def test_names_of_classes_give_the_same_bytes(
+    tmp_path: Path, digits: np.ndarray, plain: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     texts = pa.array([NAMES[digit] for digit in digits]).dictionary_encode()
     run = ranked(job(write(tmp_path / "data", texts), classes=NAMES))
     assert bytes_of(run) == bytes_of(plain)
     assert dict(run.names.names) == dict(enumerate(NAMES))
+    assert "pcace: dataset.label: labels are names, in the order of dataset.classes" in capsys.readouterr().err
+
+
+def test_the_order_of_the_model_is_taken_and_another_one_in_the_data_is_said(
+    tmp_path: Path, digits: np.ndarray, plain: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_data, "class_names", lambda *_: dict(enumerate(NAMES)))
+    texts = pa.array([NAMES[digit] for digit in digits])
+    assert bytes_of(ranked(job(write(tmp_path / "texts" / "data", texts)))) == bytes_of(plain)
+    assert "in the order of the model" in capsys.readouterr().err
+    named = ranked(job(write(tmp_path / "numbers" / "data", pa.array(digits), sorted(NAMES))))
+    assert dict(named.names.names) == dict(enumerate(sorted(NAMES))), "of numbers the data's names are shown"
+    assert (
+        "pcace: dataset.label: class 0 is 'eight', but the model's output 0 is 'zero' and its 'eight' is output 8: is "
+        "the order of the classes that of the model?"
+    ) in capsys.readouterr().err
 
 
 def test_names_in_a_file_and_the_order_of_the_model(tmp_path: Path, digits: np.ndarray, plain: Run) -> None:
@@ -145,6 +165,26 @@ def test_groups_need_the_label_too(tmp_path: Path, digits: np.ndarray) -> None:
     run = ranked(asked)
     assert run.summary["unlabelled"] == int((digits == 3).sum())
     assert pc.unique(run.ranking()["group"]).to_pylist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_run_that_began_without_a_reading_goes_on_as_it_began(
+    tmp_path: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As version 0.1.0: null is a group of its own, and the folders of its files are no columns."""
+    labels = pa.array(digits, mask=digits == 3)
+    data = write(tmp_path / "data" / "city=bonn", labels).parent
+    asked = job(data) | {"target": {"logit": 3}, "group_by": "label", "output": str(tmp_path / "run")}
+    asked["statistics"] |= {"keep_codes": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(model_run, "KEY", "unknown")
+        patch.setattr(MainPass, "run", lambda _: (_ for _ in ()).throw(Stopped("as a test wants it")))
+        with pytest.raises(Stopped):
+            run_job(parse_job(asked))
+    run = ranked(asked)
+    assert None in pc.unique(run.ranking()["group"]).to_pylist()
+    assert (run.summary["images"], run.summary["unlabelled"]) == (ROWS, 0)
+    for codes in Path(run.path).glob("attempts/*/codes.parquet"):
+        assert "column:city" not in pq.read_schema(codes).names
 
 
 def test_where_nothing_needs_the_label_every_row_counts(tmp_path: Path, digits: np.ndarray) -> None:
