@@ -165,5 +165,5 @@ def test_the_text_names_price_and_what_is_suggested() -> None:
     text = describe(found)
     assert text.startswith("images:     1 image in 1 file, 2KiB to read, 1 unit of work\n")
     assert "timed here: 20 ms an image on cpu, batch 32 (read 1, forward 18)" in text
-    assert "2 on this machine" in text and text.splitlines()[-4].endswith("  1,234.50")
+    assert " 2 here " in text and text.splitlines()[-4].endswith("  1,234.50")
     assert "suggested:  workers: {max: 8, cpus: 2, memory: 4GiB}\nnote:       group_by: more" in text
