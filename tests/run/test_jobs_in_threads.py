@@ -186,7 +186,7 @@ def test_stopped_in_the_pilot_it_ends_within_a_batch_and_goes_on_with_ray(
     try:
         assert process.stderr is not None
         for line in process.stderr:
-            if "pilot, 1 worker up" in line:
+            if "1 worker up" in line and "pilot" in line:
                 break
         process.send_signal(number)
         began = time.monotonic()
