@@ -45,7 +45,7 @@ def print_history(history: History, format: Format | None = None) -> None:
     """Print the published runs, the oldest first; the current one is marked."""
     columns = (
         Column("", name=True),
-        Column("published", name=True),
+        Column("published"),
         Column("run", name=True),
         Column("why", name=True),
         Column("images", drop=4),
