@@ -43,6 +43,7 @@ def entry() -> NoReturn:
     """The console script. It ends the process without clean-up: unloading torch's modules would take a second."""
     terminal.ensure_utf8()
     terminal.ensure_streams()
+    terminal.quiet_libraries()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next (cli/completion.py)
         completion.answer(build_parser())
     code = main(sys.argv[1:])

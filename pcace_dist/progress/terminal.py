@@ -84,6 +84,13 @@ def ensure_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def quiet_libraries() -> None:
+    """Without a terminal, the bars of transformers and its hub would be noise in a log: they are turned off, unless
+    HF_HUB_DISABLE_PROGRESS_BARS says otherwise. To be called before they are imported."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def local_time(seconds: float) -> str:
     """Seconds since 1970 as a date with its zone, for people here: `2026-01-31 10:30 CET`."""
     return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M %Z}"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -113,3 +114,17 @@ def test_an_argument_that_is_not_utf8_is_named() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "caf\\udce9 is not UTF-8" in done.stderr
+
+
+def test_bars_of_libraries_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "HF_HUB_DISABLE_PROGRESS_BARS"
+    monkeypatch.setenv(name, "0")
+    terminal.quiet_libraries()
+    assert os.environ[name] == "0"  # whoever says so has bars in a file too
+    monkeypatch.delenv(name)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True))
+        terminal.quiet_libraries()
+    assert name not in os.environ
+    terminal.quiet_libraries()
+    assert os.environ[name] == "1"
