@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from pcace_dist.artifacts.columns import CHANNEL, KEYS, LAYER, OF_GROUP, TARGET, Column, Table
 
-_BESIDE = {
+_SCORES = {
     "status": "string",
     "images": "int64",
     "rank": "int32",
@@ -17,9 +19,9 @@ _BESIDE = {
     "score": "float64",
     "score_low": "float64",
     "score_high": "float64",
-}  # columns of both rankings, side by side: name_a, name_b
+}
 
-_EFFECTS_BESIDE = {
+_EFFECTS = {
     "effect_status": "string",
     "effect_rank": "int32",
     "effect_rank_low": "int32",
@@ -29,16 +31,20 @@ _EFFECTS_BESIDE = {
     "effect_high": "float64",
 }
 
+
+def _in_both(kinds: Mapping[str, str]) -> Iterator[Column]:
+    """Columns of both rankings, side by side: name_a, name_b."""
+    for name, kind in kinds.items():
+        yield Column(f"{name}_a", kind, f"`{name}` in the earlier run")
+        yield Column(f"{name}_b", kind, f"`{name}` in the later run")
+
+
 COMPARISON = Table(
     "comparison.parquet",
     "`pcace compare`: a row per target, group, layer and channel that both runs have.",
     (
         *KEYS,
-        *(
-            Column(f"{name}_{run}", kind, f"`{name}` in the {which} run")
-            for name, kind in _BESIDE.items()
-            for run, which in (("a", "earlier"), ("b", "later"))
-        ),
+        *_in_both(_SCORES),
         Column("change", "float64", "`score_b` - `score_a`; a score that is null counts as 0"),
         Column("squared_change", "float64", "change of `score_squared`: what is judged"),
         Column("squared_error", "float64", "standard error of `squared_change`"),
@@ -48,11 +54,7 @@ COMPARISON = Table(
             "movement", "string", "`rose`, `fell`, `same`, `appeared`, `died`, or `unknown` where nothing can be judged"
         ),
         Column("moved", "bool", "whether q_value is at most --level and the change at least --tolerance"),
-        *(
-            Column(f"{name}_{run}", kind, f"`{name}` in the {which} run")
-            for name, kind in _EFFECTS_BESIDE.items()
-            for run, which in (("a", "earlier"), ("b", "later"))
-        ),
+        *_in_both(_EFFECTS),
         Column("effect_change", "float64", "`effect_b` - `effect_a`; null unless both runs have effects of one kind"),
         Column("effect_error", "float64", "its standard error"),
         Column("effect_p_value", "float64", "probability of such a change by chance alone"),

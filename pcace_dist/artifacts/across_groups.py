@@ -49,90 +49,68 @@ TABLE = Table(
 )
 
 
-class _Effects:
-    """Sums of effects over the groups that have them."""
-
-    def __init__(self, channels: int) -> None:
-        self.groups = np.zeros(channels, np.int32)
-        self.effect, self.square, self.rank = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-        self.lowest, self.highest = np.full(channels, np.inf), np.full(channels, -np.inf)
-
-    def add(self, effect: np.ndarray, rank: np.ndarray, ok: np.ndarray) -> None:
-        self.groups += ok
-        self.effect[ok] += effect[ok]
-        self.square[ok] += effect[ok] ** 2
-        self.rank[ok] += rank[ok]
-        self.lowest[ok] = np.minimum(self.lowest[ok], effect[ok])
-        self.highest[ok] = np.maximum(self.highest[ok], effect[ok])
-
-    def columns(self) -> dict[str, pa.Array]:
-        count, none = np.maximum(1, self.groups), self.groups == 0
-        mean = self.effect / count
-        numbers = {
-            "mean_effect": mean,
-            "sd_effect": np.sqrt(np.maximum(0, self.square / count - mean**2)),
-            "lowest_effect": self.lowest,
-            "highest_effect": self.highest,
-            "mean_effect_rank": self.rank / count,
-        }
-        columns = {name: pa.array(values, pa.float64(), mask=none) for name, values in numbers.items()}
-        return {"groups_with_effect": pa.array(self.groups, pa.int32()), **columns}
-
-
-class _Sums:
-    """Sums over groups for all channels of one target."""
+class _OverGroups:
+    """Mean, spread and extremes of one value of all channels, a score or an effect, over the groups that have it."""
 
     def __init__(self, channels: int) -> None:
         self.groups, self.in_top = np.zeros(channels, np.int32), np.zeros(channels, np.int32)
-        self.score, self.square, self.rank = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-        self.lowest, self.highest = np.full(channels, np.inf), np.full(channels, -np.inf)
-        self.best_rank = np.full(channels, np.iinfo(np.int32).max, np.int32)
-        self.effect = _Effects(channels)
+        self._sum, self._square, self._ranks = np.zeros(channels), np.zeros(channels), np.zeros(channels)
+        self._lowest, self._highest = np.full(channels, np.inf), np.full(channels, -np.inf)
+        self._best_rank = np.full(channels, np.iinfo(np.int32).max, np.int32)
 
-    def add(self, score: np.ndarray, rank: np.ndarray, ok: np.ndarray) -> None:
+    def add(self, value: np.ndarray, rank: np.ndarray, ok: np.ndarray) -> None:
+        """Add a group: values and ranks (channels,), which count where `ok`."""
         self.groups += ok
         self.in_top += ok & (rank <= TOP)
-        self.score[ok] += score[ok]
-        self.square[ok] += score[ok] ** 2
-        self.rank[ok] += rank[ok]
-        self.lowest[ok] = np.minimum(self.lowest[ok], score[ok])
-        self.highest[ok] = np.maximum(self.highest[ok], score[ok])
-        self.best_rank[ok] = np.minimum(self.best_rank[ok], rank[ok])
+        self._sum[ok] += value[ok]
+        self._square[ok] += value[ok] ** 2
+        self._ranks[ok] += rank[ok]
+        self._lowest[ok] = np.minimum(self._lowest[ok], value[ok])
+        self._highest[ok] = np.maximum(self._highest[ok], value[ok])
+        self._best_rank[ok] = np.minimum(self._best_rank[ok], rank[ok])
+
+    def columns(self, value: str, rank: str) -> dict[str, pa.Array]:
+        """Columns by name, of a value and its rank of these names; null where no group has it."""
+        count = np.maximum(1, self.groups)
+        mean = self._sum / count
+        numbers = {
+            f"mean_{value}": mean,
+            f"sd_{value}": np.sqrt(np.maximum(0, self._square / count - mean**2)),
+            f"lowest_{value}": self._lowest,
+            f"highest_{value}": self._highest,
+            f"mean_{rank}": self._ranks / count,
+            f"best_{rank}": self._best_rank,
+        }
+        return {name: pa.array(values, mask=self.groups == 0) for name, values in numbers.items()}
 
 
 def across_groups_table(plan: Plan, blocks: Sequence[BlockScores], ranks: Sequence[Ranks]) -> pa.Table:
     """Rows in the order of rankings.parquet. Numbers are null for channels that no group ranks."""
     layers = [layer.name for layer in plan.layers for _ in range(layer.channels)]
     channels = np.concatenate([np.arange(layer.channels, dtype=np.int32) for layer in plan.layers])
-    sums = {target.name: _Sums(len(channels)) for target in plan.targets}
+    scores = {target.name: _OverGroups(len(channels)) for target in plan.targets}
+    effects = {target.name: _OverGroups(len(channels)) for target in plan.targets}
     results = zip(each_result(plan, blocks), ranks[::2], ranks[1::2], strict=True)
-    for (target, _, scores, effects), by_score, by_effect in results:
-        sums[target].add(scores.score, by_score.rank, scores.status == OK)
-        sums[target].effect.add(effects.effect, by_effect.rank, effects.status == OK)
-    return pa.concat_tables(_table(name, layers, channels, target_sums) for name, target_sums in sums.items())
+    for (target, _, own_scores, own_effects), by_score, by_effect in results:
+        scores[target].add(own_scores.score, by_score.rank, own_scores.status == OK)
+        effects[target].add(own_effects.effect, by_effect.rank, own_effects.status == OK)
+    return pa.concat_tables(_table(name, layers, channels, scores[name], effects[name]) for name in scores)
 
 
-def _table(target: str, layers: Sequence[str], channels: np.ndarray, sums: _Sums) -> pa.Table:
-    none = sums.groups == 0
-    count = np.maximum(1, sums.groups)
-    mean = sums.score / count
-    spread = np.sqrt(np.maximum(0, sums.square / count - mean**2))
-    return pa.table(
-        {
-            "target": pa.array([target] * len(channels), pa.string()),
-            "layer": pa.array(layers, pa.string()),
-            "channel": pa.array(channels, pa.int32()),
-            "groups": pa.array(sums.groups, pa.int32()),
-            f"groups_in_top_{TOP}": pa.array(sums.in_top, pa.int32()),
-            "mean_score": pa.array(mean, pa.float64(), mask=none),
-            "sd_score": pa.array(spread, pa.float64(), mask=none),
-            "lowest_score": pa.array(sums.lowest, pa.float64(), mask=none),
-            "highest_score": pa.array(sums.highest, pa.float64(), mask=none),
-            "mean_rank": pa.array(sums.rank / count, pa.float64(), mask=none),
-            "best_rank": pa.array(sums.best_rank, pa.int32(), mask=none),
-            **sums.effect.columns(),
-        }
-    )
+def _table(
+    target: str, layers: Sequence[str], channels: np.ndarray, scores: _OverGroups, effects: _OverGroups
+) -> pa.Table:
+    columns = {
+        "target": pa.array([target] * len(channels), pa.string()),
+        "layer": pa.array(layers, pa.string()),
+        "channel": pa.array(channels, pa.int32()),
+        "groups": pa.array(scores.groups, pa.int32()),
+        f"groups_in_top_{TOP}": pa.array(scores.in_top, pa.int32()),
+        "groups_with_effect": pa.array(effects.groups, pa.int32()),
+        **scores.columns("score", "rank"),
+        **effects.columns("effect", "effect_rank"),
+    }
+    return pa.table({column.name: columns[column.name] for column in TABLE.columns})
 
 
 def publish_across_groups(sink: Sink, table: pa.Table) -> None:
