@@ -6,15 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcace_dist.checks.finding import ERROR, NOTE, WARNING, Finding, Level
-from pcace_dist.statistics.score import required_images
+from pcace_dist.statistics.score import most_components, required_images
 
 NAMED = 5
 SPARE = 5  # times the least number: from here on intervals are of use
-
-
-def most_components(images: int, knots: int, at_most: int) -> int:
-    """The largest statistics.components that so few images allow; 0 where none does."""
-    return next((n for n in range(at_most, 0, -1) if required_images(n, knots) <= images), 0)
 
 
 def finding_of(sizes: Mapping[str, int], *, grouped: str | None, components: int, knots: int, exact: bool) -> Finding:

@@ -27,7 +27,7 @@ from pcace_dist.commands.estimate import Cost, Timings, Workload, predict, sugge
 from pcace_dist.config.job import Job
 from pcace_dist.datasets.loader import spread, takes_all
 from pcace_dist.datasets.row_groups import count_kept, kept_counts
-from pcace_dist.datasets.units import make_units, row_groups_of, rows_per_unit
+from pcace_dist.datasets.units import listed_row_groups, make_units, rows_per_unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.executors.ray_session import ray_session
@@ -157,7 +157,7 @@ class _Trial:
         """A unit from the middle of the data set; share of rows that the filter keeps; values of group_by. The last two
         are counted in evenly chosen row groups."""
         dataset, storage = self._spec.dataset, self._spec.storage
-        refs = [ref for file in self._listing.files for ref in row_groups_of(file)]
+        refs = listed_row_groups(self._listing)
         chosen = [refs[i] for i in spread([ref.rows for ref in refs], COUNTED_ROW_GROUPS, COUNTED_ROW_GROUPS)]
         kept = count_kept(chosen, dataset, storage)
         fullest = [ref for ref, rows in zip(chosen, kept, strict=True) if rows == max(kept)]

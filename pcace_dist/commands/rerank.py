@@ -26,7 +26,7 @@ from pcace_dist.commands.schedule import RUNS, Pointer, Schedule, ScheduleLock, 
 from pcace_dist.config.job import Job, read_job
 from pcace_dist.config.lasting import refuse_temporary
 from pcace_dist.config.resolve import storage_of
-from pcace_dist.datasets.units import data_digest, row_groups_of
+from pcace_dist.datasets.units import data_digest, listed_row_groups
 from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.progress import logs
 from pcace_dist.run.identity import Identity
@@ -138,8 +138,8 @@ def _work(
 def _current(job: Job) -> RunIdentity:
     with tempfile.TemporaryDirectory(prefix="pcace-rerank-") as scratch:
         preparation = prepare(job, place=scratch)
-    row_groups = (row_group for file in preparation.listing.files for row_group in row_groups_of(file))
-    return RunIdentity(preparation.identity, data_digest(row_groups), preparation.reading.images is None)
+    digest = data_digest(listed_row_groups(preparation.listing))
+    return RunIdentity(preparation.identity, digest, preparation.reading.images is None)
 
 
 def _is_published(latest: Pointer, current: RunIdentity) -> bool:

@@ -38,7 +38,7 @@ from pcace_dist.datasets.images import TORCHVISION_MODE, ImageSpec
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.row_groups import RowGroup, count_kept, read_row_groups
 from pcace_dist.datasets.rows import BadRow, RowRef
-from pcace_dist.datasets.units import RowGroupRef, Unit, row_groups_of
+from pcace_dist.datasets.units import RowGroupRef, Unit, listed_row_groups
 from pcace_dist.errors import DatasetError
 from pcace_dist.storage.files import Storage
 
@@ -413,7 +413,7 @@ def pilot_rows(
     Raises DatasetError if the filter keeps no row, no image can be decoded, or images differ in size.
     """
     spec, storage = options.dataset, options.storage
-    row_groups = [ref for file in listing.files for ref in row_groups_of(file)]
+    row_groups = listed_row_groups(listing)
     kept = _count_kept_in_threads(row_groups, spec, storage, options.threads)
     if not sum(kept):
         raise _keeps_nothing(spec)
@@ -469,7 +469,7 @@ class WholeUnits:
 
 def takes_all(listing: Listing, rows: int) -> bool:
     """Whether `pilot_rows` reads every row."""
-    row_groups = [ref for file in listing.files for ref in row_groups_of(file)]
+    row_groups = listed_row_groups(listing)
     return 0 < listing.rows <= rows and len(row_groups) <= _most_groups(
         listing, row_groups, PILOT_ROW_GROUPS, PILOT_BYTES
     )

@@ -67,6 +67,11 @@ def row_groups_of(file: DataFile) -> Iterator[RowGroupRef]:
         first += rows
 
 
+def listed_row_groups(listing: Listing) -> list[RowGroupRef]:
+    """The row groups of all files that hold rows, in the listing's order."""
+    return [ref for file in listing.files for ref in row_groups_of(file)]
+
+
 def data_digest(row_groups: Iterable[RowGroupRef]) -> str:
     """A name of the data in some row groups, whatever their order. Equal digests mean the same files and versions."""
     content = sorted([ref.key, ref.size, ref.version, ref.row_group, ref.rows] for ref in set(row_groups))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pcace_dist.errors import JobError
+from pcace_dist.models.tap import watched
 
 log = logging.getLogger(__name__)
 
@@ -55,18 +56,14 @@ def footprint(model: nn.Module, run: Callable[[], object], plan_bytes: Callable[
     """Calls `run`, a pass over one image, and measures the output of every module of `model`; then `plan_bytes`."""
     largest = 0
 
-    def look(_: nn.Module, __: Any, output: Any) -> None:
+    def look(_: str, output: Any) -> None:
         nonlocal largest
         for part in output if isinstance(output, tuple | list) else [output]:
             if isinstance(part, Tensor):
                 largest = max(largest, part.numel() * part.element_size())
 
-    handles = [module.register_forward_hook(look) for module in model.modules()]
-    try:
+    with watched(dict(model.named_modules()), look):
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return Footprint(largest, plan_bytes())
 
 

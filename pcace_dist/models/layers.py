@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pcace_dist.errors import ModelError
-from pcace_dist.models.tap import first_tensor
+from pcace_dist.models.tap import first_tensor, watched
 
 ALL = "all"
 NOT = "!"
@@ -59,22 +59,15 @@ def output_axes(model: nn.Module, layers: Sequence[str], shape: tuple[int, int, 
     """
     axes: dict[str, int] = {}
 
-    def remember(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: object, output: object) -> None:
-            tensor = first_tensor(output)
-            axes[name] = 0 if tensor is None else tensor.dim()
+    def remember(name: str, output: object) -> None:
+        tensor = first_tensor(output)
+        axes[name] = 0 if tensor is None else tensor.dim()
 
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(remember(name)) for name in layers]
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), watched({name: model.get_submodule(name) for name in layers}, remember):
             model(torch.zeros(1, *shape))
     except Exception:  # whatever a model raises
         return None
-    finally:
-        for handle in handles:
-            handle.remove()
     return axes
 
 

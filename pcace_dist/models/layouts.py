@@ -14,8 +14,7 @@ All evidence must agree. Where it does not, or where there is none, the job must
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal, TypeAlias
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from pcace_dist.errors import ModelError
-from pcace_dist.models.tap import AXIS, CHANNELS_FIRST, channels_last, first_tensor
+from pcace_dist.models.tap import AXIS, CHANNELS_FIRST, channels_last, first_tensor, watched
 
 Axis: TypeAlias = Literal["first", "last"]
 
@@ -294,27 +293,15 @@ def _shapes_of_larger(model: nn.Module, layers: Sequence[str], images: Tensor) -
     height, width = images.shape[-2:]
     grown = nn.functional.interpolate(images.float(), size=(height + LARGER, width + LARGER)).to(images)
     shapes: dict[str, tuple[int, ...]] = {}
+
+    def remember(name: str, output: object) -> None:
+        tensor = first_tensor(output)
+        if tensor is not None:
+            shapes[name] = tuple(int(n) for n in tensor.shape)
+
     try:
-        with torch.inference_mode(), _watched(model, layers, shapes):
+        with torch.inference_mode(), watched({name: model.get_submodule(name) for name in layers}, remember):
             model(grown)
     except Exception:
         return {}
     return shapes
-
-
-@contextmanager
-def _watched(model: nn.Module, layers: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> Iterator[None]:
-    def remember(name: str) -> Any:
-        def hook(_: nn.Module, __: object, output: object) -> None:
-            tensor = first_tensor(output)
-            if tensor is not None:
-                shapes[name] = tuple(int(n) for n in tensor.shape)
-
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(remember(name)) for name in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

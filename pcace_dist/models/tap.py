@@ -13,7 +13,9 @@ Of a recurrent or attention module the first output is used; with batch_first=Fa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -118,6 +120,19 @@ def channels_and_positions(
         )
     maps = tensor.movedim(-1, 1) if channels_last(module, tensor.dim()) else tensor
     return maps.flatten(2) if maps.dim() > 2 else maps.unsqueeze(2), tuple(int(n) for n in maps.shape[2:])
+
+
+@contextmanager
+def watched(modules: Mapping[str, nn.Module], look: Callable[[str, object], None]) -> Iterator[None]:
+    """While entered, every call of these modules calls `look(name, output)`; what it gives stays as it is."""
+
+    def hook(name: str, _: nn.Module, __: object, output: object) -> None:
+        look(name, output)
+
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_hook(partial(hook, name)))
+        yield
 
 
 def first_tensor(values: object) -> Tensor | None:

@@ -127,13 +127,18 @@ def required_images(live: int, knots: int) -> int:
     return max(MIN_IMAGES, 2 * (live + 1) * (knots - 1))
 
 
+def most_components(images: int, knots: int, at_most: int) -> int:
+    """The largest number of components, at most this, with which so many images make a score; 0 where none does."""
+    return next((number for number in range(at_most, 0, -1) if required_images(number, knots) <= images), 0)
+
+
 def settings_for(images: int, components: int, knots: int) -> tuple[int, int] | None:
     """Components and knots, no more than these, with which so many images make a score: fewer components first, then
     fewer knots. None where no setting would do."""
     for fewer in sorted({knots, *(k for k in FEWER_KNOTS if k < knots)}, reverse=True):
-        for number in range(components, 0, -1):
-            if required_images(number, fewer) <= images:
-                return number, fewer
+        number = most_components(images, fewer, components)
+        if number:
+            return number, fewer
     return None
 
 

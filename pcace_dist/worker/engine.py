@@ -22,7 +22,7 @@ from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.checks.finding import Finding
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import LoaderOptions, UnitReader
+from pcace_dist.datasets.loader import UnitReader
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import ModelError
@@ -33,7 +33,6 @@ from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.load import weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
 from pcace_dist.models.settings import set_deterministic
-from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.plan import LayerPlan, Plan
 from pcace_dist.storage.store import Store
 from pcace_dist.worker.admission import Admission, CheckRows
@@ -200,18 +199,12 @@ class Engine:
         )
 
     def _reader(self, metadata: PlanMetadata) -> UnitReader:
-        options = LoaderOptions(
-            self.spec.dataset,
-            self.spec.images,
-            self.spec.storage,
-            batch_size=metadata.batch,
-            threads=self.spec.threads,
+        options = replace(
+            self.spec.loader_options(metadata.batch),
             image_shape=metadata.image_shape,
             channels_last=metadata.layout == CHANNELS_LAST,
             pinned=self.device.type == "cuda",
             decoder=decoder_of(metadata.decode, self.device),
-            fold_bytes=key_of_bytes,
-            fold_value=key_of_value,
         )
         return UnitReader(options)
 

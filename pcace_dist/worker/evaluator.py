@@ -21,7 +21,7 @@ from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.config.targets import LABEL, PREDICTED, TargetSpec, have_classes
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import LoaderOptions, pilot_rows
+from pcace_dist.datasets.loader import pilot_rows
 from pcace_dist.errors import DatasetError
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.models import layouts
@@ -31,7 +31,6 @@ from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.profile import Profile, Profiler
 from pcace_dist.models.targets import target_tensor, target_values
-from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import Store
@@ -189,15 +188,9 @@ class Evaluator:
 
     def _read(self, listing: Listing) -> _Rows:
         spec = self._engine.spec
-        options = LoaderOptions(
-            spec.dataset,
-            spec.images,
-            spec.storage,
-            batch_size=self._forward.batch_size,
-            threads=spec.threads,
+        options = replace(
+            spec.loader_options(self._forward.batch_size),
             decoder=decoder_of(PlanMetadata.of(self._plan).decode, self._engine.device),
-            fold_bytes=key_of_bytes,
-            fold_value=key_of_value,
         )
         batches = list(pilot_rows(listing, self._evaluation.images, options))
         if tuple(batches[0].images.shape[-2:]) != self._shape:

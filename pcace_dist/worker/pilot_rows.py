@@ -9,9 +9,8 @@ import torch
 
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import Batch, LoaderOptions, WholeUnits, pilot_rows, takes_all
+from pcace_dist.datasets.loader import Batch, WholeUnits, pilot_rows, takes_all
 from pcace_dist.datasets.units import make_units, rows_per_unit
-from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.worker.admission import CHECK_ROWS
 from pcace_dist.worker.pilot_cache import CachedBatch, CachedUnit
 from pcace_dist.worker.spec import WorkSpec
@@ -41,15 +40,7 @@ class PilotRows:
         self._listing = listing
         self._units: WholeUnits | None = None
         self.most_rows = min(listing.rows, CHECK_ROWS if has_plan else spec.statistics.pilot)
-        self._options = options = LoaderOptions(
-            spec.dataset,
-            spec.images,
-            spec.storage,
-            batch_size=batch,
-            threads=spec.threads,
-            fold_bytes=key_of_bytes,
-            fold_value=key_of_value,
-        )
+        self._options = options = spec.loader_options(batch)
         if not has_plan and device.type == "cpu" and takes_all(listing, spec.statistics.pilot):
             units = make_units(listing, rows_per_unit(listing))
             self._units = WholeUnits(units, options)

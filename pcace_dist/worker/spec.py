@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pcace_dist.config.targets import Reduction, TargetSpec
     from pcace_dist.datasets.columns import DatasetSpec
     from pcace_dist.datasets.images import ImageSpec
+    from pcace_dist.datasets.loader import LoaderOptions
     from pcace_dist.datasets.sections import Limits
     from pcace_dist.storage.files import Storage
 
@@ -57,6 +58,21 @@ class WorkSpec:
         from pcace_dist.datasets.images import ImageSpec
 
         return ImageSpec(**vars(self.model.input), limits=self.limits)
+
+    def loader_options(self, batch_size: int) -> LoaderOptions:
+        """How this job's rows are read, in batches of `batch_size`, with the fold keys of the statistic."""
+        from pcace_dist.datasets.loader import LoaderOptions
+        from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+
+        return LoaderOptions(
+            self.dataset,
+            self.images,
+            self.storage,
+            batch_size=batch_size,
+            threads=self.threads,
+            fold_bytes=key_of_bytes,
+            fold_value=key_of_value,
+        )
 
     def load_model(self) -> nn.Module:
         """The model, built and filled as the job says. Raises ModelError."""

@@ -11,13 +11,6 @@ from pcace_dist.checks.finding import ERROR, NOTE, WARNING
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
-def test_the_largest_number_of_components_that_so_few_images_allow() -> None:
-    assert groups.most_components(96, 9, 5) == 5  # 2 * (5 + 1) * 8
-    assert groups.most_components(95, 9, 5) == 4
-    assert groups.most_components(50, 9, 5) == 2
-    assert groups.most_components(49, 9, 5) == 0, "50 at least"
-
-
 def told(sizes: dict[str, int], *, exact: bool = True) -> tuple[str, str, str]:
     grouped = None if list(sizes) == [""] else "label"
     finding = groups.finding_of(sizes, grouped=grouped, components=5, knots=9, exact=exact)

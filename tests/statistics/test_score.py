@@ -17,6 +17,7 @@ from pcace_dist.statistics.score import (
     TOO_FEW_IMAGES,
     ChannelScores,
     jackknife,
+    most_components,
     required_images,
     score_channels,
     scores_of_few_rows,
@@ -397,3 +398,10 @@ def test_settings_with_which_few_images_make_a_score(images: int, settings: tupl
     assert settings_for(60, 1, 32) == (1, 9), "fewer knots where one component is too much"
     if settings is not None:
         assert required_images(*settings) <= images
+
+
+def test_the_largest_number_of_components_that_so_few_images_allow() -> None:
+    assert most_components(96, 9, 5) == 5  # 2 * (5 + 1) * 8
+    assert most_components(95, 9, 5) == 4
+    assert most_components(50, 9, 5) == 2
+    assert most_components(49, 9, 5) == 0, "50 at least"

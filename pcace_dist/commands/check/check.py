@@ -24,11 +24,11 @@ from pcace_dist.config.targets import have_classes
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.loader import spread
 from pcace_dist.datasets.row_groups import count_kept, kept_counts
-from pcace_dist.datasets.units import row_groups_of
+from pcace_dist.datasets.units import listed_row_groups
 from pcace_dist.errors import OutputError, UserError
 from pcace_dist.models.origin import RANDOM
 from pcace_dist.run.prepare import Preparation
-from pcace_dist.worker.shared_model import cores
+from pcace_dist.worker.shared_model import cores, most_threads
 
 IMAGES = 200
 COUNTED_ROW_GROUPS = 64
@@ -147,11 +147,11 @@ def _of_folds(job: Job, sample: Sample) -> Iterator[Finding]:
 def _group_sizes(preparation: Preparation) -> tuple[Mapping[str, int], bool]:
     """Images by group, and whether all were counted; else estimated from evenly chosen row groups."""
     spec, listing = preparation.spec, preparation.listing
-    pieces = [piece for file in listing.files for piece in row_groups_of(file)]
-    chosen = [pieces[at] for at in spread([p.rows for p in pieces], COUNTED_ROW_GROUPS, COUNTED_ROW_GROUPS)]
-    chosen = pieces if len(pieces) <= COUNTED_ROW_GROUPS else chosen
-    scale = sum(piece.rows for piece in pieces) / sum(piece.rows for piece in chosen)
-    exact = len(chosen) == len(pieces)
+    row_groups = listed_row_groups(listing)
+    chosen = [row_groups[at] for at in spread([r.rows for r in row_groups], COUNTED_ROW_GROUPS, COUNTED_ROW_GROUPS)]
+    chosen = row_groups if len(row_groups) <= COUNTED_ROW_GROUPS else chosen
+    scale = sum(ref.rows for ref in row_groups) / sum(ref.rows for ref in chosen)
+    exact = len(chosen) == len(row_groups)
     if preparation.job.group_by is None:
         kept = sum(count_kept(chosen, spec.dataset, spec.storage))
         return {"": round(scale * kept)}, exact
@@ -162,7 +162,7 @@ def _group_sizes(preparation: Preparation) -> tuple[Mapping[str, int], bool]:
 def _memory(preparation: Preparation, sample: Sample) -> Finding:
     """What the workers of this machine would take, by this process as it is with the model and a batch."""
     workers = preparation.job.workers
-    here = max(1, min(workers.max, int(cores() / max(1.0, workers.cpus))))
+    here = max(1, min(workers.max, most_threads(workers.cpus)))
     own, free = psutil.Process().memory_info().rss, psutil.virtual_memory().available
     figures = {"process_bytes": own, "map_bytes": sample.map_bytes, "available_bytes": free, "workers": here}
     evidence = (

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcace_dist.datasets.loader import Batch, LoaderOptions, pilot_rows
+from pcace_dist.datasets.loader import Batch, pilot_rows
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.precision import Numerics
 from pcace_dist.models.targets import target_values
 from pcace_dist.run.prepare import Preparation
-from pcace_dist.statistics.folds import key_of_bytes, key_of_value
 from pcace_dist.worker.pilot_labels import check_labels, seen_labels
 
 BATCH = 16
@@ -53,15 +52,7 @@ class Sample:
 def take_sample(preparation: Preparation, rows: int) -> Sample:
     """Read and forward about `rows` rows. Raises DatasetError or ModelError as the pilot would."""
     spec = preparation.spec
-    options = LoaderOptions(
-        replace(spec.dataset, keep=True),
-        spec.images,
-        spec.storage,
-        batch_size=BATCH,
-        threads=spec.threads,
-        fold_bytes=key_of_bytes,
-        fold_value=key_of_value,
-    )
+    options = replace(spec.loader_options(BATCH), dataset=replace(spec.dataset, keep=True))
     began = time.perf_counter()
     batches = list(pilot_rows(preparation.listing, rows, options, max_row_groups=ROW_GROUPS))
     read = time.perf_counter() - began

@@ -16,7 +16,7 @@ from pcace_dist.datasets.listing import Listing, NoParquet, find_files
 from pcace_dist.datasets.loader import spread
 from pcace_dist.datasets.row_groups import RowGroup, read_row_groups
 from pcace_dist.datasets.stored_parquet import StoredParquet
-from pcace_dist.datasets.units import row_groups_of
+from pcace_dist.datasets.units import listed_row_groups
 from pcace_dist.datasets.values.labels import is_text
 from pcace_dist.errors import DatasetError, RowError
 from pcace_dist.packing.csv_table import read_table
@@ -144,10 +144,10 @@ def _whole(value: object) -> int | None:
 
 def _some_images(listing: Listing, dataset: DatasetSpec, storage: Storage) -> tuple[Tensor, ...]:
     """A few images of a few row groups, evenly chosen, decoded as they are."""
-    pieces = [piece for file in listing.files for piece in row_groups_of(file)]
-    chosen = spread([piece.rows for piece in pieces], SEEN, 4)
+    row_groups = listed_row_groups(listing)
+    chosen = spread([ref.rows for ref in row_groups], SEEN, 4)
     images: list[Tensor] = []
-    for group in read_row_groups([pieces[place] for place in chosen], dataset, storage):
+    for group in read_row_groups([row_groups[place] for place in chosen], dataset, storage):
         if isinstance(group, RowGroup):
             images += _decoded(group, dataset.image)
     if not images:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from pcace_dist.checks.groups import most_components
 from pcace_dist.commands.init import text
 from pcace_dist.commands.init.data import DataLook, look_at_data
 from pcace_dist.commands.init.model import ModelLook, default_weights, look_at_model
@@ -21,7 +20,7 @@ from pcace_dist.config.schema import job_schema
 from pcace_dist.config.sections import Statistics
 from pcace_dist.config.text import load_yaml
 from pcace_dist.errors import JobError, OutputError
-from pcace_dist.statistics.score import required_images
+from pcace_dist.statistics.score import most_components, required_images
 from pcace_dist.storage.files import Storage
 from pcace_dist.worker.shared_model import cores
 

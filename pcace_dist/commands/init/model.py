@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from pcace_dist.config.job import Job, parse_job
+from pcace_dist.config.resolve import NOT_PATHS, absolute
 from pcace_dist.errors import JobError, ModelError
 from pcace_dist.models.class_names import class_names
 from pcace_dist.models.layers import conv_layers
@@ -53,7 +54,7 @@ def look_at_model(
     factory: str, kwargs: Mapping[str, Any], weights: str, storage: Storage, size: tuple[int, int] | None
 ) -> ModelLook:
     """size: (H, W) of the images where they are all of one size. Raises ModelError, one line."""
-    path = weights if weights in ("random", "factory") or "://" in weights else os.path.abspath(weights)
+    path = weights if weights in NOT_PATHS else absolute(weights)
     model = load_model(factory, kwargs, path, seed=0, read=storage.read_bytes, python_path=(os.getcwd(),))
     given, says = _of_library(factory, kwargs, weights, model)
     channels = _image_channels(model)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from pcace_dist.models.layouts import Axis, layout_of, outputs_of
 from pcace_dist.models.listing.globs import row_globs
 from pcace_dist.models.listing.layer import UNKNOWN, FoundLayer
 from pcace_dist.models.listing.tokens import Transformer, transformer_of
-from pcace_dist.models.tap import MOST_AXES, first_tensor
+from pcace_dist.models.tap import MOST_AXES, first_tensor, watched
 
 HANDS_ON = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # in eval mode: what they get
 HANDS_ON_BY_NAME = ("DropPath", "StochasticDepth")
@@ -96,7 +95,12 @@ def _not_listed(model: nn.Module, modules: Mapping[str, nn.Module], images: Tens
     """Modules that cannot be ranked, or are of no use, with the reason. Raises ModelError where the model fails."""
     runs: Counter[str] = Counter()
     outputs: dict[str, Tensor | None] = {}
-    with torch.inference_mode(), _counted(modules, runs, outputs):
+
+    def count(name: str, output: object) -> None:
+        runs[name] += 1
+        outputs[name] = first_tensor(output)
+
+    with torch.inference_mode(), watched(modules, count):
         try:
             model(images)
         except ModelError:
@@ -117,22 +121,3 @@ def _why_not(module: nn.Module, runs: int, output: Tensor | None) -> str:
         return "gives no tensor of real values with an axis of channels"
     first = 1 if output.dim() == 3 and getattr(module, "batch_first", True) is False else 0
     return "" if output.shape[first] == IMAGES else "gives a tensor whose first axis is not the image"
-
-
-@contextmanager
-def _counted(modules: Mapping[str, nn.Module], runs: Counter[str], outputs: dict[str, Tensor | None]) -> Iterator[None]:
-    """While entered, a forward pass counts how often each module runs, and keeps what it gives."""
-
-    def count(name: str) -> Any:
-        def hook(_: nn.Module, __: object, output: object) -> None:
-            runs[name] += 1
-            outputs[name] = first_tensor(output)
-
-        return hook
-
-    handles = [module.register_forward_hook(count(name)) for name, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
