@@ -85,8 +85,8 @@ def test_without_metadata_the_sources_are_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_report_says_so_before_it_reads_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pcace_dist.report.build import build_report
-    from pcace_dist.report.options import ReportOptions
+    from pcace_dist.reporting.build import build_report
+    from pcace_dist.reporting.options import ReportOptions
 
     found = util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "plotly" else found(name))

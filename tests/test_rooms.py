@@ -38,12 +38,12 @@ ROOMS: dict[str, set[str]] = {
     "run": {"progress", "storage", "statistics", "models", "datasets", "packing", "config", "ledger", "artifacts"}
     | {"worker", "executors", "checks"},
     "analysis": {"progress", "storage", "models", "datasets", "config", "artifacts"},
-    "report": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
+    "reporting": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
     "commands": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}
-    | {"executors", "run", "analysis", "report", "checks", "packing"},
+    | {"executors", "run", "analysis", "reporting", "checks", "packing"},
     "api": {"models", "config", "artifacts", "run", "commands"},
     "cli": {"progress", "statistics", "models", "datasets", "packing", "config", "artifacts", "executors", "run"}
-    | {"analysis", "report", "commands", "checks"},
+    | {"analysis", "reporting", "commands", "checks"},
 }
 MOST_FILES = 22  # of a room, __init__.py among them
 MOST_LINES = 0.17  # of the package's

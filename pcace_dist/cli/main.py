@@ -319,8 +319,8 @@ def _both(repeated: Sequence[str] | None, by_comma: Sequence[str] | None) -> tup
 
 def _report(arguments: argparse.Namespace) -> int:
     from pcace_dist.config.lasting import refuse_rays_copy
-    from pcace_dist.report.build import build_report
-    from pcace_dist.report.options import ReportOptions
+    from pcace_dist.reporting.build import build_report
+    from pcace_dist.reporting.options import ReportOptions
 
     refuse_rays_copy("--output", arguments.output or arguments.path)
     report = build_report(

@@ -208,8 +208,8 @@ def _compare(before: Pointer, after: Run, output: str, storage: Storage, options
 
 def _write_report(after: Run, compared: Comparison | None) -> None:
     """report.html of the new run, against the last one. A report that fails is a warning: the ranking is good."""
-    from pcace_dist.report.build import build_report
-    from pcace_dist.report.options import ReportOptions
+    from pcace_dist.reporting.build import build_report
+    from pcace_dist.reporting.options import ReportOptions
 
     against = None if compared is None or compared.verdict == "not comparable" else compared.run_a.path
     try:

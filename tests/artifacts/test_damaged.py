@@ -27,7 +27,7 @@ from pcace_dist.cli.main import main
 from pcace_dist.config.job import Job, parse_job
 from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.ledger.ledger import IllegalHistory, Record
-from pcace_dist.report.source import open_report_source
+from pcace_dist.reporting.source import open_report_source
 from pcace_dist.run.rank import run_job
 from pcace_dist.run.status import describe_run
 from pcace_dist.storage.files import Storage

@@ -8,7 +8,7 @@ from pathlib import Path
 from examples.street.city import City, write_city
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.cli.main import main
-from tests.report.opened import OpenedReport
+from tests.reporting.opened import OpenedReport
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "street"
 JOB = EXAMPLE / "job.yaml"

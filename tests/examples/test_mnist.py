@@ -21,11 +21,11 @@ from examples.mnist.layerwise import Layer, layers_of, quarter, shared, spearman
 from pcace_dist.api import rank
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
-from pcace_dist.report.build import build_report
-from pcace_dist.report.options import ReportOptions
-from pcace_dist.report.progress import ReportProgress
+from pcace_dist.reporting.build import build_report
+from pcace_dist.reporting.options import ReportOptions
+from pcace_dist.reporting.progress import ReportProgress
 from tests.examples.mnist_files import write_idx
-from tests.report.opened import OpenedReport
+from tests.reporting.opened import OpenedReport
 from tests.statistics import mnist
 from tests.whole_jobs import jobs_without_ray
 

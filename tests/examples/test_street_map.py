@@ -11,7 +11,7 @@ import pytest
 
 from examples.street.city import BOROUGHS, SOUTH, WEST, WIDTH, borough_of, make_city
 from tests.examples.street_files import Ranked, rank_city
-from tests.report.browser import Tab, open_browser
+from tests.reporting.browser import Tab, open_browser
 from tests.whole_jobs import jobs_without_ray
 
 pytestmark = pytest.mark.browser

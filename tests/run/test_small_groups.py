@@ -15,7 +15,7 @@ from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
 from pcace_dist.errors import DatasetError
 from tests.digits import digits_job, digits_table, ranked
-from tests.report.opened import OpenedReport
+from tests.reporting.opened import OpenedReport
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

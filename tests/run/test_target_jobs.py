@@ -20,8 +20,8 @@ from pcace_dist.cli.main import main
 from pcace_dist.config.job import parse_job
 from pcace_dist.storage.files import Storage
 from tests.digits import bytes_of, digits_job, ranked, write_digits
-from tests.report.opened import OpenedReport
-from tests.report.square import square_network, write_squares
+from tests.reporting.opened import OpenedReport
+from tests.reporting.square import square_network, write_squares
 from tests.statistics.mnist import images, network
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcace_dist.config.choice import choose
-from pcace_dist.report.options import ReportOptions
-from pcace_dist.report.source import Ranking
+from pcace_dist.reporting.options import ReportOptions
+from pcace_dist.reporting.source import Ranking
 
 MOST_NUMBERS = 120_000  # rows of the ranking on a page
 MOST_PAGES = 320  # channels with pictures, unless --top says otherwise

@@ -13,7 +13,7 @@ from pcace_dist.datasets.images import decode
 from pcace_dist.datasets.row_groups import Choose, Positions, RowGroup, read_row_groups
 from pcace_dist.datasets.units import RowGroupRef, row_groups_of
 from pcace_dist.errors import RowError
-from pcace_dist.report.source import ReportSource
+from pcace_dist.reporting.source import ReportSource
 
 Ref = tuple[str, int, int]  # file, row group, row in the file
 

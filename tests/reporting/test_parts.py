@@ -16,20 +16,20 @@ from torch import nn
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.errors import JobError, UserError
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.report import cam, pictures
-from pcace_dist.report.build import choose_device
-from pcace_dist.report.clusters import across_groups
-from pcace_dist.report.content import _range
-from pcace_dist.report.evidence import Transform, density, extreme_rows, interpolate
-from pcace_dist.report.findings import Findings
-from pcace_dist.report.geography import place_columns
-from pcace_dist.report.options import ReportOptions
-from pcace_dist.report.page import PageContent, floats, numbers, render
-from pcace_dist.report.selection import select
-from pcace_dist.report.source import Ranking
-from pcace_dist.report.synthesis import Canvas, excite
+from pcace_dist.reporting import cam, pictures
+from pcace_dist.reporting.build import choose_device
+from pcace_dist.reporting.clusters import across_groups
+from pcace_dist.reporting.content import _range
+from pcace_dist.reporting.evidence import Transform, density, extreme_rows, interpolate
+from pcace_dist.reporting.findings import Findings
+from pcace_dist.reporting.geography import place_columns
+from pcace_dist.reporting.options import ReportOptions
+from pcace_dist.reporting.page import PageContent, floats, numbers, render
+from pcace_dist.reporting.selection import select
+from pcace_dist.reporting.source import Ranking
+from pcace_dist.reporting.synthesis import Canvas, excite
 from pcace_dist.statistics import basis
-from tests.report.opened import pixels
+from tests.reporting.opened import pixels
 
 
 def ranking(layers: dict[str, int], groups: list[Any], score: np.ndarray) -> Ranking:
@@ -62,7 +62,7 @@ def test_the_best_and_the_worst_of_every_layer_get_pictures() -> None:
 
 def test_groups_beyond_what_a_page_carries_are_left_out_smallest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     ranked = ranking({"a": 2}, ["x", "y", "z"], np.random.default_rng(0).random((3, 2)))
-    monkeypatch.setattr("pcace_dist.report.selection.MOST_NUMBERS", 4)
+    monkeypatch.setattr("pcace_dist.reporting.selection.MOST_NUMBERS", 4)
     chosen = select(ranked, ReportOptions())
     assert chosen.groups == (1, 2) and chosen.left_out == 1
     chosen_group = select(ranked, ReportOptions(groups=("x",)))

@@ -14,7 +14,7 @@ from pcace_dist.config.resolve import images_of
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec, decode
 from pcace_dist.datasets.listing import list_dataset
-from pcace_dist.report.rows import fetch
+from pcace_dist.reporting.rows import fetch
 from pcace_dist.storage.files import Storage
 from tests.datasets.helpers import picture, shard
 from tests.datasets.test_orientation import as_seen, tagged

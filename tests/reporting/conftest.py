@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pcace_dist.config.job import parse_job
-from pcace_dist.report.build import ReportResult, build_report
-from pcace_dist.report.options import ReportOptions
-from pcace_dist.report.progress import ReportProgress
+from pcace_dist.reporting.build import ReportResult, build_report
+from pcace_dist.reporting.options import ReportOptions
+from pcace_dist.reporting.progress import ReportProgress
 from pcace_dist.run.rank import run_job
-from tests.report.square import write_squares
+from tests.reporting.square import write_squares
 from tests.whole_jobs import jobs_without_ray
 
 
@@ -34,7 +34,7 @@ class Reported:
 def square_job(data: Path, output: Path, **changes: Any) -> dict[str, Any]:
     return {
         "dataset": {"path": str(data), "label": "label"},
-        "model": {"factory": "tests.report.square:square_network", "weights": "factory", "input": {"mode": "L"}},
+        "model": {"factory": "tests.reporting.square:square_network", "weights": "factory", "input": {"mode": "L"}},
         "layers": ["look"],
         "target": [{"logit": "label"}, {"column": "amount"}],
         "group_by": "region",

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report.browser import Tab, open_browser
-from tests.report.conftest import Reported
-from tests.report.opened import OpenedReport
-from tests.report.square import GROUPS, SQUARE
+from tests.reporting.browser import Tab, open_browser
+from tests.reporting.conftest import Reported
+from tests.reporting.opened import OpenedReport
+from tests.reporting.square import GROUPS, SQUARE
 
 pytestmark = pytest.mark.browser
 

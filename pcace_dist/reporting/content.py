@@ -8,13 +8,13 @@ import numpy as np
 
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.config.targets import have_classes
-from pcace_dist.report import pictures
-from pcace_dist.report.clusters import across_groups
-from pcace_dist.report.evidence import Transforms, density, scatter
-from pcace_dist.report.findings import ChannelKey, Findings, RankingKey
-from pcace_dist.report.page import PageContent, floats, numbers
-from pcace_dist.report.selection import PageSelection
-from pcace_dist.report.source import NUMBERS, Ranking, ReportSource, SampleTable
+from pcace_dist.reporting import pictures
+from pcace_dist.reporting.clusters import across_groups
+from pcace_dist.reporting.evidence import Transforms, density, scatter
+from pcace_dist.reporting.findings import ChannelKey, Findings, RankingKey
+from pcace_dist.reporting.page import PageContent, floats, numbers
+from pcace_dist.reporting.selection import PageSelection
+from pcace_dist.reporting.source import NUMBERS, Ranking, ReportSource, SampleTable
 
 STATUSES = ("ok", "constant", "too_few_images")
 NEARLY_NONE = 0.05  # if at most this share of a channel's values is above zero, its maps are drawn from the least value

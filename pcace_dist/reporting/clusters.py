@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist
 
-from pcace_dist.report.source import Ranking
+from pcace_dist.reporting.source import Ranking
 
 MOST_CHANNELS = 60
 MOST_GROUPS = 400

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pcace_dist.models.forward import Forward
-from pcace_dist.report.pictures import shrink_map
-from pcace_dist.report.rows import Fetched
-from pcace_dist.report.source import ReportSource
+from pcace_dist.reporting.pictures import shrink_map
+from pcace_dist.reporting.rows import Fetched
+from pcace_dist.reporting.source import ReportSource
 
 Wanted = Mapping[int, Mapping[str, tuple[int, ...]]]  # row number: layer: channels
 

@@ -65,7 +65,7 @@ def render(content: PageContent) -> bytes:
 
 
 def _asset(name: str) -> str:
-    return (files("pcace_dist.report") / "assets" / name).read_text(encoding="utf-8")
+    return (files("pcace_dist.reporting") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _packed(data: bytes) -> str:

@@ -18,12 +18,12 @@ from pcace_dist.cli.main import main
 from pcace_dist.config.job import parse_job
 from pcace_dist.config.resolve import begun_in
 from pcace_dist.errors import UserError
-from pcace_dist.report.evidence import growth
-from pcace_dist.report.source import open_report_source
+from pcace_dist.reporting.evidence import growth
+from pcace_dist.reporting.source import open_report_source
 from tests.before import make_before
-from tests.report.conftest import Reported, quietly, square_job
-from tests.report.opened import OpenedReport, numbers, pixels
-from tests.report.square import GROUPS, RING, SQUARE
+from tests.reporting.conftest import Reported, quietly, square_job
+from tests.reporting.opened import OpenedReport, numbers, pixels
+from tests.reporting.square import GROUPS, RING, SQUARE
 from tests.servers import moto_server, s3_environment
 
 LAYER, PLANTED = "look", 0
@@ -286,8 +286,8 @@ def test_the_report_needs_neither_ray_nor_the_service(squares: Reported, tmp_pat
     code = (
         "import sys\n"
         "sys.modules['ray'] = None\n"
-        "from pcace_dist.report.build import build_report\n"
-        "from pcace_dist.report.options import ReportOptions\n"
+        "from pcace_dist.reporting.build import build_report\n"
+        "from pcace_dist.reporting.options import ReportOptions\n"
         f"options = ReportOptions(top=1, synthesis=False, output={str(tmp_path / 'p.html')!r})\n"
         f"build_report({str(squares.run)!r}, options)\n"
         "rooms = ('pcace_dist.run', 'pcace_dist.worker', 'pcace_dist.executors')\n"

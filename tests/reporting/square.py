@@ -35,7 +35,7 @@ class SquareNetwork(nn.Module):
 
 
 def square_network() -> SquareNetwork:
-    """The factory: `tests.report.square:square_network`."""
+    """The factory: `tests.reporting.square:square_network`."""
     network = SquareNetwork()
     generator = torch.Generator().manual_seed(0)
     kernel = torch.full((RING + 1, RING + 1), -1.0 / ((RING + 1) ** 2 - SQUARE**2))

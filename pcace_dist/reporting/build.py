@@ -15,19 +15,19 @@ from torch import nn
 from pcace_dist.artifacts.rankings import why_unranked
 from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, require_packages
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.report import cam, content, pictures
-from pcace_dist.report.comparison import compare
-from pcace_dist.report.evidence import Transforms, extreme_rows, growth, summed
-from pcace_dist.report.findings import Findings
-from pcace_dist.report.geography import read_places
-from pcace_dist.report.options import ReportOptions
-from pcace_dist.report.page import render
-from pcace_dist.report.probe import Probe
-from pcace_dist.report.progress import ReportProgress
-from pcace_dist.report.rows import Ref, fetch
-from pcace_dist.report.selection import PageSelection, select
-from pcace_dist.report.source import ReportSource, SampleTable, open_report_source
-from pcace_dist.report.synthesis import Canvas, excite
+from pcace_dist.reporting import cam, content, pictures
+from pcace_dist.reporting.comparison import compare
+from pcace_dist.reporting.evidence import Transforms, extreme_rows, growth, summed
+from pcace_dist.reporting.findings import Findings
+from pcace_dist.reporting.geography import read_places
+from pcace_dist.reporting.options import ReportOptions
+from pcace_dist.reporting.page import render
+from pcace_dist.reporting.probe import Probe
+from pcace_dist.reporting.progress import ReportProgress
+from pcace_dist.reporting.rows import Ref, fetch
+from pcace_dist.reporting.selection import PageSelection, select
+from pcace_dist.reporting.source import ReportSource, SampleTable, open_report_source
+from pcace_dist.reporting.synthesis import Canvas, excite
 
 EXEMPLARS = 8  # images of a channel
 EXTREMES = 4  # images at each end of a channel's transform

@@ -14,7 +14,7 @@ from scipy import stats
 
 from pcace_dist.analysis.compare import compare_runs
 from pcace_dist.errors import UserError
-from pcace_dist.report.source import Ranking, ReportSource
+from pcace_dist.reporting.source import Ranking, ReportSource
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from pcace_dist.report.source import Ranking, ReportSource, SampleTable
+from pcace_dist.reporting.source import Ranking, ReportSource, SampleTable
 from pcace_dist.statistics import basis
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.group_accumulator import add_codes
