@@ -1,4 +1,4 @@
-"""rankings.parquet: a row per target, group, layer and channel (README, What comes out). Read without torch."""
+"""rankings.parquet: a row per target, group, layer and channel (docs/reference/outputs.md). Read without torch."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def rankings_table(
     weight_norms: Mapping[str, Sequence[float | None]],
     group_type: pa.DataType,
 ) -> pa.Table:
-    """rankings.parquet: a row per target x group x layer x channel, sorted so (README, What comes out).
+    """rankings.parquet: a row per target x group x layer x channel, sorted so (docs/reference/outputs.md).
 
     ranks: those of `rank_tasks`, in its order: by score, then by effect.
     """
