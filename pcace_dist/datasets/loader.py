@@ -363,15 +363,13 @@ class UnitStream:
             (height, width), ref = run.misfit.size, run.misfit.ref
             assert self._shape is not None
             raise DatasetError(
-                f"model.input: images differ in size ({width}x{height} in {ref.file} row {ref.row},"
+                f"model.input: images differ in size ({width}x{height} in {ref.id},"
                 f" {self._shape[2]}x{self._shape[1]} before); set model.input.resize or model.input.crop"
             )
         if self._strict and run.mislabelled is not None:
             ref, reason = run.mislabelled
             spec = self._reader.spec
-            raise DatasetError(
-                f"dataset.label {spec.label}: {reason} ({ref.file} row {ref.row}); {spec.labelling.remedy}"
-            )
+            raise DatasetError(f"dataset.label {spec.label}: {reason} ({ref.id}); {spec.labelling.remedy}")
         self.bad.extend(run.bad)
         return run
 
@@ -483,7 +481,7 @@ def _most_groups(listing: Listing, row_groups: Sequence[RowGroupRef], max_row_gr
 def _keeps_nothing(spec: DatasetSpec) -> DatasetError:
     if spec.labelling.leave_out:
         kept = f" that dataset.filter {dict(spec.filter)} keeps" if spec.filter else ""
-        return DatasetError(f"dataset.label {spec.label}: no row{kept} has a label: each is null or -1")
+        return DatasetError(f"dataset.label {spec.label}: no row{kept} has a label: each is null, NaN or -1")
     return DatasetError(f"dataset.filter: {dict(spec.filter)} keeps no rows")
 
 

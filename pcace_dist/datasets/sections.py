@@ -38,7 +38,9 @@ class Dataset:
     label: str | None = field(default=None, metadata=said("Column with the class: its index or its name.", "label"))
     label_base: int | None = field(
         default=None,
-        metadata=said("Number of the first class; null: 0, and labels that may count from 1 are refused.", 1, ge=0),
+        metadata=said(
+            "Number of the first class; null: 0, and labels that may count from 1 are refused.", 1, ge=0, lt=2**63
+        ),
     )
     classes: str | list[str] | None = field(
         default=None,

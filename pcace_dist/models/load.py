@@ -161,6 +161,9 @@ def _build(factory: str, name: str, kwargs: Mapping[str, Any], *, own_weights: b
     module, colon, function = factory.partition(":")
     if not colon or not module or not function:
         raise ModelError(f"{name}: write torchvision:NAME or module:function, for example torchvision:resnet18")
+    if module.endswith(".py"):
+        as_module = module.removesuffix(".py").replace("/", ".")
+        raise ModelError(f"{name}: names a file; write the module, {as_module}:{function}")
     if module == TORCHVISION:
         build, arguments = _torchvision(function, name, own_weights), dict(kwargs)
     else:
@@ -173,7 +176,9 @@ def _build(factory: str, name: str, kwargs: Mapping[str, Any], *, own_weights: b
 
 
 def _module_inside(value: object) -> str:
-    """What an error says of the modules in a value, such as the model in a pipeline."""
+    """What an error says of the modules in a value, such as the model in a pipeline; and of a state dict."""
+    if isinstance(value, Mapping):
+        return "; return the model, and name the file of a state dict in model.weights"
     modules = [name for name, part in getattr(value, "__dict__", {}).items() if isinstance(part, nn.Module)]
     return f"; its attribute {modules[0]!r} is one: return that from a factory of your own" if modules else ""
 
