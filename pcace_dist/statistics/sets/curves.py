@@ -1,0 +1,89 @@
+"""The share of the first k channels of an order, with intervals, and how many channels a share takes. Pure.
+
+Whoever chooses the best of many sets finds them better than they are. So shares are out of fold: for each fold the
+order (and the weights of a set) come from the other folds, the set's sums from the fold's own rows; the share is that
+of the sums of all folds. Its error is the jackknife's for the sets of all rows. Intervals are given the axes of
+effects, or the transforms of scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+from pcace_dist.statistics.score import LEVEL
+from pcace_dist.statistics.sets.moments import Moments
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
+
+
+class Choice(Protocol):
+    """A way to choose sets. Covariances (V, V) have the output first, then the channels."""
+
+    def order(self, covariance: Floats) -> Integers:
+        """Channels, at most C of them, so that the first k are the set of k."""
+
+    def sums(self, chosen_by: Floats, order: Integers, over: Floats) -> Floats:
+        """Variances of two series and, between them, their covariance, (3, k), for the sets of 1, 2 ... k channels.
+        chosen_by: the covariance that gave the order, and gives the weights of the series; over: that of the rows."""
+
+    def shares(self, sums: Floats, covariance: Floats) -> Floats:
+        """What these sets do (k,), from their sums over rows of this covariance."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many channels of an order reach a share, and the ends of the 95 % interval of that number."""
+
+    channels: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Channels (k,) in their order; shares (k,) of the first 1, 2 ... k of them, out of fold, each with the ends of its
+    95 % interval."""
+
+    order: Integers
+    share: Floats
+    low: Floats
+    high: Floats
+
+    def size(self, share: float) -> Size:
+        """The least number of channels that has a share; all of them where none has."""
+        return Size(*(_first(values, share) for values in (self.share, self.high, self.low)))
+
+
+def curve_of(moments: Moments, choice: Choice) -> Curve:
+    """The curve of a choice. Needs rows in two folds at least."""
+    every = moments.covariance()
+    order = choice.order(every)
+    apart, without = [], []
+    for rest, own in moments.folds():
+        apart.append(choice.sums(rest, choice.order(rest), own))
+        without.append(choice.shares(choice.sums(every, order, rest), rest))
+    size = min(part.shape[1] for part in apart)
+    share, folds = choice.shares(np.sum([part[:, :size] for part in apart], axis=0), every), len(without)
+    residual = (np.stack(without) - np.mean(without, axis=0))[:, :size]
+    error = np.sqrt((folds - 1) / folds * np.square(residual).sum(axis=0))
+    reach = float(stdtrit(folds - 1, (1 + LEVEL) / 2)) * error
+    return Curve(order[:size], share, share - reach, share + reach)
+
+
+def squared_correlation(sums: Floats) -> Floats:
+    """Of the two series of `Choice.sums` (3, k): (k,); 0 where they go against one another or one does not vary."""
+    one, both, other = sums
+    product = one * other
+    exists = (product > 0) & (both > 0)
+    return np.asarray(np.where(exists, both**2 / np.where(exists, product, 1.0), 0.0))
+
+
+def _first(values: Floats, share: float) -> int:
+    reached = np.flatnonzero(values >= share)
+    return int(reached[0]) + 1 if len(reached) else len(values)
