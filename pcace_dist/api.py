@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,43 @@ def rank(job: str | Path | Mapping[str, Any] | Job, *, overrides: Sequence[str] 
     code = run_job(job)
     if code not in (0, 4):
         raise PcaceError(f"{job.output}: the run ended with exit code {code}")
+    return open_run(job.output, storage=storage_of(job))
+
+
+def rank_model(
+    model: nn.Module,
+    dataset: Iterable[Any],
+    *,
+    layers: str | Sequence[Any],
+    target: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    input: Mapping[str, Any] | str | None = None,
+    output: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    **keys: Any,
+) -> Run:
+    """Rank the channels of a model in memory over (image, label) rows in memory, and return the finished run.
+
+    The model is used as it is, in eval mode; what is changed is a copy. It must be one that `copy.deepcopy` copies.
+
+    dataset: any iterable, Dataset or DataLoader of (image, label), or of batches of them; read once, and it may be
+    larger than memory. The rows are stored below `OUTPUT.images`. Images are float tensors (C, H, W) of one size, as
+    the model takes them; with `input`, PIL images, uint8 arrays (H, W, C) or uint8 tensors (C, H, W). Labels are
+    classes (int or str), numbers (float), or None.
+    layers, target: as in a job file. The target is {"logit": "label"} for classes and {"column": "value"} for numbers,
+    unless it is given.
+    input: what the model takes, as `model.input` of a job file, or "auto".
+    output: the folder of the run; None: a temporary one, which Python removes when it ends.
+    classes: names of the classes; else those of the data set, where it has a list `classes`.
+    keys: further sections of the job file, such as group_by="label" or statistics={"components": 3}.
+
+    The work is done in this process: the same statistic, and the same bits, as a job over the same rows. Raises
+    UserError where model, rows or keys are wrong, Stopped when interrupted (call again to continue, with `output`).
+    """
+    from pcace_dist.commands.rank_model import rank_model as ranked
+    from pcace_dist.config.resolve import storage_of
+
+    given = None if output is None else str(output)
+    job = ranked(model, dataset, layers=layers, target=target, input=input, output=given, classes=classes, **keys)
     return open_run(job.output, storage=storage_of(job))
 
 

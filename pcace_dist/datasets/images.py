@@ -38,10 +38,11 @@ from pcace_dist.datasets.formats import HEAD, Encoded, format_of
 from pcace_dist.datasets.jpeg_header import jpeg_exif, jpeg_size
 from pcace_dist.datasets.orientation import AS_STORED, orientation_in, turned, turned_size
 from pcace_dist.datasets.pillow_formats import broken, open_image, orientation_of
-from pcace_dist.datasets.sections import Input, Limits
+from pcace_dist.datasets.sections import TENSOR, Input, Limits
+from pcace_dist.datasets.tensors import decode_array
 from pcace_dist.errors import RowError
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (C, H, W)
+Pixels = np.ndarray[Any, np.dtype[Any]]  # (C, H, W), uint8; of mode tensor float32
 TORCHVISION_MODE = {"L": 1, "RGB": 3}  # the value is also the number of channels
 JPEG_BEGIN = b"\xff\xd8\xff"
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
@@ -64,9 +65,15 @@ class ImageSpec(Input):
 
     limits: Limits = field(default=Limits())
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of decoded images."""
+        return torch.float32 if self.mode == TENSOR else torch.uint8
+
 
 def decode(data: Encoded | None, spec: ImageSpec) -> torch.Tensor:
-    """Decode, resize and crop: uint8 (C, H, W), C = 3 for mode RGB, 1 for L; not always contiguous.
+    """Decode, resize and crop: uint8 (C, H, W), C = 3 for mode RGB, 1 for L; not always contiguous. For mode tensor
+    float32 (C, H, W), as stored.
 
     Raises RowError("decode", reason) for a null, empty, oversized, truncated or broken image, and for bytes that are
     no image.
@@ -82,7 +89,9 @@ def pixels(data: Encoded | None, spec: ImageSpec) -> Pixels:
         raise RowError("decode", "image is empty")
     if len(data) > spec.limits.bytes:
         raise RowError("decode", f"{len(data)} bytes are beyond limits.bytes {spec.limits.bytes}")
-    if data[:3] == JPEG_BEGIN:
+    if spec.mode == TENSOR:
+        image = torch.from_numpy(decode_array(data, spec.image_channels, spec.limits.pixels))
+    elif data[:3] == JPEG_BEGIN:
         image = _decode_jpeg(data, spec)
     else:
         data = bytes(data)

@@ -26,7 +26,7 @@ from pcace_dist.datasets.loader import spread
 from pcace_dist.datasets.row_groups import count_kept, kept_counts
 from pcace_dist.datasets.units import listed_row_groups
 from pcace_dist.errors import OutputError, UserError
-from pcace_dist.models.origin import RANDOM
+from pcace_dist.models.library.origin import RANDOM
 from pcace_dist.run.prepare import Preparation
 from pcace_dist.worker.shared_model import cores, most_threads
 
