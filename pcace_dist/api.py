@@ -1,4 +1,4 @@
-"""Jobs from Python: the same as `pcace rank`, for notebooks and scripts."""
+"""The verbs from Python, for notebooks and scripts: they take and return objects and print no results."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.config.job import Job, load_job_file, parse_job
+from pcace_dist.config.targets import parse_target
 from pcace_dist.errors import PcaceError
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.utils.data import Dataset
 
+    from pcace_dist.analysis.compare import Comparison
+    from pcace_dist.commands.check.check import Checked
+    from pcace_dist.commands.evaluate import Evaluation
     from pcace_dist.models.listing.found import Layers
+    from pcace_dist.reporting.build import ReportResult
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -43,7 +49,7 @@ def rank(job: str | Path | Mapping[str, Any] | Job, *, overrides: Sequence[str] 
 
 def rank_model(
     model: nn.Module,
-    dataset: Iterable[Any],
+    dataset: Iterable[Any] | Dataset[Any],
     *,
     layers: str | Sequence[Any],
     target: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
@@ -87,3 +93,58 @@ def layers(model: nn.Module, *, size: int | tuple[int, int] | None = None) -> La
     from pcace_dist.commands.layers import layers_in_memory
 
     return layers_in_memory(model, size)
+
+
+def check(job: str | Path | Mapping[str, Any] | Job, *, images: int = 200, out: str | Path | None = None) -> Checked:
+    """What can be wrong with a job, as `pcace check` finds it: `.findings`, errors first, and `.figures`.
+
+    job: the path of a job file, its keys, or a Job. images: how many are looked at. out: a folder for the contact
+    sheet, whose path is `.sheet`. Raises JobError where the file cannot be read.
+    """
+    from pcace_dist.commands.check.check import check as checked
+
+    given = job.model_dump(mode="json", exclude_unset=True) if isinstance(job, Job) else job
+    return checked(
+        str(given) if isinstance(given, Path) else given, images=images, out=None if out is None else str(out)
+    )
+
+
+def compare(earlier: Run | str, later: Run | str, **settings: Any) -> Comparison:
+    """What moved between two finished runs: `.verdict` (same, moved, not comparable), `.agreement`, `.channels`.
+
+    settings: as `analysis.compare.ComparisonSettings` has them, such as top=20, group=3, tolerance=0.01. Nothing is
+    written. Raises UserError where one of them is no finished run.
+    """
+    from pcace_dist.analysis.compare import ComparisonSettings, compare_runs
+
+    return compare_runs(_opened(earlier), _opened(later), ComparisonSettings(**settings))
+
+
+def evaluate(run: Run | str, **settings: Any) -> Evaluation:
+    """Ablation curves of a finished run, as `pcace evaluate` measures them: `.curves`, `.to_json()`.
+
+    settings: as `commands.evaluate.EvaluationSettings` has them, such as layers="conv2", group=3, draws=20. A `watch`
+    is written as a target, for example {"output": 0}. Nothing is written. Raises UserError, Stopped.
+    """
+    from pcace_dist.commands.evaluate import EvaluationSettings
+    from pcace_dist.commands.evaluate import evaluate as evaluated
+
+    if isinstance(settings.get("watch"), Mapping):
+        settings["watch"] = parse_target(settings["watch"])
+    return evaluated(_opened(run), EvaluationSettings(**settings))
+
+
+def report(run: Run | str, **options: Any) -> ReportResult:
+    """Write the page of a finished run: `.path` says where, `.notes` what it does not show.
+
+    options: as `reporting.options.ReportOptions` has them, such as output="page.html", top=10, synthesis=False. Needs
+    the extra `report`. Raises UserError.
+    """
+    from pcace_dist.reporting.build import build_report
+    from pcace_dist.reporting.options import ReportOptions
+
+    return build_report(_opened(run).path, ReportOptions(**options))
+
+
+def _opened(run: Run | str) -> Run:
+    return run if isinstance(run, Run) else open_run(run)

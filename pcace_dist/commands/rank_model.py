@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.progress import TimeElapsedColumn
 from torch import nn
+from torch.utils import data
 
 from pcace_dist.config.job import Job, parse_job
 from pcace_dist.config.resolve import storage_of
@@ -35,7 +36,7 @@ IMAGES = ".images"  # what the folder of the rows has behind the run's name
 
 def rank_model(
     model: nn.Module,
-    dataset: Iterable[Any],
+    dataset: Iterable[Any] | data.Dataset[Any],
     *,
     layers: str | Sequence[Any],
     target: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
@@ -49,7 +50,7 @@ def rank_model(
         raise ModelError(f"model: is {type(model).__name__}, not a torch.nn.Module")
     refuse_without_values(model, "model")
     rows = MemoryRows.of(dataset, as_images=input is not None)
-    path = _temporary() if output is None else str(output)
+    path = _temporary() if output is None else output
     job = parse_job(
         {
             "dataset": {"path": f"{path}{IMAGES}"} | _labels(rows, classes or _classes_of(dataset, rows)),
@@ -64,6 +65,8 @@ def rank_model(
         name="rank_model",
     )
     resolve_layers(model, job.layer_patterns)  # before all rows are read
+    if output is None:
+        logs.say(f"output: {path}, until this Python ends; output=... keeps it", prefix=PREFIX)
     job = job.model_copy(update={"dataset": _stored(rows, job, total=_length(dataset))})
     run_job(job)
     return job
@@ -109,7 +112,6 @@ def _temporary() -> str:
     """A folder for the run that is removed when Python ends."""
     folder = tempfile.mkdtemp(prefix="pcace-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    logs.say(f"output: {folder}/run, until this Python ends; output=... keeps it", prefix=PREFIX)
     return f"{folder}/run"
 
 

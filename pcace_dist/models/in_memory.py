@@ -15,6 +15,10 @@ from pcace_dist.errors import ModelError
 from pcace_dist.models.checkpoint import short_line
 
 PREFIX = "in-memory:"  # no module of Python can be called so
+GONE = (
+    "this model was in the memory of a Python process and is not in this one's; to use it elsewhere, write "
+    "model.factory: module:function and model.weights: FILE into the run's job.yaml"
+)
 _MODELS: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
 
 
@@ -30,14 +34,16 @@ def is_in_memory(factory: str) -> bool:
     return factory.startswith(PREFIX)
 
 
+def is_gone(factory: str) -> bool:
+    """Whether it names one that this process does not hold."""
+    return is_in_memory(factory) and factory not in _MODELS
+
+
 def recall(name: str) -> nn.Module:
     """A copy of the model on the CPU. Raises ModelError where it cannot be copied, or this process does not hold it."""
     model = _MODELS.get(name)
     if model is None:
-        raise ModelError(
-            f"model.factory {name}: this model was in the memory of a Python process, and is not in this one's; to use "
-            "it elsewhere, write model.factory: module:function and model.weights: FILE into the run's job.yaml"
-        )
+        raise ModelError(f"model.factory {name}: {GONE}")
     copied = copy_of(model)
     if copied is None:
         raise ModelError(

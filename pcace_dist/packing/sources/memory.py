@@ -13,12 +13,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from pcace_dist.datasets.tensors import encode_array
 from pcace_dist.errors import DatasetError
@@ -51,14 +52,14 @@ class MemoryRows:
     label: type | None
 
     @classmethod
-    def of(cls, dataset: Iterable[Any], *, as_images: bool) -> MemoryRows:
+    def of(cls, dataset: Iterable[Any] | Dataset[Any], *, as_images: bool) -> MemoryRows:
         """Raises DatasetError for an iterable without rows, or whose first row is not taken."""
         pairs = pairs_of(dataset)
         first = next(pairs, None)
         if first is None:
             raise DatasetError(f"dataset: gives no rows; {TAKEN}")
         label = _label(first[1], 0)
-        shape = np.shape(_pixels(first[0], 0) if as_images else _array(first[0], 0))
+        shape = () if as_images else _array(first[0], 0).shape
         return cls(chain([first], pairs), as_images, shape, None if label is None else type(label))
 
     @property
@@ -76,7 +77,8 @@ class MemoryRows:
         """Raises DatasetError for a row that is not as the first."""
         for number, (image, label) in enumerate(self.pairs):
             data = encode_image(image, number) if self.as_images else encode_array(self._same(image, number))
-            yield Row(str(number), data, {} if self.column is None else {self.column: self._checked(label, number)})
+            cell = self._checked(label, number)
+            yield Row(str(number), data, {} if self.column is None else {self.column: cell})
 
     def _same(self, image: Any, number: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         array = _array(image, number)
@@ -124,14 +126,18 @@ def _kept(path: str, dest: str, number: int, storage: Storage) -> str:
 # -- rows
 
 
-def pairs_of(dataset: Iterable[Any]) -> Iterator[Pair]:
+def pairs_of(dataset: Iterable[Any] | Dataset[Any]) -> Iterator[Pair]:
     """Image and label of each row; None where there is no label. Batches are taken apart."""
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not hasattr(dataset, "__iter__"):
-        dataset = (dataset[row] for row in range(len(dataset)))  # a map-style Dataset need not end by IndexError
-    if not hasattr(dataset, "__iter__"):
-        raise DatasetError(f"dataset: is {type(dataset).__name__}, which cannot be iterated over; {TAKEN}")
-    for item in dataset:
+    for item in _iterated(dataset):
         yield from _pairs(*_pair(item))
+
+
+def _iterated(dataset: Any) -> Iterable[Any]:
+    if hasattr(dataset, "__iter__"):
+        return cast(Iterable[Any], dataset)
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):  # map-style: it need not end by IndexError
+        return map(dataset.__getitem__, range(len(dataset)))
+    raise DatasetError(f"dataset: is {type(dataset).__name__}, which cannot be iterated over; {TAKEN}")
 
 
 def _pair(item: Any) -> Pair:
