@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from pcace_dist.datasets.tensors import as_picture
+from pcace_dist.datasets.decoding.tensors import as_picture
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -127,7 +127,7 @@ def test_the_schema_knows_auto() -> None:
         ("workers.max=0", "workers.max: input should be greater than or equal to 1 (got 0)"),
         ("workers.min=5", "min: 5 is above workers.max 2"),
         ("compute.batch=big", "compute.batch"),
-        ("model.input.mode=CMYK", "model.input.mode: input should be 'RGB' or 'L' (got 'CMYK')"),
+        ("model.input.mode=CMYK", "model.input.mode: input should be 'RGB', 'L' or 'tensor' (got 'CMYK')"),
         ("model.input.decode=nvjpeg", "model.input.decode: input should be 'auto', 'cpu' or 'gpu' (got 'nvjpeg')"),
         ("model.input.orientation=auto", "model.input.orientation: input should be 'none' or 'exif' (got 'auto')"),
         ("model.input.std=[0, 1, 1]", "std: every value must be above 0"),

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pcace_dist.datasets.tensors import as_picture
+from pcace_dist.datasets.decoding.tensors import as_picture
 
 SIDE = 132  # pixels of a picture
 COLUMNS = 8

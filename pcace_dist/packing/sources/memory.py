@@ -1,7 +1,7 @@
 """Rows that are in memory: images and labels of any iterable, packed as they come. Each is read once.
 
-Tensors are stored as the model takes them (datasets/tensors.py), images as PNG. A shard is named by its place and its
-content, so that packing the same rows again finds them there.
+Tensors are stored as the model takes them (datasets/decoding/tensors.py), images as PNG. A shard is named by its place
+and its content, so that packing the same rows again finds them there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from pcace_dist.datasets.tensors import encode_array
+from pcace_dist.datasets.decoding.tensors import encode_array
 from pcace_dist.errors import DatasetError
 from pcace_dist.packing.shards import SHARD_BYTES, PackTask, ShardLimits, layout_of, write_task
 from pcace_dist.packing.source import IMAGE_TYPE, Row, Source

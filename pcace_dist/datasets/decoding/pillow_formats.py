@@ -30,8 +30,8 @@ from PIL import (
     features,
 )
 
+from pcace_dist.datasets.decoding.orientation import AS_STORED, orientation_in
 from pcace_dist.datasets.formats import ARRAY_BEGIN, HEAD, OTHER, format_of
-from pcace_dist.datasets.orientation import AS_STORED, orientation_in
 from pcace_dist.errors import RowError
 
 CheckSize: TypeAlias = Callable[[int, int], object]

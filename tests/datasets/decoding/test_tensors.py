@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from pcace_dist.datasets.decoding.tensors import as_picture, encode_array
 from pcace_dist.datasets.images import ImageSpec, decode
 from pcace_dist.datasets.sections import Input
-from pcace_dist.datasets.tensors import as_picture, encode_array
 from pcace_dist.errors import RowError
 
 FOUR = ImageSpec(mode="tensor", mean=[0.0] * 4)
