@@ -19,7 +19,7 @@ from examples.street.runs import PREDICTION, Share, city_of_run, model_of, pictu
 from examples.street.sight import images_of, total_effects
 from examples.street.train import normalise
 from pcace_dist.artifacts.run import Run
-from pcace_dist.models.ablation import Ablation
+from pcace_dist.models.ablation.replacement import Ablation
 
 OTHER_SEED = 1000  # added to the run's city's seed
 DRAWS = 200  # random sets of channels, and bootstrap samples of panoramas

@@ -82,9 +82,11 @@ EVALUATION = Table(
         TARGET,
         OF_GROUP,
         LAYER,
-        Column("replacement", "string", "what takes a channel's place: `mean`, `zero` or `bias`"),
+        Column("replacement", "string", "what takes a channel's place: `mean`, `zero`, `bias` or `optimal`"),
         Column(
-            "order", "string", "by what channels are replaced: `pcace`, `worst`, `random`, or a simple score's name"
+            "order",
+            "string",
+            "by what channels are replaced: `pcace`, `effect`, `score_sd`, `greedy`, `worst`, `random`, or a baseline",
         ),
         Column("draw", "int32", "number of the random order, from 0; 0 for the others"),
         Column("k", "int32", "channels that are replaced"),
@@ -92,5 +94,6 @@ EVALUATION = Table(
         Column("lost", "float64", "1 - r^2 between the target with and without them: 0 nothing, 1 everything"),
         Column("change", "float64", "mean of the target after, less that before"),
         Column("accuracy", "float64", "share of labelled images that are still classified right; null without labels"),
+        Column("changed", "float64", "variance of the target's change in units of its variance: 0 nothing"),
     ),
 )

@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from pcace_dist.analysis.compare import AgreementRow, Comparison
-from pcace_dist.analysis.curves import BEST, Standing
+from pcace_dist.analysis.curves import BEST
 from pcace_dist.analysis.history import History
 from pcace_dist.analysis.matched import Matched
+from pcace_dist.analysis.standings import Standing
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress.table import Column, Table, interval, middle_cut, number, print_table
 from pcace_dist.progress.terminal import Format, local_time, tell, visible
@@ -88,16 +89,31 @@ def print_standings(rows: Sequence[Standing], replacement: str, format: Format |
     columns = (
         Column("order", name=True),
         Column("area"),
+        Column("place"),
+        Column("Var(change)"),
+        Column("place", drop=4),
+        Column("accuracy", drop=3),
+        Column("place", drop=5),
         Column("ranking better"),
         Column("ranking worse"),
-        Column("above random"),
+        Column("above random", drop=2),
         Column("curves", drop=1),
     )
     cells = []
     for row in rows:
         better, worse = ("", "") if row.order == BEST else (str(row.won), str(row.lost))
-        cells.append((row.order, number(row.area), better, worse, str(row.beyond_random), str(row.curves)))
-    print_table(Table(f"replaced by {replacement}: area under 1 - r^2 over log k", columns, cells), format)
+        lost = (number(row.area), _place(row.rank_low, row.rank_high))
+        changed = (number(row.changed), _place(row.changed_rank_low, row.changed_rank_high))
+        accuracy = (number(row.accuracy), _place(row.accuracy_rank_low, row.accuracy_rank_high))
+        counts = (better, worse, str(row.beyond_random), str(row.curves))
+        cells.append((row.order, *lost, *changed, *accuracy, *counts))
+    title = f"replaced by {replacement}: areas over log k under 1 - r^2, Var(change) / Var(target) and accuracy"
+    print_table(Table(title, columns, cells), format)
+
+
+def _place(low: int | None, high: int | None) -> str:
+    """Of an order among all, with its 95 % interval."""
+    return "-" if low is None else str(low) if low == high else f"{low} to {high}"
 
 
 def print_matched(matched: Matched) -> None:

@@ -1,11 +1,12 @@
 """Ablation curves: how much a target loses as more and more channels are replaced, in several orders; areas, bands.
 
-Pure: arrays and small objects in, an Arrow table and JSON out. Knows neither images nor models.
+Pure: arrays and small objects in, an Arrow table and JSON out. Knows neither images nor models. What the orders do
+against each other: standings.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -13,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pcace_dist.models.ablation import Effect
+from pcace_dist.models.ablation.replacement import Effect
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 BEST = "pcace"
 WORST = "worst"
 RANDOM = "random"
+LOST, CHANGED, ACCURACY = "lost", "changed", "accuracy"
+MEASURES = (LOST, CHANGED, ACCURACY)
 BAND = (5.0, 95.0)  # percentiles of the random orders
 
 
@@ -56,14 +59,22 @@ class Curves:
     sizes: tuple[int, ...]
     effects: Mapping[tuple[str, int], tuple[Effect, ...]] = field(repr=False)
 
-    def lost(self, name: str) -> Floats:
-        """(draws, sizes): 1 - r^2 along the curves of an order."""
-        of_order = [effects for (order, _), effects in sorted(self.effects.items()) if order == name]
-        return np.array([[effect.lost for effect in effects] for effects in of_order])
+    def along(self, name: str, measure: str = LOST) -> Floats:
+        """(draws, sizes): a measure along the curves of an order."""
+        return np.array([[getattr(effect, measure) for effect in effects] for effects in self._of(name)])
 
-    def area(self, name: str) -> float:
-        """Mean of 1 - r^2 over k = 1, 2, 4, ...: the area under the curve over log k. For random orders, their mean."""
-        return float(self.lost(name).mean())
+    def area(self, name: str, measure: str = LOST) -> float:
+        """Mean of a measure over k = 1, 2, 4, ...: the area under the curve over log k. Random orders: their mean."""
+        return float(self.along(name, measure).mean())
+
+    def areas_without(self, name: str, measure: str) -> Floats:
+        """The area without each block of images in turn (blocks,)."""
+        index = MEASURES.index(measure)
+        every = [effect.without[index] for effects in self._of(name) for effect in effects]
+        return np.asarray(np.mean(every, axis=0))
+
+    def _of(self, name: str) -> list[tuple[Effect, ...]]:
+        return [effects for (order, _), effects in sorted(self.effects.items()) if order == name]
 
     @property
     def names(self) -> list[str]:
@@ -72,7 +83,7 @@ class Curves:
     @property
     def band(self) -> tuple[float, float]:
         """Percentiles of the areas of the random orders."""
-        low, high = np.percentile(self.lost(RANDOM).mean(axis=1), BAND)
+        low, high = np.percentile(self.along(RANDOM).mean(axis=1), BAND)
         return float(low), float(high)
 
 
@@ -114,7 +125,7 @@ def curves_table(all_curves: Sequence[Curves]) -> pa.Table:
                     draw,
                     count,
                 )
-                numbers = (curves.images, effect.lost, effect.change, effect.accuracy)
+                numbers = (curves.images, effect.lost, effect.change, effect.accuracy, effect.changed)
                 for name, value in zip(_COLUMNS, (*values, *numbers), strict=True):
                     rows[name].append(value)
     table = {name: pa.array(rows[name], kind) if kind else pa.array(rows[name]) for name, kind in _COLUMNS.items()}
@@ -134,6 +145,7 @@ _COLUMNS: dict[str, pa.DataType | None] = {
     "lost": pa.float64(),
     "change": pa.float64(),
     "accuracy": pa.float64(),
+    "changed": pa.float64(),
 }
 
 
@@ -148,45 +160,11 @@ def areas(all_curves: Sequence[Curves]) -> list[dict[str, Any]]:
             "channels": curves.layer.channels,
             "images": curves.images,
             "areas": {name: curves.area(name) for name in curves.names},
+            "areas_changed": {name: curves.area(name, CHANGED) for name in curves.names},
             "random_band": list(curves.band),
         }
         for curves in all_curves
     ]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """One order in all curves of a replacement. area: mean; won, lost: the numbers of curves in which the ranking's
-    area is larger or smaller than this order's; beyond_random: the number of curves in which this order's area is above
-    the band of random orders."""
-
-    order: str
-    area: float
-    won: int
-    lost: int
-    beyond_random: int
-    curves: int
-
-
-def standings(all_curves: Sequence[Curves], replacement: str) -> Iterator[Standing]:
-    """Every order in comparison with the ranking, the largest area first."""
-    of_replacement = [curves for curves in all_curves if curves.replacement == replacement]
-    names = list(dict.fromkeys(name for curves in of_replacement for name in curves.names))
-    rows = []
-    for name in names:
-        with_order = [curves for curves in of_replacement if name in curves.names]
-        differences = [curves.area(BEST) - curves.area(name) for curves in with_order]
-        rows.append(
-            Standing(
-                order=name,
-                area=float(np.mean([curves.area(name) for curves in with_order])),
-                won=sum(difference > 0 for difference in differences),
-                lost=sum(difference < 0 for difference in differences),
-                beyond_random=sum(curves.area(name) > curves.band[1] for curves in with_order),
-                curves=len(with_order),
-            )
-        )
-    yield from sorted(rows, key=lambda row: -row.area)
 
 
 def _descending(scores: Floats) -> tuple[int, ...]:

@@ -17,12 +17,17 @@ LEFT, TOP, RIGHT, BOTTOM = 42, 30, 12, 34
 COLOURS = {  # Okabe & Ito: distinguishable by colour-blind people too
     BEST: "#000000",
     WORST: "#999999",
+    "effect": "#000000",
+    "score_sd": "#56B4E9",
+    "greedy": "#56B4E9",
     "taylor": "#D55E00",
     "variance": "#0072B2",
     "mean_activation": "#009E73",
     "weight_norm": "#CC79A7",
+    "conductance": "#E1BE00",
     "pearson": "#E69F00",
 }
+DASHES = {WORST: "4 3", "effect": "6 2", "score_sd": "2 2"}
 
 
 def curves_svg(all_curves: Sequence[Curves], replacement: str) -> str:
@@ -54,7 +59,7 @@ def _panel(layer: str, of_layer: Sequence[Curves], names: Sequence[str]) -> list
     x = [LEFT + (WIDTH - LEFT - RIGHT) * place / max(1, len(sizes) - 1) for place in range(len(sizes))]
     random = np.mean(
         [
-            np.percentile(curves_of_ranking.lost(RANDOM), (BAND[0], 50, BAND[1]), axis=0)
+            np.percentile(curves_of_ranking.along(RANDOM), (BAND[0], 50, BAND[1]), axis=0)
             for curves_of_ranking in of_layer
         ],
         axis=0,
@@ -64,7 +69,7 @@ def _panel(layer: str, of_layer: Sequence[Curves], names: Sequence[str]) -> list
     ]  # a layer without weights has no norms
     curves = {
         name: np.mean(
-            [curves_of_ranking.lost(name)[0] for curves_of_ranking in of_layer if name in curves_of_ranking.names],
+            [curves_of_ranking.along(name)[0] for curves_of_ranking in of_layer if name in curves_of_ranking.names],
             axis=0,
         )
         for name in present
@@ -83,11 +88,10 @@ def _panel(layer: str, of_layer: Sequence[Curves], names: Sequence[str]) -> list
     lines.append(f'<polygon points="{_points(outline)}" fill="#bbbbbb" fill-opacity="0.45"/>')
     for name, curve in curves.items():
         points = _points(list(zip(x, _height(curve, top), strict=True)))
-        dash = ' stroke-dasharray="4 3"' if name == WORST else ""
-        stroke_width = 2.4 if name == BEST else 1.4
+        stroke_width = 2.4 if name in (BEST, "effect") else 1.4
         lines.append(
             f'<polyline points="{points}" fill="none" stroke="{COLOURS.get(name, "#56B4E9")}" '
-            f'stroke-width="{stroke_width}"{dash}/>'
+            f'stroke-width="{stroke_width}"{_dash(name)}/>'
         )
     return lines
 
@@ -106,10 +110,12 @@ def _legend(names: Sequence[str], width: int, top: int) -> list[str]:
         if x + 110 > width:
             x, y = 10, y + 20
         colour = "#bbbbbb" if name == RANDOM else COLOURS.get(name, "#56B4E9")
-        stroke_width = 8 if name == RANDOM else 3
-        lines.append(
-            f'<line x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="{stroke_width}"/>'
-        )
+        stroke = f'stroke="{colour}" stroke-width="{8 if name == RANDOM else 3}"{_dash(name)}'
+        lines.append(f'<line x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}" {stroke}/>')
         lines.append(f'<text x="{x + 22}" y="{y}">{escape(name)}</text>')
         x += 110
     return lines
+
+
+def _dash(name: str) -> str:
+    return f' stroke-dasharray="{DASHES[name]}"' if name in DASHES else ""

@@ -155,7 +155,8 @@ def _add_evaluate(add: AddVerb) -> None:
         type=_replacements,
         default=("mean", "zero", "bias"),
         metavar="HOW",
-        help="what replaces a channel: mean, zero, bias (where a batch norm follows); default all: mean,zero,bias",
+        help="what replaces a channel: mean, zero, bias (where a batch norm follows), optimal (the constants that "
+        "change the target least; takes several times as long); default: mean,zero,bias",
     )
     add_choice(verb)
     verb.add_argument(
@@ -172,7 +173,7 @@ def _add_evaluate(add: AddVerb) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from pcace_dist.analysis.console import print_standings
-    from pcace_dist.analysis.curves import standings
+    from pcace_dist.analysis.standings import standings, verdict
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.commands.evaluate import EvaluationSettings, evaluate, write_evaluation
     from pcace_dist.config.lasting import refuse_rays_copy
@@ -191,6 +192,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     else:
         for name, rows in by_replacement.items():
             print_standings(rows, name, arguments.format)
+            tell(verdict(evaluation.curves, name))
     for line in evaluation.left_out:
         logs.say(f"left out: {line}", level=logging.WARNING)
     folder = (arguments.output or run.path).rstrip("/")
@@ -294,7 +296,7 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _replacements(text: str) -> tuple[str, ...]:
-    choices = ("mean", "zero", "bias")
+    choices = ("mean", "zero", "bias", "optimal")
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     if not names or any(name not in choices for name in names):
         raise argparse.ArgumentTypeError(f"{text!r}: write one or more of {', '.join(choices)}")

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -31,10 +32,11 @@ from pcace_dist.analysis.curves import (
     orders,
     sets_of,
     sizes,
-    standings,
 )
 from pcace_dist.analysis.figure import curves_svg
 from pcace_dist.analysis.publish import write_json, write_parquet, write_text
+from pcace_dist.analysis.standings import standings, verdict
+from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.rankings import why_unranked
 from pcace_dist.artifacts.run import Run
 from pcace_dist.commands.evaluate_on_workers import Evaluated, Evaluating, evaluating, open_evaluation
@@ -42,7 +44,7 @@ from pcace_dist.config.choice import Wanted, choose, layer_names
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.paths import first_names
 from pcace_dist.errors import JobError
-from pcace_dist.models.ablation import BIAS, MEAN, REPLACEMENTS, ZERO, Effect
+from pcace_dist.models.ablation.replacement import BIAS, MEAN, OPTIMAL, UNASKED, ZERO, Effect
 from pcace_dist.worker.evaluator import AblationTask, Case, Profiled
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -51,7 +53,8 @@ HELD_OUT_SHARE = 4  # one of so many folds is held out
 SETS_PER_TASK = 16
 NAMED = 3  # of what cannot be evaluated
 MOST_CURVES = 60  # layers x targets x groups, unless they were chosen
-BASELINES = ("weight_norm", "mean_activation", "variance", "taylor", "pearson")
+BASELINES = ("weight_norm", "mean_activation", "variance", "taylor", "conductance", "pearson")
+EFFECT, SCORE_SD, GREEDY = "effect", "score_sd", "greedy"  # beside the ranking, where the run has effects
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class EvaluationSettings:
     data: str | None = None
     images: int = 4000
     draws: int = 20
-    replacements: tuple[str, ...] = REPLACEMENTS
+    replacements: tuple[str, ...] = UNASKED
     layers: Wanted = None
     target: Wanted = None
     group: Wanted = None
@@ -98,6 +101,7 @@ class Evaluation:
                 {"target": target, "group": group, "accuracy": None if np.isnan(value) else value}
                 for (target, group), value in self.accuracy.items()
             ],
+            "verdict": {name: verdict(self.curves, name) for name in self.replacements},
             "standings": {name: [asdict(row) for row in standings(self.curves, name)] for name in self.replacements},
             "curves": areas(self.curves),
         }
@@ -152,34 +156,57 @@ def write_evaluation(evaluation: Evaluation, folder: str, run: Run) -> None:
 # -- rankings: scores of all layers by case
 
 
-Scores: TypeAlias = Mapping[str, Floats]
+Scores: TypeAlias = Mapping[str, Mapping[str, Floats]]
+"""By layer and order, (C,): larger is more important, NaN where a channel has none."""
+PUBLISHED = ("score_squared", "effect", "effect_sd")
 
 
-def _published(run: Run, settings: EvaluationSettings) -> dict[Case, Scores]:
-    """The published scores (C,) by layer, of every case that is asked for."""
+def _published(run: Run, settings: EvaluationSettings) -> Mapping[Case, Scores]:
+    """The published scores of every case that is asked for."""
     table = run.ranking(target=settings.target, group=settings.group)
     index = {target: place for place, target in enumerate(dict.fromkeys(run.ranking()["target"].to_pylist()))}
-    scores: dict[Case, dict[str, list[float]]] = {}
-    columns = (table[name].to_pylist() for name in ("target", "group", "layer", "score_squared"))
-    for target, group, layer, score in zip(*columns, strict=True):
-        scores.setdefault(Case(index[target], group), {}).setdefault(layer, []).append(
-            float("nan") if score is None else score
-        )
-    return {case: {layer: np.array(values) for layer, values in layers.items()} for case, layers in scores.items()}
-
-
-def _without_held_out(workers: Evaluating, evaluated: Evaluated, cases: Sequence[Case]) -> dict[Case, Scores]:
-    blocks = sorted(workers.ranked(), key=lambda block_scores: block_scores.block.index)
-    scores: dict[Case, Scores] = {}
-    for case in cases:
-        parts: dict[str, list[Floats]] = {layer.name: [] for layer in evaluated.plan.layers}
-        for block_scores in blocks:
-            of_group = block_scores.scores.get(case.group)
-            block = block_scores.block
-            unscored = np.full(block.stop - block.start, np.nan)
-            parts[block.layer].append(unscored if of_group is None else of_group[case.target].score_squared)
-        scores[case] = {layer: np.concatenate(of_layer) for layer, of_layer in parts.items()}
+    rows: dict[tuple[Case, str], list[int]] = {}
+    keys = (table[name].to_pylist() for name in ("target", "group", "layer"))
+    for row, (target, group, layer) in enumerate(zip(*keys, strict=True)):
+        rows.setdefault((Case(index[target], group), layer), []).append(row)
+    columns = [_column(table, name) for name in PUBLISHED]
+    scores: dict[Case, dict[str, Mapping[str, Floats]]] = {}
+    for (case, layer), own in rows.items():
+        scores.setdefault(case, {})[layer] = _orders(*(values[own] for values in columns))
     return scores
+
+
+def _column(table: pa.Table, name: str) -> Floats:
+    """NaN where it is null, or where the run has no such column."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return np.asarray(table[name].to_numpy(zero_copy_only=False), np.float64)
+
+
+def _orders(score_squared: Floats, effect: Floats, sd: Floats) -> dict[str, Floats]:
+    """The scores of the run's own orders."""
+    score = np.sign(score_squared) * np.sqrt(np.abs(score_squared))  # unclipped, as the ranking goes
+    return {BEST: score_squared, EFFECT: effect, SCORE_SD: score * sd}
+
+
+def _without_held_out(workers: Evaluating, evaluated: Evaluated, cases: Sequence[Case]) -> Mapping[Case, Scores]:
+    blocks = sorted(workers.ranked(), key=lambda block_scores: block_scores.block.index)
+    by_layer = {layer.name: [own for own in blocks if own.block.layer == layer.name] for layer in evaluated.plan.layers}
+    return {
+        case: {
+            layer: _orders(*np.concatenate([_of_block(own, case) for own in of_layer], axis=1))
+            for layer, of_layer in by_layer.items()
+        }
+        for case in cases
+    }
+
+
+def _of_block(own: BlockScores, case: Case) -> Floats:
+    """score_squared, effect and its sd of a block's channels: (3, C)."""
+    if case.group not in own.scores:
+        return np.full((3, own.block.stop - own.block.start), np.nan)
+    effects = own.effects[case.group][case.target]
+    return np.stack([own.scores[case.group][case.target].score_squared, effects.effect, effects.sd])
 
 
 def _layers(path: str, evaluated: Evaluated, settings: EvaluationSettings) -> list[str]:
@@ -239,7 +266,7 @@ def _measure(
     planned: list[_PlannedCurves] = []
     for case in usable:
         for name in names:
-            if not np.isfinite(scores[case][name]).any():
+            if not np.isfinite(scores[case][name][BEST]).any():
                 left_out.append(f"{shown(case)}, {name}: no channel has a score")
                 continue
             layer = _layer(targets[case.target], case, name, scores[case][name], profiles[case], evaluated)
@@ -258,21 +285,25 @@ def _measure(
     )
 
 
-def _layer(target: str, case: Case, name: str, ranked: Floats, profiled: Profiled, evaluated: Evaluated) -> RankedLayer:
-    """The ranking's scores first, then those of the baselines that this layer has."""
+def _layer(
+    target: str, case: Case, name: str, ranked: Mapping[str, Floats], profiled: Profiled, evaluated: Evaluated
+) -> RankedLayer:
+    """The ranking's scores first, then those of the other orders that this layer has."""
     profile = profiled.layers[name]
     norms = np.array([np.nan if norm is None else norm for norm in evaluated.metadata.weight_norms[name]])
-    baselines = {key: norms if key == "weight_norm" else getattr(profile, key) for key in BASELINES}
-    return RankedLayer(
-        target, case.group, name, {BEST: ranked} | {k: v for k, v in baselines.items() if np.isfinite(v).any()}
-    )
+    others = {key: values for key, values in ranked.items() if key != BEST}
+    if name in profiled.greedy and np.isfinite(ranked[EFFECT]).any():
+        others[GREEDY] = profiled.greedy[name]
+    others |= {key: norms if key == "weight_norm" else getattr(profile, key) for key in BASELINES}
+    known = {key: values for key, values in others.items() if np.isfinite(values).any()}
+    return RankedLayer(target, case.group, name, {BEST: ranked[BEST]} | known)
 
 
 def _replaced(
     case: Case, layer: RankedLayer, profiled: Profiled, settings: EvaluationSettings, seed: int
 ) -> list[_PlannedCurves]:
     mean = profiled.layers[layer.name].mean.float()
-    values = {MEAN: mean, ZERO: torch.zeros(len(mean), 1), BIAS: profiled.bias.get(layer.name)}
+    values = {MEAN: mean, ZERO: torch.zeros(len(mean), 1), BIAS: profiled.bias.get(layer.name), OPTIMAL: mean}
     layer_orders = tuple(orders(layer, settings.draws, seed))
     return [
         _PlannedCurves(case, layer, name, replacement, layer_orders, sizes(layer.channels), profiled.held_out)
@@ -289,7 +320,8 @@ def _ablated(workers: Evaluating, planned: Sequence[_PlannedCurves]) -> list[Cur
         images += to_measure.images * len(sets)
         for start in range(0, len(sets), SETS_PER_TASK):
             part = tuple(sets[start : start + SETS_PER_TASK])
-            tasks.append(AblationTask(to_measure.case, to_measure.layer.name, to_measure.values, part))
+            optimal = to_measure.replacement == OPTIMAL
+            tasks.append(AblationTask(to_measure.case, to_measure.layer.name, to_measure.values, part, optimal))
     answers = iter(zip(tasks, workers.ablated(tasks, images), strict=True))
     curves = []
     for to_measure in planned:

@@ -29,7 +29,7 @@ from pcace_dist.executors.map_tasks import map_tasks
 from pcace_dist.executors.ray_session import ray_session
 from pcace_dist.executors.signals import interruptible
 from pcace_dist.ledger.ledger import Ledger, Receipt
-from pcace_dist.models.ablation import Effect
+from pcace_dist.models.ablation.replacement import Effect
 from pcace_dist.progress.display import RunDisplay, Tally
 from pcace_dist.run.coordinator import patience_of, worker_shape
 from pcace_dist.run.prepare import Preparation, prepare
@@ -214,7 +214,7 @@ class Evaluating:
 def evaluating(evaluated: Evaluated) -> Iterator[Evaluating]:
     """Workers for an evaluation, as the run's job wants them; on Ray, unless PCACE_EXECUTOR says otherwise."""
     spec, job = evaluated.preparation.spec, evaluated.preparation.job
-    kind = wanted_executor(job) or ExecutorKind.RAY
+    kind = wanted_executor() or ExecutorKind.RAY
     if kind == ExecutorKind.THREADS:
         check_threads(job.workers)
     session = ray_session() if kind == ExecutorKind.RAY else contextlib.nullcontext()

@@ -25,7 +25,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pcace_dist.datasets.decoding.orientation import AS_STORED, turned, turned_size
 from pcace_dist.datasets.formats import Encoded
 from pcace_dist.datasets.images import (
     EXIF,
@@ -38,6 +37,7 @@ from pcace_dist.datasets.images import (
     pixels,
     resized,
 )
+from pcace_dist.datasets.orientation import AS_STORED, turned, turned_size
 from pcace_dist.errors import JobError, RowError
 
 AUTO, CPU, GPU = "auto", "cpu", "gpu"

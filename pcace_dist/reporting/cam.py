@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.errors import ModelError
+from pcace_dist.models.ablation.profile import NO_GRADIENT
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
-from pcace_dist.models.profile import NO_GRADIENT
 from pcace_dist.models.tap import channels_and_positions, channels_last
 from pcace_dist.models.targets import target_tensor
 

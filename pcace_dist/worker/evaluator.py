@@ -6,8 +6,9 @@ worker that does it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,23 +22,28 @@ from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.config.targets import LABEL, PREDICTED, TargetSpec, have_classes
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import pilot_rows
+from pcace_dist.datasets.loader import Batch, pilot_rows
 from pcace_dist.errors import DatasetError
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.models import layouts
-from pcace_dist.models.ablation import Ablation, Effect, bias_values, effect
+from pcace_dist.models.ablation.optimal import optimal_shifts
+from pcace_dist.models.ablation.profile import Profile, Profiler
+from pcace_dist.models.ablation.replacement import BLOCKS, Ablation, Effect, bias_values, effect
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
-from pcace_dist.models.profile import Profile, Profiler
 from pcace_dist.models.targets import target_tensor, target_values
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.sets.carried import removal_order
 from pcace_dist.storage.store import Store
+from pcace_dist.worker.effects.rows import EffectRows
 from pcace_dist.worker.engine import Engine
 from pcace_dist.worker.reduce import score_block
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+
+FITTED = 512  # images at most from which the replacement `optimal` is chosen
 
 
 @dataclass(frozen=True)
@@ -68,52 +74,76 @@ class Case:
 class Profiled:
     """Profiles of all layers over the ranking's images, and the values (C, 1) of the replacement `bias` by layer.
 
-    images: rows behind the profiles; held_out: rows on which effects will be measured.
+    images: rows behind the profiles; held_out: rows on which effects will be measured. greedy: (C,) by layer, larger
+    for channels that enter the greedy set earlier; none where the target has no effects.
     """
 
     layers: Mapping[str, Profile]
     bias: Mapping[str, Tensor]
+    greedy: Mapping[str, Floats]
     images: int
     held_out: int
 
 
 @dataclass(frozen=True, eq=False)
 class AblationTask:
-    """Sets of channels of one layer, each replaced by `values` (C, D) or (C, 1)."""
+    """Sets of channels of one layer, each replaced by `values` (C, D) or (C, 1); optimal: plus what changes the target
+    least on the ranking's images, set by set."""
 
     case: Case
     layer: str
     values: Tensor
     sets: tuple[tuple[int, ...], ...]
+    optimal: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Images uint8 (n, C, H, W) with what is known of each: labels (n,), -1 without; groups; target values by column.
+    """Images uint8 (n, C, H, W) with what is known of each: labels (n,), -1 without; groups; target values by column;
+    fold keys.
 
     classes: whose outputs are the target, where it is one of a class: the labels, or what the untouched model sees.
     """
 
     images: Tensor
+    refs: npt.NDArray[np.object_]
     labels: npt.NDArray[np.int64] | None
     classes: npt.NDArray[np.int64] | None
     groups: npt.NDArray[np.object_]
     columns: Mapping[str, npt.NDArray[Any]]
-    folds: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.uint64]
 
     def take(self, mask: npt.NDArray[np.bool_]) -> _Rows:
         indices = np.flatnonzero(mask)
         return _Rows(
             self.images[torch.from_numpy(indices)],
+            self.refs[indices],
             None if self.labels is None else self.labels[indices],
             None if self.classes is None else self.classes[indices],
             self.groups[indices],
             {name: values[indices] for name, values in self.columns.items()},
-            self.folds[indices],
+            self.keys[indices],
         )
 
+    def batch(self, rows: slice) -> Batch:
+        """Some of the rows, as they were read."""
+        return Batch(
+            self.images[rows],
+            tuple(self.refs[rows]),
+            None if self.labels is None else self.labels[rows],
+            tuple(self.groups[rows]),
+            {name: values[rows] for name, values in self.columns.items()},
+            self.keys[rows],
+        )
+
+    @property
+    def blocks(self) -> npt.NDArray[np.int64]:
+        """Each row's block, from 0 (n,): rows of one key stay together, and keys are dealt out evenly."""
+        _, numbers = np.unique(self.keys, return_inverse=True)
+        return np.asarray(numbers % BLOCKS, np.int64)
+
     def __len__(self) -> int:
-        return len(self.folds)
+        return len(self.keys)
 
 
 class Evaluator:
@@ -128,11 +158,15 @@ class Evaluator:
         spec = engine.spec
         mean, std = spec.model.input.mean, spec.model.input.std
         layouts.keep([engine.model], metadata.channel_axes)
-        self._forward = Forward(engine.model, engine.device, metadata.batch, mean, std, spec.layers, metadata.numerics)
+        self._effects = effects = EffectRows.of(plan.effects, spec.targets, engine.device)
+        places = {} if effects is None else effects.places
+        self._forward = Forward(
+            engine.model, engine.device, metadata.batch, mean, std, spec.layers, metadata.numerics, places
+        )
         self._normalise = Normalise(mean, std, engine.device)
         self._shape = metadata.image_shape
         rows = self._read(evaluation.listing)
-        is_held_out = np.isin(rows.folds, evaluation.held_out)
+        is_held_out = np.isin(_fold_numbers(rows.keys, plan.folds), evaluation.held_out)
         self._ranked = rows.take(~is_held_out)
         elsewhere = evaluation.elsewhere
         self._held_out = rows.take(is_held_out) if elsewhere is None else self._read(elsewhere)
@@ -143,48 +177,84 @@ class Evaluator:
         rows, target = self._rows_and_target(case, held_out=False)
         _, measured = self._rows_and_target(case, held_out=True)
         if len(rows) < 2 or len(measured) < 2:
-            return Profiled({}, {}, len(rows), len(measured))
+            return Profiled({}, {}, {}, len(rows), len(measured))
         layers = self._engine.spec.layers
         profiler = Profiler(self._engine.model, layers)
         for batch in self._batches(rows):
             profiler.add(self._maps(rows.images[batch]), torch.from_numpy(target[batch]))
             self._engine.images_seen += len(target[batch])
-        spec = self._fixed(case)
+        start = self._mean_input(rows)
         for batch in self._batches(rows):
-            classes = None if rows.classes is None else rows.classes[batch]
-            columns = {name: values[batch] for name, values in rows.columns.items()}
-            profiler.add_gradients(
-                self._normalise(rows.images[batch].to(self._engine.device)),
-                lambda outputs, classes=classes, columns=columns: target_tensor(
-                    spec, as_matrix(outputs), classes, columns
-                ),
-            )
+            profiler.add_gradients(self._input(rows, batch), start, partial(self._values, case, rows, batch))
             self._engine.images_seen += len(target[batch])
-        one_image = self._normalise(rows.images[:1].to(self._engine.device))
-        bias = {name: bias_values(self._engine.model, name, one_image) for name in layers}
+        bias = {name: bias_values(self._engine.model, name, self._input(rows, slice(1))) for name in layers}
         return Profiled(
             {name: profiler.profile(name) for name in layers},
             {name: values for name, values in bias.items() if values is not None},
+            self._greedy(case, rows),
             len(rows),
             len(measured),
         )
+
+    def _greedy(self, case: Case, rows: _Rows) -> dict[str, Floats]:
+        """Places in the greedy set, by layer, from what goes through the channels on rows that have an axis."""
+        plan, effects = self._plan.effects, self._effects
+        index = None if plan is None else plan.index(self._plan.targets[case.target].name)
+        if effects is None or index is None:
+            return {}
+        parts: dict[str, list[Tensor]] = {}
+        values: list[Floats] = []
+        for part in self._batches(rows):
+            batch = rows.batch(part)
+            axes = effects.axes_of(batch)
+            found: dict[str, Tensor] = {}
+            receive = partial(_project, effects.projector(axes), found)
+            outputs = effects.pass_of(self._forward)(batch)(batch.images, receive)
+            values.append(effects.values(outputs, batch, axes)[:, index])
+            for name, own in found.items():
+                parts.setdefault(name, []).append(own[:, :, index].cpu())
+            self._engine.images_seen += len(batch)
+        return {name: _places(np.concatenate(values), torch.cat(own).double().numpy()) for name, own in parts.items()}
 
     def ablate(self, task: AblationTask) -> list[Effect]:
         """The effect of each set of channels on the images that the ranking does not know."""
         rows, before = self._rows_and_target(task.case, held_out=True)
         effects = []
         for channels in task.sets:
-            with Ablation(self._forward.model, task.layer, channels, task.values):
+            values = self._optimal(task, channels) if task.optimal else task.values
+            with Ablation(self._forward.model, task.layer, channels, values):
                 outputs = self._outputs(rows)
-            effects.append(
-                effect(before, self._target(task.case, rows, outputs), self._correct(task.case, rows, outputs))
-            )
+            effects.append(self._effect(task.case, rows, before, outputs))
         return effects
+
+    def _optimal(self, task: AblationTask, channels: tuple[int, ...]) -> Tensor:
+        """The values with the best constants for a set of channels."""
+        rows, _ = self._rows_and_target(task.case, held_out=False)
+        known = np.zeros(len(rows), dtype=bool)
+        known[np.linspace(0, len(rows) - 1, min(FITTED, len(rows))).astype(int)] = True
+        fitted = rows.take(known)
+        parts = list(self._batches(fitted))
+        shifts = optimal_shifts(
+            self._engine.model,
+            task.layer,
+            channels,
+            task.values,
+            [self._input(fitted, part) for part in parts],
+            lambda number, outputs: self._values(task.case, fitted, parts[number], outputs),
+        )
+        self._engine.images_seen += len(fitted)
+        values = task.values.clone()
+        values[list(channels)] += shifts.float().unsqueeze(1)
+        return values
 
     def untouched(self, case: Case) -> Effect:
         """The model as it is, for the accuracy."""
         rows, before = self._rows_and_target(case, held_out=True)
-        return effect(before, before, self._correct(case, rows, self._outputs(rows)))
+        return self._effect(case, rows, before, self._outputs(rows))
+
+    def _effect(self, case: Case, rows: _Rows, before: Floats, outputs: Floats) -> Effect:
+        after = self._target(case, rows, outputs)
+        return effect(before, after, self._correct(case, rows, outputs), rows.blocks)
 
     def _read(self, listing: Listing) -> _Rows:
         spec = self._engine.spec
@@ -201,13 +271,16 @@ class Evaluator:
         groups = np.empty(sum(len(batch) for batch in batches), dtype=object)
         groups[:] = [group for b in batches for group in (b.groups if b.groups is not None else [None] * len(b))]
         labels = [batch.labels for batch in batches if batch.labels is not None]
+        refs = np.empty(len(groups), dtype=object)
+        refs[:] = [ref for batch in batches for ref in batch.refs]
         return _Rows(
             torch.cat([batch.images for batch in batches]),
+            refs,
             np.concatenate(labels) if labels else None,
             np.concatenate(labels) if labels else None,
             groups,
             {name: np.concatenate([b.columns[name] for b in batches]) for name in batches[0].columns},
-            np.concatenate([_fold_numbers(batch.fold_keys, self._plan.folds) for batch in batches]),
+            np.concatenate([batch.fold_keys for batch in batches]),
         )
 
     def _rows_and_target(self, case: Case, *, held_out: bool) -> tuple[_Rows, Floats]:
@@ -236,7 +309,8 @@ class Evaluator:
         maps: dict[str, Tensor] = {}
 
         def receive(name: str, layer_maps: Tensor, _: tuple[int, ...]) -> None:
-            maps[name] = layer_maps[: len(images)].clone()  # the next layer may work in place
+            if name in self._forward.layers:
+                maps[name] = layer_maps[: len(images)].clone()  # the next layer may work in place
 
         self._forward(images, receive)
         return maps
@@ -249,8 +323,23 @@ class Evaluator:
         values = target_values([self._fixed(case)], torch.from_numpy(outputs), rows.classes, rows.columns)[0]
         return values[:, 0]
 
-    def _correct(self, case: Case, rows: _Rows, outputs: Floats) -> npt.NDArray[np.bool_] | None:
-        """Which labelled rows the model is right about; None where its outputs are no classes."""
+    def _input(self, rows: _Rows, part: slice) -> Tensor:
+        """Some of the images as the model takes them."""
+        return self._normalise(rows.images[part].to(self._engine.device))
+
+    def _mean_input(self, rows: _Rows) -> Tensor:
+        """The mean image, as the model takes images."""
+        total = torch.stack([self._input(rows, part).double().sum(0) for part in self._batches(rows)]).sum(0)
+        return (total / len(rows)).float()
+
+    def _values(self, case: Case, rows: _Rows, part: slice, outputs: Any) -> Tensor:
+        """The target of some of the rows (n,), with its graph."""
+        batch = rows.batch(part)
+        classes = None if rows.classes is None else rows.classes[part]
+        return target_tensor(self._fixed(case), as_matrix(outputs), classes, batch.columns)
+
+    def _correct(self, case: Case, rows: _Rows, outputs: Floats) -> Floats | None:
+        """For each row 1 or 0, NaN without a label; None where the model's outputs are no classes."""
         classes = have_classes([self._evaluation.targets[case.target]])
         return _correct(rows.labels, outputs) if classes else None
 
@@ -260,12 +349,32 @@ class Evaluator:
         return replace(spec, value=LABEL) if spec.value == PREDICTED else spec
 
 
-def _correct(labels: npt.NDArray[np.int64] | None, outputs: Floats) -> npt.NDArray[np.bool_] | None:
+def _correct(labels: npt.NDArray[np.int64] | None, outputs: Floats) -> Floats | None:
     if labels is None or outputs.shape[1] < 2:
         return None
     has_label = (labels >= 0) & (labels < outputs.shape[1])
-    correct: npt.NDArray[np.bool_] = outputs[has_label].argmax(axis=1) == labels[has_label]
-    return correct
+    return np.where(has_label, outputs.argmax(axis=1) == labels, np.nan)
+
+
+def _project(
+    project: Callable[[str, Tensor, dict[str, Tensor]], None],
+    found: dict[str, Tensor],
+    name: str,
+    maps: Tensor,
+    _: tuple[int, ...],
+) -> None:
+    project(name, maps, found)
+
+
+def _places(target: Floats, values: Floats) -> Floats:
+    """Scores (C,) of the greedy set, from the target (n,) and what goes through each channel (n, C)."""
+    known = np.isfinite(target) & np.isfinite(values).all(axis=1)
+    if known.sum() < 2:
+        return np.full(values.shape[1], np.nan)
+    order = removal_order(np.cov(target[known], values[known], rowvar=False))
+    places = np.empty(len(order))
+    places[order] = np.arange(len(order), 0, -1)
+    return places
 
 
 def _fold_numbers(keys: npt.NDArray[np.integer[Any]], folds: int) -> npt.NDArray[np.int64]:

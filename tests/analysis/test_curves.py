@@ -9,6 +9,7 @@ import pytest
 
 from pcace_dist.analysis.curves import (
     BEST,
+    LOST,
     RANDOM,
     WORST,
     Curves,
@@ -18,10 +19,10 @@ from pcace_dist.analysis.curves import (
     orders,
     sets_of,
     sizes,
-    standings,
 )
 from pcace_dist.analysis.figure import curves_svg
-from pcace_dist.models.ablation import Effect
+from pcace_dist.analysis.standings import judge, standings, verdict
+from pcace_dist.models.ablation.replacement import BLOCKS, Effect
 
 WEIGHTS = np.array([4.0, 3.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0])
 LAYER = RankedLayer("logit:label", 3, "conv", {BEST: WEIGHTS, "weight_norm": WEIGHTS[::-1].copy()})
@@ -94,3 +95,70 @@ def test_the_figure_is_svg_with_a_line_per_order_and_a_band() -> None:
     space = "{http://www.w3.org/2000/svg}"
     assert len(root.findall(f".//{space}polyline")) == 3 and len(root.findall(f".//{space}polygon")) == 1
     assert "conv<1>" in [text.text for text in root.iter(f"{space}text")]
+
+
+# -- which order to trust
+
+
+def judged_curves(parts: dict[str, float], blocks: int = BLOCKS, seed: int = 0) -> list[Curves]:
+    """Four layers on the same images. An order takes its part and a noise, block by block, of which ten times as much
+    is what all orders share as what is its own."""
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(0, 0.4, blocks)
+    curves = []
+    for name in "abcd":
+        effects = {}
+        for order, part in parts.items():
+            by_block = part + shared + rng.normal(0, 0.04, blocks)
+            area, without = by_block.mean(), (by_block.sum() - by_block) / (blocks - 1)
+            of_measures = (tuple(without), tuple(0.5 * without), tuple(without * np.nan))
+            effects[order, 0] = (Effect(area, 0.0, float("nan"), 0.5 * area, of_measures),)
+        curves.append(Curves(RankedLayer("t", None, name, {BEST: WEIGHTS}), "mean", 100, (1,), effects))
+    return curves
+
+
+def test_orders_are_told_apart_by_what_they_do_on_the_same_images() -> None:
+    """An order's own standard error is 0.1, that of a difference 0.007."""
+    curves = judged_curves({BEST: 0.3, "effect": 0.5, "taylor": 0.5, RANDOM: 0.1, WORST: 0.0})
+    judged = judge(curves, "mean", LOST)
+    assert judged.names == (BEST, "effect", "taylor", RANDOM), "the worst first is no order to trust"
+    difference, error = judged.difference("effect", BEST)
+    assert difference == pytest.approx(0.2, abs=0.03) and error < 0.02
+    said = verdict(curves, "mean")
+    assert said.startswith("Trust, by 4 of 4 curves, replaced by mean: for 1 - r^2 ")
+    assert said.count("taylor or effect") + said.count("effect or taylor") == 2, "for both measures"
+    assert said.endswith("; by 1 - r^2 pcace is above random, below effect and taylor.")
+    rows = {row.order: row for row in standings(curves, "mean")}
+    assert (rows["effect"].rank_low, rows["effect"].rank_high) == (1, 2)
+    assert (rows[BEST].rank_low, rows[RANDOM].rank_low, rows[WORST].rank_low) == (3, 4, None)
+    assert rows[RANDOM].changed_rank_low == 4 and rows[RANDOM].accuracy is None
+
+
+def test_nothing_is_said_of_too_few_images_or_of_orders_that_one_cannot_tell_apart() -> None:
+    few = judged_curves({BEST: 0.3, "effect": 0.9, RANDOM: 0.1}, blocks=BLOCKS - 1)
+    assert "for 1 - r^2 none (too few images to compare orders)" in verdict(few, "mean")
+    assert "pcace is not compared" in verdict(few, "mean")
+    same = judged_curves({BEST: 0.3, "effect": 0.3, RANDOM: 0.3}, seed=3)
+    assert "for 1 - r^2 none (no order is told from random ones)" in verdict(same, "mean")
+    assert "pcace is told from no other order" in verdict(same, "mean")
+
+
+def test_equal_orders_are_rarely_told_apart() -> None:
+    """Of 12 orders that are equal in truth, one is told from any other in about 5 % of the cases."""
+    names = (BEST, RANDOM, *"cdefghijkl")
+    told = 0
+    for seed in range(200):
+        ranks = judge(judged_curves(dict.fromkeys(names, 0.3), seed=seed), "mean", LOST).ranks
+        assert ranks is not None
+        told += int(ranks.low[0] > 1 or ranks.high[0] < len(names))
+    assert 1 <= told <= 22
+
+
+def test_orders_are_compared_on_the_curves_that_have_them_all() -> None:
+    curves = judged_curves({BEST: 0.3, "effect": 0.5, RANDOM: 0.1})
+    without = [
+        Curves(one.layer, "mean", 100, (1,), {k: v for k, v in one.effects.items() if k[0] != "effect"})
+        for one in curves[:1]
+    ]
+    assert judge([*curves[1:], *without], "mean", LOST).curves == 3
+    assert "by 3 of 4 curves" in verdict([*curves[1:], *without], "mean")

@@ -54,7 +54,7 @@ def evaluation(run: Run) -> Evaluation:
 
 def lost(evaluation: Evaluation, order: str, replacement: str = "mean") -> list[float]:
     curve = next(candidate for candidate in evaluation.curves if candidate.replacement == replacement)
-    return [float(value) for value in curve.lost(order)[0]]
+    return [float(value) for value in curve.along(order)[0]]
 
 
 def test_the_ranking_takes_what_the_closed_form_says(evaluation: Evaluation) -> None:
@@ -63,8 +63,27 @@ def test_the_ranking_takes_what_the_closed_form_says(evaluation: Evaluation) -> 
     assert lost(evaluation, "worst")[:2] == pytest.approx([0, 0], abs=1e-9)
 
 
+def test_the_orders_of_the_effect_take_what_the_first_order_says(evaluation: Evaluation) -> None:
+    """The gradient of 2 u^2 is 0 in the mean, as u has mean 0: the effect is blind to channel 0, the ranking is not."""
+    linear = [SHARES[1 : k + 1].sum() for k in (1, 2)]
+    for order in ("effect", "greedy"):
+        assert lost(evaluation, order)[:2] == pytest.approx(linear, abs=0.03)
+    assert lost(evaluation, "score_sd")[1] == pytest.approx(SHARES[:2].sum(), abs=0.03)
+
+
+def test_the_best_constants_change_the_target_no_more_than_the_mean_maps(run: Run, evaluation: Evaluation) -> None:
+    best = evaluate(run, EvaluationSettings(replacements=("optimal",), draws=1))
+    for order in ("pcace", "effect"):
+        means, constants = (
+            next(c for c in one.curves if c.replacement == how).along(order, "changed")
+            for one, how in ((evaluation, "mean"), (best, "optimal"))
+        )
+        assert (constants <= means + 0.01).all(), "on images from which they were not chosen"
+
+
 def test_baselines_that_are_misled_take_what_they_deserve(evaluation: Evaluation) -> None:
     assert lost(evaluation, "taylor") == pytest.approx(lost(evaluation, "pcace"), abs=0.03)
+    assert lost(evaluation, "conductance") == pytest.approx(lost(evaluation, "pcace"), abs=0.03)
     assert lost(evaluation, "variance")[0] == pytest.approx(0, abs=1e-9)
     assert lost(evaluation, "weight_norm")[0] == pytest.approx(0, abs=1e-9)
     assert lost(evaluation, "mean_activation")[0] == pytest.approx(0, abs=1e-9)
@@ -97,24 +116,17 @@ def test_another_number_of_workers_gives_the_same_curves(run: Run, evaluation: E
 def test_files_and_figure(run: Run, evaluation: Evaluation, tmp_path: Path) -> None:
     write_evaluation(evaluation, str(tmp_path), run)
     table = pq.read_table(tmp_path / "evaluation.parquet").to_pandas()
-    assert set(table.order) == {
-        "pcace",
-        "worst",
-        "weight_norm",
-        "mean_activation",
-        "variance",
-        "taylor",
-        "pearson",
-        "random",
-    }
+    baselines = {"weight_norm", "mean_activation", "variance", "taylor", "conductance", "pearson"}
+    assert set(table.order) == {"pcace", "effect", "score_sd", "greedy", "worst", "random"} | baselines
     assert sorted(table.k.unique()) == [1, 2, 4]
-    assert len(table) == 2 * 3 * (7 + 8) and table.lost.between(0, 1).all()
+    assert len(table) == 2 * 3 * (11 + 8) and table.lost.between(0, 1).all()
     content = json.loads((tmp_path / "evaluation.json").read_text())
     assert content["split"]["held_folds"] == [12, 13, 14, 15]
     assert {row["order"] for row in content["standings"]["mean"]} == set(table.order)
+    assert content["verdict"]["mean"].startswith("Trust, by 1 of 1 curves, replaced by mean: for 1 - r^2 ")
     for name in ("mean", "zero"):
         root = ElementTree.parse(tmp_path / f"evaluation-{name}.svg").getroot()
-        assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 7
+        assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 11
 
 
 @pytest.mark.jobs

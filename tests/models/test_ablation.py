@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pcace_dist.errors import ModelError
-from pcace_dist.models.ablation import Ablation, bias_values, effect, lost_variance, norm_behind
-from pcace_dist.models.profile import Profiler
+from pcace_dist.models.ablation.optimal import optimal_shifts
+from pcace_dist.models.ablation.profile import STEPS, Profiler
+from pcace_dist.models.ablation.replacement import Ablation, bias_values, effect, lost_and_changed, norm_behind
 
 
 class Sum(nn.Module):
@@ -99,16 +100,42 @@ def test_the_bias_replacement_makes_the_batch_norm_behind_give_its_bias() -> Non
     assert norm_behind(model, "other", x) is None and bias_values(model, "other", x) is None
 
 
+def lost(before: np.ndarray, after: np.ndarray) -> float:
+    return float(lost_and_changed(before, after, np.zeros(len(before), np.int64))[0][0])
+
+
 def test_lost_variance_is_1_less_r_squared() -> None:
     rng = np.random.default_rng(0)
     before, noise = rng.standard_normal(1000), rng.standard_normal(1000)
-    assert lost_variance(before, 3 * before + 1) == pytest.approx(0)
+    assert lost(before, 3 * before + 1) == pytest.approx(0)
     after = before + noise
-    assert lost_variance(before, after) == pytest.approx(1 - np.corrcoef(before, after)[0, 1] ** 2)
-    assert lost_variance(before, np.full(1000, 2.0)) == 1.0
-    assert np.isnan(lost_variance(np.full(10, 3.0), noise[:10]))
-    measured = effect(before, before + 2, np.array([True, False]))
-    assert (measured.change, measured.accuracy) == pytest.approx((2.0, 0.5))
+    assert lost(before, after) == pytest.approx(1 - np.corrcoef(before, after)[0, 1] ** 2)
+    assert lost(before, np.full(1000, 2.0)) == 1.0
+    assert np.isnan(lost(np.full(10, 3.0), noise[:10]))
+
+
+def test_an_effect_is_measured_on_all_images_and_without_each_block() -> None:
+    rng = np.random.default_rng(1)
+    before, blocks = rng.standard_normal(200) + 1e3, rng.integers(0, 4, 200)
+    after = 0.5 * before + rng.standard_normal(200)
+    correct = np.where(rng.random(200) < 0.3, np.nan, (rng.random(200) < 0.6).astype(float))
+    measured = effect(before, after, correct, blocks)
+    for rows, found in [
+        (np.ones(200, bool), (measured.lost, measured.changed, measured.accuracy)),
+        *((blocks != block, tuple(values[block] for values in measured.without)) for block in range(4)),
+    ]:
+        a, b = before[rows], after[rows]
+        expected = (1 - np.corrcoef(a, b)[0, 1] ** 2, np.var(b - a) / np.var(a), np.nanmean(correct[rows]))
+        assert found == pytest.approx(expected)
+    assert measured.change == pytest.approx(np.mean(after - before))
+    unlabelled = effect(before, before + 2, None, blocks)
+    assert unlabelled.changed == pytest.approx(0) and np.isnan(unlabelled.accuracy)
+
+
+def test_a_part_that_is_proportional_to_the_target_is_changed_and_not_lost() -> None:
+    y = np.random.default_rng(0).standard_normal(100)
+    measured = effect(y, 0.25 * y, None, np.arange(100) % 16)
+    assert (measured.lost, measured.changed) == pytest.approx((0.0, 0.75**2))
 
 
 def test_profiles_are_what_the_formulas_say() -> None:
@@ -119,13 +146,62 @@ def test_profiles_are_what_the_formulas_say() -> None:
     for part in batches:
         profiler.add({"conv": part.flatten(2)}, model(part)[:, 0])
     for part in batches:
-        profiler.add_gradients(part, lambda outputs: outputs[:, 0])
+        profiler.add_gradients(part, x.mean(0), lambda outputs: outputs[:, 0])
     profile = profiler.profile("conv")
     pixels, y = x[:, :, 0, 0].double().numpy(), model(x)[:, 0].double().numpy()
     assert profile.mean.numpy()[:, 0] == pytest.approx(pixels.mean(0))
     assert profile.variance == pytest.approx(pixels.var(0))
     assert profile.taylor == pytest.approx(np.square(weights) * pixels.var(0))
+    assert profile.conductance == pytest.approx(np.square(weights) * pixels.var(0)), "weight x difference of the input"
     assert profile.pearson == pytest.approx([abs(np.corrcoef(pixels[:, c], y)[0, 1]) for c in range(3)])
+
+
+def test_conductances_add_up_to_the_difference_of_the_target() -> None:
+    """Of a network that is curved in front of the layer and behind it; captum's own agree, image by image."""
+    from captum.attr import LayerConductance
+
+    torch.manual_seed(0)
+    layers = OrderedDict(first=nn.Conv2d(2, 6, 3), act=nn.SiLU(), conv=nn.Conv2d(6, 5, 3), act2=nn.Tanh())
+    model = nn.Sequential(OrderedDict(**layers, flat=nn.Flatten(), out=nn.Linear(5 * 4, 1)))
+    x = torch.randn(6, 2, 6, 6)
+    start = x.mean(0)
+    roots, signs = [], []
+    for image in x:
+        profiler = Profiler(model, ["conv"])
+        profiler.add({"conv": model[:3](image[None]).flatten(2).detach()}, torch.zeros(1))
+        profiler.add_gradients(image[None], start, lambda outputs: outputs[:, 0])
+        roots.append(np.sqrt(profiler.profile("conv").conductance))
+    expected = LayerConductance(model, model.conv).attribute(x, start[None].expand_as(x), target=0, n_steps=200)
+    by_channel = expected.detach().sum((2, 3)).numpy()
+    signs = np.sign(by_channel)
+    difference = (model(x) - model(start[None]))[:, 0].detach().numpy()
+    assert by_channel.sum(1) == pytest.approx(difference, abs=0.02)
+    assert np.stack(roots) == pytest.approx(np.abs(by_channel), abs=0.02)
+    assert (signs * np.stack(roots)).sum(1) == pytest.approx(difference, abs=0.02), f"{STEPS} steps"
+
+
+def test_the_optimal_constants_of_a_linear_target_are_the_mean_maps() -> None:
+    model, x = planted([1.0, -3.0, 0.5]), images(200, 3)
+    means = x.flatten(2).mean(0)
+    shifts = optimal_shifts(model, "conv", [0, 1], means, torch.split(x, 64), lambda _, outputs: outputs[:, 0].double())
+    assert shifts.numpy() == pytest.approx([0, 0], abs=1e-6)
+
+
+def test_the_optimal_constant_behind_a_relu_is_that_of_the_closed_form() -> None:
+    """y = max(0, a - 1) + b: of all constants for a, the one changes y least that gives the mean of max(0, a - 1)."""
+    model = nn.Sequential(OrderedDict(conv=planted([1.0, 1.0])[0], rest=Shifted())).requires_grad_(False)
+    x = torch.distributions.Exponential(1.0).sample((500, 2, 1, 1))
+    means = x.flatten(2).mean(0)
+    shifts = optimal_shifts(
+        model, "conv", [0], means + 0.2, torch.split(x, 100), lambda _, outputs: outputs[:, 0].double()
+    )
+    best = 1 + (x[:, 0] - 1).clamp(min=0).mean()
+    assert float(means[0] + 0.2 + shifts[0]) == pytest.approx(float(best), abs=1e-4)
+
+
+class Shifted(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return ((maps[:, 0] - 1).clamp(min=0) + maps[:, 1]).flatten(1)
 
 
 class Checkpointed(nn.Module):
@@ -146,15 +222,15 @@ def test_gradients_of_a_checkpointed_model_are_those_of_the_model() -> None:
     for model, layer in ((plain, "conv"), (Checkpointed(plain), "inner.conv")):
         profiler = Profiler(model, [layer])
         profiler.add({layer: x.flatten(2)}, plain(x)[:, 0])
-        profiler.add_gradients(x, lambda outputs: outputs[:, 0])
+        profiler.add_gradients(x, x.mean(0), lambda outputs: outputs[:, 0])
         taylor.append(profiler.profile(layer).taylor)
     assert taylor[0].min() > 0 and (taylor[0] == taylor[1]).all()
 
 
 def test_a_layer_that_the_target_does_not_depend_on_is_named() -> None:
     model, x = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 3, 1), rest=Detached())), images(8, 3)
-    with pytest.raises(ModelError, match=r"layers conv: the target has no gradient there .*; choose other layers"):
-        Profiler(model, ["conv"]).add_gradients(x, lambda outputs: outputs[:, 0])
+    with pytest.raises(ModelError, match=r"layers conv: the target has no gradient there: .*; choose other layers"):
+        Profiler(model, ["conv"]).add_gradients(x, x.mean(0), lambda outputs: outputs[:, 0])
 
 
 class Detached(nn.Module):

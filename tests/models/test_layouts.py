@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pcace_dist.errors import ModelError
-from pcace_dist.models.ablation import Ablation
+from pcace_dist.models.ablation.replacement import Ablation
 from pcace_dist.models.layouts import keep, settle
 from pcace_dist.models.tap import channels_and_positions
 

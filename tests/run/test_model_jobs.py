@@ -224,7 +224,9 @@ def test_reentrant_checkpoints_are_ranked_as_without_and_named_where_gradients_a
     assert report(tmp_path) == 0
     assert "note: no class evidence: layer next: runs without a gradient" in capsys.readouterr().out
     assert evaluate(tmp_path) == 2
-    assert re.match("pcace evaluate: layers next: runs without a gradient .*use_reentrant=False", last_line(capsys))
+    assert re.match(
+        "pcace evaluate: layers next: the target has no gradient there: .*use_reentrant=False", last_line(capsys)
+    )
 
 
 @pytest.mark.parametrize("factory", ["Checkpointed", "compiled"])

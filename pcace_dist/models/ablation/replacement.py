@@ -4,6 +4,8 @@ mean     the channel's mean map over given images
 zero     0 everywhere
 bias     the value for which the batch norm that follows gives its bias, that is its running mean; where the layer is a
          batch norm itself, its bias. Only for layers with a batch norm
+optimal  the mean map plus a number for each channel, those of a set together, for which the target changes least on
+         given images (optimal.py)
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from pcace_dist.models.tap import channels_last
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-MEAN, ZERO, BIAS = "mean", "zero", "bias"
-REPLACEMENTS = (MEAN, ZERO, BIAS)
+MEAN, ZERO, BIAS, OPTIMAL = "mean", "zero", "bias", "optimal"
+UNASKED = (MEAN, ZERO, BIAS)  # optimal forwards the images once more for each of its steps
+BLOCKS = 16  # of the images on which effects are measured; each is left out in turn
 
 
 class Ablation:
@@ -37,7 +40,7 @@ class Ablation:
     def __init__(self, model: nn.Module, layer: str, channels: Sequence[int], values: Tensor) -> None:
         self._module = model.get_submodule(layer)
         self._channels = torch.tensor(list(channels), dtype=torch.int64)
-        self._values = values
+        self._values = values[self._channels]
         self._handle: RemovableHandle | None = None
 
     def __enter__(self) -> Ablation:
@@ -57,11 +60,14 @@ class Ablation:
             maps = changed.permute(1, 2, 0)  # tokens lie as (N, B, C)
         else:
             maps = changed.movedim(-1, 1) if channels_last(module, changed.dim()) else changed
-        channels = self._channels.to(maps.device)
-        values = self._values[self._channels].to(maps.device, maps.dtype)
-        shape = maps.shape[2:] if values.shape[1] > 1 else (1,) * (maps.dim() - 2)
-        maps[:, channels] = values.reshape(len(channels), *shape)
+        values = self._given().to(maps.device, maps.dtype)
+        shape = maps.shape[2:] if values.shape[-1] > 1 else (1,) * (maps.dim() - 2)
+        maps[:, self._channels.to(maps.device)] = values.reshape(*values.shape[:-1], *shape)
         return (changed, *output[1:]) if isinstance(output, tuple | list) else changed
+
+    def _given(self) -> Tensor:
+        """What the channels get: (S, D) or (S, 1), or of each image (B, S, D)."""
+        return self._values
 
 
 def norm_behind(model: nn.Module, layer: str, images: Tensor) -> _BatchNorm | None:
@@ -113,30 +119,62 @@ class Effect:
 
     lost: 1 - r^2 between the target with and without the ablation; 1 where the target no longer varies. change: mean
     of the target after the ablation minus before. accuracy: share of labelled images whose largest output is their
-    class; NaN without labels.
+    class; NaN without labels. changed: variance of that change over the target's: it sees a part that is proportional
+    to the target, too. without: lost, changed and accuracy without each block of images in turn, three times the
+    number of blocks.
     """
 
     lost: float
     change: float
     accuracy: float
+    changed: float = float("nan")
+    without: tuple[tuple[float, ...], ...] = ((), (), ())
 
 
-def effect(before: Floats, after: Floats, correct: npt.NDArray[np.bool_] | None) -> Effect:
-    """The effect, from the target's values (n,) before and after; `correct`: whether each labelled image is classified
-    correctly."""
+def effect(before: Floats, after: Floats, correct: Floats | None, blocks: npt.NDArray[np.int64]) -> Effect:
+    """The effect, from the target's values (n,) before and after.
+
+    correct: (n,), 1 or 0 where a labelled image is classified right or wrong, else NaN. blocks: (n,), each image's
+    block, from 0.
+    """
+    lost, changed = lost_and_changed(before, after, blocks)
+    accuracy = _means(np.full(len(before), np.nan) if correct is None else correct, blocks)
+    every = (lost, changed, accuracy)
     return Effect(
-        lost=lost_variance(before, after),
+        lost=float(lost[0]),
         change=float(np.mean(after - before)),
-        accuracy=float("nan") if correct is None or not len(correct) else float(np.mean(correct)),
+        accuracy=float(accuracy[0]),
+        changed=float(changed[0]),
+        without=tuple(tuple(values[1:].tolist()) for values in every),
     )
 
 
-def lost_variance(before: Floats, after: Floats) -> float:
-    """1 - r^2 between two series (n,); 1 where the second does not vary, NaN where the first does not."""
+def lost_and_changed(before: Floats, after: Floats, blocks: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """1 - r^2 between two series (n,), and the variance of their difference over that of the first: both of all
+    values, then without each of B blocks in turn (1 + B,).
+
+    1 - r^2 is 1 where the second does not vary. Both are NaN where the first does not.
+    """
     a, b = before - before.mean(), after - after.mean()
-    squares_before, squares_after = float(a @ a), float(b @ b)
-    if squares_before <= 1e-24 * max(1.0, float(before @ before)):
-        return float("nan")
-    if squares_after <= 1e-12 * squares_before:
-        return 1.0
-    return float(np.clip(1 - (a @ b) ** 2 / (squares_before * squares_after), 0.0, 1.0))
+    n, *sums = (_without(values, blocks) for values in (np.ones(len(a)), a, b, a * a, b * b, a * b))
+    sum_a, sum_b, aa, bb, ab = (total / np.maximum(n, 1) for total in sums)
+    aa, bb, ab = aa - sum_a**2, bb - sum_b**2, ab - sum_a * sum_b
+    varies = aa * n > 1e-24 * max(1.0, float(before @ before))
+    varies_after = bb > 1e-12 * aa
+    r_squared = np.where(varies_after, ab**2 / np.where(varies & varies_after, aa * bb, 1.0), 0.0)
+    lost = np.where(varies, np.clip(1 - r_squared, 0.0, 1.0), np.nan)
+    changed = np.where(varies, np.maximum(0.0, aa + bb - 2 * ab) / np.where(varies, aa, 1.0), np.nan)
+    return lost, changed
+
+
+def _means(values: Floats, blocks: npt.NDArray[np.int64]) -> Floats:
+    """The mean of all values that are no NaN, then without each block (1 + B,); NaN where there are none."""
+    known = np.isfinite(values)
+    total, count = _without(np.where(known, values, 0.0), blocks), _without(known.astype(np.float64), blocks)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _without(values: Floats, blocks: npt.NDArray[np.int64]) -> Floats:
+    """The sum of all values (n,), then without each block (1 + B,)."""
+    total = values.sum()
+    return np.concatenate([[total], total - np.bincount(blocks, weights=values)])

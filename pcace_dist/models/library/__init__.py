@@ -1,1 +1,0 @@
-"""What the libraries that models come from know of them: which library, class names, preprocessing."""
