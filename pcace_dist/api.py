@@ -1,19 +1,25 @@
-"""Jobs from Python: the same as `pcace rank`, for notebooks and scripts."""
+"""The verbs from Python, for notebooks and scripts: they take and return objects and print no results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.config.job import Job, load_job_file, parse_job
+from pcace_dist.config.targets import parse_target
 from pcace_dist.errors import PcaceError
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.utils.data import Dataset
 
+    from pcace_dist.analysis.compare import Comparison
+    from pcace_dist.commands.check.check import Checked
+    from pcace_dist.commands.evaluate import Evaluation
     from pcace_dist.models.listing.found import Layers
+    from pcace_dist.reporting.build import ReportResult
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -41,6 +47,43 @@ def rank(job: str | Path | Mapping[str, Any] | Job, *, overrides: Sequence[str] 
     return open_run(job.output, storage=storage_of(job))
 
 
+def rank_model(
+    model: nn.Module,
+    dataset: Iterable[Any] | Dataset[Any],
+    *,
+    layers: str | Sequence[Any],
+    target: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    input: Mapping[str, Any] | str | None = None,
+    output: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    **keys: Any,
+) -> Run:
+    """Rank the channels of a model in memory over (image, label) rows in memory, and return the finished run.
+
+    The model is used as it is, in eval mode; what is changed is a copy. It must be one that `copy.deepcopy` copies.
+
+    dataset: any iterable, Dataset or DataLoader of (image, label), or of batches of them; read once, and it may be
+    larger than memory. The rows are stored below `OUTPUT.images`. Images are float tensors (C, H, W) of one size, as
+    the model takes them; with `input`, PIL images, uint8 arrays (H, W, C) or uint8 tensors (C, H, W). Labels are
+    classes (int or str), numbers (float), or None.
+    layers, target: as in a job file. The target is {"logit": "label"} for classes and {"column": "value"} for numbers,
+    unless it is given.
+    input: what the model takes, as `model.input` of a job file, or "auto".
+    output: the folder of the run; None: a temporary one, which Python removes when it ends.
+    classes: names of the classes; else those of the data set, where it has a list `classes`.
+    keys: further sections of the job file, such as group_by="label" or statistics={"components": 3}.
+
+    The work is done in this process: the same statistic, and the same bits, as a job over the same rows. Raises
+    UserError where model, rows or keys are wrong, Stopped when interrupted (call again to continue, with `output`).
+    """
+    from pcace_dist.commands.rank_model import rank_model as ranked
+    from pcace_dist.config.resolve import storage_of
+
+    given = None if output is None else str(output)
+    job = ranked(model, dataset, layers=layers, target=target, input=input, output=given, classes=classes, **keys)
+    return open_run(job.output, storage=storage_of(job))
+
+
 def layers(model: nn.Module, *, size: int | tuple[int, int] | None = None) -> Layers:
     """What there is to rank in a model: `.layers`, each with the glob that selects it and others like it.
 
@@ -50,3 +93,58 @@ def layers(model: nn.Module, *, size: int | tuple[int, int] | None = None) -> La
     from pcace_dist.commands.layers import layers_in_memory
 
     return layers_in_memory(model, size)
+
+
+def check(job: str | Path | Mapping[str, Any] | Job, *, images: int = 200, out: str | Path | None = None) -> Checked:
+    """What can be wrong with a job, as `pcace check` finds it: `.findings`, errors first, and `.figures`.
+
+    job: the path of a job file, its keys, or a Job. images: how many are looked at. out: a folder for the contact
+    sheet, whose path is `.sheet`. Raises JobError where the file cannot be read.
+    """
+    from pcace_dist.commands.check.check import check as checked
+
+    given = job.model_dump(mode="json", exclude_unset=True) if isinstance(job, Job) else job
+    return checked(
+        str(given) if isinstance(given, Path) else given, images=images, out=None if out is None else str(out)
+    )
+
+
+def compare(earlier: Run | str, later: Run | str, **settings: Any) -> Comparison:
+    """What moved between two finished runs: `.verdict` (same, moved, not comparable), `.agreement`, `.channels`.
+
+    settings: as `analysis.compare.ComparisonSettings` has them, such as top=20, group=3, tolerance=0.01. Nothing is
+    written. Raises UserError where one of them is no finished run.
+    """
+    from pcace_dist.analysis.compare import ComparisonSettings, compare_runs
+
+    return compare_runs(_opened(earlier), _opened(later), ComparisonSettings(**settings))
+
+
+def evaluate(run: Run | str, **settings: Any) -> Evaluation:
+    """Ablation curves of a finished run, as `pcace evaluate` measures them: `.curves`, `.to_json()`.
+
+    settings: as `commands.evaluate.EvaluationSettings` has them, such as layers="conv2", group=3, draws=20. A `watch`
+    is written as a target, for example {"output": 0}. Nothing is written. Raises UserError, Stopped.
+    """
+    from pcace_dist.commands.evaluate import EvaluationSettings
+    from pcace_dist.commands.evaluate import evaluate as evaluated
+
+    if isinstance(settings.get("watch"), Mapping):
+        settings["watch"] = parse_target(settings["watch"])
+    return evaluated(_opened(run), EvaluationSettings(**settings))
+
+
+def report(run: Run | str, **options: Any) -> ReportResult:
+    """Write the page of a finished run: `.path` says where, `.notes` what it does not show.
+
+    options: as `reporting.options.ReportOptions` has them, such as output="page.html", top=10, synthesis=False. Needs
+    the extra `report`. Raises UserError.
+    """
+    from pcace_dist.reporting.build import build_report
+    from pcace_dist.reporting.options import ReportOptions
+
+    return build_report(_opened(run).path, ReportOptions(**options))
+
+
+def _opened(run: Run | str) -> Run:
+    return run if isinstance(run, Run) else open_run(run)

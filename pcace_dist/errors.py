@@ -30,6 +30,10 @@ class PcaceError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the line, without a traceback (IPython asks for it)."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class UserError(PcaceError):
     """The job or its input is wrong. The message is one line: key or file, value, what would do."""

@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "reporting": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
     "commands": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}
     | {"executors", "run", "analysis", "reporting", "checks", "packing"},
-    "api": {"models", "config", "artifacts", "run", "commands"},
+    "api": {"models", "config", "artifacts", "run", "analysis", "reporting", "commands"},
     "cli": {"progress", "statistics", "models", "datasets", "packing", "config", "artifacts", "executors", "run"}
     | {"analysis", "reporting", "commands", "checks"},
 }
@@ -146,11 +146,16 @@ def test_public_names_are_the_documented_ones() -> None:
     assert sorted(n for n in pcace_dist.__all__ if n != "__version__") == [
         "Job",
         "Run",
+        "check",
+        "compare",
+        "evaluate",
         "layers",
         "load_job",
         "maximal_correlation",
         "open_run",
         "rank",
+        "rank_model",
+        "report",
     ]
     for name in pcace_dist.__all__:
         assert getattr(pcace_dist, name) is not None

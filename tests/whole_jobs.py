@@ -56,7 +56,7 @@ def jobs_without_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setattr(ModelRun, "_executor", in_threads)
-        patch.setattr(evaluate_on_workers, "wanted_executor", lambda: ExecutorKind.THREADS)
+        patch.setattr(evaluate_on_workers, "wanted_executor", lambda _: ExecutorKind.THREADS)
         for module in (rank, evaluate_on_workers):
             patch.setattr(module, "ray_session", contextlib.nullcontext)
         yield

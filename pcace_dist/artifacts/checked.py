@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pcace_dist.errors import OutputError, PcaceError, StoreUnavailable
-from pcace_dist.storage.files import Storage, first_line
+from pcace_dist.storage.files import NoBucket, Storage, first_line
 
 CHUNK = 4 << 20  # bytes that are checked at a time, so that a selective read of a large file need not read all of it
 REPAIR = "`pcace rank` with the job of this run writes it anew"
@@ -98,10 +98,10 @@ def fetching(url: str, repair: str) -> Iterator[None]:
     """Turns storage errors into one line: Damaged where a file is gone, StoreUnavailable where nobody answers."""
     try:
         yield
+    except (NoBucket, PermissionError) as error:
+        raise OutputError(first_line(error)) from None
     except FileNotFoundError:
         raise Damaged(f"{url}: is missing; {repair}") from None
-    except PermissionError as error:
-        raise OutputError(first_line(error)) from None
     except OSError as error:
         if isinstance(error, IsADirectoryError) or "directory" in str(error):
             raise Damaged(f"{url}: is a folder where a file should be; remove it, then {repair}") from None

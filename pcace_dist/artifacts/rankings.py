@@ -235,5 +235,6 @@ def why_unranked(table: pa.Table, names: ClassNames, settings: Statistics, *, gr
 
 
 def _reason(row: dict[str, Any], names: ClassNames, grouped: bool) -> str:
-    reason = "too few images" if TOO_FEW in row["statuses"] else "constant"
-    return (f"group {short(names.group(row['group']))} " if grouped else "") + f"({row['images']:,} images, {reason})"
+    reason = "too few images" if TOO_FEW in row["statuses"] else "the target or every channel is constant"
+    images = f"{row['images']:,} image{'' if row['images'] == 1 else 's'}, {reason}"
+    return f"group {short(names.group(row['group']))} ({images})" if grouped else images

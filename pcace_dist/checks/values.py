@@ -16,8 +16,10 @@ WHAT = "model.input"
 
 
 def finding_of(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Finding:
-    """images: uint8 (n, C, H, W); mean, std: of model.input. A warning where the values are no usual input."""
-    pixels = images.float().div(SCALE)
+    """images: uint8 or, of mode tensor, float32 (n, C, H, W); mean, std: of model.input. A warning where the values are
+    no usual input."""
+    are_tensors = images.is_floating_point()
+    pixels = images.float() if are_tensors else images.float().div(SCALE)
     deviation = float(pixels.std())
     shape = (1, -1, 1, 1)
     values = (pixels - pixels.new_tensor(mean).view(shape)) / pixels.new_tensor(std).view(shape)
@@ -28,7 +30,7 @@ def finding_of(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> F
     )
     figures = {"min": lowest, "max": highest, "mean": centre, "std": width}
     figures = {name: round(value, 4) for name, value in figures.items()}
-    if max(mean) > 1 or max(std) > 2:
+    if not are_tensors and (max(mean) > 1 or max(std) > 2):
         scaled = ", ".join(f"{value / SCALE:.3g}" for value in mean), ", ".join(f"{value / SCALE:.3g}" for value in std)
         write = f"pixels are divided by 255 first: write mean: [{scaled[0]}], std: [{scaled[1]}]"
         return Finding(WARNING, WHAT, f"{said}: mean and std seem to be those of pixels from 0 to 255", write, figures)

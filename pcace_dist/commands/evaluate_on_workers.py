@@ -214,7 +214,7 @@ class Evaluating:
 def evaluating(evaluated: Evaluated) -> Iterator[Evaluating]:
     """Workers for an evaluation, as the run's job wants them; on Ray, unless PCACE_EXECUTOR says otherwise."""
     spec, job = evaluated.preparation.spec, evaluated.preparation.job
-    kind = wanted_executor() or ExecutorKind.RAY
+    kind = wanted_executor(job) or ExecutorKind.RAY
     if kind == ExecutorKind.THREADS:
         check_threads(job.workers)
     session = ray_session() if kind == ExecutorKind.RAY else contextlib.nullcontext()

@@ -13,11 +13,11 @@ from torch.nn.modules.conv import _ConvNd
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import NOT_PATHS
 from pcace_dist.errors import ModelError
-from pcace_dist.models.class_names import class_names
 from pcace_dist.models.layers import resolve_layers
+from pcace_dist.models.library.class_names import class_names
+from pcace_dist.models.library.preprocessing import preprocessing_of
 from pcace_dist.models.listing.found import Layers, layers_of
 from pcace_dist.models.load import load_model
-from pcace_dist.models.preprocessing import preprocessing_of
 from pcace_dist.run.layers_of_job import GUESSED_SIZE, image_shape_of
 
 Shape = tuple[int, int, int]  # (C, H, W)

@@ -98,6 +98,12 @@ def parse_bytes(value: object) -> object:
         raise ValueError(f"{short(value)} is not a size; for example 4GiB") from None
 
 
+def flow(value: Any) -> str:
+    """A value on one line, as YAML reads it back."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("...\n").strip()
+
+
 def short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -33,20 +33,22 @@ T = TypeVar("T")
 
 
 class BatchBuffer:
-    """The memory of one batch: `images` uint8 (rows, C, H, W), on the host, or on the device that decodes."""
+    """The memory of one batch: `images` uint8 or another type (rows, C, H, W), on the host, or on the device that
+    decodes."""
 
     def __init__(
         self,
         rows: int,
         shape: tuple[int, int, int],
         *,
+        dtype: torch.dtype = torch.uint8,
         channels_last: bool = False,
         pinned: bool = False,
         device: torch.device | None = None,
     ) -> None:
         channels, height, width = self.shape = shape
         size = (rows, height, width, channels) if channels_last else (rows, *shape)
-        memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned, device=device)
+        memory = torch.empty(size, dtype=dtype, pin_memory=pinned, device=device)
         self.images = memory.permute(0, 3, 1, 2) if channels_last else memory
         # on the host numpy copies: a copy by torch would start its own threads
         self._array: Pixels | None = self.images.numpy() if device is None else None

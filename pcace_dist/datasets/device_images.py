@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from pcace_dist.datasets.decoding.orientation import AS_STORED, turned, turned_size
 from pcace_dist.datasets.formats import Encoded
 from pcace_dist.datasets.images import (
     EXIF,
@@ -37,7 +38,6 @@ from pcace_dist.datasets.images import (
     pixels,
     resized,
 )
-from pcace_dist.datasets.orientation import AS_STORED, turned, turned_size
 from pcace_dist.errors import JobError, RowError
 
 AUTO, CPU, GPU = "auto", "cpu", "gpu"

@@ -12,6 +12,7 @@ from typing import TypeAlias
 Encoded: TypeAlias = bytes | memoryview
 """A file's bytes. A JPEG in a writable view is decoded without a copy; for other memory torch would warn."""
 
+ARRAY_BEGIN = b"\x93NUMPY"  # a .npy file
 HEAD = 512  # first bytes that tell what a file is
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")

@@ -1,8 +1,8 @@
 """From the bytes of one image to a uint8 tensor of the model's geometry. A pure function of the bytes; no
 I/O, no threads.
 
-The first bytes choose the decoder, never a name: JPEG goes to torchvision's libjpeg-turbo (which treats a
-truncated file as an error), the others to Pillow's class for exactly that format (`pillow_formats.py`). torchvision's
+The first bytes choose the decoder, never a name: JPEG goes to torchvision's libjpeg-turbo (which treats a truncated
+file as an error), the others to Pillow's class for exactly that format (`decoding/pillow_formats.py`). torchvision's
 PNG decoder is not used: there, a single flipped bit ends the whole process. All limits are checked before a pixel is
 decoded.
 
@@ -14,7 +14,7 @@ unless `scaled_decode` is off; docs/pipeline.md says how much this changes the r
 Conventions, the same as torchvision's: the first frame of an animation; the largest image of an icon; alpha is dropped;
 16-bit grey keeps the high byte, as 16-bit colour does; grey of a colour JPEG is its luma channel. Pixels stay as
 stored; with `orientation: exif` they are first turned as the orientation tag says, whatever the format
-(`orientation.py`).
+(`decoding/orientation.py`).
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ from PIL import Image, JpegImagePlugin
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from pcace_dist.datasets.decoding.jpeg_header import jpeg_exif, jpeg_size
+from pcace_dist.datasets.decoding.orientation import AS_STORED, orientation_in, turned, turned_size
+from pcace_dist.datasets.decoding.pillow_formats import broken, open_image, orientation_of
+from pcace_dist.datasets.decoding.tensors import decode_array
 from pcace_dist.datasets.formats import HEAD, Encoded, format_of
-from pcace_dist.datasets.jpeg_header import jpeg_exif, jpeg_size
-from pcace_dist.datasets.orientation import AS_STORED, orientation_in, turned, turned_size
-from pcace_dist.datasets.pillow_formats import broken, open_image, orientation_of
-from pcace_dist.datasets.sections import Input, Limits
+from pcace_dist.datasets.sections import TENSOR, Input, Limits
 from pcace_dist.errors import RowError
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (C, H, W)
+Pixels = np.ndarray[Any, np.dtype[Any]]  # (C, H, W), uint8; of mode tensor float32
 TORCHVISION_MODE = {"L": 1, "RGB": 3}  # the value is also the number of channels
 JPEG_BEGIN = b"\xff\xd8\xff"
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
@@ -64,9 +65,15 @@ class ImageSpec(Input):
 
     limits: Limits = field(default=Limits())
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of decoded images."""
+        return torch.float32 if self.mode == TENSOR else torch.uint8
+
 
 def decode(data: Encoded | None, spec: ImageSpec) -> torch.Tensor:
-    """Decode, resize and crop: uint8 (C, H, W), C = 3 for mode RGB, 1 for L; not always contiguous.
+    """Decode, resize and crop: uint8 (C, H, W), C = 3 for mode RGB, 1 for L; not always contiguous. For mode tensor
+    float32 (C, H, W), as stored.
 
     Raises RowError("decode", reason) for a null, empty, oversized, truncated or broken image, and for bytes that are
     no image.
@@ -82,7 +89,9 @@ def pixels(data: Encoded | None, spec: ImageSpec) -> Pixels:
         raise RowError("decode", "image is empty")
     if len(data) > spec.limits.bytes:
         raise RowError("decode", f"{len(data)} bytes are beyond limits.bytes {spec.limits.bytes}")
-    if data[:3] == JPEG_BEGIN:
+    if spec.mode == TENSOR:
+        image = torch.from_numpy(decode_array(data, spec.image_channels, spec.limits.pixels))
+    elif data[:3] == JPEG_BEGIN:
         image = _decode_jpeg(data, spec)
     else:
         data = bytes(data)

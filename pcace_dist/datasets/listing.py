@@ -50,6 +50,7 @@ Progress = Callable[[int, int], None]
 UNDERSCORE = "hidden (an underscore begins its name or a folder's)"
 TWICE = "listed under another name too"
 NOT_PARQUET = "not a Parquet file"
+ARCHIVES = (".zip", ".7z", ".rar")  # that nothing here reads
 NAMED = 5  # of the files left out for one reason, so many are named
 
 
@@ -225,7 +226,8 @@ def _list_root(path: str, storage: Storage) -> tuple[str, list[tuple[str, Stored
         raise DatasetError(f"dataset.path: {path}: no such file or folder")
     kinds = {kind_of_name(file.url) for file in entries.files}
     raise NoParquet(
-        f"dataset.path: {path} holds no Parquet file ({_suffixes()}){_instead(path, entries, left_out)}",
+        f"dataset.path: {path} holds no Parquet file ({_suffixes()})"
+        f"{'' if 'image' in kinds else ' and no image'}{_instead(path, entries, left_out)}",
         bool(kinds & ({"csv"} if entries.how == "file" else {"image"})),
     )
 
@@ -261,8 +263,10 @@ def _instead(path: str, entries: Entries, left_out: Sequence[Skipped]) -> str:
     if not left_out:
         return ""
     counts = ", ".join(f"{len(names):,} {reason}" for reason, names in by_reason(left_out).items())
-    packable = {"image", "tar", "csv", "idx"} & {kind_of_name(file.url) for file in entries.files}
-    return f": {counts}" + (f"; `pcace pack {path} DEST` makes Parquet files of what is there" if packable else "")
+    if {"image", "tar", "csv", "idx"} & {kind_of_name(file.url) for file in entries.files}:
+        return f": {counts}; `pcace pack {path} DEST` makes Parquet files of what is there"
+    packed = next((fault.name for fault in left_out if fault.name.lower().endswith(ARCHIVES)), None)
+    return f": {counts}" + (f"; unpack {packed} first" if packed else "")
 
 
 def _suffixes() -> str:

@@ -34,7 +34,7 @@ from pcace_dist.datasets.decoded_rows import (
 )
 from pcace_dist.datasets.device_images import DeviceDecoder
 from pcace_dist.datasets.formats import Encoded
-from pcace_dist.datasets.images import TORCHVISION_MODE, ImageSpec
+from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.row_groups import RowGroup, count_kept, read_row_groups
 from pcace_dist.datasets.rows import BadRow, RowRef
@@ -56,10 +56,10 @@ Source = Callable[[], Iterator["RowGroup | BadRow"]]
 class Batch:
     """Rows that go through the model together.
 
-    images: uint8 (n, C, H, W), contiguous unless channels_last was asked for, on the host unless a device decodes;
-    refs: n; labels: int64 (n,), -1 where null, or None; groups: n values of group_by (None is a value) or None;
-    columns: by name float64 (n,), NaN where null, or (n,) of vectors float64 (E,), None where null; fold_keys: uint64
-    (n,); kept: n mappings of the kept columns, or None.
+    images: uint8 or, of mode tensor, float32 (n, C, H, W), contiguous unless channels_last was asked for, on the host
+    unless a device decodes; refs: n; labels: int64 (n,), -1 where null, or None; groups: n values of group_by (None is
+    a value) or None; columns: by name float64 (n,), NaN where null, or (n,) of vectors float64 (E,), None where null;
+    fold_keys: uint64 (n,); kept: n mappings of the kept columns, or None.
     """
 
     images: torch.Tensor
@@ -199,7 +199,7 @@ class UnitStream:
         self.bytes_read = 0
         self.seconds = {"read": 0.0, "decode": 0.0, "wait": 0.0}
         self._reader, self._source, self._strict = reader, source, strict
-        self._shape = None if shape is None else (TORCHVISION_MODE[reader.image_spec.mode], *shape)
+        self._shape = None if shape is None else (reader.image_spec.image_channels, *shape)
         self._on_close = on_close
         self._lock = threading.Lock()
         self._runs: BoundedQueue[Future[DecodedRows] | BadRow] = BoundedQueue(reader.read_ahead * reader.batch_size)
@@ -307,7 +307,13 @@ class UnitStream:
         assert self._shape is not None
         reader = self._reader
         if reader.decoder is None:
-            return BatchBuffer(reader.batch_size, self._shape, channels_last=reader.channels_last, pinned=reader.pinned)
+            return BatchBuffer(
+                reader.batch_size,
+                self._shape,
+                dtype=reader.image_spec.dtype,
+                channels_last=reader.channels_last,
+                pinned=reader.pinned,
+            )
         with reader.decoder.holding():
             device = reader.decoder.device
             return BatchBuffer(reader.batch_size, self._shape, channels_last=reader.channels_last, device=device)
@@ -363,15 +369,13 @@ class UnitStream:
             (height, width), ref = run.misfit.size, run.misfit.ref
             assert self._shape is not None
             raise DatasetError(
-                f"model.input: images differ in size ({width}x{height} in {ref.file} row {ref.row},"
+                f"model.input: images differ in size ({width}x{height} in {ref.id},"
                 f" {self._shape[2]}x{self._shape[1]} before); set model.input.resize or model.input.crop"
             )
         if self._strict and run.mislabelled is not None:
             ref, reason = run.mislabelled
             spec = self._reader.spec
-            raise DatasetError(
-                f"dataset.label {spec.label}: {reason} ({ref.file} row {ref.row}); {spec.labelling.remedy}"
-            )
+            raise DatasetError(f"dataset.label {spec.label}: {reason} ({ref.id}); {spec.labelling.remedy}")
         self.bad.extend(run.bad)
         return run
 
@@ -483,7 +487,7 @@ def _most_groups(listing: Listing, row_groups: Sequence[RowGroupRef], max_row_gr
 def _keeps_nothing(spec: DatasetSpec) -> DatasetError:
     if spec.labelling.leave_out:
         kept = f" that dataset.filter {dict(spec.filter)} keeps" if spec.filter else ""
-        return DatasetError(f"dataset.label {spec.label}: no row{kept} has a label: each is null or -1")
+        return DatasetError(f"dataset.label {spec.label}: no row{kept} has a label: each is null, NaN or -1")
     return DatasetError(f"dataset.filter: {dict(spec.filter)} keeps no rows")
 
 

@@ -12,7 +12,9 @@ from pcace_dist.storage.sections import said
 
 LIST = {"type": ["array", "null"], "default": []}  # null is an empty list
 Scalar = str | int | float | bool
-Mode = Literal["RGB", "L"]
+Mode = Literal["RGB", "L", "tensor"]
+TENSOR = "tensor"  # of the modes
+CHANNELS = {"RGB": 3, "L": 1}  # of a mode; tensors have those that `mean` has
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 Decode = Literal["auto", "cpu", "gpu"]
 AUTO = "auto"  # as `model.input`, or as one of these keys of it: as the model was trained
@@ -38,7 +40,9 @@ class Dataset:
     label: str | None = field(default=None, metadata=said("Column with the class: its index or its name.", "label"))
     label_base: int | None = field(
         default=None,
-        metadata=said("Number of the first class; null: 0, and labels that may count from 1 are refused.", 1, ge=0),
+        metadata=said(
+            "Number of the first class; null: 0, and labels that may count from 1 are refused.", 1, ge=0, lt=2**63
+        ),
     )
     classes: str | list[str] | None = field(
         default=None,
@@ -78,7 +82,15 @@ class Dataset:
 class Input:
     """`model.input`: what the model takes in, with torchvision's meaning."""
 
-    mode: Mode = field(default="RGB", metadata=said("Colour channels: RGB, or L for one grey channel.", "L"))
+    mode: Mode = field(
+        default="RGB",
+        metadata=said(
+            "Colour channels: RGB, or L for one grey channel. tensor: no images, but float32 arrays of NumPy (.npy; "
+            "channels, height, width) as the model takes them, with as many channels as `mean` has values.",
+            "L",
+            "tensor",
+        ),
+    )
     resize: int | tuple[int, int] | None = field(
         default=None,
         metadata=said(
@@ -131,16 +143,19 @@ class Input:
 
     @property
     def image_channels(self) -> int:
-        return 3 if self.mode == "RGB" else 1
+        return CHANNELS.get(self.mode, len(self.mean))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", self.mean or [0.0] * self.image_channels)
-        object.__setattr__(self, "std", self.std or [1.0] * self.image_channels)
+        channels = CHANNELS.get(self.mode, len(self.mean) or len(self.std) or 3)
+        object.__setattr__(self, "mean", self.mean or [0.0] * channels)
+        object.__setattr__(self, "std", self.std or [1.0] * channels)
         for name, value in (("mean", self.mean), ("std", self.std)):
-            if len(value) != self.image_channels:
-                raise ValueError(f"{name}: {len(value)} values; mode {self.mode} needs {self.image_channels}")
+            if len(value) != channels:
+                raise ValueError(f"{name}: {len(value)} values; mode {self.mode} needs {channels}")
         if any(s <= 0 for s in self.std):
             raise ValueError("std: every value must be above 0")
+        if self.mode == TENSOR and self.decode == "gpu":
+            raise ValueError("decode: a GPU decodes JPEGs, and mode tensor has none; leave decode out")
         for name, size in (("resize", self.resize), ("crop", self.crop)):
             sizes = [size] if isinstance(size, int) else list(size or ())
             if any(s < 1 for s in sizes):

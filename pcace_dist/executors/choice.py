@@ -8,9 +8,11 @@ from enum import StrEnum
 from functools import partial
 from typing import assert_never
 
+from pcace_dist.config.job import Job
 from pcace_dist.config.sections import Workers
 from pcace_dist.errors import JobError
 from pcace_dist.executors.base import Executor, WorkerShape
+from pcace_dist.models.in_memory import is_in_memory
 from pcace_dist.worker.shared_model import SharedModel, cores, most_threads
 from pcace_dist.worker.spec import CodesSpec, WorkSpec
 from pcace_dist.worker.worker import WorkerBody
@@ -30,8 +32,18 @@ class ExecutorKind(StrEnum):
         return names.get(self, "the driver itself")
 
 
-def wanted_executor() -> ExecutorKind | None:
-    """What PCACE_EXECUTOR says; None where it leaves the choice to the run. Raises JobError."""
+def wanted_executor(job: Job | None = None) -> ExecutorKind | None:
+    """What PCACE_EXECUTOR says; None where it leaves the choice to the run. A job whose model is in memory stays in
+    this process: in threads, or in the caller's own where it has a GPU. Raises JobError."""
+    wanted = _said_executor()
+    if job is None or not is_in_memory(job.model.factory):
+        return wanted
+    if wanted == ExecutorKind.RAY:
+        raise JobError(f"{VARIABLE} {wanted}: {job.model.factory} is in memory and stays in its process; leave it out")
+    return wanted or (ExecutorKind.INLINE if job.workers.gpus else ExecutorKind.THREADS)
+
+
+def _said_executor() -> ExecutorKind | None:
     value = os.environ.get(VARIABLE) or None
     if value is not None and value not in list(ExecutorKind):
         raise JobError(f"{VARIABLE} {value!r}: is not one of {', '.join(ExecutorKind)}")

@@ -111,7 +111,7 @@ def _sharded(path: str, read: Read, name: str) -> Mapping[str, Tensor]:
 
 def _from_safetensors(data: bytes, name: str) -> Mapping[str, Tensor]:
     try:
-        tensors: Mapping[str, Tensor] = safetensors.torch.load(data)
+        tensors = dict(sorted(safetensors.torch.load(data).items()))  # in another order each time
     except safetensors.SafetensorError as error:
         raise ModelError(f"{name}: is not a safetensors file, or is cut short ({short_line(error)})") from None
     return tensors
@@ -236,7 +236,7 @@ def _named_as(
     useless = {key for key in renamed[best] if key not in model_state and key.partition(".")[0] not in model_parts}
     outside_prefix = [key for key in state if not key.startswith(best)]
     if useless or outside_prefix:
-        left_out = _count("entries", [*useless, *outside_prefix])
+        left_out = _count("entries", [*sorted(useless), *outside_prefix])
         log.warning("model.weights %s: %s are left out: the model has no such parts", path, left_out)
     return {key: value for key, value in renamed[best].items() if key not in useless}
 

@@ -28,7 +28,8 @@ from torch.nn.parameter import is_lazy
 from pcace_dist.config.targets import Reduction
 from pcace_dist.errors import ModelError
 from pcace_dist.models.checkpoint import load_weights, short_line, type_name
-from pcace_dist.models.origin import TORCHVISION, nearest, what_would_do
+from pcace_dist.models.in_memory import is_in_memory, recall
+from pcace_dist.models.library.origin import TORCHVISION, nearest, what_would_do
 from pcace_dist.models.outputs import choose_output
 from pcace_dist.models.reduction import reduce_maps
 
@@ -51,7 +52,7 @@ def load_model(
 ) -> nn.Module:
     """Build a model and load its weights: in eval mode, float32, on the CPU, without gradients.
 
-    factory: `torchvision:NAME` or `module:function`, called with `kwargs`.
+    factory: `torchvision:NAME` or `module:function`, called with `kwargs`; or a model in memory (in_memory.py).
     weights: `random` (drawn from `seed`; the caller's random state does not change); `factory` (those that the factory
     loads; for torchvision its default weights, which torchvision downloads); or the path of a state dict
     (checkpoint.py).
@@ -71,7 +72,7 @@ def load_model(
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         raise ModelError(f"{name}: returned TorchScript, whose layers cannot be looked into; return the module itself")
     model = _eager(model, name)
-    _refuse_without_values(model, name)
+    refuse_without_values(model, name)
     if weights not in ("random", "factory"):
         load_weights(model, weights, read, name)
     return reduce_maps(choose_output(model.float().eval().requires_grad_(False), output), reduction)
@@ -158,9 +159,14 @@ def _eager(model: nn.Module, name: str) -> nn.Module:
 
 
 def _build(factory: str, name: str, kwargs: Mapping[str, Any], *, own_weights: bool) -> object:
+    if is_in_memory(factory):
+        return recall(factory)
     module, colon, function = factory.partition(":")
     if not colon or not module or not function:
         raise ModelError(f"{name}: write torchvision:NAME or module:function, for example torchvision:resnet18")
+    if module.endswith(".py"):
+        as_module = module.removesuffix(".py").replace("/", ".")
+        raise ModelError(f"{name}: names a file; write the module, {as_module}:{function}")
     if module == TORCHVISION:
         build, arguments = _torchvision(function, name, own_weights), dict(kwargs)
     else:
@@ -173,7 +179,9 @@ def _build(factory: str, name: str, kwargs: Mapping[str, Any], *, own_weights: b
 
 
 def _module_inside(value: object) -> str:
-    """What an error says of the modules in a value, such as the model in a pipeline."""
+    """What an error says of the modules in a value, such as the model in a pipeline; and of a state dict."""
+    if isinstance(value, Mapping):
+        return "; return the model, and name the file of a state dict in model.weights"
     modules = [name for name, part in getattr(value, "__dict__", {}).items() if isinstance(part, nn.Module)]
     return f"; its attribute {modules[0]!r} is one: return that from a factory of your own" if modules else ""
 
@@ -234,7 +242,8 @@ def _public_names(module: object) -> list[str]:
     return [name for name in dir(module) if not name.startswith("_") and callable(known.get(name, callable))]
 
 
-def _refuse_without_values(model: nn.Module, name: str) -> None:
+def refuse_without_values(model: nn.Module, name: str) -> None:
+    """Raise ModelError where a parameter or buffer has no values yet. name: of the model, for the error."""
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor) or tensor.is_meta:
             kind = "lazy: its shape" if is_lazy(tensor) else "on the meta device: its value"

@@ -15,6 +15,7 @@ AGAIN = 1e-5  # of the outputs' size: a repeated batch changes nothing, or on a 
 BESIDE = 1e-3  # in float32 another batch changes the last bits; batch statistics change 1 % and more
 DYNAMIC = ".quantized.dynamic"  # in the names of torch.ao's modules that choose their scale from the batch
 NAMED = 5  # modules in a message
+TRAINING = "in training mode (does its forward call train()?)"
 
 
 def check_steady(model: nn.Module, images: Tensor) -> None:
@@ -60,11 +61,11 @@ def _why(part: nn.Module) -> str | None:
     class_name = type(part).__name__
     if isinstance(part, _NormBase) and hasattr(part, "running_mean") and "Instance" not in class_name:
         if part.running_mean is None:
-            return f"{class_name} without running statistics"
+            return f"{class_name} without running statistics (build and train it with track_running_stats=True)"
         if part.training:
-            return f"{class_name} in training mode"
+            return f"{class_name} {TRAINING}"
     if isinstance(part, _DropoutNd) and part.training:
-        return f"{class_name} in training mode"
+        return f"{class_name} {TRAINING}"
     if DYNAMIC in type(part).__module__:
         return f"{class_name}, quantised dynamically, takes its scale from the whole batch"
     return None

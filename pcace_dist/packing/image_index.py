@@ -67,8 +67,9 @@ def index_images(path: str, storage: Storage, image: str = IMAGE, classes: Class
     except OSError as error:
         raise DatasetError(f"dataset.path: {first_line(error)}") from None
     except DatasetError as error:
-        packs = f" (an option of `pcace pack {path} DEST`)" if "--" in str(error) else ""
-        raise DatasetError(f"dataset.path: {error}{packs}") from None
+        reason = str(error).replace("--image-column", "dataset.image")
+        packs = f" (an option of `pcace pack {path} DEST`)" if "--" in reason else ""
+        raise DatasetError(f"dataset.path: {reason}{packs}") from None
     faults = {row: fault for row, fault in enumerate(map(_fault, listed.paths, listed.files)) if fault is not None}
     left_out = tuple(Skipped(listed.paths[row] or f"row {row}", fault) for row, fault in faults.items())
     good = [row for row in range(len(listed.paths)) if row not in faults]

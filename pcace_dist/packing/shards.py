@@ -25,7 +25,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pcace_dist.datasets.formats import HEAD, UNMISTAKABLE, format_of
+from pcace_dist.datasets.formats import ARRAY_BEGIN, HEAD, UNMISTAKABLE, format_of
 from pcace_dist.datasets.paths import Skipped
 from pcace_dist.errors import RowError
 from pcace_dist.packing.class_names import ClassNames
@@ -176,7 +176,8 @@ def check(row: Row, verify: str | None) -> Skipped | None:
     cannot be read; with `decode`, it cannot be decoded."""
     if not row.data:
         return Skipped(row.path, "image is empty")
-    if verify is None and format_of(row.data[:HEAD]) in UNMISTAKABLE:
+    is_array = row.data.startswith(ARRAY_BEGIN)  # for model.input.mode tensor
+    if is_array or (verify is None and format_of(row.data[:HEAD]) in UNMISTAKABLE):
         return None
     from pcace_dist.datasets.images import ImageSpec, decode, image_size  # with torch: only where it is needed
 

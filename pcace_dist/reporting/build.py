@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from pcace_dist.artifacts.rankings import why_unranked
+from pcace_dist.datasets.sections import TENSOR
 from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, require_packages
+from pcace_dist.models.in_memory import GONE, is_gone
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.reporting import cam, content, pictures
 from pcace_dist.reporting.comparison import compare
@@ -163,6 +165,10 @@ def _images(source: ReportSource, findings: Findings) -> Iterator[bool]:
         source.listing  # noqa: B018  (raises where the data set is gone)
     except DatasetError as error:
         findings.notes.append(f"no pictures: {error}")
+        yield False
+        return
+    if is_gone(source.job.model.factory):
+        findings.notes.append(f"no pictures: {source.job.model.factory}: {GONE}")
         yield False
         return
     yield True
@@ -365,6 +371,9 @@ def _draw(
 ) -> None:
     """Compute synthetic images, for some channels of a layer at a time."""
     settings = source.job.model.input
+    if settings.mode == TENSOR:
+        findings.notes.append("no images that excite the channels: for tensors it is not known which values are usual")
+        return
     canvas = Canvas(tuple(settings.mean), tuple(settings.std), source.image_shape)
     progress.stage("images that excite the channels", len(selection.channels))
     at_once = DRAWN_AT_ONCE[device.type]

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from pcace_dist.datasets.decoding.tensors import as_picture
+
 Bytes = npt.NDArray[np.uint8]
 
 PICTURE_BYTES = 9 << 20  # of all thumbnails of a page
@@ -31,8 +33,9 @@ def thumbnail_side(count: int, shape: tuple[int, int]) -> int:
 
 
 def thumbnail(image: torch.Tensor, side: int) -> bytes:
-    """uint8 (C, H, W) as WebP, with a longer side of at most `side` pixels; small images without loss."""
-    pixels = image.permute(1, 2, 0).numpy()
+    """An image as it is decoded, (C, H, W), as WebP, with a longer side of at most `side` pixels; small images without
+    loss."""
+    pixels = as_picture(image).permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)).convert("RGB")
     if max(picture.size) > side:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)

@@ -1,8 +1,9 @@
 """`model.input: auto`: what the model's library does to an image, taken over only where ours does the same to images.
 
-The readings of models/preprocessing.py are tried on a few made images, of sides that round in every way: library and
-decoder against each other, on the same bytes. transformers resizes as we do: the same pixels. torchvision and timm
-resize with Pillow, whose weights are rounded otherwise: pixels of photographs differ by 4 of 255 levels at most.
+The readings of models/library/preprocessing.py are tried on a few made images, of sides that round in every way:
+library and decoder against each other, on the same bytes. transformers resizes as we do: the same pixels. torchvision
+and timm resize with Pillow, whose weights are rounded otherwise: pixels of photographs differ by 4 of 255 levels at
+most.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pcace_dist.datasets.images import ImageSpec, decode
 from pcace_dist.datasets.sections import Input
 from pcace_dist.errors import JobError
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.models.preprocessing import Preprocessing, Settings, preprocessing_of
+from pcace_dist.models.library.preprocessing import Preprocessing, Settings, preprocessing_of
 from pcace_dist.progress import logs
 
 SIDES = ((375, 500), (500, 333), (97, 131), (64, 450), (301, 222))  # height, width: margins of both kinds, small, long

@@ -19,6 +19,7 @@ from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.artifacts.reading.data_reading import KEY
 from pcace_dist.checks.finding import Finding
 from pcace_dist.datasets.units import Unit, check_unchanged, located, make_units, rows_per_unit
+from pcace_dist.errors import JobError
 from pcace_dist.executors.base import Executor, Task
 from pcace_dist.executors.choice import open_executor
 from pcace_dist.executors.event_loop import LoopControl
@@ -139,6 +140,7 @@ class ModelRun(Coordinator[Preparation]):
         if self._job.stop is None:
             self._work_through(executor, frozen, self._ledger.state.pending_units())
             return
+        self._refuse_top_of_all(frozen.plan)
         units = list(self._ledger.state.units)
         sizes = prefixes(len(units))
         for look, size in enumerate(sizes, start=1):
@@ -148,6 +150,13 @@ class ModelRun(Coordinator[Preparation]):
             passed = any(self._ledger.state.is_settled(unit) for unit in units[size:])
             if size < len(units) and not passed and self._settled(executor, frozen.plan, look, units[size:]):
                 return
+
+    def _refuse_top_of_all(self, plan: Plan) -> None:
+        """Raise JobError where every channel is in the top: then nothing is to be settled, and any image would do."""
+        assert self._job.stop is not None
+        top, channels = self._job.stop.top, sum(layer.channels for layer in plan.layers)
+        if channels <= top:
+            raise JobError(f"stop.top {top}: the layers have {channels} channels; write less, or leave stop out")
 
     def _settled(self, executor: Executor, plan: Plan, look: int, remaining: list[str]) -> bool:
         """Check the ranking of the accepted units. If the top is settled everywhere, record that the rest is spared."""

@@ -73,7 +73,7 @@ def prepare(job: Job, manifest: Mapping[str, Any] | None = None, place: str | No
     written; None: below the output.
     """
     _refuse_what_is_not_built(job)
-    wanted = wanted_executor()
+    wanted = wanted_executor(job)
     if wanted == ExecutorKind.THREADS:
         check_threads(job.workers)
     spec = _work_spec(job)

@@ -79,7 +79,7 @@ def run_job(
 def _run_job(
     job: Job, run_display: RunDisplay, *, take_over: bool, retry_bad: str | None, tell: Callable[[str], None]
 ) -> int:
-    chosen = wanted_executor()
+    chosen = wanted_executor(job)
     refuse_temporary(job)
     storage = storage_of(job)
     store = open_store(job.output, storage)

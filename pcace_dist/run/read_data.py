@@ -20,7 +20,7 @@ from pcace_dist.datasets.listing import Listing, NoParquet, list_dataset, summed
 from pcace_dist.datasets.values.image_files import IMAGE
 from pcace_dist.datasets.values.labels import is_text
 from pcace_dist.errors import DatasetError, JobError, OutputError
-from pcace_dist.models.class_names import class_names
+from pcace_dist.models.library.class_names import class_names
 from pcace_dist.packing.class_names import ClassNames, read_class_names
 from pcace_dist.packing.image_index import ImageIndex, index_images
 from pcace_dist.progress import logs

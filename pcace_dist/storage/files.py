@@ -44,7 +44,10 @@ FETCHES = 8  # ranges of one file that are fetched at the same time
 BLOCK = 1 << 20  # bytes to fetch at once where a file is read in many small consecutive reads
 HOLE = 8 << 10  # a gap of fewer bytes between two ranges is read with them
 LONGEST_RANGE = 32 << 20  # joined ranges are not longer than this
-CHECK = "check the AWS credentials"
+
+
+class NoBucket(FileNotFoundError):
+    """There is no such bucket, or no such repository of the Hub."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,8 @@ class Storage:
             return None
 
     def list(self, url: str) -> list[StoredFile]:
-        """All files below the folder `url`, at any depth, sorted by URL; empty if there is no such folder."""
+        """All files below the folder `url`, at any depth, sorted by URL; empty if there is no such folder. Raises
+        NoBucket."""
         scheme, path = split(url)
 
         def look() -> list[StoredFile | None]:
@@ -210,6 +214,8 @@ class Storage:
 
         try:
             listed = self.patiently(url, look)
+        except NoBucket:
+            raise
         except FileNotFoundError:
             return []
         return sorted((file for file in listed if file is not None), key=lambda file: file.url)
@@ -555,25 +561,33 @@ class one_line:
             raise _restated(error, kind, self.url) from error
 
 
-def _restated(error: Exception, kind: str, url: str) -> OSError:
+def refusal(error: Exception, url: str) -> str:
+    """What refused access to `url` comes from, and what to check."""
+    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
+        return "no AWS credentials found; set them in the environment or a profile"
     response = getattr(error, "response", None) or {}
     if not isinstance(response, dict):  # of the Hub
         response = {"ResponseMetadata": {"HTTPStatusCode": response.status_code}}
-    code = str(response.get("Error", {}).get("Code", ""))
-    code = code or str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-    text = error.strerror if isinstance(error, OSError) and error.errno is not None and error.strerror else str(error)
+    code = response.get("Error", {}).get("Code") or response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    check = "check HF_TOKEN" if url.startswith("hf://") else "check the AWS credentials"
+    return f"access denied ({code}); {check}" if code else first_line(_text(error))
+
+
+def _text(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.errno is not None and error.strerror else str(error)
+
+
+def _restated(error: Exception, kind: str, url: str) -> OSError:
+    text = _text(error)
     number = error.errno if isinstance(error, OSError) else None
     restated: OSError
-    if kind == "bucket" and url.startswith("hf://"):
-        restated = FileNotFoundError(f"{url}: no such repository, or one that takes a token (HF_TOKEN)")
-    elif kind in ("absent", "bucket"):
-        restated = FileNotFoundError(f"{url}: no such {'bucket' if kind == 'bucket' else 'file'}")
-    elif kind == "denied" and type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
-        restated = PermissionError(f"{url}: no AWS credentials found; set them in the environment or a profile")
+    if kind == "bucket":
+        what = "repository, or one that takes a token (HF_TOKEN)" if url.startswith("hf://") else "bucket"
+        restated = NoBucket(f"{url}: no such {what}")
+    elif kind == "absent":
+        restated = FileNotFoundError(f"{url}: no such file")
     elif kind == "denied":
-        check = "check HF_TOKEN" if url.startswith("hf://") else CHECK
-        remote = f"access denied ({code}); {check}" if code else first_line(text)
-        restated = PermissionError(f"{url}: {remote}")
+        restated = PermissionError(f"{url}: {refusal(error, url)}")
     elif isinstance(error, IsADirectoryError):
         restated = IsADirectoryError(f"{url}: {first_line(text)}")
     else:

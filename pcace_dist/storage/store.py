@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 
 from pcace_dist.errors import JobError, OutputError, StoreUnavailable
-from pcace_dist.storage.files import listed_objects, normalised, whole_body
+from pcace_dist.storage.files import listed_objects, normalised, refusal, whole_body
 from pcace_dist.storage.retry import Patience, first_line, kind_of
 
 T = TypeVar("T")
@@ -434,8 +434,7 @@ class S3Store:
         """A final error as one line for the user; an error that is not from S3 is returned unchanged."""
         kind = kind_of(error)
         if kind == "denied":
-            text = first_line(error)
-            return OutputError(f"output {self.url}: {key}: access denied ({text}); check the AWS credentials")
+            return OutputError(f"output {self.url}: {refusal(error, self.url)}")
         if kind == "bucket":
             return OutputError(f"output {self.url}: there is no bucket {self._bucket!r}")
         if kind == "unsupported":

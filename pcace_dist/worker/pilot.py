@@ -45,7 +45,7 @@ from pcace_dist.models.layouts import settle
 from pcace_dist.models.precision import AUTO, FLOAT32, Numerics, choose_numerics
 from pcace_dist.models.steadiness import check_steady
 from pcace_dist.statistics.effects.plan import EffectPlan
-from pcace_dist.statistics.effects.scores import OFF
+from pcace_dist.statistics.effects.scores import NOT_OF_THE_MODEL, OFF
 from pcace_dist.statistics.plan import Plan, TargetPlan, build_plan
 from pcace_dist.statistics.score import required_images
 from pcace_dist.worker.admission import CheckRows
@@ -182,6 +182,12 @@ def _with_effects(setting: _Setting, images: Tensor, rows: int) -> _Setting:
     )
     if choice.reason is not None:
         log.info("effect.gradient auto leaves out %s", choice.reason)
+    outside = [name for name, status in choice.statuses.items() if status == NOT_OF_THE_MODEL]
+    if outside and spec.effect.gradient != AUTO:
+        log.warning(
+            "effect: %s is no function of the model and has no effects; effect.of: {logit: label} takes one that is",
+            ", ".join(outside),
+        )
     if not choice.watched:
         return replace(setting, effects=choice)
     two_images = _two_images(spec, setting.device, images)

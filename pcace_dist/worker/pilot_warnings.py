@@ -12,7 +12,7 @@ from pcace_dist.checks import accuracy, near_duplicates, values
 from pcace_dist.checks.finding import WARNING, Finding
 from pcace_dist.config.targets import have_classes
 from pcace_dist.datasets.loader import Batch
-from pcace_dist.models.origin import RANDOM
+from pcace_dist.models.library.origin import RANDOM
 from pcace_dist.worker.spec import WorkSpec
 
 

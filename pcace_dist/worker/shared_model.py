@@ -10,12 +10,11 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass, field
-from inspect import getclosurevars
-from types import FunctionType
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from pcace_dist.models.in_memory import copy_of
 from pcace_dist.worker.pilot_cache import PilotCache
 
 if TYPE_CHECKING:
@@ -54,35 +53,7 @@ def share_model(job: Job, listing: Listing, model: nn.Module, *, any_size: bool 
     small = listing.rows <= ROWS and _nbytes(model) <= MODEL_BYTES
     if count < max(1, workers.min) or not (small or any_size):
         return None
-    shared = SharedModel(count, model)
-    try:
-        copied = shared.model_copy()
-    except Exception:  # a user's model may hold anything
-        return None
-    return None if _refers_to_original(copied, model) else shared
-
-
-def _refers_to_original(copied: nn.Module, model: nn.Module) -> bool:
-    """Whether a function of the copy (a replaced forward, a hook) refers to modules of the original.
-
-    `deepcopy` does not copy functions, so such a copy would run modules of the original.
-    """
-    original = {id(module) for module in model.modules()}
-    values = [value for module in copied.modules() for value in vars(module).values()]
-    functions = [function for value in values for function in (value.values() if isinstance(value, dict) else [value])]
-    return any(
-        id(getattr(referred, "__self__", referred)) in original
-        for function in functions
-        for referred in _captured_by(function)
-    )
-
-
-def _captured_by(function: object) -> list[object]:
-    """Closure variables and defaults of a function written in Python."""
-    if not isinstance(function, FunctionType):
-        return []
-    variables = getclosurevars(function).nonlocals.values()
-    return [*variables, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return None if copy_of(model) is None else SharedModel(count, model)
 
 
 def cores() -> int:

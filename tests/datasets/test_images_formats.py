@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import AvifImagePlugin, Image
 
-from pcace_dist.datasets import pillow_formats
+from pcace_dist.datasets.decoding import pillow_formats
 from pcace_dist.datasets.formats import format_of, kind_of_head
 from pcace_dist.datasets.images import ImageSpec, decode, image_size
 from pcace_dist.datasets.sections import Limits, Mode

@@ -98,14 +98,14 @@ def test_a_pilot_refuses_labels_that_are_no_classes(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         pilots(tmp_path, named)
     assert str(caught.value) == (
-        "dataset.label label: label 'ape' is no name of a class (a.parquet row 2); the names are the model's: dog, "
+        "dataset.label label: label 'ape' is no name of a class (a.parquet#2); the names are the model's: dog, "
         "cat, cow, ... (4 in all); dataset.classes names others"
     )
 
 
 def test_a_data_set_without_any_label(tmp_path: Path) -> None:
     shard(tmp_path / "a.parquet", [png(i) for i in range(4)], label=pa.array([None, -1, None, None], pa.int64()))
-    with pytest.raises(DatasetError, match=r"^dataset.label label: no row has a label: each is null or -1$"):
+    with pytest.raises(DatasetError, match=r"^dataset.label label: no row has a label: each is null, NaN or -1$"):
         pilots(tmp_path, NEEDED)
 
 
@@ -128,5 +128,5 @@ def test_fractions_are_no_labels_whether_one_is_needed_or_not(tmp_path: Path) ->
         "dataset.label: column 'label' in a.parquet holds 2.5; it must be the number or the name of a class"
     )
     shard(tmp_path / "a.parquet", [png(i) for i in range(4)], label=[0.0, 1.0, 0.5, 2.0])
-    with pytest.raises(DatasetError, match=r"label 0.5 is not a whole number \(a.parquet row 2\)"):
+    with pytest.raises(DatasetError, match=r"label 0.5 is not a whole number \(a.parquet#2\)"):
         pilots(tmp_path, Labelling())

@@ -117,7 +117,7 @@ def test_other_schemes_are_refused() -> None:
 def test_folder_without_parquet_and_files_without_rows(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     assert mistake(tmp_path) == (
-        f"dataset.path: {tmp_path} holds no Parquet file (.parquet, .parq or .pq): 1 not a Parquet file"
+        f"dataset.path: {tmp_path} holds no Parquet file (.parquet, .parq or .pq) and no image: 1 not a Parquet file"
     )
     shard(tmp_path / "empty.parquet", [])
     assert mistake(tmp_path) == f"dataset.path: {tmp_path} holds no rows"

@@ -395,7 +395,7 @@ def test_images_of_several_sizes_are_an_error_in_the_pilot_unless_resized(tmp_pa
     with pytest.raises(DatasetError) as caught:
         pilot(listing, spec, 4)
     assert str(caught.value) == (
-        "model.input: images differ in size (30x20 in a.parquet row 1, 12x10 before);"
+        "model.input: images differ in size (30x20 in a.parquet#1, 12x10 before);"
         " set model.input.resize or model.input.crop"
     )
     (batch,) = pilot(listing, spec, 4, image_spec=ImageSpec(resize=(8, 8)))

@@ -16,8 +16,8 @@ from pcace_dist.datasets.images import ImageSpec, decode
 from pcace_dist.datasets.listing import list_dataset
 from pcace_dist.reporting.rows import fetch
 from pcace_dist.storage.files import Storage
+from tests.datasets.decoding.test_orientation import as_seen, tagged
 from tests.datasets.helpers import picture, shard
-from tests.datasets.test_orientation import as_seen, tagged
 
 
 @pytest.mark.parametrize("orientation", ["none", "exif"])

@@ -22,7 +22,7 @@ from pcace_dist.config.resolve import images_of
 from pcace_dist.datasets.images import decode
 from pcace_dist.errors import JobError
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.models.preprocessing import Preprocessing, preprocessing_of
+from pcace_dist.models.library.preprocessing import Preprocessing, preprocessing_of
 from pcace_dist.run.input_of_model import with_input_of_model
 from pcace_dist.run.layers_of_job import NO_CONVOLUTION
 from pcace_dist.run.prepare import identify

@@ -111,7 +111,7 @@ def test_texts_that_nobody_puts_in_an_order_are_refused(tmp_path: Path, digits: 
         "their classes; write dataset.classes: [first class, second class, ...], or a file with a line for each"
     )
     assert refusal(job(data, classes=NAMES[:5])).startswith("dataset.label label: label ")
-    assert "is no name of a class (a.parquet row " in refusal(job(data, classes=NAMES[:5]))
+    assert "is no name of a class (a.parquet#" in refusal(job(data, classes=NAMES[:5]))
     assert refusal(job(data, classes=NAMES, label_base=1)) == (
         "dataset.label_base: labels in 'label' are names; leave the key out"
     )

@@ -127,8 +127,8 @@ def test_an_overwritten_object_is_noticed(url: str, storage: Storage, tmp_path: 
 
 
 def test_what_is_not_there_is_named(url: str, storage: Storage) -> None:
-    for path in (f"{url}/none", "s3://no-such-bucket-at-all/x"):
-        with pytest.raises(DatasetError, match=f"^dataset.path: {path}: no such file or folder$"):
+    for path, what in ((f"{url}/none", "file or folder"), ("s3://no-such-bucket-at-all/x", "bucket")):
+        with pytest.raises(DatasetError, match=f"^dataset.path: {path}: no such {what}$"):
             list_dataset(DatasetSpec([path]), storage)
     with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file$"):
         storage.read_bytes(f"{url}/none.pt")

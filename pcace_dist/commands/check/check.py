@@ -26,7 +26,7 @@ from pcace_dist.datasets.loader import spread
 from pcace_dist.datasets.row_groups import count_kept, kept_counts
 from pcace_dist.datasets.units import listed_row_groups
 from pcace_dist.errors import OutputError, UserError
-from pcace_dist.models.origin import RANDOM
+from pcace_dist.models.library.origin import RANDOM
 from pcace_dist.run.prepare import Preparation
 from pcace_dist.worker.shared_model import cores, most_threads
 
@@ -53,13 +53,15 @@ class Checked:
         return {"exit_code": self.exit_code, "findings": findings, "sheet": self.sheet, "figures": dict(self.figures)}
 
 
-def check(path: str, overrides: Sequence[str] = (), *, images: int = IMAGES, out: str | None = None) -> Checked:
-    """Check a job file. Nothing is written but the contact sheet, below `out`.
+def check(
+    job: str | Mapping[str, Any], overrides: Sequence[str] = (), *, images: int = IMAGES, out: str | None = None
+) -> Checked:
+    """Check a job: the path of its file, or its keys. Nothing is written but the contact sheet, below `out`.
 
     Raises JobError where the file cannot be read, OutputError where `out` cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="pcace-check-") as scratch:
-        judged = judge(path, overrides, Path(scratch))
+        judged = judge(job, overrides, Path(scratch))
         if judged.preparation is None:
             return Checked(by_level(judged.findings))
         preparation, findings = judged.preparation, judged.findings

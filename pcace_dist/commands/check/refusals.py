@@ -45,10 +45,11 @@ class Judged:
     preparation: Preparation | None = None
 
 
-def judge(path: str, overrides: Sequence[str], scratch: Path) -> Judged:
-    """Read a job file and try it, without writing anything but below `scratch`. Raises JobError where there is no such
-    file, or it is no mapping."""
-    job, findings = _parsed(mapping_of(text_of(path), path, overrides))
+def judge(given: str | Mapping[str, Any], overrides: Sequence[str], scratch: Path) -> Judged:
+    """Try a job, the path of its file or its keys, without writing anything but below `scratch`. Raises JobError where
+    there is no such file, or it is no mapping."""
+    keys = mapping_of(text_of(given), given, overrides) if isinstance(given, str) else dict(given)
+    job, findings = _parsed(keys)
     if job is None:
         return Judged(None, findings)
     findings += _tried("output", lambda: look_at_output(job))

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pcace_dist.datasets.decoding.tensors import as_picture
+
 SIDE = 132  # pixels of a picture
 COLUMNS = 8
 MOST = 64
@@ -20,7 +22,7 @@ GOOD, BAD, PLAIN = "#2e7d32", "#c62828", "#666666"
 def contact_sheet(images: Tensor, captions: Sequence[tuple[str, ...]], right: Sequence[bool | None]) -> bytes:
     """A PNG of at most MOST pictures, evenly chosen.
 
-    images: uint8 (n, C, H, W), as decoded, resized and cropped, before mean and std; captions: n, lines of text; right:
+    images: (n, C, H, W), as decoded, resized and cropped, before mean and std; captions: n, lines of text; right:
     n, whether the model agrees with the label (None: no label), which colours the frame.
     """
     chosen = [int(place) for place in np.linspace(0, len(images) - 1, min(MOST, len(images)))]
@@ -43,7 +45,7 @@ def contact_sheet(images: Tensor, captions: Sequence[tuple[str, ...]], right: Se
 
 
 def _picture(image: Tensor) -> Image.Image:
-    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    pixels = as_picture(image).permute(1, 2, 0).contiguous().numpy()
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     scale = (SIDE - 2) / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

@@ -18,7 +18,7 @@ from pcace_dist.commands.init.model import ModelLook, default_weights, look_at_m
 from pcace_dist.config.job import read_job
 from pcace_dist.config.schema import job_schema
 from pcace_dist.config.sections import Statistics
-from pcace_dist.config.text import load_yaml
+from pcace_dist.config.text import flow, load_yaml
 from pcace_dist.errors import JobError, OutputError
 from pcace_dist.statistics.score import most_components, required_images
 from pcace_dist.storage.files import Storage
@@ -123,7 +123,7 @@ def _target(
     if wishes.target is not None:
         return wishes.target, ""
     found, why = _found_target(data, model, label)
-    answer = load_yaml(ask("What the channels are ranked against", text.flow(found)), "target")
+    answer = load_yaml(ask("What the channels are ranked against", flow(found)), "target")
     if not isinstance(answer, dict):
         raise JobError(f"target {answer}: write a mapping such as {{logit: label}}")
     return answer, why if answer == found else ""
@@ -190,7 +190,7 @@ def _model(wishes: Wishes, weights: str, data: DataLook, model: ModelLook) -> li
 
 
 def _layers(layers: list[str], model: ModelLook) -> str:
-    others = [text.comment(f"layers: {text.flow([name])}   # {words}") for name, words in model.other_layers.items()]
+    others = [text.comment(f"layers: {flow([name])}   # {words}") for name, words in model.other_layers.items()]
     return "\n".join([text.line("layers", layers, 'names and globs; "!glob" leaves out'), *others])
 
 

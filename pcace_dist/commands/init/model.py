@@ -14,8 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 from pcace_dist.config.job import Job, parse_job
 from pcace_dist.config.resolve import NOT_PATHS, absolute
 from pcace_dist.errors import JobError, ModelError
-from pcace_dist.models.class_names import class_names
 from pcace_dist.models.layers import conv_layers
+from pcace_dist.models.library.class_names import class_names
 from pcace_dist.models.load import load_model
 from pcace_dist.models.outputs import as_matrix, find_maps
 from pcace_dist.run.input_of_model import told, with_input_of_model

@@ -6,16 +6,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
+from pcace_dist.config.text import flow
 
 SCHEMA = "job.schema.json"
 COMMENTS_AT = 34  # columns, where the value is not longer
-
-
-def flow(value: Any) -> str:
-    """A value on one line, as YAML reads it back."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
-    return text.removesuffix("...\n").strip()
 
 
 def line(key: str, value: Any, comment: str = "", *, indent: int = 0) -> str:

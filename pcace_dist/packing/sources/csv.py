@@ -33,7 +33,8 @@ def open_csv(walked: Walked, request: Request) -> Source:
     names = table.column_names
     if image_column not in names:
         nearest = difflib.get_close_matches(image_column, names, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(map(repr, names))}"
+        known = f"it has {', '.join(map(repr, names))}; say which by --image-column"
+        hint = f"did you mean {nearest[0]!r}?" if nearest else known
         raise DatasetError(f"{source}: no column {image_column!r} with the image paths; {hint}")
     if image_column != "image" and "image" in names:
         raise DatasetError(f"{source}: the column 'image' is in the way of the packed images; rename it")

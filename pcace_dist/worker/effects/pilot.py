@@ -288,7 +288,8 @@ class _Making:
             if is_out_of_memory(error):
                 raise
             text = next(iter(str(error).strip().splitlines()), "")
-            raise _NoEffects(NO_GRADIENT, f"the model has no gradient: {type(error).__name__}: {text}") from None
+            cause = f"{type(error).__name__}: {text}; does it compute under torch.no_grad(), or detach?"
+            raise _NoEffects(NO_GRADIENT, f"the model has no gradient: {cause}") from None
 
     def _note_lost(self, found: Sequence[Found]) -> None:
         self._lost |= {(index, name) for index, own in enumerate(found) for name, one in own.items() if one is None}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pcace_dist.models.origin import RANDOM, timm_config, torchvision_weights, transformers_config
+from pcace_dist.models.library.origin import RANDOM, timm_config, torchvision_weights, transformers_config
 
 OWN = "class_names"  # the attribute by which a model of one's own says them
 _NUMBERED = re.compile(r"LABEL_\d+")  # what transformers writes where nobody has named the classes

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pcace_dist.errors import ModelError
 from pcace_dist.models.forward import Forward
+from pcace_dist.models.library.origin import timm_config, torchvision_weights, transformers_config
 from pcace_dist.models.load import load_model
-from pcace_dist.models.origin import timm_config, torchvision_weights, transformers_config
 from tests.models import library_models
 from tests.models.library_models import FROM_PRETRAINED, TIMM
 

@@ -30,8 +30,8 @@ from PIL import (
     features,
 )
 
-from pcace_dist.datasets.formats import HEAD, OTHER, format_of
-from pcace_dist.datasets.orientation import AS_STORED, orientation_in
+from pcace_dist.datasets.decoding.orientation import AS_STORED, orientation_in
+from pcace_dist.datasets.formats import ARRAY_BEGIN, HEAD, OTHER, format_of
 from pcace_dist.errors import RowError
 
 CheckSize: TypeAlias = Callable[[int, int], object]
@@ -56,6 +56,8 @@ def open_image(data: bytes, check: CheckSize) -> tuple[str, ImageFile.ImageFile]
     read.
     """
     kind = format_of(data[:HEAD])
+    if data.startswith(ARRAY_BEGIN):
+        raise RowError("decode", "an array of NumPy, which model.input.mode tensor takes")
     if kind is None or kind in OTHER:
         raise RowError("decode", "not an image")
     if kind not in OPENERS:

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from pcace_dist.errors import ModelError
-from pcace_dist.models.preprocessing import Settings, preprocessing_of
+from pcace_dist.models.library.preprocessing import Settings, preprocessing_of
 from tests.models.library_models import FROM_PRETRAINED, clip, saved_processor, saved_vit, small_timm, vit
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

@@ -6,7 +6,7 @@ import pytest
 import torchvision
 from torch import nn
 
-from pcace_dist.models.class_names import class_names
+from pcace_dist.models.library.class_names import class_names
 from tests.models.library_models import ANIMALS, named_vit, vit
 from tests.models.library_models import small_timm as small
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pcace_dist.errors import ModelError
-from pcace_dist.models.origin import TRANSFORMERS, timm_config, torchvision_weights, transformers_config
+from pcace_dist.models.library.origin import TRANSFORMERS, timm_config, torchvision_weights, transformers_config
 
 Settings: TypeAlias = dict[str, Any]  # keys of model.input
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageOps, TiffImagePlugin
 from torch import Tensor
 
+from pcace_dist.datasets.decoding.orientation import orientation_in, turned
 from pcace_dist.datasets.device_images import DeviceDecoder, frame_for_device
 from pcace_dist.datasets.images import ImageSpec, decode, image_size, scale_of
-from pcace_dist.datasets.orientation import orientation_in, turned
 from pcace_dist.datasets.sections import Limits, Mode
 from pcace_dist.errors import RowError
 from tests.datasets.helpers import encoded, picture

@@ -1,0 +1,138 @@
+"""Ranks a model in memory over rows in memory. The rows go once into Parquet, beside the run; from there on this is a
+job as any other, in this process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
+from typing import Any
+
+from rich.progress import TimeElapsedColumn
+from torch import nn
+from torch.utils import data
+
+from pcace_dist.config.job import Job, parse_job
+from pcace_dist.config.resolve import storage_of
+from pcace_dist.datasets.sections import TENSOR, Dataset
+from pcace_dist.errors import JobError, ModelError, OutputError
+from pcace_dist.models.in_memory import remember
+from pcace_dist.models.layers import resolve_layers
+from pcace_dist.models.load import refuse_without_values, weights_digest
+from pcace_dist.packing.sources.memory import LABEL, VALUE, MemoryRows, pack_rows
+from pcace_dist.progress import logs
+from pcace_dist.progress.bar import StageBar
+from pcace_dist.run.rank import run_job
+from pcace_dist.storage.files import first_line
+from pcace_dist.worker.shared_model import cores
+
+PREFIX = "pcace: "
+TARGETS = {LABEL: {"logit": "label"}, VALUE: {"column": VALUE}}  # by the column with the labels
+IMAGES = ".images"  # what the folder of the rows has behind the run's name
+
+
+def rank_model(
+    model: nn.Module,
+    dataset: Iterable[Any] | data.Dataset[Any],
+    *,
+    layers: str | Sequence[Any],
+    target: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    input: Mapping[str, Any] | str | None = None,
+    output: str | None = None,
+    classes: Sequence[str] | None = None,
+    **keys: Any,
+) -> Job:
+    """Rank, and return the job whose run is finished. As api.rank_model says."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: is {type(model).__name__}, not a torch.nn.Module")
+    refuse_without_values(model, "model")
+    rows = MemoryRows.of(dataset, as_images=input is not None)
+    path = _temporary() if output is None else output
+    job = parse_job(
+        {
+            "dataset": {"path": f"{path}{IMAGES}"} | _labels(rows, classes or _classes_of(dataset, rows)),
+            "model": {"factory": remember(model, weights_digest(model)), "weights": "factory"}
+            | {"input": _tensors(rows) if input is None else input},
+            "layers": layers,
+            "target": _assumed_target(rows) if target is None else target,
+            "output": path,
+            "workers": _workers(model) | dict(keys.pop("workers", {})),
+            **keys,
+        },
+        name="rank_model",
+    )
+    resolve_layers(model, job.layer_patterns)  # before all rows are read
+    if output is None:
+        logs.say(f"output: {path}, until this Python ends; output=... keeps it", prefix=PREFIX)
+    job = job.model_copy(update={"dataset": _stored(rows, job, total=_length(dataset))})
+    run_job(job)
+    return job
+
+
+def _labels(rows: MemoryRows, classes: Sequence[str] | None) -> dict[str, Any]:
+    if rows.column != LABEL:
+        return {}
+    return {"label": LABEL} | ({"classes": list(classes)} if classes else {})
+
+
+def _classes_of(dataset: object, rows: MemoryRows) -> Sequence[str] | None:
+    """Names of the classes, as torchvision's data sets have them."""
+    names = getattr(getattr(dataset, "dataset", dataset), "classes", None)
+    if rows.column != LABEL or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    logs.say(f"classes: the data set's, {len(names)}", prefix=PREFIX)
+    return names
+
+
+def _tensors(rows: MemoryRows) -> dict[str, Any]:
+    """model.input of tensors that the model takes as they are."""
+    channels = rows.shape[0]
+    return {"mode": TENSOR, "mean": [0.0] * channels, "std": [1.0] * channels}
+
+
+def _assumed_target(rows: MemoryRows) -> dict[str, Any]:
+    """The target where none is given. Raises JobError where there are no labels."""
+    if rows.column is None:
+        raise JobError('target: rows have no labels; say one, for example {"logit": "predicted"} or {"output": 0}')
+    target = TARGETS[rows.column]
+    logs.say(f"target: {target} (assumed; target=... says another)", prefix=PREFIX)
+    return target
+
+
+def _workers(model: nn.Module) -> dict[str, Any]:
+    """The model's own GPU; else a thread for each core."""
+    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+    return {"max": 1, "gpus": 1} if on_gpu else {"max": cores()}
+
+
+def _temporary() -> str:
+    """A folder for the run that is removed when Python ends."""
+    folder = tempfile.mkdtemp(prefix="pcace-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return f"{folder}/run"
+
+
+def _stored(rows: MemoryRows, job: Job, total: int | None) -> Dataset:
+    """The job's `dataset` with the files into which the rows were packed. Raises DatasetError, OutputError."""
+    done = 0
+    with StageBar(PREFIX, TimeElapsedColumn()) as bar:
+        bar.begin("storing images", total)
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            bar.show(done, total, f"storing images: {done:,}" + (f" of {total:,}" if total else ""), images=done)
+
+        try:
+            return replace(job.dataset, path=pack_rows(rows, job.dataset.path[0], storage_of(job), count))
+        except OSError as error:
+            raise OutputError(f"output {job.output}: {first_line(error)}") from None
+
+
+def _length(dataset: object) -> int | None:
+    """How many rows there are; None where that is not known before they are read. A DataLoader's are its data set's."""
+    rows = getattr(dataset, "dataset", dataset)
+    return len(rows) if isinstance(rows, Sized) else None

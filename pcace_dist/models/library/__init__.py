@@ -1,0 +1,1 @@
+"""What the libraries that models come from know of them: which library, class names, preprocessing."""
