@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RANKINGS = "rankings.parquet"
 NAMED = 10  # groups that are named of those without a ranking
+SMALL_SUPPORT = 0.05  # a score that rests on fewer of the images is the work of a few of them
 TOO_FEW = "too_few_images"  # the status of a channel without a rank (statistics.score.TOO_FEW_IMAGES)
 RANKED = "ok"  # the status of a channel with a rank (statistics.score.OK)
 
@@ -42,6 +43,7 @@ NUMBERS = (
     "activation_variance",
     "weight_norm",
     "clamped",
+    "support",
 )
 EFFECTS = ("effect", "effect_low", "effect_high", "effect_sd")
 EFFECT_STATUSES = ("ok", "off", "no_gradient", "not_of_the_model", "constant", "too_few_images")
@@ -67,6 +69,7 @@ TABLE = Table(
         Column("activation_variance", "float64", "variance of the map's mean over images"),
         Column("weight_norm", "float64", "L2 norm of the channel's weights; null where the layer has none"),
         Column("clamped", "float64", "share of codes at the first or last knot: large where data lie beyond the pilot"),
+        Column("support", "float64", "share of the images that the score rests on; below 0.05 it is the work of a few"),
         Column("effect", "float64", "share of the target's variance that goes through the channel; signed"),
         Column("effect_low", "float64", "lower end of the 95 % interval of `effect`"),
         Column("effect_high", "float64", "upper end of the 95 % interval of `effect`"),

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from rich.progress import TimeRemainingColumn
 
+from pcace_dist.artifacts.rankings import SMALL_SUPPORT
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress import terminal
 from pcace_dist.progress.bar import StageBar
@@ -23,11 +24,22 @@ from pcace_dist.progress.table import (
 )
 from pcace_dist.progress.terminal import Format
 
-WIDE_ONLY = ("layer_rank", "score_first_component", "pearson", "mean_activation", "weight_norm", "clamped", "status")
+WIDE_ONLY = (
+    "layer_rank",
+    "support",
+    "score_first_component",
+    "pearson",
+    "mean_activation",
+    "weight_norm",
+    "clamped",
+    "status",
+)
 
 TELLS_AND_DOES = """
 tells: the score, what a channel tells about the output (0 to 1)
 does:  the effect, its share of what the model makes the output of; may be negative"""
+FEW = f"""
+*      rests on less than {SMALL_SUPPORT:.0%} of the images (support)"""
 
 Row = dict[str, Any]
 
@@ -56,6 +68,8 @@ def print_ranking(
         print_table(_ranking_table(title, rows, by, layers, all_columns), format)
     if any(_has_effects(rows) for _, rows in tables[:most]):
         terminal.tell(TELLS_AND_DOES)
+    if any(_rests_on_few(row) for _, rows in tables[:most] for row in rows):
+        terminal.tell(FEW)
     if len(tables) > len(tables[:most]):
         terminal.tell(f"\n{len(tables):,} rankings in all; see the others with `pcace show --group NAME`")
 
@@ -72,7 +86,7 @@ def _ranking_table(title: str, rows: Sequence[Row], by: str, layers: Sequence[st
         (Column("95 %", drop=1, meaning="95 % of the rank"), partial(_rank_interval, rank)),
         (Column("layer", name=True, among=layers), lambda row: row["layer"]),
         (Column("channel"), lambda row: str(row["channel"])),
-        (Column("tells" if with_effects else "score"), lambda row: number(row["score"])),
+        (Column("tells" if with_effects else "score"), partial(_score, any(map(_rests_on_few, rows)))),
         (Column("95 %", drop=less, meaning="95 % of the score"), _score_interval),
     ]
     if with_effects:
@@ -93,6 +107,16 @@ def _ranking_table(title: str, rows: Sequence[Row], by: str, layers: Sequence[st
 
 def _has_effects(rows: Iterable[Row]) -> bool:
     return any(row.get("effect") is not None for row in rows)
+
+
+def _rests_on_few(row: Row) -> bool:
+    support = row.get("support")  # none in older runs
+    return support is not None and support < SMALL_SUPPORT
+
+
+def _score(marked: bool, row: Row) -> str:
+    """marked: whether there is a mark in the column, so that figures stay below each other."""
+    return number(row["score"]) + ("*" if _rests_on_few(row) else " " * marked)
 
 
 def _rank_interval(rank: str, row: Row) -> str:

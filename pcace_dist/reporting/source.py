@@ -44,6 +44,7 @@ NUMBERS = (
     "pearson",
     "mean_activation",
     "clamped",
+    "support",
     "rank",
     "rank_low",
     "rank_high",
@@ -72,7 +73,9 @@ class Ranking:
         return self.table.slice((target * len(self.groups) + group) * self.channels, self.channels)
 
     def numbers(self, target: int, group: int, name: str) -> Floats:
-        """One column of a block as float64 (channels,), NaN where null."""
+        """One column of a block as float64 (channels,), NaN where null or where an older run has no such column."""
+        if name not in self.table.column_names:
+            return np.full(self.channels, np.nan)
         column = self.block(target, group)[name]
         return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
 

@@ -73,6 +73,7 @@ class ChannelScores:
     mean_activation: Floats
     activation_variance: Floats
     clamped: Floats
+    support: Floats
     status: npt.NDArray[np.str_]
     pseudo: Floats
     phi: npt.NDArray[np.float32]
@@ -227,6 +228,7 @@ def _scores(
         (result.mean_activation, stats.mean[ok]),
         (result.activation_variance, stats.variance[ok]),
         (result.clamped, stats.clamped[ok]),
+        (result.support, _support(gram, index, solved.theta)),
         (result.phi, solved.phi),
         (result.theta, solved.theta),
     ):
@@ -255,6 +257,7 @@ def _empty(
         mean_activation=column(),
         activation_variance=column(),
         clamped=column(),
+        support=column(),
         status=status,
         pseudo=np.full((channels, folds), np.nan),
         phi=np.full((channels, components, knots), np.nan, np.float32),
@@ -300,10 +303,33 @@ def _channels_move(gram: Gram) -> npt.NDArray[np.bool_]:
 
 
 def _target_moves(gram: Gram, target: int) -> bool:
-    matrix = gram.yy[target].sum(dim=0).reshape(gram.knots, gram.knots).double()
-    sums = matrix.sum(dim=1) / basis.unit_scale(gram.knots)
+    matrix, sums = _target_sums(gram, target)
     diagonal = matrix.diagonal() * gram.images
     return bool((diagonal - sums.square() > solve.NOISE * diagonal).any())
+
+
+def _target_sums(gram: Gram, target: int) -> tuple[Tensor, Tensor]:
+    """Second moments (K, K) and sums (K,) of a target's hats over all rows, float64, in units of S^2 and S."""
+    matrix = gram.yy[target].sum(dim=0).reshape(gram.knots, gram.knots).double()
+    return matrix, matrix.sum(dim=1) / basis.unit_scale(gram.knots)
+
+
+def _support(gram: Gram, target: int, theta: Floats) -> Floats:
+    """The share (C,) of the images that a score rests on: the participation ratio of theta's variance over the images,
+    of which each counts at the two knots about it, by its hats. 1 where theta parts the images into two halves, about q
+    where it tells a share q of them from all others, 1/3 for a normal variable that stays as it is.
+
+    theta: (C, K), on the knots. With theta less its mean, m_j = E h_j the mass of knot j, and c_j = E[h_j(y) theta_j
+    theta(y)] its part of the variance, the support is (sum c_j)^2 / sum(c_j^2 / m_j). Exact from the sums over images.
+    """
+    second, sums = (part.numpy() for part in _target_sums(gram, target))
+    masses, moments = sums / sums.sum(), second / second.sum()
+    centred = theta - (theta @ masses)[:, None]
+    parts = centred * (centred @ moments)
+    held = masses > 0
+    return np.asarray(
+        np.square(parts.sum(axis=1)) / (np.square(parts[:, held]) / masses[held]).sum(axis=1), dtype=np.float64
+    )
 
 
 def _hat_sums(blocks: Tensor, knots: int) -> Tensor:

@@ -124,6 +124,7 @@ def _ace_scores(scores: ChannelScores, rows: SampleRows, block: ChannelBlock, ta
         score_high=none,
         score_in_sample=summed,
         score_first_component=first,
+        support=none,
         pseudo=np.full_like(scores.pseudo, np.nan),
     )
 

@@ -67,6 +67,16 @@ rank  95 %  layer                                    channel  score         95 %
     )
 
 
+def test_a_score_that_rests_on_few_images_is_marked(
+    terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal(80)
+    table = ranking()
+    text = shown(table.append_column("support", pa.array([0.3, 0.02] + [None] * (len(table) - 2))), capsys)
+    assert "  0.900   0.800-0.950" in text and "  0.800*  0.700-0.850" in text
+    assert text.endswith("\n*      rests on less than 5% of the images (support)\n")
+
+
 def test_eighty_columns_with_effects(terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]) -> None:
     terminal(80)
     assert (

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ace.ace import ACESolver
 
+from pcace_dist.artifacts.rankings import SMALL_SUPPORT
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics.ranks import rank_channels
 from pcace_dist.statistics.score import (
@@ -23,7 +24,7 @@ from pcace_dist.statistics.score import (
     scores_of_few_rows,
     settings_for,
 )
-from tests.statistics.helpers import Array, gram_of, identity_plan, plan_of, scores_of, times
+from tests.statistics.helpers import Array, gram_of, hat_table, identity_plan, plan_of, scores_of, times
 
 FIELDS = (
     "score",
@@ -36,6 +37,7 @@ FIELDS = (
     "mean_activation",
     "activation_variance",
     "clamped",
+    "support",
 )
 
 
@@ -405,3 +407,49 @@ def test_the_largest_number_of_components_that_so_few_images_allow() -> None:
     assert most_components(95, 9, 5) == 4
     assert most_components(50, 9, 5) == 2
     assert most_components(49, 9, 5) == 0, "50 at least"
+
+
+def tail_event(n: int, share: float, seed: int) -> tuple[Array, Array]:
+    """x and y are independent but for a share of the rows, where both are far out."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(2, n))
+    far = rng.permutation(n)[: round(share * n)]
+    x[far] += 8
+    y[far] += 8
+    return x, y
+
+
+def test_the_support_of_a_target_with_two_values_follows_from_their_shares() -> None:
+    rng = np.random.default_rng(3)
+    for share in (0.5, 0.2, 0.03):
+        y = (np.arange(2000) < share * 2000).astype(float)
+        scores = one_channel(y + 0.5 * rng.normal(size=2000), y)
+        product = share * (1 - share)
+        np.testing.assert_allclose(scores.support, product / (1 - 3 * product), rtol=1e-9)
+
+
+def test_the_support_is_its_definition_over_rows() -> None:
+    maps, y, folds = mixed()
+    plan = plan_of(maps, {"y": y})
+    scores = scores_of(plan, maps, y, folds)
+    codes, _ = plan.encode_targets(y[:, None])
+    hats = hat_table(plan.knots)[codes[:, 0].numpy()] / hat_table(plan.knots)[0, 0]
+    for channel in np.flatnonzero(scores.status == OK):
+        theta = scores.theta[channel].astype(np.float64)
+        theta -= (hats @ theta).mean()
+        parts = (hats * theta * (hats @ theta)[:, None]).mean(axis=0)
+        expected = np.square(hats @ theta).mean() ** 2 / (parts**2 / hats.mean(axis=0)).sum()
+        assert scores.support[channel] == pytest.approx(expected, rel=1e-4)  # theta is float32
+
+
+@pytest.mark.parametrize("n", [1000, 5000, 100_000])
+def test_a_score_that_rests_on_a_few_rows_has_a_small_support(n: int) -> None:
+    few = one_channel(*tail_event(n, 0.005, seed=n))
+    assert few.score[0] > 0.8
+    assert few.support[0] < SMALL_SUPPORT
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=n)
+    many = one_channel(x, 0.7 * x + 0.7 * rng.normal(size=n))
+    assert many.support[0] > 0.2
+    skewed = one_channel(x, np.exp(0.7 * x + 0.7 * rng.normal(size=n)))  # lognormal: broad, with a heavy tail
+    assert skewed.support[0] > 0.1

@@ -64,6 +64,7 @@ function channelNumbers(place) {
     ["Rank", Number.isNaN(at("rank_low")) ? whole(rank) : `${whole(rank)}  (${at("rank_low")}–${at("rank_high")})`],
     ["Rank in the layer", whole(at("layer_rank"))],
     ["Score", Number.isNaN(at("score_low")) ? format(at("score")) : `${format(at("score"))}  (${format(at("score_low"))}–${format(at("score_high"))})`],
+    ["Rests on", Number.isNaN(at("support")) ? "" : `${format(100 * at("support"), 0)} % of the images${at("support") < 0.05 ? ": few" : ""}`],
     ["First component", format(at("score_first_component"))], ["Pearson", format(at("pearson"))], ["Mean activation", short(at("mean_activation"))]];
   return h("dl", { class: "numbers" }, [...items, ["Weight norm", short(normOf(place))]].map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }

@@ -4,7 +4,7 @@ const COLUMNS = [
   ["rank", "rank", (v) => whole(v), true], ["name", "channel", null, true], ["score", "score", (v) => format(v), false], ["interval", "95 % interval", null, null],
   ["rankInterval", "95 % of ranks", null, null], ["layer_rank", "in layer", (v) => whole(v), true], ["score_first_component", "first component", (v) => format(v), false],
   ["pearson", "pearson", (v) => format(v), false], ["mean_activation", "mean activation", (v) => short(v), false], ["norm", "weight norm", (v) => short(v), false],
-  ["clamped", "clamped", (v) => format(v, 3), false], ["status", "status", null, true],
+  ["clamped", "clamped", (v) => format(v, 3), false], ["support", "support", (v) => format(v), true], ["status", "status", null, true],
 ];
 const PAGE_ROWS = 200;
 const tableState = { sort: "rank", ascending: true, search: "", rows: PAGE_ROWS };
@@ -42,7 +42,7 @@ function rankingView() {
 }
 
 function rankingRows() {
-  const columns = Object.fromEntries(["rank", "score", "score_low", "score_high", "rank_low", "rank_high", "layer_rank", "score_first_component", "pearson", "mean_activation", "clamped"].map((name) => [name, numbersOf(name)]));
+  const columns = Object.fromEntries(["rank", "score", "score_low", "score_high", "rank_low", "rank_high", "layer_rank", "score_first_component", "pearson", "mean_activation", "clamped", "support"].map((name) => [name, numbersOf(name)]));
   return state.names.map((entry, place) => {
     const row = { name: entry.name, place, status: statusOf(place), norm: normOf(place) };
     for (const [name, values] of Object.entries(columns)) row[name] = values[place];
@@ -78,6 +78,6 @@ function tableRow(row) {
 }
 
 function tableCells(rows) {
-  const keys = ["name", "rank", "rank_low", "rank_high", "layer_rank", "score", "score_low", "score_high", "score_first_component", "pearson", "mean_activation", "norm", "clamped", "status"];
+  const keys = ["name", "rank", "rank_low", "rank_high", "layer_rank", "score", "score_low", "score_high", "score_first_component", "pearson", "mean_activation", "norm", "clamped", "support", "status"];
   return [keys, ...rows.map((row) => keys.map((key) => row[key]))];
 }
