@@ -271,13 +271,15 @@ def _print_rankings(
 def _add_status(add: AddVerb) -> None:
     verb = add("status", "progress, rate, remaining time, workers and last faults of a run", "pcace status runs/mnist")
     verb.add_argument("path", metavar="RUN", help="the output of a run, local or s3://")
+    verb.add_argument("--json", action="store_true", help="print a JSON object")
     verb.set_defaults(run=_status)
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from pcace_dist.run.status import describe_run
+    from pcace_dist.run.status import status_of
 
-    tell(describe_run(arguments.path))
+    status = status_of(arguments.path)
+    tell(json.dumps(status.to_json(), indent=2) if arguments.json else "\n".join(status.lines()))
     return 0
 
 

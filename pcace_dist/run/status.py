@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pcace_dist.artifacts.checked import MALFORMED, Damaged, parsing
@@ -14,51 +16,112 @@ from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import open_store
 
 
-def describe_run(path: str, storage: Storage | None = None) -> str:
-    """A few lines about a run: outcome or stage, progress, rate, remaining time, workers, who holds it, last faults."""
+@dataclass(frozen=True)
+class RunStatus:
+    """What is known of a run at one moment.
+
+    outcome, stage: as in summary.json. exit_code: None before the run has ended. rows: those that are done or in work;
+    rows_in_all: before the filter, None before there is a plan. images_per_second, seconds_left: None where nothing
+    tells. workers: those that are up. waits_for: what a running run waits for, empty while it works. holder: host, pid
+    and epoch of the driver that holds the run. time: where the time went, a sentence each. unreadable: summary.json
+    cannot be read, so that the ledger alone has spoken.
+    """
+
+    run: str
+    outcome: str
+    stage: str | None
+    exit_code: int | None
+    rows: int
+    rows_in_all: int | None
+    images_per_second: float | None
+    seconds_left: float | None
+    workers: int
+    waits_for: str
+    holder: dict[str, Any] | None
+    attempts: int
+    units_set_aside: int
+    bad_rows: int
+    workers_short: str | None
+    time: tuple[str, ...]
+    last_faults: tuple[str, ...]
+    unreadable: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        outcome = self.outcome if self.stage is None else f"{self.outcome}, stage {self.stage}"
+        ended = "" if self.exit_code is None else f" (exit code {self.exit_code})"
+        yield f"run:      {self.run}"
+        yield f"state:    {outcome}{ended}"
+        yield f"progress: {self._progress()}"
+        if self.holder is not None:
+            yield f"held by:  {self.holder['host']} (process {self.holder['pid']}), epoch {self.holder['epoch']}"
+        yield f"recorded: {self.attempts} attempts, {self.units_set_aside} units set aside, {self.bad_rows} bad rows"
+        yield from [f"workers:  {self.workers_short}"] if self.workers_short else []
+        yield from (f"time:     {line}" for line in self.time)
+        yield from (f"fault:    {fault}" for fault in self.last_faults)
+        yield from ["note:     summary.json cannot be read; the ledger alone is shown"] if self.unreadable else []
+
+    def _progress(self) -> str:
+        if self.rows_in_all is None:
+            return "the plan is not made yet"
+        tally = Tally("images", self.rows, self.rows_in_all, self.workers, 0, self.images_per_second, self.waits_for)
+        text = describe(tally).removeprefix("images: ")
+        return text if self.exit_code is None else text.removesuffix(", 0 workers up")
+
+
+def status_of(path: str, storage: Storage | None = None) -> RunStatus:
+    """What ledger and summary say of a run, running or ended. Raises OutputError where there is none."""
     store = open_store(path, storage or Storage({}))
     state = Ledger(store).load()
     if state.epoch == 0:
         raise OutputError(f"{path}: holds no run")
     try:
-        return "\n".join(_lines(path, state, recorded_summary(store, state)))
+        return _status(path, state, recorded_summary(store, state))
     except (Damaged, *MALFORMED):
-        note = "note:     summary.json cannot be read; the ledger alone is shown"
         with parsing(f"{path}/ledger"):
-            return "\n".join([*_lines(path, state, {}), note])
+            return _status(path, state, None)
 
 
-def _lines(path: str, state: RunState, summary: dict[str, Any]) -> list[str]:
-    lines = [f"run:      {path}", f"state:    {_outcome(state, summary)}", f"progress: {_progress(state, summary)}"]
-    if state.done is None and state.holder is not None:
-        host, pid = (state.holder.get(name, "?") for name in ("host", "pid"))
-        lines.append(f"held by:  {host} (process {pid}), epoch {state.epoch}")
-    lines.append(
-        f"recorded: {len(state.accepted_receipts())} attempts, {len(state.set_aside)} units set aside, "
-        f"{summary.get('bad_rows', 0)} bad rows"
+def _status(path: str, state: RunState, recorded: dict[str, Any] | None) -> RunStatus:
+    summary, done = recorded or {}, state.done
+    now = summary if done is None else {}  # what changes while a run works
+    rows, rows_in_all = _rows(state)
+    rows = max(rows, int(now.get("rows_done", 0)))
+    rate = now.get("images_per_second")
+    return RunStatus(
+        run=path,
+        outcome=str(now.get("outcome", "starting") if done is None else done["outcome"]),
+        stage=now.get("stage"),
+        exit_code=None if done is None else int(done["exit_code"]),
+        rows=rows,
+        rows_in_all=rows_in_all,
+        images_per_second=rate,
+        seconds_left=Tally("", rows, rows_in_all or 0, rate=rate).remaining,
+        workers=int(now.get("workers_now", 0)),
+        waits_for=now.get("waits_for", ""),
+        holder=_holder(state),
+        attempts=len(state.accepted_receipts()),
+        units_set_aside=len(state.set_aside),
+        bad_rows=int(summary.get("bad_rows", 0)),
+        workers_short=summary.get("workers_short"),
+        time=tuple(describe_time(summary)),
+        last_faults=tuple(summary.get("last_faults", ())),
+        unreadable=recorded is None,
     )
-    lines += [f"workers:  {summary['workers_short']}"] if summary.get("workers_short") else []
-    lines += [f"time:     {line}" for line in describe_time(summary)]
-    lines += [f"fault:    {fault}" for fault in summary.get("last_faults", [])]
-    return lines
 
 
-def _outcome(state: RunState, summary: dict[str, Any]) -> str:
-    if state.done is not None:
-        return f"{state.done['outcome']} (exit code {state.done['exit_code']})"
-    outcome = str(summary.get("outcome", "starting"))
-    return f"{outcome}, stage {summary['stage']}" if "stage" in summary else outcome
-
-
-def _progress(state: RunState, summary: dict[str, Any]) -> str:
+def _rows(state: RunState) -> tuple[int, int | None]:
+    """Rows of settled units, and of all units; None of all where there is no plan."""
     if state.manifest is None:
-        return "the plan is not made yet"
-    units = state.manifest["units"]
-    total = sum(row_group["rows"] for unit in units for row_group in unit["pieces"])
-    settled = sum(row_group["rows"] for unit in units if state.is_settled(unit["id"]) for row_group in unit["pieces"])
-    waits_for = summary.get("waits_for", "") if state.done is None else ""
-    rate = summary.get("images_per_second") if state.done is None else None
-    rows = max(settled, int(summary.get("rows_done", 0))) if state.done is None else settled
-    tally = Tally("images", rows, total, int(summary.get("workers_now", 0)), 0, rate, waits_for)
-    text = describe(tally).removeprefix("images: ")
-    return text if state.done is None else text.removesuffix(", 0 workers up")
+        return 0, None
+    rows = {unit["id"]: sum(piece["rows"] for piece in unit["pieces"]) for unit in state.manifest["units"]}
+    return sum(count for unit, count in rows.items() if state.is_settled(unit)), sum(rows.values())
+
+
+def _holder(state: RunState) -> dict[str, Any] | None:
+    if state.done is not None or state.holder is None:
+        return None
+    return {name: state.holder.get(name, "?") for name in ("host", "pid")} | {"epoch": state.epoch}

@@ -29,7 +29,7 @@ from pcace_dist.errors import OutputError, PcaceError
 from pcace_dist.ledger.ledger import IllegalHistory, Record
 from pcace_dist.reporting.source import open_report_source
 from pcace_dist.run.rank import run_job
-from pcace_dist.run.status import describe_run
+from pcace_dist.run.status import status_of
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import open_store
 from tests.before import record_before
@@ -211,7 +211,7 @@ def test_counts_that_do_not_fit_the_units_name_the_record(made: Made) -> None:
     for unit_rows in (19_000_000_000, -1, 3):
         record = rewritten(made, "accept", partial(_count_rows, rows=unit_rows))
         with pytest.raises(IllegalHistory, match=rf"{record}\.json \(accept\): attempt \S+ counts {unit_rows} "):
-            describe_run(str(made.run))
+            status_of(str(made.run))
         made.restore()
 
 
@@ -275,7 +275,7 @@ def test_summary_and_job_are_read_from_the_ledger(made: Made) -> None:
         (made.run / name).write_bytes(b"[[[[")
     run = open_run(str(made.run))
     assert run.summary["images"] == 240 and run.job == made.job
-    assert "progress: 240 of 240 images" in describe_run(str(made.run))
+    assert "progress: 240 of 240 images" in "\n".join(status_of(str(made.run)).lines())
 
 
 def test_a_job_file_that_was_edited_stays_as_it_is(made: Made) -> None:
@@ -368,7 +368,7 @@ def readers(made: Made) -> dict[str, Callable[[], pa.Table | None]]:
         "show": lambda: open_run(output).ranking(),
         "across": lambda: print(open_run(output).across_groups(top=3)),
         "bad rows": lambda: print(open_run(output).bad_rows()),
-        "status": lambda: print(describe_run(str(made.run))),
+        "status": lambda: print(*status_of(str(made.run)).lines(), sep="\n"),
         "history": lambda: print_history(read_history(output)),
         "compare": compared,
         "report": lambda: open_report_source(output).ranking.table,
