@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from torch import Tensor
@@ -12,12 +12,13 @@ from torch import Tensor
 from pcace_dist.datasets.columns import DatasetSpec, is_image_struct, plain_type
 from pcace_dist.datasets.formats import IMAGE_SUFFIXES, kind_of_name
 from pcace_dist.datasets.images import ImageSpec, decode
-from pcace_dist.datasets.listing import Listing, NoParquet, find_files
+from pcace_dist.datasets.listing import Listing, NoParquet, find_files, list_dataset
 from pcace_dist.datasets.loader import spread
 from pcace_dist.datasets.row_groups import RowGroup, read_row_groups
 from pcace_dist.datasets.stored_parquet import StoredParquet
 from pcace_dist.datasets.units import listed_row_groups
 from pcace_dist.datasets.values.labels import is_text
+from pcace_dist.datasets.values.partitions import partition_types
 from pcace_dist.errors import DatasetError, RowError
 from pcace_dist.packing.csv_table import read_table
 from pcace_dist.run.read_data import open_any
@@ -75,15 +76,13 @@ def look_at_data(path: str, storage: Storage, scratch: str, label: str | None = 
     """label: the column that is said to be the class. A list of images is written below `scratch`. Raises
     DatasetError."""
     kind, image, columns = _columns(path, storage)
-    opened = open_any(DatasetSpec([path], image=image), storage, scratch, None)
-    if kind == "images" or kind == "CSV":
-        columns = _schema_of(opened.listing, storage) | columns
-    found = label or next((name for name in LABELS if _may_be_label(columns.get(name))), None)
-    if found is not None:
-        spec = DatasetSpec(opened.dataset.path, image=opened.dataset.image, label=found)
-        listing = open_any(spec, storage, scratch, None).listing
-    else:
-        listing = opened.listing
+    found = label or _label_among(columns)
+    opened = open_any(DatasetSpec([path], image=image, label=found), storage, scratch, None)
+    listing = opened.listing
+    if not columns:  # a list of images is there only now
+        columns = _schema_of(listing, storage)
+        found = label or _label_among(columns)
+        listing = list_dataset(replace(opened.dataset, label=found), storage)
     return DataLook(
         kind=kind,
         rows=listing.rows,
@@ -92,12 +91,13 @@ def look_at_data(path: str, storage: Storage, scratch: str, label: str | None = 
         label=found,
         largest_label=None if listing.labels is None else _whole(listing.labels.high),
         together=next((name for name in columns if TOGETHER.search(name) and name != found), None),
-        images=_some_images(opened.listing, opened.dataset, storage),
+        images=_some_images(listing, replace(opened.dataset, label=None), storage),
     )
 
 
 def _columns(path: str, storage: Storage) -> tuple[str, str, dict[str, pa.DataType]]:
-    """Kind of data, the column of images, and the types of all columns, those of folders too."""
+    """Kind of data, the column of images, and the types of all columns, those that folders name too; none before a list
+    of images is made."""
     if kind_of_name(path) == "csv":
         table, _ = read_table(storage.read_bytes(path), path, "utf-8", {}, "image")
         return "CSV", _paths_column(table, path), {}
@@ -108,7 +108,7 @@ def _columns(path: str, storage: Storage) -> tuple[str, str, dict[str, pa.DataTy
             return "images", "image", {}
         raise
     key, file = next(iter(files.items()))
-    columns = {field.name: plain_type(field.type) for field in StoredParquet(file, storage).schema}
+    columns = partition_types(files) | _types(StoredParquet(file, storage).schema)
     images = [name for name, kind in columns.items() if is_image_struct(kind) or pa.types.is_binary(kind)]
     images += [name for name, kind in columns.items() if pa.types.is_large_binary(kind)]
     if not images:
@@ -130,8 +130,15 @@ def _paths_column(table: pa.Table, path: str) -> str:
 
 def _schema_of(listing: Listing, storage: Storage) -> dict[str, pa.DataType]:
     file = listing.files[0]
-    schema = StoredParquet(StoredFile(file.url, file.size, file.version), storage).schema
+    return _types(StoredParquet(StoredFile(file.url, file.size, file.version), storage).schema)
+
+
+def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
     return {field.name: plain_type(field.type) for field in schema}
+
+
+def _label_among(columns: Mapping[str, pa.DataType]) -> str | None:
+    return next((name for name in LABELS if _may_be_label(columns.get(name))), None)
 
 
 def _may_be_label(kind: pa.DataType | None) -> bool:

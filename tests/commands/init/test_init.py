@@ -55,6 +55,18 @@ def test_the_schema_lies_beside_the_job_and_takes_it(tmp_path: Path) -> None:
     jsonschema.validate(yaml.safe_load(Path("job.yaml").read_text()), schema)
 
 
+def test_folders_that_are_columns(tmp_path: Path) -> None:
+    table = digits_table(0, 120).drop_columns(["label"])
+    for label, place in enumerate(("bonn", "kiel")):
+        folder = tmp_path / f"data/label={label}/place={place}"
+        folder.mkdir(parents=True)
+        pq.write_table(table.slice(60 * label, 60), folder / "part.parquet")
+    job = written(data=tmp_path / "data")
+    said = Path("job.yaml").read_text()
+    assert job.dataset.label == "label" and "(0 to 1)" in said
+    assert "# fold_by: place " in said and "place (string)" in said
+
+
 def test_few_images_get_fewer_components(tmp_path: Path) -> None:
     write_digits(tmp_path / "data", 70)
     assert written(data=tmp_path / "data").statistics.components == 3
