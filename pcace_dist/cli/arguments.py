@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
+from pcace_dist.errors import JobError
 from pcace_dist.progress.terminal import Format
 
 
 def add_job(verb: argparse.ArgumentParser, help: str = "the job file") -> None:
     """JOB.yaml and --set KEY=VALUE, as `arguments.job` and `arguments.overrides`."""
     verb.add_argument("job", metavar="JOB.yaml", help=help)
+    add_overrides(verb)
+
+
+def add_overrides(verb: argparse.ArgumentParser) -> None:
+    """--set KEY=VALUE, as `arguments.overrides`."""
     verb.add_argument(
         "--set",
         dest="overrides",
@@ -45,8 +52,19 @@ def add_format(verb: argparse.ArgumentParser, records: str) -> None:
         format.add_argument(f"--{value}", dest="format", action="store_const", const=value, help=help)
 
 
-def count(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: is not a whole number from 1")
+def count(text: str, most: int | None = None) -> int:
+    """A whole number from 1, up to `most`."""
+    if not text.isdecimal() or int(text) < 1 or (most is not None and int(text) > most):
+        to_most = "" if most is None else f" to {most}"
+        raise argparse.ArgumentTypeError(f"{text!r}: is not a whole number from 1{to_most}")
     return int(text)
+
+
+def mapping(option: str, text: str, example: str) -> dict[str, Any]:
+    """The value of an option that is a YAML mapping. Raises JobError, with the example."""
+    from pcace_dist.config.text import load_yaml
+
+    value = load_yaml(text, option)
+    if not isinstance(value, dict):
+        raise JobError(f"{option} {text}: is not a mapping; write for example {option} '{example}'")
+    return value

@@ -6,10 +6,11 @@ import argparse
 import json
 import shutil
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pcace_dist.cli.arguments import add_job
+from pcace_dist.cli.arguments import add_job, count
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress.terminal import tell
 
@@ -30,7 +31,7 @@ def add_verb(add: AddVerb) -> None:
     add_job(verb)
     verb.add_argument(
         "--images",
-        type=_number,
+        type=partial(count, most=10_000),
         default=200,
         metavar="N",
         help="images that are looked at, spread over the data (default 200)",
@@ -43,12 +44,6 @@ def add_verb(add: AddVerb) -> None:
     )
     verb.add_argument("--json", action="store_true", help="print a JSON object with all findings and figures")
     verb.set_defaults(run=_check)
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: is not a whole number from 1 to 10000")
-    return int(text)
 
 
 def _check(arguments: argparse.Namespace) -> int:

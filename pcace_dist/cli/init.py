@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
+from pcace_dist.cli.arguments import mapping
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.errors import JobError
 from pcace_dist.progress.terminal import tell
@@ -45,25 +45,16 @@ def _init(arguments: argparse.Namespace) -> int:
     wishes = Wishes(
         factory=factory,
         data=data,
-        kwargs=_mapping("--kwargs", arguments.kwargs),
+        kwargs=mapping("--kwargs", arguments.kwargs, "{weights: DEFAULT}"),
         weights=arguments.weights,
         label=arguments.label,
         layers=arguments.layers,
-        target=None if arguments.target is None else _mapping("--target", arguments.target),
+        target=None if arguments.target is None else mapping("--target", arguments.target, "{output: 0}"),
         output=arguments.output,
     )
     tell(write_job(wishes, arguments.out, force=arguments.force, ask=_ask if asks else None))
     tell(f"{arguments.out} is written. Next:\n  pcace check {arguments.out}\n  pcace rank {arguments.out}")
     return 0
-
-
-def _mapping(option: str, written: str) -> dict[str, Any]:
-    from pcace_dist.config.text import load_yaml
-
-    value = load_yaml(written, option)
-    if not isinstance(value, dict):
-        raise JobError(f"{option} {written}: write a mapping, for example '{{weights: DEFAULT}}'")
-    return value
 
 
 def _needed(option: str, question: str, asks: bool) -> str:

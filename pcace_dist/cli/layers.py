@@ -8,8 +8,9 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pcace_dist.cli.arguments import add_overrides, mapping
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.errors import JobError
 from pcace_dist.progress.terminal import tell, terminal_width
@@ -40,14 +41,7 @@ def add_verb(add: AddVerb) -> None:
     )
     verb.add_argument("model", metavar="FACTORY|JOB.yaml", help="a factory as in model.factory, or a job file")
     verb.add_argument("--kwargs", metavar="MAPPING", help="arguments of the factory, as in model.kwargs: JSON or YAML")
-    verb.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key of the job file, the value read as YAML; may be repeated",
-    )
+    add_overrides(verb)
     verb.add_argument(
         "--size",
         type=_size,
@@ -90,16 +84,8 @@ def _listing(arguments: argparse.Namespace) -> Listing:
         raise JobError("--set: is for a job file; of a factory use --kwargs")
     from pcace_dist.commands.layers import layers_of_factory
 
-    return layers_of_factory(arguments.model, _kwargs(arguments.kwargs), arguments.size)
-
-
-def _kwargs(text: str | None) -> dict[str, Any]:
-    from pcace_dist.config.text import load_yaml
-
-    kwargs = {} if text is None else load_yaml(text, "--kwargs")
-    if not isinstance(kwargs, dict):
-        raise JobError(f"--kwargs {text}: is not a mapping; write for example --kwargs '{{num_classes: 10}}'")
-    return kwargs
+    kwargs = mapping("--kwargs", arguments.kwargs or "{}", "{num_classes: 10}")
+    return layers_of_factory(arguments.model, kwargs, arguments.size)
 
 
 # -- the text

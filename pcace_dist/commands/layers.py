@@ -8,22 +8,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import NOT_PATHS
 from pcace_dist.errors import ModelError
+from pcace_dist.models.inputs import USUAL_SIDES, image_channels
 from pcace_dist.models.layers import resolve_layers
 from pcace_dist.models.library.class_names import class_names
 from pcace_dist.models.library.preprocessing import preprocessing_of
 from pcace_dist.models.listing.found import Layers, layers_of
 from pcace_dist.models.load import load_model
-from pcace_dist.run.layers_of_job import GUESSED_SIZE, image_shape_of
+from pcace_dist.run.layers_of_job import image_shape_of
 
 Shape = tuple[int, int, int]  # (C, H, W)
 Size = int | tuple[int, int] | None
 SIZE = "--size"
-GUESSES = (GUESSED_SIZE, 256, 32, 28, 64, 96, 128, 299, 384)  # sides that networks are made for
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,8 @@ def _shape(
 
 
 def _with_channels(model: nn.Module, size: int | tuple[int, int]) -> Shape:
-    """With as many channels as the first convolution takes: 1 of a network for grey images, else 3."""
-    convs = (module.in_channels for module in model.modules() if isinstance(module, _ConvNd))
     height, width = (size, size) if isinstance(size, int) else size
-    return 1 if next(convs, 3) == 1 else 3, height, width
+    return image_channels(model), height, width
 
 
 def _listing(
@@ -129,7 +126,7 @@ def _listing(
 def _guessed(model: nn.Module) -> tuple[Layers, str]:
     """The layers for images of the first size that the model takes; without maps where it takes none."""
     first: ModelError | None = None
-    for side in GUESSES:
+    for side in USUAL_SIDES:
         try:
             return layers_of(model, _with_channels(model, side)), f"a guess; {SIZE} N for another size"
         except ModelError as error:

@@ -1,11 +1,21 @@
-"""From decoded images to a model's input: scaled to 0..1, minus the mean, divided by the standard deviation."""
+"""From decoded images to a model's input: scaled to 0..1, minus the mean, divided by the standard deviation. And what
+images a model takes, where nothing says it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+USUAL_SIDES = (224, 256, 32, 28, 64, 96, 128, 299, 384)  # of images that networks are made for, in the order of trial
+
+
+def image_channels(model: nn.Module) -> int:
+    """1 where the first convolution takes grey images, else 3."""
+    convolutions = (module.in_channels for module in model.modules() if isinstance(module, _ConvNd))
+    return 1 if next(convolutions, 3) == 1 else 3
 
 
 class Normalise:

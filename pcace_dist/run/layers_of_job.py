@@ -11,6 +11,7 @@ from pcace_dist.config.job import Job
 from pcace_dist.config.sections import Layer
 from pcace_dist.datasets.paths import first_names
 from pcace_dist.errors import ModelError
+from pcace_dist.models.inputs import USUAL_SIDES
 from pcace_dist.models.layers import (
     ALL,
     excluded_layers,
@@ -26,7 +27,6 @@ DOES_NOT_RUN = "does not run in a forward pass"
 NO_CONVOLUTION = "is a linear layer on tokens or maps; all takes convolutions"
 VECTOR = 2  # axes of an output without positions
 NAMED = 4  # layers in a line
-GUESSED_SIZE = 224  # pixels, of an image whose size the job leaves open
 
 
 def ranked_layers(job: Job, model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -60,7 +60,7 @@ def _said_of_all(layers: Sequence[str], others: Sequence[str]) -> str:
 
 def image_shape_of(job: Job) -> tuple[int, int, int]:
     """Shape (C, H, W) of an image as the model may get it; a guess where the job leaves images as they are."""
-    size = job.model.input.crop or job.model.input.resize or GUESSED_SIZE
+    size = job.model.input.crop or job.model.input.resize or USUAL_SIDES[0]
     height, width = (size, size) if isinstance(size, int) else size
     return job.model.input.image_channels, height, width
 

@@ -27,6 +27,7 @@ from pcace_dist.datasets.row_groups import count_kept, kept_counts
 from pcace_dist.datasets.units import listed_row_groups
 from pcace_dist.errors import OutputError, UserError
 from pcace_dist.models.library.origin import RANDOM
+from pcace_dist.progress.display import duration
 from pcace_dist.run.prepare import Preparation
 from pcace_dist.worker.shared_model import cores, most_threads
 
@@ -185,16 +186,10 @@ def _time(preparation: Preparation, sample: Sample) -> Finding:
     evidence = (
         f"{rows:,} images{stored}; an image took "
         f"{1e3 * sample.read_seconds:.1f} ms to read and decode and {1e3 * sample.model_seconds:.1f} ms in the model: "
-        f"about {_spoken(seconds)} with {workers} workers like this machine's cores"
+        f"about {duration(max(1, seconds))} with {workers} workers like this machine's cores"
     )
     figures = {"images": rows, "bytes": size, "seconds": round(seconds, 1), "workers": workers}
     return Finding(NOTE, "time", evidence, "`pcace estimate` measures all stages", figures)
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _figures(preparation: Preparation, sample: Sample) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from pcace_dist.config.job import Job, parse_job
 from pcace_dist.config.resolve import NOT_PATHS, absolute
 from pcace_dist.errors import JobError, ModelError
+from pcace_dist.models.inputs import USUAL_SIDES, image_channels
 from pcace_dist.models.layers import conv_layers
 from pcace_dist.models.library.class_names import class_names
 from pcace_dist.models.load import load_model
@@ -21,7 +21,6 @@ from pcace_dist.models.outputs import as_matrix, find_maps
 from pcace_dist.run.input_of_model import told, with_input_of_model
 from pcace_dist.storage.files import Storage
 
-SIDES = (224, 256, 32, 28, 64, 96, 128, 299, 384)  # of images, tried in this order
 BESIDE = ("downsample", "shortcut", "aux")  # parts of names of convolutions beside the main path
 EMBEDS = ("embed", "proj")
 BLOCK = 8  # the most convolutions that a glob for the last block may take
@@ -57,7 +56,7 @@ def look_at_model(
     path = weights if weights in NOT_PATHS else absolute(weights)
     model = load_model(factory, kwargs, path, seed=0, read=storage.read_bytes, python_path=(os.getcwd(),))
     given, says = _of_library(factory, kwargs, weights, model)
-    channels = _image_channels(model)
+    channels = image_channels(model)
     shape = _shape(given, size, channels, model)
     if given == {}:
         given = _own_input(shape, size, channels)
@@ -111,17 +110,11 @@ def _trial(factory: str, kwargs: Mapping[str, Any], weights: str) -> Job:
     )
 
 
-def _image_channels(model: nn.Module) -> int:
-    """1 where the first convolution takes grey images, else 3."""
-    first = next((module for module in model.modules() if isinstance(module, _ConvNd)), None)
-    return 1 if first is not None and first.in_channels == 1 else 3
-
-
 def _shape(
     given: str | dict[str, Any], size: tuple[int, int] | None, channels: int, model: nn.Module
 ) -> tuple[int, int, int]:
     """(C, H, W) of images that the model takes. Raises ModelError where it takes none that is tried."""
-    sides = [(side, side) for side in SIDES]
+    sides = [(side, side) for side in USUAL_SIDES]
     fails: Exception | None = None
     for height, width in sides if given == "auto" or size is None else [size, *sides]:
         try:
@@ -132,7 +125,7 @@ def _shape(
             fails = fails or error
     reason = next(iter(str(fails).strip().splitlines()), type(fails).__name__)
     raise ModelError(
-        f"model.factory: the model fails on images of every size that was tried ({', '.join(map(str, SIDES))}): "
+        f"model.factory: the model fails on images of every size that was tried ({', '.join(map(str, USUAL_SIDES))}): "
         f"{reason}; write a wrapper that takes images (docs/models.md, A wrapper)"
     )
 

@@ -108,7 +108,7 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--data", "nowhere"], "--factory: is needed"),
         ([*NET], "--data: is needed"),
         ([*NET, "--data", "nowhere"], "nowhere"),
-        ([*NET, "--data", ".", "--kwargs", "3"], "--kwargs 3: write a mapping"),
+        ([*NET, "--data", ".", "--kwargs", "3"], "--kwargs 3: is not a mapping"),
     ],
 )
 def test_what_is_missing_is_one_line(
