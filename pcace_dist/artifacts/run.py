@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,8 @@ from pcace_dist.artifacts.rankings import RANKINGS, best_of
 from pcace_dist.artifacts.reading.class_names import CLASSES, ClassNames, names_of_table
 from pcace_dist.config.choice import Wanted, choose, rows_with
 from pcace_dist.config.job import Job, read_job
-from pcace_dist.errors import JobError, UserError, require_packages
+from pcace_dist.config.resolve import begun_in, images_of
+from pcace_dist.errors import JobError, PcaceError, UserError, require_packages
 from pcace_dist.ledger.records import RESTORE, IllegalHistory, Record
 from pcace_dist.storage.files import Storage, normalised
 
@@ -137,6 +138,31 @@ class Run:
         require_packages("Run.to_pandas", "pandas", "pandas")
         frame: pd.DataFrame = self.ranking(**selection).to_pandas()
         return frame
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the best channels of each target, group and layer, with small pictures of what they
+        respond to where the images lie on this machine."""
+        from pcace_dist.artifacts.notebook import html
+
+        rows = html.best_rows(self.table(RANKINGS, filters=[("layer_rank", "<=", html.TOP)]))
+        shown = rows[: html.MOST_ROWS]
+        pictures, notes = self._pictures([html.channel_of(row) for row in shown])
+        if len(rows) > len(shown):
+            notes.append(f"{len(rows) - len(shown):,} more rows: run.ranking(top={html.TOP})")
+        title = f"{self.path}: {self.summary['images']:,} images"
+        return html.page(title, shown, self.names, pictures, notes)
+
+    def _pictures(self, channels: Sequence[tuple[str, int]]) -> tuple[dict[tuple[str, int], list[str]], list[str]]:
+        """Pictures of these channels' exemplars, and why there are none."""
+        from pcace_dist.artifacts.notebook.pictures import LocalRows, pictures_of
+        from pcace_dist.artifacts.reading.rows import dataset_again
+
+        try:
+            dataset = dataset_again(self.job, self.manifest(), self.path, begun_in(self.path, self.job))
+            rows = LocalRows(dataset, images_of(self.job), self.storage)
+            return pictures_of(rows, self.exemplars(), channels), []
+        except (PcaceError, OSError) as error:  # a notebook shows the ranking all the same
+            return {}, [f"no pictures: {error}"]
 
     def across_groups(self, *, top: int | None = None, target: Wanted = None) -> pa.Table:
         """Rows of rankings_across_groups.parquet: what all groups' rankings have in common (docs/outputs.md).

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from pcace_dist.artifacts.rankings import why_unranked
+from pcace_dist.artifacts.reading.rows import Ref, fetch
+from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
 from pcace_dist.datasets.sections import TENSOR
 from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, require_packages
 from pcace_dist.models.in_memory import GONE, is_gone
@@ -26,7 +28,6 @@ from pcace_dist.reporting.options import ReportOptions
 from pcace_dist.reporting.page import render
 from pcace_dist.reporting.probe import Probe
 from pcace_dist.reporting.progress import ReportProgress
-from pcace_dist.reporting.rows import Ref, fetch
 from pcace_dist.reporting.selection import PageSelection, select
 from pcace_dist.reporting.source import ReportSource, SampleTable, open_report_source
 from pcace_dist.reporting.synthesis import Canvas, excite
@@ -276,7 +277,7 @@ def _look(
     for fetched in fetch(source, findings.pool.refs, batch):
         probe.add(fetched)
         for number, image in zip(fetched.numbers, fetched.images, strict=True):
-            findings.thumbnails[number] = pictures.data_url(pictures.thumbnail(image, side))
+            findings.thumbnails[number] = data_url(thumbnail(image, side))
         progress.step(len(fetched.numbers))
     findings.probed = probe.found
     if len(findings.thumbnails) < len(findings.pool):

@@ -8,6 +8,7 @@ import numpy as np
 
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.config.targets import have_classes
+from pcace_dist.datasets.decoding.thumbnail import data_url
 from pcace_dist.reporting import pictures
 from pcace_dist.reporting.clusters import across_groups
 from pcace_dist.reporting.evidence import Transforms, density, scatter
@@ -171,7 +172,7 @@ def _cam(names: ClassNames, selection: PageSelection, findings: Findings) -> dic
 def _heat(values: np.ndarray, low: float) -> str:
     shrunk = pictures.shrink_map(_tensor(values), values.shape)
     assert shrunk is not None
-    return pictures.data_url(pictures.heat_png(shrunk, low, float(shrunk.max())))
+    return data_url(pictures.heat_png(shrunk, low, float(shrunk.max())))
 
 
 def _tensor(values: np.ndarray) -> Any:
@@ -283,11 +284,11 @@ def _channel(
     return {
         "exemplars": tiles(findings.exemplars.get(channel, [])),
         "extremes": extremes,
-        "axes": [pictures.data_url(pictures.signed_png(picture)) for picture in maps if picture is not None],
+        "axes": [data_url(pictures.signed_png(picture)) for picture in maps if picture is not None],
         "explained": numbers(plan.explained[number].double().numpy(), 3),
         "curves": curves,
         "steps": steps,
-        "synthetic": None if drawn is None else pictures.data_url(pictures.rgb_image(drawn)),
+        "synthetic": None if drawn is None else data_url(pictures.rgb_image(drawn)),
     }
 
 
@@ -318,7 +319,7 @@ def _tile(findings: Findings, channel: ChannelKey, row: int, value: float, low: 
     tile: dict[str, Any] = {"row": row, "value": float(f"{value:.4g}")}
     values = findings.probed.maps.get((row, *channel))
     if values is not None:
-        tile["map"] = pictures.data_url(pictures.heat_png(values, low, high))
+        tile["map"] = data_url(pictures.heat_png(values, low, high))
     return tile
 
 

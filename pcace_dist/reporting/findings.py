@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from pcace_dist.artifacts.reading.rows import RowPool
 from pcace_dist.reporting.comparison import AgainstRun
 from pcace_dist.reporting.evidence import Growth
 from pcace_dist.reporting.geography import Places
 from pcace_dist.reporting.probe import Probed
-from pcace_dist.reporting.rows import RowPool
 
 RankingKey = tuple[int, int]  # target, group
 ChannelKey = tuple[str, int]  # layer, channel

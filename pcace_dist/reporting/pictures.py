@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 import numpy as np
@@ -10,17 +9,15 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from pcace_dist.datasets.decoding.tensors import as_picture
+from pcace_dist.datasets.decoding.thumbnail import thumbnail
 
 Bytes = npt.NDArray[np.uint8]
 
 PICTURE_BYTES = 9 << 20  # of all thumbnails of a page
 SIZES = (224, 192, 160, 128, 112, 96, 80, 64)
 BYTES_PER_PIXEL = 0.32  # of a WebP photograph at this quality, about
-QUALITY = 78
 MAP_SIDE = 32  # pixels of an activation map at most
 LEVELS = 32  # of a map's palette
-SMALL = 64  # images up to this size are stored without loss
 
 
 def thumbnail_side(count: int, shape: tuple[int, int]) -> int:
@@ -30,21 +27,6 @@ def thumbnail_side(count: int, shape: tuple[int, int]) -> int:
         if count * pixels * BYTES_PER_PIXEL <= PICTURE_BYTES:
             return min(side, max(shape))
     return min(SIZES[-1], max(shape))
-
-
-def thumbnail(image: torch.Tensor, side: int) -> bytes:
-    """An image as it is decoded, (C, H, W), as WebP, with a longer side of at most `side` pixels; small images without
-    loss."""
-    pixels = as_picture(image).permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)).convert("RGB")
-    if max(picture.size) > side:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    sink = io.BytesIO()
-    if max(picture.size) <= SMALL:
-        picture.save(sink, "WEBP", lossless=True, method=3)
-    else:
-        picture.save(sink, "WEBP", quality=QUALITY, method=3)
-    return sink.getvalue()
 
 
 def shrink_map(values: torch.Tensor, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:
@@ -87,12 +69,6 @@ def rgb_image(pixels: npt.NDArray[np.floating]) -> bytes:
     """Values 0 to 1, (C, H, W), as WebP."""
     image = torch.from_numpy(np.clip(np.asarray(pixels) * 255, 0, 255).round().astype(np.uint8))
     return thumbnail(image, max(image.shape[1:]))
-
-
-def data_url(data: bytes) -> str:
-    """Bytes of a PNG or WebP file as a data URL."""
-    kind = "png" if data.startswith(b"\x89PNG") else "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _levels(values: npt.NDArray[np.floating], low: float, high: float) -> Bytes:

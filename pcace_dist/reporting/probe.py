@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pcace_dist.artifacts.reading.rows import Fetched
 from pcace_dist.models.forward import Forward
 from pcace_dist.reporting.pictures import shrink_map
-from pcace_dist.reporting.rows import Fetched
 from pcace_dist.reporting.source import ReportSource
 
 Wanted = Mapping[int, Mapping[str, tuple[int, ...]]]  # row number: layer: channels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -15,11 +15,11 @@ from torch import nn
 
 from pcace_dist.artifacts.checked import parsing
 from pcace_dist.artifacts.reading.class_names import ClassNames
-from pcace_dist.artifacts.reading.data_reading import DataReading
+from pcace_dist.artifacts.reading.rows import dataset_again
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.config.choice import choose, layer_names
 from pcace_dist.config.job import Job, read_job
-from pcace_dist.config.resolve import begun_in, dataset_of, images_of, storage_of, weights_of
+from pcace_dist.config.resolve import begun_in, images_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
@@ -212,13 +212,7 @@ def _opened(path: str, layers: tuple[str, ...] | None) -> ReportSource:
         exemplars=run.exemplars(),
         sample=_sample(run, ranking),
         transforms=run.transforms(),
-        dataset=replace(  # less what the run has checked
-            DataReading.of(run.manifest()).applied(dataset_of(job, directory), run.path),
-            id=None,
-            fold_by=None,
-            columns=(),
-            keep=False,
-        ),
+        dataset=dataset_again(job, run.manifest(), run.path, directory),
         images=images_of(job),
         targets=targets,
     )

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pcace_dist.config.targets import TargetSpec
+from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
 from pcace_dist.errors import JobError, UserError
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.reporting import cam, pictures
@@ -114,12 +115,12 @@ def test_density_counts_every_row_once() -> None:
 def test_an_overlay_is_clear_where_the_map_is_low_and_bright_where_it_is_high() -> None:
     values = np.zeros((6, 6))
     values[2, 3] = 1
-    shown = pixels(pictures.data_url(pictures.heat_png(values, 0.0, 1.0)), "RGBA")
+    shown = pixels(data_url(pictures.heat_png(values, 0.0, 1.0)), "RGBA")
     assert shown[..., 3].argmax() == 2 * 6 + 3 and np.delete(shown[..., 3].reshape(-1), 15).max() == 0
 
 
 def test_signed_maps_are_red_above_and_blue_below_zero() -> None:
-    shown = pixels(pictures.data_url(pictures.signed_png(np.array([[-1.0, 0.0, 1.0]]))), "RGB")[0]
+    shown = pixels(data_url(pictures.signed_png(np.array([[-1.0, 0.0, 1.0]]))), "RGB")[0]
     assert shown[0, 2] > shown[0, 0] + 0.3 and shown[2, 0] > shown[2, 2] + 0.3 and shown[1].min() > 0.9
 
 
@@ -141,7 +142,7 @@ def test_thumbnails_shrink_so_that_all_of_them_fit() -> None:
 
 def test_small_images_are_kept_pixel_by_pixel() -> None:
     image = torch.randint(0, 256, (1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert np.allclose(pixels(pictures.data_url(pictures.thumbnail(image, 160))) * 255, image[0].numpy(), atol=0.5)
+    assert np.allclose(pixels(data_url(thumbnail(image, 160))) * 255, image[0].numpy(), atol=0.5)
 
 
 # -- synthesis and class evidence

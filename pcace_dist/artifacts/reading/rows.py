@@ -1,21 +1,49 @@
-"""Fetches the rows that a report shows: only the row groups that contain them are read, only these rows are decoded."""
+"""Fetches a few rows of a run again, to show them: only the row groups that contain them are read, only these rows are
+decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from pcace_dist.datasets.images import decode
+from pcace_dist.artifacts.reading.data_reading import DataReading
+from pcace_dist.config.job import Job
+from pcace_dist.config.resolve import dataset_of
+from pcace_dist.datasets.columns import DatasetSpec
+from pcace_dist.datasets.images import ImageSpec, decode
+from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.row_groups import Choose, Positions, RowGroup, read_row_groups
 from pcace_dist.datasets.units import RowGroupRef, row_groups_of
 from pcace_dist.errors import RowError
-from pcace_dist.reporting.source import ReportSource
+from pcace_dist.storage.files import Storage
 
 Ref = tuple[str, int, int]  # file, row group, row in the file
+
+
+class RowSource(Protocol):
+    """Where a run's rows are. image_shape: height and width of its images; None: of any size."""
+
+    @property
+    def dataset(self) -> DatasetSpec: ...
+    @property
+    def images(self) -> ImageSpec: ...
+    @property
+    def storage(self) -> Storage: ...
+    @property
+    def listing(self) -> Listing: ...
+    @property
+    def image_shape(self) -> tuple[int, int] | None: ...
+
+
+def dataset_again(job: Job, manifest: Mapping[str, Any], run: str, directory: str) -> DatasetSpec:
+    """The data set as the run at `run` has read it, less what need not be checked again. directory: where it was
+    started."""
+    dataset = DataReading.of(manifest).applied(dataset_of(job, directory), run)
+    return replace(dataset, id=None, fold_by=None, columns=(), keep=False)
 
 
 class RowPool:
@@ -46,7 +74,7 @@ class _Row:
 
 @dataclass(frozen=True, eq=False)
 class Fetched:
-    """Some rows of the pool: numbers, images uint8 (n, C, H, W) as for the model, labels (-1: none), groups."""
+    """Some rows of the pool: numbers, images (n, C, H, W) as they are decoded, labels (-1: none), groups."""
 
     numbers: list[int]
     images: torch.Tensor
@@ -54,7 +82,7 @@ class Fetched:
     groups: list[Any]
 
 
-def fetch(source: ReportSource, refs: Sequence[Ref], batch: int) -> Iterator[Fetched]:
+def fetch(source: RowSource, refs: Sequence[Ref], batch: int) -> Iterator[Fetched]:
     """Batches of rows. Rows that cannot be read, or whose image does not have the plan's size, are left out.
 
     Raises DatasetError where the data set is gone, or a file is not the one that the run read.
@@ -71,7 +99,7 @@ def fetch(source: ReportSource, refs: Sequence[Ref], batch: int) -> Iterator[Fet
                 image = decode(row_group.table[source.dataset.image][position].as_py(), source.images)
             except RowError:
                 continue
-            if tuple(image.shape[1:]) != source.image_shape:
+            if source.image_shape not in (None, tuple(image.shape[1:])):
                 continue
             number = number_of[row_group.ref.key, row]
             gathered.append(_Row(number, image, labels[position], groups[position]))
@@ -82,7 +110,7 @@ def fetch(source: ReportSource, refs: Sequence[Ref], batch: int) -> Iterator[Fet
         yield _batch_of(gathered)
 
 
-def _row_groups_of(source: ReportSource, refs: Sequence[Ref]) -> tuple[RowGroupRef, ...]:
+def _row_groups_of(source: RowSource, refs: Sequence[Ref]) -> tuple[RowGroupRef, ...]:
     needed = {(file, group) for file, group, _ in refs}
     return tuple(
         ref for file in source.listing.files for ref in row_groups_of(file) if (ref.key, ref.row_group) in needed
@@ -101,7 +129,7 @@ def _rows_of(refs: Sequence[Ref]) -> Choose:
     return choose
 
 
-def _labels(source: ReportSource, row_group: RowGroup) -> list[int]:
+def _labels(source: RowSource, row_group: RowGroup) -> list[int]:
     """The class index of each row; -1: none."""
     column = source.dataset.label
     if column is None:
@@ -110,7 +138,7 @@ def _labels(source: ReportSource, row_group: RowGroup) -> list[int]:
     return indices
 
 
-def _groups(source: ReportSource, row_group: RowGroup) -> list[Any]:
+def _groups(source: RowSource, row_group: RowGroup) -> list[Any]:
     column = source.dataset.group_by
     values: list[Any] = [None] * len(row_group.rows) if column is None else row_group.table[column].to_pylist()
     return values

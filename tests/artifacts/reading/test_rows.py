@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from pcace_dist.artifacts.reading.rows import fetch
 from pcace_dist.config.job import parse_job
 from pcace_dist.config.resolve import images_of
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec, decode
 from pcace_dist.datasets.listing import list_dataset
-from pcace_dist.reporting.rows import fetch
 from pcace_dist.storage.files import Storage
 from tests.datasets.decoding.test_orientation import as_seen, tagged
 from tests.datasets.helpers import picture, shard

@@ -1,0 +1,1 @@
+"""What a notebook shows of a finished run: its best channels, with small pictures."""
