@@ -29,7 +29,7 @@ from pcace_dist.artifacts.checked import (
     read_checked,
     read_parquet,
 )
-from pcace_dist.artifacts.rankings import RANKINGS, best_of
+from pcace_dist.artifacts.rankings import RANKINGS, best_of, why_unranked
 from pcace_dist.artifacts.reading.class_names import CLASSES, ClassNames, names_of_table
 from pcace_dist.config.choice import Wanted, choose, rows_with
 from pcace_dist.config.job import Job, read_job
@@ -146,14 +146,17 @@ class Run:
 
         rows = html.best_rows(self.table(RANKINGS, filters=[("layer_rank", "<=", html.TOP)]))
         shown = rows[: html.MOST_ROWS]
-        pictures, notes = self._pictures([html.channel_of(row) for row in shown])
+        pictures, notes = self._pictures([(row["layer"], row["channel"]) for row in shown])
         if len(rows) > len(shown):
             notes.append(f"{len(rows) - len(shown):,} more rows: run.ranking(top={html.TOP})")
+        if not rows:
+            grouped = self.job.group_by is not None
+            notes += why_unranked(self.ranking(), self.names, self.job.statistics, grouped=grouped)
         title = f"{self.path}: {self.summary['images']:,} images"
         return html.page(title, shown, self.names, pictures, notes)
 
-    def _pictures(self, channels: Sequence[tuple[str, int]]) -> tuple[dict[tuple[str, int], list[str]], list[str]]:
-        """Pictures of these channels' exemplars, and why there are none."""
+    def _pictures(self, channels: Sequence[tuple[str, int]]) -> tuple[list[list[str]], list[str]]:
+        """Pictures of each of these channels' exemplars, and why there are none."""
         from pcace_dist.artifacts.notebook.pictures import LocalRows, pictures_of
         from pcace_dist.artifacts.reading.rows import dataset_again
 
@@ -162,7 +165,7 @@ class Run:
             rows = LocalRows(dataset, images_of(self.job), self.storage)
             return pictures_of(rows, self.exemplars(), channels), []
         except (PcaceError, OSError) as error:  # a notebook shows the ranking all the same
-            return {}, [f"no pictures: {error}"]
+            return [[] for _ in channels], [f"no pictures: {error}"]
 
     def across_groups(self, *, top: int | None = None, target: Wanted = None) -> pa.Table:
         """Rows of rankings_across_groups.parquet: what all groups' rankings have in common (docs/outputs.md).

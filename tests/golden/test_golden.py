@@ -49,6 +49,7 @@ def test_they_are_shown(moved: Path, capsys: pytest.CaptureFixture[str]) -> None
         run = open_run(f"runs/{name}")
         assert run.summary["images"] == images
         assert run.jackknife().num_rows == run.ranking().num_rows
+        assert ("<img" if name != "pooled" else "no channel is ranked") in run._repr_html_()
     printed = capsys.readouterr().out
     assert "done (exit code 0)" in printed and "conv1" in printed
     assert main(["status", "runs/killed"]) == 0

@@ -1,4 +1,4 @@
-"""A finished run as a table of HTML: for each target, group and layer its best channels. No script; all text escaped."""
+"""A finished run as a table of HTML: the best channels of each target, group and layer. No script; all text escaped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from pcace_dist.artifacts.notebook.pictures import Channel
 from pcace_dist.artifacts.reading.class_names import ClassNames
 
 TOP = 3  # channels of a target, group and layer
@@ -26,22 +25,23 @@ def best_rows(table: pa.Table) -> list[Row]:
     return sorted(rows, key=lambda row: (places[_block(row)], row["layer_rank"]))
 
 
-def channel_of(row: Row) -> Channel:
-    return row["layer"], row["channel"]
-
-
 def page(
-    title: str, rows: Sequence[Row], names: ClassNames, pictures: Mapping[Channel, Sequence[str]], notes: Iterable[str]
+    title: str, rows: Sequence[Row], names: ClassNames, pictures: Sequence[Sequence[str]], notes: Iterable[str]
 ) -> str:
-    """The title, a table of the rows, and the notes. pictures: URLs by channel."""
-    columns = _columns(rows, names, pictures)
-    head = "".join(f"<th>{escape(name)}</th>" for name, _ in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{cell(row)}</td>' for _, cell in columns)}</tr>" for row in rows)
+    """The title, a table of the rows, and the notes. pictures: URLs by row."""
+    columns = _columns(rows, names)
+    cells = [[cell(row) for _, cell in columns] for row in rows]
+    heads = [name for name, _ in columns]
+    if any(pictures):
+        heads.append("responds most to")
+        cells = [[*of_row, _images(urls)] for of_row, urls in zip(cells, pictures, strict=True)]
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in of_row)}</tr>" for of_row in cells)
     below = "".join(f"<div>{escape(note)}</div>" for note in notes)
     return f"<div><b>{escape(title)}</b><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
 
 
-def _columns(rows: Sequence[Row], names: ClassNames, pictures: Mapping[Channel, Sequence[str]]) -> list[Column]:
+def _columns(rows: Sequence[Row], names: ClassNames) -> list[Column]:
     columns: list[Column] = [("target", lambda row: escape(names.target(row["target"])))]
     if any(row["group"] is not None for row in rows):
         columns.append(("group", lambda row: escape(names.group(row["group"]))))
@@ -53,11 +53,11 @@ def _columns(rows: Sequence[Row], names: ClassNames, pictures: Mapping[Channel, 
     ]
     if any(row.get("effect") is not None for row in rows):
         columns.append(("effect", _effect))
-    if pictures:
-        columns.append(
-            ("responds most to", lambda row: "".join(map(PICTURE.format, pictures.get(channel_of(row), ()))))
-        )
     return columns
+
+
+def _images(urls: Iterable[str]) -> str:
+    return "".join(PICTURE.format(escape(url)) for url in urls)
 
 
 def _effect(row: Row) -> str:

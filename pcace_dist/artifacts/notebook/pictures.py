@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pcace_dist.artifacts.reading.rows import RowPool, fetch
+from pcace_dist.artifacts.reading.rows import Ref, RowPool, fetch
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
 from pcace_dist.datasets.images import ImageSpec
@@ -39,26 +40,28 @@ class LocalRows:
         return list_dataset(self.dataset, self.storage)
 
 
-def pictures_of(rows: LocalRows, exemplars: pa.Table | None, channels: Collection[Channel]) -> dict[Channel, list[str]]:
-    """Data URLs of the exemplars of these channels, best first, as many as MOST_BYTES hold. None where the images are
-    remote, or in more files than are looked through. Raises DatasetError where they are gone."""
+def pictures_of(rows: LocalRows, exemplars: pa.Table | None, channels: Sequence[Channel]) -> list[list[str]]:
+    """For each of the channels, which may be there more than once, data URLs of its exemplars, best first, as many as
+    MOST_BYTES hold. No channel has any where the images are remote, or in more files than are looked through.
+
+    Raises DatasetError where the images are gone.
+    """
     if exemplars is None or any("://" in path for path in rows.dataset.path) or len(rows.listing.files) > MOST_FILES:
-        return {}
-    pool, wanted = RowPool(), dict.fromkeys(channels)
-    numbers = {channel: [pool.add(ref) for ref in refs] for channel, refs in _exemplars(exemplars, wanted)}
-    urls: dict[int, str] = {}
-    for fetched in fetch(rows, pool.refs, 1):
-        urls[fetched.numbers[0]] = data_url(thumbnail(fetched.images[0], SIDE))
-        if sum(map(len, urls.values())) > MOST_BYTES:
-            break
-    return {channel: [urls[number] for number in of if number in urls] for channel, of in numbers.items()}
+        return [[] for _ in channels]
+    pool, refs = RowPool(), _exemplars(exemplars, set(channels))
+    numbers = [[pool.add(ref) for ref in refs[channel]] for channel in channels]
+    urls = {one.numbers[0]: data_url(thumbnail(one.images[0], SIDE)) for one in fetch(rows, pool.refs, 1)}
+    pictures = [[urls[number] for number in of_channel if number in urls] for of_channel in numbers]
+    sizes = accumulate(sum(map(len, of_channel)) for of_channel in pictures)
+    return [of_channel if size <= MOST_BYTES else [] for of_channel, size in zip(pictures, sizes, strict=True)]
 
 
-def _exemplars(table: pa.Table, channels: Collection[Channel]) -> Iterator[tuple[Channel, list[tuple[str, int, int]]]]:
-    """The places of the first exemplars of each channel."""
+def _exemplars(table: pa.Table, channels: Collection[Channel]) -> dict[Channel, list[Ref]]:
+    """The first exemplars of each channel."""
     table = table.filter(pc.less(table["place"], EACH))
-    rows = list(
-        zip(*(table[name].to_pylist() for name in ("layer", "channel", "file", "row_group", "row")), strict=True)
-    )
-    for channel in channels:
-        yield channel, [(file, group, row) for layer, number, file, group, row in rows if (layer, number) == channel]
+    columns = [table[name].to_pylist() for name in ("layer", "channel", "file", "row_group", "row")]
+    refs: dict[Channel, list[Ref]] = {channel: [] for channel in channels}
+    for layer, channel, file, row_group, row in zip(*columns, strict=True):
+        if (layer, channel) in refs:
+            refs[layer, channel].append((file, row_group, row))
+    return refs
