@@ -1,4 +1,4 @@
-"""What the columns of the tables of `pcace compare` and `pcace evaluate` are, shown in docs/reference/outputs.md.
+"""What the columns of the tables of `pcace compare`, `evaluate` and `select` are, shown in docs/reference/outputs.md.
 
 `tests/reference/test_outputs.py` holds them to the files.
 """
@@ -95,5 +95,26 @@ EVALUATION = Table(
         Column("change", "float64", "mean of the target after, less that before"),
         Column("accuracy", "float64", "share of labelled images that are still classified right; null without labels"),
         Column("changed", "float64", "variance of the target's change in units of its variance: 0 nothing"),
+    ),
+)
+
+SELECT = Table(
+    "select.parquet",
+    "`pcace select`: a row per target, group, layer and channel that was asked for.",
+    (
+        *KEYS,
+        Column("by", "string", "`effect` or `score`: what sets are chosen by"),
+        Column("images", "int64", "images that count"),
+        Column("place", "int32", "1 goes into the set first; null where the channel has no effect, score or place"),
+        Column("share", "float64", "what the channels up to this place carry (or tell), of what all do, out of fold"),
+        Column("share_low", "float64", "lower end of its 95 % interval"),
+        Column("share_high", "float64", "upper end of its 95 % interval"),
+        Column("selected", "bool", "whether the channel is in the set that has --share"),
+        Column("removal_place", "int32", "1 is taken away first to lose most; null by score"),
+        Column("lost", "float64", "what is lost without the channels up to this place, of what is lost without all"),
+        Column("lost_low", "float64", "lower end of its 95 % interval"),
+        Column("lost_high", "float64", "upper end of its 95 % interval"),
+        Column("twin", "int32", "the other channel of the layer that is most like this one; null without a sample"),
+        Column("likeness", "float64", "how alike they are, 0 to 1; from 0.95 they are as good as one"),
     ),
 )

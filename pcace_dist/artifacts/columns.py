@@ -56,6 +56,8 @@ FILES = {
     "report.html": "one self-contained page, by `pcace report`",
     "comparison.json, comparison.parquet, matching.parquet": "by `pcace compare`, in RUN_B",
     "evaluation.json, evaluation.parquet, evaluation-*.svg": "by `pcace evaluate`",
+    "select.json, select.parquet": "by `pcace select`",
+    "select/codes/*": "by `pcace select` for a run that kept no codes: its job once more, with them",
     "plan/*.safetensors": "the frozen plan: axes, knots, and rows that check each worker",
     "ledger/*.json": "what has happened, a numbered record each; `done` has the digests of the published files",
     "attempts/*/*": "what workers have accumulated, one folder for each flush; resuming and `extend` read them",

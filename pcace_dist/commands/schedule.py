@@ -43,12 +43,14 @@ POINTER = ("n", "run", "published", "fingerprint", "weights", "data", "exit_code
 _ENTRY = re.compile(r"history/\d{8}\.json")
 _TABLES = (
     "rankings|rankings_across_groups|bad_rows|classes|jackknife|exemplars|sample|transforms|comparison|matching|"
-    "evaluation"
+    "evaluation|select"
 )
 _OF_A_RUN = re.compile(
-    rf"job\.yaml|report\.html|(summary|lease|comparison|evaluation)\.json|({_TABLES})\.parquet|evaluation-[a-z]+\.svg"
+    r"(?:select/codes/)?(?:"  # below it what `pcace select` has made
+    rf"job\.yaml|report\.html|(summary|lease|comparison|evaluation|select)\.json|({_TABLES})\.parquet"
+    r"|evaluation-[a-z]+\.svg"
     r"|plan/[0-9a-f]+(\.check)?\.safetensors|ledger/\d{8}\.json|codes/index\.json"
-    rf"|attempts/{ATTEMPT}/{ATTEMPT_FILE}|{IMAGE_LIST}"
+    rf"|attempts/{ATTEMPT}/{ATTEMPT_FILE}|{IMAGE_LIST})"
 )
 
 

@@ -315,8 +315,11 @@ def test_files_that_no_run_has_written_stay_in_a_folder_that_goes(
         tick.begin("old")
     run = written_run(tmp_path, "old")
     (run / "notes.txt").write_text("mine")
+    (run / "select" / "codes" / "ledger").mkdir(parents=True)
+    for made in ("select.json", "select.parquet", "select/codes/job.yaml", "select/codes/ledger/00000001.json"):
+        (run / made).write_bytes(b"")
     assert not removed(tmp_path, "old")
-    assert [path.name for path in run.iterdir()] == ["notes.txt"]
+    assert [path.name for path in run.rglob("*") if path.is_file()] == ["notes.txt"]
     assert "runs/old/notes.txt: left, for no run has written it" in caplog.text
     (run / "notes.txt").unlink()
     assert removed(tmp_path, "old") and not (tmp_path / "schedule" / "runs" / "old.json").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pcace_dist.analysis.columns import COMPARISON, EVALUATION, MATCHING
+from pcace_dist.analysis.columns import COMPARISON, EVALUATION, MATCHING, SELECT
 from pcace_dist.artifacts import across_groups, bad_rows, jackknife, rankings, summary, transforms
 from pcace_dist.artifacts.columns import FILES, Table
 from pcace_dist.artifacts.examples import EXEMPLARS_TABLE, SAMPLE_TABLE
@@ -21,6 +21,7 @@ TABLES = (
     COMPARISON,
     MATCHING,
     EVALUATION,
+    SELECT,
 )
 
 PAGE = """\

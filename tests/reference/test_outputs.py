@@ -1,4 +1,4 @@
-"""A whole run with comparison and evaluation has the files, columns and keys that docs/reference/outputs.md names."""
+"""A whole run with `compare`, `evaluate` and `select` has the files, columns and keys that docs/reference/outputs.md names."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         path = str(folder / "run")
         assert main(["compare", path, path, "--match", "--min-tau", "-1"]) == 0
         assert main(["evaluate", path, "--draws", "1", "--images", "200", "--layer", "conv2"]) == 0
+        assert main(["select", path]) == 0
     yield folder / "run"
 
 
@@ -61,7 +62,7 @@ def test_the_files_are_those_that_are_named(run: Path) -> None:
     there = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
     assert not [name for name in there if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     missing = {pattern for pattern in patterns if not fnmatch.filter(there, pattern)}
-    assert missing <= {"report.html", "lease.json", "data/*.parquet"}
+    assert missing <= {"report.html", "lease.json", "data/*.parquet", "select/codes/*"}
 
 
 def test_the_keys_of_the_summary_are_those_that_are_named(run: Path) -> None:

@@ -23,10 +23,12 @@ _VALUES_AT_A_TIME = 1 << 22  # that become floats at the same time; a sum of so 
 class Moments:
     """Sums for V variables over F folds.
 
-    rows: int64 (F,). sums: int64 (F, V). products: int64 (F, V, V), symmetric.
+    rows: int64 (F,). sums: int64 (F, V). products: int64 (F, V, V), symmetric. units: float64 (V,), what a step of each
+    variable's grid is worth: covariances are in them.
     """
 
-    def __init__(self, variables: int, folds: int) -> None:
+    def __init__(self, variables: int, folds: int, units: npt.ArrayLike = 1.0) -> None:
+        self.units = np.broadcast_to(np.asarray(units, np.float64), (variables,))
         self.rows = torch.zeros(folds, dtype=torch.int64)
         self.sums = torch.zeros(folds, variables, dtype=torch.int64)
         self.products = torch.zeros(folds, variables, variables, dtype=torch.int64)
@@ -61,22 +63,30 @@ class Moments:
         return self
 
     def covariance(self) -> Floats:
-        """Covariance (V, V) of all rows, in units of the grids."""
-        return _covariance(self.rows.sum(), self.sums.sum(0), self.products.sum(0))
+        """Covariance (V, V) of all rows."""
+        return self._covariance(self.rows.sum(), self.sums.sum(0), self.products.sum(0))
 
     def folds(self) -> Iterator[tuple[Floats, Floats]]:
         """For each fold that has rows: the covariance (V, V) of all other rows, and the fold's part of the covariance
         of all rows. These parts add up to it."""
         rows, sums, products = self.rows.sum(), self.sums.sum(0), self.products.sum(0)
-        n, mean = int(rows), sums.double().numpy() / max(1, int(rows))
         for fold in self.rows.nonzero().flatten().tolist():
             own_rows, own_sums, own_products = self.rows[fold], self.sums[fold], self.products[fold]
-            crossed = np.outer(own_sums.double().numpy(), mean)
-            own = own_products.double().numpy() - crossed - crossed.T + int(own_rows) * np.outer(mean, mean)
-            yield _covariance(rows - own_rows, sums - own_sums, products - own_products), own / n
+            rest = self._covariance(rows - own_rows, sums - own_sums, products - own_products)
+            yield rest, self._part(own_rows, own_sums, own_products)
 
+    def _covariance(self, rows: Tensor, sums: Tensor, products: Tensor) -> Floats:
+        n = max(1, int(rows))
+        mean = sums.double().numpy() / n
+        return self._in_units(products.double().numpy() / n - np.outer(mean, mean))
 
-def _covariance(rows: Tensor, sums: Tensor, products: Tensor) -> Floats:
-    n = max(1, int(rows))
-    mean = sums.double().numpy() / n
-    return np.asarray(products.double().numpy() / n - np.outer(mean, mean))
+    def _part(self, own_rows: Tensor, own_sums: Tensor, own_products: Tensor) -> Floats:
+        """Mean over all rows of the products of some rows' deviations from the mean of all."""
+        n = int(self.rows.sum())
+        mean = self.sums.sum(0).double().numpy() / n
+        crossed = np.outer(own_sums.double().numpy(), mean)
+        squares = own_products.double().numpy() - crossed - crossed.T + int(own_rows) * np.outer(mean, mean)
+        return self._in_units(squares / n)
+
+    def _in_units(self, matrix: Floats) -> Floats:
+        return np.asarray(matrix * np.outer(self.units, self.units))

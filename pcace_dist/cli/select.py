@@ -1,0 +1,71 @@
+"""The verb select: sets of channels, and masks for pruning. Everything heavy is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from pcace_dist.cli.arguments import add_choice, add_format
+from pcace_dist.cli.parser import AddVerb
+from pcace_dist.progress import logs
+from pcace_dist.progress.terminal import Format, tell
+
+
+def add_verb(add: AddVerb) -> None:
+    """Add the verb select."""
+    verb = add(
+        "select",
+        "the smallest sets of channels found that carry or tell most of the output; near-duplicates; masks for pruning",
+        "pcace select runs/mnist --share 0.9 --layer conv3",
+    )
+    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    verb.add_argument(
+        "--by",
+        choices=("effect", "score"),
+        default="effect",
+        help="effect: the channels that carry the output (default); score: those that tell it together",
+    )
+    verb.add_argument(
+        "--share",
+        type=_share,
+        default=0.9,
+        help="how much of it the sets are to have, above 0 and below 1 (default 0.9)",
+    )
+    add_choice(verb)
+    verb.add_argument("--output", metavar="DIR", help="folder for select.parquet and select.json (default: RUN)")
+    add_format(verb, "the rows of select.parquet")
+    verb.set_defaults(run=_select)
+
+
+def _select(arguments: argparse.Namespace) -> int:
+    from pcace_dist.artifacts.run import open_run
+    from pcace_dist.commands.select.output import print_selected, write_selected
+    from pcace_dist.commands.select.select import SelectSettings, select
+    from pcace_dist.config.lasting import refuse_rays_copy
+    from pcace_dist.progress.table import print_records
+
+    refuse_rays_copy("--output", arguments.output or arguments.path)
+    run = open_run(arguments.path)
+    folder = (arguments.output or run.path).rstrip("/")
+    options = {name: getattr(arguments, name) for name in ("by", "share", "target", "group")}
+    selected = select(run, SelectSettings(layers=arguments.layer, **options), folder=folder)
+    table = write_selected(selected, folder, run.storage)
+    if arguments.format in (Format.JSON, Format.CSV):
+        print_records(table.to_pylist(), arguments.format)
+    else:
+        print_selected(selected, run.names, arguments.format)
+    for line in selected.left_out:
+        logs.say(f"left out: {line}", level=logging.WARNING)
+    if arguments.format not in (Format.JSON, Format.CSV):
+        tell(f"\nsets: {folder}/select.parquet   with masks: {folder}/select.json")
+    return 0
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
+    return value

@@ -1,0 +1,1 @@
+"""`pcace select`: how few channels carry or tell the output, with masks for pruning."""

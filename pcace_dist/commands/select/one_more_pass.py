@@ -1,0 +1,31 @@
+"""One more pass for a run that kept no codes: its job once more under its own plan, with codes, in a folder below.
+
+It is a run like any other: on the job's workers, resumed where it stopped, and read again the next time.
+"""
+
+from __future__ import annotations
+
+from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.commands.select.rows import KeptRows, open_rows
+from pcace_dist.config.job import parse_job
+from pcace_dist.errors import JobError
+from pcace_dist.progress import logs
+from pcace_dist.run.rank import run_job
+
+BELOW = "select/codes"  # where the codes are kept, below the folder of the results
+
+
+def rows_by_a_pass(run: Run, folder: str) -> KeptRows:
+    """The rows of a run, read again. Raises UserError where model or data have changed since; Stopped."""
+    output = f"{folder}/{BELOW}"
+    images = run.summary["images"]
+    logs.say(f"{run.path} kept no codes (statistics.keep_codes): one more pass over {images:,} images, into {output}")
+    written = run.job.model_dump(mode="json", exclude_unset=True)
+    statistics = written.get("statistics", {}) | {"keep_codes": True, "plan": run.path}
+    run_job(parse_job(written | {"statistics": statistics, "stop": None, "extend": None, "output": output}))
+    again = open_run(output, storage=run.storage)
+    if (again.manifest()["weights"], again.summary["images"]) != (run.manifest()["weights"], images):
+        raise JobError(f"{run.path}: model or data have changed since it was ranked; rank it anew, then select")
+    rows = open_rows(again)
+    assert rows is not None
+    return rows
