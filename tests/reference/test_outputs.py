@@ -1,4 +1,4 @@
-"""A whole run with `compare`, `evaluate` and `select` has the files, columns and keys that docs/reference/outputs.md names."""
+"""A whole run, compared, evaluated and selected from, has what docs/reference/outputs.md names."""
 
 from __future__ import annotations
 
