@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +40,13 @@ def load(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     return images.reshape(-1, 1, 28, 28), labels.long()
 
 
-def train(images: Tensor, labels: Tensor, *, epochs: int, seed: int) -> nn.Module:
-    """Adam with one rise and fall of the learning rate; batches in a seeded order."""
+def train(
+    images: Tensor, labels: Tensor, *, epochs: int, seed: int, make: Callable[[], nn.Module] = mnist_cnn
+) -> nn.Module:
+    """Adam with one rise and fall of the learning rate; batches in a seeded order. make: gives the network."""
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
-    model = mnist_cnn()
+    model = make()
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
     steps = epochs * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=PEAK_RATE, total_steps=steps)
