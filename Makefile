@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo mnist imagenet street street-full street-scale test test-all test-faults test-outages test-soak test-statistics test-apps test-browser test-cluster test-install test-jobs wheel lint types check stability reference bench clean
+.PHONY: setup demo mnist imagenet street street-full street-scale test test-all test-faults test-outages test-soak test-statistics test-apps test-browser test-cluster test-install test-jobs wheel lint types check stability pictures reference bench clean
 
 setup: $(STAMP)
 
@@ -80,6 +80,11 @@ check: lint types test
 # the stability of rankings as the number of images grows, on MNIST (see docs/method.md); --example for a quick one
 stability: setup
 	$(BIN)/python -m tests.statistics.stability
+
+# docs/ranking.svg and docs/pair.svg, from a run of the example
+pictures: setup
+	$(BIN)/pcace rank examples/mnist/job.yaml --top 1
+	$(BIN)/python -m examples.mnist.pictures runs/mnist docs
 
 # docs/reference/, from the code
 reference: setup

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from examples.mnist import figures, questions
+from examples.mnist import figures, pictures, questions
 from examples.mnist.layerwise import Layer, layers_of, quarter, shared, spearman, twins
 from pcace_dist.api import rank
 from pcace_dist.artifacts.run import open_run
@@ -140,6 +140,16 @@ def test_ranks_within_a_layer_are_those_of_a_run_of_that_layer_alone(walk: Walk,
         table = alone.ranking(group=int(digit))
         for name in ("rank", "rank_low", "rank_high"):
             assert getattr(one, name).tolist() == table[name].to_pylist()
+
+
+def test_the_pictures_show_what_is_printed_and_every_channel_of_a_digit(walk: Walk, tmp_path: Path) -> None:
+    pictures.main([str(walk.run), str(tmp_path)])
+    ranking, pair = (ET.parse(tmp_path / name).getroot() for name in ("ranking.svg", "pair.svg"))
+    words = [element.text for element in ranking.iter("{http://www.w3.org/2000/svg}text")]
+    assert words[0] == "$ pcace show runs/mnist --group 3 --top 5" and len(words) > 7
+    dots = pair.findall(".//{http://www.w3.org/2000/svg}circle")
+    both = open_run(str(walk.run)).ranking(group="3").to_pandas()[["score", "effect"]].dropna()
+    assert len(dots) == len(both) + len(LAYERS) and len(both) > 40, "and one for each layer below"
 
 
 def test_the_figures_are_drawn_and_their_numbers_printed(walk: Walk) -> None:
