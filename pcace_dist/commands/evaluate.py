@@ -45,7 +45,7 @@ from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.paths import first_names
 from pcace_dist.errors import JobError
 from pcace_dist.models.ablation.replacement import BIAS, MEAN, OPTIMAL, UNASKED, ZERO, Effect
-from pcace_dist.worker.evaluator import AblationTask, Case, Profiled
+from pcace_dist.worker.evaluation.evaluator import AblationTask, Case, Profiled
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 

@@ -36,7 +36,7 @@ from pcace_dist.run.prepare import Preparation, prepare
 from pcace_dist.run.read_data import given_classes, open_any
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import open_store
-from pcace_dist.worker.evaluator import AblationTask, Case, EvaluationSpec, Profiled
+from pcace_dist.worker.evaluation.evaluator import AblationTask, Case, EvaluationSpec, Profiled
 from pcace_dist.worker.spec import WorkSpec
 from pcace_dist.worker.worker import WorkerBody
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pcace_dist.storage.files import Storage
     from pcace_dist.worker.admission import Admission
     from pcace_dist.worker.engine import UnitReport
-    from pcace_dist.worker.evaluator import AblationTask, Case, EvaluationSpec, Evaluator, Profiled
+    from pcace_dist.worker.evaluation.evaluator import AblationTask, Case, EvaluationSpec, Evaluator, Profiled
     from pcace_dist.worker.reduce import RankInput
     from pcace_dist.worker.shared_model import SharedModel
     from pcace_dist.worker.spec import CodesSpec, WorkSpec
@@ -173,7 +173,7 @@ class WorkerBody:
         self, plan: str, block: ChannelBlock, receipts: Sequence[Receipt], folds: tuple[int, ...]
     ) -> BlockScores:
         """One reduce task of `pcace evaluate`: as `reduce`, without the images of some folds."""
-        from pcace_dist.worker.evaluator import rank_without
+        from pcace_dist.worker.evaluation.leave_out import rank_without
         from pcace_dist.worker.memory import memory_of
 
         spec = self._engine.spec
@@ -196,7 +196,7 @@ class WorkerBody:
 
     def _evaluating(self, plan: str, evaluation: EvaluationSpec) -> Evaluator:
         """Reads the images at the first task."""
-        from pcace_dist.worker.evaluator import Evaluator
+        from pcace_dist.worker.evaluation.evaluator import Evaluator
 
         if self._evaluator is None:
             self._evaluator = Evaluator(self._engine, self._stored_plan(plan), evaluation)

@@ -1,4 +1,4 @@
-"""What a worker does for `pcace evaluate`: rank without some folds, profile channels, ablate them. No Ray.
+"""One worker's part of an evaluation: profiles of channels, and the effects of their ablation.
 
 Images are read once per worker and kept. A task's result depends on the job, the plan and the task alone, not on the
 worker that does it.
@@ -6,7 +6,7 @@ worker that does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -16,30 +16,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_attempt_file, read_block, read_rows
-from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.config.targets import LABEL, PREDICTED, TargetSpec, have_classes
 from pcace_dist.datasets.device_images import decoder_of
 from pcace_dist.datasets.listing import Listing
-from pcace_dist.datasets.loader import Batch, pilot_rows
+from pcace_dist.datasets.loader import pilot_rows
 from pcace_dist.errors import DatasetError
-from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.models import layouts
 from pcace_dist.models.ablation.optimal import optimal_shifts
 from pcace_dist.models.ablation.profile import Profile, Profiler
-from pcace_dist.models.ablation.replacement import BLOCKS, Ablation, Effect, bias_values, effect
+from pcace_dist.models.ablation.replacement import Ablation, Effect, bias_values, effect
 from pcace_dist.models.forward import Forward
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix
 from pcace_dist.models.targets import target_tensor, target_values
-from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.sets.carried import removal_order
-from pcace_dist.storage.store import Store
 from pcace_dist.worker.effects.rows import EffectRows
 from pcace_dist.worker.engine import Engine
-from pcace_dist.worker.reduce import score_block
+from pcace_dist.worker.evaluation.rows import EvaluationRows
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -97,55 +92,6 @@ class AblationTask:
     optimal: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Images uint8 (n, C, H, W) with what is known of each: labels (n,), -1 without; groups; target values by column;
-    fold keys.
-
-    classes: whose outputs are the target, where it is one of a class: the labels, or what the untouched model sees.
-    """
-
-    images: Tensor
-    refs: npt.NDArray[np.object_]
-    labels: npt.NDArray[np.int64] | None
-    classes: npt.NDArray[np.int64] | None
-    groups: npt.NDArray[np.object_]
-    columns: Mapping[str, npt.NDArray[Any]]
-    keys: npt.NDArray[np.uint64]
-
-    def take(self, mask: npt.NDArray[np.bool_]) -> _Rows:
-        indices = np.flatnonzero(mask)
-        return _Rows(
-            self.images[torch.from_numpy(indices)],
-            self.refs[indices],
-            None if self.labels is None else self.labels[indices],
-            None if self.classes is None else self.classes[indices],
-            self.groups[indices],
-            {name: values[indices] for name, values in self.columns.items()},
-            self.keys[indices],
-        )
-
-    def batch(self, rows: slice) -> Batch:
-        """Some of the rows, as they were read."""
-        return Batch(
-            self.images[rows],
-            tuple(self.refs[rows]),
-            None if self.labels is None else self.labels[rows],
-            tuple(self.groups[rows]),
-            {name: values[rows] for name, values in self.columns.items()},
-            self.keys[rows],
-        )
-
-    @property
-    def blocks(self) -> npt.NDArray[np.int64]:
-        """Each row's block, from 0 (n,): rows of one key stay together, and keys are dealt out evenly."""
-        _, numbers = np.unique(self.keys, return_inverse=True)
-        return np.asarray(numbers % BLOCKS, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
 class Evaluator:
     """One worker's part of one evaluation: profiles and effects, case by case."""
 
@@ -166,11 +112,11 @@ class Evaluator:
         self._normalise = Normalise(mean, std, engine.device)
         self._shape = metadata.image_shape
         rows = self._read(evaluation.listing)
-        is_held_out = np.isin(_fold_numbers(rows.keys, plan.folds), evaluation.held_out)
+        is_held_out = np.isin(rows.folds(plan.folds), evaluation.held_out)
         self._ranked = rows.take(~is_held_out)
         elsewhere = evaluation.elsewhere
         self._held_out = rows.take(is_held_out) if elsewhere is None else self._read(elsewhere)
-        self._usable: dict[tuple[Case, bool], tuple[_Rows, Floats]] = {}
+        self._usable: dict[tuple[Case, bool], tuple[EvaluationRows, Floats]] = {}
 
     def profile(self, case: Case) -> Profiled:
         """Profiles of all layers over the images that the ranking may know."""
@@ -196,7 +142,7 @@ class Evaluator:
             len(measured),
         )
 
-    def _greedy(self, case: Case, rows: _Rows) -> dict[str, Floats]:
+    def _greedy(self, case: Case, rows: EvaluationRows) -> dict[str, Floats]:
         """Places in the greedy set, by layer, from what goes through the channels on rows that have an axis."""
         plan, effects = self._plan.effects, self._effects
         index = None if plan is None else plan.index(self._plan.targets[case.target].name)
@@ -252,11 +198,11 @@ class Evaluator:
         rows, before = self._rows_and_target(case, held_out=True)
         return self._effect(case, rows, before, self._outputs(rows))
 
-    def _effect(self, case: Case, rows: _Rows, before: Floats, outputs: Floats) -> Effect:
+    def _effect(self, case: Case, rows: EvaluationRows, before: Floats, outputs: Floats) -> Effect:
         after = self._target(case, rows, outputs)
         return effect(before, after, self._correct(case, rows, outputs), rows.blocks)
 
-    def _read(self, listing: Listing) -> _Rows:
+    def _read(self, listing: Listing) -> EvaluationRows:
         spec = self._engine.spec
         options = replace(
             spec.loader_options(self._forward.batch_size),
@@ -268,22 +214,9 @@ class Evaluator:
                 f"--data: images are {tuple(batches[0].images.shape[-2:])}, the run's {self._shape} (height, width); "
                 "set model.input.resize or model.input.crop"
             )
-        groups = np.empty(sum(len(batch) for batch in batches), dtype=object)
-        groups[:] = [group for b in batches for group in (b.groups if b.groups is not None else [None] * len(b))]
-        labels = [batch.labels for batch in batches if batch.labels is not None]
-        refs = np.empty(len(groups), dtype=object)
-        refs[:] = [ref for batch in batches for ref in batch.refs]
-        return _Rows(
-            torch.cat([batch.images for batch in batches]),
-            refs,
-            np.concatenate(labels) if labels else None,
-            np.concatenate(labels) if labels else None,
-            groups,
-            {name: np.concatenate([b.columns[name] for b in batches]) for name in batches[0].columns},
-            np.concatenate([batch.fold_keys for batch in batches]),
-        )
+        return EvaluationRows.of(batches)
 
-    def _rows_and_target(self, case: Case, *, held_out: bool) -> tuple[_Rows, Floats]:
+    def _rows_and_target(self, case: Case, *, held_out: bool) -> tuple[EvaluationRows, Floats]:
         """Rows of a case with a finite target, and the target's values; worked out once."""
         if (case, held_out) not in self._usable:
             rows = self._held_out if held_out else self._ranked
@@ -298,7 +231,7 @@ class Evaluator:
             self._usable[case, held_out] = rows.take(finite), values[finite]
         return self._usable[case, held_out]
 
-    def _outputs(self, rows: _Rows) -> Floats:
+    def _outputs(self, rows: EvaluationRows) -> Floats:
         parts = []
         for batch in self._batches(rows):
             parts.append(self._forward(rows.images[batch]).double().cpu().numpy())
@@ -315,36 +248,36 @@ class Evaluator:
         self._forward(images, receive)
         return maps
 
-    def _batches(self, rows: _Rows) -> Iterator[slice]:
+    def _batches(self, rows: EvaluationRows) -> Iterator[slice]:
         step = self._forward.batch_size
         return (slice(start, start + step) for start in range(0, len(rows), step))
 
-    def _target(self, case: Case, rows: _Rows, outputs: Floats) -> Floats:
+    def _target(self, case: Case, rows: EvaluationRows, outputs: Floats) -> Floats:
         values = target_values([self._fixed(case)], torch.from_numpy(outputs), rows.classes, rows.columns)[0]
         return values[:, 0]
 
-    def _input(self, rows: _Rows, part: slice) -> Tensor:
+    def _input(self, rows: EvaluationRows, part: slice) -> Tensor:
         """Some of the images as the model takes them."""
         return self._normalise(rows.images[part].to(self._engine.device))
 
-    def _mean_input(self, rows: _Rows) -> Tensor:
+    def _mean_input(self, rows: EvaluationRows) -> Tensor:
         """The mean image, as the model takes images."""
         total = torch.stack([self._input(rows, part).double().sum(0) for part in self._batches(rows)]).sum(0)
         return (total / len(rows)).float()
 
-    def _values(self, case: Case, rows: _Rows, part: slice, outputs: Any) -> Tensor:
+    def _values(self, case: Case, rows: EvaluationRows, part: slice, outputs: Any) -> Tensor:
         """The target of some of the rows (n,), with its graph."""
         batch = rows.batch(part)
         classes = None if rows.classes is None else rows.classes[part]
         return target_tensor(self._fixed(case), as_matrix(outputs), classes, batch.columns)
 
-    def _correct(self, case: Case, rows: _Rows, outputs: Floats) -> Floats | None:
+    def _correct(self, case: Case, rows: EvaluationRows, outputs: Floats) -> Floats | None:
         """For each row 1 or 0, NaN without a label; None where the model's outputs are no classes."""
         classes = have_classes([self._evaluation.targets[case.target]])
         return _correct(rows.labels, outputs) if classes else None
 
     def _fixed(self, case: Case) -> TargetSpec:
-        """The target of `_Rows.classes`: what an ablated model predicts is another class's output."""
+        """The target of `EvaluationRows.classes`: what an ablated model predicts is another class's output."""
         spec = self._evaluation.targets[case.target]
         return replace(spec, value=LABEL) if spec.value == PREDICTED else spec
 
@@ -375,69 +308,3 @@ def _places(target: Floats, values: Floats) -> Floats:
     places = np.empty(len(order))
     places[order] = np.arange(len(order), 0, -1)
     return places
-
-
-def _fold_numbers(keys: npt.NDArray[np.integer[Any]], folds: int) -> npt.NDArray[np.int64]:
-    return (keys.astype(np.uint64) % np.uint64(folds)).astype(np.int64)
-
-
-# -- the ranking that does not know the held folds
-
-
-def rank_without(
-    store: Store,
-    plan: Plan,
-    block: ChannelBlock,
-    receipts: Sequence[Receipt],
-    held_out: Sequence[int],
-    *,
-    penalty: float,
-    memory: int,
-) -> BlockScores:
-    """Scores of one block from the accepted attempts, as if the held folds' images had not been there.
-
-    The plan alone knows them: its axes and knots come from a pilot of all folds.
-    """
-    with_block = [receipt for receipt in receipts if block.file in receipt.files]
-
-    def parts() -> Iterable[BlockPart]:
-        for receipt in with_block:
-            rows, data = (
-                read_attempt_file(store, receipt.attempt, name, receipt.files[name])
-                for name in ("rows.arrow", block.file)
-            )
-            for part in read_block(block, plan.components, data, *read_rows(rows)):
-                yield without_folds(part, held_out)
-
-    return score_block(plan, block, parts, penalty=penalty, memory=memory)
-
-
-def without_folds(part: BlockPart, held_out: Sequence[int]) -> BlockPart:
-    """A part of the sums without the rows of some folds."""
-    codes, rows, gram, effects = part.codes, part.rows, part.gram, part.effects
-    if codes is not None:
-        ranked = ~torch.isin(rows.folds, torch.tensor(list(held_out), dtype=rows.folds.dtype))
-        codes, rows = codes.take(ranked), rows.take(ranked)
-    return BlockPart(
-        part.group,
-        codes,
-        rows,
-        None if gram is None else gram_without(gram, held_out),
-        None if effects is None else effects.without(held_out),
-    )
-
-
-def gram_without(gram: Gram, held_out: Sequence[int]) -> Gram:
-    """A copy whose sums by fold are 0 for some folds.
-
-    Sums that are not kept by fold (for Pearson's correlation and mean activations) are 0 altogether.
-    """
-    ranked = gram.copy()
-    folds = list(held_out)
-    for total in (ranked.mean_sum, ranked.mean_square, ranked.mean_target, ranked.target_sum, ranked.target_square):
-        total.zero_()
-    ranked.rows[folds] = 0
-    ranked.xx[:, folds] = 0
-    ranked.xy[:, :, folds] = 0
-    ranked.yy[:, folds] = 0
-    return ranked
