@@ -1,7 +1,7 @@
 """Installed as people install it: the wheel with pip, the sources with pip, pipx, and the `.venv` of `make setup`.
 
 In clean environments, with the pinned versions, in a folder that is not the project's: the command, the module, the
-MNIST job, and the report without and with its extra.
+MNIST job, the report without and with its extra, and the first hour with six models.
 """
 
 from __future__ import annotations
@@ -147,6 +147,15 @@ def check_commands(where: Path, env: dict[str, str]) -> None:
     assert "logit:label" in ran("pcace", "show", "runs/mnist", "--group", "3", cwd=where, env=env)
 
 
+def check_first_hour(python: Path, folder: Path, where: Path) -> None:
+    """tests/examples/test_newcomer.py in the environment of `python`, beside the examples and without the sources."""
+    shutil.copytree(folder / "sources" / "tests", where / "tests")
+    shutil.copy(folder / "sources" / "pyproject.toml", where)  # pytest's settings
+    packages = ["pytest", "pytest-timeout", "scikit-learn", "timm", "transformers"]
+    ran(python, "-m", "pip", "install", *PINS, *packages, cwd=where)
+    ran(python, "-m", "pytest", "-q", "-x", "-m", "apps", "tests/examples/test_newcomer.py", cwd=where)
+
+
 @pytest.mark.install
 def test_the_wheel_and_the_sources_with_pip(folder: Path) -> None:
     venv, where = folder / "venv", folder / "elsewhere"
@@ -161,6 +170,7 @@ def test_the_wheel_and_the_sources_with_pip(folder: Path) -> None:
     assert without.count("\n") == 1
     ran("sh", "-c", without.partition("install them: ")[2], cwd=where, env=env)
     assert "report.html" in ran("pcace", "report", "runs/mnist", "--no-synthesis", cwd=where, env=env)
+    check_first_hour(python, folder, where)
 
     ran(python, "-m", "pip", "uninstall", "--yes", "pcace-dist", "captum", "plotly", cwd=where)
     ran(python, "-m", "pip", "install", *PINS, "./sources[report]", cwd=folder)
