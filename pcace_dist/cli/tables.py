@@ -37,7 +37,7 @@ WIDE_ONLY = (
 
 TELLS_AND_DOES = """
 tells: the score, what a channel tells about the output (0 to 1)
-does:  the effect, its share of what the model makes the output of; may be negative"""
+does:  the effect, what share of the output goes through it; may be negative"""
 FEW = f"""
 *      rests on less than {SMALL_SUPPORT:.0%} of the images (support)"""
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,17 +33,24 @@ LEVELS = 255
 
 
 def with_input_of_model(job: Job, model: nn.Module) -> Job:
-    """The job in which model.input is said where it was `auto`; the job itself where nothing was.
-
-    Raises JobError, one line: the model brings nothing, or its library does what our keys cannot say.
-    """
+    """The job in which model.input is said where it was `auto`; the job itself where nothing was. Raises JobError."""
     if not job.model.auto:
         return job
     section = job.model
-    found = preprocessing_of(model, section.factory, section.kwargs, section.weights)
+    settings, source = input_of_model(model, section.factory, section.kwargs, section.weights)
+    logs.say(f"auto: {told(settings)}, from {source}", prefix="pcace: model.input: ")
+    return job.with_input(settings)
+
+
+def input_of_model(model: nn.Module, factory: str, kwargs: Mapping[str, Any], weights: str) -> tuple[Settings, str]:
+    """What `model.input: auto` comes to, and who says so. factory, kwargs, weights: of the job's `model` section.
+
+    Raises JobError, one line: the model brings nothing, or its library does what our keys cannot say.
+    """
+    found = preprocessing_of(model, factory, kwargs, weights)
     if found is None:
         raise JobError(
-            f"model.input auto: {section.factory} brings no preprocessing (torchvision's weights by kwargs.weights or "
+            f"model.input auto: {factory} brings no preprocessing (torchvision's weights by kwargs.weights or "
             "by the name of their file, timm's pretrained_cfg and transformers' image processors do); write what it "
             "was trained with: model.input: {resize: 256, crop: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, "
             "0.225]}"
@@ -50,8 +58,7 @@ def with_input_of_model(job: Job, model: nn.Module) -> Job:
     settings = next((reading for reading in found.readings if _is_same(reading, found)), None)
     if settings is None:
         raise JobError(_cannot_be_said(found))
-    logs.say(f"auto: {told(settings)}, from {found.source}", prefix="pcace: model.input: ")
-    return job.with_input(settings)
+    return settings, found.source
 
 
 def told(settings: Settings) -> str:

@@ -119,7 +119,7 @@ def decide(job: Job, opened: OpenedData, model: nn.Module, storage: Storage) -> 
     if texts and names:
         logs.say(f"labels are names, in the order of {origin}", prefix="pcace: dataset.label: ")
     if not texts:
-        _warn_of_another_order(by_origin[origin] if origin == GIVEN else by_origin[DATA], by_origin[MODEL], origin)
+        _warn_of_other_classes(by_origin[origin] if origin == GIVEN else by_origin[DATA], by_origin[MODEL], origin)
     return DataReading(
         names=names,
         names_from=origin,
@@ -177,16 +177,33 @@ def _unambiguous(pairs: Iterable[tuple[int, str]]) -> dict[str, int]:
     return {name: index for name, index in distinct if counts[name] == 1}
 
 
-def _warn_of_another_order(data: Names, model: Names, origin: str) -> None:
-    """Say where the model has the same names in another order: its outputs would be taken for other classes."""
+def _warn_of_other_classes(data: Names, model: Names, origin: str) -> None:
+    """Say where labels seem to mean other outputs than those of the model."""
+    reason = _in_another_order(data, model) or _are_others(data, model)
+    if reason is not None:
+        key = "dataset.classes" if origin == GIVEN else "dataset.label"
+        logs.say(reason, prefix=f"pcace: {key}: ", level=logging.WARNING)
+
+
+def _in_another_order(data: Names, model: Names) -> str | None:
+    """Of the first class that the model has elsewhere: its output of that number would be taken for another one."""
     places = {name.casefold(): index for index, name in model.items()}
     for index, name in data.items():
         place = places.get(name.casefold())
         if place is not None and place != index and model.get(index, "").casefold() != name.casefold():
-            logs.say(
+            return (
                 f"class {index} is {name!r}, but the model's output {index} is {model.get(index)!r} and its {name!r} "
-                f"is output {place}: is the order of the classes that of the model?",
-                prefix=f"pcace: {'dataset.classes' if origin == GIVEN else 'dataset.label'}: ",
-                level=logging.WARNING,
+                f"is output {place}: is the order of the classes that of the model?"
             )
-            return
+    return None
+
+
+def _are_others(data: Names, model: Names) -> str | None:
+    """Of names none of which the model has, and which are not as many: of as many, they may be other words for them."""
+    ours, theirs = ({name.casefold() for name in names.values()} for names in (data, model))
+    if not data or not model or len(data) == len(model) or ours & theirs:
+        return None
+    return (
+        f"class 0 is {data.get(0)!r}, the model's output 0 is {model.get(0)!r}, and none of the {len(data):,} classes "
+        f"is one of its {len(model):,}: are labels the numbers of its outputs? target: {{logit: predicted}} needs none"
+    )

@@ -89,7 +89,7 @@ rank  95 %  layer                            channel  tells         95 %    does
 (no room for: 95 % of the effect; see --wide)
 
 tells: the score, what a channel tells about the output (0 to 1)
-does:  the effect, its share of what the model makes the output of; may be negative
+does:  the effect, what share of the output goes through it; may be negative
 """
     )
 
@@ -108,7 +108,7 @@ rank  95 %  layer                  channel  tells   does            95 %
 (no room for: 95 % of the score; see --wide)
 
 tells: the score, what a channel tells about the output (0 to 1)
-does:  the effect, its share of what the model makes the output of; may be negative
+does:  the effect, what share of the output goes through it; may be negative
 """
     )
 

@@ -97,6 +97,23 @@ def test_the_order_of_the_model_is_taken_and_another_one_in_the_data_is_said(
     ) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("data", "model", "said"),
+    [
+        (["beach", "street"], ["tench", "goldfish", "shark"], True),
+        (["n01440764", "n01443537"], ["tench", "goldfish"], False),  # as many: other words for the same
+        (["goldfish", "tench"], ["Goldfish", "tench", "shark"], False),
+        ([], ["tench"], False),
+    ],
+)
+def test_classes_none_of_which_the_model_has_are_said(
+    data: list[str], model: list[str], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read_data._warn_of_other_classes(dict(enumerate(data)), dict(enumerate(model)), read_data.DATA)
+    line = "class 0 is 'beach', the model's output 0 is 'tench', and none of the 2 classes is one of its 3"
+    assert (line in capsys.readouterr().err) == said
+
+
 def test_names_in_a_file_and_the_order_of_the_model(tmp_path: Path, digits: np.ndarray, plain: Run) -> None:
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     texts = pa.array([NAMES[digit] for digit in digits])

@@ -169,8 +169,8 @@ def _memory(preparation: Preparation, sample: Sample) -> Finding:
     own, free = psutil.Process().memory_info().rss, psutil.virtual_memory().available
     figures = {"process_bytes": own, "map_bytes": sample.map_bytes, "available_bytes": free, "workers": here}
     evidence = (
-        f"about {own / 1e9:.1f} GB for each of {here} workers here ({free / 1e9:.1f} GB are free); the layers' maps of "
-        f"one image are {sample.map_bytes / 1e3:,.0f} kB"
+        f"about {own / 1e9:.1f} GB for each worker, {here} of them here ({free / 1e9:.1f} GB are free); the layers' "
+        f"maps of one image are {sample.map_bytes / 1e3:,.0f} kB"
     )
     if own * here > free:
         return Finding(WARNING, "memory", evidence, "write workers: {max: 1}, fewer layers or a smaller crop", figures)
@@ -186,7 +186,7 @@ def _time(preparation: Preparation, sample: Sample) -> Finding:
     evidence = (
         f"{rows:,} images{stored}; an image took "
         f"{1e3 * sample.read_seconds:.1f} ms to read and decode and {1e3 * sample.model_seconds:.1f} ms in the model: "
-        f"about {duration(max(1, seconds))} with {workers} workers like this machine's cores"
+        f"about {duration(max(1, seconds))} with workers.max {workers} on cores like this machine's"
     )
     figures = {"images": rows, "bytes": size, "seconds": round(seconds, 1), "workers": workers}
     return Finding(NOTE, "time", evidence, "`pcace estimate` measures all stages", figures)

@@ -28,7 +28,7 @@ Ask = Callable[[str, str], str]
 """A question and its default -> the answer."""
 
 MOST_WORKERS = 8
-MOST_COLUMNS = 12  # that a comment names
+MOST_COLUMNS, NAMED = 12, 3  # columns and classes that a comment names
 ROWS = {"Parquet": "rows of Parquet", "images": "images", "CSV": "lines that name an image"}
 
 
@@ -164,9 +164,12 @@ def _dataset(path: str, data: DataLook, model: ModelLook, label: str | None) -> 
 
 
 def _classes(data: DataLook, model: ModelLook) -> str:
-    known = f"; the model calls them {', '.join(list(model.names.values())[:3])}, ..." if model.names else ""
+    more = ", ..." if len(model.names) > NAMED else ""
+    known = f"; the model calls them {', '.join(list(model.names.values())[:NAMED])}{more}" if model.names else ""
     largest = "" if data.largest_label is None else f" (0 to {data.largest_label})"
-    return f"the class{largest}; the model has {model.outputs} outputs{known}"
+    fewer = data.largest_label is not None and data.largest_label + 1 < model.outputs
+    meant = ": label 0 is its output 0, and so on" if fewer else ""
+    return f"the class{largest}; the model has {model.outputs} outputs{meant}{known}"
 
 
 def _model(wishes: Wishes, weights: str, data: DataLook, model: ModelLook) -> list[str]:

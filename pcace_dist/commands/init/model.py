@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcace_dist.config.job import Job, parse_job
 from pcace_dist.config.resolve import NOT_PATHS, absolute
 from pcace_dist.errors import JobError, ModelError
 from pcace_dist.models.inputs import USUAL_SIDES, image_channels
 from pcace_dist.models.layers import conv_layers
 from pcace_dist.models.library.class_names import class_names
+from pcace_dist.models.library.preprocessing import Settings
 from pcace_dist.models.load import load_model
 from pcace_dist.models.outputs import as_matrix, find_maps
-from pcace_dist.run.input_of_model import told, with_input_of_model
+from pcace_dist.run.input_of_model import input_of_model, told
 from pcace_dist.storage.files import Storage
 
 BESIDE = ("downsample", "shortcut", "aux")  # parts of names of convolutions beside the main path
@@ -90,24 +90,16 @@ def _of_library(
     if resolved is None:
         return {}, ""
     keys = ("mode", "resize", "crop", "mean", "std")
-    return {key: resolved[key] for key in keys if resolved[key] is not None}, "as torchvision's own weights have it"
+    given = {key: resolved[key] for key in keys if resolved.get(key) is not None}
+    return given, "as torchvision's own weights have it"
 
 
-def _resolved(factory: str, kwargs: Mapping[str, Any], weights: str, model: nn.Module) -> dict[str, Any] | None:
+def _resolved(factory: str, kwargs: Mapping[str, Any], weights: str, model: nn.Module) -> Settings | None:
     """What `model.input: auto` comes to; None where the library does not say."""
     try:
-        job = with_input_of_model(_trial(factory, kwargs, weights), model)
+        return input_of_model(model, factory, kwargs, weights)[0]
     except (JobError, ModelError):
         return None
-    written: dict[str, Any] = job.model_dump(mode="json")["model"]["input"]
-    return written
-
-
-def _trial(factory: str, kwargs: Mapping[str, Any], weights: str) -> Job:
-    section = {"factory": factory, "kwargs": dict(kwargs), "weights": weights, "input": "auto"}
-    return parse_job(
-        {"dataset": {"path": "."}, "model": section, "layers": "all", "target": {"output": 0}, "output": "."}
-    )
 
 
 def _shape(
@@ -156,7 +148,7 @@ def _layers(model: nn.Module, head: int) -> tuple[list[str], dict[str, str]]:
     blocks = _blocks(model)
     if len(convolutions) > 1:
         chosen = _last_block(convolutions)
-        others = {"all": f"every convolution ({len(convolutions)})", convolutions[-1]: "the last one alone"}
+        others = {"all": f"every convolution ({len(conv_layers(model))})", convolutions[-1]: "the last one alone"}
         return [chosen], {name: words for name, words in others.items() if name != chosen}
     if blocks:
         inner = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
