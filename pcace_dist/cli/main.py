@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import check, completion, estimate, init, layers, pack, runs, schema, select
+from pcace_dist.cli import check, completion, estimate, init, layers, pack, runs, schema, select, stability
 from pcace_dist.cli.arguments import add_choice, add_format, add_job, count
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
@@ -105,6 +105,7 @@ def build_parser() -> Parser:
     _add_status(add)
     runs.add_verbs(add)
     select.add_verb(add)
+    stability.add_verb(add)
     estimate.add_verb(add)
     layers.add_verb(add)
     _add_report(add)

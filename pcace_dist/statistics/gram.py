@@ -211,6 +211,20 @@ class Gram:
     def copy(self) -> Gram:
         return self.select(slice(None))
 
+    def without(self, folds: Iterable[int]) -> Gram:
+        """A copy without the rows of some folds.
+
+        Sums that are not kept by fold (for Pearson's correlation and mean activations) are 0 altogether.
+        """
+        result, out = self.copy(), list(folds)
+        for total in (result.mean_sum, result.mean_square, result.mean_target, result.target_sum, result.target_square):
+            total.zero_()
+        result.rows[out] = 0
+        result.xx[:, out] = 0
+        result.xy[:, :, out] = 0
+        result.yy[:, out] = 0
+        return result
+
     def to(self, device: torch.device | str) -> Gram:
         """A copy on `device`."""
         moved = self.copy()

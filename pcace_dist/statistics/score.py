@@ -150,10 +150,12 @@ def score_channels(
     *,
     penalty: float,
     min_images: int | None = None,
+    min_folds: int = MIN_FOLDS,
 ) -> list[ChannelScores]:
     """Scores of a Gram's channels, one ChannelScores per target.
 
     layer: the plan of the same channels (`LayerPlan.block` of a larger one). min_images: replaces `required_images`.
+    min_folds: with rows, that a score takes; 2 at least.
     The bits of a channel's result do not depend on the other channels in the Gram.
     """
     if (layer.channels, layer.components) != (gram.channels, gram.components):
@@ -165,7 +167,7 @@ def score_channels(
         raise StatisticsError(f"{len(target_plans)} target plans for a Gram of {gram.targets} targets")
     on_cpu = gram if gram.device.type == "cpu" else gram.to("cpu")
     moving = [_target_moves(on_cpu, index) for index in range(gram.targets)]
-    status = _status(on_cpu, layer, min_images)
+    status = _status(on_cpu, layer, min_images, min_folds)
     ok = np.flatnonzero(status == OK)
     solved = _solve(on_cpu, layer, target_plans, np.flatnonzero(moving), ok, penalty) if len(ok) and any(moving) else {}
     constant = np.where(status == OK, CONSTANT, status)
@@ -181,7 +183,7 @@ def scores_of_few_rows(
 ) -> list[ChannelScores] | None:
     """The result of `score_channels` for a Gram with rows[f] rows in fold f, if these are too few for a score of any
     channel; else None. So the Gram of such a group need not be computed."""
-    status = _status_by_rows(rows, layer, knots, min_images)
+    status = _status_by_rows(rows, layer, knots, min_images, MIN_FOLDS)
     if (status == OK).any():
         return None
     images = np.full(layer.channels, rows.sum(), dtype=np.int64)
@@ -269,23 +271,23 @@ def _root(squared: Floats) -> Floats:
     return np.sqrt(np.clip(squared, 0.0, 1.0))
 
 
-def _status(gram: Gram, layer: LayerPlan, min_images: int | None) -> npt.NDArray[np.str_]:
+def _status(gram: Gram, layer: LayerPlan, min_images: int | None, min_folds: int) -> npt.NDArray[np.str_]:
     """ok, constant (in the pilot or in these rows) or too_few_images, for every channel and any target that moves."""
-    status = _status_by_rows(gram.rows.numpy(), layer, gram.knots, min_images)
+    status = _status_by_rows(gram.rows.numpy(), layer, gram.knots, min_images, min_folds)
     if (status == OK).any():
         status[(status == OK) & ~_channels_move(gram)] = CONSTANT
     return status
 
 
 def _status_by_rows(
-    rows: npt.NDArray[np.int64], layer: LayerPlan, knots: int, min_images: int | None
+    rows: npt.NDArray[np.int64], layer: LayerPlan, knots: int, min_images: int | None, min_folds: int
 ) -> npt.NDArray[np.str_]:
     """The part of `_status` that follows from the number of rows in each fold."""
     live = layer.live.cpu().numpy().sum(axis=1)
     required = np.array([required_images(int(count), knots) for count in live])
     if min_images is not None:
         required = np.maximum(1, np.full_like(required, min_images))
-    too_few = (rows.sum() < required) | ((rows > 0).sum() < MIN_FOLDS)
+    too_few = (rows.sum() < required) | ((rows > 0).sum() < min_folds)
     status = np.where(live == 0, CONSTANT, np.where(too_few, TOO_FEW_IMAGES, OK))
     return status.astype(f"U{len(TOO_FEW_IMAGES)}")
 

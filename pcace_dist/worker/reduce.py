@@ -56,8 +56,7 @@ def reduce_block(
     def parts() -> Iterator[BlockPart]:
         for receipt in with_block:
             attempt_ends = Ends()
-            rows = read_rows(_read(store, receipt, "rows.arrow"))
-            for part in read_block(block, plan.components, _read(store, receipt, block.file), *rows):
+            for part in block_parts(store, plan, block, [receipt]):
                 attempt_ends.add(part, layer, receipt.attempt)
                 yield part
             ends[receipt.attempt] = attempt_ends  # in a further pass the same again
@@ -65,6 +64,14 @@ def reduce_block(
     scores = score_block(plan, block, parts, penalty=penalty, memory=memory)
     scores = replace(scores, ends=reduce_pairs(Ends.plus, ends.values(), Ends()))
     return scores if estimator == "gram" else _by_ace(scores, store, plan, with_block)
+
+
+def block_parts(store: Store, plan: Plan, block: ChannelBlock, receipts: Iterable[Receipt]) -> Iterator[BlockPart]:
+    """What the attempts hold of one block, attempt by attempt. Raises CorruptAttempt."""
+    for receipt in receipts:
+        if block.file in receipt.files:
+            rows = read_rows(_read(store, receipt, "rows.arrow"))
+            yield from read_block(block, plan.components, _read(store, receipt, block.file), *rows)
 
 
 def score_block(

@@ -1,0 +1,14 @@
+"""`pcace stability` as a script, for `ray job submit --working-dir . -- python jobs/select.py ...`; same arguments,
+same codes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pcace_dist.cli.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["stability", *sys.argv[1:]]))
