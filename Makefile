@@ -46,7 +46,7 @@ street: setup
 	@mkdir -p runs && date +%s > runs/street-begun
 	$(BIN)/pcace rank examples/street/job.yaml --top 3
 	$(BIN)/pcace report runs/street
-	$(BIN)/pcace evaluate runs/street --layer conv3 --effect output:0
+	$(BIN)/pcace evaluate runs/street --layer conv3 --watch output:0
 	$(BIN)/python -m examples.street.truth runs/street
 	$(BIN)/python -m examples.street.figures runs/street runs/street/figures
 	@echo "make street: $$(( $$(date +%s) - $$(cat runs/street-begun) )) s; figures in runs/street/figures, the report is runs/street/report.html"

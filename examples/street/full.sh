@@ -14,7 +14,7 @@ done
     --set model.weights="$work/weights.safetensors" --set output="$work/run"
 "$bin/pcace" report "$work/run"
 "$bin/python" -m examples.street.truth "$work/run"
-"$bin/pcace" evaluate "$work/run" --layer conv3 --effect output:0
+"$bin/pcace" evaluate "$work/run" --layer conv3 --watch output:0
 "$bin/python" -m examples.street.truth --planted 10 --out "$work"
 "$bin/python" -m examples.street.figures "$work/run" "$work/figures" --planted "$work/planted.json"
 echo "make street-full: $SECONDS s; figures in $work/figures, the report is $work/run/report.html"

@@ -135,14 +135,15 @@ def verdict(all_curves: Sequence[Curves], replacement: str) -> str:
 
 
 def _trusted(judged: Judged) -> str:
-    """The orders that may be the best."""
+    """The order with the largest area, and those that may be the best as well."""
     ranks = judged.ranks
     if ranks is None:
         return "none (too few images to compare orders)"
     best = [index for index, low in enumerate(ranks.low) if low == 1]
     if judged.names.index(RANDOM) in best:
         return "none (no order is told from random ones)"
-    return _listed([judged.names[index] for index in sorted(best, key=lambda index: ranks.rank[index])], "or")
+    first, *others = (judged.names[index] for index in sorted(best, key=lambda index: ranks.rank[index]))
+    return f"{first} ({_listed(others, 'or')} may be as good)" if others else first
 
 
 def _against(judged: Judged) -> str:
