@@ -35,6 +35,7 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 By: TypeAlias = Literal["effect", "score"]
 
 HALF = 0.5  # the share that is told beside the one that is asked for
+LIKENESS_DIGITS = 6  # the rest is rounding, another one for another number of threads
 MOST_TOLD = 64  # channels of a set that is chosen by what it tells
 
 
@@ -97,8 +98,8 @@ def select(run: Run, settings: SelectSettings, *, folder: str) -> Selected:
     ranking = run.ranking(layer=settings.layers, group=settings.group, target=settings.target)
     cases, left_out = _cases(run, ranking, settings.by)
     if not cases:
-        by = {"effect": "score", "score": "effect"}[settings.by]
-        raise JobError(f"{run.path}: has nothing to select by {settings.by}: {'; '.join(left_out)}; try --by {by}")
+        instead = "; --by score needs no effects" if settings.by == "effect" else ""
+        raise JobError(f"{run.path}: has nothing to select by {settings.by}: {'; '.join(left_out)}{instead}")
     rows = open_rows(run) or rows_by_a_pass(run, folder)
     series = _series(run, rows, cases, settings.by)
     sets = {case: found for some in _at_a_time(rows, series) for case, found in _sets(rows, some)}
@@ -232,4 +233,4 @@ def _alike(run: Run, layers: Collection[str]) -> dict[str, Floats] | None:
     if sampled.sample() is None:
         return None
     codes = sampled_codes(sampled)[1]
-    return {layer: likeness(codes[layer], codes[layer]) for layer in layers}
+    return {layer: np.round(likeness(codes[layer], codes[layer]), LIKENESS_DIGITS) for layer in layers}

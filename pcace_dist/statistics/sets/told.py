@@ -13,7 +13,7 @@ A copy of a chosen channel adds nothing. Given the transforms: they are not solv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -26,6 +26,7 @@ from pcace_dist.statistics.solve import whiten_target
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
+_ROUNDING = 1e-12
 _COPY = 1e-6  # of a channel's variance: what others do not say of it is rounding
 
 
@@ -37,10 +38,22 @@ def telling_order(covariance: Floats, hats: int, most: int) -> Integers:
     state = _Chosen.none(covariance, hats)
     order: list[int] = []
     while len(order) < most and len(new := np.flatnonzero(state.is_new)):
-        told = np.linalg.eigvalsh(state.explained + _squares(state.cross[:, new] / np.sqrt(state.own[new])))[:, -1]
-        order.append(int(new[np.argmax(told)]))
+        order.append(_most_told(state.explained, new, state.cross[:, new] / np.sqrt(state.own[new])))
         state = state.with_channel(order[-1])
     return np.array(order, np.int64)
+
+
+def _most_told(explained: Floats, channels: Integers, added: Floats) -> int:
+    """The channel u of `added` (K', c) with the largest eigenvalue of explained + u u'.
+
+    It lies between top + (v' u)^2, v the top eigenvector, and top + u' u: most channels need not be looked at.
+    """
+    values, vectors = np.linalg.eigh(explained)
+    least = values[-1] + np.square((vectors[:, -1:] * added).sum(0))
+    hopeful = np.flatnonzero(values[-1] + np.square(added).sum(0) >= least.max() - _ROUNDING)
+    columns = added[:, hopeful].T
+    squares = columns[:, :, None] * columns[:, None, :]
+    return int(channels[hopeful[np.argmax(np.linalg.eigvalsh(explained + squares)[:, -1])]])
 
 
 @dataclass(frozen=True)
@@ -66,32 +79,34 @@ class Told:
 
     def _weights(self, covariance: Floats, order: Integers) -> tuple[Floats, Floats]:
         """Coefficients of the hats (k, K) and of the channels (k, k) in their order, for the sets of 1 ... k."""
-        state = _Chosen.none(covariance, self.hats)
-        inner, cross = state.inner, state.cross
+        some = np.append(np.arange(self.hats), self.hats + order)
+        none = state = _Chosen.none(covariance[np.ix_(some, some)], self.hats)
         functions, weights = np.zeros((len(order), self.hats)), np.zeros((len(order), len(order)))
-        for place, channel in enumerate(order.tolist()):
-            state = state.with_channel(channel)
+        for place in range(len(order)):
+            state = state.with_channel(place)
             best = np.linalg.eigh(state.explained)[1][:, -1]
-            own = order[: place + 1]
+            own = slice(place + 1)
             functions[place] = state.white @ best
-            weights[place, : place + 1] = np.linalg.solve(inner[np.ix_(own, own)], cross[:, own].T @ best)
+            weights[place, own] = np.linalg.solve(none.inner[own, own], none.cross[:, own].T @ best)
         return functions, weights
 
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
-    """What is left when the chosen channels are taken out of the others (Gram-Schmidt).
+    """What is left of the channels when the chosen ones are taken out (Gram-Schmidt, as in a pivoted Cholesky).
 
-    white: (K, K'), whitens the target's hats. cross: (K', C), covariance of the whitened target with what is left of
-    each channel. inner: (C, C), covariance of what is left. explained: (K', K'), the matrix whose largest eigenvalue is
-    rho^2. variances: (C,), before.
+    white: (K, K'), whitens the target's hats. inner: (C, C), covariance of the channels. along: (k, C), their
+    covariance with each chosen one, of length 1 and without those before it. own: (C,), variance of what is left.
+    cross: (K', C), covariance of the whitened target with it. explained: (K', K'), the matrix whose largest eigenvalue
+    is rho^2.
     """
 
     white: Floats
-    cross: Floats
     inner: Floats
+    along: Floats
+    own: Floats
+    cross: Floats
     explained: Floats
-    variances: Floats
 
     @classmethod
     def none(cls, covariance: Floats, hats: int) -> _Chosen:
@@ -99,29 +114,25 @@ class _Chosen:
         white = whiten_target(target, torch.zeros_like(target)).numpy()
         inner, size = covariance[hats:, hats:], white.shape[1]
         cross = white.T @ covariance[:hats, hats:]
-        return cls(white, cross, inner, np.zeros((size, size)), np.diagonal(inner).copy())
-
-    @property
-    def own(self) -> Floats:
-        """Variance (C,) of what is left of each channel."""
-        return np.asarray(np.diagonal(self.inner))
+        return cls(white, inner, np.zeros((0, len(inner))), np.diagonal(inner).copy(), cross, np.zeros((size, size)))
 
     @property
     def is_new(self) -> npt.NDArray[np.bool_]:
         """Which channels say something that the chosen ones do not."""
-        return np.asarray((self.variances > 0) & (self.own > _COPY * self.variances))
+        variances = np.diagonal(self.inner)
+        return np.asarray((variances > 0) & (self.own > _COPY * variances))
 
     def with_channel(self, channel: int) -> _Chosen:
-        along = self.inner[channel] / np.sqrt(self.own[channel])
-        towards = self.cross[:, channel] / np.sqrt(self.own[channel])
-        return replace(
-            self,
-            cross=self.cross - np.outer(towards, along),
-            inner=self.inner - np.outer(along, along),
-            explained=self.explained + np.outer(towards, towards),
+        length = np.sqrt(self.own[channel])
+        along = (self.inner[channel] - (self.along[:, channel, None] * self.along).sum(0)) / length
+        towards = self.cross[:, channel] / length
+        own = self.own - along**2
+        own[channel] = 0.0
+        return _Chosen(
+            self.white,
+            self.inner,
+            np.concatenate([self.along, along[None]]),
+            own,
+            self.cross - np.outer(towards, along),
+            self.explained + np.outer(towards, towards),
         )
-
-
-def _squares(columns: Floats) -> Floats:
-    """u u' (n, K', K') of each column u of (K', n)."""
-    return np.asarray(columns.T[:, :, None] * columns.T[:, None, :])

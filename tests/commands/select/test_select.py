@@ -166,7 +166,11 @@ def test_by_score_the_first_channel_is_the_best_and_what_the_set_tells_is_that_o
 @pytest.mark.parametrize(
     ("run", "arguments", "message"),
     [
-        ("off", [], "has nothing to select by effect: logit:label, conv1: effect_status off; try --by score"),
+        (
+            "off",
+            [],
+            "has nothing to select by effect: logit:label, conv1: effect_status off; --by score needs no effects",
+        ),
         ("kept", ["--share", "1"], "'1' is not a number above 0 and below 1"),
         ("kept", ["--layer", "conv9"], "no layer 'conv9'"),
         ("nowhere", [], "holds no"),
