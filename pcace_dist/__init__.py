@@ -8,6 +8,7 @@ The public surface, imported when first used so that `import pcace_dist` stays l
     report(run)                write the page of a finished run
     compare(run, other)        what moved between two finished runs
     evaluate(run)              ablation curves: does the ranking find what matters to the model?
+    select(run)                the fewest channels that carry or tell most of the output; masks for pruning
     load_job(path)             a job file as a checked Job
     check(job)                 what can be wrong with a job, before it runs
     layers(model)              what there is to rank in a torch.nn.Module, with the globs that select it
@@ -19,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pcace_dist.api import check, compare, evaluate, layers, load_job, rank, rank_model, report
+    from pcace_dist.api import check, compare, evaluate, layers, load_job, rank, rank_model, report, select
     from pcace_dist.artifacts.run import Run, open_run
     from pcace_dist.config.job import Job
     from pcace_dist.statistics.maximal import maximal_correlation
@@ -39,6 +40,7 @@ _HOME = {
     "rank": "pcace_dist.api",
     "rank_model": "pcace_dist.api",
     "report": "pcace_dist.api",
+    "select": "pcace_dist.api",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "rank",
     "rank_model",
     "report",
+    "select",
 ]
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pcace_dist.analysis.compare import Comparison
     from pcace_dist.commands.check.check import Checked
     from pcace_dist.commands.evaluate import Evaluation
+    from pcace_dist.commands.select.sets import Selected
     from pcace_dist.models.listing.found import Layers
     from pcace_dist.reporting.build import ReportResult
 
@@ -132,6 +133,21 @@ def evaluate(run: Run | str, **settings: Any) -> Evaluation:
     if isinstance(settings.get("watch"), Mapping):
         settings["watch"] = parse_target(settings["watch"])
     return evaluated(_opened(run), EvaluationSettings(**settings))
+
+
+def select(run: Run | str, *, folder: str | Path | None = None, **settings: Any) -> Selected:
+    """The fewest channels found that carry or tell most of the output, as `pcace select` finds them: `.sets`, `.masks`
+    (what to keep and what to prune), `.table()`, `.to_json()`.
+
+    settings: as `commands.select.sets.SelectSettings` has them, such as by="score", share=0.9, layers="conv2". A run
+    that kept no codes is read once more, with the codes kept below `folder` (None: the run's); nothing else is written.
+    Raises UserError, Stopped.
+    """
+    from pcace_dist.commands.select.select import select as selected
+    from pcace_dist.commands.select.sets import SelectSettings
+
+    opened = _opened(run)
+    return selected(opened, SelectSettings(**settings), folder=opened.path if folder is None else str(folder))
 
 
 def report(run: Run | str, **options: Any) -> ReportResult:

@@ -156,6 +156,7 @@ def test_public_names_are_the_documented_ones() -> None:
         "rank",
         "rank_model",
         "report",
+        "select",
     ]
     for name in pcace_dist.__all__:
         assert getattr(pcace_dist, name) is not None

@@ -27,7 +27,7 @@ def add_verb(add: AddVerb) -> None:
     )
     verb.add_argument(
         "--share",
-        type=_share,
+        type=float,
         default=0.9,
         help="how much of it the sets are to have, above 0 and below 1 (default 0.9)",
     )
@@ -40,7 +40,8 @@ def add_verb(add: AddVerb) -> None:
 def _select(arguments: argparse.Namespace) -> int:
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.commands.select.output import print_selected, write_selected
-    from pcace_dist.commands.select.select import SelectSettings, select
+    from pcace_dist.commands.select.select import select
+    from pcace_dist.commands.select.sets import SelectSettings
     from pcace_dist.config.lasting import refuse_rays_copy
     from pcace_dist.progress.table import print_records
 
@@ -59,13 +60,3 @@ def _select(arguments: argparse.Namespace) -> int:
     if arguments.format not in (Format.JSON, Format.CSV):
         tell(f"\nsets: {folder}/select.parquet   with masks: {folder}/select.json")
     return 0
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
-    return value

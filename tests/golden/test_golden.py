@@ -87,6 +87,13 @@ def test_their_plan_is_taken(moved: Path) -> None:
     near(open_run("again").ranking(), pq.read_table("runs/extended/rankings.parquet"))
 
 
+def test_sets_are_selected_by_score_with_one_more_pass(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "runs/extended"]) == 2
+    assert "effect_status off; --by score needs no effects" in capsys.readouterr().err
+    assert main(["select", "runs/extended", "--by", "score", "--output", "again"]) == 0
+    assert pq.read_table("again/select.parquet")["images"].to_pylist() == [240] * 8
+
+
 @pytest.mark.jobs
 def test_one_that_was_killed_goes_on_where_the_data_are_now(moved: Path) -> None:
     assert rank("runs/killed/job.yaml", "compute.exact=off") == 0

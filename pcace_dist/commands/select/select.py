@@ -8,8 +8,7 @@ By effect a set is one to keep, with all other channels of the layer held at the
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.commands.select.one_more_pass import rows_by_a_pass
 from pcace_dist.commands.select.rows import KeptRows, from_codes, open_rows
 from pcace_dist.commands.select.series import Effects, Series, Transforms, moments_bytes
-from pcace_dist.config.choice import Wanted
+from pcace_dist.commands.select.sets import By, Case, ChannelSet, Selected, SelectSettings
 from pcace_dist.errors import JobError
 from pcace_dist.statistics.score import OK
 from pcace_dist.statistics.sets.carried import Kept, Removed, layer_loss
@@ -32,64 +31,9 @@ from pcace_dist.worker.memory import default_memory
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
-By: TypeAlias = Literal["effect", "score"]
 
-HALF = 0.5  # the share that is told beside the one that is asked for
 LIKENESS_DIGITS = 6  # the rest is rounding, another one for another number of threads
 MOST_TOLD = 64  # channels of a set that is chosen by what it tells
-
-
-@dataclass(frozen=True)
-class SelectSettings:
-    """What is asked. share: of the output, that a set is to have. None: all there are."""
-
-    by: By = "effect"
-    share: float = 0.9
-    layers: Wanted = None
-    target: Wanted = None
-    group: Wanted = None
-
-
-@dataclass(frozen=True)
-class Case:
-    """One target, group and layer: the number of its channels, and those that count."""
-
-    target: str
-    group: Any
-    layer: str
-    count: int
-    channels: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelSet:
-    """The answer for a case. order: the channels' numbers, so that the first k are the set of k; kept: their shares.
-    removal: the numbers in the order in which most is lost, with what is lost; by effect only. whole: what all do."""
-
-    case: Case
-    images: int
-    whole: float
-    order: Integers
-    kept: Curve
-    removal: Integers | None
-    removed: Curve | None
-
-    def selected(self, share: float) -> Integers:
-        """The channels of the set that has a share, in their order."""
-        return self.order[: self.kept.size(share).channels]
-
-
-@dataclass(frozen=True, eq=False)
-class Selected:
-    """All sets, what was left out and why, and by layer how alike its channels are (C, C); None without a sample.
-    group_type: of a column that holds groups."""
-
-    path: str
-    settings: SelectSettings
-    group_type: pa.DataType
-    sets: tuple[ChannelSet, ...]
-    left_out: tuple[str, ...]
-    alike: Mapping[str, Floats] | None
 
 
 def select(run: Run, settings: SelectSettings, *, folder: str) -> Selected:

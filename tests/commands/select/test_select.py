@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
+import pcace_dist
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
 from pcace_dist.commands.select import one_more_pass, select
+from pcace_dist.errors import JobError
 from pcace_dist.statistics.sets.carried import carrying_order, layer_loss, removal_order
 from tests.digits import MNIST, digits_job, ranked, write_digits
 from tests.statistics.sets.laws import carried_shares, lost_shares, told_of_rows
@@ -171,7 +173,8 @@ def test_by_score_the_first_channel_is_the_best_and_what_the_set_tells_is_that_o
             [],
             "has nothing to select by effect: logit:label, conv1: effect_status off; --by score needs no effects",
         ),
-        ("kept", ["--share", "1"], "'1' is not a number above 0 and below 1"),
+        ("kept", ["--share", "1"], "share 1: is not above 0 and below 1, as 0.9 is"),
+        ("kept", ["--share", "most"], "invalid float value: 'most'"),
         ("kept", ["--layer", "conv9"], "no layer 'conv9'"),
         ("nowhere", [], "holds no"),
     ],
@@ -219,3 +222,12 @@ def test_copies_are_named_share_what_they_carry_and_are_told_once(runs: Path, tm
     told, _ = selected(tmp_path / "run", tmp_path, "--by", "score")
     places = [row["place"] for row in told.to_pylist() if row["channel"] in (5, 9)]
     assert places[0] is not None and places[1] is None  # a copy has nothing to add
+
+
+def test_python_gets_the_same(runs: Path, tmp_path: Path) -> None:
+    table, content = selected(runs / "kept", tmp_path, "--share", "0.8", "--layer", "conv2")
+    found = pcace_dist.select(str(runs / "kept"), share=0.8, layers="conv2")
+    assert found.table().equals(table) and found.masks == content["masks"]
+    assert not (runs / "kept" / "select.json").exists()
+    with pytest.raises(JobError, match="by 'effects': sets are chosen by effect or score"):
+        pcace_dist.select(str(runs / "kept"), by="effects")
