@@ -64,9 +64,9 @@ def rank_model(
     The model is used as it is, in eval mode; what is changed is a copy. It must be one that `copy.deepcopy` copies.
 
     dataset: any iterable, Dataset or DataLoader of (image, label), or of batches of them; read once, and it may be
-    larger than memory. The rows are stored below `OUTPUT.images`. Images are float tensors (C, H, W) of one size, as
-    the model takes them; with `input`, PIL images, uint8 arrays (H, W, C) or uint8 tensors (C, H, W). Labels are
-    classes (int or str), numbers (float), or None.
+    larger than memory. The rows are stored in `stored-rows` beside the run. Images are float tensors (C, H, W) of one
+    size, as the model takes them; with `input`, PIL images, uint8 arrays (H, W, C) or uint8 tensors (C, H, W). Labels
+    are classes (int or str), numbers (float), or None.
     layers, target: as in a job file. The target is {"logit": "label"} for classes and {"column": "value"} for numbers,
     unless it is given.
     input: what the model takes, as `model.input` of a job file, or "auto".

@@ -5,10 +5,13 @@ job as any other, in this process.
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
+from functools import cache
+from itertools import count
 from typing import Any
 
 from rich.progress import TimeElapsedColumn
@@ -30,8 +33,9 @@ from pcace_dist.storage.files import first_line
 from pcace_dist.worker.shared_model import cores
 
 PREFIX = "pcace: "
+_numbers = count(1)  # of runs in the temporary folder
 TARGETS = {LABEL: {"logit": "label"}, VALUE: {"column": VALUE}}  # by the column with the labels
-IMAGES = ".images"  # what the folder of the rows has behind the run's name
+ROWS = "stored-rows"  # the folder with the rows, beside the runs: they share it, so that they can be compared
 
 
 def rank_model(
@@ -50,32 +54,27 @@ def rank_model(
         raise ModelError(f"model: is {type(model).__name__}, not a torch.nn.Module")
     refuse_without_values(model, "model")
     rows = MemoryRows.of(dataset, as_images=input is not None)
-    path = _temporary() if output is None else output
-    job = parse_job(
-        {
-            "dataset": {"path": f"{path}{IMAGES}"} | _labels(rows, classes or _classes_of(dataset, rows)),
-            "model": {"factory": remember(model, weights_digest(model)), "weights": "factory"}
-            | {"input": _tensors(rows) if input is None else input},
-            "layers": layers,
-            "target": _assumed_target(rows) if target is None else target,
-            "output": path,
-            "workers": _workers(model) | dict(keys.pop("workers", {})),
-            **keys,
-        },
-        name="rank_model",
-    )
+    keys |= {"layers": layers, "output": _temporary() if output is None else output}
+    keys["dataset"] = _dataset(rows, keys["output"], classes or _classes_of(dataset, rows))
+    keys["model"] = {"factory": remember(model, weights_digest(model)), "weights": "factory"}
+    keys["model"]["input"] = _tensors(rows) if input is None else input
+    keys["target"] = _assumed_target(rows) if target is None else target
+    keys["workers"] = _workers(model) | dict(keys.get("workers", {}))
+    job = parse_job(keys, name="rank_model")
     resolve_layers(model, job.layer_patterns)  # before all rows are read
     if output is None:
-        logs.say(f"output: {path}, until this Python ends; output=... keeps it", prefix=PREFIX)
+        logs.say(f"output: {job.output}, until this Python ends; output=... keeps it", prefix=PREFIX)
     job = job.model_copy(update={"dataset": _stored(rows, job, total=_length(dataset))})
     run_job(job)
     return job
 
 
-def _labels(rows: MemoryRows, classes: Sequence[str] | None) -> dict[str, Any]:
-    if rows.column != LABEL:
-        return {}
-    return {"label": LABEL} | ({"classes": list(classes)} if classes else {})
+def _dataset(rows: MemoryRows, output: str, classes: Sequence[str] | None) -> dict[str, Any]:
+    """The job's `dataset`, with the folder in which the rows will be."""
+    keys: dict[str, Any] = {"path": os.path.join(os.path.dirname(output), ROWS)}
+    if rows.column == LABEL:
+        keys |= {"label": LABEL} | ({"classes": list(classes)} if classes else {})
+    return keys
 
 
 def _classes_of(dataset: object, rows: MemoryRows) -> Sequence[str] | None:
@@ -109,10 +108,15 @@ def _workers(model: nn.Module) -> dict[str, Any]:
 
 
 def _temporary() -> str:
-    """A folder for the run that is removed when Python ends."""
+    """A place for a run that is removed when Python ends."""
+    return f"{_temporary_folder()}/run-{next(_numbers)}"
+
+
+@cache
+def _temporary_folder() -> str:
     folder = tempfile.mkdtemp(prefix="pcace-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return f"{folder}/run"
+    return folder
 
 
 def _stored(rows: MemoryRows, job: Job, total: int | None) -> Dataset:
@@ -121,13 +125,13 @@ def _stored(rows: MemoryRows, job: Job, total: int | None) -> Dataset:
     with StageBar(PREFIX, TimeElapsedColumn()) as bar:
         bar.begin("storing images", total)
 
-        def count() -> None:
+        def stored() -> None:
             nonlocal done
             done += 1
             bar.show(done, total, f"storing images: {done:,}" + (f" of {total:,}" if total else ""), images=done)
 
         try:
-            return replace(job.dataset, path=pack_rows(rows, job.dataset.path[0], storage_of(job), count))
+            return replace(job.dataset, path=pack_rows(rows, job.dataset.path[0], storage_of(job), stored))
         except OSError as error:
             raise OutputError(f"output {job.output}: {first_line(error)}") from None
 

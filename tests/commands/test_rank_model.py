@@ -310,3 +310,13 @@ def test_a_name_leads_to_a_model_no_longer_than_it_lives() -> None:
 def test_pairs_of_images_without_labels() -> None:
     assert [label for _, label in pairs_of(TensorDataset(images()))] == [None] * ROWS
     assert len(list(pairs_of([images()]))) == ROWS
+
+
+def test_runs_over_the_same_rows_are_compared(tmp_path: Path) -> None:
+    one = pcace_dist.rank_model(network(), rows(), layers="maps", **FAST)
+    other = network()
+    with torch.no_grad():
+        other.maps.weight[0] += torch.randn_like(other.maps.weight[0])
+    comparison = pcace_dist.compare(one, pcace_dist.rank_model(other, rows(), layers="maps", **FAST), top=2)
+    assert comparison.verdict in ("same", "moved") and comparison.channels.num_rows == 5
+    assert "other weights" in comparison.notes and not any("other data" in note for note in comparison.notes)
