@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class Run:
     """A finished run. `path` is what the job's `output` said."""
 
     path: str
-    storage: Storage
+    storage: Storage = field(repr=False)
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from pcace_dist.run.rank import run_job
 from pcace_dist.storage.files import first_line
 from pcace_dist.worker.shared_model import cores
 
-PREFIX = "pcace: "
+PREFIX, STORING = "pcace: ", "storing images"
 _numbers = count(1)  # of runs in the temporary folder
 TARGETS = {LABEL: {"logit": "label"}, VALUE: {"column": VALUE}}  # by the column with the labels
 ROWS = "stored-rows"  # the folder with the rows, beside the runs: they share it, so that they can be compared
@@ -123,17 +123,22 @@ def _stored(rows: MemoryRows, job: Job, total: int | None) -> Dataset:
     """The job's `dataset` with the files into which the rows were packed. Raises DatasetError, OutputError."""
     done = 0
     with StageBar(PREFIX, TimeElapsedColumn()) as bar:
-        bar.begin("storing images", total)
+        bar.begin(STORING, total)
+
+        def show(log: bool | None = None) -> None:
+            bar.show(done, total, f"{STORING}: {done:,}" + (f" of {total:,}" if total else ""), log=log, images=done)
 
         def stored() -> None:
             nonlocal done
             done += 1
-            bar.show(done, total, f"storing images: {done:,}" + (f" of {total:,}" if total else ""), images=done)
+            show()
 
         try:
-            return replace(job.dataset, path=pack_rows(rows, job.dataset.path[0], storage_of(job), stored))
+            paths = pack_rows(rows, job.dataset.path[0], storage_of(job), stored)
         except OSError as error:
             raise OutputError(f"output {job.output}: {first_line(error)}") from None
+        show(log=True)
+    return replace(job.dataset, path=paths)
 
 
 def _length(dataset: object) -> int | None:
