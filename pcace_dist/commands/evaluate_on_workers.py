@@ -75,7 +75,8 @@ def open_evaluation(
     preparation = prepare(job.model_copy(update={"output": path}), state.manifest)
     if preparation.weights != state.manifest["weights"]:
         raise JobError(f"model.weights {job.model.weights}: changed since {path} was ranked; evaluate a newer run")
-    if state.manifest.get("code", preparation.identity.code) != preparation.identity.code:
+    code = state.manifest.get("code")  # None: a library's, a notebook's, or not recorded
+    if code is not None and code != preparation.identity.code:
         raise JobError(
             f"model.factory {job.model.factory}: its code changed since {path} was ranked; evaluate a newer run"
         )

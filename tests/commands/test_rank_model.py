@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -320,3 +321,20 @@ def test_runs_over_the_same_rows_are_compared(tmp_path: Path) -> None:
     comparison = pcace_dist.compare(one, pcace_dist.rank_model(other, rows(), layers="maps", **FAST), top=2)
     assert comparison.verdict in ("same", "moved") and comparison.channels.num_rows == 5
     assert "other weights" in comparison.notes and not any("other data" in note for note in comparison.notes)
+
+
+def test_elsewhere_a_run_has_its_model_by_factory_and_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the error says is done, and `report` and `evaluate` have the model again."""
+    net = network()
+    run = pcace_dist.rank_model(net, rows(), layers="maps", output="runs/kept", target={"output": 0}, **FAST)
+    save_file(net.state_dict(), "net.safetensors")
+    del net
+    job = yaml.safe_load(run.job_text())
+    job["model"] |= {"factory": f"{__name__}:network", "weights": "net.safetensors"}
+    (tmp_path / "runs/kept/job.yaml").write_text(yaml.safe_dump(job))
+    monkeypatch.setenv("PCACE_EXECUTOR", "inline")
+    assert main(["report", run.path, "--no-synthesis", "--device", "cpu"]) == 0
+    assert main(["evaluate", run.path, "--draws", "2"]) == 0
+    assert "no pictures" not in capsys.readouterr().out
