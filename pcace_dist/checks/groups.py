@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcace_dist.checks.finding import ERROR, NOTE, WARNING, Finding, Level
-from pcace_dist.statistics.score import most_components, required_images
+from pcace_dist.statistics.score import most_components, required_images, usable_images
 
 NAMED = 5
-SPARE = 5  # times the least number: from here on intervals are of use
 
 
 def finding_of(sizes: Mapping[str, int], *, grouped: str | None, components: int, knots: int, exact: bool) -> Finding:
@@ -23,9 +22,10 @@ def finding_of(sizes: Mapping[str, int], *, grouped: str | None, components: int
     if not small:
         least = min(sizes.values())
         evidence = f"{about}{least:,} images{' in the smallest group' if grouped else ''}; a score takes {needed}"
-        if least >= SPARE * needed:
+        usable = usable_images(components, knots)
+        if least >= usable:
             return Finding(NOTE, what, evidence, "", figures)
-        return Finding(NOTE, what, evidence, f"expect wide intervals below {SPARE * needed:,} images", figures)
+        return Finding(NOTE, what, evidence, f"expect wide intervals below {usable:,} images", figures)
     level: Level = ERROR if len(small) == len(sizes) and exact else WARNING
     largest = sorted(small.items(), key=lambda item: -item[1])
     named = ", ".join(f"{name} {count:,}" for name, count in largest[:NAMED])

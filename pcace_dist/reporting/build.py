@@ -84,7 +84,7 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
     transforms = _choose_rows(source, selection, findings)
     with one_thread_for(source.image_shape):
         _grow(source, selection, findings, progress)
-    with quiet_backends(), one_thread_for(source.image_shape), _images(source, findings) as has_images:
+    with quiet_backends(), one_thread_for(source.image_shape), _images(source, selection, findings) as has_images:
         if has_images:
             progress.stage("loading the model")
             model = without_inplace(source.load_model(device))
@@ -153,8 +153,11 @@ def one_thread_for(shape: tuple[int, int]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _images(source: ReportSource, findings: Findings) -> Iterator[bool]:
+def _images(source: ReportSource, selection: PageSelection, findings: Findings) -> Iterator[bool]:
     """Whether there are images to show. A problem with them becomes a note; the report goes on."""
+    if not selection.channels:
+        yield False
+        return
     if not len(findings.pool):
         findings.notes.append(
             "this run keeps no exemplars (it was ranked from kept codes, or made by an earlier version): there are no "
@@ -182,7 +185,7 @@ def _choose_rows(source: ReportSource, selection: PageSelection, findings: Findi
     """Fill the pool of rows: exemplars, extremes of the transforms, rows for the class evidence."""
     if source.exemplars is not None:
         _choose_exemplars(source, selection, findings)
-    if source.transforms is None or source.sample is None:
+    if source.transforms is None or source.sample is None or not selection.channels:
         return None
     transforms = Transforms(source.transforms, source.ranking, source.plan.components)
     _choose_extremes(source, source.sample, selection, transforms, findings)

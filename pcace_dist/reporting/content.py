@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from pcace_dist.artifacts.rankings import EFFECT_STATUSES, SMALL_SUPPORT
 from pcace_dist.artifacts.reading.class_names import ClassNames
-from pcace_dist.config.targets import have_classes
+from pcace_dist.config.targets import OF_A_CLASS, TargetSpec, have_classes
 from pcace_dist.datasets.decoding.thumbnail import data_url
 from pcace_dist.reporting import pictures
 from pcace_dist.reporting.clusters import across_groups
 from pcace_dist.reporting.evidence import Transforms, density, scatter
 from pcace_dist.reporting.findings import ChannelKey, Findings, RankingKey
+from pcace_dist.reporting.glossary import GLOSSARY
 from pcace_dist.reporting.page import PageContent, floats, numbers
 from pcace_dist.reporting.selection import PageSelection
 from pcace_dist.reporting.source import NUMBERS, Ranking, ReportSource, SampleTable
+from pcace_dist.statistics.score import usable_images
 
 STATUSES = ("ok", "constant", "too_few_images")
 NEARLY_NONE = 0.05  # if at most this share of a channel's values is above zero, its maps are drawn from the least value
@@ -33,6 +37,7 @@ def page(
         "stages": source.summary.get("stages", {}),
         "notes": findings.notes,
         "targets": list(map(source.ranking.names.target, source.ranking.targets)),
+        "classes": _evidence_is_of_a_class(source.targets[0], source.job.dataset.label),
         "groupBy": source.job.group_by,
         "groups": [
             {"name": _name(source, source.ranking.groups[g]), "images": source.ranking.block(0, g)["images"][0].as_py()}
@@ -40,6 +45,7 @@ def page(
         ],
         "layers": [_layer(source, name, count) for name, count in source.ranking.layers],
         "statuses": list(STATUSES),
+        "effectStatuses": list(EFFECT_STATUSES),
         "ranking": [
             [_block(source.ranking, t, g) for g in selection.groups] for t in range(len(source.ranking.targets))
         ],
@@ -52,6 +58,9 @@ def page(
         "against": None if findings.against is None else findings.against.path,
         "judged": None if findings.against is None else findings.against.judged,
         "imageSide": max(source.image_shape),
+        "glossary": GLOSSARY,
+        "fewImages": usable_images(source.plan.components, source.plan.knots),
+        "smallSupport": SMALL_SUPPORT,
     }
     sampled = _Sampled(source)
     channels = [_channel(source, selection, findings, transforms, sampled, channel) for channel in selection.channels]
@@ -61,6 +70,11 @@ def page(
 def _name(source: ReportSource, group: Any) -> str:
     """A group's name on the page."""
     return "all images" if source.job.group_by is None else source.ranking.names.group(group)
+
+
+def _evidence_is_of_a_class(target: TargetSpec, label: str | None) -> bool:
+    """Whether what Grad-CAM explains is a class: not an output of a regression."""
+    return target.kind in OF_A_CLASS or (target.kind == "column" and label is not None)
 
 
 def _facts(source: ReportSource) -> list[list[str]]:
@@ -103,9 +117,16 @@ def _layer(source: ReportSource, name: str, count: int) -> dict[str, Any]:
 
 def _block(ranking: Ranking, target: int, group: int) -> dict[str, Any]:
     columns: dict[str, Any] = {name: floats(ranking.numbers(target, group, name)) for name in NUMBERS}
-    statuses = ranking.block(target, group)["status"].to_pylist()
-    columns["status"] = floats([STATUSES.index(status) if status in STATUSES else 0 for status in statuses])
+    columns["status"] = _coded(ranking, target, group, "status", STATUSES)
+    columns["effect_status"] = _coded(ranking, target, group, "effect_status", EFFECT_STATUSES)
     return columns
+
+
+def _coded(ranking: Ranking, target: int, group: int, name: str, statuses: Sequence[str]) -> dict[str, str]:
+    """A column of statuses as indices; `off` where an older run has no such column."""
+    if name not in ranking.table.column_names:
+        return floats(np.full(ranking.channels, statuses.index("off")))
+    return floats([statuses.index(status) for status in ranking.block(target, group)[name].to_pylist()])
 
 
 def _row(source: ReportSource, findings: Findings, number: int) -> dict[str, Any]:

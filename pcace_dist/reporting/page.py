@@ -19,7 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SCRIPTS = ("data.js", "dom.js", "figure.js", "state.js", "overview.js", "table.js", "channel.js", "views.js", "main.js")
+SCRIPTS = (
+    "data.js",
+    "dom.js",
+    "figure.js",
+    "state.js",
+    "filters.js",
+    "pair.js",
+    "overview.js",
+    "table.js",
+    "channel.js",
+    "views.js",
+    "main.js",
+)
 
 
 @dataclass(frozen=True)

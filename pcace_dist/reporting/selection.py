@@ -19,7 +19,8 @@ PAGES_ABOUT = 120
 class PageSelection:
     """Indices of the groups that are shown, and by layer the channels with a page of their own.
 
-    left_out: the number of groups that did not fit; without groups that were not asked for.
+    pages: empty where no channel is ranked. left_out: the number of groups that did not fit; without groups that were
+    not asked for.
     """
 
     groups: tuple[int, ...]
@@ -45,7 +46,7 @@ def select(ranking: Ranking, options: ReportOptions) -> PageSelection:
         overall = np.where(ranked_in > 0, np.nansum(squared, 0) / np.maximum(ranked_in, 1), -np.inf)
     favourites = set(np.flatnonzero((ranks <= 3).any(0)).tolist()) if len(squared) * 3 <= MOST_PAGES else set()
     pages: dict[str, tuple[int, ...]] = {}
-    for name, count in ranking.layers:
+    for name, count in ranking.layers if np.isfinite(ranks).any() else ():
         start = ranking.start(name)
         order = np.argsort(-overall[start : start + count], kind="stable")
         shown = {*order[:top].tolist(), *order[count - min(top, count) :].tolist()}

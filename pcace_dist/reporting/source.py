@@ -38,8 +38,6 @@ NUMBERS = (
     "score",
     "score_low",
     "score_high",
-    "score_squared",
-    "score_in_sample",
     "score_first_component",
     "pearson",
     "mean_activation",
@@ -49,6 +47,12 @@ NUMBERS = (
     "rank_low",
     "rank_high",
     "layer_rank",
+    "effect",
+    "effect_low",
+    "effect_high",
+    "effect_rank",
+    "effect_rank_low",
+    "effect_rank_high",
 )
 
 

@@ -128,6 +128,11 @@ def required_images(live: int, knots: int) -> int:
     return max(MIN_IMAGES, 2 * (live + 1) * (knots - 1))
 
 
+def usable_images(live: int, knots: int) -> int:
+    """From so many rows on, intervals are narrow enough to be of use: five times the least number."""
+    return 5 * required_images(live, knots)
+
+
 def most_components(images: int, knots: int, at_most: int) -> int:
     """The largest number of components, at most this, with which so many images make a score; 0 where none does."""
     return next((number for number in range(at_most, 0, -1) if required_images(number, knots) <= images), 0)

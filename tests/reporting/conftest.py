@@ -58,3 +58,14 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reported]:
         assert run_job(parse_job(square_job(folder / "data", folder / "other", statistics=smaller))) == 0
     result = quietly(folder / "run", against=str(folder / "other"))
     yield Reported(folder / "run", folder / "data", result)
+
+
+@pytest.fixture(scope="package")
+def unranked(squares: Reported) -> Reported:
+    """A run of which no channel is ranked, as its target is constant."""
+    run = squares.run.parent / "unranked"
+    job = square_job(squares.data, run, target={"column": "label"}, group_by=None)
+    job["dataset"] |= {"filter": {"label": 0}}
+    with jobs_without_ray():
+        assert run_job(parse_job(job)) == 4
+    return Reported(run, squares.data, quietly(run))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,111 @@ def test_a_point_of_the_overview_opens_its_channel(tab: Tab) -> None:
     assert tab.texts("#channel h1")[0].startswith("Channel look/")
 
 
+def test_the_first_picture_is_score_against_effect_with_named_corners(tab: Tab) -> None:
+    tab.wait_for_charts()
+    first = tab.page.locator("figure").first
+    assert first.locator("h3").inner_text() == "What channels tell, and what the model does with them"
+    named = " ".join(first.locator(".annotation").all_text_contents())
+    for corner in ("tells and does:", "look here", "a witness", "a part of a team", "neither"):
+        assert corner in named
+    counts = [int(text.rpartition("(")[2].rstrip(")")) for text in tab.texts("#corners button")]
+    assert sum(counts) == 4
+    tab.page.click("#corners button >> nth=0")
+    tab.page.wait_for_selector("#ranking")
+    assert len(tab.texts("#ranking tbody tr")) == counts[0]
+    tab.page.click("#clear-filters")
+    tab.page.select_option("#target", index=1)  # a column: the model does nothing with it
+    tab.view("Overview")
+    assert tab.texts("figure h3")[0] == "Score of every channel, by layer"
+
+
+def test_filters_act_on_every_view_and_stand_in_the_address(browser: Any, tab: Tab, squares: Reported) -> None:
+    tab.view("Ranking")
+    scores = sorted((float(text) for text in tab.texts("#ranking tbody td:nth-child(4)")), reverse=True)
+    tab.page.click("#filters summary")
+    tab.page.fill("#filter-score", str(scores[1] - 0.0005))
+    tab.page.press("#filter-score", "Tab")
+    assert tab.texts("#shown") == ["2 of 4 channels"] and len(tab.texts("#ranking tbody tr")) == 2
+    tab.view("Overview")
+    tab.wait_for_charts()
+    points = "document.querySelectorAll('.plot')[%d].querySelectorAll('.scatterlayer .point').length"
+    assert [tab.page.evaluate(points % number) for number in range(3)] == [2, 2, 2]
+    tab.view("Channels")
+    assert len(tab.texts("#channel-picker option")) == 2
+    assert "?score=" in tab.page.url
+    again = browser.new_page()
+    again.goto(tab.page.url.replace("#channel", "#ranking"))
+    again.wait_for_selector("#ranking")
+    assert again.locator("#ranking tbody tr").count() == 2
+    again.close()
+    tab.page.fill("#search", "look/2 look/3")
+    assert tab.texts("#shown") == ["0 of 4 channels"]
+    for title in TITLES:
+        tab.view(title)
+        tab.wait_for_charts()
+    assert tab.said == []
+    tab.page.click("#clear-filters")
+    assert tab.texts("#shown") == ["4 of 4 channels"] and "?" not in tab.page.url
+
+
+def test_the_csv_of_the_ranking_holds_what_is_shown(tab: Tab) -> None:
+    tab.view("Ranking")
+    tab.page.fill("#search", "look/2")
+    with tab.page.expect_download() as download:
+        tab.page.click("#ranking-csv")
+    with Path(download.value.path()).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["target"], row["layer"], row["channel"]) for row in rows] == [("logit:label", "look", "2")]
+    assert rows[0]["region"] in GROUPS and float(rows[0]["effect_low"]) <= float(rows[0]["effect_high"])
+
+
+def test_terms_say_what_they_are(tab: Tab) -> None:
+    tab.view("Ranking")
+    for heading in tab.page.locator("#ranking th").all():
+        assert len(heading.get_attribute("title") or "") > 15
+    tab.view("Channels")
+    effect = tab.page.locator(".term:text-is('Effect: does')").get_attribute("title")
+    assert "share of the target's variance" in (effect or "")
+
+
+def test_few_images_are_said_beside_the_number(tab: Tab) -> None:
+    assert "few images: intervals are of use from 250 on" in tab.texts("main section p")[0]
+
+
+def test_map_mode_darkens_photographs_only(tab: Tab) -> None:
+    tab.page.evaluate("location.hash = '#channel/0/0/look%2F0'")
+    tab.page.wait_for_selector("#channel h1")
+    tab.page.click("#channel button[data-value=map]")
+    look = "element => getComputedStyle(element).filter"
+    for title, dark in (("Synthetic image", False), ("Principal axes", False), ("Images that activate", True)):
+        picture = tab.page.locator(f"figure:has-text('{title}') img.under").first
+        assert (picture.evaluate(look) != "none") == dark
+
+
+def test_on_a_narrow_screen_the_active_tab_is_visible(browser: Any, squares: Reported) -> None:
+    tab = Tab(browser, squares.page, width=400)
+    for title in reversed(TITLES):
+        tab.page.keyboard.press(str(TITLES.index(title) + 1))
+        tab.page.wait_for_function(
+            "title => document.querySelector('nav [aria-current]').textContent === title", arg=title
+        )
+        box = tab.page.locator("nav [aria-current]").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 400
+    tab.page.close()
+
+
+def test_a_page_without_ranked_channels_says_why(browser: Any, unranked: Reported) -> None:
+    tab = Tab(browser, unranked.page)
+    assert "no channel is ranked" in tab.texts("#notes p")[0]
+    assert "No channel is ranked" in tab.texts("main .empty")[0]
+    assert tab.page.locator("figure").count() == 1  # where the time went
+    for title in ("Ranking", "Channels"):
+        tab.view(title)
+    tab.page.keyboard.press("ArrowRight")
+    assert tab.said == []
+    tab.page.close()
+
+
 def test_the_overlay_on_the_screen_is_bright_on_the_square(tab: Tab, squares: Reported) -> None:
     opened = OpenedReport(squares.page)
     tile = opened.channel("look", 0)["exemplars"][0]
@@ -136,7 +242,7 @@ def test_the_keyboard_alone_is_enough(tab: Tab) -> None:
     tab.page.wait_for_selector("#ranking")
     tab.page.keyboard.press("/")
     assert tab.page.evaluate("document.activeElement.id") == "search"
-    tab.page.keyboard.type("look/3")
+    tab.page.keyboard.type("look")
     tab.page.keyboard.press("Escape")
     tab.page.keyboard.press("3")
     tab.page.wait_for_selector("#channel h1")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from pcace_dist.reporting.content import _range
 from pcace_dist.reporting.evidence import Transform, density, extreme_rows, interpolate
 from pcace_dist.reporting.findings import Findings
 from pcace_dist.reporting.geography import place_columns
+from pcace_dist.reporting.glossary import GLOSSARY
 from pcace_dist.reporting.options import ReportOptions
 from pcace_dist.reporting.page import PageContent, floats, numbers, render
 from pcace_dist.reporting.selection import select
@@ -52,6 +55,13 @@ def ranking(layers: dict[str, int], groups: list[Any], score: np.ndarray) -> Ran
 
 
 # -- which channels
+
+
+def test_without_a_ranked_channel_there_are_no_pages() -> None:
+    nothing = ranking({"a": 2}, [None], np.full((1, 2), np.nan))
+    place = nothing.table.column_names.index("rank")
+    nothing = replace(nothing, table=nothing.table.set_column(place, "rank", pa.nulls(2, pa.float64())))
+    assert select(nothing, ReportOptions()).pages == {}
 
 
 def test_the_best_and_the_worst_of_every_layer_get_pictures() -> None:
@@ -143,6 +153,17 @@ def test_thumbnails_shrink_so_that_all_of_them_fit() -> None:
 def test_small_images_are_kept_pixel_by_pixel() -> None:
     image = torch.randint(0, 256, (1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert np.allclose(pixels(data_url(thumbnail(image, 160))) * 255, image[0].numpy(), atol=0.5)
+
+
+# -- terms
+
+
+def test_every_heading_of_the_table_has_its_sentence() -> None:
+    script = (files("pcace_dist.reporting") / "assets/table.js").read_text()
+    columns = script[script.index("const COLUMNS") : script.index("const LEFT")]
+    headings = re.findall(r'\["(\w+)", "', columns)
+    assert len(headings) == 16 and set(headings) <= set(GLOSSARY)
+    assert not any("`" in sentence or "\n" in sentence for sentence in GLOSSARY.values())
 
 
 # -- synthesis and class evidence

@@ -67,6 +67,28 @@ def test_numbers_are_those_of_the_rankings(squares: Reported, opened: OpenedRepo
             assert group["images"] == rows.images.iloc[0]
 
 
+def test_effects_are_those_of_the_rankings(squares: Reported, opened: OpenedReport) -> None:
+    table = pq.read_table(squares.run / "rankings.parquet").to_pandas()
+    group = opened.data["groups"][1]["name"]
+    for shown, target in zip(opened.data["ranking"], opened.data["targets"], strict=True):
+        rows = table[(table.target == target) & (table.group == group)]
+        for name in ("effect", "effect_low", "effect_high", "effect_rank", "support"):
+            assert np.allclose(numbers(shown[1][name]), rows[name].astype(float), equal_nan=True)
+        statuses = [opened.data["effectStatuses"][int(code)] for code in numbers(shown[1]["effect_status"])]
+        assert statuses == rows.effect_status.tolist()
+    assert np.isfinite(numbers(opened.data["ranking"][0][1]["effect"])).any()
+    assert not np.isfinite(numbers(opened.data["ranking"][1][1]["effect"])).any()
+
+
+def test_a_run_without_ranked_channels_says_so_and_loads_no_model(unranked: Reported) -> None:
+    result = unranked.result
+    assert result.channels == result.images == 0
+    assert set(result.seconds) == {"reading the run", "writing the page"}
+    assert result.notes[0].startswith("column:label: no channel is ranked: ")
+    page = OpenedReport(unranked.page)
+    assert page.data["notes"] == list(result.notes) and page.data["pages"] == []
+
+
 def test_exemplars_of_the_planted_channel_show_the_square_and_the_overlay_marks_it(
     squares: Reported, opened: OpenedReport
 ) -> None:

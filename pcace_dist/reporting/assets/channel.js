@@ -1,9 +1,9 @@
 // One channel: what activates it, how its transform looks, how sure its score is.
 
 function channelView() {
-  const name = state.channel !== null && state.names.some((entry) => entry.name === state.channel) ? state.channel : bestChannel();
+  const name = state.placeOf.has(state.channel) ? state.channel : bestChannel();
   state.channel = name;
-  const place = state.names.findIndex((entry) => entry.name === name);
+  const place = state.placeOf.get(name);
   const page = state.pageOf.get(name);
   const held = page === undefined ? null : channelData(page);
   return [
@@ -16,35 +16,31 @@ function channelView() {
 
 function bestChannel() {
   const rank = numbersOf("rank");
-  let best = 0;
-  rank.forEach((value, place) => { if (value < (rank[best] || Infinity) || Number.isNaN(rank[best])) best = place; });
-  return state.names[best].name;
+  const places = shownPlaces().length ? shownPlaces() : state.names.map((_, place) => place);
+  return state.names[places.reduce((best, place) => (rank[place] < (rank[best] || Infinity) ? place : best))].name;
 }
 
 function channelHead(name, place) {
-  const options = state.data.pages.map(([layer, channel]) => `${layer}/${channel}`);
+  const options = pagesShown();
   const listed = options.includes(name) ? options : [name, ...options];
   const select = h("select", { id: "channel-picker", "aria-label": "Channel", onchange: (event) => openChannel(event.target.value) },
-    listed.map((option) => h("option", { value: option, selected: option === name }, option)));
+    listed.map((option) => h("option", { value: option, selected: option === name }, cut(option))));
   return h("div", { class: "title-row" },
-    h("div", {}, h("h1", {}, "Channel ", name), h("p", { class: "quiet" }, whereText())),
+    h("div", {}, h("h1", {}, "Channel ", h("span", { class: "name", title: name.length > 60 ? name : null }, cut(name))), h("p", { class: "quiet" }, whereText(), fewImages())),
     h("div", { class: "picker" },
       h("button", { type: "button", id: "previous", onclick: () => step(-1), "aria-label": "Channel ranked above" }, "←"), select,
       h("button", { type: "button", id: "next", onclick: () => step(1), "aria-label": "Channel ranked below" }, "→"), overlaySwitch()));
 }
 
-// to the neighbour in the ranking that has a page
+const pagesShown = () => state.data.pages.map(([layer, channel]) => `${layer}/${channel}`).filter(isShown);
+
+// to the neighbour in the ranking that has a page and passes the filters
 function step(by) {
   const rank = numbersOf("rank");
-  const order = state.data.pages.map(([layer, channel]) => `${layer}/${channel}`)
-    .sort((a, b) => (rank[placeOf(...split(a))] || Infinity) - (rank[placeOf(...split(b))] || Infinity));
+  const rankOf = (name) => rank[state.placeOf.get(name)] || Infinity;
+  const order = pagesShown().sort((a, b) => rankOf(a) - rankOf(b));
   const at = order.indexOf(state.channel);
-  openChannel(order[Math.min(order.length - 1, Math.max(0, at + by))]);
-}
-
-function split(name) {
-  const cut = name.lastIndexOf("/");
-  return [name.slice(0, cut), Number(name.slice(cut + 1))];
+  if (order.length) openChannel(order[Math.min(order.length - 1, Math.max(0, at + by))]);
 }
 
 function overlaySwitch() {
@@ -59,15 +55,19 @@ function overlaySwitch() {
 
 function channelNumbers(place) {
   const at = (name) => numbersOf(name)[place];
-  const rank = at("rank");
-  const items = statusOf(place) !== "ok" ? [["Status", statusOf(place).replaceAll("_", " ")]] : [
-    ["Rank", Number.isNaN(at("rank_low")) ? whole(rank) : `${whole(rank)}  (${at("rank_low")}–${at("rank_high")})`],
-    ["Rank in the layer", whole(at("layer_rank"))],
-    ["Score", Number.isNaN(at("score_low")) ? format(at("score")) : `${format(at("score"))}  (${format(at("score_low"))}–${format(at("score_high"))})`],
-    ["Rests on", Number.isNaN(at("support")) ? "" : `${format(100 * at("support"), 0)} % of the images${at("support") < 0.05 ? ": few" : ""}`],
-    ["First component", format(at("score_first_component"))], ["Pearson", format(at("pearson"))], ["Mean activation", short(at("mean_activation"))]];
-  return h("dl", { class: "numbers" }, [...items, ["Weight norm", short(normOf(place))]].map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  const ranked = (name) => [whole(at(name)), within(between(at(`${name}_low`), at(`${name}_high`), whole))];
+  const valued = (name) => [format(at(name)), within(between(at(`${name}_low`), at(`${name}_high`), format, " to "))];
+  const items = statusOf(place) !== "ok" ? [["status", "Status", statusOf(place).replaceAll("_", " ")]] : [
+    ["rank", "Rank", ranked("rank")], ["layer_rank", "Rank in the layer", whole(at("layer_rank"))],
+    ["score", "Score: tells", [valued("score"), fewSupport(at("support"))]],
+    ...(effectStatusOf(place) === "ok" ? [["effect", "Effect: does", valued("effect")], ["effect_rank", "Rank by effect", ranked("effect_rank")]]
+      : effectStatusOf(place) === "off" ? [] : [["effect_status", "Effect", effectStatusOf(place).replaceAll("_", " ")]]),
+    !Number.isNaN(at("support")) && ["support", "Rests on", `${format(100 * at("support"), 0)} % of the images`],
+    ["score_first_component", "First component", format(at("score_first_component"))], ["pearson", "Pearson", format(at("pearson"))], ["mean_activation", "Mean activation", short(at("mean_activation"))]];
+  return h("dl", { class: "numbers" }, [...items, ["norm", "Weight norm", short(normsOfAll()[place])]].filter(Boolean).map(([key, name, value]) =>
+    h("div", {}, h("dt", {}, term(key, name)), h("dd", {}, value))));
 }
+const within = (text) => text && h("span", { class: "quiet" }, ` (${text})`);
 
 const rowLabel = (row) => {
   const { data } = state;

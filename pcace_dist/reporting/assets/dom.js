@@ -8,7 +8,7 @@ function h(tag, attributes, ...children) {
     else if (name === "class") element.className = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  for (const child of children.flat()) {
+  for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
     element.append(child instanceof Node ? child : document.createTextNode(String(child)));
   }
@@ -18,9 +18,16 @@ function h(tag, attributes, ...children) {
 // Plotly reads a little markup in its texts: what comes from the data must not be read so.
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
-const format = (value, digits = 3) => (value === null || value === undefined || Number.isNaN(value) ? "–" : value.toFixed(digits));
+// long names lose their middle; the whole name is in the table and in what is saved
+const cut = (text, most = 60) => (text.length <= most ? text : `${text.slice(0, most >> 1)}…${text.slice(-(most >> 1) + 1)}`);
+const label = (text, most = 28) => plain(cut(text, most)); // in charts
+
+// a term of the page with its sentence
+const term = (name, text) => h("span", { class: "term", title: state.data.glossary[name] }, text);
+
+const format = (value, digits = 3) => (value === null || value === undefined || Number.isNaN(value) ? "–" : value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1"));
 const short = (value) => (value === null || value === undefined || Number.isNaN(value) ? "–" : Number(value.toPrecision(3)).toString());
-const whole = (value) => (value === null || Number.isNaN(value) ? "–" : value.toLocaleString("en"));
+const whole = (value) => (value === null || value === undefined || Number.isNaN(value) ? "–" : value.toLocaleString("en"));
 
 function save(name, blob) {
   const link = h("a", { href: URL.createObjectURL(blob), download: name });

@@ -24,13 +24,13 @@ function layoutOf(extra) {
   };
 }
 
-// spec: title, caption, name, alt, height, width (at most), traces(), layout, table(), click(point)
+// spec: title, caption, name, alt, height, width (at most), traces(), layout or layout(), table(), click(point)
 function chart(spec) {
   const plot = h("div", { class: "plot", role: "img", "aria-label": spec.alt || spec.title, style: `height:${spec.height || 300}px;${spec.width ? `max-width:${spec.width}px` : ""}` });
   const draw = async () => {
     const library = await plotly();
     if (!plot.isConnected) return;
-    await library.react(plot, spec.traces(), layoutOf(spec.layout || {}), { displayModeBar: false, responsive: true });
+    await library.react(plot, spec.traces(), layoutOf(typeof spec.layout === "function" ? spec.layout() : spec.layout || {}), { displayModeBar: false, responsive: true });
     if (spec.click && !plot.dataset.clicks) {
       plot.dataset.clicks = "yes";
       plot.on("plotly_click", (event) => spec.click(event.points[0]));
@@ -48,9 +48,15 @@ function chart(spec) {
 
 const redraws = new Set();
 function redrawAll() {
+  for (const entry of redraws) if (entry.plot.dataset.drawn) entry.draw();
+}
+
+// charts that are no longer on the page; a browser has few contexts for large ones
+function forgetCharts() {
   for (const entry of redraws) {
-    if (!entry.plot.isConnected) redraws.delete(entry);
-    else if (entry.plot.dataset.drawn) entry.draw();
+    if (entry.plot.isConnected) continue;
+    if (entry.plot.dataset.drawn) window.Plotly.purge(entry.plot);
+    redraws.delete(entry);
   }
 }
 
@@ -59,7 +65,7 @@ function redrawAll() {
 function tileOf({ src, map, label, alt, pixels }) {
   if (src === null) return null;
   const kind = pixels ? " pixels" : "";
-  return h("div", { class: "tile" },
+  return h("div", { class: map ? "tile mapped" : "tile" },
     h("span", { class: "stack" }, h("img", { class: "under" + kind, src, alt, loading: "lazy" }),
       map && h("img", { class: "over", src: map, alt: "" })),
     label && h("span", { class: "label" }, label));

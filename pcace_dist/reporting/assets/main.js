@@ -1,35 +1,45 @@
 // The page's life: decode the data, draw the view that the address asks for, keep controls and keys in step.
 
 const views = {
-  overview: { title: "Overview", draw: overview, there: () => true },
-  ranking: { title: "Ranking", draw: rankingView, there: () => true },
-  channel: { title: "Channels", draw: channelView, there: () => true },
-  evidence: { title: "Class evidence", draw: evidenceView, there: () => state.data.cam !== null },
-  groups: { title: "Groups", draw: groupsView, there: () => state.data.across.length > 0 },
-  map: { title: "Map", draw: mapView, there: () => state.data.places !== null },
-  comparison: { title: "Comparison", draw: comparisonView, there: () => state.data.compared.length > 0 },
+  overview: { title: () => "Overview", draw: overview, there: () => true },
+  ranking: { title: () => "Ranking", draw: rankingView, there: () => true },
+  channel: { title: () => "Channels", draw: channelView, there: () => true },
+  evidence: { title: () => evidenceTitle(), draw: evidenceView, there: () => state.data.cam !== null },
+  groups: { title: () => "Groups", draw: groupsView, there: () => state.data.across.length > 0 },
+  map: { title: () => "Map", draw: mapView, there: () => state.data.places !== null },
+  comparison: { title: () => "Comparison", draw: comparisonView, there: () => state.data.compared.length > 0 },
 };
 const shownViews = () => Object.entries(views).filter(([, view]) => view.there());
 
 function show() {
   const view = views[state.view];
   document.getElementById("main").replaceChildren(...view.draw().flat(3).filter(Boolean));
+  forgetCharts();
+  updateFilters();
   document.getElementById("nav").replaceChildren(...shownViews().map(([name, { title }]) =>
-    h("a", { href: address(name), "aria-current": name === state.view ? "page" : null }, title)));
+    h("a", { href: address(name), "aria-current": name === state.view ? "page" : null }, title())));
+  showTab();
   document.getElementById("target").value = String(state.target);
   document.getElementById("group").value = String(state.group);
   const here = address();
   if (location.hash !== here) history.replaceState(null, "", here);
 }
 
+// narrow screens show some of the tabs; the active one is among them
+function showTab() {
+  const nav = document.getElementById("nav"), tab = nav.querySelector("[aria-current]");
+  if (tab !== null) nav.scrollLeft = tab.offsetLeft - nav.offsetLeft - (nav.clientWidth - tab.offsetWidth) / 2;
+}
+
 function fillControls() {
   const { targets, groups, groupBy } = state.data;
   const fill = (id, names, key) => {
     const select = document.getElementById(id);
-    select.replaceChildren(...names.map((name, i) => h("option", { value: i }, name)));
+    select.replaceChildren(...names.map((name, i) => h("option", { value: i }, cut(name))));
     select.addEventListener("change", () => { state[key] = Number(select.value); show(); });
     document.getElementById(id + "-control").hidden = names.length < 2;
   };
+  fillFilters();
   fill("target", targets, "target");
   fill("group", groups.map((group) => group.name), "group");
   document.getElementById("group-label").textContent = groupBy || "Group";
@@ -53,7 +63,6 @@ function onKey(event) {
   const names = shownViews().map(([name]) => name);
   if (event.key === "/") {
     event.preventDefault();
-    if (state.view !== "ranking") { state.view = "ranking"; show(); }
     document.getElementById("search").focus();
   } else if (number >= 1 && number <= names.length) go(names[number - 1]);
   else if (state.view === "channel" && event.key === "ArrowRight") step(1);

@@ -3,17 +3,18 @@
 function overview() {
   const { data } = state;
   return [
-    h("section", {}, h("h1", {}, data.title), h("p", { class: "quiet" }, "Which channels tell the most about the model's output, ", whereText(), "."),
+    h("section", {}, h("h1", {}, data.title), h("p", { class: "quiet" }, "Which channels tell the most about the model's output, ", whereText(), ".", fewImages()),
       h("dl", { class: "facts" }, data.facts.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))))),
-    h("section", {}, scoresByLayer(), h("div", { class: "pair" }, topChannels(), distribution())),
-    h("section", {}, h("div", { class: "pair" }, explainedFigure(), stagesFigure())),
+    !isRanked() ? h("section", {}, h("p", { class: "empty" }, "No channel is ranked for ", whereText(), ". The notes above say why."))
+      : h("section", {}, hasEffects() && pairFigure(), scoresByLayer(), h("div", { class: "pair" }, topChannels(), distribution())),
+    h("section", {}, h("div", { class: "pair" }, isRanked() && explainedFigure(), stagesFigure())),
   ];
 }
 
 function scoresByLayer() {
   const score = numbersOf("score"), low = numbersOf("score_low"), high = numbersOf("score_high"), rank = numbersOf("rank");
-  const shown = state.names.map((_, place) => place).filter((place) => !Number.isNaN(score[place]));
-  const layers = state.data.layers;
+  const shown = shownPlaces().filter((place) => !Number.isNaN(score[place]));
+  const layers = shownLayers();
   const index = Object.fromEntries(layers.map((layer, i) => [layer.name, i]));
   const spread = (place) => ((state.names[place].channel * 0.618034) % 1) * 0.7 - 0.35;
   return chart({
@@ -23,10 +24,10 @@ function scoresByLayer() {
     traces: () => [{
       type: shown.length > 4000 ? "scattergl" : "scatter", mode: "markers", x: shown.map((p) => index[state.names[p].layer] + spread(p)), y: shown.map((p) => score[p]),
       customdata: shown, marker: { size: shown.length > 2000 ? 4 : 7, opacity: 0.75, color: shown.map((p) => (rank[p] <= 10 ? tone(1) : tone(0))) },
-      text: shown.map((p) => `${plain(state.names[p].name)}<br>rank ${rank[p]}, score ${format(score[p])} (${format(low[p])} to ${format(high[p])})`),
+      text: shown.map((p) => `${label(state.names[p].name, 60)}<br>rank ${rank[p]}, score ${format(score[p])} (${format(low[p])} to ${format(high[p])})`),
       hovertemplate: "%{text}<extra></extra>",
     }],
-    layout: { xaxis: { tickvals: layers.map((_, i) => i), ticktext: layers.map((layer) => plain(layer.name)), showgrid: false, zeroline: false },
+    layout: { xaxis: { tickvals: layers.map((_, i) => i), ticktext: layers.map((layer) => label(layer.name)), showgrid: false, zeroline: false },
       yaxis: { title: { text: "score" }, rangemode: "tozero" } },
     click: (point) => openChannel(state.names[point.customdata].name),
     table: () => [["layer", "channel", "score", "score_low", "score_high", "rank"],
@@ -36,21 +37,21 @@ function scoresByLayer() {
 
 function topChannels(count = 15) {
   const [score, low, high, rank, rankLow, rankHigh] = ["score", "score_low", "score_high", "rank", "rank_low", "rank_high"].map(numbersOf);
-  const top = state.names.map((_, place) => place).filter((p) => rank[p] <= count).sort((a, b) => rank[a] - rank[b]).reverse();
+  const top = shownPlaces().filter((p) => !Number.isNaN(rank[p])).sort((a, b) => rank[a] - rank[b]).slice(0, count).reverse();
   const settled = (p) => rankHigh[p] - rankLow[p] <= 1;
   return chart({
-    title: "Top channels over all layers", name: "top-channels", height: 40 + 24 * Math.max(4, top.length),
+    title: "Top channels", name: "top-channels", height: 40 + 24 * Math.max(4, top.length),
     caption: "Bars are 95 % intervals of the score. Hollow points: the rank is not settled, its 95 % interval (in brackets) spans three ranks or more.",
     alt: "The best channels with intervals",
     traces: () => [{
       type: "scatter", mode: "markers", x: top.map((p) => score[p]), y: top.map((_, i) => i), customdata: top,
       error_x: { type: "data", symmetric: false, array: top.map((p) => high[p] - score[p]), arrayminus: top.map((p) => score[p] - low[p]), thickness: 1.5, width: 0, color: tone(0) },
       marker: { size: 9, color: top.map((p) => (settled(p) ? tone(0) : cssColour("--raised"))), line: { width: 1.5, color: tone(0) } },
-      text: top.map((p) => `${plain(state.names[p].name)}: rank ${rank[p]} [${short(rankLow[p])} to ${short(rankHigh[p])}], score ${format(score[p])}`),
+      text: top.map((p) => `${label(state.names[p].name, 60)}: rank ${rank[p]} [${short(rankLow[p])} to ${short(rankHigh[p])}], score ${format(score[p])}`),
       hovertemplate: "%{text}<extra></extra>",
     }],
     layout: { margin: { l: 20, r: 12, t: 4, b: 36 }, xaxis: { title: { text: "score" } }, yaxis: { showgrid: false,
-      tickvals: top.map((_, i) => i), ticktext: top.map((p) => `${plain(state.names[p].name)}  [${short(rankLow[p])}–${short(rankHigh[p])}] `) } },
+      tickvals: top.map((_, i) => i), ticktext: top.map((p) => `${label(state.names[p].name)}  [${short(rankLow[p])}–${short(rankHigh[p])}] `) } },
     click: (point) => openChannel(state.names[point.customdata].name),
     table: () => [["layer", "channel", "rank", "rank_low", "rank_high", "score", "score_low", "score_high"],
       ...top.toReversed().map((p) => [state.names[p].layer, state.names[p].channel, rank[p], rankLow[p], rankHigh[p], score[p], low[p], high[p]])],
@@ -59,12 +60,14 @@ function topChannels(count = 15) {
 
 function distribution() {
   const score = numbersOf("score");
-  const layers = state.data.layers;
-  const of = (layer) => score.slice(state.starts[layer.name], state.starts[layer.name] + layer.channels).filter((v) => !Number.isNaN(v));
+  const layers = shownLayers();
+  const values = new Map(layers.map((layer) => [layer.name, []]));
+  for (const place of shownPlaces()) if (!Number.isNaN(score[place])) values.get(state.names[place].layer).push(score[place]);
+  const of = (layer) => values.get(layer.name);
   return chart({
     title: "Distribution within each layer", name: "distribution", height: Math.max(400, 40 + 24 * layers.length),
     caption: "Median, quartiles and range of the scores.", alt: "Distribution of scores by layer",
-    traces: () => layers.toReversed().map((layer) => ({ type: "box", x: of(layer), name: plain(layer.name) + " ", orientation: "h", line: { width: 1.2, color: tone(0) },
+    traces: () => layers.toReversed().map((layer) => ({ type: "box", x: of(layer), name: label(layer.name) + " ", orientation: "h", line: { width: 1.2, color: tone(0) },
       fillcolor: cssColour("--accent-soft"), boxpoints: false, hoverinfo: "x+name" })),
     layout: { margin: { l: 20, r: 12, t: 4, b: 36 }, xaxis: { title: { text: "score" }, rangemode: "tozero" }, yaxis: { showgrid: false } },
     table: () => [["layer", "score"], ...layers.flatMap((layer) => of(layer).map((value) => [layer.name, value]))],
@@ -72,13 +75,13 @@ function distribution() {
 }
 
 function explainedFigure() {
-  const layers = state.data.layers;
-  const components = layers[0].explained.length;
+  const layers = shownLayers();
+  const components = state.data.layers[0].explained.length;
   return chart({
     title: "What the components explain", name: "explained-variance", height: 60 + 26 * Math.max(5, layers.length),
     caption: "Share of the variance of a channel's map that its principal axes hold, mean over the layer's channels, by component.",
     alt: "Explained variance by layer",
-    traces: () => Array.from({ length: components }, (_, j) => ({ type: "bar", orientation: "h", name: `component ${j + 1}`, x: layers.map((l) => l.explained[j]), y: layers.map((l) => plain(l.name) + " "),
+    traces: () => Array.from({ length: components }, (_, j) => ({ type: "bar", orientation: "h", name: `component ${j + 1}`, x: layers.map((l) => l.explained[j]), y: layers.map((l) => label(l.name) + " "),
       marker: { color: tone(0), opacity: 1 - 0.75 * (j / Math.max(1, components - 1)) }, hovertemplate: `component ${j + 1}: %{x:.2f}<extra>%{y}</extra>` })),
     layout: { barmode: "stack", margin: { l: 20, r: 12, t: 4, b: 36 }, xaxis: { range: [0, 1], tickformat: ".0%" }, yaxis: { autorange: "reversed", showgrid: false } },
     table: () => [["layer", ...Array.from({ length: components }, (_, j) => `component_${j + 1}`)], ...layers.map((l) => [l.name, ...l.explained])],

@@ -1,11 +1,13 @@
 // The other views: class evidence, groups side by side, the map, a second run.
 
+const evidenceTitle = () => (state.data.classes ? "Class evidence" : "Evidence");
+
 function evidenceView() {
   const { cam } = state.data;
   const entries = cam.entries.filter((entry) => entry.group === state.group && pictureOf(entry.row) !== null);
   const agreements = entries.map((entry) => entry.agreement).filter((value) => value !== null);
   const mean = agreements.length ? agreements.reduce((a, b) => a + b, 0) / agreements.length : NaN;
-  const weights = cam.weights[state.group] || [];
+  const weights = (cam.weights[state.group] || []).filter(([channel]) => isShown(`${cam.layer}/${channel}`));
   const tile = (entry, map, label, alt) => tileOf({ src: pictureOf(entry.row), map, label, alt, pixels: state.smallImages });
   const body = h("div", { class: "evidence" }, entries.map((entry) => {
     const where = state.data.rows[entry.row];
@@ -13,28 +15,30 @@ function evidenceView() {
     return h("div", { class: "strip" }, tile(entry, null, rowLabel(entry.row), name), tile(entry, entry.cam, `Grad-CAM, output ${entry.output}`, `Grad-CAM of ${name}`),
       tile(entry, entry.ranked, `ranked channels · agreement ${entry.agreement === null ? "–" : format(entry.agreement, 2)}`, `Map of the ranked channels of ${name}`));
   }));
-  return [h("section", {}, h("h1", {}, "Class evidence"), h("p", { class: "quiet" }, `Do the ranked channels of ${cam.layer} look where the class evidence is? For `, whereText(), "."),
-    frame({ title: `Grad-CAM beside the ranked channels of ${cam.layer}`, name: "class-evidence", body: entries.length ? body : h("p", { class: "empty" }, "No images of this group were drawn; choose another."),
+  return [h("section", {}, h("h1", {}, evidenceTitle()), h("p", { class: "quiet" }, `Do the ranked channels of ${cut(cam.layer)} look where the evidence for the output is? For `, whereText(), "."),
+    frame({ title: `Grad-CAM beside the ranked channels of ${cut(cam.layer)}`, name: "class-evidence", body: entries.length ? body : h("p", { class: "empty" }, "No images of this group were drawn; choose another."),
       caption: `Grad-CAM: the layer's maps weighted by the gradient of the output. Ranked channels: the maps of the ${weights.length} best channels, weighted by their score and the sign of their correlation. Agreement: correlation of the two maps over their positions; mean ${format(mean, 2)}.`,
       table: () => [["file", "row", "output", "agreement"], ...entries.map((e) => [state.data.rows[e.row].file, state.data.rows[e.row].row, e.output, e.agreement])],
       png: () => savePictures(entries.flatMap((e) => [{ src: pictureOf(e.row), label: rowLabel(e.row) }, { src: pictureOf(e.row), map: e.cam, label: "Grad-CAM" }, { src: pictureOf(e.row), map: e.ranked, label: "ranked channels" }]), "class-evidence") }),
     chart({ title: "Weights of the ranked channels", name: "channel-weights", height: 230, alt: "Weights of the ranked channels",
-      traces: () => [{ type: "bar", x: weights.map(([c]) => `${plain(cam.layer)}/${c} `), y: weights.map(([, w]) => w), marker: { color: weights.map(([, w]) => (w < 0 ? tone(1) : tone(0))) }, hovertemplate: "%{x}: %{y:.3f}<extra></extra>" }],
+      traces: () => [{ type: "bar", x: weights.map(([c]) => `${label(cam.layer)}/${c} `), y: weights.map(([, w]) => w), marker: { color: weights.map(([, w]) => (w < 0 ? tone(1) : tone(0))) }, hovertemplate: "%{x}: %{y:.3f}<extra></extra>" }],
       layout: { yaxis: { title: { text: "score × sign" } } }, click: (point) => openChannel(`${cam.layer}/${weights[point.pointNumber][0]}`), table: () => [["channel", "weight"], ...weights] }))];
 }
 
 function groupsView() {
   const across = state.data.across.find((entry) => entry.target === state.target) || state.data.across[0];
-  const { channels, groups, score, tree } = across;
+  const { groups, tree } = across;
+  const rows = across.channels.map((_, i) => i).filter((i) => isShown(across.channels[i]));
+  const channels = rows.map((i) => across.channels[i]), score = rows.map((i) => across.score[i]);
   const top = tree.length ? 0.16 : 0;
   return [h("section", {}, h("h1", {}, "Across groups"), h("p", { class: "quiet" }, `The ${channels.length} channels with the highest mean score, in ${whole(groups.length)} groups; target ${state.data.targets[across.target]}. Like stands beside like (average linkage of the scores).`),
     chart({ title: "Scores by channel and group", name: "across-groups", height: 180 + 15 * channels.length, alt: `Heat map of ${channels.length} channels by ${groups.length} groups`,
       caption: "Click a cell to open the channel in that group.",
       traces: () => [{ type: "heatmap", z: score, x: groups.map((_, i) => i), y: channels.map((_, i) => i), colorscale: heatScale(), hoverongaps: false, colorbar: { thickness: 10, outlinewidth: 0, title: { text: "score", side: "right" } },
-        customdata: channels.map((c) => groups.map((g) => [c, g])), text: channels.map((c) => groups.map((g) => `${plain(c)}, ${plain(g)}`)), hovertemplate: "%{text}: %{z:.3f}<extra></extra>" },
+        customdata: channels.map((c) => groups.map((g) => [c, g])), text: channels.map((c) => groups.map((g) => `${label(c, 60)}, ${label(g, 60)}`)), hovertemplate: "%{text}: %{z:.3f}<extra></extra>" },
         ...tree.map(([x, y]) => ({ type: "scatter", mode: "lines", x, y, xaxis: "x", yaxis: "y2", line: { width: 1, color: cssColour("--soft") }, hoverinfo: "skip" }))],
-      layout: { xaxis: { tickvals: groups.map((_, i) => i), ticktext: groups.map(plain), showgrid: false, zeroline: false, side: "bottom", type: "linear", range: [-0.5, groups.length - 0.5] },
-        yaxis: { tickvals: channels.map((_, i) => i), ticktext: channels.map((c) => plain(c) + " "), showgrid: false, zeroline: false, domain: [0, 1 - top], range: [channels.length - 0.5, -0.5] },
+      layout: { xaxis: { tickvals: groups.map((_, i) => i), ticktext: groups.map((g) => label(g)), showgrid: false, zeroline: false, side: "bottom", type: "linear", range: [-0.5, groups.length - 0.5] },
+        yaxis: { tickvals: channels.map((_, i) => i), ticktext: channels.map((c) => label(c) + " "), showgrid: false, zeroline: false, domain: [0, 1 - top], range: [channels.length - 0.5, -0.5] },
         yaxis2: { domain: [1 - top, 1], visible: false, rangemode: "tozero" } },
       click: (point) => {
         if (!point.customdata) return;
@@ -111,8 +115,8 @@ function byGroupFigure(chosen, places) {
   });
   const names = state.data.groups.map((group) => group.name);
   return chart({ title: `${chosen.name}, by group`, name: "map-by-group", height: 260, alt: "Mean by group",
-    traces: () => [{ type: "bar", x: names.map((_, i) => i), y: means, text: names.map(plain), textposition: "none", marker: { color: means.map((_, g) => (g === state.group ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{y:.3g}<extra></extra>" }],
-    layout: { xaxis: { tickvals: names.map((_, i) => i), ticktext: names.map(plain) } }, table: () => [["group", "mean"], ...names.map((name, i) => [name, means[i]])] });
+    traces: () => [{ type: "bar", x: names.map((_, i) => i), y: means, text: names.map((name) => label(name, 60)), textposition: "none", marker: { color: means.map((_, g) => (g === state.group ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{y:.3g}<extra></extra>" }],
+    layout: { xaxis: { tickvals: names.map((_, i) => i), ticktext: names.map((name) => label(name)) } }, table: () => [["group", "mean"], ...names.map((name, i) => [name, means[i]])] });
 }
 
 function comparisonView() {
@@ -120,17 +124,17 @@ function comparisonView() {
   const title = h("h1", {}, "Comparison");
   if (!seen) return [h("section", {}, title, h("p", { class: "empty" }, "The other run has no such target and group."))];
   const rank = numbersOf("rank"), score = numbersOf("score"), other = floats(seen.rank), otherScore = floats(seen.score), moved = floats(seen.moved);
-  const shown = state.names.map((_, p) => p).filter((p) => !Number.isNaN(rank[p]) && !Number.isNaN(other[p]));
+  const shown = shownPlaces().filter((p) => !Number.isNaN(rank[p]) && !Number.isNaN(other[p]));
   const movers = [...shown].sort((a, b) => Math.abs(other[b] - rank[b]) - Math.abs(other[a] - rank[a])).slice(0, 20);
   const top = Math.min(20, shown.length);
   const kept = shown.filter((p) => rank[p] <= top && other[p] <= top).length;
   return [h("section", {}, title, h("p", { class: "quiet" }, `This run against ${state.data.against}; `, whereText(), `. Spearman ${seen.spearman === null ? "–" : format(seen.spearman, 3)}; ${kept} of the top ${top} are in both; ${shown.filter((p) => moved[p]).length} channels moved.`),
     h("div", { class: "pair" },
       chart({ title: "Ranks", name: "comparison-ranks", height: 380, alt: "Rank here against rank in the other run", caption: `Orange: ${state.data.judged}.`,
-        traces: () => [{ type: "scatter", mode: "markers", x: shown.map((p) => other[p]), y: shown.map((p) => rank[p]), customdata: shown, text: shown.map((p) => plain(state.names[p].name)), marker: { size: 6, opacity: 0.75, color: shown.map((p) => (moved[p] ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{x} to %{y}<extra></extra>" }],
+        traces: () => [{ type: "scatter", mode: "markers", x: shown.map((p) => other[p]), y: shown.map((p) => rank[p]), customdata: shown, text: shown.map((p) => label(state.names[p].name, 60)), marker: { size: 6, opacity: 0.75, color: shown.map((p) => (moved[p] ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{x} to %{y}<extra></extra>" }],
         layout: { xaxis: { title: { text: "rank in the other run" }, autorange: "reversed" }, yaxis: { title: { text: "rank here" }, autorange: "reversed" } }, click: (point) => openChannel(state.names[point.customdata].name),
         table: () => [["channel", "rank", "other_rank", "score", "other_score", "moved"], ...shown.map((p) => [state.names[p].name, rank[p], other[p], score[p], otherScore[p], moved[p]])] }),
       chart({ title: "Largest moves", name: "comparison-moves", height: 380, alt: "Channels that moved most",
-        traces: () => movers.map((p) => ({ type: "scatter", mode: "lines+markers", x: ["the other run", "here"], y: [other[p], rank[p]], name: plain(state.names[p].name), line: { width: 1.5, color: moved[p] ? tone(1) : tone(0) }, text: [state.names[p].name, state.names[p].name].map(plain), hovertemplate: "%{text}: %{y}<extra></extra>" })),
+        traces: () => movers.map((p) => ({ type: "scatter", mode: "lines+markers", x: ["the other run", "here"], y: [other[p], rank[p]], name: label(state.names[p].name, 60), line: { width: 1.5, color: moved[p] ? tone(1) : tone(0) }, text: [label(state.names[p].name, 60), label(state.names[p].name, 60)], hovertemplate: "%{text}: %{y}<extra></extra>" })),
         layout: { yaxis: { autorange: "reversed", title: { text: "rank" } } }, table: () => [["channel", "other_rank", "rank"], ...movers.map((p) => [state.names[p].name, other[p], rank[p]])] })))];
 }
