@@ -51,7 +51,9 @@ def _said_executor() -> ExecutorKind | None:
 
 
 def refuse_threads(reason: str) -> JobError:
-    """The error for PCACE_EXECUTOR=threads where threads cannot do the work."""
+    """The error for PCACE_EXECUTOR=threads, or for a model in memory, where threads cannot do the work."""
+    if not os.environ.get(VARIABLE):
+        return JobError(f"workers: {reason}; the model is in memory, so that threads of this process do the work")
     return JobError(f"{VARIABLE} {ExecutorKind.THREADS}: {reason}; use {ExecutorKind.RAY}, or leave the variable out")
 
 

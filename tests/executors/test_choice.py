@@ -17,6 +17,7 @@ from pcace_dist.executors.choice import ExecutorKind, check_threads, open_execut
 from pcace_dist.executors.inline import InlineExecutor
 from pcace_dist.executors.ray_executor import RayExecutor
 from pcace_dist.executors.threads import ThreadExecutor
+from pcace_dist.models import in_memory
 from pcace_dist.run.prepare import prepare
 from pcace_dist.worker import shared_model
 from tests.digits import bytes_of, digits_job, ranked, write_digits
@@ -32,6 +33,26 @@ def data(tmp_path: Path) -> Path:
 def test_the_variable_names_an_executor(value: str, kind: ExecutorKind | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PCACE_EXECUTOR", value)
     assert wanted_executor() == kind
+
+
+@pytest.mark.parametrize(
+    "value, workers, kind",
+    [("", {}, "threads"), ("", {"gpus": 1}, "inline"), ("inline", {}, "inline"), ("threads", {}, "threads")],
+)
+def test_a_model_in_memory_stays_in_this_process(
+    value: str, workers: dict[str, int], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = digits_job("data", tmp_path / "run", workers=workers)
+    keys["model"]["factory"] = f"{in_memory.PREFIX}Net-0123456789ab"
+    job = parse_job(keys)
+    monkeypatch.setenv("PCACE_EXECUTOR", value)
+    assert wanted_executor(job) == kind
+    monkeypatch.setenv("PCACE_EXECUTOR", "ray")
+    with pytest.raises(JobError, match="is in memory and stays in its process"):
+        wanted_executor(job)
+    monkeypatch.delenv("PCACE_EXECUTOR")
+    with pytest.raises(JobError, match=r"^workers: .* the model is in memory, so that threads of this process do the"):
+        check_threads(Workers(cpus=10_000))
 
 
 def test_another_value_is_refused_in_one_line(
@@ -76,6 +97,7 @@ def test_there_are_no_more_threads_than_the_machine_has_cores_for(
 def test_threads_are_refused_where_the_job_asks_for_more(
     asked: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PCACE_EXECUTOR", "threads")
     monkeypatch.setattr(choice, "cores", lambda: 2)
     monkeypatch.setattr(shared_model, "cores", lambda: 2)
     check_threads(Workers(max=5))
