@@ -61,6 +61,7 @@ def rank_model(
     keys["target"] = _assumed_target(rows) if target is None else target
     keys["workers"] = _workers(model) | dict(keys.get("workers", {}))
     job = parse_job(keys, name="rank_model")
+    _refuse_columns(rows, job)
     resolve_layers(model, job.layer_patterns)  # before all rows are read
     if output is None:
         logs.say(f"output: {job.output}, until this Python ends; output=... keeps it", prefix=PREFIX)
@@ -99,6 +100,17 @@ def _assumed_target(rows: MemoryRows) -> dict[str, Any]:
     target = TARGETS[rows.column]
     logs.say(f"target: {target} (assumed; target=... says another)", prefix=PREFIX)
     return target
+
+
+def _refuse_columns(rows: MemoryRows, job: Job) -> None:
+    """Raise JobError where targets or groups are of a column that the rows do not have."""
+    for target in job.targets:
+        if target.needs_label and rows.column != LABEL:
+            raise JobError(f"target {target.written}: needs the class of each row, as the second of (image, label)")
+    there = "no column, as they have no labels" if rows.column is None else f"the column {rows.column}"
+    for name, column in [("group_by", job.group_by), *(("target column", target.column) for target in job.targets)]:
+        if column not in (None, rows.column):
+            raise JobError(f"{name} {column}: rows in memory have {there}")
 
 
 def _workers(model: nn.Module) -> dict[str, Any]:

@@ -280,12 +280,10 @@ def test_models_and_keys_that_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> 
     refused(ModelError, "weight is lazy", model=nn.Sequential(nn.LazyLinear(3)))
     refused(JobError, "rows have no labels; say one", dataset=list(images()))
     refused(JobError, "rank_model: unknown key 'statistcs'; did you mean 'statistics'?", statistcs={})
-    refused(
-        JobError,
-        "needs dataset.label",
-        dataset=list(images()),
-        target={"logit": "label"},
-    )
+    unlabelled = {"dataset": list(images()), "target": {"logit": "label"}}
+    refused(JobError, "target {logit: label}: needs the class of each row", **unlabelled)
+    refused(JobError, "group_by city: rows in memory have the column label", group_by="city")
+    refused(JobError, "target column no2: rows in memory have no column", **unlabelled | {"target": {"column": "no2"}})
     patched = network()
     setattr(patched, "forward", lambda image, maps=patched.maps: maps(image))  # noqa: B010 (as users do)
     refused(ModelError, "cannot be copied", model=patched)
