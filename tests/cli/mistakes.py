@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -92,9 +93,12 @@ def write_folder(folder: Path, job: str) -> None:
     """job: the text of job.yaml."""
     (folder / "job.yaml").write_text(job)
     (folder / "nets.py").write_text(NETS)
+    (folder / "trained.py").write_text("import a_package_that_is_not_installed\n")
     _write_weights(folder)
     (folder / "shards").mkdir()
     pq.write_table(_table(), folder / "shards" / "digits.parquet", row_group_size=100)
+    (folder / "damaged").mkdir()
+    pq.write_table(_with_damaged(_table()), folder / "damaged" / "digits.parquet")
     (folder / "videos").mkdir()
     pq.write_table(_frames(60), folder / "videos" / "frames.parquet")
     _write_images(folder)
@@ -124,6 +128,13 @@ def _table() -> pa.Table:
     return table
 
 
+def _with_damaged(table: pa.Table) -> pa.Table:
+    """Each twentieth image is cut short."""
+    images = table["image"].to_pylist()
+    cut = [image if row % 20 else image | {"bytes": image["bytes"][:40]} for row, image in enumerate(images)]
+    return table.set_column(0, "image", pa.array(cut, table["image"].type))
+
+
 def _frames(clips: int) -> pa.Table:
     """Four frames of each digit, a little darker each time."""
     table = digits_table(0, clips)
@@ -150,6 +161,9 @@ def _write_images(folder: Path) -> None:
     files = sorted((folder / "photos").rglob("*.png"))
     names = [file.relative_to(folder).as_posix() for file in files]
     (folder / "photos.csv").write_text("\n".join(["file,label", *(f"{name},{'dog' in name:d}" for name in names)]))
+    (folder / "tars").mkdir()
+    with tarfile.open(folder / "tars" / "photos.tar", "w") as tar:
+        tar.add(files[0], names[0])
     (folder / "archive").mkdir()
     with zipfile.ZipFile(folder / "archive" / "photos.zip", "w") as archive:
         archive.write(files[0], names[0])
