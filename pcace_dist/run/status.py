@@ -58,7 +58,7 @@ class RunStatus:
         yield f"progress: {self._progress()}"
         if self.holder is not None:
             yield f"held by:  {self.holder['host']} (process {self.holder['pid']}), epoch {self.holder['epoch']}"
-        yield f"recorded: {self.attempts} attempts, {self.units_set_aside} units set aside, {self.bad_rows} bad rows"
+        yield f"recorded: attempts {self.attempts}, units set aside {self.units_set_aside}, bad rows {self.bad_rows}"
         yield from [f"workers:  {self.workers_short}"] if self.workers_short else []
         yield from (f"time:     {line}" for line in self.time)
         yield from (f"fault:    {fault}" for fault in self.last_faults)
