@@ -6,7 +6,7 @@
     synthesis  images that excite a channel                cam        Grad-CAM beside the map of the ranked channels
     geography  latitude and longitude, if the data have it comparison a second run beside this one
     pictures   thumbnails, maps, axes as small files       page       data, pictures and assets into one file
-    glossary   a sentence for each of the page's terms
+    tokens     how a transformer's tokens lie on the image  glossary   a sentence for each of the page's terms
     findings   the results of all these modules            build      runs all of them in order
 
 assets/ holds the page itself: template, style and scripts.

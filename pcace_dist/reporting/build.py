@@ -31,6 +31,7 @@ from pcace_dist.reporting.progress import ReportProgress
 from pcace_dist.reporting.selection import PageSelection, select
 from pcace_dist.reporting.source import ReportSource, SampleTable, open_report_source
 from pcace_dist.reporting.synthesis import Canvas, excite
+from pcace_dist.reporting.tokens import token_layers
 
 EXEMPLARS = 8  # images of a channel
 EXTREMES = 4  # images at each end of a channel's transform
@@ -87,7 +88,10 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
     with quiet_backends(), one_thread_for(source.image_shape), _images(source, selection, findings) as has_images:
         if has_images:
             progress.stage("loading the model")
-            model = without_inplace(source.load_model(device))
+            model = without_inplace(source.load_model())
+            shapes = {name: source.plan.layer(name).shape for name in selection.pages}
+            findings.tokens = token_layers(model, shapes, (source.job.model.input.image_channels, *source.image_shape))
+            model = model.to(device)
             if not source.is_of_todays_code(model):
                 findings.notes.append(
                     f"the code of {source.job.model.factory} has changed since this run was ranked: pictures, maps and "
@@ -247,7 +251,7 @@ def _choose_cam_rows(sample: SampleTable, selection: PageSelection, findings: Fi
 
 
 def _grow(source: ReportSource, selection: PageSelection, findings: Findings, progress: ReportProgress) -> None:
-    if source.sample is None:
+    if source.sample is None or not selection.channels:
         return
     progress.stage("scores by number of images", len(selection.pages) * len(selection.groups))
     for layer, channels in selection.pages.items():
@@ -276,7 +280,7 @@ def _look(
     progress.stage("images and their activation maps", len(findings.pool))
     side = pictures.thumbnail_side(len(findings.pool), source.image_shape)
     batch = BATCH[device.type]
-    probe = Probe(source, model, device, batch, channels_by_row)
+    probe = Probe(source, model, device, batch, channels_by_row, findings.tokens)
     for fetched in fetch(source, findings.pool.refs, batch):
         probe.add(fetched)
         for number, image in zip(fetched.numbers, fetched.images, strict=True):
@@ -354,7 +358,7 @@ def _where(
         return
     rows = np.arange(min(GEOGRAPHY_ROWS, len(source.sample)), dtype=np.int64)
     progress.stage("predictions for the map", len(rows))
-    probe = Probe(source, model, device, BATCH[device.type], {})
+    probe = Probe(source, model, device, BATCH[device.type], {}, {})
     for fetched in fetch(source, source.sample.refs(rows), BATCH[device.type]):
         probe.add(fetched)
         progress.step(len(fetched.numbers))

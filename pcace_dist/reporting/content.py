@@ -19,6 +19,7 @@ from pcace_dist.reporting.glossary import GLOSSARY
 from pcace_dist.reporting.page import PageContent, floats, numbers
 from pcace_dist.reporting.selection import PageSelection
 from pcace_dist.reporting.source import NUMBERS, Ranking, ReportSource, SampleTable
+from pcace_dist.reporting.tokens import NO_TOKENS
 from pcace_dist.statistics.score import usable_images
 
 STATUSES = ("ok", "constant", "too_few_images")
@@ -43,7 +44,7 @@ def page(
             {"name": _name(source, source.ranking.groups[g]), "images": source.ranking.block(0, g)["images"][0].as_py()}
             for g in selection.groups
         ],
-        "layers": [_layer(source, name, count) for name, count in source.ranking.layers],
+        "layers": [_layer(source, findings, name, count) for name, count in source.ranking.layers],
         "statuses": list(STATUSES),
         "effectStatuses": list(EFFECT_STATUSES),
         "ranking": [
@@ -103,8 +104,8 @@ def _facts(source: ReportSource) -> list[list[str]]:
     ]
 
 
-def _layer(source: ReportSource, name: str, count: int) -> dict[str, Any]:
-    plan = source.plan.layer(name)
+def _layer(source: ReportSource, findings: Findings, name: str, count: int) -> dict[str, Any]:
+    plan, tokens = source.plan.layer(name), findings.tokens.get(name, NO_TOKENS)
     norms = [float("nan") if norm is None else norm for norm in source.weight_norms(name)]
     return {
         "name": name,
@@ -112,6 +113,8 @@ def _layer(source: ReportSource, name: str, count: int) -> dict[str, Any]:
         "shape": list(plan.shape),
         "norms": floats(norms),
         "explained": numbers(plan.explained.double().mean(0).numpy(), 3),
+        "apart": list(tokens.apart),
+        "said": tokens.said,
     }
 
 
@@ -281,8 +284,8 @@ def _channel(
 ) -> dict[str, Any]:
     layer, number = channel
     plan = source.plan.layer(layer)
-    axes = plan.weights[number].T  # (p, D)
-    maps = [pictures.shrink_map(axis, plan.shape) for axis in axes]
+    tokens = findings.tokens.get(layer, NO_TOKENS)
+    axes = [tokens.pictures(axis, plan.shape) for axis in plan.weights[number].T]  # of weights (D, p)
     drawn = findings.synthetic.get(channel)
     low, high = _range(findings, channel)
     blocks = [(t, g) for t in range(len(source.ranking.targets)) for g in selection.groups]
@@ -305,7 +308,8 @@ def _channel(
     return {
         "exemplars": tiles(findings.exemplars.get(channel, [])),
         "extremes": extremes,
-        "axes": [data_url(pictures.signed_png(picture)) for picture in maps if picture is not None],
+        "axes": [data_url(pictures.signed_png(picture)) for picture, _ in axes if picture is not None],
+        "axesApart": [numbers(values, 3) for _, values in axes],
         "explained": numbers(plan.explained[number].double().numpy(), 3),
         "curves": curves,
         "steps": steps,
@@ -341,6 +345,8 @@ def _tile(findings: Findings, channel: ChannelKey, row: int, value: float, low: 
     values = findings.probed.maps.get((row, *channel))
     if values is not None:
         tile["map"] = data_url(pictures.heat_png(values, low, high))
+    if (row, *channel) in findings.probed.apart:
+        tile["apart"] = numbers(findings.probed.apart[row, *channel], 3)
     return tile
 
 

@@ -12,6 +12,7 @@ from pcace_dist.reporting.comparison import AgainstRun
 from pcace_dist.reporting.evidence import Growth
 from pcace_dist.reporting.geography import Places
 from pcace_dist.reporting.probe import Probed
+from pcace_dist.reporting.tokens import TokenLayer
 
 RankingKey = tuple[int, int]  # target, group
 ChannelKey = tuple[str, int]  # layer, channel
@@ -26,6 +27,7 @@ class Findings:
     extremes: dict[tuple[ChannelKey, RankingKey], tuple[list[tuple[int, float]], list[tuple[int, float]]]] = field(
         default_factory=dict
     )
+    tokens: dict[str, TokenLayer] = field(default_factory=dict)  # by layer
     cam_rows: dict[int, list[int]] = field(default_factory=dict)  # by group
     growth: dict[str, dict[int, list[Growth]]] = field(default_factory=dict)  # layer, group: by target
     thumbnails: dict[int, str] = field(default_factory=dict)

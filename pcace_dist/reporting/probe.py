@@ -13,17 +13,19 @@ from torch import Tensor, nn
 
 from pcace_dist.artifacts.reading.rows import Fetched
 from pcace_dist.models.forward import Forward
-from pcace_dist.reporting.pictures import shrink_map
 from pcace_dist.reporting.source import ReportSource
+from pcace_dist.reporting.tokens import NO_TOKENS, TokenLayer
 
 Wanted = Mapping[int, Mapping[str, tuple[int, ...]]]  # row number: layer: channels
 
 
 @dataclass
 class Probed:
-    """The results: small maps by (row number, layer, channel); outputs, labels and groups by row number."""
+    """The results: small maps, and the values of tokens apart from them, by (row number, layer, channel); outputs,
+    labels and groups by row number."""
 
     maps: dict[tuple[int, str, int], npt.NDArray[np.float32]] = field(default_factory=dict)
+    apart: dict[tuple[int, str, int], npt.NDArray[np.float32]] = field(default_factory=dict)
     outputs: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
     labels: dict[int, int] = field(default_factory=dict)
     groups: dict[int, Any] = field(default_factory=dict)
@@ -33,12 +35,19 @@ class Probe:
     """One forward pass for each batch; keeps only the wanted maps."""
 
     def __init__(
-        self, source: ReportSource, model: nn.Module, device: torch.device, batch: int, channels_of_row: Wanted
+        self,
+        source: ReportSource,
+        model: nn.Module,
+        device: torch.device,
+        batch: int,
+        channels_of_row: Wanted,
+        tokens: Mapping[str, TokenLayer],
     ) -> None:
         settings = source.job.model.input
         layers = sorted({layer for by_layer in channels_of_row.values() for layer in by_layer})
         self._forward = Forward(model, device, batch, tuple(settings.mean), tuple(settings.std), tuple(layers))
         self._wanted = channels_of_row
+        self._tokens = tokens
         self.found = Probed()
 
     def add(self, fetched: Fetched) -> None:
@@ -50,9 +59,7 @@ class Probe:
                 if channels and shape:
                     channel_maps = maps[position, list(channels)].float().cpu()
                     for channel, values in zip(channels, channel_maps, strict=True):
-                        shrunk = shrink_map(values, shape)
-                        if shrunk is not None:
-                            self.found.maps[number, name, channel] = shrunk
+                        self._keep((number, name, channel), *self._tokens.get(name, NO_TOKENS).pictures(values, shape))
 
         outputs = self._forward(fetched.images, receive).double().cpu().numpy()
         probed = self.found
@@ -60,3 +67,11 @@ class Probe:
             fetched.numbers, outputs, fetched.labels.tolist(), fetched.groups, strict=True
         ):
             probed.outputs[number], probed.labels[number], probed.groups[number] = row, label, group
+
+    def _keep(
+        self, key: tuple[int, str, int], values: npt.NDArray[np.float32] | None, apart: npt.NDArray[np.float32]
+    ) -> None:
+        if values is not None:
+            self.found.maps[key] = values
+        if len(apart):
+            self.found.apart[key] = apart

@@ -161,8 +161,8 @@ class ReportSource:
         """The data set as it is now. Raises DatasetError where it is gone."""
         return list_dataset(self.dataset, self.storage)
 
-    def load_model(self, device: torch.device) -> nn.Module:
-        """The run's model. Raises ModelError where the weights have changed since the run."""
+    def load_model(self) -> nn.Module:
+        """The run's model, on the CPU. Raises ModelError where the weights have changed since the run."""
         settings = self.job.model
         model = load_model(
             settings.factory,
@@ -178,7 +178,7 @@ class ReportSource:
         if weights_digest(model) != facts["weights"]:
             raise ModelError(f"model.weights {settings.weights}: are not the weights that this run ranked")
         layouts.keep([model], facts.get("channel_axes", {}))
-        return model.to(device)
+        return model
 
     def is_of_todays_code(self, model: nn.Module) -> bool:
         """Whether the model's code is the same as in the run; True for runs that have not recorded it."""

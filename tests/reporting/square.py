@@ -76,3 +76,22 @@ def write_squares(folder: Path, rows: int = 600, *, seed: int = 0) -> None:
     half = rows // 2
     for number, part in enumerate((table.slice(0, half), table.slice(half))):
         pq.write_table(part, folder / FILE.format(number), row_group_size=100)
+
+
+PATCH, CLS = 8, 5.0
+
+
+def square_vit() -> nn.Module:
+    """The factory of a ViT: 4 x 4 patches and a CLS token. Channel 0 of its embeddings is the brightness of the patch,
+    at the CLS token CLS; all else is random."""
+    from tests.models.library_models import vit
+
+    torch.manual_seed(0)
+    network = vit(num_channels=1, num_labels=2, image_size=SIDE, patch_size=PATCH)
+    parts = dict(network.named_parameters())
+    with torch.no_grad():
+        parts["vit.embeddings.position_embeddings"].zero_()
+        parts["vit.embeddings.cls_token"][..., 0] = CLS
+        parts["vit.embeddings.patch_embeddings.projection.weight"][0] = 1 / PATCH**2
+        parts["vit.embeddings.patch_embeddings.projection.bias"].zero_()
+    return network

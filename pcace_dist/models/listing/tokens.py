@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -15,6 +15,12 @@ CLS = ("cls_token", "class_token", "class_embedding")  # what the parameter of t
 HEADS = ("num_heads", "num_attention_heads", "n_heads")
 MOST_BEFORE = 16  # tokens before those of the patches
 TOKENS = "BNC"
+PROJECTIONS = {  # what the layers are called whose channels are heads, and what they give
+    **dict.fromkeys(("q", "q_proj", "query", "to_q"), ("query",)),
+    **dict.fromkeys(("k", "k_proj", "key", "to_k"), ("key",)),
+    **dict.fromkeys(("v", "v_proj", "value", "to_v"), ("value",)),
+    **dict.fromkeys(("qkv", "to_qkv"), ("query", "key", "value")),
+}
 MOST = 0.8  # of the norms of a transformer without stages
 
 
@@ -50,7 +56,7 @@ def transformer_of(model: nn.Module, layers: Sequence[FoundLayer]) -> Transforme
     hidden = [layer for layer in layers if layer.layout == TOKENS and _is_hidden(modules, layer.name, width)]
     return Transformer(
         tokens=tokens,
-        patches=_patches(layers, tokens),
+        patches=patches_of(layers, tokens),
         cls=any(name.rpartition(".")[2] in CLS for name, _ in model.named_parameters()),
         width=width,
         heads=_usual(heads for part in modules.values() for heads in _heads(part)),
@@ -65,10 +71,37 @@ def _usual(values: Iterable[int]) -> int | None:
     return counts.most_common(1)[0][0] if counts else None
 
 
-def _patches(layers: Sequence[FoundLayer], tokens: int) -> tuple[int, ...] | None:
-    """The map of the convolution that makes the patches."""
+def patches_of(layers: Sequence[FoundLayer], tokens: int) -> tuple[int, ...] | None:
+    """Rows and columns of so many tokens, less those before the patches: the map of the convolution that makes the
+    patches, or half of it, a quarter, ..., where a network merges them. None where nothing tells."""
     maps = [layer.map for layer in layers if layer.all and layer.map and len(layer.map) == 2]
-    return next((size for size in maps if 0 <= tokens - prod(size) <= MOST_BEFORE), None)
+    sizes = (size for first in maps for size in _halves(first))
+    return next((size for size in sizes if 0 <= tokens - prod(size) <= MOST_BEFORE), None)
+
+
+def _halves(size: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    yield size
+    while all(side % 2 == 0 for side in size):
+        size = tuple(side // 2 for side in size)
+        yield size
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A layer whose channels are those of attention heads, one part after the other. parts: query, key, value; heads:
+    of each part; width: channels of a head."""
+
+    parts: tuple[str, ...]
+    heads: int
+    width: int
+
+
+def heads_of(transformer: Transformer, layer: FoundLayer) -> Heads | None:
+    """None for a layer that is not known to give heads."""
+    parts = PROJECTIONS.get(layer.name.rpartition(".")[2])
+    if parts is None or not transformer.heads or layer.channels != len(parts) * transformer.width:
+        return None
+    return Heads(parts, transformer.heads, transformer.width // transformer.heads)
 
 
 def _is_hidden(modules: Mapping[str, nn.Module], name: str, width: int) -> bool:

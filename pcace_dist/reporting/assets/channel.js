@@ -26,11 +26,25 @@ function channelHead(name, place) {
   const select = h("select", { id: "channel-picker", "aria-label": "Channel", onchange: (event) => openChannel(event.target.value) },
     listed.map((option) => h("option", { value: option, selected: option === name }, cut(option))));
   return h("div", { class: "title-row" },
-    h("div", {}, h("h1", {}, "Channel ", h("span", { class: "name", title: name.length > 60 ? name : null }, cut(name))), h("p", { class: "quiet" }, whereText(), fewImages())),
+    h("div", {}, h("h1", {}, "Channel ", h("span", { class: "name", title: name.length > 60 ? name : null }, cut(name))), h("p", { class: "quiet" }, unitOf(name), whereText(), fewImages())),
     h("div", { class: "picker" },
       h("button", { type: "button", id: "previous", onclick: () => step(-1), "aria-label": "Channel ranked above" }, "←"), select,
       h("button", { type: "button", id: "next", onclick: () => step(1), "aria-label": "Channel ranked below" }, "→"), overlaySwitch()));
 }
+
+// what a channel of a transformer is, where the model says it
+function unitOf(name) {
+  const { layer, channel } = state.names[state.placeOf.get(name)];
+  const { said } = layerOf(layer);
+  if (said.mlp) return `MLP channel ${channel}; `;
+  if (!said.parts) return "";
+  const inPart = channel % (said.heads * said.width), part = said.parts[(channel - inPart) / (said.heads * said.width)];
+  return `head ${Math.floor(inPart / said.width)}, ${part} channel ${inPart % said.width} of ${said.width}; `;
+}
+const layerOf = (name) => state.data.layers.find((layer) => layer.name === name);
+
+// tokens that are no patches of the image: the CLS token and registers, with their values
+const apartText = (layer, values) => (values || []).map((value, i) => `${layerOf(layer).apart[i]} ${short(value)}`).join(", ");
 
 const pagesShown = () => state.data.pages.map(([layer, channel]) => `${layer}/${channel}`).filter(isShown);
 
@@ -80,9 +94,10 @@ const rowLabel = (row) => {
 };
 
 function pictureTiles(tiles, name, what) {
+  const { layer } = state.names[state.placeOf.get(name)];
   return tiles.map((tile) => {
     const entry = state.data.rows[tile.row] || {};
-    return { src: pictureOf(tile.row), map: tile.map, pixels: state.smallImages, label: [short(tile.value), rowLabel(tile.row)].filter(Boolean).join(" · "),
+    return { src: pictureOf(tile.row), map: tile.map, pixels: state.smallImages, label: [short(tile.value), rowLabel(tile.row), apartText(layer, tile.apart)].filter(Boolean).join(" · "),
       alt: `Image ${entry.file} row ${entry.row}${rowLabel(tile.row) ? ", " + rowLabel(tile.row) : ""}; ${what} of ${name}: ${short(tile.value)}`,
       cells: [entry.file, entry.row, entry.label, entry.group, entry.predicted, tile.value] };
   });
@@ -90,13 +105,14 @@ function pictureTiles(tiles, name, what) {
 const TILE_HEADER = ["file", "row", "label", "group", "predicted", "value"];
 
 function portrait(held, name) {
-  const axes = held.axes.map((src, j) => ({ src, map: null, pixels: true, label: `component ${j + 1} · ${format(100 * held.explained[j], 0)} %`,
+  const { layer } = state.names[state.placeOf.get(name)];
+  const axes = held.axes.map((src, j) => ({ src, map: null, pixels: true, label: [`component ${j + 1} · ${format(100 * held.explained[j], 0)} %`, apartText(layer, held.axesApart[j])].filter(Boolean).join(" · "),
     alt: `Axis ${j + 1} of ${name}`, cells: [j + 1, held.explained[j]] }));
   return h("div", { class: "portrait" },
     held.synthetic ? strip({ title: "Synthetic image", name: `${name}-synthetic`, header: ["image"], tiles: [{ src: held.synthetic, alt: `Synthetic image that excites ${name}`, cells: ["synthetic"], pixels: false }],
       caption: "What excites it most, drawn by gradient ascent." }) : h("div"),
     axes.length ? strip({ title: "Principal axes of its map", name: `${name}-axes`, header: ["component", "explained"], tiles: axes,
-      caption: "The weight of each position in a component: red adds, blue takes away. Below, the share of the map's variance." })
+      caption: "The weight of each position in a component: red adds, blue takes away. Below, the share of the map's variance." + (layerOf(layer).apart.length ? " Tokens that are no patches have their weight below." : "") })
       : h("p", { class: "empty" }, "This layer gives one value per channel: there is no map."));
 }
 
