@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pcace_dist.artifacts.run import Run
-from pcace_dist.errors import Stopped
+from pcace_dist.errors import JobError, Stopped
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.run.model_run import ModelRun
 from tests.digits import bytes_of, ranked, records
@@ -169,3 +169,8 @@ def test_every_group_must_be_settled(data: Path, tmp_path: Path) -> None:
     split = ranked(job(data, tmp_path / "run", stop=EASY, group_by="label"))
     alone = ranked(job(data, tmp_path / "alone", stop=EASY))
     assert split.summary["images"] >= alone.summary["images"]
+
+
+def test_a_top_of_all_channels_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"^stop\.top 8: the layers have 8 channels; write less, or leave stop out$"):
+        ranked(job(data, tmp_path / "run", stop={"top": 8}))
