@@ -33,6 +33,7 @@ Verdict = Literal["same", "moved", "not comparable"]
 
 LEVEL = 0.05
 KEYS = ("target", "group", "layer", "channel")
+NOISE = "plan_noise"  # a column of jackknife.parquet
 MATCHED = "matched"  # a column of rankings whose channels were reordered to match another network's
 SHOWN = 6  # names in a reason before it says how many more
 
@@ -342,8 +343,8 @@ def selected(run: Run, settings: ComparisonSettings) -> pa.Table:
     """The ranking with its pseudo-values, for the target, group and layer in the settings."""
     table = run.ranking()
     jackknife = run.jackknife()
-    for pseudo in ("pseudo_values", PSEUDO):
-        if pseudo in jackknife.column_names:  # runs of 0.1.0 have none of effects
+    for pseudo in ("pseudo_values", NOISE, PSEUDO):
+        if pseudo in jackknife.column_names:  # runs of 0.1.0 have only the first
             table = table.append_column(pseudo, jackknife[pseudo])
     for column in ("target", "group", "layer"):
         wanted = getattr(settings, column)
@@ -389,6 +390,7 @@ def _side(table: pa.Table, pilot: int | None) -> Side:
         images=table["images"].to_numpy(),
         dead=dead,
         pilot=pilot,
+        plan_noise=pseudo_values(table, NOISE) if NOISE in table.column_names else None,
     )
 
 

@@ -7,8 +7,10 @@ images   Where the runs share images and folds, the pseudo-values of the differe
          pseudo-values: a fold is a hash of the image, so noise that both runs share cancels. t with F - 1 degrees of
          freedom. Otherwise both variances are added, also with the F - 1 of one side: with Satterthwaite's larger
          number the tails were too thin (7 alarms in 60 pairs of small groups, against 3).
-plans    Axes and knots come from a pilot of m images. Runs with different plans differ because of this, too: in all but
-         a few channels by at most the sampling error of m images. So an image variance v from n images becomes
+plans    Axes and knots come from a pilot of m images. Runs with different plans differ because of this, too. How much,
+         each run has estimated (statistics/plan_noise), fold by fold, and it is added to the pseudo-values: where
+         both pilots read the same images, what they share cancels. Runs that have no estimate differ in all but a few
+         channels by at most the sampling error of m images: their image variance v from n images becomes
          v (1 + n / m). Nothing is added where the plans are the same. (The same pilot images are not enough: maps that
          differ only by noise gave 21 alarms in 100 pairs.)
 many     The p-values of all channels, groups and targets are corrected together, by Benjamini & Hochberg (1995).
@@ -33,7 +35,8 @@ class Side:
     """One run's channels. squared: (C,) and pseudo: (C, F) score_squared and its pseudo-values, NaN where unknown.
 
     images: (C,), of each score. dead: (C,), the channel is constant, so its correlation is 0 without error. pilot: the
-    number of images that the plan comes from; None where both runs have one plan, which adds no noise.
+    number of images that the plan comes from; None where both runs have one plan, which adds no noise. plan_noise:
+    (C, F), residuals that another pilot would bring, NaN where they are not known; None where none are.
     """
 
     squared: Floats
@@ -41,6 +44,20 @@ class Side:
     images: npt.NDArray[np.int64]
     dead: npt.NDArray[np.bool_]
     pilot: int | None = None
+    plan_noise: Floats | None = None
+
+    @property
+    def values(self) -> Floats:
+        """Pseudo-values (C, F) that hold the plan's noise, where it counts and is known."""
+        if self.pilot is None or self.plan_noise is None:
+            return self.pseudo
+        return self.pseudo + np.nan_to_num(self.plan_noise)
+
+    @property
+    def pilot_alone(self) -> npt.NDArray[np.bool_]:
+        """(C,), whether the plan adds noise of which only the pilot's size is known."""
+        every = np.full(len(self.squared), self.pilot is not None)
+        return every if self.plan_noise is None else every & ~np.isfinite(self.plan_noise).any(axis=1)
 
     @property
     def judged(self) -> npt.NDArray[np.bool_]:
@@ -94,12 +111,12 @@ def false_discovery(p_value: Floats) -> Floats:
 
 def _own(side: Side) -> tuple[Floats, Floats]:
     """Variance of a score (C,), and its degrees of freedom; a dead channel has no variance, with certainty."""
-    variance, count = _variance_of_mean(side.pseudo)
+    variance, count = _variance_of_mean(side.values)
     return np.where(side.dead, 0.0, variance), np.where(side.dead, np.inf, count - 1.0)
 
 
 def _paired(side_a: Side, side_b: Side) -> tuple[Floats, Floats]:
-    pseudo_a, pseudo_b = (np.where(side.dead[:, None], 0.0, side.pseudo) for side in (side_a, side_b))
+    pseudo_a, pseudo_b = (np.where(side.dead[:, None], 0.0, side.values) for side in (side_a, side_b))
     variance, count = _variance_of_mean(pseudo_b - pseudo_a)
     return variance, count - 1.0
 
@@ -117,4 +134,4 @@ def _variance_of_mean(values: Floats) -> tuple[Floats, Floats]:
 
 def _plan_part(side: Side) -> Floats:
     variance, _ = _own(side)
-    return np.zeros_like(variance) if side.pilot is None else variance * side.images / side.pilot
+    return np.where(side.pilot_alone, variance * side.images / (side.pilot or 1), 0.0)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from pcace_dist.artifacts.block_scores import BlockScores, each_result
+from pcace_dist.artifacts.block_scores import BlockScores, each_ranked
 from pcace_dist.artifacts.columns import CHANNEL, LAYER, TARGET, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.statistics.plan import Plan
@@ -90,10 +90,9 @@ def across_groups_table(plan: Plan, blocks: Sequence[BlockScores], ranks: Sequen
     channels = np.concatenate([np.arange(layer.channels, dtype=np.int32) for layer in plan.layers])
     scores = {target.name: _OverGroups(len(channels)) for target in plan.targets}
     effects = {target.name: _OverGroups(len(channels)) for target in plan.targets}
-    results = zip(each_result(plan, blocks), ranks[::2], ranks[1::2], strict=True)
-    for (target, _, own_scores, own_effects), by_score, by_effect in results:
-        scores[target].add(own_scores.score, by_score.rank, own_scores.status == OK)
-        effects[target].add(own_effects.effect, by_effect.rank, own_effects.status == OK)
+    for ranked in each_ranked(plan, blocks, ranks):
+        scores[ranked.target].add(ranked.scores.score, ranked.by_score.rank, ranked.scores.status == OK)
+        effects[ranked.target].add(ranked.effects.effect, ranked.by_effect.rank, ranked.effects.status == OK)
     return pa.concat_tables(_table(name, layers, channels, scores[name], effects[name]) for name in scores)
 
 

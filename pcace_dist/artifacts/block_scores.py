@@ -12,6 +12,7 @@ from pcace_dist.artifacts.transforms import BlockTransforms
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.effects.scores import EffectScores
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.ranks import Ranks
 from pcace_dist.statistics.score import OK, ChannelScores
 
 
@@ -38,6 +39,26 @@ def each_ranking(plan: Plan, blocks: Sequence[BlockScores]) -> Iterator[tuple[st
     """Target, group and the scores of all channels, in the order of rankings.parquet."""
     for target, group, scores, _ in each_result(plan, blocks):
         yield target, group, scores
+
+
+@dataclass(frozen=True)
+class RankedResult:
+    """One ranking: target, group, and scores, effects and ranks of all channels. given_plan: ranks by score whose
+    intervals do not hold what another pilot would change."""
+
+    target: str
+    group: Any
+    scores: ChannelScores
+    effects: EffectScores
+    by_score: Ranks
+    given_plan: Ranks
+    by_effect: Ranks
+
+
+def each_ranked(plan: Plan, blocks: Sequence[BlockScores], ranks: Sequence[Ranks]) -> Iterator[RankedResult]:
+    """Every ranking, in the order of rankings.parquet. ranks: those of `rank_tasks`, in its order."""
+    for result, *of_result in zip(each_result(plan, blocks), ranks[::3], ranks[1::3], ranks[2::3], strict=True):
+        yield RankedResult(*result, *of_result)
 
 
 def each_result(plan: Plan, blocks: Sequence[BlockScores]) -> Iterator[tuple[str, Any, ChannelScores, EffectScores]]:

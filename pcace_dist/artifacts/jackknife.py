@@ -3,7 +3,8 @@
 A row for each row of rankings.parquet, in the same order: `target`, `group`, `layer`, `channel`, and `pseudo_values`, a
 list with a double for each fold (null where the fold is empty). Their mean is `score_squared`, and the variance of that
 mean is their variance by the number of folds (docs/method.md, sections 4 and 5). Null unless the status is ok, and for
-estimators without a jackknife. `effect_pseudo_values`: the same of the effect; they hold the axes' noise too.
+estimators without a jackknife. `plan_noise`: what another pilot would change, fold by fold, about 0; null where that
+is not known. `effect_pseudo_values`: the same as `pseudo_values` of the effect; they hold the axes' noise too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ TABLE = Table(
             "pseudo_values",
             "list of float64",
             "a pseudo-value of `score_squared` for each fold, null for an empty fold; null unless status is ok",
+        ),
+        Column(
+            "plan_noise",
+            "list of float64",
+            "residuals by fold, about 0: the variance of their mean is that of `score_squared` between pilots; null "
+            "where that is not known",
         ),
         Column(
             "effect_pseudo_values",
@@ -59,6 +66,7 @@ def jackknife_table(plan: Plan, blocks: Sequence[BlockScores], group_type: pa.Da
                 "layer": pa.array(layers, pa.string()),
                 "channel": pa.array(channels, pa.int32()),
                 "pseudo_values": _lists(np.concatenate([b.scores[group][index].pseudo for b in ordered])),
+                "plan_noise": _lists(np.concatenate([b.scores[group][index].plan_noise for b in ordered])),
                 "effect_pseudo_values": _lists(np.concatenate([b.effects[group][index].pseudo for b in ordered])),
             }
         )

@@ -14,13 +14,12 @@ from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.config.choice import short
 
 if TYPE_CHECKING:
-    from pcace_dist.artifacts.block_scores import BlockScores
+    from pcace_dist.artifacts.block_scores import BlockScores, RankedResult
     from pcace_dist.artifacts.reading.class_names import ClassNames
     from pcace_dist.config.sections import Statistics
     from pcace_dist.statistics.effects.scores import EffectScores
     from pcace_dist.statistics.plan import Plan
     from pcace_dist.statistics.ranks import Ranks
-    from pcace_dist.statistics.score import ChannelScores
     from pcace_dist.storage.store import Sink
 
 RANKINGS = "rankings.parquet"
@@ -36,6 +35,8 @@ NUMBERS = (
     "score_squared",
     "score_low",
     "score_high",
+    "score_low_given_plan",
+    "score_high_given_plan",
     "score_in_sample",
     "score_first_component",
     "pearson",
@@ -58,10 +59,16 @@ TABLE = Table(
         Column("layer_rank", "int32", "the same within the layer"),
         Column("rank_low", "int32", "lower end of the 95 % interval of `rank`; null without a jackknife"),
         Column("rank_high", "int32", "upper end of the 95 % interval of `rank`"),
+        Column("rank_low_given_plan", "int32", "the same, given the plan: without what another pilot would change"),
+        Column("rank_high_given_plan", "int32", "upper end"),
         Column("score", "float64", "maximal correlation of map and target, 0 to 1, corrected for its bias"),
         Column("score_squared", "float64", "its square, not clipped at 0: what ranks go by"),
-        Column("score_low", "float64", "lower end of the 95 % interval of `score`"),
+        Column(
+            "score_low", "float64", "lower end of the 95 % interval of `score`, which holds another pilot's as well"
+        ),
         Column("score_high", "float64", "upper end of the 95 % interval of `score`"),
+        Column("score_low_given_plan", "float64", "the same, given the plan: what more images alone would change"),
+        Column("score_high_given_plan", "float64", "upper end"),
         Column("score_in_sample", "float64", "the score without the correction: too high for few images"),
         Column("score_first_component", "float64", "the published code's: correlation with the first component alone"),
         Column("pearson", "float64", "correlation of the map's mean with the target, -1 to 1"),
@@ -92,42 +99,32 @@ def rankings_table(
 ) -> pa.Table:
     """rankings.parquet: a row per target x group x layer x channel, sorted so (docs/reference/outputs.md).
 
-    ranks: those of `rank_tasks`, in its order: by score, then by effect.
+    ranks: those of `rank_tasks`, in its order.
     """
-    from pcace_dist.artifacts.block_scores import each_result  # with torch
+    from pcace_dist.artifacts.block_scores import each_ranked  # with torch
 
     ordered = sorted(blocks, key=lambda b: b.block.index)
     layers = np.concatenate([np.repeat(b.block.layer, b.block.stop - b.block.start) for b in ordered])
     channels = np.concatenate([np.arange(b.block.start, b.block.stop, dtype=np.int32) for b in ordered])
     norms = np.concatenate([np.asarray(weight_norms[name], np.float64) for name in (y.name for y in plan.layers)])
     return pa.concat_tables(
-        _with_effects(
-            _ranking(target, group, group_type, layers, channels, norms, scores, by_score), effects, by_effect
-        )
-        for (target, group, scores, effects), by_score, by_effect in zip(
-            each_result(plan, ordered), ranks[::2], ranks[1::2], strict=True
-        )
+        _with_effects(_ranking(ranked, group_type, layers, channels, norms), ranked.effects, ranked.by_effect)
+        for ranked in each_ranked(plan, ordered, ranks)
     )
 
 
 def _ranking(
-    target: str,
-    group: Any,
-    group_type: pa.DataType,
-    layers: np.ndarray,
-    channels: np.ndarray,
-    norms: np.ndarray,
-    scores: ChannelScores,
-    ranks: Ranks,
+    ranked: RankedResult, group_type: pa.DataType, layers: np.ndarray, channels: np.ndarray, norms: np.ndarray
 ) -> pa.Table:
+    scores, ranks = ranked.scores, ranked.by_score
     ok = scores.status == RANKED
     sure = ok & np.isfinite(scores.pseudo).any(axis=1)  # sample-level ACE gives no intervals
     count = len(channels)
     numbers = {name: getattr(scores, name) for name in NUMBERS if name != "weight_norm"} | {"weight_norm": norms}
     return pa.table(
         {
-            "target": pa.array([target] * count, pa.string()),
-            "group": pa.array([group] * count, group_type),
+            "target": pa.array([ranked.target] * count, pa.string()),
+            "group": pa.array([ranked.group] * count, group_type),
             "layer": pa.array(layers.tolist(), pa.string()),
             "channel": pa.array(channels, pa.int32()),
             "images": pa.array(scores.images, pa.int64()),
@@ -135,6 +132,8 @@ def _ranking(
             "layer_rank": pa.array(_layer_ranks(layers, ranks.rank, ok), pa.int32(), mask=~ok),
             "rank_low": pa.array(ranks.low, pa.int32(), mask=~sure),
             "rank_high": pa.array(ranks.high, pa.int32(), mask=~sure),
+            "rank_low_given_plan": pa.array(ranked.given_plan.low, pa.int32(), mask=~sure),
+            "rank_high_given_plan": pa.array(ranked.given_plan.high, pa.int32(), mask=~sure),
             **{name: pa.array(numbers[name], pa.float64(), mask=np.isnan(numbers[name])) for name in NUMBERS},
             "status": pa.array(scores.status.tolist(), pa.string()),
         }

@@ -52,6 +52,8 @@ KEYS = {
     "plan": "digest of the frozen plan",
     "effect": "only with effects: the gradient, each target's axes and images behind them, where maps are taken from, "
     "bytes of the axes, why some targets have none",
+    "plan_noise": "only where the pilot estimated what another one would change: targets, rankings with an estimate of "
+    "their own (the first, without a name, is of all rows), and its bytes in the plan",
     "precision": "of the forward pass",
     "layout": "of the tensors: channels last or first",
     "decode": "what decoded the images: cpu or gpu",

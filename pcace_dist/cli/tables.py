@@ -41,6 +41,9 @@ does:  the effect, what share of the output goes through it; may be negative"""
 FEW = f"""
 *      rests on less than {SMALL_SUPPORT:.0%} of the images (support)"""
 
+GIVEN_PLAN = """
+Intervals of ranks and scores are given the plan: what another pilot would change was not estimated."""
+
 Row = dict[str, Any]
 
 
@@ -70,6 +73,8 @@ def print_ranking(
         terminal.tell(TELLS_AND_DOES)
     if any(_rests_on_few(row) for _, rows in tables[:most] for row in rows):
         terminal.tell(FEW)
+    if any(_are_given_plan(rows) for _, rows in tables[:most]):
+        terminal.tell(GIVEN_PLAN)
     if len(tables) > len(tables[:most]):
         terminal.tell(f"\n{len(tables):,} rankings in all; see the others with `pcace show --group NAME`")
 
@@ -117,6 +122,12 @@ def _rests_on_few(row: Row) -> bool:
 def _score(marked: bool, row: Row) -> str:
     """marked: whether there is a mark in the column, so that figures stay below each other."""
     return number(row["score"]) + ("*" if _rests_on_few(row) else " " * marked)
+
+
+def _are_given_plan(rows: Sequence[Row]) -> bool:
+    """Whether these intervals do not hold what another pilot would change; runs before 0.2 have no others."""
+    ends = [(row["score_low"], row.get("score_low_given_plan", row["score_low"])) for row in rows]
+    return any(low is not None for low, _ in ends) and all(low == given for low, given in ends)
 
 
 def _rank_interval(rank: str, row: Row) -> str:

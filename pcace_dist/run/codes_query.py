@@ -35,6 +35,7 @@ from pcace_dist.run.codes_effects import fixed_values, question_effects
 from pcace_dist.statistics.folds import key_of_value
 from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import Plan, make_target_plan
+from pcace_dist.statistics.plan_noise import PlanNoise
 from pcace_dist.statistics.recode import knots_of
 from pcace_dist.storage.files import Storage, first_line
 
@@ -112,7 +113,17 @@ def query_plan(
         components=settings.components,
         folds=settings.folds,
         effects=question_effects(job, kept_codes.plan.effects, query.targets, query.layers),
+        noise=_question_noise(job, kept_codes.plan, query),
     )
+
+
+def _question_noise(job: Job, kept: Plan, query: CodesQuery) -> PlanNoise | None:
+    """What another pilot would change in the answer; None where it was estimated for other axes, or not at all."""
+    if kept.noise is None or job.statistics.components != kept.components:
+        return None
+    targets = [target.name for target in query.targets]
+    noise = kept.noise.select(layers=query.layers, targets=targets, group_by=job.group_by)
+    return replace(noise, rankings=()) if job.dataset.filter else noise
 
 
 def chooses_knots(job: Job, kept_codes: StoredCodes) -> bool:

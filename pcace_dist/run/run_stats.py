@@ -280,6 +280,9 @@ class RunStats:
             }
         if self._plan is not None and self._plan.effects is not None:
             values["effect"] = effects_summary(self._plan.effects)
+        if self._plan is not None and self._plan.noise is not None:
+            noise = self._plan.noise
+            values["plan_noise"] = {"targets": noise.targets, "rankings": noise.rankings, "bytes": noise.nbytes}
         if self._plan is not None:
             metadata = PlanMetadata.of(self._plan)
             values |= {

@@ -1,13 +1,19 @@
-"""Which jackknife fold a row belongs to: a hash of the image's bytes, or of the value of `fold_by`.
+"""Jackknife folds: which one a row belongs to, and residuals by fold.
 
-Pure: no I/O, no Ray. The fold depends on content alone (blake2b, never Python's salted hash). So it is the same for any
-sharding, worker or run, and duplicates of an image are in one fold.
+Pure: no I/O, no Ray. A fold is a hash of the image's bytes, or of the value of `fold_by`. It depends on content alone
+(blake2b, never Python's salted hash). So it is the same for any sharding, worker or run, and duplicates of an image are
+in one fold.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 def key_of_bytes(data: bytes | bytearray | memoryview) -> int:
@@ -35,3 +41,28 @@ def _canonical(value: object) -> bytes:
     if isinstance(value, SupportsIndex):
         return b"int:" + str(value.__index__()).encode()
     return b"other:" + str(value).encode("utf-8", "surrogatepass")
+
+
+def dealt_anew(noise: Floats, folds: int) -> Floats:
+    """Pseudo-values (..., F) of a sum over folds, dealt to another number of folds; the variance of their mean stays,
+    about. Fewer folds: each takes in the old ones of its remainder. More: the rest is 0."""
+    old = noise.shape[-1]
+    if folds == old:
+        return noise
+    result = np.zeros((*noise.shape[:-1], folds))
+    for fold in range(old):
+        result[..., fold % folds] += noise[..., fold]
+    factor = folds / old if folds < old else np.sqrt(folds * (folds - 1) / (old * (old - 1)))
+    return np.asarray(result * factor)
+
+
+def on_used(noise: Floats, used: npt.NDArray[np.int64]) -> Floats:
+    """Residuals (C, F) on the folds that hold rows, about 0, with the variance of the mean that they had on all."""
+    if len(used) == noise.shape[1]:
+        return noise
+    folds, left = noise.shape[1], len(used)
+    wanted = np.square(noise).sum(axis=1, keepdims=True) / (folds * (folds - 1))
+    kept = noise[:, used] - noise[:, used].mean(axis=1, keepdims=True)
+    held = np.square(kept).sum(axis=1, keepdims=True) / (left * (left - 1))
+    flat = np.where(np.arange(left) % 2 == 0, 1.0, -1.0) * np.sqrt(wanted * (left - 1))
+    return np.asarray(np.where(held > 0, kept * np.sqrt(wanted / np.where(held > 0, held, 1.0)), flat))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import torch
@@ -46,8 +47,29 @@ class AxesFinder(Protocol):
     def end_pass(self) -> None:
         """Closes a pass."""
 
-    def axes(self) -> Axes:
-        """weights float32 (C, D, p), offsets float32 (C, p), live bool (C, p), explained float32 (C, p)."""
+    def spectrum(self) -> Spectrum:
+        """What was found, when it is done."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """The leading directions of the scaled pixels: more of them than there are components.
+
+    values: float64 (C, w), variances; vectors: float32 (C, D, w), orthonormal. total: float64 (C,), variance in all.
+    mean, scale: float64 (C, D), of the pixels.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    total: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def axes(self, first: int, count: int) -> Axes:
+        """The axes from number `first` on: weights float32 (C, D, count), offsets float32 (C, count), live bool
+        (C, count), explained float32 (C, count); zeros where there are no more."""
+        chosen = slice(first, first + count)
+        return finish_axes(self.values[:, chosen], self.vectors[:, :, chosen], self.total, self.mean, self.scale, count)
 
 
 class Moments:
@@ -122,7 +144,7 @@ class CovarianceAxes:
     def end_pass(self) -> None:
         self.done = True
 
-    def axes(self) -> Axes:
+    def spectrum(self) -> Spectrum:
         variance = self._moments.variance()
         scale = pixel_scale(variance, self._scale)
         covariance = self._sum / self._moments.rows
@@ -134,8 +156,7 @@ class CovarianceAxes:
         covariance.masked_fill_(constant.unsqueeze(2) | constant.unsqueeze(1), 0.0)  # or a square overflowed
         width = min(self._components, covariance.shape[1])
         values, vectors = _leading(covariance, width)
-        total = (variance / scale.square()).sum(dim=1)
-        return finish_axes(values, vectors, total, self._moments.mean(), scale, self._components)
+        return Spectrum(values, vectors, (variance / scale.square()).sum(dim=1), self._moments.mean(), scale)
 
 
 class SubspaceIteration:
@@ -154,6 +175,7 @@ class SubspaceIteration:
         start = torch.randn((1, pixels, width), generator=torch.Generator().manual_seed(0))
         self._block = torch.linalg.qr(start).Q.expand(channels, -1, -1)
         self._axes = self._block[:, :, :components]
+        self._next_axes = self._block[:, :, components:]
         self._values = torch.zeros((channels, width), dtype=torch.float64)
         self._mean = self._scale = self._columns = self._offsets = self._image = self._sums = torch.empty(0)
 
@@ -198,12 +220,14 @@ class SubspaceIteration:
         steady = angle < TOLERANCE and self._iterations > 1
         self.done = (steady and self._iterations >= MIN_ITERATIONS) or self._iterations >= MAX_ITERATIONS
         self.done = self.done or angle < TOLERANCE / 4
+        if self.done:
+            self._next_axes = torch.bmm(self._block, rotation[:, :, self._components :])
         self._block = torch.linalg.qr(torch.bmm(image, rotation)).Q
 
-    def axes(self) -> Axes:
-        width = self._axes.shape[2]
+    def spectrum(self) -> Spectrum:
+        vectors = torch.cat([self._axes, self._next_axes], dim=2)
         total = (self._moments.variance() / self._scale.square()).sum(dim=1)
-        return finish_axes(self._values[:, :width], self._axes, total, self._mean, self._scale, self._components)
+        return Spectrum(self._values, vectors, total, self._mean, self._scale)
 
 
 def largest_angle(old: Tensor, new: Tensor, live: Tensor) -> float:
@@ -240,11 +264,13 @@ def finish_axes(values: Tensor, vectors: Tensor, total: Tensor, mean: Tensor, sc
 
 
 def _leading(covariance: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Largest eigenvalues (C, width) and eigenvectors (C, D, width) of symmetric matrices (C, D, D)."""
+    """Largest eigenvalues and eigenvectors (C, D, ...) of symmetric matrices (C, D, D): `width` of them, and up to
+    OVERSAMPLING more, which need not have settled."""
     pixels = covariance.shape[1]
     if pixels <= max(_DIRECT_PIXELS, 4 * width):
         values, vectors = torch.linalg.eigh(covariance.double())
-        return values.flip(1)[:, :width].clamp(min=0), vectors.flip(2)[:, :, :width].float()
+        more = width + OVERSAMPLING
+        return values.flip(1)[:, :more].clamp(min=0), vectors.flip(2)[:, :, :more].float()
     start = torch.randn((1, pixels, width + OVERSAMPLING), generator=torch.Generator().manual_seed(0))
     block = torch.linalg.qr(start).Q.to(covariance.device).expand(covariance.shape[0], -1, -1)
     axes = block[:, :, :width]
@@ -259,7 +285,7 @@ def _leading(covariance: Tensor, width: int) -> tuple[Tensor, Tensor]:
         axes = block[:, :, :width]
         if angle < TOLERANCE / 20:
             break
-    return values[:, :width], axes
+    return values, block
 
 
 def _row_tiles(maps: Tensor) -> tuple[Tensor, ...]:

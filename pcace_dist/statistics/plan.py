@@ -12,11 +12,11 @@ activation).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +28,14 @@ from pcace_dist.statistics import basis, channels_last, pca, tensorfile
 from pcace_dist.statistics.effects.grid import fixed_point, grid_of
 from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.maps import by_channel
+from pcace_dist.statistics.plan_noise import PlanNoise
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 Passes: TypeAlias = Callable[[], Iterator[Mapping[str, Tensor]]]
 Needs: TypeAlias = Callable[[Collection[str]], None]
 
-FORMAT_VERSION, WITH_EFFECTS = 1, 2  # a plan without effects is what version 1 wrote
+FORMAT_VERSION, WITH_EFFECTS, WITH_NOISE = 1, 2, 3  # a plan without noise or effects is what the earlier ones wrote
 _LAYER_TENSORS = ("weights", "offsets", "knots", "spread", "live", "explained", "mean_centre", "mean_unit")
 
 
@@ -216,7 +217,10 @@ class TargetPlan:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Layers and targets as frozen by the pilot. `facts` (JSON) is the caller's: batch, precision, numeric class."""
+    """Layers and targets as frozen by the pilot. `facts` (JSON) is the caller's: batch, precision, numeric class.
+
+    noise: what another pilot would change in the scores; None where that is not known.
+    """
 
     layers: tuple[LayerPlan, ...]
     targets: tuple[TargetPlan, ...]
@@ -227,6 +231,7 @@ class Plan:
     pilot_rows: int
     facts: Mapping[str, JSON]
     effects: EffectPlan | None = None
+    noise: PlanNoise | None = None
 
     @property
     def effect_targets(self) -> int:
@@ -285,9 +290,9 @@ class Plan:
     @classmethod
     def _unpacked(cls, data: bytes) -> Plan:
         settings, tensors = tensorfile.unpack("plan", data)
-        if settings.pop("format_version") not in (FORMAT_VERSION, WITH_EFFECTS):
-            raise StatisticsError(f"plan: format is not {WITH_EFFECTS}; rank with the version that wrote it")
-        effects = settings.pop("effects", None)
+        if settings.pop("format_version") not in (FORMAT_VERSION, WITH_EFFECTS, WITH_NOISE):
+            raise StatisticsError(f"plan: format is not {WITH_NOISE}; rank with the version that wrote it")
+        effects, noise = settings.pop("effects", None), settings.pop("noise", None)
         layers = tuple(_layer_from(index, entry, tensors) for index, entry in enumerate(settings.pop("layers")))
         names = settings.pop("targets")
         grids, knots = tensors["targets.grid"].numpy(), tensors["targets.knots"].numpy()
@@ -295,7 +300,8 @@ class Plan:
             TargetPlan(name, knots[index].copy(), *map(float, grids[index])) for index, name in enumerate(names)
         )
         known = None if effects is None else EffectPlan.unpacked(effects, tensors)
-        return cls(layers=layers, targets=targets, effects=known, **settings)
+        held = None if noise is None else PlanNoise.unpacked(noise, tensors, [layer.name for layer in layers])
+        return cls(layers=layers, targets=targets, effects=known, noise=held, **settings)
 
     def _tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as they are held."""
@@ -308,12 +314,14 @@ class Plan:
         grid = [[target.spread, target.centre, target.unit] for target in self.targets]
         tensors["targets.knots"] = torch.from_numpy(knots)
         tensors["targets.grid"] = torch.tensor(grid, dtype=torch.float64).reshape(-1, 3)
-        return tensors if self.effects is None else tensors | self.effects.tensors()
+        if self.effects is not None:
+            tensors |= self.effects.tensors()
+        return tensors if self.noise is None else tensors | self.noise.tensors([layer.name for layer in self.layers])
 
     def _settings(self) -> str:
         """Everything else as canonical JSON."""
         settings = {
-            "format_version": FORMAT_VERSION if self.effects is None else WITH_EFFECTS,
+            "format_version": self._format,
             "layers": [{"name": x.name, "shape": list(x.shape), "channels": x.channels} for x in self.layers],
             "targets": [target.name for target in self.targets],
             "components": self.components,
@@ -323,8 +331,15 @@ class Plan:
             "pilot_rows": self.pilot_rows,
             "facts": dict(self.facts),
             **({} if self.effects is None else {"effects": self.effects.settings()}),
+            **({} if self.noise is None else {"noise": self.noise.settings()}),
         }
         return json.dumps(settings, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def _format(self) -> int:
+        if self.noise is not None:
+            return WITH_NOISE
+        return FORMAT_VERSION if self.effects is None else WITH_EFFECTS
 
     def __getstate__(self) -> dict[str, Any]:
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
@@ -389,6 +404,15 @@ def make_layer_plan(
     )
 
 
+class NoiseMaker(Protocol):
+    """Estimates what another pilot would change, layer by layer (plan_noise/half_samples.py)."""
+
+    def add(self, layer: LayerPlan, targets: Sequence[TargetPlan], components: Tensor) -> None:
+        """Takes a layer's plan and the pilot's rows on its axes and the next: float32 (n, C, w), w > p."""
+
+    def finish(self) -> PlanNoise | None: ...
+
+
 def build_plan(
     passes: Passes,
     shapes: Mapping[str, tuple[int, ...]],
@@ -400,6 +424,7 @@ def build_plan(
     scale: str,
     facts: Mapping[str, JSON],
     needs: Needs | None = None,
+    noise: NoiseMaker | None = None,
 ) -> Plan:
     """The plan of a run from its pilot.
 
@@ -407,29 +432,38 @@ def build_plan(
     every layer.
     shapes: map shape of each layer, in model order. targets: float64 (n,) of each target, in the job's order.
     needs: told the layers that the following passes must give; all of them before it is told. The same input gives the
-    same plan.
+    same plan. noise: makes the plan's noise, from the rows in the order of the passes.
     """
     if not 1 <= components <= pca.MAX_COMPONENTS:
         raise StatisticsError(f"statistics.components: {components} is not between 1 and {pca.MAX_COMPONENTS}")
-    axes = _find_axes(passes, components, scale, needs)
+    target_plans = tuple(make_target_plan(name, values, knots) for name, values in targets.items())
+    spectra = _find_axes(passes, components, scale, needs)
     if needs is not None:
-        needs(list(axes))
-    parts, rows = _project_pilot(passes, axes)
+        needs(list(spectra))
+    further = 0 if noise is None else pca.OVERSAMPLING
+    parts, rows = _project_pilot(passes, spectra, components, further)
+    layers = []
     # layer by layer: with all layers of a large network the components of the pilot take a gigabyte
-    layers = tuple(_layer_of(name, shape, axes.pop(name), parts.pop(name), knots) for name, shape in shapes.items())
+    for name, shape in shapes.items():
+        own, means = (torch.cat(batches) for batches in zip(*parts.pop(name), strict=True))
+        axes = _on_cpu(spectra.pop(name).axes(0, components))
+        layers.append(make_layer_plan(name, shape, axes, own[:, :, :components].contiguous(), means, knots))
+        if noise is not None:
+            noise.add(layers[-1], target_plans, own)
     return Plan(
-        layers=layers,
-        targets=tuple(make_target_plan(name, values, knots) for name, values in targets.items()),
+        layers=tuple(layers),
+        targets=target_plans,
         components=components,
         knots=knots,
         folds=folds,
         scale=scale,
         pilot_rows=rows,
         facts=facts,
+        noise=None if noise is None else noise.finish(),
     )
 
 
-def _find_axes(passes: Passes, components: int, scale: str, needs: Needs | None) -> dict[str, pca.Axes]:
+def _find_axes(passes: Passes, components: int, scale: str, needs: Needs | None) -> dict[str, pca.Spectrum]:
     """Passes over the pilot until the axes of every layer are settled."""
     finders: dict[str, pca.AxesFinder] = {}
     while not finders or not all(finder.done for finder in finders.values()):
@@ -445,7 +479,7 @@ def _find_axes(passes: Passes, components: int, scale: str, needs: Needs | None)
         for finder in finders.values():
             if not finder.done:
                 finder.end_pass()
-    return {name: finder.axes() for name, finder in finders.items()}
+    return {name: finder.spectrum() for name, finder in finders.items()}
 
 
 def _finite(name: str, maps: Tensor) -> Tensor:
@@ -458,23 +492,25 @@ def _finite(name: str, maps: Tensor) -> Tensor:
 Projected: TypeAlias = list[tuple[Tensor, Tensor]]
 
 
-def _project_pilot(passes: Passes, axes: Mapping[str, pca.Axes]) -> tuple[dict[str, Projected], int]:
-    """Components (n, C, p) and means (n, C) of every batch of the pilot for every layer, and the number of rows."""
-    probes = {name: _probe(name, own) for name, own in axes.items()}
-    parts: dict[str, Projected] = {name: [] for name in axes}
+def _project_pilot(
+    passes: Passes, spectra: Mapping[str, pca.Spectrum], components: int, further: int
+) -> tuple[dict[str, Projected], int]:
+    """Components (n, C, p + further) and means (n, C) of every batch of the pilot for every layer, and the number of
+    rows. The further axes are projected on apart: they change no bit of the others."""
+    probes = {name: _probe(name, own.axes(0, components)) for name, own in spectra.items()}
+    more = {name: _probe(name, own.axes(components, further)) for name, own in spectra.items()} if further else {}
+    parts: dict[str, Projected] = {name: [] for name in spectra}
     for batch in passes():
         for name, probe in probes.items():
-            components, means = probe.project(batch[name])
-            parts[name].append((components.cpu(), means.cpu()))
+            own, means = probe.project(batch[name])
+            beyond = [more[name].project(batch[name])[0].cpu()] if more else []
+            parts[name].append((torch.cat([own.cpu(), *beyond], dim=2), means.cpu()))
     return parts, sum(int(means.shape[0]) for _, means in next(iter(parts.values())))
 
 
-def _layer_of(name: str, shape: tuple[int, ...], axes: pca.Axes, parts: Projected, knots: int) -> LayerPlan:
-    """A layer's plan, on the CPU; empties `parts`."""
-    components, means = (torch.cat(batches) for batches in zip(*parts, strict=True))
-    parts.clear()
+def _on_cpu(axes: pca.Axes) -> pca.Axes:
     weights, offsets, live, explained = (tensor.cpu() for tensor in axes)
-    return make_layer_plan(name, shape, (weights, offsets, live, explained), components, means, knots)
+    return weights, offsets, live, explained
 
 
 def _probe(name: str, axes: pca.Axes) -> LayerPlan:

@@ -1,7 +1,7 @@
 """Scores of channels from a Gram: jackknifed r^2, interval, first component, Pearson, status.
 
 Pure: no I/O, no Ray. The estimand is the maximal correlation over piecewise-linear transforms of the frozen
-plan; the interval is given the plan.
+plan; score_low and score_high hold what another pilot's plan would change (plan_noise/), where that is known.
 
 Jackknife on r^2, leaving out a fold at a time. Folds differ in size (a fold is a hash), so the estimate weights them
 as Busing, Meijer & van der Leeden (1999) do: e = F r^2 - sum over folds of (1 - m_f / n) r^2_f, with m_f rows in fold f
@@ -21,6 +21,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,8 +33,10 @@ from torch import Tensor
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import basis, solve
 from pcace_dist.statistics.effects.grid import GRID
+from pcace_dist.statistics.folds import on_used
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerPlan, TargetPlan
+from pcace_dist.statistics.plan_noise import ANOTHER
 from pcace_dist.statistics.products import packed_size, unpack_index
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -56,7 +59,9 @@ class ChannelScores:
     """Scores of C channels for one target: arrays (C,), named as the columns of rankings.parquet.
 
     Finite where status is "ok", else NaN, except images. pseudo: (C, F), jackknife pseudo-values of r^2; their mean is
-    score_squared (the module's docstring has the standard error of this mean); NaN for empty folds. phi float32
+    score_squared (the module's docstring has the standard error of this mean); NaN for empty folds. plan_noise: (C, F),
+    residuals that another pilot would bring (plan_noise/); NaN where that is not known: score_low and score_high are
+    then those given the plan. phi float32
     (C, p, K) and theta float32 (C, K): the values on the knots of the transforms that give score_in_sample; linear
     between knots, constant beyond the ends. The correlation of theta(y) with the sum of the phi is positive; scales are
     arbitrary.
@@ -67,6 +72,8 @@ class ChannelScores:
     score_squared: Floats
     score_low: Floats
     score_high: Floats
+    score_low_given_plan: Floats
+    score_high_given_plan: Floats
     score_in_sample: Floats
     score_first_component: Floats
     pearson: Floats
@@ -76,8 +83,14 @@ class ChannelScores:
     support: Floats
     status: npt.NDArray[np.str_]
     pseudo: Floats
+    plan_noise: Floats
     phi: npt.NDArray[np.float32]
     theta: npt.NDArray[np.float32]
+
+    @property
+    def pseudo_of_another(self) -> Floats:
+        """The pseudo-values with what another pilot would change, where that is known: what ranks' intervals go by."""
+        return self.pseudo + ANOTHER * np.nan_to_num(self.plan_noise)
 
     def without_transforms(self) -> ChannelScores:
         """The same scores without phi and theta (no entries per channel), which take more memory than the rest."""
@@ -93,17 +106,28 @@ class ChannelScores:
 
 @dataclass(frozen=True, eq=False)
 class Jackknife:
-    """Bias-corrected estimate (C,), standard error (C,), pseudo-values (C, F), and F - 1 for the t quantile."""
+    """Bias-corrected estimate (C,), residuals and pseudo-values (C, F)."""
 
     estimate: Floats
-    error: Floats
+    residual: Floats
     pseudo: Floats
-    freedom: int
 
-    def interval(self, level: float = LEVEL) -> tuple[Floats, Floats]:
-        """Ends of the two-sided interval at `level`."""
-        reach = float(stdtrit(self.freedom, (1 + level) / 2)) * self.error
+    @property
+    def error(self) -> Floats:
+        """Standard error (C,)."""
+        return standard_error(self.residual)
+
+    def interval(self, noise: Floats | None = None, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+        """Ends of the two-sided interval at `level`; noise: further residuals (C, F)."""
+        residual = self.residual if noise is None else self.residual + noise
+        reach = float(stdtrit(residual.shape[1] - 1, (1 + level) / 2)) * standard_error(residual)
         return self.estimate - reach, self.estimate + reach
+
+
+def standard_error(residual: Floats) -> Floats:
+    """Of a mean (C,), from its residuals (C, F)."""
+    folds = residual.shape[1]
+    return np.asarray(np.sqrt(np.square(residual).sum(axis=1) / (folds * (folds - 1))))
 
 
 def jackknife(full: Floats, without: Floats, rows: npt.NDArray[np.int64]) -> Jackknife:
@@ -115,11 +139,10 @@ def jackknife(full: Floats, without: Floats, rows: npt.NDArray[np.int64]) -> Jac
     weights = 1 - rows / rows.sum()
     estimate = folds * full - (weights * without).sum(axis=1)
     residual = (folds - 1) * (without.mean(axis=1, keepdims=True) - without)
-    error = np.sqrt(np.square(residual).sum(axis=1) / (folds * (folds - 1)))
+    error = standard_error(residual)
     noise = np.square(BIAS_ERROR * (full - estimate))
     stretch = np.sqrt(1 + noise / np.where(error > 0, np.square(error), np.inf))
-    residual = residual * stretch[:, None]
-    return Jackknife(estimate, error, estimate[:, None] + residual, folds - 1)
+    return Jackknife(estimate, residual, estimate[:, None] + residual * stretch[:, None])
 
 
 def required_images(live: int, knots: int) -> int:
@@ -156,11 +179,13 @@ def score_channels(
     penalty: float,
     min_images: int | None = None,
     min_folds: int = MIN_FOLDS,
+    noise: Sequence[Floats | None] = (),
 ) -> list[ChannelScores]:
     """Scores of a Gram's channels, one ChannelScores per target.
 
     layer: the plan of the same channels (`LayerPlan.block` of a larger one). min_images: replaces `required_images`.
     min_folds: with rows, that a score takes; 2 at least.
+    noise: of the plan, (C, F) for each target (`PlanNoise.of`), None where it has none.
     The bits of a channel's result do not depend on the other channels in the Gram.
     """
     if (layer.channels, layer.components) != (gram.channels, gram.components):
@@ -174,13 +199,26 @@ def score_channels(
     moving = [_target_moves(on_cpu, index) for index in range(gram.targets)]
     status = _status(on_cpu, layer, min_images, min_folds)
     ok = np.flatnonzero(status == OK)
-    solved = _solve(on_cpu, layer, target_plans, np.flatnonzero(moving), ok, penalty) if len(ok) and any(moving) else {}
+    solved: dict[int, _Replicates] = {}
+    if len(ok) and any(moving):
+        replicates = LeaveOneOut.of_rows(on_cpu.rows)
+        solved = _solve(on_cpu, layer, target_plans, np.flatnonzero(moving), ok, penalty, replicates)
     constant = np.where(status == OK, CONSTANT, status)
     stats = ChannelStats.of(on_cpu, layer) if solved else None
     return [
-        _scores(on_cpu, stats, index, status if moves else constant, solved.get(index))
-        for index, moves in enumerate(moving)
+        _scores(on_cpu, stats, index, status if moves else constant, solved.get(index), own)
+        for index, (moves, own) in enumerate(zip_longest(moving, noise))
     ]
+
+
+def in_sample(
+    gram: Gram, layer: LayerPlan, targets: Sequence[TargetPlan], folds: Sequence[int], *, penalty: float
+) -> Floats:
+    """r^2 of all rows, then of each of these folds by itself: (T, C, 1 + folds), not corrected; 0 where the channel or
+    the target does not vary."""
+    every, channels = np.arange(gram.targets), np.arange(gram.channels)
+    solved = _solve(gram, layer, targets, every, channels, penalty, Alone.of_rows(gram.rows, folds))
+    return np.stack([solved[index].squared for index in every.tolist()])
 
 
 def scores_of_few_rows(
@@ -211,9 +249,14 @@ class ChannelStats:
 
 
 def _scores(
-    gram: Gram, stats: ChannelStats | None, index: int, status: npt.NDArray[np.str_], solved: _Replicates | None
+    gram: Gram,
+    stats: ChannelStats | None,
+    index: int,
+    status: npt.NDArray[np.str_],
+    solved: _Replicates | None,
+    noise: Floats | None,
 ) -> ChannelScores:
-    """Scores for one target. solved: the replicates of the channels that are ok."""
+    """Scores for one target. solved: the replicates of the channels that are ok; noise: of the plan, (C, F)."""
     images = np.full(gram.channels, gram.images, dtype=np.int64)
     result = _empty(images, status, gram.folds, (gram.channels, gram.components, gram.knots))
     ok = status == OK
@@ -222,13 +265,20 @@ def _scores(
     rows = gram.rows.numpy()
     used = np.flatnonzero(rows)
     r_squared = jackknife(solved.squared[:, 0], solved.squared[:, 1:], rows[used])
-    low, high = r_squared.interval()
+    low_given_plan, high_given_plan = r_squared.interval()
+    low, high = low_given_plan, high_given_plan
+    if noise is not None:
+        own = on_used(noise[ok], used)
+        result.plan_noise[np.ix_(ok, used)] = own
+        low, high = r_squared.interval(ANOTHER * own)
     result.pseudo[np.ix_(ok, used)] = r_squared.pseudo
     for column, values in (
         (result.score, _root(r_squared.estimate)),
         (result.score_squared, r_squared.estimate),
         (result.score_low, _root(low)),
         (result.score_high, _root(high)),
+        (result.score_low_given_plan, _root(low_given_plan)),
+        (result.score_high_given_plan, _root(high_given_plan)),
         (result.score_in_sample, np.sqrt(solved.squared[:, 0])),
         (result.score_first_component, np.sqrt(solved.first)),
         (result.pearson, _pearson(gram, index)[ok]),
@@ -258,6 +308,8 @@ def _empty(
         score_squared=column(),
         score_low=column(),
         score_high=column(),
+        score_low_given_plan=column(),
+        score_high_given_plan=column(),
         score_in_sample=column(),
         score_first_component=column(),
         pearson=column(),
@@ -267,6 +319,7 @@ def _empty(
         support=column(),
         status=status,
         pseudo=np.full((channels, folds), np.nan),
+        plan_noise=np.full((channels, folds), np.nan),
         phi=np.full((channels, components, knots), np.nan, np.float32),
         theta=np.full((channels, knots), np.nan, np.float32),
     )
@@ -367,6 +420,7 @@ def _solve(
     targets: npt.NDArray[np.int64],
     channels: npt.NDArray[np.int64],
     penalty: float,
+    replicates: Resampling,
 ) -> dict[int, _Replicates]:
     """The replicates of some channels for some targets (both as indices in the Gram). plans: of all targets.
 
@@ -374,7 +428,6 @@ def _solve(
     units of S^2 times the rows of their replicate.
     """
     with solve.one_thread():
-        replicates = LeaveOneOut.of_rows(gram.rows)
         unit = basis.unit_scale(gram.knots) ** 2
         lamda = penalty / gram.images * unit * replicates.n
         sides = [_target_side(gram, index, plans[index], replicates, lamda) for index in targets.tolist()]
@@ -399,7 +452,7 @@ def _solve_some(
     targets: Tensor,
     sides: Sequence[tuple[solve.Target, Tensor]],
     channels: Tensor,
-    replicates: LeaveOneOut,
+    replicates: Resampling,
     lamda: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """squared (t, c, R), first (t, c), phi (t, c, p, K) and theta (t, c, K)."""
@@ -449,8 +502,32 @@ class LeaveOneOut:
         return out
 
 
+@dataclass(frozen=True, eq=False)
+class Alone:
+    """Other replicates: all rows; then the rows of single folds.
+
+    used: int64 (R - 1,), these folds; n: float64 (R,), rows of each replicate.
+    """
+
+    used: Tensor
+    n: Tensor
+
+    @classmethod
+    def of_rows(cls, rows: Tensor, folds: Sequence[int]) -> Alone:
+        used = torch.tensor(folds, dtype=torch.int64)
+        return cls(used, torch.cat([rows.sum(0, keepdim=True), rows[used]]).double())
+
+    def of(self, sums: Tensor, out: Tensor | None = None) -> Tensor:
+        """Sums of the replicates (..., R, k), as `LeaveOneOut.of`."""
+        parts = torch.cat([sums.sum(dim=-2, keepdim=True), sums.index_select(-2, self.used)], dim=-2).double()
+        return parts if out is None else out.copy_(parts)
+
+
+Resampling: TypeAlias = LeaveOneOut | Alone
+
+
 def _target_side(
-    gram: Gram, index: int, plan: TargetPlan, replicates: LeaveOneOut, lamda: Tensor
+    gram: Gram, index: int, plan: TargetPlan, replicates: Resampling, lamda: Tensor
 ) -> tuple[solve.Target, Tensor]:
     """A target in every replicate, and the means of its hats (R, K)."""
     n = replicates.n
@@ -465,7 +542,7 @@ def _target_side(
     return solve.Target.of(moments, penalty), means
 
 
-def _channel_moments(gram: Gram, channels: Tensor, replicates: LeaveOneOut) -> tuple[Tensor, Tensor, Tensor | None]:
+def _channel_moments(gram: Gram, channels: Tensor, replicates: Resampling) -> tuple[Tensor, Tensor, Tensor | None]:
     """Centred moments of hats in every replicate (c, R, M, M) and their sums (c, R, M), zero beyond p K; and, unless
     all hats move, 1 for hats that move and 0 for others (c, R, M)."""
     knots, components, n = gram.knots, gram.components, replicates.n
@@ -489,7 +566,7 @@ def _channel_moments(gram: Gram, channels: Tensor, replicates: LeaveOneOut) -> t
 
 
 def _cross_moments(
-    gram: Gram, targets: Tensor, channels: Tensor, replicates: LeaveOneOut, sums: Tensor, means_y: Sequence[Tensor]
+    gram: Gram, targets: Tensor, channels: Tensor, replicates: Resampling, sums: Tensor, means_y: Sequence[Tensor]
 ) -> Tensor:
     """Centred moments of channels' hats with targets' in every replicate: (t, c, R, M, K), zeros beyond p K."""
     knots, size = gram.knots, gram.components * gram.knots

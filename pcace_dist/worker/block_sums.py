@@ -151,9 +151,15 @@ class BlockSums:
         )
 
     def score(
-        self, sums: GroupSums, layer: LayerPlan, *, penalty: float, targets: Sequence[TargetPlan] | None = None
+        self,
+        group: Any,
+        sums: GroupSums,
+        layer: LayerPlan,
+        *,
+        penalty: float,
+        targets: Sequence[TargetPlan] | None = None,
     ) -> list[ChannelScores]:
-        """Scores of the block's channels, one per target. Uses `sums` up.
+        """Scores of the block's channels in the ranking of a group, one per target. Uses `sums` up.
 
         `layer` is the plan of these channels; `targets` are the targets' plans where they are not the plan's.
         """
@@ -168,5 +174,13 @@ class BlockSums:
         step = max(1, min(count, int(TARGET_BYTES * count // max(1, self._gram_bytes))))
         for start in range(0, count, step):
             chunk = slice(start, min(count, start + step))
-            scores += score_channels(self.add_up(sums, chunk), layer, plans[chunk], penalty=penalty)
+            noise = [self._plan_noise(target.name, group) for target in plans[chunk]]
+            scores += score_channels(self.add_up(sums, chunk), layer, plans[chunk], penalty=penalty, noise=noise)
         return scores
+
+    def _plan_noise(self, target: str, group: Any) -> npt.NDArray[np.float64] | None:
+        """What another pilot would change in the block's scores, (channels, F)."""
+        plan, block = self._plan, self._block
+        if plan.noise is None:
+            return None
+        return plan.noise.of(target, block.layer, block.channels, name_of(group), plan.folds)

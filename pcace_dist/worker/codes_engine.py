@@ -74,7 +74,7 @@ class CodesEngine:
                 kept_layer, plan.targets, LayerCodes.cat(group_sums.codes), rows, plan.knots
             )
             refitted = GroupSums(codes=[codes], rows=[rows])
-            by_target = sums.score(refitted, layer, penalty=self._spec.statistics.penalty, targets=targets)
+            by_target = sums.score(group, refitted, layer, penalty=self._spec.statistics.penalty, targets=targets)
             scores[group] = [scored.without_transforms() for scored in by_target]  # no other group has their knots
         return BlockScores(block, scores, effects)
 

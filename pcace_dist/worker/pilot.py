@@ -46,6 +46,7 @@ from pcace_dist.models.precision import AUTO, FLOAT32, Numerics, choose_numerics
 from pcace_dist.models.steadiness import check_steady
 from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.effects.scores import NOT_OF_THE_MODEL, OFF
+from pcace_dist.statistics.half_samples import HalfSamples
 from pcace_dist.statistics.plan import Plan, TargetPlan, build_plan
 from pcace_dist.statistics.score import required_images
 from pcace_dist.worker.admission import CheckRows
@@ -253,6 +254,17 @@ def _build(setting: _Setting, pilot: PilotMaps, metadata: PlanMetadata) -> Plan:
         scale=settings.scale,
         facts=metadata.to_json(),
         needs=pilot.need,
+        noise=None if settings.estimator == "ace" else _half_samples(setting.spec, pilot),
+    )
+
+
+def _half_samples(spec: WorkSpec, pilot: PilotMaps) -> HalfSamples:
+    """Makes what another pilot would change."""
+    keys, groups = pilot.keys_and_groups()
+    values = {target.name: pilot.targets[:, i] for i, target in enumerate(spec.targets)}
+    settings = spec.statistics
+    return HalfSamples(
+        keys, values, settings.components, settings.knots, settings.penalty, groups, spec.dataset.group_by
     )
 
 
@@ -386,6 +398,8 @@ def _adopt(given_plan: Plan, spec: WorkSpec, pilot: PilotMaps, metadata: PlanMet
         targets=tuple(sorted((t for t in given_plan.targets if t.name in names), key=_order_of(spec))),
         facts=given_facts if given_metadata.weights == metadata.weights else metadata.to_json(),
         effects=_adopt_effects(given_plan.effects, spec, names),
+        noise=given_plan.noise
+        and given_plan.noise.select(layers=spec.layers, targets=names, group_by=spec.dataset.group_by),
     )
 
 

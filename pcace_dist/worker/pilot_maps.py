@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pcace_dist.config.targets import TargetSpec
+from pcace_dist.datasets.groups import name_of
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.values.labels import NO_ROWS
 from pcace_dist.errors import ModelError
@@ -161,6 +162,13 @@ class PilotMaps:
     def usable_batches(self) -> Iterator[tuple[Batch, Tensor]]:
         """The batches that have usable rows, and the mask of these."""
         yield from self._usable
+
+    def keys_and_groups(self) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], list[str] | None]:
+        """Fold keys and names of groups of the usable rows; no groups without group_by."""
+        keys = [batch.fold_keys[usable.numpy()] for batch, usable in self._usable]
+        rows = [(batch.groups, np.flatnonzero(usable.numpy())) for batch, usable in self._usable]
+        names = [name_of(groups[row]) for groups, places in rows if groups is not None for row in places]
+        return np.concatenate(keys), names or None
 
     def need(self, layers: Collection[str]) -> None:
         """Name the layers whose maps the following passes must give. The others are then not copied."""

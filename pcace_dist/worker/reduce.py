@@ -86,7 +86,7 @@ def score_block(
     for group, group_sums in sums.groups(parts):
         start = time.perf_counter()
         effects[group] = sums.score_effects(group, group_sums)
-        scores[group] = sums.score(group_sums, layer, penalty=penalty)
+        scores[group] = sums.score(group, group_sums, layer, penalty=penalty)
         solving += time.perf_counter() - start
     seconds = {"sums": time.perf_counter() - began - solving, "solve": solving}
     curves = pick_transforms(plan, block.layer, block.start, scores)
@@ -129,20 +129,24 @@ def _ace_scores(scores: ChannelScores, rows: SampleRows, block: ChannelBlock, ta
         score_squared=summed**2,
         score_low=none,
         score_high=none,
+        score_low_given_plan=none,
+        score_high_given_plan=none,
         score_in_sample=summed,
         score_first_component=first,
         support=none,
         pseudo=np.full_like(scores.pseudo, np.nan),
+        plan_noise=np.full_like(scores.pseudo, np.nan),
     )
 
 
 def rank_tasks(plan: Plan, blocks: Sequence[BlockScores]) -> list[list[RankInput]]:
-    """What is ranked, in the order of rankings.parquet, by score and then by effect, in batches of about a second's
-    work each."""
+    """What is ranked, in the order of rankings.parquet, in batches of about a second's work each; `each_ranked` takes
+    the results."""
     batches: list[list[RankInput]] = [[]]
     cost = 0
     for _, _, scores, effects in each_result(plan, blocks):
         for ranking in (
+            (scores.score_squared, scores.pseudo_of_another, scores.status == OK),
             (scores.score_squared, scores.pseudo, scores.status == OK),
             (effects.effect, effects.pseudo, effects.status == OK),
         ):

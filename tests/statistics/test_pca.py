@@ -23,12 +23,16 @@ def images(seed: int = 0) -> Array:
     return np.asarray(maps, dtype=np.float32)
 
 
-def run(finder: pca.AxesFinder, maps: Array) -> pca.Axes:
+def found(finder: pca.AxesFinder, maps: Array) -> pca.Spectrum:
     while not finder.done:
         for part in torch.split(torch.from_numpy(maps), 90):
             finder.update(part)
         finder.end_pass()
-    return finder.axes()
+    return finder.spectrum()
+
+
+def run(finder: pca.AxesFinder, maps: Array) -> pca.Axes:
+    return found(finder, maps).axes(0, finder._components)  # type: ignore[attr-defined]
 
 
 def scaled(maps: Array, scale: str) -> Array:

@@ -175,7 +175,7 @@ def test_jackknife_of_a_mean_is_the_mean_whatever_the_folds_sizes() -> None:
     without = np.array([[np.concatenate(values[:f] + values[f + 1 :]).mean() for f in range(5)]])
     estimate = jackknife(full, without, rows)
     assert estimate.estimate[0] == pytest.approx(full[0])
-    assert estimate.freedom == 4
+    assert estimate.residual.shape == (1, 5)
     plain = jackknife(full, without, np.full(5, 40))
     pseudo = 5 * full[:, None] - 4 * without
     assert plain.estimate[0] == pytest.approx(pseudo.mean())

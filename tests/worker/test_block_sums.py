@@ -69,7 +69,7 @@ def parts(planned: Any, *, as_grams: bool = False, seed: int = 0) -> Iterator[Bl
 def scored(planned: Any, sums: BlockSums, **part_options: Any) -> dict[Any, list[ChannelScores]]:
     layer = planned[0].layer("layer")
     by_group = sums.groups(lambda: parts(planned, **part_options))
-    return {group: sums.score(held, layer, penalty=0.3) for group, held in by_group}
+    return {group: sums.score(group, held, layer, penalty=0.3) for group, held in by_group}
 
 
 def assert_same(left_groups: dict[Any, list[ChannelScores]], right_groups: dict[Any, list[ChannelScores]]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics.effects.grid import MISSING, fixed_point
 from pcace_dist.statistics.effects.positions import block_sizes, spread
+from pcace_dist.statistics.folds import dealt_anew
 
 Kind: TypeAlias = Literal["one", "label", "group"]
 EVERY = ""  # the name of the ranking of all rows; no group has it
@@ -287,16 +288,3 @@ class EffectPlan:
         plain = ("gradient", "at", "images", "statuses", "axes_by", "group_by", "places", "note")
         rest = {name: settings[name] for name in plain}
         return cls(targets=targets, rankings=tuple(settings["rankings"]), layers=layers, **rest)
-
-
-def dealt_anew(noise: npt.NDArray[np.float64], folds: int) -> npt.NDArray[np.float64]:
-    """Pseudo-values (..., F) of a sum over folds, dealt to another number of folds; the variance of their mean stays,
-    about. Fewer folds: each takes in the old ones of its remainder. More: the rest is 0."""
-    old = noise.shape[-1]
-    if folds == old:
-        return noise
-    result = np.zeros((*noise.shape[:-1], folds))
-    for fold in range(old):
-        result[..., fold % folds] += noise[..., fold]
-    factor = folds / old if folds < old else np.sqrt(folds * (folds - 1) / (old * (old - 1)))
-    return np.asarray(result * factor)

@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 
 from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.effects.sums import EffectSums
+from pcace_dist.statistics.folds import on_used
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -117,7 +118,7 @@ def _scored(sums: dict[str, npt.NDArray[np.int64]], unit: Floats, noise: Floats)
     every = unit[:, None] * covariance / variance  # (C, 1 + used)
     effect, without = every[:, 0], every[:, 1:]
     folds = len(used)
-    residual = (folds - 1) * (without.mean(axis=1, keepdims=True) - without) + _on_used(noise, used)
+    residual = (folds - 1) * (without.mean(axis=1, keepdims=True) - without) + on_used(noise, used)
     error = np.sqrt(np.square(residual).sum(axis=1) / (folds * (folds - 1)))
     reach = float(stdtrit(folds - 1, (1 + LEVEL) / 2)) * error
     pseudo = np.full((len(effect), len(rows)), np.nan)
@@ -141,15 +142,3 @@ def _replicates(sums: npt.NDArray[np.int64], used: npt.NDArray[np.int64]) -> Flo
     """Sums (..., F) by fold as those of all rows and without each fold: (..., 1 + used)."""
     total = sums.sum(axis=-1, keepdims=True)
     return np.concatenate([total, total - sums[..., used]], axis=-1).astype(np.float64)
-
-
-def _on_used(noise: Floats, used: npt.NDArray[np.int64]) -> Floats:
-    """The axes' noise (C, F) on the folds that hold rows, about 0, with the variance of the mean that it had on all."""
-    if len(used) == noise.shape[1]:
-        return noise
-    folds, left = noise.shape[1], len(used)
-    wanted = np.square(noise).sum(axis=1, keepdims=True) / (folds * (folds - 1))
-    kept = noise[:, used] - noise[:, used].mean(axis=1, keepdims=True)
-    held = np.square(kept).sum(axis=1, keepdims=True) / (left * (left - 1))
-    flat = np.where(np.arange(left) % 2 == 0, 1.0, -1.0) * np.sqrt(wanted * (left - 1))
-    return np.asarray(np.where(held > 0, kept * np.sqrt(wanted / np.where(held > 0, held, 1.0)), flat))

@@ -9,8 +9,9 @@ import torch
 
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics.effects.grid import GRID, MISSING
-from pcace_dist.statistics.effects.plan import EffectPlan, EffectTarget, LayerEffects, dealt_anew
+from pcace_dist.statistics.effects.plan import EffectPlan, EffectTarget, LayerEffects
 from pcace_dist.statistics.effects.positions import block_count, block_edges, block_sizes, block_sums
+from pcace_dist.statistics.folds import dealt_anew
 from tests.statistics.effects.planted_effects import plan_of, world
 
 
