@@ -35,7 +35,7 @@ from pcace_dist.run.codes_effects import fixed_values, question_effects
 from pcace_dist.statistics.folds import key_of_value
 from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import Plan, make_target_plan
-from pcace_dist.statistics.plan_noise import PlanNoise
+from pcace_dist.statistics.plan_noise.noise import PlanNoise
 from pcace_dist.statistics.recode import knots_of
 from pcace_dist.storage.files import Storage, first_line
 

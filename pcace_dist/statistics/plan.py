@@ -28,7 +28,7 @@ from pcace_dist.statistics import basis, channels_last, pca, tensorfile
 from pcace_dist.statistics.effects.grid import fixed_point, grid_of
 from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.maps import by_channel
-from pcace_dist.statistics.plan_noise import PlanNoise
+from pcace_dist.statistics.plan_noise.noise import PlanNoise
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 

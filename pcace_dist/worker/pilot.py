@@ -46,8 +46,8 @@ from pcace_dist.models.precision import AUTO, FLOAT32, Numerics, choose_numerics
 from pcace_dist.models.steadiness import check_steady
 from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.effects.scores import NOT_OF_THE_MODEL, OFF
-from pcace_dist.statistics.half_samples import HalfSamples
 from pcace_dist.statistics.plan import Plan, TargetPlan, build_plan
+from pcace_dist.statistics.plan_noise.half_samples import HalfSamples
 from pcace_dist.statistics.score import required_images
 from pcace_dist.worker.admission import CheckRows
 from pcace_dist.worker.effects.choice import EffectChoice, choose_effects

@@ -36,7 +36,7 @@ from pcace_dist.statistics import basis
 from pcace_dist.statistics.effects.plan import EVERY
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerPlan, TargetPlan
-from pcace_dist.statistics.plan_noise import PlanNoise
+from pcace_dist.statistics.plan_noise.noise import PlanNoise
 from pcace_dist.statistics.score import in_sample, required_images
 from pcace_dist.statistics.solve import one_thread
 
@@ -50,8 +50,9 @@ MOST_RANKINGS = 64  # targets x rankings with a noise of their own
 LEAST_SHARE = 0.25  # of the rows, in each half
 _BLOCK = 64  # channels that are held at a time
 _KNOT_ROWS = 512  # from whose quantiles the knots of a half's components are taken
-_TURNED = np.where(np.arange(PARTS - 1) % 2, -1, 1)[:, None]  # else the first part would be in every half
-SIGNS = hadamard(PARTS)[1:] * _TURNED  # (PARTS - 1, PARTS): whether a part is in a half
+# each half or its complement, so that every part is in 5 to 10 of them: else the first one would be in all
+_TURNED = np.array([1, 1, -1, 1, 1, 1, -1, 1, 1, 1, -1, -1, -1, -1, 1])
+SIGNS = hadamard(PARTS)[1:] * _TURNED[:, None]  # (PARTS - 1, PARTS): whether a part is in a half
 
 
 @dataclass(frozen=True, eq=False)
