@@ -122,8 +122,9 @@ def _question_noise(job: Job, kept: Plan, query: CodesQuery) -> PlanNoise | None
     if kept.noise is None or job.statistics.components != kept.components:
         return None
     targets = [target.name for target in query.targets]
-    noise = kept.noise.select(layers=query.layers, targets=targets, group_by=job.group_by)
-    return replace(noise, rankings=()) if job.dataset.filter else noise
+    return kept.noise.select(
+        layers=query.layers, targets=targets, group_by=job.group_by, filtered=bool(job.dataset.filter)
+    )
 
 
 def chooses_knots(job: Job, kept_codes: StoredCodes) -> bool:

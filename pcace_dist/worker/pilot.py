@@ -48,6 +48,7 @@ from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.effects.scores import NOT_OF_THE_MODEL, OFF
 from pcace_dist.statistics.plan import Plan, TargetPlan, build_plan
 from pcace_dist.statistics.plan_noise.half_samples import HalfSamples
+from pcace_dist.statistics.plan_noise.noise import PlanNoise
 from pcace_dist.statistics.score import required_images
 from pcace_dist.worker.admission import CheckRows
 from pcace_dist.worker.effects.choice import EffectChoice, choose_effects
@@ -398,8 +399,7 @@ def _adopt(given_plan: Plan, spec: WorkSpec, pilot: PilotMaps, metadata: PlanMet
         targets=tuple(sorted((t for t in given_plan.targets if t.name in names), key=_order_of(spec))),
         facts=given_facts if given_metadata.weights == metadata.weights else metadata.to_json(),
         effects=_adopt_effects(given_plan.effects, spec, names),
-        noise=given_plan.noise
-        and given_plan.noise.select(layers=spec.layers, targets=names, group_by=spec.dataset.group_by),
+        noise=_adopt_noise(given_plan.noise, spec, names),
     )
 
 
@@ -412,6 +412,14 @@ def _adopt_effects(given: EffectPlan | None, spec: WorkSpec, targets: Collection
     lost = {own.name: OFF for own in given.targets if own.name in targets and not known[own.kind]}
     kept = given.select(layers=spec.layers, targets=[name for name in targets if name not in lost]).grouped_by(group_by)
     return replace(kept, statuses={**given.statuses, **lost})
+
+
+def _adopt_noise(given: PlanNoise | None, spec: WorkSpec, targets: Collection[str]) -> PlanNoise | None:
+    """The part of another run's noise that this job asks for."""
+    if given is None:
+        return None
+    dataset = spec.dataset
+    return given.select(layers=spec.layers, targets=targets, group_by=dataset.group_by, filtered=bool(dataset.filter))
 
 
 def _order_of(spec: WorkSpec) -> Callable[[TargetPlan], int]:

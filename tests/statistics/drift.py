@@ -21,6 +21,7 @@ import torch
 
 from pcace_dist.analysis.movement import Side, difference, false_discovery
 from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.plan_noise.half_samples import HalfSamples
 from pcace_dist.statistics.score import ChannelScores, score_channels
 from tests.statistics import mnist
 from tests.statistics.comparison import PENALTY, gram_of
@@ -123,14 +124,26 @@ def _side(
     scored: list[ChannelScores] = []
     size = len(folds)
     for name, rows in layers.items():
-        plan = rows.rows(_spread(size, pilot)).plan(COMPONENTS) if plans is None else plans[name]
+        plan = _own_plan(rows, folds, pilot, by_digit=by_digit) if plans is None else plans[name]
         parts = [np.flatnonzero(rows.labels == digit) for digit in range(10)] if by_digit else [np.arange(size)]
-        for part in parts:
+        for digit, part in enumerate(parts):
             gram = gram_of(plan, rows.rows(part), folds[part])
-            scored += score_channels(gram, plan.layers[0], plan.targets, penalty=PENALTY)
+            noise = None if plan.noise is None else plan.noise.of("y", "layer", slice(None), str(digit), FOLDS)
+            scored += score_channels(gram, plan.layers[0], plan.targets, penalty=PENALTY, noise=[noise])
     scores = ChannelScores.cat(scored)
     nothing = np.zeros(len(scores.images), dtype=bool)
-    return Side(scores.score_squared, scores.pseudo, scores.images, nothing, min(pilot, size) if counted else None)
+    counts = min(pilot, size) if counted else None
+    return Side(scores.score_squared, scores.pseudo, scores.images, nothing, counts, scores.plan_noise)
+
+
+def _own_plan(rows: Activations, folds: Integers, pilot: int, *, by_digit: bool) -> Plan:
+    """The plan of a pilot among these rows, with its noise."""
+    chosen = _spread(len(folds), pilot)
+    own = rows.rows(chosen)
+    groups = [str(label) for label in own.labels] if by_digit else None
+    keys = folds[chosen].astype(np.uint64)
+    noise = HalfSamples(keys, {"y": own.target}, COMPONENTS, 9, PENALTY, groups, "label" if by_digit else None)
+    return own.plan(COMPONENTS, noise=noise)
 
 
 def _spread(rows: int, pilot: int) -> Integers:

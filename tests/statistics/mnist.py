@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from examples.mnist.model import mnist_cnn
-from pcace_dist.statistics.plan import LayerPlan, Plan, build_plan
+from pcace_dist.statistics.plan import LayerPlan, NoiseMaker, Plan, build_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "mnist" / "data"
@@ -48,8 +48,8 @@ class Activations:
     def digit(self, digit: int) -> Activations:
         return self.rows(np.flatnonzero(self.labels == digit))
 
-    def plan(self, components: int, *, scale: str = "pixel", knots: int = 9) -> Plan:
-        """Plan with these rows as the pilot."""
+    def plan(self, components: int, *, scale: str = "pixel", knots: int = 9, noise: NoiseMaker | None = None) -> Plan:
+        """Plan with these rows as the pilot. noise: makes its noise, where that is wanted."""
         return build_plan(
             lambda: iter([{"layer": part} for part in torch.split(self.maps, _BATCH)]),
             {"layer": self.shape},
@@ -59,6 +59,7 @@ class Activations:
             folds=16,
             scale=scale,
             facts={},
+            noise=noise,
         )
 
     def components(self, layer: LayerPlan) -> Floats:

@@ -68,8 +68,8 @@ def test_the_halves_are_balanced() -> None:
 
 def test_the_spread_between_pilots_is_that_of_the_angle_of_an_axis() -> None:
     """One component of two pixels, y = a_1 + a_2 summed over the channels. An axis at angle t has
-    r^2(t) = (l_1 cos t + l_2 sin t)^2 / ((l_1 cos^2 t + l_2 sin^2 t) Var y), so that dr^2/dt = 2 l_2 / Var y at t = 0, and
-    the angle of the first axis from m rows has the variance l_1 l_2 / ((l_1 - l_2)^2 m) (Anderson 1963)."""
+    r^2(t) = (l_1 cos t + l_2 sin t)^2 / ((l_1 cos^2 t + l_2 sin^2 t) Var y), so that dr^2/dt = 2 l_2 / Var y at t = 0.
+    The angle of the first axis from m rows has the variance l_1 l_2 / ((l_1 - l_2)^2 m) (Anderson 1963)."""
     slope = 2 * SMALLER / (CHANNELS * (LARGER + SMALLER))
     angle = np.sqrt(LARGER * SMALLER / (ROWS * (LARGER - SMALLER) ** 2))
     estimated = np.mean([variance(planned(*two_pixels(seed), seed)).mean() for seed in range(8)])
@@ -134,6 +134,7 @@ def test_scores_stay_and_intervals_widen() -> None:
     folds = np.arange(600) % 16
     gram = gram_of(plan, maps.numpy(), {"y": y}, folds)
     noise = plan.noise.of("y", "layer", slice(0, 4), "", 16)
+    assert noise is not None
     (narrow,), (wide,) = (
         score_channels(gram, plan.layers[0], plan.targets, penalty=0.3, noise=[own]) for own in (None, noise)
     )

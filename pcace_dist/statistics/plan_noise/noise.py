@@ -52,13 +52,15 @@ class PlanNoise:
         found = self.layers[layer][self.targets.index(target), ranking, channels].double().numpy()
         return dealt_anew(found if is_known else UNKNOWN * found, folds)
 
-    def select(self, *, layers: Collection[str], targets: Collection[str], group_by: str | None) -> PlanNoise:
-        """The part of some layers and targets, for rankings of the groups of a column."""
+    def select(
+        self, *, layers: Collection[str], targets: Collection[str], group_by: str | None, filtered: bool = False
+    ) -> PlanNoise:
+        """The part of some layers and targets, for rankings of the groups of a column. filtered: of some rows only."""
         numbers = [index for index, name in enumerate(self.targets) if name in targets]
         rankings = slice(None) if group_by == self.group_by else slice(0, 1)
         return PlanNoise(
             tuple(self.targets[index] for index in numbers),
-            self.rankings[rankings],
+            () if filtered else self.rankings[rankings],
             group_by,
             {name: noise[numbers][:, rankings] for name, noise in self.layers.items() if name in layers},
         )

@@ -1,0 +1,192 @@
+"""Coverage of both intervals of the score, another pilot each time: python -m tests.statistics.plan_coverage prints the
+table of docs/method.md, section 6.
+
+Every repetition draws n rows and a pilot of min(n, 2,048) of them. Truth for the interval that holds another pilot: the
+values that the plans of OTHERS independent pilots have in the population; for the one given the plan: the value of the
+repetition's own plan. A value in the population is that of POOL rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.plan import Plan, build_plan
+from pcace_dist.statistics.plan_noise.half_samples import HalfSamples
+from pcace_dist.statistics.score import ChannelScores, score_channels
+
+Floats = npt.NDArray[np.float64]
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
+
+PIXELS, LATENT = 16, 12
+PILOT = 2048
+OTHERS = 40
+POOL = 200_000
+FOLDS, KNOTS, PENALTY = 16, 9, 0.3
+_ROWS = 50_000  # drawn at a time
+
+
+def normal(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    return random.standard_normal(shape)
+
+
+def heavy_tails(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    return random.standard_t(4, shape) / np.sqrt(2)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A law of maps and target, and sizes. rectified: pixels are 0 where they are less than 0.5, in 70 % of the rows."""
+
+    name: str
+    rows: int
+    channels: int = 12
+    components: int = 5
+    draw: Draw = normal
+    rectified: bool = False
+    repetitions: int = 60
+
+
+SETTINGS = (
+    *(Setting("normal", rows) for rows in (200, 1_000, 10_000, 100_000)),
+    Setting("normal", 1_000_000, repetitions=20),
+    Setting("normal", 10_000, components=1),
+    Setting("normal", 10_000, components=10),
+    Setting("normal", 10_000, channels=64, repetitions=20),
+    Setting("normal", 10_000, channels=512, repetitions=4),
+    *(Setting("heavy tails", rows, draw=heavy_tails) for rows in (1_000, 10_000, 100_000)),
+    *(Setting("zero-inflated", rows, rectified=True) for rows in (1_000, 10_000, 100_000)),
+)
+
+
+class World:
+    """Maps are mixtures of the same latent values, each channel its own, plus noise: their variances fall off slowly, so
+    that neighbouring axes are hard to tell apart. The target is a function of the first latent values."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        random = np.random.default_rng(zlib.crc32(setting.name.encode()))
+        falling = 0.75 ** np.arange(LATENT)
+        mixing = random.standard_normal((setting.channels, LATENT, PIXELS)) * falling[:, None]
+        self._mixing = torch.from_numpy(mixing).float()
+
+    def rows(self, random: np.random.Generator, count: int) -> tuple[Tensor, Floats]:
+        """Maps float32 (n, C, D) and the target (n,)."""
+        setting = self._setting
+        latent = setting.draw(random, (count, LATENT))
+        maps = torch.einsum("nl,cld->ncd", torch.from_numpy(latent).float(), self._mixing)
+        noise = torch.from_numpy(random.standard_normal((count, setting.channels, PIXELS), dtype=np.float32))
+        maps += 0.5 * noise
+        y = (
+            latent[:, 0]
+            + np.abs(latent[:, 1])
+            + latent[:, 2]
+            + 0.5 * latent[:, 3]
+            + 0.8 * setting.draw(random, (count,))
+        )
+        return (maps - 0.5).clamp_(min=0) if setting.rectified else maps, y
+
+
+def planned(maps: Tensor, y: Floats, keys: npt.NDArray[np.uint64] | None, components: int) -> Plan:
+    """The plan of a pilot; with its noise where there are fold keys."""
+    noise = None if keys is None else HalfSamples(keys, {"y": y}, components, KNOTS, PENALTY)
+    return build_plan(
+        lambda: iter([{"layer": maps}]),
+        {"layer": (maps.shape[2],)},
+        {"y": y},
+        components=components,
+        knots=KNOTS,
+        folds=FOLDS,
+        scale="pixel",
+        facts={},
+        noise=noise,
+    )
+
+
+def scored(plan: Plan, parts: list[tuple[Tensor, Floats, npt.NDArray[np.int64]]]) -> ChannelScores:
+    """Scores of rows in parts: maps, target and folds."""
+    layer = plan.layers[0]
+    gram = Gram(layer.channels, plan.components, 1, KNOTS, FOLDS)
+    for maps, y, folds in parts:
+        own = layer.encode(*layer.project(maps))
+        gram.update(own.codes, own.means, *plan.encode_targets(y[:, None]), folds)
+    noise = None if plan.noise is None else plan.noise.of("y", "layer", slice(None), "", FOLDS)
+    return score_channels(gram, layer, plan.targets, penalty=PENALTY, noise=[noise])[0]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Shares: of other pilots' values in the interval, and in the one given the plan; of the own plan's value in the
+    latter (NaN where the pool is no larger than the sample). Mean widths of both."""
+
+    another: float
+    another_given_plan: float
+    own: float
+    width: float
+    width_given: float
+
+
+def measure(setting: Setting, *, repetitions: int | None = None, others: int = OTHERS, pool: int = POOL) -> Measured:
+    """Coverage of one setting; seeded by its name and size."""
+    random = np.random.default_rng(zlib.crc32(f"{setting}".encode()))
+    world = World(setting)
+    every = _parts(world, random, pool)
+    pilot = min(PILOT, setting.rows)
+
+    def value(plan: Plan) -> Floats:
+        return scored(plan, every).score
+
+    values = np.array([value(planned(*world.rows(random, pilot), None, setting.components)) for _ in range(others)])
+    another, given, own, widths = [], [], [], []
+    for _ in range(repetitions or setting.repetitions):
+        parts = _parts(world, random, setting.rows)
+        maps, y, folds = parts[0]
+        plan = planned(maps[:pilot], y[:pilot], folds[:pilot].astype(np.uint64), setting.components)
+        found = scored(plan, parts)
+        another.append((found.score_low <= values) & (values <= found.score_high))
+        narrow = found.score_low_given_plan, found.score_high_given_plan
+        given.append((narrow[0] <= values) & (values <= narrow[1]))
+        if setting.rows <= pool // 20:
+            truth = value(plan)
+            own.append((narrow[0] <= truth) & (truth <= narrow[1]))
+        widths.append([(found.score_high - found.score_low).mean(), (narrow[1] - narrow[0]).mean()])
+    shares = (float(np.mean(part)) if part else float("nan") for part in (another, given, own))
+    return Measured(*shares, *np.mean(widths, axis=0).tolist())
+
+
+def _parts(world: World, random: np.random.Generator, rows: int) -> list[tuple[Tensor, Floats, npt.NDArray[np.int64]]]:
+    sizes = [min(_ROWS, rows - first) for first in range(0, rows, _ROWS)]
+    return [(*world.rows(random, size), random.integers(0, FOLDS, size)) for size in sizes]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="settings whose name and size begin so")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(
+        "| law | n | p | channels | another pilot's value | given the plan | its own plan's value | width | given the plan |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for setting in SETTINGS:
+        if not f"{setting.name} {setting.rows}".startswith(arguments.only or ""):
+            continue
+        m = measure(setting)
+        own = "-" if np.isnan(m.own) else f"{m.own:.1%}"
+        print(
+            f"| {setting.name} | {setting.rows:,} | {setting.components} | {setting.channels} | {m.another:.1%}"
+            f" | {m.another_given_plan:.1%} | {own} | {m.width:.3f} | {m.width_given:.3f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
