@@ -54,6 +54,7 @@ COLUMNS = [
     "activation_variance",
     "weight_norm",
     "clamped",
+    "support",
     "effect",
     "effect_low",
     "effect_high",

@@ -59,7 +59,7 @@ def trained(name: str, *, images: int = 60_000, seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     model = NETWORKS[name][0]().train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for rows in torch.randperm(len(labels))[:images].split(100):
+    for rows in torch.split(torch.randperm(len(labels))[:images], 100):
         loss = nn.functional.cross_entropy(model(_normal(pixels[rows])), torch.from_numpy(labels)[rows])
         optimiser.zero_grad()
         torch.autograd.backward(loss)
@@ -72,7 +72,7 @@ def activations(model: nn.Sequential, layer: int) -> Activations:
     """Maps of a layer for all images, and the logit of their own digit."""
     pixels, labels = mnist.images(mnist.TRAIN)
     maps, targets, shape = [], [], ()
-    for rows in torch.arange(len(labels)).split(500):
+    for rows in torch.split(torch.arange(len(labels)), 500):
         x = model[: layer + 1](_normal(pixels[rows]))
         maps.append(x.flatten(2))
         shape = tuple(x.shape[2:])
@@ -95,9 +95,11 @@ def planned(pilot: Activations, keys: npt.NDArray[np.uint64], components: int) -
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one ranking under several pilots. each_other: share of the scores that lie in the other pilots' intervals;
-    given_plan: the same of the intervals given the plan; worst: of the channel with the smallest share. true, estimated:
-    standard deviation of score_squared between pilots, rms over the channels. width, width_given: of the intervals.
+    """Of one ranking under several pilots.
+
+    each_other: share of the scores that lie in the other pilots' intervals; given_plan: the same of the intervals given
+    the plan; worst: of the channel with the smallest share. true and estimated: standard deviation of score_squared
+    between pilots, rms over the channels. width, width_given: of the intervals.
     """
 
     each_other: float
@@ -174,9 +176,8 @@ def main() -> None:
     parser.add_argument("--components", type=int, nargs="+", default=[1, 5, 10])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        "| network | p | pilot | images of | in each other's | given the plan | worst channel | true | estimated | width |"
-    )
+    columns = ["network", "p", "pilot", "images of", "in each other's", "given the plan", "worst channel", "true"]
+    print("| " + " | ".join([*columns, "estimated", "width"]) + " |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, (_, layer) in NETWORKS.items():
         rows = activations(trained(name), layer)

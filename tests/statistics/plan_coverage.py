@@ -39,12 +39,12 @@ def normal(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
 
 
 def heavy_tails(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    return random.standard_t(4, shape) / np.sqrt(2)
+    return np.asarray(random.standard_t(4, shape) / np.sqrt(2))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A law of maps and target, and sizes. rectified: pixels are 0 where they are less than 0.5, in 70 % of the rows."""
+    """A law of maps and target, and sizes. rectified: pixels below 0.5 are 0, in 70 % of the rows."""
 
     name: str
     rows: int
@@ -68,7 +68,7 @@ SETTINGS = (
 
 
 class World:
-    """Maps are mixtures of the same latent values, each channel its own, plus noise: their variances fall off slowly, so
+    """Maps are mixtures of the same latent values, each channel its own, plus noise: variances fall off slowly, so
     that neighbouring axes are hard to tell apart. The target is a function of the first latent values."""
 
     def __init__(self, setting: Setting) -> None:
@@ -172,9 +172,8 @@ def main() -> None:
     parser.add_argument("--only", help="settings whose name and size begin so")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        "| law | n | p | channels | another pilot's value | given the plan | its own plan's value | width | given the plan |"
-    )
+    columns = ["law", "n", "p", "channels", "another pilot's value", "given the plan", "own plan's value", "width"]
+    print("| " + " | ".join([*columns, "given the plan"]) + " |")
     print("|---|---|---|---|---|---|---|---|---|")
     for setting in SETTINGS:
         if not f"{setting.name} {setting.rows}".startswith(arguments.only or ""):
