@@ -30,6 +30,7 @@ def ranking(*, groups: int = 1, effects: bool = False) -> pa.Table:
             row |= {"channel": place % 2 * 1000, "images": 500, "rank": place + 1, "layer_rank": place % 2 + 1}
             row |= {"rank_low": place + 1, "rank_high": place + 9, "status": "ok"}
             row |= {"score": 0.9 - place / 10, "score_low": 0.8 - place / 10, "score_high": 0.95 - place / 10}
+            row |= {"score_low_given_plan": 0.85 - place / 10, "score_high_given_plan": 0.92 - place / 10}
             if effects:
                 row |= {"effect": place / 10 - 0.1, "effect_low": place / 10 - 0.15, "effect_high": place / 10}
                 row |= {"effect_rank": 8 - place, "effect_rank_low": 8 - place, "effect_rank_high": 9 - place}
@@ -111,6 +112,14 @@ tells: the score, what a channel tells about the output (0 to 1)
 does:  the effect, what share of the output goes through it; may be negative
 """
     )
+
+
+def test_intervals_that_do_not_hold_another_pilot_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "given the plan" not in shown(ranking(), capsys)
+    old = ranking().drop_columns(["score_low_given_plan", "score_high_given_plan"])
+    assert "what another pilot would change was not estimated" in shown(old, capsys)
+    same = old.append_column("score_low_given_plan", old["score_low"])
+    assert "what another pilot would change was not estimated" in shown(same, capsys)
 
 
 def test_forty_columns(terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]) -> None:
