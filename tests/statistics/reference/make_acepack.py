@@ -1,4 +1,5 @@
-"""Computes acepack.json anew: python -m tests.statistics.reference.make_acepack (needs Rscript with acepack).
+"""Computes acepack.json anew: python -m tests.statistics.reference.make_acepack (needs Rscript with acepack). With the
+beginning of a name, only these cases.
 
 Debian and Ubuntu: apt-get install r-base-core r-cran-acepack. The cases of the full training set are made only where
 it lies beside the project; without it their stored values stay as they are.
@@ -8,13 +9,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tests.statistics import mnist
+from tests.statistics.heavy_tails import CASES as TAIL_CASES
+from tests.statistics.heavy_tails import SAMPLES, Floats
 
 HERE = Path(__file__).parent
 STORED = HERE / "acepack.json"
@@ -61,36 +66,56 @@ FULL_CASES = tuple(
 )
 
 
-def write(case: Case, folder: Path) -> None:
+Rows = tuple[Floats, Floats]  # x (n, C, p), y (n,)
+
+
+def activations_of(case: Case) -> tuple[Rows, Rows]:
     fit, held = case.split()
     layer = fit.plan(case.components).layers[0]
-    x, held_x = fit.components(layer), held.components(layer)
-    with (folder / f"{case.name}.bin").open("wb") as file:
+    return (fit.components(layer), fit.target), (held.components(layer), held.target)
+
+
+def write(fit: Rows, held: Rows, path: Path) -> None:
+    (x, y), (held_x, held_y) = fit, held
+    with path.open("wb") as file:
         np.array([len(x), len(held_x), x.shape[1], x.shape[2]], dtype="<i4").tofile(file)
-        fit.target.tofile(file)
-        held.target.tofile(file)
+        y.tofile(file)
+        held_y.tofile(file)
         for channel in range(x.shape[1]):
             for component in range(x.shape[2]):
                 np.ascontiguousarray(x[:, channel, component]).tofile(file)
                 np.ascontiguousarray(held_x[:, channel, component]).tofile(file)
 
 
-def main() -> None:
+def acepack(fit: Rows, held: Rows) -> tuple[Floats, str]:
+    """What acepack says: (C, COLUMNS), and its version."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(fit, held, Path(folder) / "case.bin")
+        subprocess.run(["Rscript", str(HERE / "acepack.R"), folder], check=True)
+        values = np.loadtxt(Path(folder) / "case.csv", delimiter=",", ndmin=2)
+        return values, (Path(folder) / "version").read_text()
+
+
+def cases() -> Iterator[tuple[str, Rows, Rows]]:
+    """Name, rows for the fit, held-out rows."""
+    full = FULL_CASES if mnist.TRAIN.exists() and mnist.TEST.exists() else ()
+    for case in EXAMPLE_CASES + full:
+        yield case.name, *activations_of(case)
+    for tails in TAIL_CASES:
+        for number in range(SAMPLES):
+            (x, y), (held_x, held_y) = tails.sample(number), tails.held(number)
+            yield f"{tails.name}-{number}", (x[:, :, None], y), (held_x[:, :, None], held_y)
+
+
+def main(wanted: str = "") -> None:
     stored = json.loads(STORED.read_text()) if STORED.exists() else {"cases": {}}
-    cases = EXAMPLE_CASES + (FULL_CASES if mnist.TRAIN.exists() and mnist.TEST.exists() else ())
-    for case in cases:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            write(case, folder)
-            subprocess.run(["Rscript", str(HERE / "acepack.R"), name], check=True)
-            values = np.loadtxt(folder / f"{case.name}.csv", delimiter=",", ndmin=2)
-            stored["acepack"] = (folder / "version").read_text()
-        stored["cases"][case.name] = {
-            column: values[:, index].round(5).tolist() for index, column in enumerate(COLUMNS)
-        }
-        print(case.name, values.mean(axis=0).round(3), flush=True)
+    for name, fit, held in cases():
+        if name.startswith(wanted):
+            values, stored["acepack"] = acepack(fit, held)
+            stored["cases"][name] = {column: values[:, i].round(5).tolist() for i, column in enumerate(COLUMNS)}
+            print(name, values.mean(axis=0).round(3), flush=True)
     STORED.write_text(json.dumps(stored, separators=(",", ":"), sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
