@@ -270,7 +270,7 @@ def _jobs_differ(run_a: RunFacts, run_b: RunFacts, settings: ComparisonSettings)
         "data: dataset.image": (job_a.dataset.image, job_b.dataset.image),
         "data: group_by": (job_a.group_by, job_b.group_by),
     }
-    for name in ("estimator", "components", "knots", "knots_from", "scale", "penalty"):
+    for name in ("estimator", "components", "knots", "tails", "knots_from", "scale", "penalty"):
         must_agree[f"statistics.{name}"] = (getattr(job_a.statistics, name), getattr(job_b.statistics, name))
     for key, (left, right) in must_agree.items():
         if left != right:

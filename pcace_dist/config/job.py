@@ -156,8 +156,8 @@ class Job(Section):
 
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
         are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
-        of model.input, model.output: null, dataset.label_base: 0, dataset.classes: null, and an `effect` that says
-        nothing: jobs written before these keys existed keep their fingerprint."""
+        of model.input, model.output: null, dataset.label_base: 0, dataset.classes: null, statistics.tails: 0, and an
+        `effect` that says nothing: jobs written before these keys existed keep their fingerprint."""
         keys = self.model_dump(mode="json", exclude=INDEPENDENT)
         if self.model.input.decode == "auto":
             del keys["model"]["input"]["decode"]
@@ -169,6 +169,8 @@ class Job(Section):
             del keys["model"]["output"]
         if self.effect == Effect():
             del keys["effect"]
+        if not self.statistics.tails:
+            del keys["statistics"]["tails"]
         for name in ("label_base", "classes"):
             if not keys["dataset"][name]:
                 del keys["dataset"][name]

@@ -190,6 +190,13 @@ class Statistics(Section):
         le=20,
     )
     knots: int = key("Knots of every transform, which is straight between them.", 17, default=9, ge=3, le=32)
+    tails: float = key(
+        "Share of the images beyond the outermost knots at each end: 0.01 keeps a score from resting on a few of them.",
+        0.01,
+        default=0.0,
+        ge=0,
+        le=0.2,
+    )
     folds: int = key("Folds of the jackknife that gives the intervals.", 32, default=16, ge=4, le=64)
     pilot: int = key(
         "Images from which axes and knots come, before the main pass.", 4096, default=2048, unit="images", ge=32

@@ -100,11 +100,13 @@ def query_plan(
     """
     settings = job.statistics
     kept_targets = {target.name: target for target in kept_codes.plan.targets}
-    same_knots = settings.knots == kept_codes.plan.knots
+    same_knots = _same_knots(job, kept_codes)
     targets = []
     for target in query.targets:
         kept_target = kept_targets.get(target.name) if same_knots and settings.knots_from == "plan" else None
-        targets.append(kept_target or make_target_plan(target.name, values[target.name], settings.knots))
+        targets.append(
+            kept_target or make_target_plan(target.name, values[target.name], settings.knots, settings.tails)
+        )
     layers = tuple(layer for layer in kept_codes.plan.layers if layer.name in query.layers)
     return replace(
         kept_codes.plan,
@@ -112,6 +114,7 @@ def query_plan(
         targets=tuple(targets),
         components=settings.components,
         folds=settings.folds,
+        tails=settings.tails,
         effects=question_effects(job, kept_codes.plan.effects, query.targets, query.layers),
         noise=_question_noise(job, kept_codes.plan, query),
     )
@@ -130,8 +133,13 @@ def _question_noise(job: Job, kept: Plan, query: CodesQuery) -> PlanNoise | None
 def chooses_knots(job: Job, kept_codes: StoredCodes) -> bool:
     """Whether the layers' knots are chosen anew from all the rows."""
     return job.statistics.knots_from == "rows" or (
-        job.statistics.knots_from == "plan" and job.statistics.knots != kept_codes.plan.knots
+        job.statistics.knots_from == "plan" and not _same_knots(job, kept_codes)
     )
+
+
+def _same_knots(job: Job, kept_codes: StoredCodes) -> bool:
+    plan = kept_codes.plan
+    return (job.statistics.knots, job.statistics.tails) == (plan.knots, plan.tails)
 
 
 def with_knots(plan: Plan, knots: int, counts: Mapping[str, torch.Tensor]) -> Plan:
@@ -139,7 +147,7 @@ def with_knots(plan: Plan, knots: int, counts: Mapping[str, torch.Tensor]) -> Pl
     (C, p, 256)."""
     layers = []
     for layer in plan.layers:
-        chosen, spread = knots_of(counts[layer.name][:, : plan.components], layer.knots, knots)
+        chosen, spread = knots_of(counts[layer.name][:, : plan.components], layer.knots, knots, plan.tails)
         layers.append(replace(layer, knots=chosen, spread=spread))
     return replace(plan, layers=tuple(layers), knots=knots)
 

@@ -69,18 +69,20 @@ def _positions(values: Tensor, lower: Tensor, inverse: Tensor, scale: int) -> Te
     return total.mul_(scale).round_()
 
 
-def choose_knots(values: Tensor, knots: int) -> Tensor:
+def choose_knots(values: Tensor, knots: int, tails: float = 0.0) -> Tensor:
     """Knots of each column of `values` (n, m): (m, knots), strictly increasing, same dtype.
 
-    The knots are uniform quantiles, from the smallest to the largest value; every knot is a value of the sample. Where
-    values tie, an atom gets one knot, and the other knots halve the fullest intervals. With fewer distinct values than
-    knots, all of these are knots, and the other knots lie beyond the maximum at the mean spacing.
+    The knots are uniform quantiles, from the smallest to the largest value, or without a share `tails` of the values at
+    each end, so that no hat rests on a few of them. Every knot is a value of the sample. Where values tie, an atom gets
+    one knot, and the other knots halve the fullest intervals. With fewer distinct values than knots, all of these are
+    knots, and the other knots lie beyond the maximum at the mean spacing.
     """
     unit_scale(knots)
     if values.shape[0] == 0:
         raise StatisticsError("the pilot has no rows; knots need at least one")
     ordered = torch.sort(values.T.contiguous(), dim=1).values
-    picks = torch.linspace(0, values.shape[0] - 1, knots, dtype=torch.float64).round_().long()
+    last = values.shape[0] - 1
+    picks = torch.linspace(tails * last, (1 - tails) * last, knots, dtype=torch.float64).round_().long()
     result = ordered[:, picks.to(values.device)].contiguous()
     resolution = _resolution(ordered)
     tied = ((result[:, 1:] - result[:, :-1]) <= resolution.unsqueeze(1)).any(dim=1)

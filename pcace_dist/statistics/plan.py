@@ -219,7 +219,8 @@ class TargetPlan:
 class Plan:
     """Layers and targets as frozen by the pilot. `facts` (JSON) is the caller's: batch, precision, numeric class.
 
-    noise: what another pilot would change in the scores; None where that is not known.
+    noise: what another pilot would change in the scores; None where that is not known. tails: the share of the pilot
+    beyond the knots at each end.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -232,6 +233,7 @@ class Plan:
     facts: Mapping[str, JSON]
     effects: EffectPlan | None = None
     noise: PlanNoise | None = None
+    tails: float = 0.0
 
     @property
     def effect_targets(self) -> int:
@@ -330,6 +332,7 @@ class Plan:
             "scale": self.scale,
             "pilot_rows": self.pilot_rows,
             "facts": dict(self.facts),
+            **({"tails": self.tails} if self.tails else {}),  # not in plans that were made before it
             **({} if self.effects is None else {"effects": self.effects.settings()}),
             **({} if self.noise is None else {"noise": self.noise.settings()}),
         }
@@ -363,13 +366,13 @@ def robust_spread(values: Tensor) -> Tensor:
     return torch.where(spread > 0, spread, torch.ones_like(spread)).to(values.dtype)
 
 
-def make_target_plan(name: str, values: npt.NDArray[np.float64], knots: int) -> TargetPlan:
+def make_target_plan(name: str, values: npt.NDArray[np.float64], knots: int, tails: float = 0.0) -> TargetPlan:
     """Knots, spread and grid of one target from the pilot's values (n,), float64 and finite."""
     column = torch.as_tensor(np.asarray(values, dtype=np.float64)).reshape(-1, 1)
     if not bool(torch.isfinite(column).all()):
         raise StatisticsError(f"target {name}: the pilot holds NaN or infinite values")
     centre, unit = grid_of(column)
-    chosen = basis.choose_knots(column, knots)[0].numpy()
+    chosen = basis.choose_knots(column, knots, tails)[0].numpy()
     return TargetPlan(name, chosen, float(robust_spread(column)[0]), float(centre[0]), float(unit[0]))
 
 
@@ -380,6 +383,7 @@ def make_layer_plan(
     components: Tensor,
     means: Tensor,
     knots: int,
+    tails: float = 0.0,
 ) -> LayerPlan:
     """A layer's plan from its axes (weights, offsets, live, explained) and the projected pilot.
 
@@ -395,7 +399,7 @@ def make_layer_plan(
         channels=channels,
         weights=weights,
         offsets=offsets,
-        knots=basis.choose_knots(flat, knots).reshape(channels, width, knots),
+        knots=basis.choose_knots(flat, knots, tails).reshape(channels, width, knots),
         spread=robust_spread(flat).reshape(channels, width),
         live=live,
         explained=explained,
@@ -420,6 +424,7 @@ def build_plan(
     *,
     components: int,
     knots: int,
+    tails: float = 0.0,
     folds: int,
     scale: str,
     facts: Mapping[str, JSON],
@@ -436,7 +441,7 @@ def build_plan(
     """
     if not 1 <= components <= pca.MAX_COMPONENTS:
         raise StatisticsError(f"statistics.components: {components} is not between 1 and {pca.MAX_COMPONENTS}")
-    target_plans = tuple(make_target_plan(name, values, knots) for name, values in targets.items())
+    target_plans = tuple(make_target_plan(name, values, knots, tails) for name, values in targets.items())
     spectra = _find_axes(passes, components, scale, needs)
     if needs is not None:
         needs(list(spectra))
@@ -447,7 +452,7 @@ def build_plan(
     for name, shape in shapes.items():
         own, means = (torch.cat(batches) for batches in zip(*parts.pop(name), strict=True))
         axes = _on_cpu(spectra.pop(name).axes(0, components))
-        layers.append(make_layer_plan(name, shape, axes, own[:, :, :components].contiguous(), means, knots))
+        layers.append(make_layer_plan(name, shape, axes, own[:, :, :components].contiguous(), means, knots, tails))
         if noise is not None:
             noise.add(layers[-1], target_plans, own)
     return Plan(
@@ -460,6 +465,7 @@ def build_plan(
         pilot_rows=rows,
         facts=facts,
         noise=None if noise is None else noise.finish(),
+        tails=tails,
     )
 
 

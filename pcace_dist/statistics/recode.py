@@ -45,9 +45,9 @@ def histograms(codes: Tensor) -> Tensor:
     return counts.reshape(*shape, LEVELS)
 
 
-def knots_of(counts: Tensor, old: Tensor, knots: int) -> tuple[Tensor, Tensor]:
+def knots_of(counts: Tensor, old: Tensor, knots: int, tails: float = 0.0) -> tuple[Tensor, Tensor]:
     """New knots (..., knots) at uniform quantiles of rows with these code counts (..., 256) on `old` knots (..., K),
-    and the rows' robust spread (...,).
+    and the rows' robust spread (...,). tails: see `basis.choose_knots`.
 
     The spread is the unit of the penalty. Where the rows cover only a small part of the old axis, the old spread would
     be too large for the new knots, and the penalty would not let a transform bend.
@@ -61,7 +61,7 @@ def knots_of(counts: Tensor, old: Tensor, knots: int) -> tuple[Tensor, Tensor]:
     row_numbers = (torch.linspace(0, 1, points, dtype=torch.float64) * (rows - 1).clamp(min=0)).round_().long()
     codes_chosen = torch.searchsorted(cumulated, row_numbers + 1).clamp(max=LEVELS - 1)
     sample = values.gather(1, codes_chosen).T.contiguous()
-    return basis.choose_knots(sample, knots).reshape(*shape, knots), robust_spread(sample).reshape(shape)
+    return basis.choose_knots(sample, knots, tails).reshape(*shape, knots), robust_spread(sample).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +85,13 @@ class Recoding:
 
 
 def refit(
-    layer: LayerPlan, targets: tuple[TargetPlan, ...], codes: LayerCodes, rows: RowCodes, knots: int
+    layer: LayerPlan, targets: tuple[TargetPlan, ...], codes: LayerCodes, rows: RowCodes, knots: int, tails: float
 ) -> tuple[LayerPlan, tuple[TargetPlan, ...], LayerCodes, RowCodes]:
     """Plan and rows with `knots` new knots at quantiles of these rows, and with their spread; channels and targets."""
-    layer_knots, layer_spread = knots_of(histograms(codes.codes), layer.knots, knots)
+    layer_knots, layer_spread = knots_of(histograms(codes.codes), layer.knots, knots, tails)
     recoded = LayerCodes(Recoding.between(layer.knots, layer_knots)(codes.codes), codes.means)
     old_targets = torch.from_numpy(np.stack([target.knots for target in targets]))
-    new_targets, target_spread = knots_of(histograms(rows.target_codes), old_targets, knots)
+    new_targets, target_spread = knots_of(histograms(rows.target_codes), old_targets, knots, tails)
     plans = tuple(
         replace(target, knots=new_knots.numpy(), spread=float(new_spread))
         for target, new_knots, new_spread in zip(targets, new_targets.unbind(0), target_spread, strict=True)

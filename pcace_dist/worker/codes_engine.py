@@ -71,7 +71,7 @@ class CodesEngine:
             effects[group] = sums.score_effects(group, group_sums)  # knots make no difference to them
             rows = RowCodes.cat(group_sums.rows)
             layer, targets, codes, rows = refit(
-                kept_layer, plan.targets, LayerCodes.cat(group_sums.codes), rows, plan.knots
+                kept_layer, plan.targets, LayerCodes.cat(group_sums.codes), rows, plan.knots, plan.tails
             )
             refitted = GroupSums(codes=[codes], rows=[rows])
             by_target = sums.score(group, refitted, layer, penalty=self._spec.statistics.penalty, targets=targets)

@@ -251,6 +251,7 @@ def _build(setting: _Setting, pilot: PilotMaps, metadata: PlanMetadata) -> Plan:
         {target.name: pilot.targets[:, i] for i, target in enumerate(setting.spec.targets)},
         components=settings.components,
         knots=settings.knots,
+        tails=settings.tails,
         folds=settings.folds,
         scale=settings.scale,
         facts=metadata.to_json(),
@@ -265,7 +266,14 @@ def _half_samples(spec: WorkSpec, pilot: PilotMaps) -> HalfSamples:
     values = {target.name: pilot.targets[:, i] for i, target in enumerate(spec.targets)}
     settings = spec.statistics
     return HalfSamples(
-        keys, values, settings.components, settings.knots, settings.penalty, groups, spec.dataset.group_by
+        keys,
+        values,
+        settings.components,
+        settings.knots,
+        settings.penalty,
+        groups,
+        spec.dataset.group_by,
+        settings.tails,
     )
 
 

@@ -32,7 +32,7 @@ def plan_of(maps: Array, targets: dict[str, Array], *, components: int = 5, knot
     )
 
 
-def identity_plan(x: Array, targets: dict[str, Array], *, knots: int = 9, folds: int = 16) -> Plan:
+def identity_plan(x: Array, targets: dict[str, Array], *, knots: int = 9, folds: int = 16, tails: float = 0.0) -> Plan:
     """Plan whose components are the columns of x (n, C, p) themselves."""
     values = torch.as_tensor(x).float()
     channels, components = values.shape[1:]
@@ -43,8 +43,8 @@ def identity_plan(x: Array, targets: dict[str, Array], *, knots: int = 9, folds:
         values.var(dim=0) > 0,
         torch.full((channels, components), 1 / components),
     )
-    layer = make_layer_plan("layer", (components,), axes, values, values.mean(dim=2), knots)
-    plans = tuple(make_target_plan(name, np.asarray(y, dtype=np.float64), knots) for name, y in targets.items())
+    layer = make_layer_plan("layer", (components,), axes, values, values.mean(dim=2), knots, tails)
+    plans = tuple(make_target_plan(name, np.asarray(y, dtype=np.float64), knots, tails) for name, y in targets.items())
     return Plan((layer,), plans, int(components), knots, folds, "none", len(values), {})
 
 

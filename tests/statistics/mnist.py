@@ -48,7 +48,15 @@ class Activations:
     def digit(self, digit: int) -> Activations:
         return self.rows(np.flatnonzero(self.labels == digit))
 
-    def plan(self, components: int, *, scale: str = "pixel", knots: int = 9, noise: NoiseMaker | None = None) -> Plan:
+    def plan(
+        self,
+        components: int,
+        *,
+        scale: str = "pixel",
+        knots: int = 9,
+        tails: float = 0.0,
+        noise: NoiseMaker | None = None,
+    ) -> Plan:
         """Plan with these rows as the pilot. noise: makes its noise, where that is wanted."""
         return build_plan(
             lambda: iter([{"layer": part} for part in torch.split(self.maps, _BATCH)]),
@@ -56,6 +64,7 @@ class Activations:
             {"y": self.target},
             components=components,
             knots=knots,
+            tails=tails,
             folds=16,
             scale=scale,
             facts={},

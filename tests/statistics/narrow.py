@@ -86,7 +86,7 @@ def cost(curve: str, cover: float, *, end: bool, repeats: int = 20, knots: int =
         rows = RowCodes(
             torch.from_numpy(random.integers(0, FOLDS, ROWS).astype(np.uint8)), *plan.encode_targets(y[:, None])
         )
-        own_layer, own_targets, own_codes, own_rows = refit(layer, (target,), codes, rows, knots)
+        own_layer, own_targets, own_codes, own_rows = refit(layer, (target,), codes, rows, knots, 0.0)
         by_plan = _score(plan, layer, codes, rows)
         by_own = _score(replace(plan, layers=(own_layer,), targets=own_targets), own_layer, own_codes, own_rows)
         costs.append((by_plan, by_own, abs(float(np.corrcoef(clean, y)[0, 1]))))

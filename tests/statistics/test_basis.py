@@ -101,3 +101,13 @@ def test_knots_always_increase_and_give_finite_codes(values: list[float], knots:
     assert int(codes.max()) <= basis.top_code(knots)
     order = torch.argsort(column[:, 0])
     assert bool((codes[order].int().diff() >= 0).all())
+
+
+def test_tails_leave_a_share_of_the_values_beyond_the_knots_at_each_end() -> None:
+    values = torch.randn(10_001, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    knots = basis.choose_knots(values, 9, 0.01)
+    for column, own in zip(values.T, knots, strict=True):
+        assert int((column < own[0]).sum()) == int((column > own[-1]).sum()) == 100
+        within = (column[None] < own[1:, None]).sum(1) - (column[None] < own[:-1, None]).sum(1)
+        assert within.max() - within.min() <= 1
+    assert torch.equal(basis.choose_knots(values, 9, 0.0), basis.choose_knots(values, 9))

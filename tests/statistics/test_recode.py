@@ -76,7 +76,7 @@ def test_refit_gives_a_group_all_its_knots() -> None:
     codes = LayerCodes(basis.encode(group.float(), layer.knots), torch.zeros(500, 1, dtype=torch.int16))
     target_codes, target_fixed = plan.encode_targets(group[:, 0])
     rows = RowCodes(torch.zeros(500, dtype=torch.uint8), target_codes, target_fixed)
-    fitted, targets, recoded, shared = refit(layer, plan.targets, codes, rows, 9)
+    fitted, targets, recoded, shared = refit(layer, plan.targets, codes, rows, 9, 0.0)
     assert int(codes.codes.max()) - int(codes.codes.min()) < 40
     assert int(recoded.codes.min()) == 0 and int(recoded.codes.max()) == basis.top_code(9)
     assert int(shared.target_codes.max()) == basis.top_code(9)

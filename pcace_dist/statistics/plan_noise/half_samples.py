@@ -60,7 +60,7 @@ class HalfSamples:
     """Makes the noise of a plan, layer by layer.
 
     keys: fold keys uint64 (n,) of the pilot's rows; targets: their values, float64 (n,), by name; groups: the names of
-    their groups, of the column `group_by`, or None. components, knots, penalty: of the plan and the scores.
+    their groups, of the column `group_by`, or None. components, knots, tails, penalty: of the plan and the scores.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -70,6 +70,7 @@ class HalfSamples:
     penalty: float
     groups: Sequence[str] | None = None
     group_by: str | None = None
+    tails: float = 0.0
     _layers: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, layer: LayerPlan, targets: Sequence[TargetPlan], components: Tensor) -> None:
@@ -141,7 +142,7 @@ class HalfSamples:
         """r^2 (T, C, R) of every ranking with these components, float32 (n, C, p), on knots of their own."""
         rows, channels, width = components.shape
         sample = components[:: max(1, rows // _KNOT_ROWS)].flatten(1)
-        knots = basis.choose_knots(sample, self.knots).reshape(channels, width, self.knots)
+        knots = basis.choose_knots(sample, self.knots, self.tails).reshape(channels, width, self.knots)
         gram = Gram(channels, width, len(targets), self.knots, 1 + len(self._ranked))
         unused = [torch.zeros((rows, count), dtype=torch.int16) for count in (channels, len(targets))]
         gram.update(basis.encode(components, knots), unused[0], codes, unused[1], self._numbers)
