@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcace_dist.errors import ModelError
+from pcace_dist.errors import ModelError, require_packages
 from pcace_dist.models.forward import refuses_images
 from pcace_dist.models.layers import conv_layers
 from pcace_dist.models.layouts import Axis, layout_of, outputs_of
@@ -41,7 +41,8 @@ class Layers:
         return asdict(self)
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a row for each layer. Needs pandas."""
+        """A DataFrame with a row for each layer; needs the extra `pandas`."""
+        require_packages("Layers.to_pandas", "pandas", "pandas")
         import pandas
 
         return pandas.DataFrame(asdict(self)["layers"])

@@ -17,6 +17,7 @@ from PIL import Image
 from pcace_dist.artifacts.notebook import html, pictures
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.artifacts.run import Run, open_run
+from pcace_dist.errors import NotInstalled
 from tests.digits import digits_job, ranked, write_digits
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -101,6 +102,14 @@ def test_little_is_read_for_pictures(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert 0 < len(few) < 20 and len(run._repr_html_()) < 15_000
     monkeypatch.setattr(pictures, "MOST_FILES", 2)  # of three
     assert "<img" not in run._repr_html_()
+
+
+def test_a_run_as_a_data_frame_needs_pandas_and_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = run.to_pandas(top=2, layer="conv2")
+    assert frame["channel"].tolist() == run.ranking(top=2, layer="conv2")["channel"].to_pylist()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(NotInstalled, match=r"Run\.to_pandas needs packages of the extra `pandas`; install them: "):
+        run.to_pandas()
 
 
 def test_names_are_text_and_never_markup() -> None:

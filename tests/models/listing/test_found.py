@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from pcace_dist.errors import ModelError
+from pcace_dist.errors import ModelError, NotInstalled
 from pcace_dist.models.layers import resolve_layers
 from pcace_dist.models.listing.found import Layers, layers_of
 from tests.models.library_models import clip, vit
@@ -103,6 +103,12 @@ def test_all_of_it_goes_into_json_and_pandas(resnet: Layers) -> None:
     rows = resnet.to_pandas()
     assert list(rows["name"]) == [layer["name"] for layer in resnet.to_json()["layers"]]
     assert rows["all"].sum() == 20
+
+
+def test_without_pandas_a_line_says_what_to_install(resnet: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(NotInstalled, match=r"Layers\.to_pandas needs packages of the extra `pandas`; install them: "):
+        resnet.to_pandas()
 
 
 # -- tokens
