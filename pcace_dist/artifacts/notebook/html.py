@@ -12,6 +12,7 @@ from pcace_dist.artifacts.reading.class_names import ClassNames
 
 TOP = 3  # channels of a target, group and layer
 MOST_ROWS = 24
+DIGITS = 3
 PICTURE = '<img src="{}" style="display:inline; height:40px; margin:0 1px">'
 
 Row: TypeAlias = Mapping[str, Any]
@@ -48,11 +49,11 @@ def _columns(rows: Sequence[Row], names: ClassNames) -> list[Column]:
     columns += [
         ("layer", lambda row: escape(row["layer"])),
         ("channel", lambda row: str(row["channel"])),
-        ("rank", lambda row: f"{row['rank']} {_interval(row, 'rank', '.0f')}"),
-        ("score", lambda row: f"{row['score']:.3f} {_interval(row, 'score', '.3f')}"),
+        ("rank", lambda row: f"{row['rank']} {_interval(row, 'rank', 0)}"),
+        ("score", lambda row: _estimate(row, "score")),
     ]
     if any(row.get("effect") is not None for row in rows):
-        columns.append(("effect", _effect))
+        columns.append(("effect", lambda row: "" if row["effect"] is None else _estimate(row, "effect")))
     return columns
 
 
@@ -60,14 +61,18 @@ def _images(urls: Iterable[str]) -> str:
     return "".join(PICTURE.format(escape(url)) for url in urls)
 
 
-def _effect(row: Row) -> str:
-    return "" if row["effect"] is None else f"{row['effect']:.3f} {_interval(row, 'effect', '.3f')}"
+def _estimate(row: Row, name: str) -> str:
+    return f"{_number(row[name], DIGITS)} {_interval(row, name, DIGITS)}"
 
 
-def _interval(row: Row, name: str, digits: str) -> str:
+def _interval(row: Row, name: str, digits: int) -> str:
     """The 95 % interval of a column; empty where there is none."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "" if low is None or high is None else f"<small>[{low:{digits}}, {high:{digits}}]</small>"
+    return "" if low is None or high is None else f"<small>[{_number(low, digits)}, {_number(high, digits)}]</small>"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # -0.0 is 0
 
 
 def _block(row: Row) -> tuple[Any, Any, Any]:
