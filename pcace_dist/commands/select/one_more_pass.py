@@ -18,14 +18,21 @@ BELOW = "select/codes"  # where the codes are kept, below the folder of the resu
 def rows_by_a_pass(run: Run, folder: str) -> KeptRows:
     """The rows of a run, read again. Raises UserError where model or data have changed since; Stopped."""
     output = f"{folder}/{BELOW}"
-    images = run.summary["images"]
+    summary = run.summary
+    if summary.get("stop", {}).get("settled"):
+        raise JobError(f"{run.path}: was stopped early and kept no codes; rank it with statistics.keep_codes: true")
+    images = summary["images"]
     logs.say(f"{run.path} kept no codes (statistics.keep_codes): one more pass over {images:,} images, into {output}")
     written = run.job.model_dump(mode="json", exclude_unset=True)
     statistics = written.get("statistics", {}) | {"keep_codes": True, "plan": run.path}
     run_job(parse_job(written | {"statistics": statistics, "stop": None, "extend": None, "output": output}))
     again = open_run(output, storage=run.storage)
-    if (again.manifest()["weights"], again.summary["images"]) != (run.manifest()["weights"], images):
-        raise JobError(f"{run.path}: model or data have changed since it was ranked; rank it anew, then select")
+    if _identity(again) != _identity(run):
+        raise JobError(f"{output}: its codes are not those of {run.path}: model or data have changed; rank it anew")
     rows = open_rows(again)
     assert rows is not None
     return rows
+
+
+def _identity(run: Run) -> tuple[str, str, int]:
+    return run.manifest()["weights"], run.plan, run.summary["images"]

@@ -129,7 +129,15 @@ def test_other_data_than_those_of_the_run_are_refused(
     write_digits(runs / "data", 50, files=1, start=600)
     assert main(["select", str(runs / "plain"), "--output", str(tmp_path)]) == 2
     (runs / "data" / "part-00600.parquet").unlink()
-    assert "model or data have changed since it was ranked" in capsys.readouterr().err
+    assert "model or data have changed; rank it anew" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_early_needs_its_codes(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(str(runs / "plain"))
+    summary = run.summary | {"stop": {"settled": True}}
+    monkeypatch.setattr(type(run), "summary", summary)
+    with pytest.raises(JobError, match="was stopped early and kept no codes; rank it with"):
+        one_more_pass.rows_by_a_pass(run, run.path)
 
 
 def test_a_run_from_codes_is_asked_with_the_codes_of_the_other(runs: Path, tmp_path: Path) -> None:

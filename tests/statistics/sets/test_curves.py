@@ -6,7 +6,7 @@ import pytest
 from pcace_dist.statistics.sets.carried import Kept, Removed
 from pcace_dist.statistics.sets.curves import Curve, Size, curve_of
 from pcace_dist.statistics.sets.told import Told
-from tests.statistics.sets.coverage import measure
+from tests.statistics.sets.coverage import CASES, REPETITIONS, measure
 from tests.statistics.sets.laws import covariance_of, hats, lost_shares, moments_of, told_by
 from tests.statistics.sets.test_carried import mixed
 
@@ -49,3 +49,12 @@ def test_intervals_cover_what_the_set_carries() -> None:
     """The check of every day: one law, few repetitions."""
     found = measure("factors", 1000, 100)
     assert 0.88 <= found.carried <= 0.99 and found.lost > 0.88 and found.size > 0.9
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize(("law", "rows"), CASES)
+def test_coverage(law: str, rows: int) -> None:
+    """Channels of one size are the worst case: any set is as good as any other (docs/method.md, section 12)."""
+    found = measure(law, rows, REPETITIONS)
+    least = 0.78 if law == "alike" else 0.88
+    assert min(found.carried, found.lost) >= least and found.size >= 0.93
