@@ -75,12 +75,14 @@ class Removed:
     def sums(self, chosen_by: Floats, order: Integers, over: Floats) -> Floats:  # noqa: ARG002 (a set has no weights)
         """Variance of y, covariance, variance of what is left without the sets."""
         ordered = over[1:, 1:][np.ix_(order, order)]
-        added = 2 * np.tril(ordered, -1).sum(1) + np.diagonal(ordered)
-        return _sums(over[0, 0], np.cumsum(over[0, 1:][order]), np.cumsum(added))
+        added = np.stack([over[0, 1:][order], 2 * np.tril(ordered, -1).sum(1) + np.diagonal(ordered)])
+        v, w = np.cumsum(np.pad(added, ((0, 0), (1, 0))), axis=1)
+        return _sums(over[0, 0], v, w)
 
-    def shares(self, sums: Floats, covariance: Floats) -> Floats:
+    def shares(self, sums: Floats) -> Floats:
         """(C,); NaN where the layer carries nothing."""
-        return np.asarray((1 - squared_correlation(sums)) / layer_loss(covariance))
+        lost = 1 - squared_correlation(sums)
+        return np.asarray(lost[1:] / _something(lost[-1]))
 
 
 class Kept(Removed):
@@ -91,18 +93,21 @@ class Kept(Removed):
 
     def sums(self, chosen_by: Floats, order: Integers, over: Floats) -> Floats:
         """The same without all channels but those of the sets."""
-        without = super().sums(chosen_by, order[::-1], over)
-        return np.concatenate([without[:, -2::-1], np.full((3, 1), over[0, 0])], axis=1)
+        return super().sums(chosen_by, order[::-1], over)[:, ::-1]
 
-    def shares(self, sums: Floats, covariance: Floats) -> Floats:
-        return 1 - super().shares(sums, covariance)
+    def shares(self, sums: Floats) -> Floats:
+        lost = 1 - squared_correlation(sums)
+        return np.asarray(1 - lost[1:] / _something(lost[0]))
 
 
 def layer_loss(covariance: Floats) -> float:
     """L(all): 1 where the parts of the layer's channels add up to the output; NaN where nothing is lost."""
     sums = _sums(covariance[0, 0], covariance[0, 1:].sum(), covariance[1:, 1:].sum())
-    lost = 1 - float(squared_correlation(sums))
-    return lost if lost > _NOTHING else float("nan")
+    return _something(1 - squared_correlation(sums))
+
+
+def _something(lost: Floats) -> float:
+    return float(lost) if lost > _NOTHING else float("nan")
 
 
 def _sums(y: float, v: Floats, w: Floats) -> Floats:

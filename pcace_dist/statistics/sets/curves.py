@@ -2,8 +2,8 @@
 
 Whoever chooses the best of many sets finds them better than they are. So shares are out of fold: for each fold the
 order (and the weights of a set) come from the other folds, the set's sums from the fold's own rows; the share is that
-of the sums of all folds. Its error is the jackknife's for the sets of all rows. Intervals are given the axes of
-effects, or the transforms of scores.
+of the sums of all folds. Its error is the jackknife's, over the folds' sums. Intervals are given the axes of effects,
+or the transforms of scores.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Choice(Protocol):
         """Channels, at most C of them, so that the first k are the set of k."""
 
     def sums(self, chosen_by: Floats, order: Integers, over: Floats) -> Floats:
-        """Variances of two series and, between them, their covariance, (3, k), for the sets of 1, 2 ... k channels.
+        """Variances of two series and, between them, their covariance, (3, 1 + k), for the sets of 0, 1 ... k channels.
         chosen_by: the covariance that gave the order, and gives the weights of the series; over: that of the rows."""
 
-    def shares(self, sums: Floats, covariance: Floats) -> Floats:
-        """What these sets do (k,), from their sums over rows of this covariance."""
+    def shares(self, sums: Floats) -> Floats:
+        """What the sets of 1, 2 ... k channels do (k,), from these sums."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +62,20 @@ class Curve:
 
 def curve_of(moments: Moments, choice: Choice) -> Curve:
     """The curve of a choice. Needs rows in two folds at least."""
-    every = moments.covariance()
-    order = choice.order(every)
-    apart, without = [], []
-    for rest, own in moments.folds():
-        apart.append(choice.sums(rest, choice.order(rest), own))
-        without.append(choice.shares(choice.sums(every, order, rest), rest))
-    size = min(part.shape[1] for part in apart)
-    share, folds = choice.shares(np.sum([part[:, :size] for part in apart], axis=0), every), len(without)
-    residual = (np.stack(without) - np.mean(without, axis=0))[:, :size]
-    error = np.sqrt((folds - 1) / folds * np.square(residual).sum(axis=0))
+    order = choice.order(moments.covariance())
+    parts = [choice.sums(rest, choice.order(rest), own) for rest, own in moments.folds()]
+    size = min(len(order), *(part.shape[1] - 1 for part in parts))
+    apart = np.stack([part[:, : size + 1] for part in parts])
+    total, folds = apart.sum(axis=0), len(parts)
+    share = choice.shares(total)
+    without = [choice.shares(total - own) for own in apart]
+    error = np.sqrt((folds - 1) / folds * np.square(without - np.mean(without, axis=0)).sum(axis=0))
     reach = float(stdtrit(folds - 1, (1 + LEVEL) / 2)) * error
     return Curve(order[:size], share, share - reach, share + reach)
 
 
 def squared_correlation(sums: Floats) -> Floats:
-    """Of the two series of `Choice.sums` (3, k): (k,); 0 where they go against one another or one does not vary."""
+    """Of the two series of `Choice.sums` (3, n): (n,); 0 where they go against one another or one does not vary."""
     one, both, other = sums
     product = one * other
     exists = (product > 0) & (both > 0)

@@ -74,20 +74,20 @@ class Told:
         pairs = ((functions, target, functions), (functions, cross, weights), (weights, inner, weights))
         return np.stack([np.einsum("ki,ij,kj->k", left, matrix, right) for left, matrix, right in pairs])
 
-    def shares(self, sums: Floats, covariance: Floats) -> Floats:  # noqa: ARG002 (told is absolute)
-        return squared_correlation(sums)
+    def shares(self, sums: Floats) -> Floats:
+        return squared_correlation(sums)[1:]
 
     def _weights(self, covariance: Floats, order: Integers) -> tuple[Floats, Floats]:
-        """Coefficients of the hats (k, K) and of the channels (k, k) in their order, for the sets of 1 ... k."""
+        """Coefficients of the hats (1 + k, K) and of the channels (1 + k, k) in order, for the sets of 0 ... k."""
         some = np.append(np.arange(self.hats), self.hats + order)
         none = state = _Chosen.none(covariance[np.ix_(some, some)], self.hats)
-        functions, weights = np.zeros((len(order), self.hats)), np.zeros((len(order), len(order)))
+        functions, weights = np.zeros((1 + len(order), self.hats)), np.zeros((1 + len(order), len(order)))
         for place in range(len(order)):
             state = state.with_channel(place)
             best = np.linalg.eigh(state.explained)[1][:, -1]
             own = slice(place + 1)
-            functions[place] = state.white @ best
-            weights[place, own] = np.linalg.solve(none.inner[own, own], none.cross[:, own].T @ best)
+            functions[1 + place] = state.white @ best
+            weights[1 + place, own] = np.linalg.solve(none.inner[own, own], none.cross[:, own].T @ best)
         return functions, weights
 
 

@@ -33,7 +33,7 @@ def moments_of(y: Floats, parts: Floats, folds: Any, grid: int = GRID) -> Moment
 def shares_of(choice: Choice, covariance: Floats, order: Any, over: Floats | None = None) -> Floats:
     """Shares of an order over rows of a covariance, by default those that gave the weights."""
     over = covariance if over is None else over
-    return choice.shares(choice.sums(covariance, np.asarray(order), over), over)
+    return choice.shares(choice.sums(covariance, np.asarray(order), over))
 
 
 def lost_shares(covariance: Floats, order: Any) -> Floats:
