@@ -7,8 +7,10 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -29,12 +31,17 @@ from pcace_dist.reporting.page import render
 from pcace_dist.reporting.probe import Probe
 from pcace_dist.reporting.progress import ReportProgress
 from pcace_dist.reporting.selection import PageSelection, select
-from pcace_dist.reporting.source import ReportSource, SampleTable, open_report_source
+from pcace_dist.reporting.source import Floats, ReportSource, SampleTable, open_report_source
 from pcace_dist.reporting.synthesis import Canvas, excite
 from pcace_dist.reporting.tokens import token_layers
 
+Rows: TypeAlias = npt.NDArray[np.int64]
+
 EXEMPLARS = 8  # images of a channel
 EXTREMES = 4  # images at each end of a channel's transform
+OF_GROUP = 4  # images of a group that activate a channel most
+SPREAD = 6  # images over the whole range of a channel's mean activation,
+SPREAD_OF = 64  # chosen among so many of a group: all its channels share few images
 MOST_EXTREMES = 1200  # so many combinations of channel, target and group get such images
 CAM_IMAGES = 24
 CAM_CHANNELS = 10
@@ -90,12 +97,14 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
             progress.stage("loading the model")
             model = without_inplace(source.load_model())
             shapes = {name: source.plan.layer(name).shape for name in selection.pages}
-            findings.tokens = token_layers(model, shapes, (source.job.model.input.image_channels, *source.image_shape))
+            findings.tokens = token_layers(
+                model, shapes, (source.origin.job.model.input.image_channels, *source.image_shape)
+            )
             model = model.to(device)
             if not source.is_of_todays_code(model):
                 findings.notes.append(
-                    f"the code of {source.job.model.factory} has changed since this run was ranked: pictures, maps and "
-                    "class evidence come from the model as it is now, the ranking does not"
+                    f"the code of {source.origin.job.model.factory} has changed since this run was ranked: pictures, "
+                    "maps and class evidence come from the model as it is now, the ranking does not"
                 )
             _look(source, model, device, findings, progress)
             _evidence(source, model, device, findings, progress)
@@ -106,7 +115,7 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
     page = content.page(source, selection, findings, transforms)
     data = render(page)
     path = options.output or f"{source.run.path}/report.html"
-    source.storage.put_bytes(data, path)
+    source.run.storage.put_bytes(data, path)
     return ReportResult(
         path, len(data), len(selection.channels), len(findings.thumbnails), progress.seconds, tuple(findings.notes)
     )
@@ -163,10 +172,9 @@ def _images(source: ReportSource, selection: PageSelection, findings: Findings) 
         yield False
         return
     if not len(findings.pool):
-        findings.notes.append(
-            "this run keeps no exemplars (it was ranked from kept codes, or made by an earlier version): there are no "
-            "pictures"
-        )
+        codes = source.summary.get("from_codes")
+        whose = "this run" if codes is None else f"{codes}, whose codes were ranked, is gone or"
+        findings.notes.append(f"{whose} keeps no exemplars: there are no pictures")
         yield False
         return
     try:
@@ -175,8 +183,8 @@ def _images(source: ReportSource, selection: PageSelection, findings: Findings) 
         findings.notes.append(f"no pictures: {error}")
         yield False
         return
-    if is_gone(source.job.model.factory):
-        findings.notes.append(f"no pictures: {source.job.model.factory}: {GONE}")
+    if is_gone(source.origin.job.model.factory):
+        findings.notes.append(f"no pictures: {source.origin.job.model.factory}: {GONE}")
         yield False
         return
     yield True
@@ -193,6 +201,7 @@ def _choose_rows(source: ReportSource, selection: PageSelection, findings: Findi
         return None
     transforms = Transforms(source.transforms, source.ranking, source.plan.components)
     _choose_extremes(source, source.sample, selection, transforms, findings)
+    _choose_of_groups(source, source.sample, selection, findings)
     _choose_cam_rows(source.sample, selection, findings)
     return transforms
 
@@ -228,13 +237,37 @@ def _choose_extremes(
                 channel_codes = codes[:, channel]
                 values = summed(channel_codes, transform)
                 ends = extreme_rows(channel_codes, transform, rows, min(EXTREMES, len(rows) // 2))
-                findings.extremes[(layer, channel), block] = tuple(  # type: ignore[assignment]
-                    [
-                        (findings.pool.add(ref), float(values[row]))
-                        for ref, row in zip(sample.refs(end), end, strict=True)
-                    ]
-                    for end in ends
+                high, low = (_pooled(findings, sample, end, values) for end in ends)
+                findings.extremes[(layer, channel), block] = high, low
+
+
+def _choose_of_groups(source: ReportSource, sample: SampleTable, selection: PageSelection, findings: Findings) -> None:
+    """Of every group's sampled images those with the largest mean activation, and some at equal steps of its order."""
+    if len(selection.groups) * len(selection.channels) > MOST_EXTREMES:
+        return
+    members = {group: np.flatnonzero(sample.group == group).astype(np.int64) for group in selection.groups}
+    for layer, channels in selection.pages.items():
+        plan, means = source.plan.layer(layer), sample.means(layer)
+        values = np.asarray(plan.mean_centre.double().numpy() + plan.mean_unit.double().numpy() * means, np.float64)
+        for group, rows in members.items():
+            for channel in channels:
+                order, few = (
+                    some[np.argsort(-means[some, channel], kind="stable")] for some in (rows, rows[:SPREAD_OF])
                 )
+                key = (layer, channel), group
+                if source.job.group_by is not None:
+                    findings.of_group[key] = _pooled(findings, sample, order[:OF_GROUP], values[:, channel])
+                findings.spread[key] = _pooled(findings, sample, _at_equal_steps(few), values[:, channel])
+
+
+def _at_equal_steps(rows: Rows) -> Rows:
+    """SPREAD of the rows, with the first and the last; all of fewer."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, SPREAD).round().astype(np.int64))] if len(rows) else rows
+
+
+def _pooled(findings: Findings, sample: SampleTable, rows: Rows, values: Floats) -> list[tuple[int, float]]:
+    """Rows of the sample as numbers of the pool, each with its value."""
+    return [(findings.pool.add(ref), float(values[row])) for ref, row in zip(sample.refs(rows), rows, strict=True)]
 
 
 def _choose_cam_rows(sample: SampleTable, selection: PageSelection, findings: Findings) -> None:
@@ -270,12 +303,8 @@ def _look(
 ) -> None:
     """Fetch the pool's rows once, and compute thumbnails, maps and outputs."""
     channels_of_row: dict[int, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
-    for (layer, channel), rows in findings.exemplars.items():
-        for number, _ in rows:
-            channels_of_row[number][layer].add(channel)
-    for ((layer, channel), _), ends in findings.extremes.items():
-        for number, _ in (*ends[0], *ends[1]):
-            channels_of_row[number][layer].add(channel)
+    for (layer, channel), number in findings.shown_rows():
+        channels_of_row[number][layer].add(channel)
     channels_by_row = {n: {layer: tuple(sorted(c)) for layer, c in by.items()} for n, by in channels_of_row.items()}
     progress.stage("images and their activation maps", len(findings.pool))
     side = pictures.thumbnail_side(len(findings.pool), source.image_shape)
@@ -309,7 +338,7 @@ def _evidence(
         return
     layer = findings.cam_layer = layers[-1]
     progress.stage("class evidence", sum(map(len, findings.cam_rows.values())))
-    settings = source.job.model.input
+    settings = source.origin.job.model.input
     normalise = Normalise(tuple(settings.mean), tuple(settings.std), device)
     refs = {number: findings.pool.refs[number] for numbers in findings.cam_rows.values() for number in numbers}
     numbers = list(refs)
@@ -378,7 +407,7 @@ def _draw(
     progress: ReportProgress,
 ) -> None:
     """Compute synthetic images, for some channels of a layer at a time."""
-    settings = source.job.model.input
+    settings = source.origin.job.model.input
     if settings.mode == TENSOR:
         findings.notes.append("no images that excite the channels: for tensors it is not known which values are usual")
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from pcace_dist.datasets.decoding.thumbnail import data_url
 from pcace_dist.reporting import pictures
 from pcace_dist.reporting.clusters import across_groups
 from pcace_dist.reporting.evidence import Transforms, density, scatter
-from pcace_dist.reporting.findings import ChannelKey, Findings, RankingKey
+from pcace_dist.reporting.findings import ChannelKey, Findings, RankingKey, Valued
 from pcace_dist.reporting.glossary import GLOSSARY
 from pcace_dist.reporting.page import PageContent, floats, numbers
 from pcace_dist.reporting.selection import PageSelection
@@ -139,7 +139,7 @@ def _row(source: ReportSource, findings: Findings, number: int) -> dict[str, Any
     entry: dict[str, Any] = {"file": file, "row": row}
     if label >= 0:
         entry["label"] = _number_or_name(names.label(label))
-    if source.job.group_by is not None:
+    if source.job.group_by is not None and source.job.group_by == source.dataset.group_by:
         entry["group"] = names.group(findings.probed.groups[number])
     if len(outputs) > 1 and have_classes(source.targets):
         entry["predicted"] = _number_or_name(names.label(int(outputs.argmax())))
@@ -287,11 +287,14 @@ def _channel(
     tokens = findings.tokens.get(layer, NO_TOKENS)
     axes = [tokens.pictures(axis, plan.shape) for axis in plan.weights[number].T]  # of weights (D, p)
     drawn = findings.synthetic.get(channel)
-    low, high = _range(findings, channel)
+    low, high = _range(list(findings.probed.maps[channel].values()))
     blocks = [(t, g) for t in range(len(source.ranking.targets)) for g in selection.groups]
 
-    def tiles(rows: list[tuple[int, float]]) -> list[dict[str, Any]]:
+    def tiles(rows: Valued) -> list[dict[str, Any]]:
         return [_tile(findings, channel, row, value, low, high) for row, value in rows if row in findings.thumbnails]
+
+    def of_groups(rows: Mapping[tuple[ChannelKey, int], Valued]) -> dict[int, list[dict[str, Any]]]:
+        return {i: tiles(rows[channel, g]) for i, g in enumerate(selection.groups) if (channel, g) in rows}
 
     curves, extremes, steps = {}, {}, {}
     for block in blocks:
@@ -307,6 +310,8 @@ def _channel(
             steps[key] = grown
     return {
         "exemplars": tiles(findings.exemplars.get(channel, [])),
+        "ofGroup": of_groups(findings.of_group),
+        "spread": of_groups(findings.spread),
         "extremes": extremes,
         "axes": [data_url(pictures.signed_png(picture)) for picture, _ in axes if picture is not None],
         "axesApart": [numbers(values, 3) for _, values in axes],
@@ -317,14 +322,9 @@ def _channel(
     }
 
 
-def _range(findings: Findings, channel: ChannelKey) -> tuple[float, float]:
+def _range(maps: Sequence[np.ndarray]) -> tuple[float, float]:
     """One scale for all maps of a channel: from zero to the largest value; or, where nearly all values are below zero,
     from the least value."""
-    maps = [
-        findings.probed.maps[row, *channel]
-        for row in _rows_of(findings, channel)
-        if (row, *channel) in findings.probed.maps
-    ]
     if not maps:
         return 0.0, 1.0
     least, most = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)
@@ -332,21 +332,13 @@ def _range(findings: Findings, channel: ChannelKey) -> tuple[float, float]:
     return (max(least, 0.0), most) if share_above_zero > NEARLY_NONE else (least, most)
 
 
-def _rows_of(findings: Findings, channel: ChannelKey) -> list[int]:
-    rows = [row for row, _ in findings.exemplars.get(channel, [])]
-    for (shown_channel, _), ends in findings.extremes.items():
-        if shown_channel == channel:
-            rows += [row for end in ends for row, _ in end]
-    return rows
-
-
 def _tile(findings: Findings, channel: ChannelKey, row: int, value: float, low: float, high: float) -> dict[str, Any]:
     tile: dict[str, Any] = {"row": row, "value": float(f"{value:.4g}")}
-    values = findings.probed.maps.get((row, *channel))
+    values = findings.probed.maps[channel].get(row)
     if values is not None:
         tile["map"] = data_url(pictures.heat_png(values, low, high))
-    if (row, *channel) in findings.probed.apart:
-        tile["apart"] = numbers(findings.probed.apart[row, *channel], 3)
+    if row in findings.probed.apart[channel]:
+        tile["apart"] = numbers(findings.probed.apart[channel][row], 3)
     return tile
 
 

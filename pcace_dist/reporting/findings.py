@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from pcace_dist.reporting.tokens import TokenLayer
 
 RankingKey = tuple[int, int]  # target, group
 ChannelKey = tuple[str, int]  # layer, channel
+Valued = list[tuple[int, float]]  # numbers of rows, each with its mean activation or transform
 
 
 @dataclass
@@ -23,10 +25,10 @@ class Findings:
     """Everything for the page; each module of the report adds its part."""
 
     pool: RowPool = field(default_factory=RowPool)
-    exemplars: dict[ChannelKey, list[tuple[int, float]]] = field(default_factory=dict)  # row number, mean activation
-    extremes: dict[tuple[ChannelKey, RankingKey], tuple[list[tuple[int, float]], list[tuple[int, float]]]] = field(
-        default_factory=dict
-    )
+    exemplars: dict[ChannelKey, Valued] = field(default_factory=dict)
+    of_group: dict[tuple[ChannelKey, int], Valued] = field(default_factory=dict)  # by group
+    spread: dict[tuple[ChannelKey, int], Valued] = field(default_factory=dict)
+    extremes: dict[tuple[ChannelKey, RankingKey], tuple[Valued, Valued]] = field(default_factory=dict)
     tokens: dict[str, TokenLayer] = field(default_factory=dict)  # by layer
     cam_rows: dict[int, list[int]] = field(default_factory=dict)  # by group
     growth: dict[str, dict[int, list[Growth]]] = field(default_factory=dict)  # layer, group: by target
@@ -39,3 +41,12 @@ class Findings:
     predictions: np.ndarray | None = None
     against: AgainstRun | None = None
     notes: list[str] = field(default_factory=list)
+
+    def shown_rows(self) -> Iterator[tuple[ChannelKey, int]]:
+        """Each channel with the numbers of the rows that are shown for it."""
+        for channel, rows in self.exemplars.items():
+            yield from ((channel, number) for number, _ in rows)
+        for (channel, _), rows in (*self.of_group.items(), *self.spread.items()):
+            yield from ((channel, number) for number, _ in rows)
+        for (channel, _), ends in self.extremes.items():
+            yield from ((channel, number) for end in ends for number, _ in end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,18 +15,18 @@ from torch import Tensor, nn
 from pcace_dist.artifacts.reading.rows import Fetched
 from pcace_dist.models.forward import Forward
 from pcace_dist.reporting.source import ReportSource
-from pcace_dist.reporting.tokens import NO_TOKENS, TokenLayer
+from pcace_dist.reporting.tokens import NO_TOKENS, Floats, TokenLayer
 
 Wanted = Mapping[int, Mapping[str, tuple[int, ...]]]  # row number: layer: channels
 
 
 @dataclass
 class Probed:
-    """The results: small maps, and the values of tokens apart from them, by (row number, layer, channel); outputs,
+    """The results: small maps, and the values of tokens apart from them, by (layer, channel) and row number; outputs,
     labels and groups by row number."""
 
-    maps: dict[tuple[int, str, int], npt.NDArray[np.float32]] = field(default_factory=dict)
-    apart: dict[tuple[int, str, int], npt.NDArray[np.float32]] = field(default_factory=dict)
+    maps: dict[tuple[str, int], dict[int, Floats]] = field(default_factory=lambda: defaultdict(dict))
+    apart: dict[tuple[str, int], dict[int, Floats]] = field(default_factory=lambda: defaultdict(dict))
     outputs: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
     labels: dict[int, int] = field(default_factory=dict)
     groups: dict[int, Any] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class Probe:
         channels_of_row: Wanted,
         tokens: Mapping[str, TokenLayer],
     ) -> None:
-        settings = source.job.model.input
+        settings = source.origin.job.model.input
         layers = sorted({layer for by_layer in channels_of_row.values() for layer in by_layer})
         self._forward = Forward(model, device, batch, tuple(settings.mean), tuple(settings.std), tuple(layers))
         self._wanted = channels_of_row
@@ -59,7 +60,11 @@ class Probe:
                 if channels and shape:
                     channel_maps = maps[position, list(channels)].float().cpu()
                     for channel, values in zip(channels, channel_maps, strict=True):
-                        self._keep((number, name, channel), *self._tokens.get(name, NO_TOKENS).pictures(values, shape))
+                        picture, apart = self._tokens.get(name, NO_TOKENS).pictures(values, shape)
+                        if picture is not None:
+                            self.found.maps[name, channel][number] = picture
+                        if len(apart):
+                            self.found.apart[name, channel][number] = apart
 
         outputs = self._forward(fetched.images, receive).double().cpu().numpy()
         probed = self.found
@@ -67,11 +72,3 @@ class Probe:
             fetched.numbers, outputs, fetched.labels.tolist(), fetched.groups, strict=True
         ):
             probed.outputs[number], probed.labels[number], probed.groups[number] = row, label, group
-
-    def _keep(
-        self, key: tuple[int, str, int], values: npt.NDArray[np.float32] | None, apart: npt.NDArray[np.float32]
-    ) -> None:
-        if values is not None:
-            self.found.maps[key] = values
-        if len(apart):
-            self.found.apart[key] = apart

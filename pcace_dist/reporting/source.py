@@ -24,7 +24,7 @@ from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
 from pcace_dist.datasets.listing import Listing, list_dataset
-from pcace_dist.errors import ModelError
+from pcace_dist.errors import ModelError, UserError
 from pcace_dist.models import layouts
 from pcace_dist.models.load import load_model, weights_digest
 from pcace_dist.models.source import code_digest
@@ -129,11 +129,25 @@ class SampleTable:
 
 
 @dataclass(frozen=True)
-class ReportSource:
-    """A finished run, opened for a report. `directory`: where it was started; its relative paths begin there."""
+class Origin:
+    """The run that read the images: the run itself, or the one whose kept codes it ranks. `directory`: where it was
+    started; its relative paths begin there."""
 
     run: Run
+    job: Job
     directory: str
+
+    @property
+    def dataset(self) -> DatasetSpec:
+        return dataset_again(self.job, self.run.manifest(), self.run.path, self.directory)
+
+
+@dataclass(frozen=True)
+class ReportSource:
+    """A finished run, opened for a report. dataset, images: of its origin."""
+
+    run: Run
+    origin: Origin
     summary: Mapping[str, Any]
     job: Job
     plan: Plan
@@ -147,7 +161,8 @@ class ReportSource:
 
     @property
     def storage(self) -> Storage:
-        return self.run.storage
+        """Where the images and the weights lie."""
+        return self.origin.run.storage
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -163,16 +178,17 @@ class ReportSource:
 
     def load_model(self) -> nn.Module:
         """The run's model, on the CPU. Raises ModelError where the weights have changed since the run."""
-        settings = self.job.model
+        job, directory = self.origin.job, self.origin.directory
+        settings = job.model
         model = load_model(
             settings.factory,
             settings.kwargs,
-            weights_of(self.job, self.directory),
-            seed=self.job.compute.seed,
+            weights_of(job, directory),
+            seed=job.compute.seed,
             read=self.storage.read_bytes,
             output=settings.output,
-            reduction=reduction_of(self.targets),
-            python_path=(self.directory,),  # factories beside the job, from wherever the report is asked for
+            reduction=reduction_of(job.targets),
+            python_path=(directory,),  # factories beside the job, from wherever the report is asked for
         )
         facts: dict[str, Any] = dict(self.plan.facts)
         if weights_digest(model) != facts["weights"]:
@@ -182,8 +198,8 @@ class ReportSource:
 
     def is_of_todays_code(self, model: nn.Module) -> bool:
         """Whether the model's code is the same as in the run; True for runs that have not recorded it."""
-        code = code_digest(model, self.job.model.factory)
-        return bool(self.run.manifest().get("code", code) == code)
+        code = code_digest(model, self.origin.job.model.factory)
+        return bool(self.origin.run.manifest().get("code", code) == code)
 
     def weight_norms(self, layer: str) -> list[float | None]:
         """L2 norm of each channel's weights."""
@@ -199,27 +215,40 @@ def open_report_source(path: str, *, layers: tuple[str, ...] | None = None) -> R
 
 
 def _opened(path: str, layers: tuple[str, ...] | None) -> ReportSource:
-    plain = open_run(path)
-    job = read_job(plain.job_text(), name=f"{path}/job.yaml")
-    storage, directory = storage_of(job), begun_in(path, job)
-    run = open_run(path, storage=storage)
+    itself = _origin_at(path)
+    run, job = itself.run, itself.job
+    origin = _origin_of(itself)
     plan = Plan.from_bytes(run.plan_bytes(), digest=run.plan)
     ranking = _ranking(run, plan, layers)
     targets = job.targets
     return ReportSource(
         run=run,
-        directory=directory,
+        origin=origin,
         summary=run.summary,
         job=job,
         plan=plan,
         ranking=ranking,
-        exemplars=run.exemplars(),
+        exemplars=origin.run.exemplars(),
         sample=_sample(run, ranking),
         transforms=run.transforms(),
-        dataset=dataset_again(job, run.manifest(), run.path, directory),
-        images=images_of(job),
+        dataset=origin.dataset,
+        images=images_of(origin.job),
         targets=targets,
     )
+
+
+def _origin_at(path: str) -> Origin:
+    job = read_job(open_run(path).job_text(), name=f"{path}/job.yaml")
+    return Origin(open_run(path, storage=storage_of(job)), job, begun_in(path, job))
+
+
+def _origin_of(itself: Origin) -> Origin:
+    """Where the run whose codes were ranked is gone, the run itself: it has no exemplars."""
+    url = itself.run.summary.get("from_codes")
+    try:
+        return itself if url is None else _origin_at(url)
+    except UserError:
+        return itself
 
 
 def _ranking(run: Run, plan: Plan, patterns: tuple[str, ...] | None) -> Ranking:

@@ -20,11 +20,13 @@ from pcace_dist.config.resolve import begun_in
 from pcace_dist.errors import UserError
 from pcace_dist.reporting.evidence import growth
 from pcace_dist.reporting.source import open_report_source
+from pcace_dist.run.rank import run_job
 from tests.before import make_before
 from tests.reporting.conftest import Reported, quietly, square_job
 from tests.reporting.opened import OpenedReport, numbers, pixels
 from tests.reporting.square import GROUPS, RING, SQUARE
 from tests.servers import moto_server, s3_environment
+from tests.whole_jobs import jobs_without_ray
 
 LAYER, PLANTED = "look", 0
 
@@ -106,6 +108,46 @@ def test_exemplars_of_the_planted_channel_show_the_square_and_the_overlay_marks_
         assert image[inside].min() > 0.5 > image[~inside].max()
         assert inside[np.unravel_index(overlay.argmax(), overlay.shape)]
         assert overlay[inside].mean() > 5 * overlay[~inside].mean()
+
+
+def test_every_group_has_its_own_exemplars_and_images_over_the_whole_range(
+    squares: Reported, opened: OpenedReport
+) -> None:
+    held = opened.channel(LAYER, PLANTED)
+    source = open_report_source(str(squares.run))
+    sample, plan = source.sample, source.plan.layer(LAYER)
+    assert sample is not None
+    means = sample.means(LAYER)[:, PLANTED]  # of every row of this small run
+    for g, group in enumerate(opened.data["groups"]):
+        strongest, spread = held["ofGroup"][str(g)], held["spread"][str(g)]
+        assert (len(strongest), len(spread)) == (4, 6)
+        shown = [opened.data["rows"][str(tile["row"])] for tile in (*strongest, *spread)]
+        assert {row["group"] for row in shown} == {group["name"]}
+        values = [tile["value"] for tile in spread]
+        assert values == sorted(values, reverse=True) and values[0] <= strongest[0]["value"]
+        best = float(plan.mean_centre[PLANTED]) + float(plan.mean_unit[PLANTED]) * means[sample.group == g].max()
+        assert strongest[0]["value"] == pytest.approx(best, rel=1e-3)
+        assert values[-1] == pytest.approx(0, abs=1e-5)  # ReLU: images without a square
+
+
+def test_a_run_from_codes_shows_the_pictures_of_its_source(squares: Reported, tmp_path: Path) -> None:
+    kept = {"components": 2, "pilot": 200, "keep_codes": True}
+    question = square_job(tmp_path / "kept", tmp_path / "answer", target={"column": "amount"}, group_by=None)
+    question["statistics"] = {"components": 2, "pilot": 200}
+    with jobs_without_ray():
+        assert run_job(parse_job(square_job(squares.data, tmp_path / "kept", statistics=kept))) == 0
+        assert run_job(parse_job(question)) == 0
+    result = quietly(tmp_path / "answer", top=1)
+    page, squares_by_row = OpenedReport(Path(result.path)), squares_of(squares.data)
+    held = page.channel(LAYER, PLANTED)
+    assert result.notes == () and len(held["exemplars"]) == 8 and held["synthetic"] is not None
+    for tile in held["exemplars"]:
+        row = page.data["rows"][str(tile["row"])]
+        assert squares_by_row[row["file"], row["row"]][2] == 1 and "map" in tile
+        assert "group" not in row  # this run has none
+    shutil.rmtree(tmp_path / "kept")
+    result = quietly(tmp_path / "answer", top=1)
+    assert result.images == 0 and "whose codes were ranked, is gone or keeps no exemplars" in result.notes[0]
 
 
 def contrast(image: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ function channelView() {
   return [
     h("section", { "data-overlay": state.overlay, id: "channel" }, channelHead(name, place), channelNumbers(place),
       held === null ? h("p", { class: "empty" }, "No pictures were drawn for this channel; pcace report --top N draws more of each layer.") : [
-        portrait(held, name), exemplars(held, name), extremes(held, name)]),
+        portrait(held, name), exemplars(held, name), ofGroup(held, name), spread(held, name), extremes(held, name)]),
     held !== null && h("section", {}, transforms(held, name), h("div", { class: "pair" }, fitFigure(held, name), growthFigure(held, name, place))),
   ];
 }
@@ -120,6 +120,18 @@ function exemplars(held, name) {
   if (!held.exemplars.length) return h("p", { class: "empty" }, "No exemplars were kept for this channel, or their images are no longer there.");
   return strip({ title: "Images that activate it most", name: `${name}-exemplars`, header: TILE_HEADER, tiles: pictureTiles(held.exemplars, name, "mean activation"),
     caption: "Of all images of the run, by the mean of the activation map, which lies over each: clear where it is zero or below (where nearly all of it is below: at its least), bright where it is largest. Below, that mean." });
+}
+
+function ofGroup(held, name) {
+  const tiles = held.ofGroup[state.group];
+  return tiles && tiles.length > 0 && strip({ title: `Images of ${state.data.groupBy} ${cut(state.data.groups[state.group].name)} that activate it most`, name: `${name}-group`, header: TILE_HEADER,
+    tiles: pictureTiles(tiles, name, "mean activation"), caption: "Of the group's sampled images, by the mean of the activation map." });
+}
+
+function spread(held, name) {
+  const tiles = held.spread[state.group];
+  return tiles && tiles.length > 0 && strip({ title: "From most to least activation", name: `${name}-spread`, header: TILE_HEADER, tiles: pictureTiles(tiles, name, "mean activation"),
+    caption: `Some of the sampled images of ${whereText()}, at equal steps of their order by the mean of the activation map: what the channel does between its ends.` });
 }
 
 function extremes(held, name) {
