@@ -5,7 +5,8 @@ in common). *Measured*: halves, quarters and eighths of the folds are ranked, ea
 compared with one another. *Expected*: the scores' errors are those of the jackknife, by 1 / n; the true scores are
 drawn from what the estimates and their errors say (normal, shrunken to the mean by the share of the estimates' variance
 that is noise), and two rankings are drawn about them. With few images the errors grow faster than that, so that nothing
-is expected below `least` images. Both are given the plan. Pure.
+is expected below `least` images. Both are given the plan; with *another pilot* each of the two rankings has its own, by
+the noise that the run's pilot has estimated, which does not fall with the number of images. Pure.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ FEWEST, FURTHEST = 3, 6  # the images are halved and doubled so often in search 
 @dataclass(frozen=True)
 class Level:
     """Agreement of two rankings from different images, `images` each: NaN where it was not measured or cannot be
-    told. spearman over the channels; overlap: the share of the top K in common."""
+    told. spearman over the channels; overlap: the share of the top K in common. *_another_pilot: expected where each
+    ranking has a pilot of its own; NaN where the run does not know what another one would change."""
 
     images: int
     spearman: float
     spearman_expected: float
+    spearman_another_pilot: float
     overlap: float
     overlap_expected: float
+    overlap_another_pilot: float
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,16 @@ def parts_of(folds: int) -> dict[int, list[tuple[int, ...]]]:
     return by_parts
 
 
+_NOTHING = np.full(2, np.nan)
+
+
 def stability_of(
     target: str,
     group: object,
     images: int,
     squared: Floats,
     pseudo: Floats,
+    plan_noise: Floats | None,
     measured: Mapping[tuple[int, ...], Floats],
     folds: int,
     *,
@@ -77,23 +85,21 @@ def stability_of(
     """The stability of one ranking.
 
     squared: score_squared (C,) of the ranked channels; pseudo: their pseudo-values (C, F'), of folds with rows.
+    plan_noise: (C, F), what another pilot would change (artifacts/jackknife), None where that is not known.
     measured: score_squared (C,) by the folds that it comes from, NaN where there is none. least: images, see above.
     """
     top = min(top, len(squared))
-    expected = _Expected(images, squared, pseudo, top, least, seed)
-    levels = []
-    for parts, chosen in parts_of(folds).items():
-        seen = _measured(chosen, measured, top)
-        levels.append(_level(images // parts, seen, expected.at(images / parts)))
-    levels += [_level(images * times, _NOTHING, expected.at(images * times)) for times in LARGER]
-    return Stability(target, group, images, len(squared), top, tuple(levels), _enough(images, expected))
+    given_plan = _Expected(images, squared, pseudo, None, top, least, seed)
+    another = given_plan if plan_noise is None else _Expected(images, squared, pseudo, plan_noise, top, least, seed)
 
+    def level(images: float, seen: Floats = _NOTHING) -> Level:
+        elsewhere = _NOTHING if plan_noise is None else another.at(images)
+        pairs = zip(seen, given_plan.at(images), elsewhere, strict=True)
+        return Level(int(images), *(float(value) for of_measure in pairs for value in of_measure))
 
-_NOTHING = np.full(2, np.nan)
-
-
-def _level(images: int, seen: Floats, expected: Floats) -> Level:
-    return Level(images, float(seen[0]), float(expected[0]), float(seen[1]), float(expected[1]))
+    levels = [level(images / n, _measured(chosen, measured, top)) for n, chosen in parts_of(folds).items()]
+    levels += [level(images * times) for times in LARGER]
+    return Stability(target, group, images, len(squared), top, tuple(levels), _enough(images, given_plan))
 
 
 def _measured(chosen: Sequence[tuple[int, ...]], scores: Mapping[tuple[int, ...], Floats], top: int) -> Floats:
@@ -122,12 +128,13 @@ def _spearman(places: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> f
 class _Expected:
     """The expected agreement of two rankings by the number of images that each has."""
 
-    def __init__(self, images: int, squared: Floats, pseudo: Floats, top: int, least: int, seed: int) -> None:
+    def __init__(
+        self, images: int, squared: Floats, pseudo: Floats, plan_noise: Floats | None, top: int, least: int, seed: int
+    ) -> None:
         self._images, self._least = images, least
-        folds = pseudo.shape[1]
-        residual = pseudo - pseudo.mean(axis=1, keepdims=True)
-        self._noise = residual / np.sqrt(folds * (folds - 1))  # times a normal value a fold: errors of the scores
-        error = np.square(self._noise).sum(axis=1)
+        self._noise = _by_fold(pseudo - pseudo.mean(axis=1, keepdims=True))  # of the images
+        self._of_plan = np.zeros((len(squared), 2)) if plan_noise is None else _by_fold(plan_noise)
+        error = np.square(self._noise).sum(axis=1) + np.square(self._of_plan).sum(axis=1)
         true = max(0.0, squared.var(ddof=1) - error.mean()) if len(squared) > 1 else 0.0
         self._kept = true / np.maximum(true + error, np.finfo(float).tiny)
         self._centre = squared.mean() + self._kept * (squared - squared.mean())
@@ -142,9 +149,17 @@ class _Expected:
         return np.asarray(np.mean([self._draw(rng, images / self._images) for _ in range(DRAWS)], axis=0))
 
     def _draw(self, rng: np.random.Generator, times: float) -> tuple[float, float]:
-        unknown, one, other = rng.normal(size=(3, self._noise.shape[1])) @ self._noise.T
-        true = self._centre + np.sqrt(self._kept) * unknown
-        return _agree(true + one / np.sqrt(times), true + other / np.sqrt(times), self._top)
+        images = rng.normal(size=(3, self._noise.shape[1])) @ self._noise.T
+        plans = rng.normal(size=(3, self._of_plan.shape[1])) @ self._of_plan.T
+        true = self._centre + np.sqrt(self._kept) * (images[0] + plans[0])
+        one, other = (true + images[n] / np.sqrt(times) + plans[n] for n in (1, 2))
+        return _agree(one, other, self._top)
+
+
+def _by_fold(residual: Floats) -> Floats:
+    """Residuals (C, F) so scaled that their sum, each fold's times a normal value, is an error of the score."""
+    folds = residual.shape[1]
+    return np.asarray(residual / np.sqrt(folds * (folds - 1)))
 
 
 def _enough(images: int, expected: _Expected) -> int | None:

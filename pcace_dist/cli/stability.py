@@ -20,8 +20,8 @@ PREFIX = "pcace stability: "
 TABLES = 12  # rankings that are printed
 LEGEND = """
 Two rankings from different images, so many each: Spearman's correlation over the channels, and the share of the top
-{top} that they have in common; on parts of this run's images, and as expected from the errors of its scores. Given the
-plan."""
+{top} that they have in common: measured on parts of this run's images; expected from the errors of its scores; and
+with another pilot for each of the two."""
 
 
 def add_verb(add: AddVerb) -> None:
@@ -74,16 +74,22 @@ def _table(found: Stability, names: ClassNames) -> Table:
         Column("images"),
         Column("Spearman", meaning="Spearman, measured"),
         Column("expected", meaning="Spearman, expected"),
+        Column("other pilot", meaning="Spearman, expected with another pilot"),
         Column(f"top {found.top}", meaning=f"top {found.top} in common, measured"),
         Column("expected", meaning=f"top {found.top} in common, expected"),
+        Column("other pilot", meaning=f"top {found.top} in common, expected with another pilot"),
     ]
     rows = [
         [f"{level.images:,}"]
-        + [number(value, 2) for value in (level.spearman, level.spearman_expected)]
-        + ["" if value != value else f"{value:.0%}" for value in (level.overlap, level.overlap_expected)]
+        + [number(value, 2) for value in (level.spearman, level.spearman_expected, level.spearman_another_pilot)]
+        + [_percent(value) for value in (level.overlap, level.overlap_expected, level.overlap_another_pilot)]
         for level in found.levels
     ]
     return Table(title, columns, rows)
+
+
+def _percent(value: float) -> str:
+    return "" if value != value else f"{value:.0%}"
 
 
 def _enough(found: Stability) -> str:

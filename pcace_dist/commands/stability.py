@@ -55,12 +55,13 @@ class StabilitySettings:
 
 @dataclass(frozen=True, eq=False)
 class _Ranking:
-    """One ranking: its ranked channels by layer, score_squared and pseudo-values as published."""
+    """One ranking: its ranked channels by layer, score_squared, pseudo-values and plan's noise as published."""
 
     images: int
     channels: Mapping[str, npt.NDArray[np.int64]]
     squared: Floats
     pseudo: Floats
+    plan_noise: Floats | None
 
     def of_block(self, block: ChannelBlock) -> npt.NDArray[np.int64]:
         """Its channels in a block, by their place there."""
@@ -87,6 +88,7 @@ def stability(
             ranking.images,
             ranking.squared,
             ranking.pseudo,
+            ranking.plan_noise,
             scores[key],
             plan.folds,
             top=settings.top,
@@ -126,10 +128,20 @@ def _ranking(table: pa.Table, jackknife: pa.Table) -> _Ranking:
     channels: dict[str, list[int]] = {}
     for layer, channel in zip(table["layer"].to_pylist(), table["channel"].to_pylist(), strict=True):
         channels.setdefault(layer, []).append(channel)
-    pseudo = np.array(jackknife["pseudo_values"].to_pylist(), np.float64)
+    pseudo = _lists(jackknife, "pseudo_values")
+    plan_noise = _lists(jackknife, "plan_noise")
+    assert pseudo is not None  # of channels with a status ok
     squared = np.asarray(table["score_squared"].to_numpy(zero_copy_only=False), np.float64)
     by_layer = {layer: np.array(own) for layer, own in channels.items()}
-    return _Ranking(int(table["images"][0].as_py()), by_layer, squared, pseudo[:, np.isfinite(pseudo).all(axis=0)])
+    of_folds = pseudo[:, np.isfinite(pseudo).all(axis=0)]
+    return _Ranking(int(table["images"][0].as_py()), by_layer, squared, of_folds, plan_noise)
+
+
+def _lists(table: pa.Table, name: str) -> Floats | None:
+    """A column of lists as (C, F); None where some are null, or where the run has no such column."""
+    if name not in table.column_names or table[name].null_count:
+        return None
+    return np.array(table[name].to_pylist(), np.float64)
 
 
 # -- scores from some of the folds

@@ -20,10 +20,10 @@ def drawn(rng: np.random.Generator, true: Any, error: float, times: float = 1.0)
     return pseudo.mean(axis=1), pseudo
 
 
-def found(squared: Any, pseudo: Any, measured: Any = None, **more: Any) -> Stability:
+def found(squared: Any, pseudo: Any, measured: Any = None, plan_noise: Any = None, **more: Any) -> Stability:
     nothing = {folds: np.full(len(squared), np.nan) for parts in parts_of(FOLDS).values() for folds in parts}
     settings = {"top": TOP, "least": 100, "seed": 0} | more
-    return stability_of("y", None, IMAGES, squared, pseudo, measured or nothing, FOLDS, **settings)
+    return stability_of("y", None, IMAGES, squared, pseudo, plan_noise, measured or nothing, FOLDS, **settings)
 
 
 def at(stability: Stability, images: int) -> Level:
@@ -53,6 +53,25 @@ def test_what_is_expected_is_what_two_new_samples_give(error: float, times: int)
             one, other = (drawn(rng, true, error, times)[0] for _ in range(2))
             tops = [set(np.argsort(-scores)[:TOP]) for scores in (one, other)]
             seen.append((spearmanr(one, other).statistic, len(tops[0] & tops[1]) / TOP))
+    np.testing.assert_allclose(np.mean(expected, axis=0), np.mean(seen, axis=0), atol=0.05)
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_another_pilot_s_part_does_not_fall_with_the_images(times: int) -> None:
+    """Every sample has plan noise of its own, of which one number a fold is known."""
+    rng, error, plan_error = np.random.default_rng(11), 0.03, 0.05
+    expected, seen = [], []
+    for _ in range(8):
+        true = rng.normal(0.3, 0.1, CHANNELS)
+        estimates, pseudo = drawn(rng, true + plan_error * rng.normal(size=CHANNELS), error)
+        plan_noise = plan_error * np.sqrt(FOLDS) * rng.normal(size=(CHANNELS, FOLDS))
+        level = at(found(estimates, pseudo, plan_noise=plan_noise - plan_noise.mean(1, keepdims=True)), times * IMAGES)
+        expected.append((level.spearman_another_pilot, level.overlap_another_pilot))
+        assert level.spearman_another_pilot < level.spearman_expected - 0.02
+        for _ in range(20):
+            pair = [drawn(rng, true + plan_error * rng.normal(size=CHANNELS), error, times)[0] for _ in range(2)]
+            tops = [set(np.argsort(-scores)[:TOP]) for scores in pair]
+            seen.append((spearmanr(*pair).statistic, len(tops[0] & tops[1]) / TOP))
     np.testing.assert_allclose(np.mean(expected, axis=0), np.mean(seen, axis=0), atol=0.05)
 
 

@@ -72,6 +72,9 @@ def test_a_record_for_each_ranking_and_number_of_images(runs: Path, capsys: pyte
         small = record["images"] < record["images_of_run"]
         assert (record["spearman"] is not None) == (record["overlap"] is not None) == small
         assert record["channels"] == 24 and record["top"] == 10
+    assert all(
+        r["spearman_another_pilot"] <= r["spearman_expected"] for r in found if r["images"] >= r["images_of_run"]
+    )
     whole = [r["overlap_expected"] for r in found if r["group"] and r["images"] >= r["images_of_run"]]
     assert whole == sorted(whole)
 
@@ -81,7 +84,18 @@ def test_the_table_is_for_people(runs: Path, capsys: pytest.CaptureFixture[str])
     assert main(["stability", str(runs / "run"), "--group", "true", "--top", "5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("logit:label, group True (") and lines[1].endswith(" images, 24 channels)")
-    assert lines[2].split() == ["images", "Spearman", "expected", "top", "5", "expected"]
+    assert lines[2].split() == [
+        "images",
+        "Spearman",
+        "expected",
+        "other",
+        "pilot",
+        "top",
+        "5",
+        "expected",
+        "other",
+        "pilot",
+    ]
     assert lines[9].startswith("90% of the top 5 in common: ")
     assert all(len(line) <= 120 for line in lines)
 
