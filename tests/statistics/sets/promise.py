@@ -38,7 +38,7 @@ def _gradient(layer: str, digit: int, rows: Activations, maps: Tensor) -> Tensor
 def logit(layer: str, digit: int, shape: tuple[int, ...], maps: Tensor) -> Tensor:
     """The digit's logit (n,) from a layer's maps (n, C, D) on."""
     names = [name for name, _ in network().named_children()]
-    logits: Tensor = network()[names.index(layer) + 1 :](maps.unflatten(2, shape))
+    logits: Tensor = network()[names.index(layer) + 1 :](maps.reshape(*maps.shape[:2], *shape))
     return logits[:, digit]
 
 
@@ -66,7 +66,7 @@ def gaps(seed: int, channels: int = 8) -> tuple[list[float], list[float]]:
     y, parts = mixed(seed, channels, ROWS)
     covariance = covariance_of(y, parts)
     every = lost_of_rows(y, parts, range(channels))
-    sets = [np.flatnonzero(bits) for bits in product((0, 1), repeat=channels)]
+    sets = [np.flatnonzero(bits).tolist() for bits in product((0, 1), repeat=channels)]
     lost = {tuple(one): lost_of_rows(y, parts, one) / every for one in sets}
     removed = lost_shares(covariance, removal_order(covariance))
     carried = carried_shares(covariance, carrying_order(covariance))
