@@ -25,6 +25,7 @@ SMALLER = (8, 4, 2)  # parts of the images that are measured
 LARGER = (1, 2, 4)  # times the images: expected only
 ENOUGH = 0.9  # of the top in common
 DRAWS = 100
+RELIABLE = 2  # times the images that a score takes: from here on errors go by 1 / n
 FEWEST, FURTHEST = 3, 6  # the images are halved and doubled so often in search of enough
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pcace_dist.analysis.stability import Stability, parts_of, stability_of
+from pcace_dist.analysis.stability import RELIABLE, Stability, parts_of, stability_of
 from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, CorruptAttempt, blocks_of
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.artifacts.run import Run
@@ -39,7 +39,6 @@ Key: TypeAlias = tuple[str, Any]  # target, group
 
 MOST_RANKINGS = 60  # targets x groups, unless they were chosen
 PLACE = ("target", "group", "layer")
-RELIABLE = 2  # times the images that a score takes: from here on errors go by 1 / n
 LEAST = 20  # images of a part; their scores are only compared, and need no interval
 
 

@@ -7,6 +7,7 @@
     geography  latitude and longitude, if the data have it comparison a second run beside this one
     pictures   thumbnails, maps, axes as small files       page       data, pictures and assets into one file
     tokens     how a transformer's tokens lie on the image  glossary   a sentence for each of the page's terms
+    trust      expected stability; what `pcace evaluate` and `pcace select` have written
     findings   the results of all these modules            build      runs all of them in order
 
 assets/ holds the page itself: template, style and scripts.

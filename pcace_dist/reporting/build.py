@@ -34,6 +34,7 @@ from pcace_dist.reporting.selection import PageSelection, select
 from pcace_dist.reporting.source import Floats, ReportSource, SampleTable, open_report_source
 from pcace_dist.reporting.synthesis import Canvas, excite
 from pcace_dist.reporting.tokens import token_layers
+from pcace_dist.reporting.trust import trust_of
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 
@@ -87,6 +88,8 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
         )
     if options.against is not None:
         findings.against = compare(source, open_report_source(options.against, layers=options.layers), selection.groups)
+    progress.stage("stability, evaluation, sets")
+    findings.trust = trust_of(source, selection.groups)
     table, grouped = source.ranking.table, source.job.group_by is not None
     findings.notes += why_unranked(table, source.ranking.names, source.job.statistics, grouped=grouped)
     transforms = _choose_rows(source, selection, findings)

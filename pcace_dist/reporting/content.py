@@ -56,6 +56,7 @@ def page(
         "cam": _cam(source.ranking.names, selection, findings),
         "places": _places(source, selection, findings),
         "compared": _compared(selection, findings),
+        "trust": findings.trust,
         "against": None if findings.against is None else findings.against.path,
         "judged": None if findings.against is None else findings.against.judged,
         "imageSide": max(source.image_shape),

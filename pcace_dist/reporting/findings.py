@@ -39,6 +39,7 @@ class Findings:
     synthetic: dict[ChannelKey, np.ndarray] = field(default_factory=dict)
     places: Places | None = None
     predictions: np.ndarray | None = None
+    trust: dict[str, Any] = field(default_factory=dict)
     against: AgainstRun | None = None
     notes: list[str] = field(default_factory=list)
 

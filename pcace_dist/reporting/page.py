@@ -30,6 +30,7 @@ SCRIPTS = (
     "table.js",
     "channel.js",
     "views.js",
+    "trust.js",
     "main.js",
 )
 

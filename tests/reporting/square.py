@@ -95,3 +95,20 @@ def square_vit() -> nn.Module:
         parts["vit.embeddings.patch_embeddings.projection.weight"][0] = 1 / PATCH**2
         parts["vit.embeddings.patch_embeddings.projection.bias"].zero_()
     return network
+
+
+HOSTILE = "<script>hacked = 1</script><img src=x onerror=hacked()> \"quoted\" 'too'\n\x1b[31mred & <b>bold</b>"
+LONG = HOSTILE + 10_000 * "x"
+
+
+class HostileNetwork(SquareNetwork):
+    """The same network, whose layer has a hostile name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = square_network()
+        self.look = nn.Sequential()
+        self.look.add_module(LONG, network.look)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images)

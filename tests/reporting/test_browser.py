@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.reporting.browser import Tab, open_browser
-from tests.reporting.conftest import Reported
+from tests.reporting.conftest import Reported, quietly
 from tests.reporting.opened import OpenedReport
 from tests.reporting.square import GROUPS, SQUARE
+from tests.reporting.test_trust import SOUTH, write_evaluated
 
 pytestmark = pytest.mark.browser
 
@@ -33,7 +34,7 @@ def tab(browser: Any, squares: Reported) -> Iterator[Tab]:
     opened.page.close()
 
 
-TITLES = ["Overview", "Ranking", "Channels", "Class evidence", "Groups", "Map", "Comparison"]
+TITLES = ["Overview", "Ranking", "Channels", "Class evidence", "Trust", "Groups", "Map", "Comparison"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -165,6 +166,20 @@ def test_the_csv_of_the_ranking_holds_what_is_shown(tab: Tab) -> None:
         rows = list(csv.DictReader(file))
     assert [(row["target"], row["layer"], row["channel"]) for row in rows] == [("logit:label", "look", "2")]
     assert rows[0]["region"] in GROUPS and float(rows[0]["effect_low"]) <= float(rows[0]["effect_high"])
+
+
+def test_trust_shows_stability_evaluation_and_sets(browser: Any, squares: Reported, tmp_path: Path) -> None:
+    write_evaluated(squares.run, tmp_path / "run")
+    tab = Tab(browser, Path(quietly(tmp_path / "run", top=1, synthesis=False).path))
+    tab.page.select_option("#group", label=SOUTH)
+    tab.view("Trust")
+    tab.wait_for_charts()
+    assert tab.texts("main h2") == ["Stability", "Evaluation", "Sets"]
+    assert tab.texts("#sets tbody tr a") == ["0", "2"] and "Trust pcace." in tab.texts("main p")
+    tab.page.click("#sets tbody a >> nth=0")
+    tab.page.wait_for_selector("#channel h1")
+    assert tab.texts("#channel h1") == ["Channel look/0"] and tab.said == []
+    tab.page.close()
 
 
 def test_terms_say_what_they_are(tab: Tab) -> None:

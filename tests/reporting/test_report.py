@@ -85,7 +85,7 @@ def test_effects_are_those_of_the_rankings(squares: Reported, opened: OpenedRepo
 def test_a_run_without_ranked_channels_says_so_and_loads_no_model(unranked: Reported) -> None:
     result = unranked.result
     assert result.channels == result.images == 0
-    assert set(result.seconds) == {"reading the run", "writing the page"}
+    assert set(result.seconds) == {"reading the run", "stability, evaluation, sets", "writing the page"}
     assert result.notes[0].startswith("column:label: no channel is ranked: ")
     page = OpenedReport(unranked.page)
     assert page.data["notes"] == list(result.notes) and page.data["pages"] == []

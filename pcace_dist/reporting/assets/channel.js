@@ -87,9 +87,9 @@ const rowLabel = (row) => {
   const { data } = state;
   const entry = data.rows[row] || {};
   const parts = [];
-  if (entry.group !== undefined && !(data.groupBy !== null && String(entry.label) === entry.group)) parts.push(entry.group);
-  if (entry.label !== undefined) parts.push(`label ${entry.label}`);
-  if (entry.predicted !== undefined && entry.predicted !== entry.label) parts.push(`predicted ${entry.predicted}`);
+  if (entry.group !== undefined && !(data.groupBy !== null && String(entry.label) === entry.group)) parts.push(cut(entry.group));
+  if (entry.label !== undefined) parts.push(`label ${cut(String(entry.label))}`);
+  if (entry.predicted !== undefined && entry.predicted !== entry.label) parts.push(`predicted ${cut(String(entry.predicted))}`);
   return parts.join(", ");
 };
 
@@ -98,7 +98,7 @@ function pictureTiles(tiles, name, what) {
   return tiles.map((tile) => {
     const entry = state.data.rows[tile.row] || {};
     return { src: pictureOf(tile.row), map: tile.map, pixels: state.smallImages, label: [short(tile.value), rowLabel(tile.row), apartText(layer, tile.apart)].filter(Boolean).join(" · "),
-      alt: `Image ${entry.file} row ${entry.row}${rowLabel(tile.row) ? ", " + rowLabel(tile.row) : ""}; ${what} of ${name}: ${short(tile.value)}`,
+      alt: `Image ${entry.file} row ${entry.row}${rowLabel(tile.row) ? ", " + rowLabel(tile.row) : ""}; ${what} of ${cut(name)}: ${short(tile.value)}`,
       cells: [entry.file, entry.row, entry.label, entry.group, entry.predicted, tile.value] };
   });
 }
@@ -107,9 +107,9 @@ const TILE_HEADER = ["file", "row", "label", "group", "predicted", "value"];
 function portrait(held, name) {
   const { layer } = state.names[state.placeOf.get(name)];
   const axes = held.axes.map((src, j) => ({ src, map: null, pixels: true, label: [`component ${j + 1} · ${format(100 * held.explained[j], 0)} %`, apartText(layer, held.axesApart[j])].filter(Boolean).join(" · "),
-    alt: `Axis ${j + 1} of ${name}`, cells: [j + 1, held.explained[j]] }));
+    alt: `Axis ${j + 1} of ${cut(name)}`, cells: [j + 1, held.explained[j]] }));
   return h("div", { class: "portrait" },
-    held.synthetic ? strip({ title: "Synthetic image", name: `${name}-synthetic`, header: ["image"], tiles: [{ src: held.synthetic, alt: `Synthetic image that excites ${name}`, cells: ["synthetic"], pixels: false }],
+    held.synthetic ? strip({ title: "Synthetic image", name: `${name}-synthetic`, header: ["image"], tiles: [{ src: held.synthetic, alt: `Synthetic image that excites ${cut(name)}`, cells: ["synthetic"], pixels: false }],
       caption: "What excites it most, drawn by gradient ascent." }) : h("div"),
     axes.length ? strip({ title: "Principal axes of its map", name: `${name}-axes`, header: ["component", "explained"], tiles: axes,
       caption: "The weight of each position in a component: red adds, blue takes away. Below, the share of the map's variance." + (layerOf(layer).apart.length ? " Tokens that are no patches have their weight below." : "") })
@@ -124,7 +124,7 @@ function exemplars(held, name) {
 
 function ofGroup(held, name) {
   const tiles = held.ofGroup[state.group];
-  return tiles && tiles.length > 0 && strip({ title: `Images of ${state.data.groupBy} ${cut(state.data.groups[state.group].name)} that activate it most`, name: `${name}-group`, header: TILE_HEADER,
+  return tiles && tiles.length > 0 && strip({ title: `Images of ${cut(state.data.groupBy)} ${cut(state.data.groups[state.group].name)} that activate it most`, name: `${name}-group`, header: TILE_HEADER,
     tiles: pictureTiles(tiles, name, "mean activation"), caption: "Of the group's sampled images, by the mean of the activation map." });
 }
 
@@ -158,7 +158,7 @@ function curveFigure({ title, name, x, y, counts, xTitle }) {
   return chart({
     title, name, height: 190, alt: title,
     traces: () => [densityTrace(x, counts, "y2"), { type: "scatter", mode: "lines+markers", x, y, line: { width: 2, color: tone(0) }, marker: { size: 5 }, hovertemplate: "%{x:.3g}: %{y:.3g}<extra></extra>" }],
-    layout: { margin: { l: 36, r: 6, t: 4, b: 34 }, xaxis: { title: { text: plain(xTitle), font: { size: 11 } } },
+    layout: { margin: { l: 36, r: 6, t: 4, b: 34 }, xaxis: { title: { text: label(xTitle, 60), font: { size: 11 } } },
       yaxis2: { overlaying: "y", side: "right", visible: false, rangemode: "tozero", fixedrange: true } },
     table: () => [["knot", "value"], ...x.map((knot, i) => [knot, y[i]])],
   });

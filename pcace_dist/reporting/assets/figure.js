@@ -6,10 +6,13 @@ const tone = (index) => cssColour(["--accent", "--mark"][index]);
 function frame({ title, caption, name, png, table, body }) {
   const tools = h("div", { class: "tools" },
     png && h("button", { type: "button", onclick: png, "aria-label": `Save ${title} as PNG` }, "PNG"),
-    table && h("button", { type: "button", onclick: () => save(name + ".csv", csv(table())), "aria-label": `Save ${title} as CSV` }, "CSV"));
+    table && h("button", { type: "button", onclick: () => save(fileName(name, "csv"), csv(table())), "aria-label": `Save ${title} as CSV` }, "CSV"));
   return h("figure", { class: "figure" }, h("div", { class: "head" }, h("h3", {}, title), tools), body,
     caption && h("figcaption", {}, caption));
 }
+
+// names of layers may hold anything, names of files may not
+const fileName = (name, suffix) => cut(name.replace(/[^\w. -]+/g, "_")) + (suffix ? "." + suffix : "");
 
 function layoutOf(extra) {
   const ink = cssColour("--ink"), soft = cssColour("--soft"), line = cssColour("--line");
@@ -37,7 +40,7 @@ function chart(spec) {
     }
     plot.dataset.drawn = "yes";
   };
-  const png = async () => (await plotly()).downloadImage(plot, { format: "png", scale: 2, filename: spec.name });
+  const png = async () => (await plotly()).downloadImage(plot, { format: "png", scale: 2, filename: fileName(spec.name) });
   const watcher = new IntersectionObserver((entries) => {
     if (entries.some((entry) => entry.isIntersecting)) { watcher.disconnect(); draw(); }
   }, { rootMargin: "400px" });
@@ -100,5 +103,5 @@ async function savePictures(tiles, name) {
     pen.font = "11px sans-serif";
     pen.fillText(tile.label || "", x, y + side + 13, side);
   }
-  canvas.toBlob((blob) => save(name + ".png", blob));
+  canvas.toBlob((blob) => save(fileName(name, "png"), blob));
 }

@@ -42,7 +42,7 @@ function filterField(name) {
   const { label, options, step } = FILTERS[name];
   const change = (event) => setFilter(name, event.target.value);
   const attributes = { id: name === "search" ? "search" : `filter-${name}`, title: state.data.glossary[name] };
-  const field = options ? h("select", { ...attributes, onchange: change }, h("option", { value: "" }, "all"), options().map((value) => h("option", { value }, value.replaceAll("_", " "))))
+  const field = options ? h("select", { ...attributes, onchange: change }, h("option", { value: "" }, "all"), options().map((value) => h("option", { value }, cut(value.replaceAll("_", " ")))))
     : step ? h("input", { ...attributes, type: "number", step, onchange: change })
       : h("input", { ...attributes, type: "search", placeholder: "Search layer or channel", "aria-label": "Search layer or channel", oninput: change });
   return name === "search" ? field : h("label", { "data-filter": name }, label, " ", field);

@@ -5,6 +5,7 @@ const views = {
   ranking: { title: () => "Ranking", draw: rankingView, there: () => true },
   channel: { title: () => "Channels", draw: channelView, there: () => true },
   evidence: { title: () => evidenceTitle(), draw: evidenceView, there: () => state.data.cam !== null },
+  trust: { title: () => "Trust", draw: trustView, there: hasTrust },
   groups: { title: () => "Groups", draw: groupsView, there: () => state.data.across.length > 0 },
   map: { title: () => "Map", draw: mapView, there: () => state.data.places !== null },
   comparison: { title: () => "Comparison", draw: comparisonView, there: () => state.data.compared.length > 0 },
@@ -42,7 +43,7 @@ function fillControls() {
   fillFilters();
   fill("target", targets, "target");
   fill("group", groups.map((group) => group.name), "group");
-  document.getElementById("group-label").textContent = groupBy || "Group";
+  document.getElementById("group-label").textContent = cut(groupBy || "Group", 20);
   document.getElementById("run-title").textContent = state.data.title;
   document.getElementById("notes").replaceChildren(...state.data.notes.map((note) => h("p", {}, note)));
 }

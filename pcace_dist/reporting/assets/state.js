@@ -31,8 +31,8 @@ const normsOfAll = () => {
 };
 const whereText = () => {
   const { targets, groups, groupBy } = state.data;
-  const group = groupBy === null ? "all images" : `${groupBy} ${groups[state.group].name}`;
-  return `target ${targets[state.target]}, ${group} (${whole(imagesHere())} images)`;
+  const group = groupBy === null ? "all images" : `${cut(groupBy)} ${cut(groups[state.group].name)}`;
+  return `target ${cut(targets[state.target])}, ${group} (${whole(imagesHere())} images)`;
 };
 
 function address(view = state.view, channel = state.channel) {

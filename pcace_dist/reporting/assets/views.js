@@ -31,7 +31,7 @@ function groupsView() {
   const rows = across.channels.map((_, i) => i).filter((i) => isShown(across.channels[i]));
   const channels = rows.map((i) => across.channels[i]), score = rows.map((i) => across.score[i]);
   const top = tree.length ? 0.16 : 0;
-  return [h("section", {}, h("h1", {}, "Across groups"), h("p", { class: "quiet" }, `The ${channels.length} channels with the highest mean score, in ${whole(groups.length)} groups; target ${state.data.targets[across.target]}. Like stands beside like (average linkage of the scores).`),
+  return [h("section", {}, h("h1", {}, "Across groups"), h("p", { class: "quiet" }, `The ${channels.length} channels with the highest mean score, in ${whole(groups.length)} groups; target ${cut(state.data.targets[across.target])}. Like stands beside like (average linkage of the scores).`),
     chart({ title: "Scores by channel and group", name: "across-groups", height: 180 + 15 * channels.length, alt: `Heat map of ${channels.length} channels by ${groups.length} groups`,
       caption: "Click a cell to open the channel in that group.",
       traces: () => [{ type: "heatmap", z: score, x: groups.map((_, i) => i), y: channels.map((_, i) => i), colorscale: heatScale(), hoverongaps: false, colorbar: { thickness: 10, outlinewidth: 0, title: { text: "score", side: "right" } },
@@ -66,25 +66,25 @@ function mapView() {
   const wanted = (i) => !grouped || (mapState.groups === "all" ? !byGroup || places.group[i] >= 0 : places.group[i] === state.group);
   const rows = latitude.map((_, i) => i).filter((i) => !Number.isNaN(latitude[i]) && !Number.isNaN(longitude[i]) && !Number.isNaN(values[i]) && wanted(i));
   const choose = (id, label, key, options) => h("select", { id, "aria-label": label, onchange: (event) => { mapState[key] = key === "value" ? Number(event.target.value) : event.target.value; show(); } },
-    options.map(([value, text]) => h("option", { value, selected: value === (key === "value" ? entry : mapState[key]) }, text)));
+    options.map(([value, text]) => h("option", { value, selected: value === (key === "value" ? entry : mapState[key]) }, cut(text))));
   const names = [...places.values.map((entry) => entry.name), ...(grouped ? [groupBy] : [])];
   const tools = [choose("map-value", "What the map shows", "value", names.map((name, i) => [i, name])),
     !byGroup && choose("map-kind", "Cells or single images", "kind", [["cells", "mean by cell"], ["points", "single images"]]),
-    grouped && choose("map-groups", "Which groups", "groups", [["all", "all groups"], ["one", `${groupBy} ${groups[state.group].name}`]])];
-  const nameOf = (i) => (grouped && places.group[i] >= 0 ? `<br>${plain(groupBy)} ${plain(groups[places.group[i]].name)}` : "");
+    grouped && choose("map-groups", "Which groups", "groups", [["all", "all groups"], ["one", `${cut(groupBy)} ${cut(groups[state.group].name)}`]])];
+  const nameOf = (i) => (grouped && places.group[i] >= 0 ? `<br>${label(groupBy)} ${label(groups[places.group[i]].name, 60)}` : "");
   const cells = cellsOf(rows, longitude, latitude, values);
   const scale = 1 / Math.cos((cells.middle * Math.PI) / 180);
   const colour = () => ({ colorscale: mapScale(), colorbar: { thickness: 10, outlinewidth: 0 } });
   const points = (some, marker, more) => ({ type: "scatter", mode: "markers", x: some.map((i) => longitude[i]), y: some.map((i) => latitude[i]), text: some.map(nameOf), marker: { size: 7, ...marker }, ...more });
   const traces = () => {
-    if (byGroup) return groups.map((group, g) => points(rows.filter((i) => places.group[i] === g), { color: groupColours[g % groupColours.length] }, { name: plain(group.name), hovertemplate: "%{x:.4f}, %{y:.4f}%{text}<extra></extra>" })).filter((trace) => trace.x.length);
+    if (byGroup) return groups.map((group, g) => points(rows.filter((i) => places.group[i] === g), { color: groupColours[g % groupColours.length] }, { name: label(group.name), hovertemplate: "%{x:.4f}, %{y:.4f}%{text}<extra></extra>" })).filter((trace) => trace.x.length);
     if (mapState.kind === "points") return [points(rows, { ...colour(), color: rows.map((i) => values[i]) }, { hovertemplate: "%{x:.4f}, %{y:.4f}: %{marker.color:.3g}%{text}<extra></extra>" })];
     return [{ type: "heatmap", x: cells.x, y: cells.y, z: cells.mean, ...colour(), hoverongaps: false, customdata: cells.count, hovertemplate: "%{x:.4f}, %{y:.4f}: %{z:.3g} (%{customdata} images)<extra></extra>" }];
   };
-  const shown = grouped && mapState.groups === "one" ? `${groupBy} ${groups[state.group].name}` : grouped ? "all groups" : "all images";
-  return [h("section", {}, h("h1", {}, "Map"), h("p", { class: "quiet" }, `Sampled images by ${places.columns[0]} and ${places.columns[1]}; ${shown}.`), h("div", { class: "table-tools" }, ...tools.filter(Boolean)),
-    chart({ title: chosen.name, name: "map", height: 560, width: 720, alt: `Map of ${chosen.name}`, caption: `${whole(rows.length)} sampled images${mapState.kind === "cells" && !byGroup ? `, ${cells.count.length} by ${cells.count.length} cells; cells without an image are left empty` : ""}. Drawn without a base map: the page loads nothing from elsewhere.`,
-      traces, layout: { showlegend: byGroup, xaxis: { title: { text: plain(places.columns[1]) }, constrain: "domain", zeroline: false }, yaxis: { title: { text: plain(places.columns[0]) }, constrain: "domain", zeroline: false, scaleanchor: "x", scaleratio: Number.isFinite(scale) ? scale : 1 } },
+  const shown = grouped && mapState.groups === "one" ? `${cut(groupBy)} ${cut(groups[state.group].name)}` : grouped ? "all groups" : "all images";
+  return [h("section", {}, h("h1", {}, "Map"), h("p", { class: "quiet" }, `Sampled images by ${cut(places.columns[0])} and ${cut(places.columns[1])}; ${shown}.`), h("div", { class: "table-tools" }, ...tools.filter(Boolean)),
+    chart({ title: cut(chosen.name), name: "map", height: 560, width: 720, alt: `Map of ${cut(chosen.name)}`, caption: `${whole(rows.length)} sampled images${mapState.kind === "cells" && !byGroup ? `, ${cells.count.length} by ${cells.count.length} cells; cells without an image are left empty` : ""}. Drawn without a base map: the page loads nothing from elsewhere.`,
+      traces, layout: { showlegend: byGroup, xaxis: { title: { text: label(places.columns[1]) }, constrain: "domain", zeroline: false }, yaxis: { title: { text: label(places.columns[0]) }, constrain: "domain", zeroline: false, scaleanchor: "x", scaleratio: Number.isFinite(scale) ? scale : 1 } },
       table: () => [[places.columns[0], places.columns[1], chosen.name, ...(grouped && !byGroup ? [groupBy] : [])], ...rows.map((i) => [latitude[i], longitude[i], byGroup ? groups[values[i]].name : values[i], ...(grouped && !byGroup ? [places.group[i] < 0 ? "" : groups[places.group[i]].name] : [])])] }),
     grouped && !byGroup && byGroupFigure(chosen, places))];
 }
@@ -114,7 +114,7 @@ function byGroupFigure(chosen, places) {
     return held.length ? held.reduce((a, b) => a + b, 0) / held.length : null;
   });
   const names = state.data.groups.map((group) => group.name);
-  return chart({ title: `${chosen.name}, by group`, name: "map-by-group", height: 260, alt: "Mean by group",
+  return chart({ title: `${cut(chosen.name)}, by group`, name: "map-by-group", height: 260, alt: "Mean by group",
     traces: () => [{ type: "bar", x: names.map((_, i) => i), y: means, text: names.map((name) => label(name, 60)), textposition: "none", marker: { color: means.map((_, g) => (g === state.group ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{y:.3g}<extra></extra>" }],
     layout: { xaxis: { tickvals: names.map((_, i) => i), ticktext: names.map((name) => label(name)) } }, table: () => [["group", "mean"], ...names.map((name, i) => [name, means[i]])] });
 }
