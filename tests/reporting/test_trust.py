@@ -49,8 +49,7 @@ def evaluation_rows() -> list[dict[str, Any]]:
     common |= {"change": 0.0, "accuracy": 1.0, "changed": 0.0}
     orders = [("pcace", 0, 0.5), *(("random", draw, 0.1 * (draw + 1)) for draw in range(3))]
     return [
-        common
-        | {"group": group, "order": order, "draw": draw, "k": k, "lost": lost * k}
+        common | {"group": group, "order": order, "draw": draw, "k": k, "lost": lost * k}
         for group in (NORTH, SOUTH)
         for order, draw, lost in orders
         for k in (1, 2)
