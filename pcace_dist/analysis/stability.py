@@ -114,10 +114,10 @@ def _measured(chosen: Sequence[tuple[int, ...]], scores: Mapping[tuple[int, ...]
 
 
 def _agree(one: Floats, other: Floats, top: int) -> tuple[float, float]:
-    """Spearman's correlation, and the share of the top in common; NaN and 1 for a single channel."""
+    """Spearman's correlation, NaN for a single channel, and the share of the top in common, NaN for a top of all."""
     places, others = (np.argsort(np.argsort(-scores, kind="stable"), kind="stable") for scores in (one, other))
     shared = (places < top) & (others < top)
-    return _spearman(places, others), float(shared.sum() / top)
+    return _spearman(places, others), float(shared.sum() / top) if top < len(places) else float("nan")
 
 
 def _spearman(places: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> float:

@@ -96,6 +96,8 @@ def _enough(found: Stability) -> str:
     """One line: how many images are enough for the top."""
     from pcace_dist.analysis.stability import ENOUGH, FURTHEST
 
+    if found.top == found.channels:
+        return f"the top {found.top} are all channels that are ranked here: ask for fewer, with --top"
     wanted = f"{ENOUGH:.0%} of the top {found.top} in common"
     if found.enough is None:
         return f"{wanted}: not with {2**FURTHEST} times the images, as the scores are too close to one another"

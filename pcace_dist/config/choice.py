@@ -39,6 +39,8 @@ def choose(
     chosen: set[int] = set()
     for name in map(str, wanted if isinstance(wanted, list | tuple) else [wanted]):
         matching = _exact(name, called) or [i for i, own in enumerate(called) if any(fnmatchcase(n, name) for n in own)]
+        if not matching and kind == "group" and [own[0] for own in called] == [NULL]:
+            raise UserError(f"{where}: no group {short(name)!r}; it has one ranking over all images (no group_by)")
         if not matching:
             raise UserError(f"{where}: no {kind} {short(name)!r}{_there_are(name, [own[0] for own in called])}")
         chosen.update(matching)

@@ -53,6 +53,7 @@ _OF_ERRNO = {
     errno.EPERM: "denied",
     errno.EROFS: "denied",
     errno.EISDIR: "refused",
+    errno.EEXIST: "refused",  # a file where a folder is to be
     errno.ENAMETOOLONG: "refused",
     errno.ELOOP: "refused",
     errno.EINVAL: "refused",

@@ -121,3 +121,13 @@ def test_few_images_and_single_channels_say_nothing() -> None:
     assert np.isfinite(at(stability, IMAGES).spearman_expected)
     alone = found(squared[:1], pseudo[:1])
     assert alone.enough is None and all(np.isnan(level.spearman_expected) for level in alone.levels)
+
+
+@pytest.mark.parametrize("channels", [1, 2, TOP])
+def test_a_top_of_all_channels_is_in_common_for_no_reason(channels: int) -> None:
+    rng = np.random.default_rng(10)
+    squared, pseudo = drawn(rng, rng.normal(0.3, 0.1, channels), 0.05)
+    scores = {part: squared for parts in parts_of(FOLDS).values() for part in parts}
+    stability = found(squared, pseudo, scores)
+    assert stability.top == channels and stability.enough is None
+    assert all(np.isnan([level.overlap, level.overlap_expected]).all() for level in stability.levels)

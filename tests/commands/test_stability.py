@@ -100,6 +100,14 @@ def test_the_table_is_for_people(runs: Path, capsys: pytest.CaptureFixture[str])
     assert all(len(line) <= 120 for line in lines)
 
 
+def test_a_top_of_all_channels_is_said_to_be_one(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["stability", str(runs / "run"), "--group", "true", "--top", "100"]) == 0
+    printed = capsys.readouterr().out
+    assert "the top 24 are all channels that are ranked here: ask for fewer, with --top" in printed
+    assert "100%" not in printed and "90%" not in printed
+
+
 def test_a_run_from_kept_codes_expects_without_measuring(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = records(runs / "asked", capsys)
     assert all(record["spearman"] is None for record in found)

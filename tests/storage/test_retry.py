@@ -64,6 +64,7 @@ ANSWERS = [
     answer("NotImplemented", 501),
     FileNotFoundError(2, "No such file"),
     IsADirectoryError(21, "Is a directory"),
+    FileExistsError(17, "File exists"),
 ]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.commands.select.rows import KeptRows, open_rows
 from pcace_dist.config.job import parse_job
-from pcace_dist.errors import JobError
+from pcace_dist.config.resolve import absolute
+from pcace_dist.errors import JobError, UserError
 from pcace_dist.progress import logs
 from pcace_dist.run.rank import run_job
 
@@ -21,17 +22,30 @@ def rows_by_a_pass(run: Run, folder: str) -> KeptRows:
     summary = run.summary
     if summary.get("stop", {}).get("settled"):
         raise JobError(f"{run.path}: was stopped early and kept no codes; rank it with statistics.keep_codes: true")
-    images = summary["images"]
+    rows = open_rows(_passed_before(run, output) or _pass(run, output))
+    assert rows is not None
+    return rows
+
+
+def _passed_before(run: Run, output: str) -> Run | None:
+    """The finished pass of an earlier call, whatever path the run had then."""
+    try:
+        before = open_run(output, storage=run.storage)
+        return before if _identity(before) == _identity(run) else None
+    except UserError:  # the pass says what is wrong
+        return None
+
+
+def _pass(run: Run, output: str) -> Run:
+    images = run.summary["images"]
     logs.say(f"{run.path} kept no codes (statistics.keep_codes): one more pass over {images:,} images, into {output}")
     written = run.job.model_dump(mode="json", exclude_unset=True)
-    statistics = written.get("statistics", {}) | {"keep_codes": True, "plan": run.path}
+    statistics = written.get("statistics", {}) | {"keep_codes": True, "plan": absolute(run.path)}
     run_job(parse_job(written | {"statistics": statistics, "stop": None, "extend": None, "output": output}))
     again = open_run(output, storage=run.storage)
     if _identity(again) != _identity(run):
         raise JobError(f"{output}: its codes are not those of {run.path}: model or data have changed; rank it anew")
-    rows = open_rows(again)
-    assert rows is not None
-    return rows
+    return again
 
 
 def _identity(run: Run) -> tuple[str, str, int]:

@@ -19,10 +19,10 @@ NUMBERS_SHOWN = 8
 
 LEGENDS = {
     "effect": """
-50 %, {share}: the fewest channels found that carry so much of what the layer does to the output, when all its other
+{shares}: the fewest channels found that carry so much of what the layer does to the output, when all its other
 channels stay at their mean maps. whole: the share of the output that the layer's parts explain, to first order.""",
     "score": """
-50 %, {share}: the fewest channels found that tell so much of what the best set tells of the output.
+{shares}: the fewest channels found that tell so much of what the best set tells of the output.
 whole: the squared correlation that the best set reaches, out of fold.""",
 }
 
@@ -46,7 +46,16 @@ def print_selected(selected: Selected, names: ClassNames, format: Format | None 
         print_table(_sizes_table(title, sets[:ROWS_SHOWN], names, settings.share), format)
         if len(sets) > ROWS_SHOWN:
             tell(f"\n{len(sets) - ROWS_SHOWN:,} more; see --group, --layer, --json")
-    tell(LEGENDS[settings.by].format(share=f"{100 * settings.share:g} %"))
+    tell(LEGENDS[settings.by].format(shares=", ".join(map(_percent, _shares(settings.share)))))
+
+
+def _shares(share: float) -> list[float]:
+    """What the table has sizes for: half, and the share that was asked for."""
+    return list(dict.fromkeys((HALF, share)))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _sizes_table(title: str, sets: Sequence[ChannelSet], names: ClassNames, share: float) -> Table:
@@ -55,10 +64,7 @@ def _sizes_table(title: str, sets: Sequence[ChannelSet], names: ClassNames, shar
         Column("layer", name=True),
         Column("channels", drop=2),
         Column("whole", drop=3),
-        Column("50 %"),
-        Column("95 %", drop=4, meaning="95 % of the channels for 50 %"),
-        Column(f"{100 * share:g} %"),
-        Column("95 %", drop=4, meaning=f"95 % of the channels for {100 * share:g} %"),
+        *(column for each in _shares(share) for column in _size_columns(_percent(each))),
         Column("first channels", drop=1),
     ]
     rows = [_size_cells(found, names, share) for found in sets]
@@ -67,8 +73,12 @@ def _sizes_table(title: str, sets: Sequence[ChannelSet], names: ClassNames, shar
     return Table(title, columns[start:], [row[start:] for row in rows])
 
 
+def _size_columns(share: str) -> list[Column]:
+    return [Column(share), Column("95 %", drop=4, meaning=f"95 % of the channels for {share}")]
+
+
 def _size_cells(found: ChannelSet, names: ClassNames, share: float) -> list[str]:
-    sizes = [found.kept.size(each) for each in (HALF, share)]
+    sizes = [found.kept.size(each) for each in _shares(share)]
     more = " ..." if len(found.order) > NUMBERS_SHOWN else ""
     return [
         names.group(found.case.group),

@@ -26,7 +26,7 @@ from pcace_dist.statistics.sets.curves import squared_correlation
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
-_NOTHING = 1e-12  # of the output's variance: rounding
+_NOTHING = 1e-6  # of the output's variance: the rounding of parts that are int16 leaves about 1e-7
 
 
 def removal_order(covariance: Floats) -> Integers:

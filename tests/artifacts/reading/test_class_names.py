@@ -38,6 +38,12 @@ def test_groups_that_are_no_labels_have_no_names() -> None:
         asked(names, "cat", 0, 1)
 
 
+def test_one_ranking_over_all_images_has_no_groups_to_name() -> None:
+    with pytest.raises(UserError, match=r"no group 'cat'; it has one ranking over all images \(no group_by\)"):
+        asked(ClassNames(PETS), "cat", None)
+    assert asked(ClassNames(PETS), "null", None) == [None]
+
+
 def test_texts_and_truth_values_are_their_own_names() -> None:
     names = ClassNames({0: "cat", 1: "dog"}, of_groups=True)
     assert [names.group(value) for value in ("cat", True, "")] == ["cat", "True", "''"]

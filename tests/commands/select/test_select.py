@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,21 @@ def test_without_kept_codes_one_more_pass_gives_the_same_bytes_once(
     assert (tmp_path / "plain" / "select.parquet").read_bytes() == whole
 
 
+def test_the_pass_stands_for_the_run_by_any_path(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs / "plain", tmp_path / "moved")
+    said = []
+    paths = [(tmp_path, "moved"), (tmp_path, "./moved"), (tmp_path / "moved", "."), (runs, tmp_path / "moved")]
+    for place, path in paths:
+        monkeypatch.chdir(place)
+        assert main(["select", str(path)]) == 0
+        said.append("one more pass" in capfd.readouterr().err)
+    (tmp_path / "moved").rename(tmp_path / "again")
+    assert main(["select", str(tmp_path / "again")]) == 0
+    assert said == [True, False, False, False] and "one more pass" not in capfd.readouterr().err
+
+
 def test_other_data_than_those_of_the_run_are_refused(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +221,9 @@ def test_people_see_a_table_and_programs_the_rows(
     printed = capsys.readouterr().out
     assert "logit:label, by effect" in printed and "whole: the share of the output" in printed
     assert f"with masks: {tmp_path}/select.json" in printed
+    assert printed.count("90 %") == 2 and printed.count("50 %") == 2
+    selected(runs / "kept", tmp_path, "--layer", "conv2", "--share", "0.5")
+    assert capsys.readouterr().out.count("50 %") == 2  # in the table's head and below it
     selected(runs / "kept", tmp_path, "--layer", "conv2", "--json")
     assert json.loads(capsys.readouterr().out) == pq.read_table(tmp_path / "select.parquet").to_pylist()
 

@@ -32,6 +32,15 @@ def test_independent_parts_of_a_linear_head_are_in_closed_form() -> None:
     assert layer_loss(covariance) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("rows", [50, 1000])
+def test_the_rounding_of_parts_is_nothing_that_is_left(rows: int) -> None:
+    """Parts of a linear head, on the grid of int16, add up to the output but for rounding."""
+    rng = np.random.default_rng(1)
+    parts = rng.normal(size=(rows, 6))
+    covariance = covariance_of(parts.sum(1), np.rint(parts * 4000) / 4000)
+    assert layer_loss(covariance) == 1
+
+
 def test_shares_are_of_what_the_layer_carries() -> None:
     """The output has as much variance again that does not go through the layer."""
     covariance = independent([1.0, 4.0, 2.0, 3.0])
