@@ -21,6 +21,7 @@ from pcace_dist.statistics.score import OK, required_images
 Floats: TypeAlias = npt.NDArray[np.float64]
 TOP = 10
 ANEW = "remove it, or let the verb that wrote it write it anew"
+EXPECTED = ("images", "spearman_expected", "overlap_expected", "spearman_another_pilot", "overlap_another_pilot")
 MOST_CHANNELS = 20_000  # of all rankings whose stability is worked out; `pcace stability` has no such limit
 
 
@@ -42,22 +43,23 @@ def _stabilities(source: ReportSource, groups: Sequence[int]) -> Iterator[dict[s
     if source.job.statistics.estimator != "gram" or len(blocks) * ranking.channels > MOST_CHANNELS:
         return
     names = [name for name, _ in ranking.layers]
-    pseudo = source.run.table("jackknife.parquet", filters=[("layer", "in", names)])["pseudo_values"]
+    jackknife = source.run.table("jackknife.parquet", filters=[("layer", "in", names)])
     for target, group in blocks:
-        found = _stability(source, target, group, pseudo)
+        found = _stability(source, target, group, jackknife)
         if found is not None:
             yield {"target": target, "group": list(groups).index(group), **_shown(found)}
 
 
-def _stability(source: ReportSource, target: int, group: int, pseudo: pa.ChunkedArray) -> Stability | None:
+def _stability(source: ReportSource, target: int, group: int, jackknife: pa.Table) -> Stability | None:
     """None where no channel is ranked."""
     ranking = source.ranking
     block = ranking.block(target, group)
     ok = np.flatnonzero(np.array(block["status"].to_pylist()) == OK)
     if len(ok) < 2:
         return None
-    of_block = pseudo.slice((target * len(ranking.groups) + group) * ranking.channels, ranking.channels)
-    values = np.array(of_block.take(pa.array(ok)).to_pylist(), np.float64)
+    first = (target * len(ranking.groups) + group) * ranking.channels
+    rows = jackknife.slice(first, ranking.channels).take(pa.array(ok))
+    values, noise = _by_fold(rows, "pseudo_values"), _by_fold(rows, "plan_noise")
     folds = source.plan.folds
     unmeasured = {some: np.full(len(ok), np.nan) for parts in parts_of(folds).values() for some in parts}
     return stability_of(
@@ -65,7 +67,8 @@ def _stability(source: ReportSource, target: int, group: int, pseudo: pa.Chunked
         ranking.groups[group],
         int(block["images"][int(ok[0])].as_py()),
         ranking.numbers(target, group, "score_squared")[ok],
-        values[:, np.isfinite(values).all(axis=0)],
+        values,
+        noise if noise.size else None,
         unmeasured,
         folds,
         top=TOP,
@@ -74,9 +77,18 @@ def _stability(source: ReportSource, target: int, group: int, pseudo: pa.Chunked
     )
 
 
+def _by_fold(rows: pa.Table, name: str) -> Floats:
+    """A column of lists as (C, folds with a value in every row); (C, 0) where a row or the run has none."""
+    lists = rows[name].to_pylist() if name in rows.column_names else [None] * len(rows)
+    if None in lists:
+        return np.empty((len(rows), 0))
+    values = np.array(lists, np.float64)
+    return values[:, np.isfinite(values).all(axis=0)]
+
+
 def _shown(found: Stability) -> dict[str, Any]:
     levels = [asdict(level) for level in found.levels if np.isfinite(level.spearman_expected)]
-    kept = ("images", "spearman_expected", "overlap_expected")
+    kept = [name for name in EXPECTED if all(np.isfinite(level[name]) for level in levels)]
     return {
         "images": found.images,
         "top": found.top,

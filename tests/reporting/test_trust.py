@@ -36,6 +36,7 @@ def test_stability_is_what_the_verb_expects(squares: Reported) -> None:
         for ours, theirs in zip(one["levels"], told, strict=True):
             assert ours["spearman_expected"] == pytest.approx(theirs.spearman_expected)
             assert ours["overlap_expected"] == pytest.approx(theirs.overlap_expected)
+            assert ours["overlap_another_pilot"] == pytest.approx(theirs.overlap_another_pilot)
 
 
 def test_without_evaluation_and_sets_there_is_none(squares: Reported) -> None:
