@@ -17,14 +17,15 @@ function stabilityPart(found) {
   const { levels, top } = found;
   const images = levels.map((level) => level.images);
   const wanted = `${format(100 * found.share, 0)} % of the top ${top} in common`;
-  const another = levels.every((level) => level.spearman_another_pilot !== undefined);
+  const told = (key) => levels.length > 0 && levels[0][key] !== undefined; // of a top of all channels nothing can be
   const line = (key, name, colour, dash = "solid") => ({ type: "scatter", mode: "lines+markers", name, x: images, y: levels.map((level) => level[key]), line: { width: 2, color: colour, dash }, marker: { size: 7 }, hovertemplate: `%{x:,} images: %{y:.2f}<extra>${name}</extra>` });
   return h("section", {}, title,
     h("p", { class: "quiet" }, "Two rankings from other images, so many each, would agree by so much: what the errors of the scores make one expect, given the plan; dotted, where each has a pilot of its own. Where the line is flat, more images change little. pcace stability measures it too."),
-    h("p", {}, found.enough === null ? `${wanted}: not with 64 times the images, as the scores are too close to one another.` : `${wanted}: about ${whole(found.enough)} images; ${whole(found.images)} are here.`),
+    told("overlap_expected") && h("p", {}, found.enough === null ? `${wanted}: not with 64 times the images, as the scores are too close to one another.` : `${wanted}: about ${whole(found.enough)} images; ${whole(found.images)} are here.`),
     chart({ title: "Expected agreement", name: "stability", height: 280, width: 720, alt: "Expected agreement of two rankings by number of images",
-      traces: () => [line("spearman_expected", "Spearman", tone(0)), line("overlap_expected", `top ${top} in common`, tone(1)),
-        ...(another ? [line("spearman_another_pilot", "Spearman, another pilot", tone(0), "dot"), line("overlap_another_pilot", `top ${top}, another pilot`, tone(1), "dot")] : [])],
+      traces: () => [["spearman_expected", "Spearman", tone(0)], ["overlap_expected", `top ${top} in common`, tone(1)],
+        ["spearman_another_pilot", "Spearman, another pilot", tone(0), "dot"], ["overlap_another_pilot", `top ${top}, another pilot`, tone(1), "dot"]]
+        .filter(([key]) => told(key)).map((one) => line(...one)),
       layout: { showlegend: true, legend: { orientation: "h", y: 1.15 }, xaxis: { type: "log", title: { text: "images of each" }, tickvals: images, ticktext: images.map(whole) }, yaxis: { range: [0, 1.03] } },
       table: () => [Object.keys(levels[0] ?? {}), ...levels.map(Object.values)] }));
 }
