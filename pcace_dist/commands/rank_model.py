@@ -5,7 +5,9 @@ job as any other, in this process.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -56,7 +58,7 @@ def rank_model(
     rows = MemoryRows.of(dataset, as_images=input is not None)
     keys |= {"layers": layers, "output": _temporary() if output is None else output}
     keys["dataset"] = _dataset(rows, keys["output"], classes or _classes_of(dataset, rows))
-    keys["model"] = {"factory": remember(model, weights_digest(model)), "weights": "factory"}
+    keys["model"] = {"factory": remember(model, _digest(model)), "weights": "factory"}
     keys["model"]["input"] = _tensors(rows) if input is None else input
     keys["target"] = _assumed_target(rows) if target is None else target
     keys["workers"] = _workers(model) | dict(keys.get("workers", {}))
@@ -68,6 +70,12 @@ def rank_model(
     job = job.model_copy(update={"dataset": _stored(rows, job, total=_length(dataset))})
     run_job(job)
     return job
+
+
+def _digest(model: nn.Module) -> str:
+    """Of its values and of how it is built: models that differ only in a stride or an activation are not the same."""
+    built = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    return hashlib.sha256(f"{weights_digest(model)} {built}".encode()).hexdigest()
 
 
 def _dataset(rows: MemoryRows, output: str, classes: Sequence[str] | None) -> dict[str, Any]:
@@ -96,7 +104,10 @@ def _tensors(rows: MemoryRows) -> dict[str, Any]:
 def _assumed_target(rows: MemoryRows) -> dict[str, Any]:
     """The target where none is given. Raises JobError where there are no labels."""
     if rows.column is None:
-        raise JobError('target: rows have no labels; say one, for example {"logit": "predicted"} or {"output": 0}')
+        raise JobError(
+            'target: the first row has no label; say one that needs none, for example {"logit": "predicted"} or '
+            '{"output": 0}, or let the first row be one with a label'
+        )
     target = TARGETS[rows.column]
     logs.say(f"target: {target} (assumed; target=... says another)", prefix=PREFIX)
     return target
@@ -107,7 +118,7 @@ def _refuse_columns(rows: MemoryRows, job: Job) -> None:
     for target in job.targets:
         if target.needs_label and rows.column != LABEL:
             raise JobError(f"target {target.written}: needs the class of each row, as the second of (image, label)")
-    there = "no column, as they have no labels" if rows.column is None else f"the column {rows.column}"
+    there = "no column, as the first has no label" if rows.column is None else f"the column {rows.column}"
     for name, column in [("group_by", job.group_by), *(("target column", target.column) for target in job.targets)]:
         if column not in (None, rows.column):
             raise JobError(f"{name} {column}: rows in memory have {there}")

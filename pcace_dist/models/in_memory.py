@@ -19,14 +19,20 @@ GONE = (
     "this model was in the memory of a Python process and is not in this one's; to use it elsewhere, write "
     "model.factory: module:function and model.weights: FILE into the run's job.yaml"
 )
-_MODELS: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
+_MODELS: WeakValueDictionary[tuple[str, int], nn.Module] = WeakValueDictionary()  # by name and object
 
 
 def remember(model: nn.Module, digest: str) -> str:
-    """The name by which `recall` finds this model. digest: of its weights, so that the same model has the same name."""
+    """The name by which `recall` finds this model. digest: of what it is, so that the same model has the same name."""
     name = f"{PREFIX}{type(model).__name__}-{digest[:12]}"
-    _MODELS[name] = model
+    _MODELS.pop((name, id(model)), None)
+    _MODELS[name, id(model)] = model
     return name
+
+
+def _held(name: str) -> nn.Module | None:
+    """Of the living models of a name the one that was given last."""
+    return next((model for (own, _), model in reversed(list(_MODELS.items())) if own == name), None)
 
 
 def is_in_memory(factory: str) -> bool:
@@ -36,12 +42,12 @@ def is_in_memory(factory: str) -> bool:
 
 def is_gone(factory: str) -> bool:
     """Whether it names one that this process does not hold."""
-    return is_in_memory(factory) and factory not in _MODELS
+    return is_in_memory(factory) and _held(factory) is None
 
 
 def recall(name: str) -> nn.Module:
     """A copy of the model on the CPU. Raises ModelError where it cannot be copied, or this process does not hold it."""
-    model = _MODELS.get(name)
+    model = _held(name)
     if model is None:
         raise ModelError(f"model.factory {name}: {GONE}")
     copied = copy_of(model)

@@ -210,7 +210,7 @@ def _flush_seconds() -> float:
 def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
     for target in targets:
         if target.needs_label and job.dataset.label is None:
-            raise JobError(f"target {target.written} needs dataset.label, the column with the class index")
+            raise JobError(f"target {target.written}: needs dataset.label, the column with the class index")
         if job.effect.gradient == "mean" and target.of_outputs and not has_mean(target):
             raise JobError(
                 f"effect.gradient mean: target {target.written} has no classes to take means over; use "
@@ -218,7 +218,7 @@ def _check_targets(job: Job, targets: tuple[TargetSpec, ...]) -> None:
             )
     watched = job.effect.watched
     if watched is not None and watched.needs_label and job.dataset.label is None:
-        raise JobError(f"effect.of {watched.written} needs dataset.label, the column with the class index")
+        raise JobError(f"effect.of {watched.written}: needs dataset.label, the column with the class index")
     if job.group_by is not None and job.group_by == job.dataset.image:
         raise DatasetError(f"group_by {job.group_by}: is the image column")
 

@@ -258,7 +258,7 @@ PICTURE = Image.new("RGB", (SIDE, SIDE))
         ([(PICTURE, 0)], "row 0 is a Image; float tensors (C, H, W) are taken as they are, and images with `input`"),
         ([(IMAGE.byte(), 0)], "row 0 is torch.uint8 Tensor"),
         ([(IMAGE, 0), (IMAGE, "dog")], "the label of row 1 is 'dog', the first row's is of type int"),
-        ([(IMAGE, None), (IMAGE, 1)], "the label of row 1 is 1, the first row's is of type None"),
+        ([(IMAGE, None), (IMAGE, 1)], "the label of row 1 is 1, the first row's is None"),
         ([(IMAGE, torch.zeros(4))], "the label of row 0 is of shape (4,)"),
         ([(IMAGE, [1])], "the label of row 0 is a list"),
         ([(IMAGE[None], torch.zeros(2))], "a batch has 1 images and 2 labels"),
@@ -278,7 +278,7 @@ def test_models_and_keys_that_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> 
     refused(ModelError, "is function, not a torch.nn.Module", model=network)
     refused(ModelError, "maps", layers="conv9")
     refused(ModelError, "weight is lazy", model=nn.Sequential(nn.LazyLinear(3)))
-    refused(JobError, "rows have no labels; say one", dataset=list(images()))
+    refused(JobError, "the first row has no label; say one", dataset=list(images()))
     refused(JobError, "rank_model: unknown key 'statistcs'; did you mean 'statistics'?", statistcs={})
     unlabelled = {"dataset": list(images()), "target": {"logit": "label"}}
     refused(JobError, "target {logit: label}: needs the class of each row", **unlabelled)
@@ -304,6 +304,28 @@ def test_a_name_leads_to_a_model_no_longer_than_it_lives() -> None:
     assert in_memory.is_gone(name) and not in_memory.is_gone("torchvision:resnet18")
     with pytest.raises(ModelError, match=r"in-memory:Net-0123456789ab: this model was in the memory"):
         in_memory.recall(name)
+
+
+def test_of_two_models_of_a_name_each_is_enough() -> None:
+    first, second = network(), network()
+    name = in_memory.remember(first, "00")
+    assert in_memory.remember(second, "00") == name
+    del second
+    assert not in_memory.is_gone(name) and in_memory.recall(name) is not first
+    del first
+    assert in_memory.is_gone(name)
+
+
+def test_models_that_are_built_otherwise_are_not_the_same_with_the_same_weights(tmp_path: Path) -> None:
+    def built(activation: nn.Module) -> nn.Module:
+        net = network()
+        return nn.Sequential(net.maps, activation, nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.head)
+
+    keys: dict[str, Any] = {"layers": "0", "output": str(tmp_path / "run"), "target": {"logit": 1}}
+    relu, tanh = built(nn.ReLU()), built(nn.Tanh())
+    ranked = pcace_dist.rank_model(relu, rows(), **keys, **FAST)
+    assert pcace_dist.rank_model(built(nn.ReLU()), rows(), **keys, **FAST).path == ranked.path
+    refused(OutputError, "holds another job", model=tanh, **keys, **FAST)
 
 
 def test_pairs_of_images_without_labels() -> None:

@@ -155,7 +155,7 @@ def test_a_target_of_the_label_needs_the_column(folder: Path, capsys: pytest.Cap
     without = job(folder, "none", target={"margin": "label"}, dataset={"label": None})
     (folder / "none.yaml").write_text(json.dumps(without))
     assert main(["rank", str(folder / "none.yaml")]) == 2
-    assert "target {margin: label} needs dataset.label, the column with the class index" in capsys.readouterr().err
+    assert "target {margin: label}: needs dataset.label, the column with the class index" in capsys.readouterr().err
 
 
 def test_the_order_of_keys_makes_no_other_job(folder: Path) -> None:

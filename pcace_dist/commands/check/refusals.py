@@ -7,6 +7,7 @@ judge what is left, until nothing is wrong or nothing can be judged.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -80,9 +81,9 @@ def _tried(what: str, attempt: Callable[[], object]) -> list[Finding]:
 
 def _finding(line: str, what: str = "") -> Finding:
     """An error's line, split where it names the key."""
-    key, colon, rest = line.partition(": ")
-    if colon and len(key) < LONGEST_KEY:
-        return Finding(ERROR, key, rest)
+    key, *rest = re.split(r": (?![^{]*\})", line, maxsplit=1)  # not within {logit: label}
+    if rest and len(key) < LONGEST_KEY:
+        return Finding(ERROR, key, rest[0])
     return Finding(ERROR, what or "job", line)
 
 

@@ -94,11 +94,11 @@ class MemoryRows:
             return label
         if self.label is float and isinstance(label, int):
             return float(label)
-        raise DatasetError(f"dataset: the label of row {number} is {label!r}, the first row's is of type {self._kind}")
+        raise DatasetError(f"dataset: the label of row {number} is {label!r}, the first row's is {self._kind}")
 
     @property
     def _kind(self) -> str:
-        return "None" if self.label is None else self.label.__name__
+        return "None" if self.label is None else f"of type {self.label.__name__}"
 
 
 def pack_rows(rows: MemoryRows, dest: str, storage: Storage, on_row: Callable[[], object] = lambda: None) -> list[str]:

@@ -79,6 +79,13 @@ def test_the_model_is_judged_without_the_data(tmp_path: Path) -> None:
     assert any("no such file or folder" in line for line in lines) and any("conv9" in line for line in lines)
 
 
+def test_a_mapping_that_is_wrong_is_named_whole(data: Path, tmp_path: Path) -> None:
+    job = digits_job(data, tmp_path / "run", target={"logit": "label"})
+    job["dataset"]["label"] = None
+    [finding] = [found for found in check(job_file(tmp_path, job)).findings if found.level == "error"]
+    assert finding.what == "target {logit: label}" and finding.evidence.startswith("needs dataset.label")
+
+
 def test_missing_keys_are_all_named(tmp_path: Path) -> None:
     lines = [
         str(finding) for finding in check(job_file(tmp_path, {"dataset": {}, "statistics": {"knots": 1}})).findings
