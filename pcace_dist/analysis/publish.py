@@ -30,18 +30,19 @@ def write_comparison(comparison: Comparison, folder: str, storage: Storage, matc
 def write_parquet(table: pa.Table, url: str, storage: Storage) -> None:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
-    _write(sink.getvalue(), url, storage)
+    write_bytes(sink.getvalue(), url, storage)
 
 
 def write_json(content: Mapping[str, Any], url: str, storage: Storage) -> None:
-    _write((json.dumps(content, indent=2) + "\n").encode(), url, storage)
+    write_bytes((json.dumps(content, indent=2) + "\n").encode(), url, storage)
 
 
 def write_text(content: str, url: str, storage: Storage) -> None:
-    _write(content.encode(), url, storage)
+    write_bytes(content.encode(), url, storage)
 
 
-def _write(data: bytes, url: str, storage: Storage) -> None:
+def write_bytes(data: bytes, url: str, storage: Storage) -> None:
+    """Raises OutputError."""
     try:
         storage.put_bytes(data, url)
     except OSError as error:

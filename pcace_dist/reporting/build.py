@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from pcace_dist.analysis.publish import write_bytes
 from pcace_dist.artifacts.rankings import why_unranked
 from pcace_dist.artifacts.reading.rows import Ref, fetch
 from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
@@ -65,8 +66,8 @@ class ReportResult:
 
 
 def build_report(run: str, options: ReportOptions, *, progress: ReportProgress | None = None) -> ReportResult:
-    """Write the report of a finished run. Raises UserError for a wrong run or option and, before anything is computed,
-    NotInstalled where the extra `report` is not installed.
+    """Write the report of a finished run. Raises UserError for a wrong run or option, OutputError where the page cannot
+    be written and, before anything is computed, NotInstalled where the extra `report` is not installed.
 
     If the images can no longer be read (the data set moved or changed), the page has no pictures, and a note says so.
     """
@@ -118,7 +119,7 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
     page = content.page(source, selection, findings, transforms)
     data = render(page)
     path = options.output or f"{source.run.path}/report.html"
-    source.run.storage.put_bytes(data, path)
+    write_bytes(data, path, source.run.storage)
     return ReportResult(
         path, len(data), len(selection.channels), len(findings.thumbnails), progress.seconds, tuple(findings.notes)
     )

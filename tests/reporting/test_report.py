@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pcace_dist.cli.main import main
 from pcace_dist.config.job import parse_job
 from pcace_dist.config.resolve import begun_in
-from pcace_dist.errors import UserError
+from pcace_dist.errors import OutputError, UserError
 from pcace_dist.reporting.evidence import growth
 from pcace_dist.reporting.source import open_report_source
 from pcace_dist.run.rank import run_job
@@ -251,6 +251,13 @@ def test_options_leave_out_what_they_say(squares: Reported, tmp_path: Path) -> N
     assert [group["name"] for group in page.data["groups"]] == [GROUPS[0]]
     assert page.channel(LAYER, PLANTED)["synthetic"] is None
     assert page.data["compared"] == []
+
+
+def test_a_place_that_takes_no_page_is_a_one_line_error(squares: Reported, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "page.html", tmp_path):
+        with pytest.raises(OutputError, match="; choose another folder with --output"):
+            quietly(squares.run, top=1, synthesis=False, output=str(place))
 
 
 def test_unknown_groups_layers_and_devices_are_one_line_errors(
