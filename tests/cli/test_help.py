@@ -91,3 +91,20 @@ def test_jobs_has_a_script_with_the_same_arguments(verb: str) -> None:
     done = subprocess.run([sys.executable, ROOT / "jobs" / f"{verb}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert f"pcace {verb}" in done.stdout
+
+
+def test_scripts_of_jobs_are_no_modules() -> None:
+    """Python puts a script's folder first on the path; jobs/select.py must not be what `import select` finds."""
+    script = ROOT / "jobs" / "rank.py"
+    code = f"""
+import runpy, sys
+sys.path[0], sys.argv = {str(script.parent)!r}, ["rank.py", "--help"]
+try:
+    runpy.run_path({str(script)!r}, run_name="__main__")
+except SystemExit:
+    pass
+import select
+select.select
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
