@@ -6,7 +6,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # in place of jobs/, whose names are not modules
+sys.path.pop(0)  # jobs/: its names are not modules
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pcace_dist.cli.main import main
 
