@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 PREFIX = "pcace stability: "
 TABLES = 12  # rankings that are printed
 LEGEND = """
-Two rankings from different images, so many each: Spearman's correlation over the channels, and the share of the top
-{top} that they have in common: measured on parts of this run's images; expected from the errors of its scores; and
-with another pilot for each of the two."""
+Two rankings from different images, so many each: Spearman's correlation over
+the channels, and the share of the top {top} that they have in common. Measured on
+parts of this run's images; expected from the errors of its scores; and with
+another pilot for each of the two."""
 
 
 def add_verb(add: AddVerb) -> None:

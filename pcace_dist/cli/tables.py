@@ -42,7 +42,8 @@ FEW = f"""
 *      rests on less than {SMALL_SUPPORT:.0%} of the images (support)"""
 
 GIVEN_PLAN = """
-Intervals of ranks and scores are given the plan: what another pilot would change was not estimated."""
+Intervals of ranks and scores are given the plan:
+what another pilot would change was not estimated."""
 
 Row = dict[str, Any]
 

@@ -16,15 +16,21 @@ from pcace_dist.storage.files import Storage
 
 ROWS_SHOWN = 60
 NUMBERS_SHOWN = 8
+WHOLE = 0.9  # of the output: below, sets by effect promise too much
 
 LEGENDS = {
     "effect": """
-{shares}: the fewest channels found that carry so much of what the layer does to the output, when all its other
-channels stay at their mean maps. whole: the share of the output that the layer's parts explain, to first order.""",
+{shares}: the fewest channels found that carry so much of what the layer
+does to the output, when all its other channels stay at their mean maps.
+whole: the share of the output that the layer's parts explain, to first order.""",
     "score": """
-{shares}: the fewest channels found that tell so much of what the best set tells of the output.
+{shares}: the fewest channels found that tell so much of what the best set
+tells of the output.
 whole: the squared correlation that the best set reaches, out of fold.""",
 }
+PROMISES_TOO_MUCH = """
+Where whole is below {least:.0%} the network keeps less than its set promises;
+effect: {{gradient: image}} comes nearer (docs/pruning.md)."""
 
 
 def write_selected(selected: Selected, folder: str, storage: Storage) -> pa.Table:
@@ -47,6 +53,8 @@ def print_selected(selected: Selected, names: ClassNames, format: Format | None 
         if len(sets) > ROWS_SHOWN:
             tell(f"\n{len(sets) - ROWS_SHOWN:,} more; see --group, --layer, --json")
     tell(LEGENDS[settings.by].format(shares=", ".join(map(_percent, _shares(settings.share)))))
+    if settings.by == "effect" and any(found.whole < WHOLE for found in selected.sets):
+        tell(PROMISES_TOO_MUCH.format(least=WHOLE))
 
 
 def _shares(share: float) -> list[float]:
