@@ -9,10 +9,11 @@ images   Where the runs share images and folds, the pseudo-values of the differe
          number the tails were too thin (7 alarms in 60 pairs of small groups, against 3).
 plans    Axes and knots come from a pilot of m images. Runs with different plans differ because of this, too. How much,
          each run has estimated (statistics/plan_noise), fold by fold, and it is added to the pseudo-values: where
-         both pilots read the same images, what they share cancels. Runs that have no estimate differ in all but a few
-         channels by at most the sampling error of m images: their image variance v from n images becomes
-         v (1 + n / m). Nothing is added where the plans are the same. (The same pilot images are not enough: maps that
-         differ only by noise gave 21 alarms in 100 pairs.)
+         both pilots read the same images, what they share cancels. The estimate is of the axes. Where these hardly turn
+         (maps of one position have but one), knots are what is left, and where a run has no estimate, nothing is
+         known: such channels differ, all but a few, by at most the sampling error of m images, and their image
+         variance v from n images becomes v (1 + n / m). Nothing is added where the plans are the same. (The same pilot
+         images are not enough: maps that differ only by noise gave 21 alarms in 100 pairs.)
 many     The p-values of all channels, groups and targets are corrected together, by Benjamini & Hochberg (1995).
 """
 
@@ -28,6 +29,7 @@ from scipy import stats
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 _ROUNDING = 1e-12  # smaller differences of r^2 are rounding
+_OF_AXES = 1 / 30  # of the sampling variance of a pilot's images: the plan's noise is hardly that of its axes below it
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +58,10 @@ class Side:
     @property
     def pilot_alone(self) -> npt.NDArray[np.bool_]:
         """(C,), whether the plan adds noise of which only the pilot's size is known."""
-        every = np.full(len(self.squared), self.pilot is not None)
-        return every if self.plan_noise is None else every & ~np.isfinite(self.plan_noise).any(axis=1)
+        if self.pilot is None or self.plan_noise is None:
+            return np.full(len(self.squared), self.pilot is not None)
+        of_axes, sampling = (_variance_of_mean(values)[0] for values in (self.plan_noise, self.pseudo))
+        return of_axes <= _OF_AXES * sampling * self.images / self.pilot
 
     @property
     def judged(self) -> npt.NDArray[np.bool_]:
