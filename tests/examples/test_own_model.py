@@ -35,6 +35,7 @@ def ranked(name: str, output: Path, *overrides: str) -> list[tuple[str, int]]:
     return list(zip(ranking["layer"].to_pylist(), ranking["channel"].to_pylist(), strict=True))
 
 
+@pytest.mark.apps
 def test_torchvisions_weights_are_found_where_it_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     file = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
@@ -48,6 +49,7 @@ def test_torchvisions_weights_are_found_where_it_keeps_them(tmp_path: Path, monk
     assert ranked("torchvision", tmp_path / "file", *again) == channels  # the file's name says whose it is
 
 
+@pytest.mark.apps
 def test_timms_weights_of_a_file(tmp_path: Path) -> None:
     save_file(timm.create_model("resnet18.a1_in1k").state_dict(), tmp_path / "net.safetensors")
     given = ("model.kwargs.pretrained=false", f"model.weights={tmp_path / 'net.safetensors'}")

@@ -73,6 +73,7 @@ def killed_and_resumed(tmp_path: Path, images: int, bad: int, shard_rows: int, *
     assert not [name for name in os.listdir(dest) if name.startswith(".pack-")]
 
 
+@pytest.mark.apps
 def test_a_small_pack_on_ray_killed_once_and_resumed(tmp_path: Path) -> None:
     killed_and_resumed(tmp_path, images=600, bad=8, shard_rows=12, kills=1)
 

@@ -394,6 +394,7 @@ def test_a_job_refused_by_the_pilot_can_be_mended_and_run_in_the_same_output(wit
     assert run_job(parse_job(planted_job(tmp_path / "data", tmp_path / "run"))) == 0
 
 
+@pytest.mark.jobs
 def test_a_run_that_a_living_driver_holds_is_refused_and_can_be_taken_over(local_ray: None, tmp_path: Path) -> None:
     output = tmp_path / "run"
     write_planted(tmp_path / "data", 400, shards=1)

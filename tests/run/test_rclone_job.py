@@ -53,6 +53,7 @@ def rank(job: Path, endpoint: str, *, key: str = KEY, secret: str = SECRET) -> s
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.jobs
 def test_a_job_with_data_and_weights_behind_checked_keys(
     local_ray: None, served: Path, endpoint: str, tmp_path: Path
 ) -> None:
