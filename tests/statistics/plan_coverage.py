@@ -54,6 +54,10 @@ class Setting:
     rectified: bool = False
     repetitions: int = 60
 
+    def __str__(self) -> str:
+        """What seeds its draws, and names its tests."""
+        return f"{self.name}, {self.rows} rows, {self.channels} channels, {self.components} components"
+
 
 SETTINGS = (
     *(Setting("normal", rows) for rows in (200, 1_000, 10_000, 100_000)),
