@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pcace_dist.analysis.agreement import agreement
+from pcace_dist.artifacts.jackknife import by_fold
 from pcace_dist.artifacts.run import Run
 from pcace_dist.statistics.plan_noise.noise import ANOTHER
 from pcace_dist.statistics.ranks import rank_channels
@@ -81,7 +82,8 @@ def layers_of(run: Run) -> dict[str, dict[str, Layer]]:
     """Layer name -> group -> values. Groups are in the order of the run, channels in the order of the layer."""
     table, jackknife = run.ranking(), run.jackknife()
     for name in ("pseudo_values", "plan_noise"):
-        table = table.append_column(name, jackknife[name])
+        if name in jackknife.column_names:  # older runs have only the first
+            table = table.append_column(name, jackknife[name])
     by_layer: dict[str, dict[str, Layer]] = {}
     for layer in pc.unique(table["layer"]).to_pylist():
         part = table.filter(pc.equal(table["layer"], layer))
@@ -94,7 +96,7 @@ def _layer(rows: pa.Table) -> Layer:
     def numbers(name: str) -> Floats:
         return np.asarray(rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
 
-    pseudo = _by_fold(rows["pseudo_values"]) + ANOTHER * np.nan_to_num(_by_fold(rows["plan_noise"]))
+    pseudo = by_fold(rows, "pseudo_values") + ANOTHER * np.nan_to_num(by_fold(rows, "plan_noise"))
     ok = np.array([status == "ok" for status in rows["status"].to_pylist()])
     squared = numbers("score_squared")
     ranks = rank_channels(squared, pseudo, ok)
@@ -109,13 +111,6 @@ def _layer(rows: pa.Table) -> Layer:
         rank_low=ranks.low,
         rank_high=ranks.high,
     )
-
-
-def _by_fold(lists: pa.ChunkedArray) -> Floats:
-    """A column of lists as (rows, folds); NaN where there is none."""
-    values = lists.to_pylist()
-    folds = max((len(of_row) for of_row in values if of_row is not None), default=1)
-    return np.array([of_row or [None] * folds for of_row in values], np.float64)
 
 
 def spearman(scores_a: Floats, scores_b: Floats) -> float:

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
-from pcace_dist.analysis.effect_movement import PSEUDO, comparable, effect_columns, pseudo_values
+from pcace_dist.analysis.effect_movement import PSEUDO, comparable, effect_columns
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
 from pcace_dist.artifacts.checked import parsing
+from pcace_dist.artifacts.jackknife import by_fold
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.artifacts.run import Run
 from pcace_dist.config.choice import Wanted, choose, rows_with
@@ -302,7 +303,7 @@ def _rankings_differ(table_a: pa.Table, table_b: pa.Table) -> Iterator[str]:
     for name, table in (("first", table_a), ("second", table_b)):
         if table["rank"].null_count == len(table):
             yield f"statistics: no channel of the {name} is ranked (`pcace show` says why)"
-        elif not np.isfinite(pseudo_values(table, "pseudo_values")).any():
+        elif not np.isfinite(by_fold(table, "pseudo_values")).any():
             yield f"statistics: the {name} has no pseudo-values, so the errors of its scores are unknown"
 
 
@@ -386,11 +387,11 @@ def _side(table: pa.Table, pilot: int | None) -> Side:
         squared, dead = np.where(unmatched, np.nan, squared), dead & ~unmatched
     return Side(
         squared=squared,
-        pseudo=pseudo_values(table, "pseudo_values"),
+        pseudo=by_fold(table, "pseudo_values"),
         images=table["images"].to_numpy(),
         dead=dead,
         pilot=pilot,
-        plan_noise=pseudo_values(table, NOISE) if NOISE in table.column_names else None,
+        plan_noise=by_fold(table, NOISE) if NOISE in table.column_names else None,
     )
 
 

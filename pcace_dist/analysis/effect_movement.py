@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pcace_dist.analysis.movement import Side, difference, false_discovery
+from pcace_dist.artifacts.jackknife import by_fold
 from pcace_dist.config.job import Job
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -72,18 +73,7 @@ def _side(table: pa.Table) -> Side | None:
         return None
     return Side(
         squared=np.asarray(table[EFFECT].to_numpy(zero_copy_only=False), np.float64),
-        pseudo=pseudo_values(table, PSEUDO),
+        pseudo=by_fold(table, PSEUDO),
         images=table["images"].to_numpy(),
         dead=np.zeros(len(table), np.bool_),
     )
-
-
-def pseudo_values(table: pa.Table, name: str) -> Floats:
-    """A column of pseudo-values as (C, F), NaN where null."""
-    column = table[name].combine_chunks()
-    known = column.is_valid().to_numpy(zero_copy_only=False)
-    lengths = column.drop_null().value_lengths().to_pylist()
-    result = np.full((len(column), max(lengths, default=1)), np.nan)
-    if lengths:
-        result[known] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, max(lengths))
-    return result

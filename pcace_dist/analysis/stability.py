@@ -75,7 +75,7 @@ def stability_of(
     images: int,
     squared: Floats,
     pseudo: Floats,
-    plan_noise: Floats | None,
+    plan_noise: Floats,
     measured: Mapping[tuple[int, ...], Floats],
     folds: int,
     *,
@@ -85,16 +85,17 @@ def stability_of(
 ) -> Stability:
     """The stability of one ranking.
 
-    squared: score_squared (C,) of the ranked channels; pseudo: their pseudo-values (C, F'), of folds with rows.
-    plan_noise: (C, F), what another pilot would change (artifacts/jackknife), None where that is not known.
-    measured: score_squared (C,) by the folds that it comes from, NaN where there is none. least: images, see above.
+    squared: score_squared (C,) of the ranked channels; pseudo, plan_noise: theirs by fold (artifacts/jackknife), NaN
+    for folds without rows, and where nothing is known. measured: score_squared (C,) by the folds that it comes from,
+    NaN where a channel has none; parts that are not measured are left out. least: images, see above.
     """
     top = min(top, len(squared))
+    pseudo, plan_noise = (values[:, np.isfinite(values).all(axis=0)] for values in (pseudo, plan_noise))
     given_plan = _Expected(images, squared, pseudo, None, top, least, seed)
-    another = given_plan if plan_noise is None else _Expected(images, squared, pseudo, plan_noise, top, least, seed)
+    another = _Expected(images, squared, pseudo, plan_noise, top, least, seed) if plan_noise.size else None
 
     def level(images: float, seen: Floats = _NOTHING) -> Level:
-        elsewhere = _NOTHING if plan_noise is None else another.at(images)
+        elsewhere = _NOTHING if another is None else another.at(images)
         pairs = zip(seen, given_plan.at(images), elsewhere, strict=True)
         return Level(int(images), *(float(value) for of_measure in pairs for value in of_measure))
 
@@ -105,12 +106,9 @@ def stability_of(
 
 def _measured(chosen: Sequence[tuple[int, ...]], scores: Mapping[tuple[int, ...], Floats], top: int) -> Floats:
     """Mean agreement (2,) of the parts that have no fold in common, and a score for every channel."""
-    pairs = [
-        (scores[one], scores[other])
-        for one, other in combinations(chosen, 2)
-        if not set(one) & set(other) and np.isfinite(scores[one]).all() and np.isfinite(scores[other]).all()
-    ]
-    return np.mean([_agree(one, other, top) for one, other in pairs], axis=0) if pairs else _NOTHING
+    known = [part for part in chosen if part in scores and np.isfinite(scores[part]).all()]
+    apart = [(one, other) for one, other in combinations(known, 2) if not set(one) & set(other)]
+    return np.mean([_agree(scores[one], scores[other], top) for one, other in apart], axis=0) if apart else _NOTHING
 
 
 def _agree(one: Floats, other: Floats, top: int) -> tuple[float, float]:

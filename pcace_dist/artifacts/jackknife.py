@@ -10,17 +10,20 @@ is not known. `effect_pseudo_values`: the same as `pseudo_values` of the effect;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.columns import KEYS, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.groups import group_order
-from pcace_dist.statistics.plan import Plan
-from pcace_dist.storage.store import Sink
+
+if TYPE_CHECKING:
+    from pcace_dist.artifacts.block_scores import BlockScores
+    from pcace_dist.statistics.plan import Plan
+    from pcace_dist.storage.store import Sink
 
 TABLE = Table(
     "jackknife.parquet",
@@ -83,3 +86,16 @@ def _lists(pseudo: npt.NDArray[np.float64]) -> pa.Array:
     offsets = pa.array(np.arange(len(pseudo) + 1, dtype=np.int32) * pseudo.shape[1])
     values = pa.array(pseudo.ravel(), pa.float64(), mask=~finite.ravel())
     return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~has_values))
+
+
+def by_fold(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    """A column of lists of this file as (rows, F), NaN where null; (rows, 1) where the run is older than the column."""
+    if name not in table.column_names:
+        return np.full((len(table), 1), np.nan)
+    column = table[name].combine_chunks()
+    known = column.is_valid().to_numpy(zero_copy_only=False)
+    lengths = column.drop_null().value_lengths().to_pylist()
+    result = np.full((len(column), max(lengths, default=1)), np.nan)
+    if lengths:
+        result[known] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, max(lengths))
+    return result

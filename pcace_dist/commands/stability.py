@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pcace_dist.analysis.stability import RELIABLE, Stability, parts_of, stability_of
 from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, CorruptAttempt, blocks_of
+from pcace_dist.artifacts.jackknife import by_fold
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.artifacts.run import Run
 from pcace_dist.config.choice import Wanted
@@ -26,7 +27,7 @@ from pcace_dist.config.resolve import absolute
 from pcace_dist.errors import JobError, OutputError
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.statistics.gram import Gram
-from pcace_dist.statistics.plan import Plan
+from pcace_dist.statistics.plan import Plan, TargetPlan
 from pcace_dist.statistics.score import OK, required_images, score_channels
 from pcace_dist.storage.store import open_store
 from pcace_dist.worker.block_sums import BlockSums
@@ -60,7 +61,7 @@ class _Ranking:
     channels: Mapping[str, npt.NDArray[np.int64]]
     squared: Floats
     pseudo: Floats
-    plan_noise: Floats | None
+    plan_noise: Floats
 
     def of_block(self, block: ChannelBlock) -> npt.NDArray[np.int64]:
         """Its channels in a block, by their place there."""
@@ -127,20 +128,10 @@ def _ranking(table: pa.Table, jackknife: pa.Table) -> _Ranking:
     channels: dict[str, list[int]] = {}
     for layer, channel in zip(table["layer"].to_pylist(), table["channel"].to_pylist(), strict=True):
         channels.setdefault(layer, []).append(channel)
-    pseudo = _lists(jackknife, "pseudo_values")
-    plan_noise = _lists(jackknife, "plan_noise")
-    assert pseudo is not None  # of channels with a status ok
     squared = np.asarray(table["score_squared"].to_numpy(zero_copy_only=False), np.float64)
     by_layer = {layer: np.array(own) for layer, own in channels.items()}
-    of_folds = pseudo[:, np.isfinite(pseudo).all(axis=0)]
-    return _Ranking(int(table["images"][0].as_py()), by_layer, squared, of_folds, plan_noise)
-
-
-def _lists(table: pa.Table, name: str) -> Floats | None:
-    """A column of lists as (C, F); None where some are null, or where the run has no such column."""
-    if name not in table.column_names or table[name].null_count:
-        return None
-    return np.array(table[name].to_pylist(), np.float64)
+    pseudo, plan_noise = (by_fold(jackknife, name) for name in ("pseudo_values", "plan_noise"))
+    return _Ranking(int(table["images"][0].as_py()), by_layer, squared, pseudo, plan_noise)
 
 
 # -- scores from some of the folds
@@ -149,21 +140,22 @@ def _lists(table: pa.Table, name: str) -> Floats | None:
 def _scores(
     run: Run, plan: Plan, rankings: Mapping[Key, _Ranking], on_block: Callable[[int, int], object]
 ) -> dict[Key, dict[Folds, Floats]]:
-    """By ranking and folds the score_squared (C,) of the ranking's channels, in its order."""
+    """By ranking and folds the score_squared (C,) of the ranking's channels, in its order; none where there are no
+    attempts."""
+    if run.summary.get("from_codes") is not None:
+        return {key: {} for key in rankings}
     chosen = dict.fromkeys(folds for parts in parts_of(plan.folds).values() for folds in parts)
     layers = {layer for ranking in rankings.values() for layer in ranking.channels}
     blocks = [block for block in blocks_of(plan) if block.layer in layers]
-    if run.summary.get("from_codes") is not None:
-        return {key: {folds: np.full(len(own.squared), np.nan) for folds in chosen} for key, own in rankings.items()}
     store = open_store(absolute(run.path), run.storage)
     receipts = Ledger(store).load().accepted_receipts()
     apart: dict[Key, dict[Folds, list[Floats]]] = {key: {folds: [] for folds in chosen} for key in rankings}
     for done, block in enumerate(blocks):
         on_block(done, len(blocks))
-        for key, gram in _grams(plan, block, partial(block_parts, store, plan, block, receipts), rankings):
-            layer = plan.layer(block.layer).block(block.channels)
+        layer = plan.layer(block.layer).block(block.channels)
+        for target, group, gram in _grams(plan, block, partial(block_parts, store, plan, block, receipts), rankings):
+            key = (target.name, group)
             own = rankings[key].of_block(block)
-            target = next(target for target in plan.targets if target.name == key[0])
             for folds, of_block in apart[key].items():
                 some = gram.without(set(range(plan.folds)) - set(folds))
                 [scores] = score_channels(
@@ -175,12 +167,12 @@ def _scores(
 
 def _grams(
     plan: Plan, block: ChannelBlock, parts: Callable[[], Iterable[BlockPart]], rankings: Mapping[Key, _Ranking]
-) -> Iterator[tuple[Key, Gram]]:
-    """For each ranking with channels in this block the Gram of its target and group."""
+) -> Iterator[tuple[TargetPlan, Any, Gram]]:
+    """For each ranking with channels in this block its target, group and Gram."""
     wanted = {group for (_, group), ranking in rankings.items() if block.layer in ranking.channels}
     sums = BlockSums(plan, block, memory=default_memory(1))
     for group, group_sums in sums.groups(lambda: (part for part in parts() if part.group in wanted)):
         for number, target in enumerate(plan.targets):
-            key = (target.name, group)
-            if key in rankings and len(rankings[key].of_block(block)):
-                yield key, sums.add_up(group_sums, slice(number, number + 1))
+            ranking = rankings.get((target.name, group))
+            if ranking is not None and len(ranking.of_block(block)):
+                yield target, group, sums.add_up(group_sums, slice(number, number + 1))

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from pcace_dist.analysis.columns import EVALUATION
 from pcace_dist.analysis.curves import BAND, RANDOM
-from pcace_dist.analysis.stability import ENOUGH, RELIABLE, Stability, parts_of, stability_of
+from pcace_dist.analysis.stability import ENOUGH, RELIABLE, Stability, stability_of
 from pcace_dist.artifacts.checked import parse_json, parsing, read_checked, read_parquet
+from pcace_dist.artifacts.jackknife import by_fold
 from pcace_dist.reporting.source import Ranking, ReportSource
 from pcace_dist.statistics.score import OK, required_images
 
@@ -59,31 +60,19 @@ def _stability(source: ReportSource, target: int, group: int, jackknife: pa.Tabl
         return None
     first = (target * len(ranking.groups) + group) * ranking.channels
     rows = jackknife.slice(first, ranking.channels).take(pa.array(ok))
-    values, noise = _by_fold(rows, "pseudo_values"), _by_fold(rows, "plan_noise")
-    folds = source.plan.folds
-    unmeasured = {some: np.full(len(ok), np.nan) for parts in parts_of(folds).values() for some in parts}
     return stability_of(
         ranking.targets[target],
         ranking.groups[group],
         int(block["images"][int(ok[0])].as_py()),
         ranking.numbers(target, group, "score_squared")[ok],
-        values,
-        noise if noise.size else None,
-        unmeasured,
-        folds,
+        by_fold(rows, "pseudo_values"),
+        by_fold(rows, "plan_noise"),
+        {},
+        source.plan.folds,
         top=TOP,
         least=RELIABLE * required_images(source.plan.components, source.plan.knots),
         seed=source.job.compute.seed,
     )
-
-
-def _by_fold(rows: pa.Table, name: str) -> Floats:
-    """A column of lists as (C, folds with a value in every row); (C, 0) where a row or the run has none."""
-    lists = rows[name].to_pylist() if name in rows.column_names else [None] * len(rows)
-    if None in lists:
-        return np.empty((len(rows), 0))
-    values = np.array(lists, np.float64)
-    return values[:, np.isfinite(values).all(axis=0)]
 
 
 def _shown(found: Stability) -> dict[str, Any]:

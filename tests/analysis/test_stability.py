@@ -21,9 +21,9 @@ def drawn(rng: np.random.Generator, true: Any, error: float, times: float = 1.0)
 
 
 def found(squared: Any, pseudo: Any, measured: Any = None, plan_noise: Any = None, **more: Any) -> Stability:
-    nothing = {folds: np.full(len(squared), np.nan) for parts in parts_of(FOLDS).values() for folds in parts}
+    plan_noise = np.full((len(squared), 1), np.nan) if plan_noise is None else plan_noise
     settings = {"top": TOP, "least": 100, "seed": 0} | more
-    return stability_of("y", None, IMAGES, squared, pseudo, plan_noise, measured or nothing, FOLDS, **settings)
+    return stability_of("y", None, IMAGES, squared, pseudo, plan_noise, measured or {}, FOLDS, **settings)
 
 
 def at(stability: Stability, images: int) -> Level:
