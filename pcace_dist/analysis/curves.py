@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pcace_dist.analysis.columns import EVALUATION
 from pcace_dist.models.ablation.replacement import Effect
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -112,7 +113,7 @@ def first(order: Order, count: int) -> tuple[int, ...]:
 
 def curves_table(all_curves: Sequence[Curves]) -> pa.Table:
     """evaluation.parquet: a row per curve and k."""
-    rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    rows: dict[str, list[Any]] = {column.name: [] for column in EVALUATION.columns}
     for curves in all_curves:
         for (order, draw), effects in curves.effects.items():
             for count, effect in zip(curves.sizes, effects, strict=True):
@@ -125,28 +126,11 @@ def curves_table(all_curves: Sequence[Curves]) -> pa.Table:
                     draw,
                     count,
                 )
-                numbers = (curves.images, effect.lost, effect.change, effect.accuracy, effect.changed)
-                for name, value in zip(_COLUMNS, (*values, *numbers), strict=True):
-                    rows[name].append(value)
-    table = {name: pa.array(rows[name], kind) if kind else pa.array(rows[name]) for name, kind in _COLUMNS.items()}
-    accuracy = np.array(rows["accuracy"], dtype=np.float64)
-    return pa.table(table | {"accuracy": pa.array(accuracy, pa.float64(), mask=np.isnan(accuracy))})
-
-
-_COLUMNS: dict[str, pa.DataType | None] = {
-    "target": pa.string(),
-    "group": None,
-    "layer": pa.string(),
-    "replacement": pa.string(),
-    "order": pa.string(),
-    "draw": pa.int32(),
-    "k": pa.int32(),
-    "images": pa.int64(),
-    "lost": pa.float64(),
-    "change": pa.float64(),
-    "accuracy": pa.float64(),
-    "changed": pa.float64(),
-}
+                accuracy = None if np.isnan(effect.accuracy) else effect.accuracy
+                numbers = (curves.images, effect.lost, effect.change, accuracy, effect.changed)
+                for column, value in zip(rows.values(), (*values, *numbers), strict=True):
+                    column.append(value)
+    return pa.table(rows, EVALUATION.schema(pa.array(rows["group"]).type))
 
 
 def areas(all_curves: Sequence[Curves]) -> list[dict[str, Any]]:

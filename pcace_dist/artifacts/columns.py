@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pyarrow as pa
+
 GROUP = "as group_by"  # the type of a column that holds groups
 
 
@@ -26,6 +28,13 @@ class Table(NamedTuple):
     file: str
     rows: str
     columns: tuple[Column, ...]
+
+    def schema(self, group: pa.DataType) -> pa.Schema:
+        """Its Arrow schema, with this type for the groups; for tables without columns of lists."""
+        types = {
+            column.name: group if column.type == GROUP else pa.type_for_alias(column.type) for column in self.columns
+        }
+        return pa.schema(types.items())
 
 
 TARGET = Column(

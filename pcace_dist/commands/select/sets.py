@@ -88,16 +88,8 @@ class Selected:
     def table(self) -> pa.Table:
         """A row per channel of every set that was asked for, in the order of the rankings."""
         parts = [_rows(found, self) for found in self.sets]
-        kinds = {
-            "string": pa.string(),
-            "int32": pa.int32(),
-            "int64": pa.int64(),
-            "float64": pa.float64(),
-            "bool": pa.bool_(),
-        }
-        fields = [(column.name, kinds.get(column.type, self.group_type)) for column in SELECT.columns]
-        columns = {name: [value for part in parts for value in part[name]] for name, _ in fields}
-        return pa.table({name: pa.array(columns[name], kind) for name, kind in fields})
+        schema = SELECT.schema(self.group_type)
+        return pa.table({name: [value for part in parts for value in part[name]] for name in schema.names}, schema)
 
     def to_json(self) -> dict[str, Any]:
         """The content of select.json."""
