@@ -10,6 +10,11 @@ from pcace_dist.errors import JobError
 from pcace_dist.progress.terminal import Format
 
 
+def add_run(verb: argparse.ArgumentParser) -> None:
+    """RUN, as `arguments.path`."""
+    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+
+
 def add_job(verb: argparse.ArgumentParser, help: str = "the job file") -> None:
     """JOB.yaml and --set KEY=VALUE, as `arguments.job` and `arguments.overrides`."""
     verb.add_argument("job", metavar="JOB.yaml", help=help)

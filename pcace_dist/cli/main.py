@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
 from pcace_dist.cli import check, completion, estimate, init, layers, pack, runs, schema, select, stability
-from pcace_dist.cli.arguments import add_choice, add_format, add_job, count
+from pcace_dist.cli.arguments import add_choice, add_format, add_job, add_run, count
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
 from pcace_dist.progress import logs, terminal
-from pcace_dist.progress.terminal import Format, tell
+from pcace_dist.progress.terminal import RECORDS, tell
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -213,7 +213,7 @@ def _workers(summary: Mapping[str, Any]) -> str:
 
 def _add_show(add: AddVerb) -> None:
     verb = add("show", "print a ranking", "pcace show runs/mnist --top 5 --group 3 --layer conv2")
-    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    add_run(verb)
     verb.add_argument(
         "--top", type=count, default=20, metavar="N", help="channels of each target and group (default 20)"
     )
@@ -242,7 +242,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.across:
         across = run.across_groups(top=arguments.top, target=arguments.target)
         print_across_groups(across, run.names, arguments.format)
-        if arguments.format in (None, Format.WIDE) and not any(across["groups"].to_pylist()):
+        if arguments.format not in RECORDS and not any(across["groups"].to_pylist()):
             everything = run.ranking(target=arguments.target)
             for line in why_unranked(everything, run.names, run.job.statistics, grouped=True):
                 tell(line)
@@ -265,7 +265,7 @@ def _print_rankings(
     if rank not in ranking.column_names or (by == "effect" and ranking[rank].null_count == len(ranking)):
         raise UserError(f"{job.output}: has no effects to rank by; use --by score")
     print_ranking(best_of(ranking, top, by=rank), names, grouped=grouped, by=by, layers=layers, **options)
-    if options.get("format") in (None, Format.WIDE):
+    if options.get("format") not in RECORDS:
         for line in why_unranked(ranking, names, job.statistics, grouped=grouped):
             tell(line)
 
@@ -296,7 +296,7 @@ def _add_report(add: AddVerb) -> None:
         "  pcace report runs/resnet18 --top 10 --layers 'layer4.*' --no-synthesis\n"
         "  pcace report runs/today --against runs/yesterday --output today.html",
     )
-    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    add_run(verb)
     verb.add_argument(
         "--top",
         type=count,

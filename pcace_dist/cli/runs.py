@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pcace_dist.cli.arguments import add_choice, add_format, add_job, count
+from pcace_dist.cli.arguments import add_choice, add_format, add_job, add_run, count
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress import logs
-from pcace_dist.progress.terminal import Format, tell
+from pcace_dist.progress.terminal import RECORDS, tell
 
 if TYPE_CHECKING:
     from pcace_dist.analysis.compare import Comparison
@@ -109,7 +109,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     comparison = compare_runs(earlier, later, ComparisonSettings(**{name: getattr(arguments, name) for name in names}))
     if comparison.verdict == "not comparable":
         raise UserError(f"not comparable: {'; '.join(comparison.reasons)}")
-    as_records = arguments.format in (Format.JSON, Format.CSV)
+    as_records = arguments.format in RECORDS
     if as_records:
         print_records(comparison.channels.to_pylist(), arguments.format)
     else:
@@ -141,7 +141,7 @@ def _add_evaluate(add: AddVerb) -> None:
         "ablation curves on images that the ranking has not seen: do the top channels matter to the model?",
         "pcace evaluate runs/mnist --group 3 --layer conv2",
     )
-    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    add_run(verb)
     verb.add_argument(
         "--data",
         metavar="PATH",
@@ -185,7 +185,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in names}
     evaluation = evaluate(run, EvaluationSettings(layers=arguments.layer, replacements=arguments.replace, **options))
     by_replacement = {name: list(standings(evaluation.curves, name)) for name in evaluation.replacements}
-    as_records = arguments.format in (Format.JSON, Format.CSV)
+    as_records = arguments.format in RECORDS
     if as_records:
         records = [{"replacement": name} | asdict(row) for name, rows in by_replacement.items() for row in rows]
         print_records(records, arguments.format)
@@ -285,7 +285,7 @@ def _history(arguments: argparse.Namespace) -> int:
     from pcace_dist.progress.table import print_records
 
     history = read_history(arguments.path)
-    if arguments.format in (Format.JSON, Format.CSV):
+    if arguments.format in RECORDS:
         print_records([asdict(entry) for entry in history.entries], arguments.format)
     else:
         print_history(history, arguments.format)

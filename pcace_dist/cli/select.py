@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 
-from pcace_dist.cli.arguments import add_choice, add_format
+from pcace_dist.cli.arguments import add_choice, add_format, add_run
 from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress import logs
-from pcace_dist.progress.terminal import Format, tell
+from pcace_dist.progress.terminal import RECORDS, tell
 
 
 def add_verb(add: AddVerb) -> None:
@@ -18,7 +18,7 @@ def add_verb(add: AddVerb) -> None:
         "the smallest sets of channels found that carry or tell most of the output; near-duplicates; masks for pruning",
         "pcace select runs/mnist --share 0.9 --layer conv3",
     )
-    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    add_run(verb)
     verb.add_argument(
         "--by",
         choices=("effect", "score"),
@@ -51,12 +51,12 @@ def _select(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in ("by", "share", "target", "group")}
     selected = select(run, SelectSettings(layers=arguments.layer, **options), folder=folder)
     table = write_selected(selected, folder, run.storage)
-    if arguments.format in (Format.JSON, Format.CSV):
+    if arguments.format in RECORDS:
         print_records(table.to_pylist(), arguments.format)
     else:
         print_selected(selected, run.names, arguments.format)
     for line in selected.left_out:
         logs.say(f"left out: {line}", level=logging.WARNING)
-    if arguments.format not in (Format.JSON, Format.CSV):
+    if arguments.format not in RECORDS:
         tell(f"\nsets: {folder}/select.parquet   with masks: {folder}/select.json")
     return 0

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pcace_dist.cli.arguments import add_choice, add_format, count
+from pcace_dist.cli.arguments import add_choice, add_format, add_run, count
 from pcace_dist.cli.parser import AddVerb
-from pcace_dist.progress.terminal import Format, tell
+from pcace_dist.progress.terminal import RECORDS, tell
 
 if TYPE_CHECKING:
     from pcace_dist.analysis.stability import Stability
-    from pcace_dist.artifacts.reading.class_names import ClassNames
     from pcace_dist.progress.table import Table
 
 PREFIX = "pcace stability: "
@@ -32,7 +31,7 @@ def add_verb(add: AddVerb) -> None:
         "how the rankings would look with fewer images and with more: how many images are enough for the top",
         "pcace stability runs/mnist --group 3 --top 10",
     )
-    verb.add_argument("path", metavar="RUN", help="the output of a finished run, local or s3://")
+    add_run(verb)
     verb.add_argument("--top", type=count, default=10, metavar="K", help="ranks of the top (default 10)")
     add_choice(verb)
     add_format(verb, "a record for each ranking and number of images")
@@ -54,11 +53,12 @@ def _stability(arguments: argparse.Namespace) -> int:
         found = stability(
             run, settings, lambda done, total: bar.show(done, total, f"scoring parts: {done} of {total} blocks")
         )
-    if arguments.format in (Format.JSON, Format.CSV):
+    if arguments.format in RECORDS:
         print_records(_records(found), arguments.format)
         return 0
     for own in found[:TABLES]:
-        print_table(_table(own, run.names), arguments.format)
+        title = run.names.ranking(own.target, own.group, grouped=run.job.group_by is not None)
+        print_table(_table(title, own), arguments.format)
         tell(_enough(own))
     if len(found) > TABLES:
         tell(f"\n{len(found) - TABLES:,} more; see --group, --target, --json")
@@ -66,11 +66,10 @@ def _stability(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _table(found: Stability, names: ClassNames) -> Table:
+def _table(title: str, found: Stability) -> Table:
     from pcace_dist.progress.table import Column, Table, number
 
-    group = "" if found.group is None else f", group {names.group(found.group)}"
-    title = f"{names.target(found.target)}{group} ({found.images:,} images, {found.channels:,} channels)"
+    title += f" ({found.images:,} images, {found.channels:,} channels)"
     columns = [
         Column("images"),
         Column("Spearman", meaning="Spearman, measured"),

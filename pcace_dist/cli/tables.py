@@ -22,7 +22,7 @@ from pcace_dist.progress.table import (
     print_records,
     print_table,
 )
-from pcace_dist.progress.terminal import Format
+from pcace_dist.progress.terminal import RECORDS, Format
 
 WIDE_ONLY = (
     "layer_rank",
@@ -64,7 +64,7 @@ def print_ranking(
     names: of the run's classes. by: score or effect, which the rows are in the order of. layers: all of the run.
     all_columns: see `Table`.
     """
-    if format in (Format.JSON, Format.CSV):
+    if format in RECORDS:
         print_records(ranking.to_pylist(), format)
         return
     tables = list(_by_target_and_group(ranking, names, grouped))
@@ -149,7 +149,7 @@ def _cell_of(name: str, row: Row) -> str:
 
 def print_across_groups(table: pa.Table, classes: ClassNames, format: Format | None = None) -> None:
     """Print rows of rankings_across_groups.parquet, one table for each target."""
-    if format in (Format.JSON, Format.CSV):
+    if format in RECORDS:
         print_records(table.to_pylist(), format)
         return
     names = [name for name in table.column_names if name != "target"]
@@ -172,11 +172,10 @@ def cell(value: Any) -> str:
 def _by_target_and_group(
     ranking: pa.Table, names: ClassNames, grouped: bool
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    blocks: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    blocks: dict[str, list[dict[str, Any]]] = {}
     for row in ranking.to_pylist():
-        blocks.setdefault((names.target(row["target"]), names.group(row["group"])), []).append(row)
-    for (target, group), rows in blocks.items():
-        yield f"{target}" + (f", group {group}" if grouped else ""), rows
+        blocks.setdefault(names.ranking(row["target"], row["group"], grouped=grouped), []).append(row)
+    yield from blocks.items()
 
 
 class PackProgress:

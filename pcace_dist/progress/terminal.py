@@ -24,6 +24,9 @@ class Format(StrEnum):
     CSV = "csv"
 
 
+RECORDS = (Format.JSON, Format.CSV)  # for programs; all else is for people
+
+
 # control, format (direction of text, zero width), surrogate, line and paragraph separator
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # in Persian words and in emoji

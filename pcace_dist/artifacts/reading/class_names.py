@@ -55,6 +55,10 @@ class ClassNames:
             return name
         return _OUTPUT.sub(lambda found: self.output(int(found[0])), name)
 
+    def ranking(self, target: str, group: Any, *, grouped: bool) -> str:
+        """A ranking, by the canonical name of its target: `logit:label`, `logit:label, group 3 (cat)`."""
+        return self.target(target) + (f", group {self.group(group)}" if grouped else "")
+
     def of_column(self, column: str) -> Callable[[Any], Iterable[str]]:
         """What the values of a ranking's column may be called, as they are shown first."""
         return {"group": self.group_names, "target": self.target_names}.get(column, layer_names)

@@ -81,8 +81,8 @@ def _reason(run: Run, why: str, cases: Sequence[Case]) -> str:
 
 
 def _shown(run: Run, case: Case) -> str:
-    group = f", group {run.names.group(case.group)}" if run.job.group_by is not None else ""
-    return f"{run.names.target(case.target)}{group}, {case.layer}"
+    ranking = run.names.ranking(case.target, case.group, grouped=run.job.group_by is not None)
+    return f"{ranking}, {case.layer}"
 
 
 # -- the rows
