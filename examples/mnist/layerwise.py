@@ -80,10 +80,7 @@ class Shared:
 
 def layers_of(run: Run) -> dict[str, dict[str, Layer]]:
     """Layer name -> group -> values. Groups are in the order of the run, channels in the order of the layer."""
-    table, jackknife = run.ranking(), run.jackknife()
-    for name in ("pseudo_values", "plan_noise"):
-        if name in jackknife.column_names:  # older runs have only the first
-            table = table.append_column(name, jackknife[name])
+    table = run.with_jackknife()
     by_layer: dict[str, dict[str, Layer]] = {}
     for layer in pc.unique(table["layer"]).to_pylist():
         part = table.filter(pc.equal(table["layer"], layer))

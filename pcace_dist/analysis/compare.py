@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pcace_dist.analysis.agreement import PERSISTENCE, TOP, Agreement, agreement
-from pcace_dist.analysis.effect_movement import PSEUDO, comparable, effect_columns
+from pcace_dist.analysis.effect_movement import comparable, effect_columns
 from pcace_dist.analysis.movement import Difference, Side, difference, false_discovery
 from pcace_dist.artifacts.checked import parsing
 from pcace_dist.artifacts.jackknife import by_fold
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.artifacts.run import Run
-from pcace_dist.config.choice import Wanted, choose, rows_with
+from pcace_dist.config.choice import Wanted
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute
 from pcace_dist.datasets.groups import name_of
@@ -57,6 +57,11 @@ class ComparisonSettings:
     group: Wanted = None
     layer: Wanted = None
     across_data: bool = False
+
+    @property
+    def chosen(self) -> dict[str, Wanted]:
+        """What is compared, as arguments of `Run.with_jackknife`."""
+        return {"target": self.target, "group": self.group, "layer": self.layer}
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,7 @@ def compare_runs(run_a: Run, run_b: Run, settings: ComparisonSettings | None = N
     """Compare two finished runs: what moved from `run_a` to `run_b`. Raises UserError for an unfinished run."""
     settings = settings or ComparisonSettings()
     a, b = RunFacts.of(run_a), RunFacts.of(run_b)
-    tables = [selected(run, settings) for run in (run_a, run_b)]
+    tables = [run.with_jackknife(**settings.chosen) for run in (run_a, run_b)]
     reasons = [*_jobs_differ(a, b, settings), *_rankings_differ(tables[0], tables[1])]
     noise = noise_between(a, b)
     if reasons:
@@ -338,22 +343,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 # -- rows side by side
-
-
-def selected(run: Run, settings: ComparisonSettings) -> pa.Table:
-    """The ranking with its pseudo-values, for the target, group and layer in the settings."""
-    table = run.ranking()
-    jackknife = run.jackknife()
-    for pseudo in ("pseudo_values", NOISE, PSEUDO):
-        if pseudo in jackknife.column_names:  # runs of 0.1.0 have only the first
-            table = table.append_column(pseudo, jackknife[pseudo])
-    for column in ("target", "group", "layer"):
-        wanted = getattr(settings, column)
-        if wanted is not None:
-            values = pc.unique(table[column])
-            chosen = choose(column, wanted, values.to_pylist(), run.names.of_column(column), where=run.path)
-            table = table.filter(rows_with(column, chosen, values.type))
-    return table
 
 
 def _channels(table: pa.Table) -> Iterator[tuple[str, int]]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pcace_dist.analysis.compare import MATCHED, Comparison, compare_tables, selected
+from pcace_dist.analysis.compare import MATCHED, Comparison, compare_tables
 from pcace_dist.analysis.matching import LIKE, Codes, Matching, match_channels
 from pcace_dist.artifacts.run import Run
 from pcace_dist.errors import UserError
@@ -90,7 +90,7 @@ def compare_matched(run_a: Run, run_b: Run, comparison: Comparison) -> Matched:
             f"--match: {run_a.path} and {run_b.path} have {len(rows_a)} sampled images in common, fewer than "
             f"{MIN_IMAGES}; it needs runs over the same data"
         )
-    tables = [selected(run, comparison.settings) for run in (run_a, run_b)]
+    tables = [run.with_jackknife(**comparison.settings.chosen) for run in (run_a, run_b)]
     layers = {
         name: match_channels(sample_a[1][name][rows_a], sample_b[1][name][rows_b])
         for name in dict.fromkeys(tables[0]["layer"].to_pylist())
@@ -112,13 +112,16 @@ def sampled_codes(run: Run) -> tuple[Keys, dict[str, Codes]]:
     table = run.sample()
     if table is None:
         raise UserError(f"--match: {run.path} holds no {SAMPLE}, the codes of a sample of its images")
-    components = run.job.statistics.components
-    codes = {
+    return table["key"].to_numpy(), codes_of_sample(table, run.job.statistics.components)
+
+
+def codes_of_sample(table: pa.Table, components: int) -> dict[str, Codes]:
+    """By layer the codes (n, C, p) of a run's sampled rows."""
+    return {
         name.removeprefix("codes/"): _codes(table[name], components)
         for name in table.column_names
         if name.startswith("codes/")
     }
-    return table["key"].to_numpy(), codes
 
 
 def reordered(table: pa.Table, layers: Mapping[str, Matching]) -> pa.Table:

@@ -200,6 +200,19 @@ class Run:
         """
         return self._needed("jackknife.parquet")
 
+    def with_jackknife(self, *, layer: Wanted = None, group: Wanted = None, target: Wanted = None) -> pa.Table:
+        """Rows of `ranking` with the columns of `jackknife` beside theirs; runs of earlier versions have fewer."""
+        table, jackknife = self.ranking(), self.jackknife()
+        for name in jackknife.column_names:
+            if name not in table.column_names:
+                table = table.append_column(name, jackknife[name])
+        for column, wanted in {"target": target, "group": group, "layer": layer}.items():
+            if wanted is not None:
+                values = pc.unique(table[column])
+                chosen = choose(column, wanted, values.to_pylist(), self.names.of_column(column), where=self.path)
+                table = table.filter(rows_with(column, chosen, values.type))
+        return table
+
     def exemplars(self) -> pa.Table | None:
         """For every channel the rows with the largest mean activation (docs/outputs.md); None if the run has none."""
         return self._table("exemplars.parquet")

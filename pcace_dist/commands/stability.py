@@ -39,7 +39,6 @@ Folds: TypeAlias = tuple[int, ...]
 Key: TypeAlias = tuple[str, Any]  # target, group
 
 MOST_RANKINGS = 60  # targets x groups, unless they were chosen
-PLACE = ("target", "group", "layer")
 LEAST = 20  # images of a part; their scores are only compared, and need no interval
 
 
@@ -105,13 +104,11 @@ def stability(
 def _rankings(run: Run, settings: StabilitySettings) -> dict[Key, _Ranking]:
     if run.job.statistics.estimator != "gram":
         raise JobError(f"{run.path}: was ranked by estimator {run.job.statistics.estimator}, without a jackknife")
-    asked = run.ranking(layer=settings.layers, group=settings.group, target=settings.target)
-    wanted = set(zip(*(asked[name].to_pylist() for name in PLACE), strict=True))
-    table = run.ranking()
+    table = run.with_jackknife(layer=settings.layers, group=settings.group, target=settings.target)
     rows: dict[Key, list[int]] = {}
-    columns = (table[name].to_pylist() for name in (*PLACE, "status"))
-    for row, (target, group, layer, status) in enumerate(zip(*columns, strict=True)):
-        if status == OK and (target, group, layer) in wanted:
+    columns = (table[name].to_pylist() for name in ("target", "group", "status"))
+    for row, (target, group, status) in enumerate(zip(*columns, strict=True)):
+        if status == OK:
             rows.setdefault((target, group), []).append(row)
     if not rows:
         raise JobError(f"{run.path}: no channel is ranked in what is asked for")
@@ -120,17 +117,16 @@ def _rankings(run: Run, settings: StabilitySettings) -> dict[Key, _Ranking]:
             f"{run.path}: has {len(rows):,} rankings: choose with --group or --target (at most {MOST_RANKINGS} are "
             "looked at unasked)"
         )
-    jackknife = run.jackknife()
-    return {key: _ranking(table.take(own), jackknife.take(own)) for key, own in rows.items()}
+    return {key: _ranking(table.take(own)) for key, own in rows.items()}
 
 
-def _ranking(table: pa.Table, jackknife: pa.Table) -> _Ranking:
+def _ranking(table: pa.Table) -> _Ranking:
     channels: dict[str, list[int]] = {}
     for layer, channel in zip(table["layer"].to_pylist(), table["channel"].to_pylist(), strict=True):
         channels.setdefault(layer, []).append(channel)
     squared = np.asarray(table["score_squared"].to_numpy(zero_copy_only=False), np.float64)
     by_layer = {layer: np.array(own) for layer, own in channels.items()}
-    pseudo, plan_noise = (by_fold(jackknife, name) for name in ("pseudo_values", "plan_noise"))
+    pseudo, plan_noise = (by_fold(table, name) for name in ("pseudo_values", "plan_noise"))
     return _Ranking(int(table["images"][0].as_py()), by_layer, squared, pseudo, plan_noise)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pcace_dist.analysis.matched import sampled_codes
+from pcace_dist.analysis.matched import codes_of_sample
 from pcace_dist.analysis.matching import likeness
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.commands.select.one_more_pass import rows_by_a_pass
@@ -174,7 +174,8 @@ def _alike(run: Run, layers: Collection[str]) -> dict[str, Floats] | None:
     """By layer the likeness (C, C) of its channels, from the run's sample; None where there is none."""
     source = from_codes(run)
     sampled = run if source is None else open_run(source, storage=run.storage)
-    if sampled.sample() is None:
+    table = sampled.sample()
+    if table is None:
         return None
-    codes = sampled_codes(sampled)[1]
+    codes = codes_of_sample(table, sampled.job.statistics.components)
     return {layer: np.round(likeness(codes[layer], codes[layer]), LIKENESS_DIGITS) for layer in layers}
