@@ -31,11 +31,12 @@ Maps: TypeAlias = npt.NDArray[np.float32]
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Maps (n, h, w) of n images, not negative; agreement (n,): correlation of the two maps over the pixels, NaN where
-    one is flat."""
+    one is flat. parts (n, k, h, w): what each of the k ranked channels adds to the channel map."""
 
     outputs: npt.NDArray[np.int64]
     grad_cam: Maps
     channel_map: Maps
+    parts: Maps
     agreement: npt.NDArray[np.float64]
 
 
@@ -95,17 +96,17 @@ def evidence(
     except RuntimeError as error:
         raise ModelError(f"layer {layer}: {NO_GRADIENT}") from error
     grad_cam = np.asarray(attribution[:, 0].detach().cpu().numpy(), np.float32)
-    channel_map = ranked_map(maps, weights).cpu().numpy()
+    parts = ranked_parts(maps, weights).cpu().numpy()
+    channel_map = parts.sum(1).clip(0)
     agreement = np.array([_correlation(a, b) for a, b in zip(grad_cam, channel_map, strict=True)])
-    return Evidence(np.asarray(outputs, np.int64), grad_cam, channel_map, agreement)
+    return Evidence(np.asarray(outputs, np.int64), grad_cam, channel_map, parts, agreement)
 
 
-def ranked_map(maps: Tensor, weights: dict[int, float]) -> Tensor:
-    """The weighted sum (n, h, w) of a layer's maps (n, C, h, w), over the channels that have a weight."""
-    total = torch.zeros_like(maps[:, 0])
-    for channel, weight in weights.items():
-        total += weight * maps[:, channel] / maps[:, channel].abs().max().clamp_min(1e-12)
-    return total.clamp_min(0)
+def ranked_parts(maps: Tensor, weights: dict[int, float]) -> Tensor:
+    """A layer's maps (n, C, h, w) of the k channels that have a weight, scaled and weighted: (n, k, h, w)."""
+    chosen = maps[:, list(weights)]
+    largest = chosen.abs().amax((0, 2, 3)).clamp_min(1e-12)
+    return chosen * (chosen.new_tensor(list(weights.values())) / largest)[:, None, None]
 
 
 def _correlation(a: Maps, b: Maps) -> float:

@@ -182,8 +182,8 @@ def _cam(names: ClassNames, selection: PageSelection, findings: Findings) -> dic
                     "group": selection.groups.index(group_cam["group"]),
                     "row": number,
                     "output": _number_or_name(names.output(int(evidence.outputs[i]))),
-                    "cam": _heat(evidence.grad_cam[i], 0.0),
-                    "ranked": _heat(evidence.channel_map[i], 0.0),
+                    "cam": _small(evidence.grad_cam[i]),
+                    "parts": [_small(part) for part in evidence.parts[i]],
                     "agreement": None if np.isnan(evidence.agreement[i]) else round(float(evidence.agreement[i]), 3),
                 }
             )
@@ -194,10 +194,11 @@ def _cam(names: ClassNames, selection: PageSelection, findings: Findings) -> dic
     return {"layer": findings.cam_layer, "entries": entries, "weights": weights}
 
 
-def _heat(values: np.ndarray, low: float) -> str:
+def _small(values: np.ndarray) -> list[Any]:
+    """A map (h, w) as rows of numbers."""
     shrunk = pictures.shrink_map(_tensor(values), values.shape)
     assert shrunk is not None
-    return data_url(pictures.heat_png(shrunk, low, float(shrunk.max())))
+    return numbers(shrunk, 2)
 
 
 def _tensor(values: np.ndarray) -> Any:
@@ -220,7 +221,8 @@ def _places(source: ReportSource, selection: PageSelection, findings: Findings) 
     for layer, channel in _map_channels(source.ranking, selection):
         plan = source.plan.layer(layer)
         means = sample.means(layer)[:, channel] * float(plan.mean_unit[channel]) + float(plan.mean_centre[channel])
-        values.append({"name": f"mean activation of {layer}/{channel}", "values": floats(means)})
+        name = f"{layer}/{channel}"
+        values.append({"name": f"mean activation of {name}", "channel": name, "values": floats(means)})
     return {
         "columns": list(places.columns),
         "latitude": floats(places.latitude),

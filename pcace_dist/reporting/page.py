@@ -29,6 +29,7 @@ SCRIPTS = (
     "overview.js",
     "table.js",
     "channel.js",
+    "evidence.js",
     "views.js",
     "trust.js",
     "main.js",

@@ -49,6 +49,7 @@ def test_every_view_draws_without_a_word_or_a_request(browser: Any, squares: Rep
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= width, f"{title} is wider than the screen"
         for image in tab.page.locator("main img").all():
             assert image.get_attribute("alt") is not None
+        assert tab.violations() == [], title
     assert tab.said == []
     assert tab.outside == []
     ground = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -155,6 +156,38 @@ def test_filters_act_on_every_view_and_stand_in_the_address(browser: Any, tab: T
     assert tab.said == []
     tab.page.click("#clear-filters")
     assert tab.texts("#shown") == ["4 of 4 channels"] and "?" not in tab.page.url
+
+
+def test_filters_act_on_class_evidence_and_the_map(tab: Tab) -> None:
+    ranked = "figure:has-text('Grad-CAM beside') .strip .tile:nth-child(3) img.over"
+    bars = ".plot .barlayer .point"
+    tab.view("Class evidence")
+    tab.wait_for_charts()
+    of_all = tab.page.locator(ranked).first.get_attribute("src")
+    assert tab.page.locator(bars).count() == 4 and "the 4 best channels" in tab.texts("figcaption")[0]
+    tab.page.fill("#search", "look/0")
+    tab.wait_for_charts()
+    assert tab.page.locator(bars).count() == 1 and "pass the filters (1)" in tab.texts("figcaption")[0]
+    assert tab.page.locator(ranked).first.get_attribute("src") != of_all
+    tab.page.fill("#search", "nothing like it")
+    assert tab.page.locator(ranked).count() == 0 and "passes the filters" in tab.texts("main .empty")[0]
+    tab.view("Map")
+    channels = "#map-value option:has-text('mean activation')"
+    assert tab.page.locator(channels).count() == 0
+    tab.page.fill("#search", "look/2")
+    assert tab.texts(channels) == ["mean activation of look/2"]
+    assert tab.said == []
+
+
+def test_the_focus_goes_to_the_view_and_stays_on_a_choice(tab: Tab) -> None:
+    focused = "document.activeElement.id"
+    tab.page.focus("nav >> text=Map")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#map-value")
+    assert tab.page.evaluate(focused) == "main"
+    tab.page.focus("#map-value")
+    tab.page.select_option("#map-value", index=1)
+    assert tab.page.evaluate(focused) == "map-value"
 
 
 def test_the_csv_of_the_ranking_holds_what_is_shown(tab: Tab) -> None:

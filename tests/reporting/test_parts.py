@@ -203,11 +203,10 @@ def test_large_inputs_are_drawn_smaller_where_the_model_takes_it() -> None:
     assert Canvas((0.0,), (1.0,), (28, 28)).sizes == [(28, 28)]
 
 
-def test_the_ranked_map_is_the_weighted_sum_of_scaled_maps() -> None:
+def test_a_ranked_channel_adds_its_map_scaled_and_weighted() -> None:
     maps = torch.tensor([[[[4.0, 0.0]], [[1.0, 2.0]], [[9.0, 9.0]]]])
-    ranked_map = cam.ranked_map(maps, {0: 0.5, 1: -1.0})
-    assert torch.allclose(ranked_map, torch.tensor([[[0.0, 0.0]]]))
-    assert torch.allclose(cam.ranked_map(maps, {0: 0.5, 1: 1.0}), torch.tensor([[[1.0, 1.0]]]))
+    parts = cam.ranked_parts(maps, {0: 0.5, 1: -1.0})
+    assert torch.allclose(parts, torch.tensor([[[[0.5, 0.0]], [[-0.5, -1.0]]]]))
 
 
 def test_grad_cam_of_a_linear_head_is_its_weights_times_the_maps() -> None:

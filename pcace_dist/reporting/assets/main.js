@@ -13,23 +13,28 @@ const views = {
 const shownViews = () => Object.entries(views).filter(([, view]) => view.there());
 
 function show() {
-  const view = views[state.view];
-  document.getElementById("main").replaceChildren(...view.draw().flat(3).filter(Boolean));
+  const view = views[state.view], main = document.getElementById("main");
+  const focused = main.contains(document.activeElement) ? document.activeElement.id : "";
+  main.replaceChildren(...view.draw().flat(3).filter(Boolean));
+  levelHeadings(main);
+  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   forgetCharts();
   updateFilters();
   document.getElementById("nav").replaceChildren(...shownViews().map(([name, { title }]) =>
     h("a", { href: address(name), "aria-current": name === state.view ? "page" : null }, title())));
-  showTab();
   document.getElementById("target").value = String(state.target);
   document.getElementById("group").value = String(state.group);
   const here = address();
   if (location.hash !== here) history.replaceState(null, "", here);
 }
 
-// narrow screens show some of the tabs; the active one is among them
-function showTab() {
-  const nav = document.getElementById("nav"), tab = nav.querySelector("[aria-current]");
-  if (tab !== null) nav.scrollLeft = tab.offsetLeft - nav.offsetLeft - (nav.clientWidth - tab.offsetWidth) / 2;
+// titles of figures stand one level below what precedes them: screen readers list headings by level
+function levelHeadings(main) {
+  let parts = false;
+  for (const heading of main.querySelectorAll("h2, h3")) {
+    if (heading.tagName === "H2") parts = true;
+    else if (!parts) heading.setAttribute("aria-level", "2");
+  }
 }
 
 function fillControls() {
@@ -79,7 +84,14 @@ async function begin() {
   state.smallImages = state.data.imageSide <= 64;
   fillControls();
   readAddress();
-  addEventListener("hashchange", () => { const before = state.view; readAddress(); show(); if (before !== state.view) scrollTo(0, 0); });
+  addEventListener("hashchange", () => {
+    const before = state.view;
+    readAddress();
+    show();
+    if (before === state.view) return;
+    document.getElementById("main").focus({ preventScroll: true }); // the tab that was clicked is gone
+    scrollTo(0, 0);
+  });
   addEventListener("keydown", onKey);
   addEventListener("beforeprint", redrawAll);
   show();

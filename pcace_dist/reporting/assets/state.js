@@ -29,10 +29,10 @@ const normsOfAll = () => {
   state.norms ??= state.data.layers.flatMap((layer) => floats(layer.norms));
   return state.norms;
 };
-const whereText = () => {
+const whereText = (target = state.target) => {
   const { targets, groups, groupBy } = state.data;
   const group = groupBy === null ? "all images" : `${cut(groupBy)} ${cut(groups[state.group].name)}`;
-  return `target ${cut(targets[state.target])}, ${group} (${whole(imagesHere())} images)`;
+  return `target ${cut(targets[target])}, ${group} (${whole(imagesHere())} images)`;
 };
 
 function address(view = state.view, channel = state.channel) {

@@ -1,29 +1,4 @@
-// The other views: class evidence, groups side by side, the map, a second run.
-
-const evidenceTitle = () => (state.data.classes ? "Class evidence" : "Evidence");
-
-function evidenceView() {
-  const { cam } = state.data;
-  const entries = cam.entries.filter((entry) => entry.group === state.group && pictureOf(entry.row) !== null);
-  const agreements = entries.map((entry) => entry.agreement).filter((value) => value !== null);
-  const mean = agreements.length ? agreements.reduce((a, b) => a + b, 0) / agreements.length : NaN;
-  const weights = (cam.weights[state.group] || []).filter(([channel]) => isShown(`${cam.layer}/${channel}`));
-  const tile = (entry, map, label, alt) => tileOf({ src: pictureOf(entry.row), map, label, alt, pixels: state.smallImages });
-  const body = h("div", { class: "evidence" }, entries.map((entry) => {
-    const where = state.data.rows[entry.row];
-    const name = `image ${where.file} row ${where.row}`;
-    return h("div", { class: "strip" }, tile(entry, null, rowLabel(entry.row), name), tile(entry, entry.cam, `Grad-CAM, output ${entry.output}`, `Grad-CAM of ${name}`),
-      tile(entry, entry.ranked, `ranked channels · agreement ${entry.agreement === null ? "–" : format(entry.agreement, 2)}`, `Map of the ranked channels of ${name}`));
-  }));
-  return [h("section", {}, h("h1", {}, evidenceTitle()), h("p", { class: "quiet" }, `Do the ranked channels of ${cut(cam.layer)} look where the evidence for the output is? For `, whereText(), "."),
-    frame({ title: `Grad-CAM beside the ranked channels of ${cut(cam.layer)}`, name: "class-evidence", body: entries.length ? body : h("p", { class: "empty" }, "No images of this group were drawn; choose another."),
-      caption: `Grad-CAM: the layer's maps weighted by the gradient of the output. Ranked channels: the maps of the ${weights.length} best channels, weighted by their score and the sign of their correlation. Agreement: correlation of the two maps over their positions; mean ${format(mean, 2)}.`,
-      table: () => [["file", "row", "output", "agreement"], ...entries.map((e) => [state.data.rows[e.row].file, state.data.rows[e.row].row, e.output, e.agreement])],
-      png: () => savePictures(entries.flatMap((e) => [{ src: pictureOf(e.row), label: rowLabel(e.row) }, { src: pictureOf(e.row), map: e.cam, label: "Grad-CAM" }, { src: pictureOf(e.row), map: e.ranked, label: "ranked channels" }]), "class-evidence") }),
-    chart({ title: "Weights of the ranked channels", name: "channel-weights", height: 230, alt: "Weights of the ranked channels",
-      traces: () => [{ type: "bar", x: weights.map(([c]) => `${label(cam.layer)}/${c} `), y: weights.map(([, w]) => w), marker: { color: weights.map(([, w]) => (w < 0 ? tone(1) : tone(0))) }, hovertemplate: "%{x}: %{y:.3f}<extra></extra>" }],
-      layout: { yaxis: { title: { text: "score × sign" } } }, click: (point) => openChannel(`${cam.layer}/${weights[point.pointNumber][0]}`), table: () => [["channel", "weight"], ...weights] }))];
-}
+// The other views: groups side by side, the map, a second run.
 
 function groupsView() {
   const across = state.data.across.find((entry) => entry.target === state.target) || state.data.across[0];
@@ -59,16 +34,16 @@ const mapState = { value: null, kind: "cells", groups: "all" };
 function mapView() {
   const { places, groups, groupBy } = state.data;
   const grouped = groupBy !== null;
-  const entry = mapState.value ?? state.target; // targets come first, groups last
-  const byGroup = grouped && entry === places.values.length;
+  const byGroup = grouped && mapState.value === places.values.length; // targets come first, groups last
+  const passes = (value) => value !== undefined && (value.channel === undefined || isShown(value.channel));
+  const entry = byGroup || passes(places.values[mapState.value]) ? mapState.value : state.target;
   const chosen = byGroup ? { name: groupBy } : places.values[entry];
   const latitude = floats(places.latitude), longitude = floats(places.longitude), values = byGroup ? places.group : floats(chosen.values);
   const wanted = (i) => !grouped || (mapState.groups === "all" ? !byGroup || places.group[i] >= 0 : places.group[i] === state.group);
   const rows = latitude.map((_, i) => i).filter((i) => !Number.isNaN(latitude[i]) && !Number.isNaN(longitude[i]) && !Number.isNaN(values[i]) && wanted(i));
   const choose = (id, label, key, options) => h("select", { id, "aria-label": label, onchange: (event) => { mapState[key] = key === "value" ? Number(event.target.value) : event.target.value; show(); } },
-    options.map(([value, text]) => h("option", { value, selected: value === (key === "value" ? entry : mapState[key]) }, cut(text))));
-  const names = [...places.values.map((entry) => entry.name), ...(grouped ? [groupBy] : [])];
-  const tools = [choose("map-value", "What the map shows", "value", names.map((name, i) => [i, name])),
+    options.filter(Boolean).map(([value, text]) => h("option", { value, selected: value === (key === "value" ? entry : mapState[key]) }, cut(text))));
+  const tools = [choose("map-value", "What the map shows", "value", [...places.values.map((value, i) => passes(value) && [i, value.name]), grouped && [places.values.length, groupBy]]),
     !byGroup && choose("map-kind", "Cells or single images", "kind", [["cells", "mean by cell"], ["points", "single images"]]),
     grouped && choose("map-groups", "Which groups", "groups", [["all", "all groups"], ["one", `${cut(groupBy)} ${cut(groups[state.group].name)}`]])];
   const nameOf = (i) => (grouped && places.group[i] >= 0 ? `<br>${label(groupBy)} ${label(groups[places.group[i]].name, 60)}` : "");
