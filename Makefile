@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo mnist imagenet street street-full street-scale test test-all test-faults test-outages test-soak test-statistics test-apps test-browser test-cluster test-install test-jobs wheel lint types check stability pictures reference bench clean
+.PHONY: setup demo docs mnist imagenet street street-full street-scale test test-all test-faults test-outages test-soak test-statistics test-apps test-browser test-cluster test-install test-jobs wheel lint types check stability pictures reference bench release clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,report]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,report,docs]'
 	touch $(STAMP)
 
 demo: setup
@@ -75,7 +75,11 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-check: lint types test
+# the documentation as a site, site/index.html; a broken link is an error
+docs: setup
+	$(BIN)/python -m sphinx -q -b html -W --keep-going -c docs . site
+
+check: lint types docs test
 
 # the stability of rankings as the number of images grows, on MNIST (see docs/method.md); --example for a quick one
 stability: setup
@@ -96,6 +100,15 @@ wheel: setup
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	cp constraints.txt dist/constraints.txt
 	cp cluster/drain.py dist/drain.py
+
+# what is given to an index: sources and wheel, checked; what is in them as CycloneDX; known holes in the pinned versions
+release: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o dist/sbom.json
+	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
 
 # every figure in ratios of one run; `make bench BENCH=--quick` for some minutes, `BENCH="--only loader ray_data"` for some of it
 bench: setup
@@ -121,4 +134,4 @@ imagenet: setup
 	@echo "make imagenet: $$(( $$(date +%s) - $$(cat $(IMAGENET)/begun) )) s; the report is $(IMAGENET)/efficientnet/report.html"
 
 clean:
-	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,13 +12,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
 
 import pytest
 
+from pcace_dist import __version__
 from pcace_dist.errors import NotInstalled, UserError, install_command, packages_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,7 +119,7 @@ def test_the_activated_environment_of_make_setup_has_the_command_in_every_folder
     script = f". {sys.prefix}/bin/activate && command -v pcace && pcace --version && python -m pcace_dist --version"
     where, *versions = ran("sh", "-c", script, cwd=tmp_path).splitlines()
     assert Path(where) == Path(sys.prefix) / "bin" / "pcace"
-    assert versions == [f"pcace {PROJECT['version']}"] * 2
+    assert versions == [f"pcace {__version__}"] * 2
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +167,7 @@ def test_the_wheel_and_the_sources_with_pip(folder: Path) -> None:
     ran(python, "-m", "pip", "install", *PINS, wheel(folder), cwd=where)
     ran(python, "-m", "pip", "check", cwd=where)
     check_commands(where, env)
-    assert ran(python, "-m", "pcace_dist", "--version", cwd=where) == f"pcace {PROJECT['version']}\n"
+    assert ran(python, "-m", "pcace_dist", "--version", cwd=where) == f"pcace {__version__}\n"
 
     without = ran("pcace", "report", "runs/mnist", "--no-synthesis", cwd=where, env=env, code=2)
     assert without.count("\n") == 1
@@ -174,10 +177,37 @@ def test_the_wheel_and_the_sources_with_pip(folder: Path) -> None:
 
     ran(python, "-m", "pip", "uninstall", "--yes", "pcace-dist", "captum", "plotly", cwd=where)
     ran(python, "-m", "pip", "install", *PINS, "./sources[report]", cwd=folder)
-    assert ran("pcace", "--version", cwd=where, env=env) == f"pcace {PROJECT['version']}\n"
+    assert ran("pcace", "--version", cwd=where, env=env) == f"pcace {__version__}\n"
     assert "report.html" in ran("pcace", "report", "runs/mnist", "--no-synthesis", cwd=where, env=env)
     shutil.rmtree(venv)
     shutil.rmtree(where / "runs")
+
+
+def names_in(archive: str) -> set[str]:
+    """Files of a wheel or a source distribution, below its top folder."""
+    if archive.endswith(".whl"):
+        return set(zipfile.ZipFile(archive).namelist())
+    with tarfile.open(archive) as opened:
+        return {one.name.partition("/")[2] for one in opened.getmembers() if one.isfile()}
+
+
+@pytest.mark.install
+def test_what_is_given_to_an_index_has_the_package_and_no_tests(folder: Path) -> None:
+    built = folder / "built"
+    ran(sys.executable, "-m", "build", "--outdir", built, "./sources", cwd=folder)
+    archives = sorted(map(str, built.iterdir()))
+    assert [Path(one).name for one in archives] == [
+        f"pcace_dist-{__version__}-py3-none-any.whl",
+        f"pcace_dist-{__version__}.tar.gz",
+    ]
+    ran(sys.executable, "-m", "twine", "check", "--strict", *archives, cwd=folder)
+    package = {str(one.relative_to(ROOT)) for one in tracked() if one.is_relative_to(ROOT / "pcace_dist")}
+    for archive in archives:
+        names = names_in(archive)
+        assert package <= names and {"pcace_dist/py.typed", "pcace_dist/reporting/assets/report.css"} <= names
+        assert any(name.endswith("LICENSE") for name in names)
+        assert not [name for name in names if name.startswith(("tests/", "examples/", "site/"))]
+    assert {"CHANGELOG.md", "CITATION.cff", "pyproject.toml"} <= names_in(archives[1])
 
 
 @pytest.mark.install

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reference import cli, exit_codes, job, outputs
+from tests.reference import cli, exit_codes, job, metrics, outputs, python
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
 PAGES: dict[str, Callable[[], str]] = {
@@ -14,4 +14,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli.page,
     "exit-codes.md": exit_codes.page,
     "outputs.md": outputs.page,
+    "python.md": python.page,
+    "metrics.md": metrics.page,
 }
