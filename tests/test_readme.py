@@ -5,12 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import shlex
 from pathlib import Path
 
-import pytest
-
-from pcace_dist.cli.main import build_parser
 from pcace_dist.config.job import read_job
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
@@ -34,8 +30,3 @@ def test_the_statistic_alone_does_what_the_readme_says() -> None:
 def test_the_job_file_is_one() -> None:
     for text in blocks("yaml"):
         assert read_job(text).output == "runs/resnet18"
-
-
-@pytest.mark.parametrize("line", re.findall(r"^ *(pcace (?!status|show).*?)(?:\s+#.*)?$", README, re.M))
-def test_the_commands_have_the_arguments_they_are_given(line: str) -> None:
-    build_parser().parse_args(shlex.split(line)[1:])
