@@ -34,7 +34,7 @@ SAMPLE = "sample.arrow"
 EXEMPLARS_TABLE = Table(
     "exemplars.parquet",
     "For every channel the 16 rows with the largest mean activation, over all groups. A row per layer, channel and "
-    "place, sorted so.",
+    "place, sorted so. With `shown: none` in the job, file, row_group and row are null.",
     (
         LAYER,
         CHANNEL,
@@ -45,7 +45,8 @@ EXEMPLARS_TABLE = Table(
 )
 SAMPLE_TABLE = Table(
     "sample.parquet",
-    "A uniform sample of the rows that counted (512 to 4,096), sorted by key.",
+    "A uniform sample of the rows that counted (512 to 4,096), sorted by key. With `shown: none` in the job, file, "
+    "row_group and row are null.",
     (
         *PLACE,
         Column("key", "int64", "hash of file and row; the smallest are the sample"),
@@ -211,12 +212,27 @@ def _tensor(column: pa.ChunkedArray) -> Tensor:
     return torch.from_numpy(flat.reshape(len(lists), lists.type.list_size).copy())
 
 
-def publish_examples(sink: Sink, plan: Plan, parts: Sequence[Mapping[str, bytes]], group_type: pa.DataType) -> None:
-    """exemplars.parquet and sample.parquet, from what `merge_examples` gave; nothing where no images were read."""
+def publish_examples(
+    sink: Sink, plan: Plan, parts: Sequence[Mapping[str, bytes]], group_type: pa.DataType, *, named: bool
+) -> None:
+    """exemplars.parquet and sample.parquet, from what `merge_examples` gave; nothing where no images were read.
+
+    named: whether they say which images these are; else file, row group and row are null.
+    """
     if not parts:
         return
     total = ExampleRows(plan).merge(ExampleRows.from_files(plan, part) for part in parts)
-    sink.put(EXEMPLARS_TABLE.file, parquet_bytes(exemplars_table(total.top, plan)))
     rows = total.sample.rows()
+    tables = {EXEMPLARS_TABLE.file: exemplars_table(total.top, plan)}
     if rows is not None:
-        sink.put(SAMPLE_TABLE.file, parquet_bytes(sample_table(rows, plan, group_type)))
+        tables[SAMPLE_TABLE.file] = sample_table(rows, plan, group_type)
+    for file, table in tables.items():
+        sink.put(file, parquet_bytes(table if named else without_places(table)))
+
+
+def without_places(table: pa.Table) -> pa.Table:
+    """A table of rows without what leads to their images: file, row group and row are null."""
+    for column in PLACE:
+        index = table.column_names.index(column.name)
+        table = table.set_column(index, column.name, pa.nulls(len(table), table[column.name].type))
+    return table

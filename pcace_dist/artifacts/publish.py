@@ -31,7 +31,8 @@ from pcace_dist.storage.store import Sink, Store
 
 @dataclass(frozen=True)
 class Results:
-    """What `publish_results` writes. `examples`: see `merge_examples`; `grouped`: the job has group_by."""
+    """What `publish_results` writes. `examples`: see `merge_examples`; `grouped`: the job has group_by;
+    `named`: tables may say which images they are about."""
 
     plan: Plan
     state: RunState
@@ -40,6 +41,7 @@ class Results:
     examples: Sequence[Mapping[str, bytes]]
     group_type: pa.DataType
     grouped: bool
+    named: bool = True
 
 
 def publish_results(sink: Sink, store: Store, results: Results) -> None:
@@ -47,7 +49,7 @@ def publish_results(sink: Sink, store: Store, results: Results) -> None:
     plan, blocks, group_type = results.plan, results.blocks, results.group_type
     receipts = results.state.accepted_receipts()
     check_counts(store, blocks, receipts)
-    publish_examples(sink, plan, results.examples, group_type)
+    publish_examples(sink, plan, results.examples, group_type, named=results.named)
     publish_transforms(sink, plan, [curves for block in blocks for curves in block.curves], group_type)
     publish_jackknife(sink, plan, blocks, group_type)
     if results.grouped:

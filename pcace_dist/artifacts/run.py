@@ -157,6 +157,8 @@ class Run:
 
     def _pictures(self, channels: Sequence[tuple[str, int]]) -> tuple[list[list[str]], list[str]]:
         """Pictures of each of these channels' exemplars, and why there are none."""
+        if self.job.shown == "none":
+            return [[] for _ in channels], []
         from pcace_dist.artifacts.notebook.pictures import LocalRows, pictures_of
         from pcace_dist.artifacts.reading.rows import dataset_again
 

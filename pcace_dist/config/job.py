@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError, field_validator, model_validator
@@ -63,6 +63,12 @@ class Job(Section):
     limits: Limits = key("The largest image that is decoded.", {"pixels": 500_000_000}, default=Limits())
     max_bad_rows: float = key(
         "Share of rows that may be set aside; with more the run ends with exit code 4.", 0.05, default=0.01, ge=0, le=1
+    )
+    shown: Literal["images", "none"] = key(
+        "What may be shown of the data. none, for faces or streets: no table of the result says which images a channel "
+        "responds to, and no page, notebook or contact sheet shows one.",
+        "none",
+        default="images",
     )
     storage: dict[str, Endpoint] = key(
         "How to reach buckets, by prefix; the longest prefix counts.",
@@ -156,8 +162,8 @@ class Job(Section):
 
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
         are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
-        of model.input, model.output: null, dataset.label_base: 0, dataset.classes: null, statistics.tails: 0, and an
-        `effect` that says nothing: jobs written before these keys existed keep their fingerprint."""
+        of model.input, model.output: null, dataset.label_base: 0, dataset.classes: null, statistics.tails: 0,
+        shown: images, and an `effect` that says nothing: jobs written before these keys existed keep their fingerprint."""
         keys = self.model_dump(mode="json", exclude=INDEPENDENT)
         if self.model.input.decode == "auto":
             del keys["model"]["input"]["decode"]
@@ -169,6 +175,8 @@ class Job(Section):
             del keys["model"]["output"]
         if self.effect == Effect():
             del keys["effect"]
+        if self.shown == "images":
+            del keys["shown"]
         if not self.statistics.tails:
             del keys["statistics"]["tails"]
         for name in ("label_base", "classes"):

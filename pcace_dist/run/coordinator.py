@@ -194,8 +194,8 @@ class Coordinator(ABC, Generic[P]):
         published = Publication(self._store.put)
         group_type = self._preparation.group_type
         with self._stats.stage("publish"):
-            grouped = self._job.group_by is not None
-            results = Results(plan, self._ledger.state, blocks, ranks, examples, group_type, grouped)
+            grouped, named = self._job.group_by is not None, self._job.shown == "images"
+            results = Results(plan, self._ledger.state, blocks, ranks, examples, group_type, grouped, named)
             publish_results(published, self._store, results)
             self._publish_more(published, plan)
         self._stats.drift = drift_of((block.block.layer, block.ends) for block in blocks)

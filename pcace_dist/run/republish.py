@@ -89,8 +89,8 @@ def _results(store: Store, state: RunState, job: Job) -> dict[str, bytes]:
         ranks = [ranking for batch in rank_tasks(plan, blocks) for ranking in rank_batch(batch)]
         images_were_read = state.done["summary"].get("from_codes") is None
         examples = [merge_examples(store, plan, state.accepted_receipts())] if images_were_read else []
-        grouped = job.group_by is not None
-        results = Results(plan, state, blocks, ranks, examples, recorded_group_type(state.done), grouped)
+        grouped, named = job.group_by is not None, job.shown == "images"
+        results = Results(plan, state, blocks, ranks, examples, recorded_group_type(state.done), grouped, named)
         publish_results(sink, store, results)
     except CorruptAttempt as corrupt:
         raise OutputError(

@@ -57,7 +57,8 @@ class Checked:
 def check(
     job: str | Mapping[str, Any], overrides: Sequence[str] = (), *, images: int = IMAGES, out: str | None = None
 ) -> Checked:
-    """Check a job: the path of its file, or its keys. Nothing is written but the contact sheet, below `out`.
+    """Check a job: the path of its file, or its keys. Nothing is written but the contact sheet, below `out`
+    (with `shown: none` not even that).
 
     Raises JobError where the file cannot be read, OutputError where `out` cannot be written.
     """
@@ -73,7 +74,8 @@ def check(
             return Checked(by_level([*findings, Finding(ERROR, key, rest)]))
         names = preparation.reading.names
         findings += [*_of_sample(preparation, sample, names)]
-        sheet = None if out is None else _write_sheet(out, sample, names, preparation.job)
+        hidden = preparation.job.shown == "none"
+        sheet = None if out is None or hidden else _write_sheet(out, sample, names, preparation.job)
     return Checked(by_level(findings), sheet, _figures(preparation, sample))
 
 
