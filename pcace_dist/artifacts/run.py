@@ -157,7 +157,7 @@ class Run:
 
     def _pictures(self, channels: Sequence[tuple[str, int]]) -> tuple[list[list[str]], list[str]]:
         """Pictures of each of these channels' exemplars, and why there are none."""
-        if self.job.shown == "none":
+        if not self.shows_images:
             return [[] for _ in channels], []
         from pcace_dist.artifacts.notebook.pictures import LocalRows, pictures_of
         from pcace_dist.artifacts.reading.rows import dataset_again
@@ -214,6 +214,12 @@ class Run:
                 chosen = choose(column, wanted, values.to_pylist(), self.names.of_column(column), where=self.path)
                 table = table.filter(rows_with(column, chosen, values.type))
         return table
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether its images may be shown: the job allows it, and its files say which they are."""
+        exemplars = self.exemplars()
+        return self.job.shown == "images" and (exemplars is None or exemplars["file"].null_count == 0)
 
     def exemplars(self) -> pa.Table | None:
         """For every channel the rows with the largest mean activation (docs/outputs.md); None if the run has none."""

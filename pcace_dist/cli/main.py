@@ -307,6 +307,13 @@ def _add_report(add: AddVerb) -> None:
     verb.add_argument("--layers", type=_names, metavar="NAMES", help="the same as --layer, by comma")
     verb.add_argument("--groups", type=_names, metavar="NAMES", help="the same as --group, by comma")
     verb.add_argument("--no-synthesis", action="store_true", help="compute no images that excite the channels (faster)")
+    verb.add_argument(
+        "--no-images",
+        action="store_true",
+        help="for data that must not be shown: numbers, axes and transforms only; no photograph, no synthetic image, "
+        "no map of places. `shown: none` in the job says it for good",
+    )
+    verb.add_argument("--blur", action="store_true", help="show photographs at 16 pixels, so that little is made out")
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default: a GPU if there is one)")
     verb.add_argument("--against", metavar="RUN_B", help="a second run, for a comparison view")
     verb.add_argument("--output", metavar="FILE", help="where to write the page (default: RUN/report.html)")
@@ -334,6 +341,8 @@ def _report(arguments: argparse.Namespace) -> int:
             layers=_both(arguments.layer, arguments.layers),
             groups=_both(arguments.group, arguments.groups),
             synthesis=not arguments.no_synthesis,
+            images=not arguments.no_images,
+            blur=arguments.blur,
             device=arguments.device,
             against=arguments.against,
             output=arguments.output,

@@ -163,7 +163,8 @@ class Job(Section):
         Jobs that differ only in other keys (workers, storage, max_bad_rows, output, compute.exact, statistics.memory)
         are the same job, and continue the same run. Left out are decode: auto, orientation: none and crop_offset: round
         of model.input, model.output: null, dataset.label_base: 0, dataset.classes: null, statistics.tails: 0,
-        shown: images, and an `effect` that says nothing: jobs written before these keys existed keep their fingerprint."""
+        shown: images, and an `effect` that says nothing: jobs written before these keys existed keep their
+        fingerprint."""
         keys = self.model_dump(mode="json", exclude=INDEPENDENT)
         if self.model.input.decode == "auto":
             del keys["model"]["input"]["decode"]

@@ -7,16 +7,14 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from pcace_dist.analysis.publish import write_bytes
 from pcace_dist.artifacts.rankings import why_unranked
-from pcace_dist.artifacts.reading.rows import Ref, fetch
+from pcace_dist.artifacts.reading.rows import fetch
 from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
 from pcace_dist.datasets.sections import TENSOR
 from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, require_packages
@@ -24,28 +22,20 @@ from pcace_dist.models.in_memory import GONE, is_gone
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.reporting import cam, content, pictures
 from pcace_dist.reporting.comparison import compare
-from pcace_dist.reporting.evidence import Transforms, extreme_rows, growth, summed
+from pcace_dist.reporting.evidence import growth
 from pcace_dist.reporting.findings import Findings
 from pcace_dist.reporting.geography import read_places
 from pcace_dist.reporting.options import ReportOptions
 from pcace_dist.reporting.page import render
 from pcace_dist.reporting.probe import Probe
 from pcace_dist.reporting.progress import ReportProgress
+from pcace_dist.reporting.row_choice import choose_rows
 from pcace_dist.reporting.selection import PageSelection, select
-from pcace_dist.reporting.source import Floats, ReportSource, SampleTable, open_report_source
+from pcace_dist.reporting.source import ReportSource, open_report_source
 from pcace_dist.reporting.synthesis import Canvas, excite
 from pcace_dist.reporting.tokens import token_layers
 from pcace_dist.reporting.trust import trust_of
 
-Rows: TypeAlias = npt.NDArray[np.int64]
-
-EXEMPLARS = 8  # images of a channel
-EXTREMES = 4  # images at each end of a channel's transform
-OF_GROUP = 4  # images of a group that activate a channel most
-SPREAD = 6  # images over the whole range of a channel's mean activation,
-SPREAD_OF = 64  # chosen among so many of a group: all its channels share few images
-MOST_EXTREMES = 1200  # so many combinations of channel, target and group get such images
-CAM_IMAGES = 24
 CAM_CHANNELS = 10
 GEOGRAPHY_ROWS = 512  # rows that the model predicts for the map
 SMALL_IMAGE = 64  # pixels of the longer side
@@ -93,24 +83,27 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
     findings.trust = trust_of(source, selection.groups)
     table, grouped = source.ranking.table, source.job.group_by is not None
     findings.notes += why_unranked(table, source.ranking.names, source.job.statistics, grouped=grouped)
-    transforms = _choose_rows(source, selection, findings)
+    hidden = _why_hidden(source, options)
+    if hidden is not None:
+        findings.shows_images = False
+        findings.notes.append(hidden)
+    transforms = choose_rows(source, selection, findings)
     with one_thread_for(source.image_shape):
         _grow(source, selection, findings, progress)
     with quiet_backends(), one_thread_for(source.image_shape), _images(source, selection, findings) as has_images:
-        if has_images:
+        if not has_images:
+            _tokens_of_axes(source, selection, findings, progress)
+        else:
             progress.stage("loading the model")
             model = without_inplace(source.load_model())
-            shapes = {name: source.plan.layer(name).shape for name in selection.pages}
-            findings.tokens = token_layers(
-                model, shapes, (source.origin.job.model.input.image_channels, *source.image_shape)
-            )
+            findings.tokens = token_layers(model, _shapes(source, selection), source.input_shape)
             model = model.to(device)
             if not source.is_of_todays_code(model):
                 findings.notes.append(
                     f"the code of {source.origin.job.model.factory} has changed since this run was ranked: pictures, "
                     "maps and class evidence come from the model as it is now, the ranking does not"
                 )
-            _look(source, model, device, findings, progress)
+            _look(source, model, device, findings, options, progress)
             _evidence(source, model, device, findings, progress)
             _where(source, model, device, findings, progress)
             if options.synthesis:
@@ -123,6 +116,30 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
     return ReportResult(
         path, len(data), len(selection.channels), len(findings.thumbnails), progress.seconds, tuple(findings.notes)
     )
+
+
+def _why_hidden(source: ReportSource, options: ReportOptions) -> str | None:
+    """Why no image may be shown; None where images may be."""
+    for run in (source.run, source.origin.run):
+        if not run.shows_images:
+            return f"no pictures: {run.path} was ranked with `shown: none`"
+    return None if options.images else "no pictures: asked for with --no-images"
+
+
+def _shapes(source: ReportSource, selection: PageSelection) -> dict[str, tuple[int, ...]]:
+    return {name: source.plan.layer(name).shape for name in selection.pages}
+
+
+def _tokens_of_axes(
+    source: ReportSource, selection: PageSelection, findings: Findings, progress: ReportProgress
+) -> None:
+    """Without pictures, a transformer is loaded only to draw its axes on the grid of its patches."""
+    shapes = _shapes(source, selection)
+    if findings.shows_images or not any(len(shape) == 1 for shape in shapes.values()):
+        return
+    progress.stage("loading the model")
+    with contextlib.suppress(PcaceError):  # then the tokens are a row
+        findings.tokens = token_layers(source.load_model(), shapes, source.input_shape)
 
 
 def choose_device(name: str) -> torch.device:
@@ -172,7 +189,7 @@ def one_thread_for(shape: tuple[int, int]) -> Iterator[None]:
 @contextlib.contextmanager
 def _images(source: ReportSource, selection: PageSelection, findings: Findings) -> Iterator[bool]:
     """Whether there are images to show. A problem with them becomes a note; the report goes on."""
-    if not selection.channels:
+    if not selection.channels or not findings.shows_images:
         yield False
         return
     if not len(findings.pool):
@@ -194,99 +211,6 @@ def _images(source: ReportSource, selection: PageSelection, findings: Findings) 
     yield True
 
 
-# -- which rows
-
-
-def _choose_rows(source: ReportSource, selection: PageSelection, findings: Findings) -> Transforms | None:
-    """Fill the pool of rows: exemplars, extremes of the transforms, rows for the class evidence."""
-    if source.exemplars is not None:
-        _choose_exemplars(source, selection, findings)
-    if source.transforms is None or source.sample is None or not selection.channels:
-        return None
-    transforms = Transforms(source.transforms, source.ranking, source.plan.components)
-    _choose_extremes(source, source.sample, selection, transforms, findings)
-    _choose_of_groups(source, source.sample, selection, findings)
-    _choose_cam_rows(source.sample, selection, findings)
-    return transforms
-
-
-def _choose_exemplars(source: ReportSource, selection: PageSelection, findings: Findings) -> None:
-    assert source.exemplars is not None
-    shown_channels = set(selection.channels)
-    columns = [source.exemplars[name].to_pylist() for name in source.exemplars.column_names]
-    for layer, channel, position, file, row_group, row, value in zip(*columns, strict=True):
-        if position < EXEMPLARS and (layer, channel) in shown_channels:
-            number = findings.pool.add((file, row_group, row))
-            findings.exemplars.setdefault((layer, channel), []).append((number, value))
-
-
-def _choose_extremes(
-    source: ReportSource, sample: SampleTable, selection: PageSelection, transforms: Transforms, findings: Findings
-) -> None:
-    """Extremes for every target and group, up to MOST_EXTREMES in all; else for each channel's best one only."""
-    ranking = source.ranking
-    blocks = [(t, g) for t in range(len(ranking.targets)) for g in selection.groups]
-    ranks = {block: ranking.numbers(*block, "rank") for block in blocks}
-    for_every_block = len(blocks) * len(selection.channels) <= MOST_EXTREMES
-    for layer, channels in selection.pages.items():
-        codes = sample.codes(layer, source.plan.components)
-        start = ranking.start(layer)
-        for channel in channels:
-            best = min(blocks, key=lambda b: (np.nan_to_num(ranks[b][start + channel], nan=np.inf), b))
-            for block in blocks if for_every_block else [best]:
-                transform = transforms.get(*block, layer, channel)
-                rows = np.flatnonzero(sample.group == block[1]).astype(np.int64)
-                if transform is None or not len(rows):
-                    continue
-                channel_codes = codes[:, channel]
-                values = summed(channel_codes, transform)
-                ends = extreme_rows(channel_codes, transform, rows, min(EXTREMES, len(rows) // 2))
-                high, low = (_pooled(findings, sample, end, values) for end in ends)
-                findings.extremes[(layer, channel), block] = high, low
-
-
-def _choose_of_groups(source: ReportSource, sample: SampleTable, selection: PageSelection, findings: Findings) -> None:
-    """Of every group's sampled images those with the largest mean activation, and some at equal steps of its order."""
-    if len(selection.groups) * len(selection.channels) > MOST_EXTREMES:
-        return
-    members = {group: np.flatnonzero(sample.group == group).astype(np.int64) for group in selection.groups}
-    for layer, channels in selection.pages.items():
-        plan, means = source.plan.layer(layer), sample.means(layer)
-        values = np.asarray(plan.mean_centre.double().numpy() + plan.mean_unit.double().numpy() * means, np.float64)
-        for group, rows in members.items():
-            for channel in channels:
-                order, few = (
-                    some[np.argsort(-means[some, channel], kind="stable")] for some in (rows, rows[:SPREAD_OF])
-                )
-                key = (layer, channel), group
-                if source.job.group_by is not None:
-                    findings.of_group[key] = _pooled(findings, sample, order[:OF_GROUP], values[:, channel])
-                findings.spread[key] = _pooled(findings, sample, _at_equal_steps(few), values[:, channel])
-
-
-def _at_equal_steps(rows: Rows) -> Rows:
-    """SPREAD of the rows, with the first and the last; all of fewer."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, SPREAD).round().astype(np.int64))] if len(rows) else rows
-
-
-def _pooled(findings: Findings, sample: SampleTable, rows: Rows, values: Floats) -> list[tuple[int, float]]:
-    """Rows of the sample as numbers of the pool, each with its value."""
-    return [(findings.pool.add(ref), float(values[row])) for ref, row in zip(sample.refs(rows), rows, strict=True)]
-
-
-def _choose_cam_rows(sample: SampleTable, selection: PageSelection, findings: Findings) -> None:
-    """A few rows of each group, spread over the values of the first target."""
-    rows_per_group = max(1, CAM_IMAGES // len(selection.groups))
-    for group in selection.groups[:CAM_IMAGES]:
-        rows = np.flatnonzero(sample.group == group).astype(np.int64)
-        if not len(rows):
-            continue
-        order = rows[np.argsort(sample.targets[rows, 0], kind="stable")]
-        quantiles = np.unique(((np.arange(rows_per_group) + 0.5) / rows_per_group * len(order)).astype(np.int64))
-        refs: list[Ref] = sample.refs(order[quantiles])
-        findings.cam_rows[group] = [findings.pool.add(ref) for ref in refs]
-
-
 def _grow(source: ReportSource, selection: PageSelection, findings: Findings, progress: ReportProgress) -> None:
     if source.sample is None or not selection.channels:
         return
@@ -303,7 +227,12 @@ def _grow(source: ReportSource, selection: PageSelection, findings: Findings, pr
 
 
 def _look(
-    source: ReportSource, model: nn.Module, device: torch.device, findings: Findings, progress: ReportProgress
+    source: ReportSource,
+    model: nn.Module,
+    device: torch.device,
+    findings: Findings,
+    options: ReportOptions,
+    progress: ReportProgress,
 ) -> None:
     """Fetch the pool's rows once, and compute thumbnails, maps and outputs."""
     channels_of_row: dict[int, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
@@ -312,6 +241,8 @@ def _look(
     channels_by_row = {n: {layer: tuple(sorted(c)) for layer, c in by.items()} for n, by in channels_of_row.items()}
     progress.stage("images and their activation maps", len(findings.pool))
     side = pictures.thumbnail_side(len(findings.pool), source.image_shape)
+    if options.blur:
+        side = pictures.blurred_side(source.image_shape)
     batch = BATCH[device.type]
     probe = Probe(source, model, device, batch, channels_by_row, findings.tokens)
     for fetched in fetch(source, findings.pool.refs, batch):

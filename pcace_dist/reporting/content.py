@@ -37,6 +37,7 @@ def page(
         "facts": _facts(source),
         "stages": source.summary.get("stages", {}),
         "notes": findings.notes,
+        "showsImages": findings.shows_images,
         "targets": list(map(source.ranking.names.target, source.ranking.targets)),
         "classes": _evidence_is_of_a_class(source.targets[0], source.job.dataset.label),
         "groupBy": source.job.group_by,

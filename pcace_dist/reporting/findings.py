@@ -24,6 +24,7 @@ Valued = list[tuple[int, float]]  # numbers of rows, each with its mean activati
 class Findings:
     """Everything for the page; each module of the report adds its part."""
 
+    shows_images: bool = True
     pool: RowPool = field(default_factory=RowPool)
     exemplars: dict[ChannelKey, Valued] = field(default_factory=dict)
     of_group: dict[tuple[ChannelKey, int], Valued] = field(default_factory=dict)  # by group

@@ -11,14 +11,16 @@ class ReportOptions:
 
     top: so many of the best and of the worst channels of each layer get pictures (None: by the number of layers);
     layers and groups: names, as text (None: all, as many as fit); synthesis: compute images that excite the channels;
-    device: cpu, cuda or auto; against: a second run to compare with; output: the path of the page (None: report.html in
-    the run).
+    images: show pictures of the data at all; blur: show them so small that little is made out; device: cpu, cuda or
+    auto; against: a second run to compare with; output: the path of the page (None: report.html in the run).
     """
 
     top: int | None = None
     layers: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     synthesis: bool = True
+    images: bool = True
+    blur: bool = False
     device: str = "auto"
     against: str | None = None
     output: str | None = None

@@ -16,6 +16,7 @@ Bytes = npt.NDArray[np.uint8]
 PICTURE_BYTES = 9 << 20  # of all thumbnails of a page
 SIZES = (224, 192, 160, 128, 112, 96, 80, 64)
 BYTES_PER_PIXEL = 0.32  # of a WebP photograph at this quality, about
+BLURRED = 16  # pixels of the longer side
 MAP_SIDE = 32  # pixels of an activation map at most
 LEVELS = 32  # of a map's palette
 
@@ -27,6 +28,11 @@ def thumbnail_side(count: int, shape: tuple[int, int]) -> int:
         if count * pixels * BYTES_PER_PIXEL <= PICTURE_BYTES:
             return min(side, max(shape))
     return min(SIZES[-1], max(shape))
+
+
+def blurred_side(shape: tuple[int, int]) -> int:
+    """The longer side of an image of which little is to be made out: BLURRED pixels, or a quarter of a small image."""
+    return max(1, min(BLURRED, max(shape) // 4))
 
 
 def shrink_map(values: torch.Tensor, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:

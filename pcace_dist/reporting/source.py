@@ -171,6 +171,11 @@ class ReportSource:
         height, width = facts["image_shape"]
         return int(height), int(width)
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the model's input images."""
+        return (self.origin.job.model.input.image_channels, *self.image_shape)
+
     @cached_property
     def listing(self) -> Listing:
         """The data set as it is now. Raises DatasetError where it is gone."""

@@ -9,7 +9,7 @@ function channelView() {
   return [
     h("section", { "data-overlay": state.overlay, id: "channel" }, channelHead(name, place), channelNumbers(place),
       held === null ? h("p", { class: "empty" }, "No pictures were drawn for this channel; pcace report --top N draws more of each layer.") : [
-        portrait(held, name), exemplars(held, name), ofGroup(held, name), spread(held, name), extremes(held, name)]),
+        portrait(held, name), state.data.showsImages && [exemplars(held, name), ofGroup(held, name), spread(held, name), extremes(held, name)]]),
     held !== null && h("section", {}, transforms(held, name), h("div", { class: "pair" }, fitFigure(held, name), growthFigure(held, name, place))),
   ];
 }
