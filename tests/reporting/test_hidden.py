@@ -72,5 +72,5 @@ def test_a_job_that_shows_nothing_keeps_nothing_to_show(
     assert quietly(run, top=1).images == 0
     assert_hidden(OpenedReport(run / "report.html"))
     job["shown"] = "images"  # another job: the files of this one do not say which images they are about
-    with jobs_without_ray(), pytest.raises(Exception, match="another job|other job|different"):
+    with jobs_without_ray(), pytest.raises(Exception, match=r"another job|other job|different"):
         run_job(parse_job(job))
