@@ -1,4 +1,4 @@
-"""The pages that people read, and the blocks of code in them. docs/reference/ is made from the code (tests/reference)."""
+"""The pages that people read and their blocks of code; docs/reference/ is made from the code (tests/reference)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(
-    path for glob in ("*.md", "docs/*.md", "examples/**/*.md", "cluster/*.md") for path in ROOT.glob(glob)
-)
+PAGES = sorted(path for glob in ("*.md", "docs/*.md", "examples/**/*.md", "cluster/*.md") for path in ROOT.glob(glob))
 
 
 @dataclass(frozen=True)

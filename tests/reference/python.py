@@ -75,7 +75,7 @@ def signature(name: str, one: object, width: int = 100) -> str:
 
 def written(parameter: inspect.Parameter) -> str:
     """As in the source; annotations are text there (`from __future__ import annotations`)."""
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(parameter.kind.name, "")
     default = "" if parameter.default is inspect.Parameter.empty else f" = {parameter.default!r}"
     return f"{stars}{parameter.name}: {parameter.annotation}{default}"
 
