@@ -59,6 +59,12 @@ class Run:
             return parse_json(self._read("summary.json"), url) if recorded is None else dict(recorded)
 
     @property
+    def finished_at(self) -> float | None:
+        """When it ended, in seconds since 1970 by its driver's clock; None where the ledger does not say that it is
+        done, or is not here."""
+        return self._last.time if self._last is not None and self._last.kind == "done" else None
+
+    @property
     def job(self) -> Job:
         """The resolved job, from job.yaml."""
         return read_job(self.job_text(), name=f"{self.path}/job.yaml")

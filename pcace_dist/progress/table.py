@@ -62,17 +62,22 @@ def print_table(table: Table, format: Format | None = None) -> None:
 
 def print_records(records: Sequence[Mapping[str, Any]], format: Format) -> None:
     """Print records for programs: a JSON array, or CSV with the first record's keys as its header."""
+    text = text_of_records(records, format)
+    if format == Format.JSON or sys.stdout.isatty():
+        tell(text.rstrip("\n"))
+    else:
+        sys.stdout.write(text)  # the values as they are
+
+
+def text_of_records(records: Sequence[Mapping[str, Any]], format: Format, header: Sequence[str] = ()) -> str:
+    """Records as programs read them (`print_records`). header: of CSV where there may be no record."""
     if format == Format.JSON:
-        tell(json.dumps(list(records), indent=2, default=str))
-        return
+        return json.dumps(list(records), indent=2, default=str) + "\n"
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]) if records else [], lineterminator="\n")
+    writer = csv.DictWriter(text, list(records[0]) if records else header, lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
-    if sys.stdout.isatty():
-        tell(text.getvalue().rstrip("\n"))
-    else:
-        sys.stdout.write(text.getvalue())  # the values as they are
+    return text.getvalue()
 
 
 def lines_of(table: Table, width: int | None, *, wide: bool = False) -> list[str]:

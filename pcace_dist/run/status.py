@@ -13,7 +13,7 @@ from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.progress.display import Tally, describe
 from pcace_dist.run.bottleneck import describe_time
 from pcace_dist.storage.files import Storage
-from pcace_dist.storage.store import open_store
+from pcace_dist.storage.store import Store, open_store
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class RunStatus:
         ended = "" if self.exit_code is None else f" (exit code {self.exit_code})"
         yield f"run:      {self.run}"
         yield f"state:    {outcome}{ended}"
-        yield f"progress: {self._progress()}"
+        yield f"progress: {self.progress()}"
         if self.holder is not None:
             yield f"held by:  {self.holder['host']} (process {self.holder['pid']}), epoch {self.holder['epoch']}"
         yield f"recorded: attempts {self.attempts}, units set aside {self.units_set_aside}, bad rows {self.bad_rows}"
@@ -64,7 +64,8 @@ class RunStatus:
         yield from (f"fault:    {fault}" for fault in self.last_faults)
         yield from ["note:     summary.json cannot be read; the ledger alone is shown"] if self.unreadable else []
 
-    def _progress(self) -> str:
+    def progress(self) -> str:
+        """How far it is, in words."""
         if self.rows_in_all is None:
             return "the plan is not made yet"
         tally = Tally("images", self.rows, self.rows_in_all, self.workers, 0, self.images_per_second, self.waits_for)
@@ -75,7 +76,12 @@ class RunStatus:
 def status_of(path: str, storage: Storage | None = None) -> RunStatus:
     """What ledger and summary say of a run, running or ended. Raises OutputError where there is none."""
     store = open_store(path, storage or Storage({}))
-    state = Ledger(store).load()
+    return status_by(path, store, Ledger(store))
+
+
+def status_by(path: str, store: Store, ledger: Ledger) -> RunStatus:
+    """The same by a ledger that is kept: what it has read before is not read again."""
+    state = ledger.load()
     if state.epoch == 0:
         raise OutputError(f"{path}: holds no run")
     try:

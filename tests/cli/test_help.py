@@ -15,7 +15,7 @@ from pcace_dist.cli.main import build_parser, main
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = list(build_parser().verbs())
-HERE_ONLY = {"completion", "init", "schema"}  # of no use to a cluster
+HERE_ONLY = {"completion", "init", "schema", "serve"}  # of no use to a cluster
 
 
 def printed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -1,0 +1,209 @@
+"""Tables of a page: what stands in their cells. Formats Arrow rows; no HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+from pcace_dist.analysis.compare import Comparison
+from pcace_dist.analysis.history import History
+from pcace_dist.artifacts.rankings import SMALL_SUPPORT
+from pcace_dist.artifacts.reading.class_names import ClassNames
+from pcace_dist.progress.table import interval, number
+from pcace_dist.progress.terminal import local_time
+
+MOST_TABLES = 12  # rankings that a page shows
+Row: TypeAlias = Mapping[str, Any]
+Show: TypeAlias = Callable[[Row], str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, whether it holds numbers, and what the heading means."""
+
+    heading: str
+    numeric: bool = True
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a title; notes stand below."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    notes: tuple[str, ...] = ()
+
+
+NAME = Column("layer", False)
+CHANNEL = Column("channel")
+RANK = Column("rank")
+INTERVAL = Column("95 %", meaning="the interval that holds the value with 95 % confidence")
+
+
+def rankings(table: pa.Table, names: ClassNames, *, grouped: bool, by: str) -> list[Table]:
+    """A table for each target and group of rows of rankings.parquet, in their order."""
+    blocks: dict[str, list[Row]] = {}
+    for row in table.to_pylist():
+        blocks.setdefault(names.ranking(row["target"], row["group"], grouped=grouped), []).append(row)
+    tables = [_ranking(title, rows, by) for title, rows in list(blocks.items())[:MOST_TABLES]]
+    if len(blocks) > len(tables):
+        tables[-1] = Table(
+            tables[-1].title,
+            tables[-1].columns,
+            tables[-1].rows,
+            (*tables[-1].notes, f"{len(blocks) - len(tables):,} more rankings: choose a target or a group above"),
+        )
+    return tables
+
+
+def _ranking(title: str, rows: Sequence[Row], by: str) -> Table:
+    rank = "rank" if by == "score" else "effect_rank"
+    shown: list[tuple[Column, Show]] = [
+        (RANK, lambda row: _whole(row[rank])),
+        (INTERVAL, lambda row: interval(row[f"{rank}_low"], row[f"{rank}_high"], 0)),
+        (NAME, lambda row: str(row["layer"])),
+        (CHANNEL, lambda row: str(row["channel"])),
+        (Column("score", meaning="what the channel tells about the output, 0 to 1"), _score),
+        (INTERVAL, lambda row: interval(row["score_low"], row["score_high"])),
+    ]
+    if any(row.get("effect") is not None for row in rows):
+        meaning = "the signed share of the target's variance that goes through the channel"
+        shown += [
+            (Column("effect", meaning=meaning), lambda row: number(row["effect"])),
+            (INTERVAL, lambda row: interval(row["effect_low"], row["effect_high"], between=" to ")),
+        ]
+    shown += [(Column("images"), lambda row: f"{row['images']:,}"), (Column("status", False), lambda r: r["status"])]
+    few = any(_rests_on_few(row) for row in rows)
+    notes = (f"* rests on less than {SMALL_SUPPORT:.0%} of the images (support)",) if few else ()
+    return _table(title, shown, rows, notes)
+
+
+def _score(row: Row) -> str:
+    return number(row["score"]) + "*" * _rests_on_few(row)
+
+
+def _rests_on_few(row: Row) -> bool:
+    support = row.get("support")
+    return support is not None and support < SMALL_SUPPORT
+
+
+def bad_rows(table: pa.Table, most: int) -> Table:
+    """The first `most` rows that were set aside."""
+    names = ("file", "row", "id", "stage", "reason")
+    shown: list[tuple[Column, Show]] = [
+        (Column(name, name == "row"), lambda row, name=name: _text(row[name]))  # type: ignore[misc]
+        for name in names
+    ]
+    more = (f"{len(table) - most:,} more: see the CSV",) if len(table) > most else ()
+    return _table("", shown, table.slice(0, most).to_pylist(), more)
+
+
+def side_by_side(comparison: Comparison, top: int) -> list[Table]:
+    """For each ranking the channels that are among the best `top` of either run, with rank and score in both."""
+    blocks: dict[tuple[str, str], list[Row]] = {}
+    for row in comparison.channels.to_pylist():
+        ranks = [rank for rank in (row["rank_a"], row["rank_b"]) if rank is not None]
+        if ranks and min(ranks) <= top:
+            blocks.setdefault((row["target"], comparison.names.group(row["group"])), []).append(row)
+    tables = []
+    for (target, group), rows in list(blocks.items())[:MOST_TABLES]:
+        title = comparison.names.target(target) + ("" if rows[0]["group"] is None else f", group {group}")
+        tables.append(_pair(title, sorted(rows, key=lambda row: (row["rank_b"] is None, row["rank_b"]))))
+    return tables
+
+
+def _pair(title: str, rows: Sequence[Row]) -> Table:
+    shown: list[tuple[Column, Show]] = [
+        (NAME, lambda row: str(row["layer"])),
+        (CHANNEL, lambda row: str(row["channel"])),
+        (Column("rank in A"), lambda row: _whole(row["rank_a"])),
+        (Column("rank in B"), lambda row: _whole(row["rank_b"])),
+        (Column("score in A"), lambda row: number(row["score_a"])),
+        (Column("score in B"), lambda row: number(row["score_b"])),
+        (Column("change"), lambda row: f"{row['change']:+.3f}"),
+        (Column("q", meaning="the false discovery rate at which it moved"), lambda row: number(row["q_value"])),
+        (Column("moved", False), lambda row: row["movement"] if row["moved"] else ""),
+    ]
+    return _table(title, shown, rows)
+
+
+def agreement(comparison: Comparison) -> Table:
+    """How far the rankings agree, for each target, group and layer."""
+    names = comparison.names
+    columns = [
+        Column("target", False),
+        Column("group", False),
+        NAME,
+        *map(Column, ("Kendall", "Spearman", f"top {comparison.settings.top}", "rank-biased overlap")),
+    ]
+    rows = [
+        (
+            names.target(row.target),
+            "" if row.group is None else names.group(row.group),
+            row.layer or "all layers",
+            *(number(getattr(row.agreement, name)) for name in ("kendall", "spearman", "overlap", "rbo")),
+        )
+        for row in comparison.agreement
+    ]
+    return Table("Agreement of the rankings", columns, rows)
+
+
+def history(published: History) -> Table:
+    """The runs that a schedule has published, the newest first."""
+    columns = [
+        Column("published", False),
+        Column("why", False),
+        Column("images"),
+        Column("verdict", False),
+        Column("Kendall"),
+        Column("overlap"),
+        Column("moved"),
+        Column("drift", False),
+        Column("exit code"),
+    ]
+    rows = [
+        (
+            when(entry.published),
+            entry.why,
+            f"{entry.images:,}",
+            entry.verdict or "",
+            number(entry.kendall),
+            number(entry.overlap),
+            "" if entry.moved is None else f"{entry.moved:,} of {entry.judged:,}",
+            "; ".join(entry.drift),
+            str(entry.exit_code),
+        )
+        for entry in reversed(published.entries)
+    ]
+    return Table("", columns, rows)
+
+
+def when(published: str | float | None) -> str:
+    """A time for people: of ISO 8601 or seconds since 1970; empty where there is none."""
+    if published is None:
+        return ""
+    try:
+        seconds = published if isinstance(published, float) else datetime.fromisoformat(published).timestamp()
+        return local_time(seconds)
+    except (ValueError, OverflowError, OSError):
+        return str(published)
+
+
+def _table(title: str, shown: Iterable[tuple[Column, Show]], rows: Iterable[Row], notes: tuple[str, ...] = ()) -> Table:
+    shown = list(shown)
+    cells = [[cell(row) for _, cell in shown] for row in rows]
+    return Table(title, [column for column, _ in shown], cells, notes)
+
+
+def _whole(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
