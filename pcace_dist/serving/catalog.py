@@ -42,8 +42,9 @@ class ScheduleRow:
     @property
     def last(self) -> Entry | None:
         """The entry of the current run."""
-        entries = () if self.history is None else self.history.entries
-        return next((entry for entry in reversed(entries) if entry.run == self.history.latest), None)
+        if self.history is None:
+            return None
+        return next((entry for entry in reversed(self.history.entries) if entry.run == self.history.latest), None)
 
     def path_of(self, run: str) -> str:
         """The path of one of its runs below the folder that is served."""

@@ -175,7 +175,7 @@ class Pages:
         if unfinished:
             raise HTTPException(400, f"{middle_cut(visible(unfinished[0]), NAME_CELLS)}: has no result to compare")
         choice = run_view.Choice.of(request.query_params)
-        comparison = compare_runs(*(self._catalog.open(row.name) for row in rows))
+        comparison = compare_runs(self._catalog.open(rows[0].name), self._catalog.open(rows[1].name))
         comparable = comparison.verdict != "not comparable"
         return self._page(
             "compare",

@@ -105,7 +105,7 @@ def _finished(name: str, run: Run, folder: Folder) -> RunRow:
     if state is None:
         raise OutputError(f"{run.path}: has no ledger, and summary.json says {summary['outcome']}")
     reason = str(summary["outcome"]).replace("_", " ") if state == State.THIN else ""
-    counts = {"images": int(summary["images"]), "bad_rows": int(summary.get("bad_rows", 0))}
+    counts: dict[str, Any] = {"images": int(summary["images"]), "bad_rows": int(summary.get("bad_rows", 0))}
     row = RunRow(name, state, reason, run.finished_at, **counts, **_facts(run.job))
     try:
         return replace(row, **_best(run, folder, grouped=row.group_by is not None))
@@ -123,7 +123,12 @@ def _unfinished(name: str, run: Run, folder: Folder, watch: Watch) -> RunRow:
     if status.exit_code is not None:  # it has ended since
         return _finished(name, Run(run.path, run.storage), folder)
     progress = status.rows / status.rows_in_all if status.rows_in_all else None
-    seen = {"when": watch.opened_at, "bad_rows": status.bad_rows, "images": status.rows_in_all, "progress": progress}
+    seen: dict[str, Any] = {
+        "when": watch.opened_at,
+        "bad_rows": status.bad_rows,
+        "images": status.rows_in_all,
+        "progress": progress,
+    }
     if not lease.may_take:
         state, reason = State.RUNNING, status.progress()
     elif status.outcome == "stopped":
@@ -140,7 +145,7 @@ def _facts(job: Job) -> dict[str, Any]:
         "targets": tuple(target.name for target in job.targets),
         "group_by": job.group_by,
         "model": job.model.factory,
-        "data": (job.dataset.path,) if isinstance(job.dataset.path, str) else tuple(job.dataset.path),
+        "data": tuple(job.dataset.path),
     }
 
 

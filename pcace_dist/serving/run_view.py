@@ -45,10 +45,12 @@ class Choice:
             raise UserError(f"by={by}: write score or effect")
         if not top.isascii() or not top.isdecimal() or not 1 <= int(top[:5]) <= MOST_TOP:
             raise UserError(f"top={top[:20]}: write a whole number from 1 to {MOST_TOP}")
-        return Choice(*(query.get(name, "").strip() for name in ("layer", "group", "target")), by, int(top[:5]))
+        layer, group, target = (query.get(name, "").strip() for name in ("layer", "group", "target"))
+        return Choice(layer, group, target, by, int(top[:5]))
 
     @property
-    def wanted(self) -> dict[str, str | None]:
+    def wanted(self) -> dict[str, Any]:
+        """As `Run.ranking` takes it."""
         return {"layer": self.layer or None, "group": self.group or None, "target": self.target or None}
 
 

@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,8 @@ def unfinished(folder: Path, outcome: str, *, released: bool) -> None:
     folder.joinpath("ledger").mkdir(parents=True)
     pieces = [{"key": "a.parquet", "size": 10, "version": "1", "row_group": 0, "rows": 10}]
     manifest = {"fingerprint": "f", "weights": "w", "plan": "p", "units": [{"id": "u", "pieces": pieces}]}
-    for n, (kind, body) in enumerate({"open": {"holder": GONE}, "manifest": manifest}.items(), start=1):
+    bodies: dict[str, dict[str, Any]] = {"open": {"holder": GONE}, "manifest": manifest}
+    for n, (kind, body) in enumerate(bodies.items(), start=1):
         record = Record(n, kind, 1, "nonce", 1_700_000_000.0, body)
         (folder / record.key).write_bytes(record.to_bytes())
     summary = {"outcome": outcome, "stage": "main pass", "rows_done": 5, "images_per_second": 2.0, "workers_now": 1}

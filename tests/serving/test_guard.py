@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcace_dist import errors
 from pcace_dist.cli.main import main
 from tests.analysis.runs import write_run
 from tests.serving.conftest import Serve
@@ -118,6 +117,6 @@ def test_a_port_in_use_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_without_the_extra_the_line_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(errors.util, "find_spec", lambda name: None if name == "uvicorn" else object())
+    monkeypatch.setattr("pcace_dist.errors.util.find_spec", lambda name: None if name == "uvicorn" else object())
     error = line_of(["serve", str(tmp_path)], capsys)
     assert "needs packages of the extra `serve`; install them: " in error and "pip install" in error

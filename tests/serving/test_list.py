@@ -17,6 +17,7 @@ from pcace_dist.serving.catalog import Catalog
 from pcace_dist.serving.rows import RunRow, State
 from pcace_dist.serving.selection import select
 from pcace_dist.storage.files import Storage
+from pcace_dist.storage.folder import Folder, look_into
 from tests.analysis.runs import write_run
 from tests.serving.conftest import HOSTILE, Serve
 
@@ -199,14 +200,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def counted_looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    from pcace_dist.serving import finding
-
+    """The folders that are looked into, by their URLs."""
     looked: list[str] = []
-    look_into = finding.look_into
 
-    def count(storage: Storage, url: str) -> Any:
+    def count(storage: Storage, url: str) -> Folder:
         looked.append(url)
         return look_into(storage, url)
 
-    monkeypatch.setattr(finding, "look_into", count)
+    monkeypatch.setattr("pcace_dist.serving.finding.look_into", count)
     return looked
