@@ -1,6 +1,6 @@
 """`pcace rerank`: one tick of a schedule. If anything is new: rank, compare with the last run, publish.
 
-    what is there? -> lock -> run (or go on with it) -> compare -> report -> history -> hooks -> latest.json -> prune
+    what is there? -> lock -> run (or go on with it) -> compare -> history -> report -> hooks -> latest.json -> prune
 
 The next tick goes on where a tick died, and latest.json always names a complete run. Only hooks may be called twice.
 Joins runs and their schedule (run/, schedule.py) with the comparison (analysis/).
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -119,11 +120,11 @@ def _work(
     tick.check()
     after = Run(f"{job.output}/{run}", storage)
     compared = _compare(before, after, job.output, storage, options)
-    if options.report:
-        _write_report(after, compared)
     reasons = [] if compared is None else drift(compared, options.thresholds)
     entry = _entry(run, current, before, after, compared, reasons, DRIFT if reasons else code)
     entry = _recorded(tick, entry)
+    if options.report:
+        _write_report(after)
     if reasons:
         content = asdict(entry) | {"path": after.path, "comparison": f"{after.path}/comparison.json"}
         call_hooks(options.hooks, content)
@@ -206,14 +207,13 @@ def _compare(before: Pointer, after: Run, output: str, storage: Storage, options
     return comparison
 
 
-def _write_report(after: Run, compared: Comparison | None) -> None:
-    """report.html of the new run, against the last one. A report that fails is a warning: the ranking is good."""
+def _write_report(after: Run) -> None:
+    """report.html of the new run, with its schedule. A report that fails is a warning: the ranking is good."""
     from pcace_dist.reporting.build import build_report
     from pcace_dist.reporting.options import ReportOptions
 
-    against = None if compared is None or compared.verdict == "not comparable" else compared.run_a.path
     try:
-        build_report(after.path, ReportOptions(synthesis=False, against=against))
+        build_report(after.path, ReportOptions(synthesis=False))
     except (PcaceError, OSError) as error:
         logs.say(f"report: {error}; {ALL_THE_SAME}", prefix="pcace rerank: ", level=logging.WARNING)
 
@@ -233,7 +233,8 @@ def _entry(
         against_previous = {"previous": before["run"], "verdict": compared.verdict, "drift": tuple(reasons)}
         if compared.verdict != "not comparable":
             overall, counts = compared.overall, compared.counts
-            against_previous |= {"kendall": overall["kendall"], "overlap": overall["overlap"]}
+            known = {name: overall[name] for name in ("kendall", "overlap") if math.isfinite(overall[name])}
+            against_previous |= known  # JSON has no NaN
             against_previous |= {"moved": counts["moved"], "judged": counts["judged"]}
     return Entry(
         n=0,

@@ -17,7 +17,7 @@ from pcace_dist.artifacts.rankings import why_unranked
 from pcace_dist.artifacts.reading.rows import fetch
 from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
 from pcace_dist.datasets.sections import TENSOR
-from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, require_packages
+from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, UserError, require_packages
 from pcace_dist.models.in_memory import GONE, is_gone
 from pcace_dist.models.inputs import Normalise
 from pcace_dist.reporting import cam, content, pictures
@@ -25,6 +25,7 @@ from pcace_dist.reporting.comparison import compare
 from pcace_dist.reporting.evidence import growth
 from pcace_dist.reporting.findings import Findings
 from pcace_dist.reporting.geography import read_places
+from pcace_dist.reporting.history import history_of, past_of
 from pcace_dist.reporting.options import ReportOptions
 from pcace_dist.reporting.page import render
 from pcace_dist.reporting.probe import Probe
@@ -77,8 +78,7 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
             f"{selection.left_out:,} of {len(source.ranking.groups):,} groups did not fit on one page: the largest are "
             "shown; --groups chooses others"
         )
-    if options.against is not None:
-        findings.against = compare(source, open_report_source(options.against, layers=options.layers), selection.groups)
+    _compare(source, selection, findings, options)
     progress.stage("stability, evaluation, sets")
     findings.trust = trust_of(source, selection.groups)
     table, grouped = source.ranking.table, source.job.group_by is not None
@@ -140,6 +140,21 @@ def _tokens_of_axes(
     progress.stage("loading the model")
     with contextlib.suppress(PcaceError):  # then the tokens are a row
         findings.tokens = token_layers(source.load_model(), shapes, source.input_shape)
+
+
+def _compare(source: ReportSource, selection: PageSelection, findings: Findings, options: ReportOptions) -> None:
+    """With another run: the one asked for, else the last one before it in its schedule."""
+    if options.against is not None:
+        other = open_report_source(options.against, layers=options.layers)
+        findings.against = compare(source, other, selection.groups)
+    try:
+        past = past_of(source.run)
+        findings.history = history_of(source, selection.groups, past)
+        if options.against is None and past is not None and past.predecessor is not None:
+            other = open_report_source(past.predecessor)
+            findings.against = compare(source, other, selection.groups)
+    except UserError as error:
+        findings.notes.append(f"nothing of its schedule: {error}")
 
 
 def choose_device(name: str) -> torch.device:

@@ -69,7 +69,7 @@ def _blocks(source: ReportSource, other: ReportSource, groups: tuple[int, ...]) 
     compared = []
     index_of = _places(source.ranking, other.ranking)
     if not (index_of >= 0).any():
-        raise UserError(f"--against {other.run.path}: has none of this run's layers")
+        raise UserError(f"{other.run.path}, to compare with: has none of this run's layers")
     names = [str(group) for group in other.ranking.groups]
     for t, target in enumerate(source.ranking.targets):
         for g in groups:
@@ -77,7 +77,7 @@ def _blocks(source: ReportSource, other: ReportSource, groups: tuple[int, ...]) 
                 block = other.ranking.targets.index(target), names.index(str(source.ranking.groups[g]))
                 compared.append(_compared(source.ranking, other.ranking, (t, g), block, index_of))
     if not compared:
-        raise UserError(f"--against {other.run.path}: has none of this run's targets and groups")
+        raise UserError(f"{other.run.path}, to compare with: has none of this run's targets and groups")
     return compared
 
 

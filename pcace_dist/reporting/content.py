@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,8 @@ def page(
         "places": _places(source, selection, findings),
         "compared": _compared(selection, findings),
         "trust": findings.trust,
+        "history": findings.history,
+        "made": _made(source),
         "against": None if findings.against is None else findings.against.path,
         "judged": None if findings.against is None else findings.against.judged,
         "imageSide": max(source.image_shape),
@@ -68,6 +71,16 @@ def page(
     sampled = _Sampled(source)
     channels = [_channel(source, selection, findings, transforms, sampled, channel) for channel in selection.channels]
     return PageContent(f"{title} - pcace report", data, channels, findings.thumbnails)
+
+
+def _made(source: ReportSource) -> dict[str, Any]:
+    """What the page says at its end: when the run ended (UTC), the versions that made it, its job."""
+    ended = None if source.run.finished_at is None else datetime.fromtimestamp(source.run.finished_at, UTC)
+    return {
+        "ended": None if ended is None else f"{ended.day} {ended:%B %Y, %H:%M} UTC",
+        "versions": source.summary.get("versions", {}),
+        "job": source.run.job_text(),
+    }
 
 
 def _name(source: ReportSource, group: Any) -> str:

@@ -31,6 +31,7 @@ SCRIPTS = (
     "channel.js",
     "evidence.js",
     "views.js",
+    "comparison.js",
     "trust.js",
     "main.js",
 )

@@ -35,6 +35,7 @@ from pcace_dist.run.rank import run_job
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import open_store
 from tests.planted import planted_network, write_planted
+from tests.reporting.opened import OpenedReport
 from tests.run.test_main_job import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -419,12 +420,24 @@ def test_a_schedule_wants_an_output_of_its_own(local_ray: None, folder: Path) ->
 
 
 @pytest.mark.jobs
-def test_history_shows_every_published_run(local_ray: None, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tick_of_which_no_channel_is_ranked_can_be_followed(without_ray: None, folder: Path) -> None:
+    dataset = {"path": str(folder / "data"), "filter": {"label": 1}}
+    flat = parse_job(job_of(folder, target={"column": "label"}, dataset=dataset))
+    assert rerank(flat).exit_code == 4
+    add_shard(folder, "part-00020.parquet", seed=9)
+    assert rerank(flat).exit_code == 4
+    assert [entry.kendall for entry in read_history(str(folder / "weekly")).entries] == [None, None]
+
+
+@pytest.mark.jobs
+def test_history_shows_every_published_run(without_ray: None, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["history", str(folder / "weekly")]) == 2
     rerank(parsed(folder))
     add_shard(folder, "part-00020.parquet", seed=9)
     rerank(parsed(folder), Options(report=True))
-    assert (folder / "weekly" / pointer(folder) / "report.html").stat().st_size > 10_000
+    report = OpenedReport(folder / "weekly" / pointer(folder) / "report.html").data
+    assert [run["why"] for run in report["history"]["runs"]] == ["first run", "other data"]
+    assert report["against"] == str(folder / "weekly" / report["history"]["runs"][0]["run"])
     assert main(["history", str(folder / "weekly")]) == 0
     printed = capsys.readouterr().out
     assert "first run" in printed and "other data" in printed and "same" in printed

@@ -16,6 +16,7 @@ from tests.reporting.browser import Tab, open_browser
 from tests.reporting.conftest import Reported, quietly
 from tests.reporting.opened import OpenedReport
 from tests.reporting.square import GROUPS, SQUARE
+from tests.reporting.test_history import write_schedule
 from tests.reporting.test_trust import SOUTH, write_evaluated
 
 pytestmark = pytest.mark.browser
@@ -212,6 +213,19 @@ def test_trust_shows_stability_evaluation_and_sets(browser: Any, squares: Report
     tab.page.click("#sets tbody a >> nth=0")
     tab.page.wait_for_selector("#channel h1")
     assert tab.texts("#channel h1") == ["Channel look/0"] and tab.said == []
+    tab.page.close()
+
+
+def test_a_run_of_a_schedule_shows_its_history(browser: Any, squares: Reported, tmp_path: Path) -> None:
+    write_schedule(squares, tmp_path / "weekly")
+    tab = Tab(browser, Path(quietly(tmp_path / "weekly", top=1, synthesis=False).path))
+    tab.view("Comparison")
+    tab.wait_for_charts()
+    assert tab.texts("main h2") == ["Against another run", "History"]
+    assert tab.texts("#history tbody td:nth-child(3)") == ["new weights", "other data", "first run"]
+    assert tab.page.locator("figure:has-text('Scores of the best channels') .scatterlayer .trace").count() == 4
+    assert tab.violations() == [] and tab.said == []
+    assert "This run ended on" in tab.texts("footer")[0]
     tab.page.close()
 
 

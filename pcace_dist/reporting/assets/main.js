@@ -8,7 +8,7 @@ const views = {
   trust: { title: () => "Trust", draw: trustView, there: hasTrust },
   groups: { title: () => "Groups", draw: groupsView, there: () => state.data.across.length > 0 },
   map: { title: () => "Map", draw: mapView, there: () => state.data.places !== null },
-  comparison: { title: () => "Comparison", draw: comparisonView, there: () => state.data.compared.length > 0 },
+  comparison: { title: () => "Comparison", draw: comparisonView, there: () => state.data.compared.length > 0 || state.data.history !== null },
 };
 const shownViews = () => Object.entries(views).filter(([, view]) => view.there());
 
@@ -50,6 +50,9 @@ function fillControls() {
   fill("group", groups.map((group) => group.name), "group");
   document.getElementById("group-label").textContent = cut(groupBy || "Group", 20);
   document.getElementById("run-title").textContent = state.data.title;
+  const { ended, versions, job } = state.data.made, made = Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ");
+  document.getElementById("made").textContent = [ended && `This run ended on ${ended}.`, made && `Made with ${made}.`].filter(Boolean).join(" ");
+  document.getElementById("job").textContent = job;
   document.getElementById("notes").replaceChildren(...state.data.notes.map((note) => h("p", {}, note)));
 }
 

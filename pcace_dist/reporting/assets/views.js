@@ -1,4 +1,4 @@
-// The other views: groups side by side, the map, a second run.
+// The other views: groups side by side and the map.
 
 function groupsView() {
   const across = state.data.across.find((entry) => entry.target === state.target) || state.data.across[0];
@@ -92,24 +92,4 @@ function byGroupFigure(chosen, places) {
   return chart({ title: `${cut(chosen.name)}, by group`, name: "map-by-group", height: 260, alt: "Mean by group",
     traces: () => [{ type: "bar", x: names.map((_, i) => i), y: means, text: names.map((name) => label(name, 60)), textposition: "none", marker: { color: means.map((_, g) => (g === state.group ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{y:.3g}<extra></extra>" }],
     layout: { xaxis: { tickvals: names.map((_, i) => i), ticktext: names.map((name) => label(name)) } }, table: () => [["group", "mean"], ...names.map((name, i) => [name, means[i]])] });
-}
-
-function comparisonView() {
-  const seen = state.data.compared.find((entry) => entry.target === state.target && entry.group === state.group);
-  const title = h("h1", {}, "Comparison");
-  if (!seen) return [h("section", {}, title, h("p", { class: "empty" }, "The other run has no such target and group."))];
-  const rank = numbersOf("rank"), score = numbersOf("score"), other = floats(seen.rank), otherScore = floats(seen.score), moved = floats(seen.moved);
-  const shown = shownPlaces().filter((p) => !Number.isNaN(rank[p]) && !Number.isNaN(other[p]));
-  const movers = [...shown].sort((a, b) => Math.abs(other[b] - rank[b]) - Math.abs(other[a] - rank[a])).slice(0, 20);
-  const top = Math.min(20, shown.length);
-  const kept = shown.filter((p) => rank[p] <= top && other[p] <= top).length;
-  return [h("section", {}, title, h("p", { class: "quiet" }, `This run against ${state.data.against}; `, whereText(), `. Spearman ${seen.spearman === null ? "–" : format(seen.spearman, 3)}; ${kept} of the top ${top} are in both; ${shown.filter((p) => moved[p]).length} channels moved.`),
-    h("div", { class: "pair" },
-      chart({ title: "Ranks", name: "comparison-ranks", height: 380, alt: "Rank here against rank in the other run", caption: `Orange: ${state.data.judged}.`,
-        traces: () => [{ type: "scatter", mode: "markers", x: shown.map((p) => other[p]), y: shown.map((p) => rank[p]), customdata: shown, text: shown.map((p) => label(state.names[p].name, 60)), marker: { size: 6, opacity: 0.75, color: shown.map((p) => (moved[p] ? tone(1) : tone(0))) }, hovertemplate: "%{text}: %{x} to %{y}<extra></extra>" }],
-        layout: { xaxis: { title: { text: "rank in the other run" }, autorange: "reversed" }, yaxis: { title: { text: "rank here" }, autorange: "reversed" } }, click: (point) => openChannel(state.names[point.customdata].name),
-        table: () => [["channel", "rank", "other_rank", "score", "other_score", "moved"], ...shown.map((p) => [state.names[p].name, rank[p], other[p], score[p], otherScore[p], moved[p]])] }),
-      chart({ title: "Largest moves", name: "comparison-moves", height: 380, alt: "Channels that moved most",
-        traces: () => movers.map((p) => ({ type: "scatter", mode: "lines+markers", x: ["the other run", "here"], y: [other[p], rank[p]], name: label(state.names[p].name, 60), line: { width: 1.5, color: moved[p] ? tone(1) : tone(0) }, text: [label(state.names[p].name, 60), label(state.names[p].name, 60)], hovertemplate: "%{text}: %{y}<extra></extra>" })),
-        layout: { yaxis: { autorange: "reversed", title: { text: "rank" } } }, table: () => [["channel", "other_rank", "rank"], ...movers.map((p) => [state.names[p].name, other[p], rank[p]])] })))];
 }
