@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pcace_dist.analysis.compare import Comparison
     from pcace_dist.commands.check.check import Checked
     from pcace_dist.commands.evaluate import Evaluation
+    from pcace_dist.commands.export.export import Exported
     from pcace_dist.commands.select.sets import Selected
     from pcace_dist.models.listing.found import Layers
     from pcace_dist.reporting.build import ReportResult
@@ -148,6 +149,18 @@ def select(run: Run | str, *, folder: str | Path | None = None, **settings: Any)
 
     opened = _opened(run)
     return selected(opened, SelectSettings(**settings), folder=opened.path if folder is None else str(folder))
+
+
+def export(run: Run | str, to: str, **settings: Any) -> Exported:
+    """A finished run in other people's formats: `.place` says where, `.written` what, `.known` whether it was there.
+
+    to: csv, json, mlflow, wandb or fiftyone. settings: as `commands.export.export.ExportSettings` has them, such as
+    out="tables", experiment="channels". Needs the extra `mlflow` or `wandb` for these. Raises UserError.
+    """
+    from pcace_dist.commands.export.export import ExportSettings
+    from pcace_dist.commands.export.export import export as exported
+
+    return exported(_opened(run), ExportSettings(to, **settings))
 
 
 def report(run: Run | str, **options: Any) -> ReportResult:

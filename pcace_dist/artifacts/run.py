@@ -181,7 +181,7 @@ class Run:
         With `top` the N channels of every target that are most often among a group's best. Raises UserError for a run
         without groups.
         """
-        table = self._table("rankings_across_groups.parquet")
+        table = self.table_if_any("rankings_across_groups.parquet")
         if table is None:
             raise UserError(f"{self.path}: is a run without group_by")
         with parsing(f"{self.path}/rankings_across_groups.parquet"):
@@ -229,20 +229,20 @@ class Run:
 
     def exemplars(self) -> pa.Table | None:
         """For every channel the rows with the largest mean activation (docs/outputs.md); None if the run has none."""
-        return self._table("exemplars.parquet")
+        return self.table_if_any("exemplars.parquet")
 
     def sample(self) -> pa.Table | None:
         """A uniform sample of the rows with their codes (docs/outputs.md); None if the run has none."""
-        return self._table("sample.parquet")
+        return self.table_if_any("sample.parquet")
 
     def transforms(self) -> pa.Table | None:
         """theta and phi on the knots (docs/outputs.md); None if the run has none."""
-        return self._table("transforms.parquet")
+        return self.table_if_any("transforms.parquet")
 
     @cached_property
     def names(self) -> ClassNames:
         """Names of the classes, as far as the run has any, and how groups, labels and targets are shown with them."""
-        table = self._table(CLASSES)
+        table = self.table_if_any(CLASSES)
         if table is None:
             return ClassNames()
         dataset, group_by = self.job.dataset, self.job.group_by
@@ -281,7 +281,7 @@ class Run:
         self._refuse_unfinished()
         return read_parquet(self.storage, *self._recorded(name), **selection)
 
-    def _table(self, name: str) -> pa.Table | None:
+    def table_if_any(self, name: str) -> pa.Table | None:
         """A published table; None if the run has none."""
         self._refuse_unfinished()
         try:
@@ -292,7 +292,7 @@ class Run:
             raise
 
     def _needed(self, name: str) -> pa.Table:
-        table = self._table(name)
+        table = self.table_if_any(name)
         if table is None:
             raise self._unfinished(name)
         return table

@@ -12,7 +12,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
-from pcace_dist.cli import check, completion, estimate, init, layers, pack, runs, schema, select, serve, stability
+from pcace_dist.cli import (
+    check,
+    completion,
+    estimate,
+    export,
+    init,
+    layers,
+    pack,
+    runs,
+    schema,
+    select,
+    serve,
+    stability,
+)
 from pcace_dist.cli.arguments import add_choice, add_format, add_job, add_run, count
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
@@ -110,6 +123,7 @@ def build_parser() -> Parser:
     layers.add_verb(add)
     _add_report(add)
     serve.add_verb(add)
+    export.add_verb(add)
     schema.add_verb(add)
     completion.add_verb(add)
     return parser

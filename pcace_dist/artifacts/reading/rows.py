@@ -65,6 +65,17 @@ class RowPool:
 
 
 @dataclass(frozen=True, eq=False)
+class StoredRow:
+    """A row as it is stored: its number among those asked for, its image's bytes (None: null), its label (-1: none) and
+    its group."""
+
+    number: int
+    image: bytes | None
+    label: int
+    group: Any
+
+
+@dataclass(frozen=True, eq=False)
 class _Row:
     number: int
     image: torch.Tensor
@@ -87,27 +98,35 @@ def fetch(source: RowSource, refs: Sequence[Ref], batch: int) -> Iterator[Fetche
 
     Raises DatasetError where the data set is gone, or a file is not the one that the run read.
     """
-    number_of = {(file, row): number for number, (file, _, row) in enumerate(refs)}
-    row_groups = _row_groups_of(source, refs)
     gathered: list[_Row] = []
-    for row_group in read_row_groups(row_groups, source.dataset, source.storage, _rows_of(refs)):
+    for stored in fetch_stored(source, refs):
+        try:
+            image = decode(stored.image, source.images)
+        except RowError:
+            continue
+        if source.image_shape not in (None, tuple(image.shape[1:])):
+            continue
+        gathered.append(_Row(stored.number, image, stored.label, stored.group))
+        if len(gathered) == batch:
+            yield _batch_of(gathered)
+            gathered = []
+    if gathered:
+        yield _batch_of(gathered)
+
+
+def fetch_stored(source: RowSource, refs: Sequence[Ref]) -> Iterator[StoredRow]:
+    """The rows with their images as they are stored, in the data set's order. Rows that cannot be read are left out.
+
+    Raises DatasetError where the data set is gone, or a file is not the one that the run read.
+    """
+    number_of = {(file, row): number for number, (file, _, row) in enumerate(refs)}
+    for row_group in read_row_groups(_row_groups_of(source, refs), source.dataset, source.storage, _rows_of(refs)):
         if not isinstance(row_group, RowGroup):
             continue
         labels, groups = _labels(source, row_group), _groups(source, row_group)
         for position, row in enumerate(row_group.rows.tolist()):
-            try:
-                image = decode(row_group.table[source.dataset.image][position].as_py(), source.images)
-            except RowError:
-                continue
-            if source.image_shape not in (None, tuple(image.shape[1:])):
-                continue
-            number = number_of[row_group.ref.key, row]
-            gathered.append(_Row(number, image, labels[position], groups[position]))
-            if len(gathered) == batch:
-                yield _batch_of(gathered)
-                gathered = []
-    if gathered:
-        yield _batch_of(gathered)
+            image = row_group.table[source.dataset.image][position].as_py()
+            yield StoredRow(number_of[row_group.ref.key, row], image, labels[position], groups[position])
 
 
 def _row_groups_of(source: RowSource, refs: Sequence[Ref]) -> tuple[RowGroupRef, ...]:
