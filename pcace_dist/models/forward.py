@@ -25,8 +25,8 @@ from pcace_dist.models.inputs import Normalise
 from pcace_dist.models.outputs import as_matrix, wrapper
 from pcace_dist.models.precision import Numerics, convert_model
 from pcace_dist.models.tap import LayerTap, Receive
-from pcace_dist.statistics.channels_last import version as compiler
 from pcace_dist.statistics.effects.positions import block_sums
+from pcace_dist.statistics.loops.compiled import version as compiler
 
 TOKENS = "input_ids"  # the first argument of a model for text, or for text and images
 

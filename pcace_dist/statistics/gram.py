@@ -24,6 +24,7 @@ from torch import Tensor
 from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import basis, pages, tensorfile
 from pcace_dist.statistics.effects.grid import GRID
+from pcace_dist.statistics.loops.row_products import add_products, are_worth_it
 from pcace_dist.statistics.products import Index, packed_size, products
 
 FORMAT_VERSION: Final = 1
@@ -169,8 +170,12 @@ class Gram:
         counts = torch.bincount(fold_of_row, minlength=self.folds)
         if block.start == 0:
             self._make_room(counts.to(self.device))
-        for addend in products(codes, target_codes, fold_of_row, counts.tolist(), self.knots, shared=block.start == 0):
-            self._add(addend.name, addend.where, addend.values, folds=addend.folds, channels=block)
+        if self.device.type == "cpu" and are_worth_it(codes, self.targets):
+            xx, xy = (self._state[name][_place(name, block)] for name in _PRODUCTS)
+            yy = self._state["yy"] if block.start == 0 else None
+            add_products(codes, target_codes, fold_of_row, self.knots, xx, xy, yy)
+        else:
+            self._multiply(codes, target_codes, fold_of_row, counts.tolist(), block)
         step = max(1, min(_ROWS_AT_A_TIME, _CODES_AT_A_TIME // max(1, codes[0:1].numel())))
         for first in range(0, len(codes), step):
             rows = slice(first, first + step)
@@ -268,6 +273,11 @@ class Gram:
     # Arithmetic
     # -----------------------------------------------------------------------------------
 
+    def _multiply(self, codes: Tensor, target_codes: Tensor, folds: Tensor, counts: list[int], channels: slice) -> None:
+        """Adds the products of rows as products of matrices."""
+        for addend in products(codes, target_codes, folds, counts, self.knots, shared=channels.start == 0):
+            self._add(addend.name, addend.where, addend.values, folds=addend.folds, channels=channels)
+
     def _add(
         self,
         name: str,
@@ -277,8 +287,8 @@ class Gram:
         folds: Tensor | None = None,
         channels: slice = slice(None),
     ) -> None:
-        """The only place where sums change. channels, where: the entries to add to; folds: only these folds (on the
-        last axis but one)."""
+        """The only place where sums change, besides loops/row_products.py. channels, where: the entries to add to;
+        folds: only these folds (on the last axis but one)."""
         target = self._state[name][_place(name, channels)][where]
         addend = values.to(device=target.device, dtype=target.dtype)
         if folds is None:

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics import basis, channels_last, pca, tensorfile
+from pcace_dist.statistics import basis, pca, tensorfile
 from pcace_dist.statistics.effects.grid import fixed_point, grid_of
 from pcace_dist.statistics.effects.plan import EffectPlan
+from pcace_dist.statistics.loops import channels_last
 from pcace_dist.statistics.maps import by_channel
 from pcace_dist.statistics.plan_noise.noise import PlanNoise
 
@@ -159,8 +160,8 @@ class LayerPlan:
         """Components float32 (B, C, p) and means float32 (B, C) of maps (B, C, D).
 
         Accumulated in float32. Large channels-last maps on a processor are multiplied where they lie
-        (channels_last.py). Others by one batched product over the channels on a transposed view: contiguous float32
-        maps are not copied; what is left is turned round and widened first, exactly (maps.py).
+        (loops/channels_last.py). Others by one batched product over the channels on a transposed view: contiguous
+        float32 maps are not copied; what is left is turned round and widened first, exactly (maps.py).
         """
         if maps.dim() != 3 or maps.shape[1:] != (self.channels, self.pixels):
             raise StatisticsError(

@@ -29,7 +29,7 @@ from pcace_dist.statistics.score import OK, ChannelScores
 from pcace_dist.storage.store import Store
 from pcace_dist.worker.block_sums import BlockSums
 
-PAIRS_AT_A_TIME = 1 << 20  # of channels, compared in one task
+PAIRS_AT_A_TIME = 1 << 22  # of channels, compared in one task
 
 RankInput: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray]"  # score_squared, pseudo-values, ok
 
@@ -159,5 +159,15 @@ def rank_tasks(plan: Plan, blocks: Sequence[BlockScores]) -> list[list[RankInput
 
 
 def rank_batch(inputs: Sequence[RankInput]) -> list[Ranks]:
-    """One task: ranks and their intervals of some rankings."""
-    return [rank_channels(*ranking) for ranking in inputs]
+    """One task: ranks and their intervals of some rankings. One that is the same as the one before it is not computed
+    again: so it is with intervals given the plan, where the plan's noise is not known."""
+    ranks: list[Ranks] = []
+    before: RankInput | None = None
+    for ranking in inputs:
+        ranks.append(ranks[-1] if before is not None and _are_equal(ranking, before) else rank_channels(*ranking))
+        before = ranking
+    return ranks
+
+
+def _are_equal(one: RankInput, other: RankInput) -> bool:
+    return all(np.array_equal(mine, theirs, equal_nan=True) for mine, theirs in zip(one, other, strict=True))

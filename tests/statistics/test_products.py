@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pcace_dist.statistics import products
+from pcace_dist.statistics import gram, products
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.loops import compiled, row_products
 from tests.statistics.helpers import random_rows, reference_sums
 
 FOLDS = 5
@@ -63,6 +64,39 @@ def test_bytes_and_floats_give_the_same_integers_those_of_the_definition(
     monkeypatch.setattr(products, "byte_products", lambda: False)
     assert_exact(sums_of(rows, knots=knots), rows, knots)
     assert set(used) == {"_Floats"}
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(("knots", "components"), [(3, 1), (9, 4), (33, 2)])
+def test_the_loops_give_the_same_integers(
+    knots: int, components: int, wide: bool, used: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "LOADING", 0)
+    monkeypatch.setattr(row_products, "_STEP_BYTES", 0)  # steps of the fewest rows
+    rows = rows_of([900, 0, 1, 640, 7], channels=5, components=components, knots=knots)
+    if wide:
+        monkeypatch.setattr(gram, "narrow_limit", lambda knots: 600)
+    in_blocks = Gram(5, components, 2, knots, FOLDS)
+    for block in (slice(0, 2), slice(2, 5)):
+        own = {name: rows[name][:, block] for name in ("codes", "means")}
+        in_blocks.update(**rows | own, channels=block)
+    whole = sums_of(rows, knots=knots)
+    assert not used and whole.xx.dtype == (torch.int64 if wide else torch.int32)
+    assert_exact(whole, rows, knots)
+    assert_exact(in_blocks, rows, knots)
+    assert_exact(
+        sums_of(rows, knots=knots).merge([whole, in_blocks]), {k: torch.cat([v] * 3) for k, v in rows.items()}, knots
+    )
+
+
+def test_the_loops_take_as_many_threads_as_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "LOADING", 0)
+    before, rows = torch.get_num_threads(), rows_of([30, 40, 50, 0, 1], channels=7)
+    try:
+        torch.set_num_threads(3)
+        assert_exact(sums_of(rows), rows, 9)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_short_folds_are_multiplied_as_floats(used: list[str]) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from pcace_dist.statistics import ranks
+from pcace_dist.statistics.loops import compiled
 from pcace_dist.statistics.ranks import rank_channels
 from tests.statistics.helpers import Array
 
@@ -107,6 +109,17 @@ def test_intervals_are_those_of_every_difference_flipped_by_hand(count: int) -> 
         assert all_ranks.low[i] == 1 + (apart > critical).sum()
         assert all_ranks.high[i] == count - (apart < -critical).sum()
         assert all_ranks.rank[i] == 1 + (scores > scores[i]).sum()
+
+
+@pytest.mark.parametrize("count", [1, 2, 17, 40])
+def test_the_compiled_loop_gives_the_same_bits(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    residuals = torch.from_numpy(np.random.default_rng(count).normal(size=(count, FOLDS)))
+    residuals[-1] = residuals[0]  # no difference at all
+    peaks = []
+    for loading in (np.inf, 0.0):
+        monkeypatch.setattr(compiled, "LOADING", loading)
+        peaks.append(ranks._peaks(residuals))
+    assert torch.equal(*peaks)
 
 
 def test_well_separated_channels_have_narrow_intervals() -> None:

@@ -8,18 +8,11 @@ the loop when it is first used, for CPUs only. Without Numba, `supports` is Fals
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from importlib.util import find_spec
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from pcace_dist.errors import StatisticsError
+from pcace_dist.statistics.loops.compiled import has_numba, in_slices, machine_code
 
 TILE = 64  # positions that are summed separately before they are added to the total; the bits depend on it
 FEWEST_CHANNELS = 64  # with fewer, vectors are half empty, and transposing is as fast
@@ -27,18 +20,9 @@ FEWEST_VALUES = 50_000  # in one image's map; with fewer, the gain is less than 
 _BITS = {torch.bfloat16: (torch.int16, np.uint16, 16), torch.float32: (torch.int32, np.uint32, 0)}
 
 
-def version() -> str:
-    """The compiler of the loop, for the numeric class; "none" where there is none."""
-    if not _has_numba():
-        return "none"
-    from importlib.metadata import version as installed
-
-    return f"numba {installed('numba')}"
-
-
 def is_large(channels: int, positions: int) -> bool:
     """Whether a layer is large enough for the loop, and the loop can be compiled."""
-    return channels >= FEWEST_CHANNELS and positions > 1 and channels * positions >= FEWEST_VALUES and _has_numba()
+    return channels >= FEWEST_CHANNELS and positions > 1 and channels * positions >= FEWEST_VALUES and has_numba()
 
 
 def supports(maps: Tensor) -> bool:
@@ -62,39 +46,9 @@ def project(maps: Tensor, axes: Tensor) -> Tensor:
     stored, bits, shift = _BITS[maps.dtype]
     values = maps.transpose(1, 2).view(stored).numpy().view(bits)  # (B, D, C)
     sums = torch.zeros((len(maps), axes.shape[1] + 1, maps.shape[1]), dtype=torch.float32)
-    loop, weights, out = _compiled(), axes.numpy(), sums.numpy()
-    threads = min(torch.get_num_threads(), len(maps))
-    if threads == 1:
-        loop(values, shift, weights, out, TILE)
-    else:
-        slices = [slice(len(maps) * i // threads, len(maps) * (i + 1) // threads) for i in range(threads)]
-        list(_pool(threads).map(lambda rows: loop(values[rows], shift, weights, out[rows], TILE), slices))
+    loop, weights, out = machine_code(_loop), axes.numpy(), sums.numpy()
+    in_slices(lambda rows: loop(values[rows], shift, weights, out[rows], TILE), len(maps))
     return sums
-
-
-@lru_cache(maxsize=1)
-def _has_numba() -> bool:
-    return sys.byteorder == "little" and find_spec("numba") is not None
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="pcace-tap")
-
-
-@lru_cache(maxsize=1)
-def _compiled() -> Callable[..., None]:
-    """The loop as machine code; cached on disk where possible, so that it is compiled once."""
-    try:
-        import numba  # imported here: it takes a third of a second, and only channels-last maps need it
-    except ImportError as error:
-        raise StatisticsError(f"numba is installed, but cannot be imported: {error}; install it anew") from error
-
-    settings: dict[str, Any] = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **settings)(_loop)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
-        return numba.njit(**settings)(_loop)  # type: ignore[no-any-return]
 
 
 def _loop(maps: np.ndarray, shift: int, axes: np.ndarray, out: np.ndarray, tile: int) -> None:

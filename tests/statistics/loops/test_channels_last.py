@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcace_dist.statistics import channels_last
+from pcace_dist.statistics.loops import channels_last, compiled
 from tests.statistics.helpers import projecting
 
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -95,9 +95,10 @@ def test_other_maps_are_not_for_the_loop(maps: Tensor, why: str) -> None:
 def test_without_numba_maps_are_turned_round(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, plan = maps_of(3, 64, 28, torch.bfloat16), projecting(64, 784)
     projected = plan.project(maps)
-    assert channels_last.version().startswith("numba ")
-    monkeypatch.setattr(channels_last, "_has_numba", lambda: False)
-    assert channels_last.version() == "none"
+    assert compiled.version().startswith("numba ")
+    for module in (channels_last, compiled):
+        monkeypatch.setattr(module, "has_numba", lambda: False)
+    assert compiled.version() == "none"
     for mine, others in zip(plan.project(maps), projected, strict=True):
         torch.testing.assert_close(mine, others, rtol=0, atol=2e-5)
 

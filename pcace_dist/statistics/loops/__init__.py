@@ -1,0 +1,1 @@
+"""Loops that PyTorch has no operation for, compiled by Numba. Pure: tensors in, tensors out."""
