@@ -85,10 +85,11 @@ check: lint types docs test
 stability: setup
 	$(BIN)/python -m tests.statistics.stability
 
-# docs/ranking.svg and docs/pair.svg, from a run of the example
+# docs/ranking.svg, docs/pair.svg and docs/serve.png, from a run of the example
 pictures: setup
 	$(BIN)/pcace rank examples/mnist/job.yaml --top 1
 	$(BIN)/python -m examples.mnist.pictures runs/mnist docs
+	$(BIN)/python -m tests.serving.picture runs/mnist docs/serve.png
 
 # docs/reference/, from the code
 reference: setup

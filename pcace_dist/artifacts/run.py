@@ -130,6 +130,8 @@ class Run:
         with parquet(self.storage, *self._recorded(RANKINGS)) as file:
             wanted = {"layer": layer, "group": group, "target": target}
             parts = [self._rows_with(file, column, names) for column, names in wanted.items() if names is not None]
+            if top is not None and layer is None:  # ranks are over all layers: the others need not be read
+                parts.append(pc.field("rank") <= top)
             table = pq.read_table(file, filters=functools.reduce(operator.and_, parts) if parts else None)
             return best_of(table, top)
 

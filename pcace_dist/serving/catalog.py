@@ -6,6 +6,7 @@ then takes what is known. A run is read again where its folder has changed, and 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from pcace_dist.serving.rows import RunRow, State, read_row
 from pcace_dist.serving.watch import Watch
 from pcace_dist.storage.files import Storage, first_line
 from pcace_dist.storage.folder import Folder, look_into
+
+log = logging.getLogger(__name__)
 
 THREADS = 16
 FRESH = 5.0  # seconds for which a look is good
@@ -136,8 +139,10 @@ class Catalog:
             self._forget(found)
             list(self._pool.map(self._read, found.runs, found.runs.values()))
             list(self._pool.map(self._read_schedule, found.schedules, found.schedules.values()))
-        except (OSError, PcaceError) as error:
-            self._failure = first_line(error)
+        except Exception as error:
+            if not isinstance(error, OSError | PcaceError):
+                log.exception("%s: cannot be looked into", self.root)
+            self._failure = first_line(error) or type(error).__name__
         finally:
             self._looked = self._clock()
 

@@ -61,7 +61,7 @@ def app_of(catalog: Catalog, shown: str, host: str) -> Starlette:
     return Starlette(
         routes=[Route(path, page, methods=["GET"]) for path, page in routes.items()],
         middleware=[Middleware(Guard, host=host)],
-        exception_handlers={HTTPException: pages.refusal, PcaceError: pages.refusal, Exception: pages.refusal},
+        exception_handlers=dict.fromkeys((HTTPException, PcaceError, OSError, Exception), pages.refusal),
     )
 
 
@@ -115,30 +115,26 @@ class Pages:
         row = self._row(request)
         choice = run_view.Choice.of(request.query_params)
         run = self._catalog.open(row.name)
-        others = [other.name for other in self._catalog.look().runs if other.is_done and other.name != row.name]
+        runs = self._catalog.look().runs if row.is_done else ()
+        status = self._catalog.watch(row.name).status
         return self._page(
             "run",
             every=LIVE["run"] if row.state == State.RUNNING else None,
             row=row,
             view=run_view.view_of(run, row, choice),
             choice=choice,
-            lines=self._lines(row),
+            lines=list(status.lines())[1:] if status is not None and row.has_status else [],
             meaning=MEANINGS[row.state],
-            others=sorted(others),
+            others=sorted(other.name for other in runs if other.is_done and other.name != row.name),
             has_report=REPORT in self._catalog.folder(row.name).files,
             query={"run": row.name} | {name: str(value) for name, value in asdict(choice).items()},
         )
 
-    def _lines(self, row: RunRow) -> list[str]:
-        """What `pcace status` says of a run that has not ended."""
-        if row.state not in (State.RUNNING, State.STOPPED, State.FAILED):
-            return []
-        return list(self._catalog.watch(row.name).look()[0].lines())[1:]
-
     def status_json(self, request: Request) -> Response:
         row = self._row(request)
-        status, _ = self._catalog.watch(row.name).look()
-        return JSONResponse(status.to_json() | {"run": self._place(row.name), "state": row.state})
+        watch = self._catalog.watch(row.name)
+        status = watch.status if row.has_status else watch.look()[0]
+        return JSONResponse((status.to_json() if status else {}) | {"run": self._place(row.name), "state": row.state})
 
     def ranking_json(self, request: Request) -> Response:
         return _download(text_of_records(self._records(request), Format.JSON), "ranking.json", "application/json")
@@ -226,7 +222,7 @@ def _said(error: Exception) -> tuple[str, int]:
     """The line and the status of an error."""
     if isinstance(error, HTTPException):
         return str(error.detail), error.status_code
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable | OSError):
         return first_line(error), 503
     if isinstance(error, PcaceError):
         return first_line(error), 400 if isinstance(error, UserError) else 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -18,6 +19,8 @@ from pcace_dist.serving.finding import LEDGER, link_among
 from pcace_dist.serving.watch import Watch
 from pcace_dist.storage.files import first_line
 from pcace_dist.storage.folder import Folder
+
+log = logging.getLogger(__name__)
 
 BEST = 3  # channels of a run's first ranking
 LARGEST = 32 << 20  # bytes of a ranking that is read for the list
@@ -82,6 +85,11 @@ class RunRow:
     def is_done(self) -> bool:
         return self.state in (State.FINISHED, State.THIN)
 
+    @property
+    def has_status(self) -> bool:
+        """Whether `pcace status` has more to say of it than this row."""
+        return self.state in (State.RUNNING, State.STOPPED, State.FAILED)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -95,7 +103,9 @@ def read_row(name: str, run: Run, folder: Folder, watch: Watch) -> RunRow:
         if run.finished_at is None and LEDGER in folder.folders:
             return _unfinished(name, run, folder, watch)
         return _finished(name, run, folder)
-    except (PcaceError, *MALFORMED, RecursionError) as error:
+    except Exception as error:  # whatever is wrong with one run: the others are shown
+        if not isinstance(error, (PcaceError, *MALFORMED)):
+            log.exception("%s: cannot be shown", run.path)
         return RunRow(name, State.UNREADABLE, _said(error, run), watch.opened_at)
 
 
@@ -115,7 +125,7 @@ def _finished(name: str, run: Run, folder: Folder) -> RunRow:
 
 def _said(error: BaseException, run: Run) -> str:
     """An error in one line; files by their names in the run."""
-    return first_line(error).replace(f"{run.path}/", "")
+    return first_line(error).replace(f"{run.path}/", "") or type(error).__name__
 
 
 def _unfinished(name: str, run: Run, folder: Folder, watch: Watch) -> RunRow:

@@ -143,7 +143,10 @@ def _rankings(run: Run, choice: Choice, notes: list[str]) -> list[Table]:
     if not len(table):
         notes += why_unranked(run.ranking(**choice.wanted), run.names, run.job.statistics, grouped=grouped)
         return []
-    return tables.rankings(table, run.names, grouped=grouped, by=choice.by)
+    shown, in_all = tables.rankings(table, run.names, grouped=grouped, by=choice.by)
+    if in_all > len(shown):
+        notes.append(f"{in_all - len(shown):,} more rankings: choose a target or a group above, or take the CSV")
+    return shown
 
 
 def _offers(run: Run) -> dict[str, list[str]]:

@@ -37,6 +37,7 @@ def serve(path: str, host: str, port: int, *, public: bool, open_browser: bool, 
     from pcace_dist.serving.pages import app_of
 
     catalog = Catalog(root, storage)
+    catalog.look(0)  # begins
     config = uvicorn.Config(
         app_of(catalog, path, host),
         log_level="warning",
@@ -45,7 +46,7 @@ def serve(path: str, host: str, port: int, *, public: bool, open_browser: bool, 
         lifespan="off",
         timeout_graceful_shutdown=2,
     )
-    url = _url(host, listening.getsockname()[1])
+    url = _url(host if host not in ("0.0.0.0", "::") else socket.gethostname(), listening.getsockname()[1])
     if public:
         tell("others on the network can read these runs: there is no login")
     tell(f"runs below {path}: {url}   (Ctrl-C ends it)")

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pcace_dist.analysis.compare import Comparison
 from pcace_dist.analysis.history import History
@@ -17,6 +18,7 @@ from pcace_dist.progress.table import interval, number
 from pcace_dist.progress.terminal import local_time
 
 MOST_TABLES = 12  # rankings that a page shows
+MOST_ROWS = 200  # of agreements
 Row: TypeAlias = Mapping[str, Any]
 Show: TypeAlias = Callable[[Row], str]
 
@@ -46,20 +48,18 @@ RANK = Column("rank")
 INTERVAL = Column("95 %", meaning="the interval that holds the value with 95 % confidence")
 
 
-def rankings(table: pa.Table, names: ClassNames, *, grouped: bool, by: str) -> list[Table]:
-    """A table for each target and group of rows of rankings.parquet, in their order."""
+def rankings(table: pa.Table, names: ClassNames, *, grouped: bool, by: str) -> tuple[list[Table], int]:
+    """A table for each of the first targets and groups of rows of rankings.parquet, and how many there are in all.
+
+    table: as `best_of` orders it, so that the rows of a target and group lie together.
+    """
+    sizes = (
+        table.group_by(["target", "group"], use_threads=False).aggregate([([], "count_all")])["count_all"].to_pylist()
+    )
     blocks: dict[str, list[Row]] = {}
-    for row in table.to_pylist():
+    for row in table.slice(0, sum(sizes[:MOST_TABLES])).to_pylist():
         blocks.setdefault(names.ranking(row["target"], row["group"], grouped=grouped), []).append(row)
-    tables = [_ranking(title, rows, by) for title, rows in list(blocks.items())[:MOST_TABLES]]
-    if len(blocks) > len(tables):
-        tables[-1] = Table(
-            tables[-1].title,
-            tables[-1].columns,
-            tables[-1].rows,
-            (*tables[-1].notes, f"{len(blocks) - len(tables):,} more rankings: choose a target or a group above"),
-        )
-    return tables
+    return [_ranking(title, rows, by) for title, rows in blocks.items()], len(sizes)
 
 
 def _ranking(title: str, rows: Sequence[Row], by: str) -> Table:
@@ -105,15 +105,16 @@ def bad_rows(table: pa.Table, most: int) -> Table:
 
 
 def side_by_side(comparison: Comparison, top: int) -> list[Table]:
-    """For each ranking the channels that are among the best `top` of either run, with rank and score in both."""
-    blocks: dict[tuple[str, str], list[Row]] = {}
-    for row in comparison.channels.to_pylist():
-        ranks = [rank for rank in (row["rank_a"], row["rank_b"]) if rank is not None]
-        if ranks and min(ranks) <= top:
-            blocks.setdefault((row["target"], comparison.names.group(row["group"])), []).append(row)
-    tables = []
-    for (target, group), rows in list(blocks.items())[:MOST_TABLES]:
-        title = comparison.names.target(target) + ("" if rows[0]["group"] is None else f", group {group}")
+    """For each of the first rankings the channels that are among the best `top` of either run, with rank and score in
+    both."""
+    channels = comparison.channels
+    best = pc.or_kleene(pc.less_equal(channels["rank_a"], top), pc.less_equal(channels["rank_b"], top))
+    names, blocks = comparison.names, dict[tuple[str, str], list[Row]]()
+    for row in channels.filter(best).to_pylist():
+        blocks.setdefault((row["target"], names.group(row["group"])), []).append(row)
+    tables, grouped = [], comparison.run_b.job.group_by is not None
+    for rows in list(blocks.values())[:MOST_TABLES]:
+        title = names.ranking(rows[0]["target"], rows[0]["group"], grouped=grouped)
         tables.append(_pair(title, sorted(rows, key=lambda row: (row["rank_b"] is None, row["rank_b"]))))
     return tables
 
@@ -149,9 +150,11 @@ def agreement(comparison: Comparison) -> Table:
             row.layer or "all layers",
             *(number(getattr(row.agreement, name)) for name in ("kendall", "spearman", "overlap", "rbo")),
         )
-        for row in comparison.agreement
+        for row in comparison.agreement[:MOST_ROWS]
     ]
-    return Table("Agreement of the rankings", columns, rows)
+    more = len(comparison.agreement) - len(rows)
+    notes = (f"{more:,} more: see the file of `pcace compare`",) if more else ()
+    return Table("Agreement of the rankings", columns, rows, notes)
 
 
 def history(published: History) -> Table:

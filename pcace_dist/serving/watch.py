@@ -20,6 +20,7 @@ class Watch:
         self._ledger = Ledger(self._store)
         self._lock = threading.Lock()
         self._observer: tuple[int, LeaseObserver] | None = None  # epoch, who watches its lease
+        self.status: RunStatus | None = None  # at the last look
 
     @property
     def opened_at(self) -> float | None:
@@ -29,7 +30,7 @@ class Watch:
     def look(self) -> tuple[RunStatus, LeaseStatus]:
         """The status now, and what is known of the lease. Raises PcaceError, as `status_of` does."""
         with self._lock:
-            status = status_by(self._path, self._store, self._ledger)
+            self.status = status = status_by(self._path, self._store, self._ledger)
             state = self._ledger.state
             if self._observer is None or self._observer[0] != state.epoch:
                 self._observer = state.epoch, LeaseObserver(self._store, state)

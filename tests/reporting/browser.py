@@ -62,11 +62,15 @@ class Tab:
         return [url for url in self.asked[1:] if not url.startswith(("data:", "blob:"))]
 
     def violations(self) -> list[str]:
-        """What axe-core finds wrong for people who read with a keyboard, a screen reader or poor eyes."""
-        from axe_playwright_python.sync_playwright import Axe
-
-        found = Axe().run(self.page).response["violations"]
-        return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
+        return violations(self.page)
 
     def texts(self, selector: str) -> list[str]:
         return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
+
+
+def violations(page: Any) -> list[str]:
+    """What axe-core finds wrong for people who read with a keyboard, a screen reader or poor eyes."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]

@@ -22,7 +22,7 @@ import pytest
 from tests.analysis.runs import write_run
 from tests.faults.proxy import Mischief, misbehaving
 from tests.planted import write_planted
-from tests.reporting.browser import open_browser
+from tests.reporting.browser import open_browser, violations
 from tests.run.test_main_job import ROOT, planted_job
 from tests.servers import moto_server, s3_environment
 
@@ -32,10 +32,10 @@ LINE = re.compile(r"runs below (.*): (http://127\.0\.0\.1:\d+/)   \(Ctrl-C ends 
 class Server:
     """`pcace serve` as a process."""
 
-    def __init__(self, root: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, root: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
         command = [sys.executable, "-m", "pcace_dist", "serve", root, "--port", "0"]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -55,8 +55,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(root: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
-    started = Server(root, env)
+def server(root: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Iterator[Server]:
+    started = Server(root, env, cwd)
     try:
         yield started
     finally:
@@ -94,11 +94,13 @@ def test_list_search_and_two_runs_side_by_side(folder: Path) -> None:
             page.check("input[value='team/tuesday']")
             page.click("text=Compare two runs")
             assert "moved" in page.inner_text("main") and "rank in A" in page.inner_text("main")
-            for path in ("", "run?run=hostile", "run?run=running", "schedule?schedule=none"):
+            assert violations(page) == []
+            for path in ("", "run?run=hostile", "run?run=running", "run?run=as-0.1.0/runs/pooled", "compare", "none"):
                 page.goto(started.url + path)
+                assert violations(page) == [], path
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, path
                 assert page.locator("main script, main img").count() == 0 and page.evaluate("window.hacked") is None
-            assert said == ["Failed to load resource: the server responded with a status of 404 (Not Found)"]
+            assert [line.partition("status of ")[2] for line in said] == ["400 (Bad Request)", "404 (Not Found)"]
             assert all(url.startswith(started.url) for url in asked)
             page.close()
         assert started.end() == (0, "")
