@@ -2,7 +2,7 @@
 
 A row for each row of rankings.parquet, in the same order: `target`, `group`, `layer`, `channel`, and `pseudo_values`, a
 list with a double for each fold (null where the fold is empty). Their mean is `score_squared`, and the variance of that
-mean is their variance by the number of folds (docs/method.md, sections 4 and 5). Null unless the status is ok, and for
+mean is their variance by the number of folds (docs/method.md, section 4). Null unless the status is ok, and for
 estimators without a jackknife. `plan_noise`: what another pilot would change, fold by fold, about 0; null where that
 is not known. `effect_pseudo_values`: the same as `pseudo_values` of the effect; they hold the axes' noise too.
 """

@@ -11,7 +11,7 @@ QUICK = [setting for setting in SETTINGS if setting.rows <= 10_000 and setting.c
 
 
 def test_a_few_pilots_are_mostly_covered() -> None:
-    measured = plan_coverage.measure(Setting("normal", 2_000), repetitions=12, others=8, pool=20_000)
+    measured = plan_coverage.measure(Setting("normal", 2_000, repetitions=12, others=8), pool=20_000)
     assert measured.another > 0.9 and measured.width > measured.width_given
 
 
