@@ -63,6 +63,7 @@ FILES = {
     "summary.json": "what was run, how fast and on what (below)",
     "job.yaml": "the resolved job: every key with its value, also those that the job file leaves out",
     "report.html": "one self-contained page, by `pcace report`",
+    "report.pdf": "all its views printed, by `pcace report --pdf`",
     "comparison.json, comparison.parquet, matching.parquet": "by `pcace compare`, in RUN_B",
     "evaluation.json, evaluation.parquet, evaluation-*.svg": "by `pcace evaluate`",
     "select.json, select.parquet": "by `pcace select`",

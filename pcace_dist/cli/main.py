@@ -332,6 +332,7 @@ def _add_report(add: AddVerb) -> None:
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default: a GPU if there is one)")
     verb.add_argument("--against", metavar="RUN_B", help="a second run, for a comparison view")
     verb.add_argument("--output", metavar="FILE", help="where to write the page (default: RUN/report.html)")
+    verb.add_argument("--pdf", action="store_true", help="print all views into a PDF beside the page, by a browser")
     verb.set_defaults(run=_report)
 
 
@@ -361,6 +362,7 @@ def _report(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             against=arguments.against,
             output=arguments.output,
+            pdf=arguments.pdf,
         ),
     )
     for note in report.notes:
@@ -369,4 +371,6 @@ def _report(arguments: argparse.Namespace) -> int:
         f"{report.path}: {report.size / 1e6:.1f} MB, {report.channels:,} channels and {report.images:,} images in "
         f"{sum(report.seconds.values()):.1f} s"
     )
+    if report.pdf is not None:
+        tell(report.pdf)
     return 0

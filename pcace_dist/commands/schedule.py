@@ -47,7 +47,7 @@ _TABLES = (
 )
 _OF_A_RUN = re.compile(
     r"(?:select/codes/)?(?:"  # below it what `pcace select` has made
-    rf"job\.yaml|report\.html|(summary|lease|comparison|evaluation|select)\.json|({_TABLES})\.parquet"
+    rf"job\.yaml|report\.(html|pdf)|(summary|lease|comparison|evaluation|select)\.json|({_TABLES})\.parquet"
     r"|evaluation-[a-z]+\.svg"
     r"|plan/[0-9a-f]+(\.check)?\.safetensors|ledger/\d{8}\.json|codes/index\.json"
     rf"|attempts/{ATTEMPT}/{ATTEMPT_FILE}|{IMAGE_LIST})"

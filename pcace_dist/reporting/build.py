@@ -28,6 +28,7 @@ from pcace_dist.reporting.geography import read_places
 from pcace_dist.reporting.history import history_of, past_of
 from pcace_dist.reporting.options import ReportOptions
 from pcace_dist.reporting.page import render
+from pcace_dist.reporting.paper import find_browser, print_page
 from pcace_dist.reporting.probe import Probe
 from pcace_dist.reporting.progress import ReportProgress
 from pcace_dist.reporting.row_choice import choose_rows
@@ -46,7 +47,8 @@ DRAWN_AT_ONCE = {"cpu": 8, "cuda": 32}
 
 @dataclass(frozen=True)
 class ReportResult:
-    """The path and size of the page, the numbers of channels and images with pictures, seconds by stage, and notes."""
+    """The path and size of the page, the numbers of channels and images with pictures, seconds by stage, notes, and the
+    path of the PDF, if one was asked for."""
 
     path: str
     size: int
@@ -54,6 +56,7 @@ class ReportResult:
     images: int
     seconds: dict[str, float]
     notes: tuple[str, ...]
+    pdf: str | None = None
 
 
 def build_report(run: str, options: ReportOptions, *, progress: ReportProgress | None = None) -> ReportResult:
@@ -63,11 +66,12 @@ def build_report(run: str, options: ReportOptions, *, progress: ReportProgress |
     If the images can no longer be read (the data set moved or changed), the page has no pictures, and a note says so.
     """
     require_packages("pcace report", "report", "captum", "jinja2", "plotly")
+    browser = find_browser() if options.pdf else None
     with progress or ReportProgress() as report_progress:
-        return _build(run, options, report_progress)
+        return _build(run, options, browser, report_progress)
 
 
-def _build(run: str, options: ReportOptions, progress: ReportProgress) -> ReportResult:
+def _build(run: str, options: ReportOptions, browser: str | None, progress: ReportProgress) -> ReportResult:
     device = choose_device(options.device)
     progress.stage("reading the run")
     source = open_report_source(run, layers=options.layers)
@@ -113,9 +117,17 @@ def _build(run: str, options: ReportOptions, progress: ReportProgress) -> Report
     data = render(page)
     path = options.output or f"{source.run.path}/report.html"
     write_bytes(data, path, source.run.storage)
-    return ReportResult(
-        path, len(data), len(selection.channels), len(findings.thumbnails), progress.seconds, tuple(findings.notes)
-    )
+    pdf = None if browser is None else _print(data, browser, path, source, progress)
+    shown = len(selection.channels), len(findings.thumbnails)
+    return ReportResult(path, len(data), *shown, progress.seconds, tuple(findings.notes), pdf)
+
+
+def _print(page: bytes, browser: str, path: str, source: ReportSource, progress: ReportProgress) -> str:
+    """The page as a PDF beside it; its path."""
+    progress.stage("printing the PDF")
+    pdf = f"{path.removesuffix('.html')}.pdf"
+    write_bytes(print_page(page, browser), pdf, source.run.storage)
+    return pdf
 
 
 def _why_hidden(source: ReportSource, options: ReportOptions) -> str | None:

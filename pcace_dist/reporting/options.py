@@ -12,7 +12,8 @@ class ReportOptions:
     top: so many of the best and of the worst channels of each layer get pictures (None: by the number of layers);
     layers and groups: names, as text (None: all, as many as fit); synthesis: compute images that excite the channels;
     images: show pictures of the data at all; blur: show them so small that little is made out; device: cpu, cuda or
-    auto; against: a second run to compare with; output: the path of the page (None: report.html in the run).
+    auto; against: a second run to compare with; output: the path of the page (None: report.html in the run);
+    pdf: print it too, beside it.
     """
 
     top: int | None = None
@@ -24,5 +25,6 @@ class ReportOptions:
     device: str = "auto"
     against: str | None = None
     output: str | None = None
+    pdf: bool = False
     seed: int = 0
     steps: int = 48  # of activation maximisation

@@ -33,6 +33,7 @@ SCRIPTS = (
     "views.js",
     "comparison.js",
     "trust.js",
+    "paper.js",
     "main.js",
 )
 

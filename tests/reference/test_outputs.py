@@ -62,7 +62,7 @@ def test_the_files_are_those_that_are_named(run: Path) -> None:
     there = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
     assert not [name for name in there if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     missing = {pattern for pattern in patterns if not fnmatch.filter(there, pattern)}
-    assert missing <= {"report.html", "lease.json", "data/*.parquet", "select/codes/*"}
+    assert missing <= {"report.html", "report.pdf", "lease.json", "data/*.parquet", "select/codes/*"}
 
 
 def test_the_keys_of_the_summary_are_those_that_are_named(run: Path) -> None:

@@ -36,6 +36,16 @@ def tab(browser: Any, squares: Reported) -> Iterator[Tab]:
 
 
 TITLES = ["Overview", "Ranking", "Channels", "Class evidence", "Trust", "Groups", "Map", "Comparison"]
+HEADINGS = [
+    "Which channels tell the most",
+    "Ranking",
+    "Channel look/",
+    "Class evidence",
+    "Trust",
+    "Across groups",
+    "Map",
+]
+HEADINGS += ["Against another run"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -345,6 +355,39 @@ def test_the_switch_turns_light_into_dark(tab: Tab) -> None:
     assert tab.page.get_attribute("html", "data-scheme") == "light"
 
 
-def test_print_leaves_the_controls_out(tab: Tab) -> None:
-    tab.page.emulate_media(media="print")
-    assert not tab.page.is_visible(".bar") and tab.page.is_visible("main h1")
+def printed_text(data: bytes) -> str:
+    import pypdf
+
+    return "\n".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(data)).pages)
+
+
+def test_printing_gives_all_views_in_light_colours(browser: Any, squares: Reported) -> None:
+    tab = Tab(browser, squares.page, scheme="dark")
+    tab.wait_for_charts()
+    text = printed_text(tab.page.pdf())  # what the menu of a browser does
+    for words in (
+        *HEADINGS,
+        "Score against images read",
+        "Terms",
+        "This run ended on",
+        "rank_interval".replace("_", " "),
+    ):
+        assert words in text
+    assert "PNG" not in text and "Search layer" not in text
+    assert tab.page.locator("#paper").count() == 0 and tab.page.get_attribute("html", "data-scheme") == "dark"
+    tab.page.evaluate("print = () => { window.views = document.querySelectorAll('#paper .view').length; }")
+    tab.page.keyboard.press("Control+p")
+    tab.page.wait_for_function("window.views")
+    undrawn = "document.querySelectorAll('#paper .plot:not([data-drawn])').length"
+    assert tab.page.evaluate(undrawn) == 0 and tab.page.evaluate("window.views") == len(TITLES) + 3
+    assert tab.said == [] and tab.outside == []
+    tab.page.close()
+
+
+def test_the_report_as_a_pdf(squares: Reported, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = quietly(squares.run, output=str(page), pdf=True, top=1, synthesis=False)
+    assert result.pdf == str(tmp_path / "page.pdf")
+    text = printed_text(Path(result.pdf).read_bytes())
+    for words in HEADINGS[:-1]:  # nothing to compare with
+        assert words in text

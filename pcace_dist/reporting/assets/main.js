@@ -96,7 +96,7 @@ async function begin() {
     scrollTo(0, 0);
   });
   addEventListener("keydown", onKey);
-  addEventListener("beforeprint", redrawAll);
+  watchPrinting();
   show();
   document.documentElement.dataset.ready = "yes";
 }
