@@ -142,9 +142,9 @@ def _unfinished(name: str, run: Run, folder: Folder, watch: Watch) -> RunRow:
     if not lease.may_take:
         state, reason = State.RUNNING, status.progress()
     elif status.outcome == "stopped":
-        state, reason = State.STOPPED, "the same command goes on"
+        state, reason = State.STOPPED, ""
     else:
-        state, reason = State.FAILED, f"{lease.who} is gone; `pcace rank` with its job goes on"
+        state, reason = State.FAILED, f"{lease.who} is gone"
     return RunRow(name, state, reason, **seen, **_facts(run.job))
 
 

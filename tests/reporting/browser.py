@@ -30,9 +30,9 @@ def open_browser() -> Iterator[Any]:
 
 
 class Tab:
-    """One page with what it said and what it asked for."""
+    """One page, of a file or an address, with what it said and what it asked for."""
 
-    def __init__(self, browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
+    def __init__(self, browser: Any, path: Path | str, *, width: int = 1280, scheme: str = "light") -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page.set_default_timeout(WAIT)
         self.said: list[str] = []
@@ -40,7 +40,7 @@ class Tab:
         self.page.on("console", lambda message: self.said.append(message.text) if message.type != "log" else None)
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(path.as_uri())
+        self.page.goto(path if isinstance(path, str) else path.as_uri())
         self.page.wait_for_selector("html[data-ready]")
 
     def view(self, title: str) -> None:

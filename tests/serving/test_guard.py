@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
 
 from pcace_dist.cli.main import main
 from tests.analysis.runs import write_run
@@ -120,3 +122,24 @@ def test_without_the_extra_the_line_says_what_to_install(
     monkeypatch.setattr("pcace_dist.errors.util.find_spec", lambda name: None if name == "uvicorn" else object())
     error = line_of(["serve", str(tmp_path)], capsys)
     assert "needs packages of the extra `serve`; install them: " in error and "pip install" in error
+
+
+def test_the_address_is_printed_and_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a Ctrl-C, which uvicorn raises again once it has ended, is a good end."""
+    opened = threading.Event()
+    urls: list[str] = []
+
+    def interrupted(_: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        urls.append(f"http://127.0.0.1:{sockets[0].getsockname()[1]}/")
+        assert opened.wait(30)
+        sockets[0].close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uvicorn.Server, "run", interrupted)
+    monkeypatch.setattr("webbrowser.open", lambda url: (urls.append(url), opened.set()))
+    assert main(["serve", str(tmp_path), "--port", "0", "--open", "--public"]) == 0
+    warning, line = capsys.readouterr().out.splitlines()
+    assert warning == "others on the network can read these runs: there is no login"
+    assert line == f"runs below {tmp_path}: {urls[0]}   (Ctrl-C ends it)" and urls[0] == urls[1]
