@@ -93,5 +93,5 @@ def _inner(name: str, folders: Iterable[str], found: Found) -> Iterator[str]:
     for inner in folders:
         if is_not_utf8(inner):
             found.notes.append(f"{name or '.'}: a folder is left out whose name is not UTF-8")
-        elif not inner.startswith("."):
+        else:
             yield f"{name}/{inner}" if name else inner

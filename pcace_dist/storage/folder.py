@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class Folder:
 def look_into(storage: Storage, url: str) -> Folder:
     """What lies directly in the folder `url`; empty where there is none. On S3 one request for each 1,000 names.
 
+    Hidden names, such as those of files that are being written, are left out.
     Raises NoBucket and other OSErrors that name the URL, StoreUnavailable.
     """
     scheme, path = split(url)
@@ -42,13 +44,16 @@ def _look_local(path: str) -> Folder:
     files: dict[str, StoredFile] = {}
     with os.scandir(path) as entries:
         for entry in entries:
+            if entry.name.startswith("."):
+                continue
             if entry.is_symlink():
                 links.add(entry.name)
             elif entry.is_dir():
                 folders.append(entry.name)
             elif entry.is_file():
-                info = entry.stat()
-                files[entry.name] = StoredFile(entry.path, info.st_size, str(info.st_mtime_ns))
+                with contextlib.suppress(FileNotFoundError):  # it is gone since
+                    info = entry.stat()
+                    files[entry.name] = StoredFile(entry.path, info.st_size, str(info.st_mtime_ns))
     return Folder(tuple(sorted(folders)), files, frozenset(links))
 
 
@@ -62,6 +67,6 @@ def _look_s3(client: Any, url: str, path: str) -> Folder:
         folders += [entry["Prefix"].removeprefix(prefix)[:-1] for entry in page.get("CommonPrefixes", [])]
         for entry in page.get("Contents", []):
             name = entry["Key"].removeprefix(prefix)
-            if name:  # else the folder object of an S3 console
+            if name and not name.startswith("."):  # an empty one is the folder object of an S3 console
                 files[name] = StoredFile(f"{url.rstrip('/')}/{name}", entry["Size"], entry["ETag"].strip('"'))
-    return Folder(tuple(filter(None, folders)), files)
+    return Folder(tuple(name for name in folders if name and not name.startswith(".")), files)

@@ -18,14 +18,20 @@ from tests.golden.test_golden import RUNS
 
 pytestmark = pytest.mark.faults
 
+
+def replaced(path: Path) -> Path:
+    path.unlink()
+    return path
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
     "empty": lambda path: path.write_bytes(b""),
     "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "garbage": lambda path: path.write_bytes(b"\xff\x00{]" * 50),
     "other": lambda path: path.write_bytes(b'{"run": [1], "n": {}, "body": "x", "images": "many", "exit_code": 0}'),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "unreadable link": lambda path: (path.unlink(), path.symlink_to(path)),
+    "a folder": lambda path: replaced(path).mkdir(),
+    "unreadable link": lambda path: replaced(path).symlink_to(path),
 }
 PAGES = ("/", "/run?run=one", "/status.json?run=one", "/ranking.json?run=one", "/bad_rows.csv?run=one")
 PAIR = "/compare?run=one&run=two"

@@ -138,7 +138,12 @@ def test_the_address_is_printed_and_opened(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(uvicorn.Server, "run", interrupted)
-    monkeypatch.setattr("webbrowser.open", lambda url: (urls.append(url), opened.set()))
+
+    def open_url(url: str) -> None:
+        urls.append(url)
+        opened.set()
+
+    monkeypatch.setattr("webbrowser.open", open_url)
     assert main(["serve", str(tmp_path), "--port", "0", "--open", "--public"]) == 0
     warning, line = capsys.readouterr().out.splitlines()
     assert warning == "others on the network can read these runs: there is no login"

@@ -86,7 +86,7 @@ def test_list_search_and_two_runs_side_by_side(folder: Path) -> None:
         for width, scheme in ((1280, "light"), (400, "dark")):
             page, said, asked = opened(browser, width, scheme)
             page.goto(started.url)
-            page.wait_for_function("document.querySelectorAll('#rows tr').length === 15")
+            page.wait_for_function("() => document.querySelectorAll('#rows tr').length === 15")
             page.fill("input[name=q]", "team")
             page.click("text=Show >> nth=0")
             assert page.locator("#rows tr").count() == 3
@@ -113,13 +113,20 @@ def test_a_real_run_is_shown_live_until_its_ranking_is_there(tmp_path: Path) -> 
     job["model"] |= {"factory": "tests.faults.networks:slow", "kwargs": {"seconds": 0.5}}
     job["compute"] = {"batch": 64}
     (tmp_path / "job.json").write_text(json.dumps(job))
-    (tmp_path / "runs").mkdir()
+    write_run(tmp_path / "runs/finished", {"conv1": np.linspace(0.1, 0.9, 4)})
     command = [sys.executable, "-m", "pcace_dist", "rank", str(tmp_path / "job.json")]
     with server(str(tmp_path / "runs")) as started, open_browser() as browser:
         driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            until(lambda: any(row["progress"] is not None for row in started.get("runs.json")["runs"]))
+            until(lambda: any(row["progress"] for row in started.get("runs.json")["runs"]))
             page, said, _ = opened(browser)
+            page.goto(started.url)
+            page.check("input[value='finished']")
+            page.focus("#rows a:text-is('finished')")
+            page.evaluate("window.rows = document.querySelector('#rows')")
+            page.wait_for_function("() => document.querySelector('#rows') !== window.rows", timeout=120_000)
+            assert page.is_checked("input[value='finished']")
+            assert page.evaluate("document.activeElement.textContent") == "finished"
             page.goto(f"{started.url}run?run=slow")
             assert page.inner_text("#status .state") == "running"
             page.evaluate("window.same = true")  # until it is loaded anew
