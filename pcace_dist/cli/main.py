@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pcace_dist import __version__
@@ -332,6 +333,13 @@ def _add_report(add: AddVerb) -> None:
     verb.add_argument("--device", default="auto", help="cpu, cuda or auto (default: a GPU if there is one)")
     verb.add_argument("--against", metavar="RUN_B", help="a second run, for a comparison view")
     verb.add_argument("--output", metavar="FILE", help="where to write the page (default: RUN/report.html)")
+    verb.add_argument(
+        "--labels",
+        metavar="MODULE:FUNCTION",
+        help="an image-text model of yours that names channels: function(images, words) gives similarities, a row per "
+        "PIL image (default: named by classes and columns)",
+    )
+    verb.add_argument("--words", metavar="FILE", help="its words, one a line (default: names of classes and columns)")
     verb.add_argument("--pdf", action="store_true", help="print all views into a PDF beside the page, by a browser")
     verb.set_defaults(run=_report)
 
@@ -342,6 +350,18 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _both(repeated: Sequence[str] | None, by_comma: Sequence[str] | None) -> tuple[str, ...] | None:
     return (*(repeated or ()), *(by_comma or ())) or None
+
+
+def _words(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    if arguments.words is None:
+        return None
+    if arguments.labels is None:
+        raise JobError("--words: are those of --labels, which is not given")
+    try:
+        lines = Path(arguments.words).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"--words {arguments.words}: cannot be read: {error}") from error
+    return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -363,6 +383,8 @@ def _report(arguments: argparse.Namespace) -> int:
             against=arguments.against,
             output=arguments.output,
             pdf=arguments.pdf,
+            labels=arguments.labels,
+            words=_words(arguments),
         ),
     )
     for note in report.notes:

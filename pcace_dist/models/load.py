@@ -178,6 +178,16 @@ def _build(factory: str, name: str, kwargs: Mapping[str, Any], *, own_weights: b
         raise ModelError(f"{name}: raised {_reason(error)}; {hint}") from error
 
 
+def load_function(text: str, name: str, python_path: Sequence[str] = ()) -> Callable[..., Any]:
+    """A function of the user's by `module:function`. name: of the key or option, for the ModelError. python_path: as
+    `load_model` has it."""
+    module, colon, function = text.partition(":")
+    if not colon or not module or not function:
+        raise ModelError(f"{name}: write module:function")
+    with _importing(python_path):
+        return _function(module, function, name)
+
+
 def _module_inside(value: object) -> str:
     """What an error says of the modules in a value, such as the model in a pipeline; and of a state dict."""
     if isinstance(value, Mapping):
@@ -207,7 +217,7 @@ def _function(module: str, function: str, name: str) -> Callable[..., object]:
             raise ModelError(f"{name}: {module} has no {function!r}{nearest(part, _public_names(member))}")
         member = getattr(member, part)
     if not callable(member):
-        raise ModelError(f"{name}: {function} is {type_name(member)}, not a function that returns a model")
+        raise ModelError(f"{name}: {function} is {type_name(member)}, not a function")
     build: Callable[..., object] = member
     return build
 

@@ -37,6 +37,7 @@ from pcace_dist.reporting.source import ReportSource, open_report_source
 from pcace_dist.reporting.synthesis import Canvas, excite
 from pcace_dist.reporting.tokens import token_layers
 from pcace_dist.reporting.trust import trust_of
+from pcace_dist.reporting.words import LabelModel, known_words, names_of
 
 CAM_CHANNELS = 10
 GEOGRAPHY_ROWS = 512  # rows that the model predicts for the map
@@ -82,6 +83,7 @@ def _build(run: str, options: ReportOptions, browser: str | None, progress: Repo
             f"{selection.left_out:,} of {len(source.ranking.groups):,} groups did not fit on one page: the largest are "
             "shown; --groups chooses others"
         )
+    label_model = None if options.labels is None else LabelModel(source, options)
     _compare(source, selection, findings, options)
     progress.stage("stability, evaluation, sets")
     findings.trust = trust_of(source, selection.groups)
@@ -92,6 +94,8 @@ def _build(run: str, options: ReportOptions, browser: str | None, progress: Repo
         findings.shows_images = False
         findings.notes.append(hidden)
     transforms = choose_rows(source, selection, findings)
+    if label_model is None:
+        findings.names = names_of(source, selection, known_words(source))
     with one_thread_for(source.image_shape):
         _grow(source, selection, findings, progress)
     with quiet_backends(), one_thread_for(source.image_shape), _images(source, selection, findings) as has_images:
@@ -110,6 +114,8 @@ def _build(run: str, options: ReportOptions, browser: str | None, progress: Repo
             _look(source, model, device, findings, options, progress)
             _evidence(source, model, device, findings, progress)
             _where(source, model, device, findings, progress)
+            if label_model is not None:
+                findings.names = names_of(source, selection, label_model.of(source, progress))
             if options.synthesis:
                 _draw(source, model, device, selection, findings, options, progress)
     progress.stage("writing the page")

@@ -59,6 +59,8 @@ def page(
         "places": _places(source, selection, findings),
         "compared": _compared(selection, findings),
         "trust": findings.trust,
+        "names": findings.names,
+        "columns": [t for t, target in enumerate(source.targets) if target.kind == "column"],
         "history": findings.history,
         "made": _made(source),
         "against": None if findings.against is None else findings.against.path,

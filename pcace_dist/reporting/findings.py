@@ -42,6 +42,7 @@ class Findings:
     predictions: np.ndarray | None = None
     trust: dict[str, Any] = field(default_factory=dict)
     against: AgainstRun | None = None
+    names: dict[str, Any] | None = None  # of channels
     history: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 

@@ -14,6 +14,8 @@ _OF_THE_PAGE = {
     "theta": "the transform of the target with which channel and target agree most",
     "phi": "the transform of a component with which channel and target agree most",
     "explained": "the share of the variance of the channel's map that a component holds",
+    "suggested_name": "the word that the images which activate the channel most are like, chosen on half of the images;"
+    " its AUC is of the other half",
     "few_images": "with so few images the intervals are wide, and ranks are open",
     "few_support": "the score rests on a small share of the images: it is the work of a few of them",
 }

@@ -13,7 +13,8 @@ class ReportOptions:
     layers and groups: names, as text (None: all, as many as fit); synthesis: compute images that excite the channels;
     images: show pictures of the data at all; blur: show them so small that little is made out; device: cpu, cuda or
     auto; against: a second run to compare with; output: the path of the page (None: report.html in the run);
-    pdf: print it too, beside it.
+    pdf: print it too, beside it; labels: `module:function`, an image-text model that names channels, and its words
+    (None: names of classes and columns).
     """
 
     top: int | None = None
@@ -26,5 +27,7 @@ class ReportOptions:
     against: str | None = None
     output: str | None = None
     pdf: bool = False
+    labels: str | None = None
+    words: tuple[str, ...] | None = None
     seed: int = 0
     steps: int = 48  # of activation maximisation

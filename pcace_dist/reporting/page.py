@@ -32,6 +32,7 @@ SCRIPTS = (
     "evidence.js",
     "views.js",
     "comparison.js",
+    "concepts.js",
     "trust.js",
     "paper.js",
     "main.js",

@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
+from pcace_dist.artifacts.run import open_run
+from pcace_dist.config.job import parse_job
+from pcace_dist.run.rank import run_job
 from tests.reporting.browser import Tab, open_browser
-from tests.reporting.conftest import Reported, quietly
+from tests.reporting.conftest import Reported, quietly, square_job
+from tests.reporting.image_text import MEANING
 from tests.reporting.opened import OpenedReport
 from tests.reporting.square import GROUPS, SQUARE
 from tests.reporting.test_history import write_schedule
 from tests.reporting.test_trust import SOUTH, write_evaluated
+from tests.reporting.test_words import MODEL
+from tests.whole_jobs import jobs_without_ray
 
 pytestmark = pytest.mark.browser
 
@@ -35,17 +42,18 @@ def tab(browser: Any, squares: Reported) -> Iterator[Tab]:
     opened.page.close()
 
 
-TITLES = ["Overview", "Ranking", "Channels", "Class evidence", "Trust", "Groups", "Map", "Comparison"]
+TITLES = ["Overview", "Ranking", "Channels", "Class evidence", "Concepts", "Trust", "Groups", "Map", "Comparison"]
 HEADINGS = [
     "Which channels tell the most",
     "Ranking",
     "Channel look/",
     "Class evidence",
+    "Suggested names",
     "Trust",
     "Across groups",
     "Map",
+    "Against another run",
 ]
-HEADINGS += ["Against another run"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -236,6 +244,43 @@ def test_a_run_of_a_schedule_shows_its_history(browser: Any, squares: Reported, 
     assert tab.page.locator("figure:has-text('Scores of the best channels') .scatterlayer .trace").count() == 4
     assert tab.violations() == [] and tab.said == []
     assert "This run ended on" in tab.texts("footer")[0]
+    tab.page.close()
+
+
+@pytest.fixture(scope="module")
+def concepts(squares: Reported) -> Reported:
+    """A run whose targets are three columns, named by an image-text model."""
+    run, columns = squares.run.parent / "concepts", ("amount", "left", "top")
+    with jobs_without_ray():
+        target = [{"column": name} for name in columns]
+        assert run_job(parse_job(square_job(squares.data, run, target=target, group_by=None))) == 0
+    words = tuple(MEANING)
+    return Reported(run, squares.data, quietly(run, synthesis=False, labels=MODEL, words=words))
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_concepts_show_columns_against_channels_and_names(browser: Any, concepts: Reported, width: int) -> None:
+    tab = Tab(browser, concepts.page, width=width)
+    tab.view("Concepts")
+    tab.wait_for_charts()
+    assert tab.texts("main h2") == ["Columns", "Suggested names"]
+    cells = tab.page.evaluate("document.querySelector('.plot').data[0].z")
+    ranking = open_run(str(concepts.run)).ranking()
+    scores = ranking["score"].to_numpy().reshape(3, 4)  # target, channel
+    assert np.allclose(cells, scores, atol=1e-6)
+    assert " to " in tab.page.evaluate("document.querySelector('.plot').data[0].text[0][0]")  # its interval
+    best = ranking.filter(pc.equal(ranking["rank"], 1))["channel"].to_pylist()
+    buttons = [row.split()[0] for row in tab.texts("#concept-columns tbody td:nth-child(2)")]
+    assert buttons == [f"look/{channel}" for channel in best]
+    names = dict(zip(tab.texts("#names td:first-child"), tab.texts("#names td:nth-child(2)"), strict=True))
+    assert names["look/0"].startswith(("a bright square (AUC 0.9", "a bright square (AUC 1.00"))
+    assert tab.violations() == [] and tab.said == []
+    tab.page.fill("#search", "look/0")
+    tab.wait_for_charts()
+    assert tab.page.evaluate("document.querySelector('.plot').data[0].z.map(row => row.length)") == [1, 1, 1]
+    tab.page.click("#concept-columns button")
+    tab.page.wait_for_selector("#suggested")
+    assert "May be called a bright square" in tab.texts("#suggested")[0]
     tab.page.close()
 
 

@@ -26,7 +26,7 @@ function channelHead(name, place) {
   const select = h("select", { id: "channel-picker", "aria-label": "Channel", onchange: (event) => openChannel(event.target.value) },
     listed.map((option) => h("option", { value: option, selected: option === name }, cut(option))));
   return h("div", { class: "title-row" },
-    h("div", {}, h("h1", {}, "Channel ", h("span", { class: "name", title: name.length > 60 ? name : null }, cut(name))), h("p", { class: "quiet" }, unitOf(name), whereText(), fewImages())),
+    h("div", {}, h("h1", {}, "Channel ", h("span", { class: "name", title: name.length > 60 ? name : null }, cut(name))), h("p", { class: "quiet" }, unitOf(name), whereText(), fewImages()), nameText(name)),
     h("div", { class: "picker" },
       h("button", { type: "button", id: "previous", onclick: () => step(-1), "aria-label": "Channel ranked above" }, "←"), select,
       h("button", { type: "button", id: "next", onclick: () => step(1), "aria-label": "Channel ranked below" }, "→"), overlaySwitch()));

@@ -5,6 +5,7 @@ const views = {
   ranking: { title: () => "Ranking", draw: rankingView, there: () => true },
   channel: { title: () => "Channels", draw: channelView, there: () => true },
   evidence: { title: () => evidenceTitle(), draw: evidenceView, there: () => state.data.cam !== null },
+  concepts: { title: () => "Concepts", draw: conceptsView, there: hasConcepts },
   trust: { title: () => "Trust", draw: trustView, there: hasTrust },
   groups: { title: () => "Groups", draw: groupsView, there: () => state.data.across.length > 0 },
   map: { title: () => "Map", draw: mapView, there: () => state.data.places !== null },

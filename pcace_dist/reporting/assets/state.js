@@ -29,11 +29,11 @@ const normsOfAll = () => {
   state.norms ??= state.data.layers.flatMap((layer) => floats(layer.norms));
   return state.norms;
 };
-const whereText = (target = state.target) => {
-  const { targets, groups, groupBy } = state.data;
-  const group = groupBy === null ? "all images" : `${cut(groupBy)} ${cut(groups[state.group].name)}`;
-  return `target ${cut(targets[target])}, ${group} (${whole(imagesHere())} images)`;
+const groupText = () => {
+  const { groups, groupBy } = state.data;
+  return `${groupBy === null ? "all images" : `${cut(groupBy)} ${cut(groups[state.group].name)}`} (${whole(imagesHere())} images)`;
 };
+const whereText = (target = state.target) => `target ${cut(state.data.targets[target])}, ${groupText()}`;
 
 function address(view = state.view, channel = state.channel) {
   const parts = [view, state.target, state.group];
