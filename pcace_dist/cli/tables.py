@@ -45,6 +45,10 @@ GIVEN_PLAN = """
 Intervals of ranks and scores are given the plan:
 what another pilot would change was not estimated."""
 
+OF_PILOT = """
+Intervals of scores: more than half of their width is the pilot's, whatever the
+number of images. Four times as many in statistics.pilot halve that part."""
+
 Row = dict[str, Any]
 
 
@@ -76,6 +80,8 @@ def print_ranking(
         terminal.tell(FEW)
     if any(_are_given_plan(rows) for _, rows in tables[:most]):
         terminal.tell(GIVEN_PLAN)
+    if any(_are_of_the_pilot(rows) for _, rows in tables[:most]):
+        terminal.tell(OF_PILOT)
     if len(tables) > len(tables[:most]):
         terminal.tell(f"\n{len(tables):,} rankings in all; see the others with `pcace show --group NAME`")
 
@@ -129,6 +135,14 @@ def _are_given_plan(rows: Sequence[Row]) -> bool:
     """Whether these intervals do not hold what another pilot would change; runs before 0.2 have no others."""
     ends = [(row["score_low"], row.get("score_low_given_plan", row["score_low"])) for row in rows]
     return any(low is not None for low, _ in ends) and all(low == given for low, given in ends)
+
+
+def _are_of_the_pilot(rows: Sequence[Row]) -> bool:
+    """Whether what another pilot would change makes these intervals more than twice as wide, on average."""
+    known = [row for row in rows if row.get("score_high_given_plan") is not None]
+    widths = [row["score_high"] - row["score_low"] for row in known]
+    given_plan = [row["score_high_given_plan"] - row["score_low_given_plan"] for row in known]
+    return bool(2 * sum(given_plan) < sum(widths))
 
 
 def _rank_interval(rank: str, row: Row) -> str:

@@ -59,6 +59,16 @@ def test_other_pilots_add_the_sampling_error_of_a_pilot() -> None:
     assert added - without == pytest.approx([own * 1000 / 500])
 
 
+def test_where_axes_hardly_turn_only_the_pilots_size_is_known() -> None:
+    noise = np.random.default_rng(8).standard_normal((2, FOLDS))
+    axes = np.array([[0.1], [1.0]]) * noise  # variances 0.01 and 1 of the images', which is half of the pilot's
+    known, unknown = (
+        side(np.full(2, 0.3), noise, pilot=500, plan_noise=own) for own in (axes, np.full_like(axes, np.nan))
+    )
+    assert known.pilot_alone.tolist() == [True, False]
+    assert unknown.pilot_alone.all() and not side(np.full(2, 0.3), noise, plan_noise=axes).pilot_alone.any()
+
+
 def test_a_channel_that_died_is_judged_against_0() -> None:
     noise = 0.01 * np.random.default_rng(4).standard_normal((2, FOLDS))
     side_a = side(np.array([0.5, 0.0001]), noise)

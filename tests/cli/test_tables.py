@@ -30,7 +30,7 @@ def ranking(*, groups: int = 1, effects: bool = False) -> pa.Table:
             row |= {"channel": place % 2 * 1000, "images": 500, "rank": place + 1, "layer_rank": place % 2 + 1}
             row |= {"rank_low": place + 1, "rank_high": place + 9, "status": "ok"}
             row |= {"score": 0.9 - place / 10, "score_low": 0.8 - place / 10, "score_high": 0.95 - place / 10}
-            row |= {"score_low_given_plan": 0.85 - place / 10, "score_high_given_plan": 0.92 - place / 10}
+            row |= {"score_low_given_plan": 0.82 - place / 10, "score_high_given_plan": 0.92 - place / 10}
             if effects:
                 row |= {"effect": place / 10 - 0.1, "effect_low": place / 10 - 0.15, "effect_high": place / 10}
                 row |= {"effect_rank": 8 - place, "effect_rank_low": 8 - place, "effect_rank_high": 9 - place}
@@ -120,6 +120,14 @@ def test_intervals_that_do_not_hold_another_pilot_say_so(capsys: pytest.CaptureF
     assert "what another pilot would change was not estimated" in shown(old, capsys)
     same = old.append_column("score_low_given_plan", old["score_low"])
     assert "what another pilot would change was not estimated" in shown(same, capsys)
+
+
+def test_intervals_that_more_images_would_not_narrow_say_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "statistics.pilot" not in shown(ranking(), capsys)
+    table = ranking().drop_columns(["score_high_given_plan"])
+    table = table.append_column("score_high_given_plan", pc.add(table["score_low_given_plan"], 0.07))
+    assert "more than half of their width is the pilot's" in shown(table, capsys)
+    assert "statistics.pilot" not in shown(table, capsys, format="json")
 
 
 def test_forty_columns(terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]) -> None:

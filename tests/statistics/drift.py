@@ -7,13 +7,16 @@ rate 5 % over all channels and groups). An alarm is a pair with any channel name
     shared plan      the same with one plan for both
     noisy copies     the same images through two networks whose maps differ by independent noise: equal in truth, and
                      paired by fold; each with the plan of its own maps of the same pilot images
+    other pilots     one network over the same images, maps of one position, each with the plan of another pilot: its
+                     knots are all that differs
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +26,7 @@ from pcace_dist.analysis.movement import Side, difference, false_discovery
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.plan_noise.half_samples import HalfSamples
 from pcace_dist.statistics.score import ChannelScores, score_channels
-from tests.statistics import mnist
+from tests.statistics import mnist, pilots
 from tests.statistics.comparison import PENALTY, gram_of
 from tests.statistics.mnist import Activations
 
@@ -106,7 +109,13 @@ def noisy_copies(layers: Layers, size: int, pairs: int, *, pilot: int = 2048) ->
     return judge(sides(), paired=True)
 
 
-def judge(sides: Iterator[tuple[Side, Side]], *, paired: bool) -> Found:
+def other_pilots(count: int, *, pilot: int = 2048) -> Found:
+    """Every two of `count` pilots over all images, for the units of the network `dense` of tests.statistics.pilots."""
+    runs = pilots.runs_of(pilots.of_network("dense"), pilot, count)[None]
+    return judge(combinations([_side_of(run, pilot) for run in runs], 2), paired=True)
+
+
+def judge(sides: Iterable[tuple[Side, Side]], *, paired: bool) -> Found:
     """Alarms among pairs."""
     alarms, pairs, values = 0, 0, []
     for one, other in sides:
@@ -130,10 +139,12 @@ def _side(
             gram = gram_of(plan, rows.rows(part), folds[part])
             noise = None if plan.noise is None else plan.noise.of("y", "layer", slice(None), str(digit), FOLDS)
             scored += score_channels(gram, plan.layers[0], plan.targets, penalty=PENALTY, noise=[noise])
-    scores = ChannelScores.cat(scored)
+    return _side_of(ChannelScores.cat(scored), min(pilot, size) if counted else None)
+
+
+def _side_of(scores: ChannelScores, pilot: int | None) -> Side:
     nothing = np.zeros(len(scores.images), dtype=bool)
-    counts = min(pilot, size) if counted else None
-    return Side(scores.score_squared, scores.pseudo, scores.images, nothing, counts, scores.plan_noise)
+    return Side(scores.score_squared, scores.pseudo, scores.images, nothing, pilot, scores.plan_noise)
 
 
 def _own_plan(rows: Activations, folds: Integers, pilot: int, *, by_digit: bool) -> Plan:
@@ -166,6 +177,7 @@ def main() -> None:
     print(f"| halves, 2,500 images, shared plan | {halves(layers, 2500, 100, shared=True)} |", flush=True)
     print(f"| noisy copies, 2,500 images | {noisy_copies(layers, 2500, 100)} |", flush=True)
     if full:
+        print(f"| other pilots, 60,000 images, maps of one position, paired | {other_pilots(10)} |", flush=True)
         print(f"| halves, {size:,} images, own plans | {halves(layers, size, 100)} |", flush=True)
         print(f"| halves, 5,000 images, by digit, own plans | {halves(layers, 5000, 100, by_digit=True)} |", flush=True)
         shared = halves(layers, 5000, 100, by_digit=True, shared=True)

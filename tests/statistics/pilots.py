@@ -1,10 +1,13 @@
-"""How much another pilot changes, and whether the intervals say so: python -m tests.statistics.pilots prints the table
-of docs/method.md, section 7.
+"""How much another pilot changes, and whether the intervals say so: the tables of docs/method.md, section 7, by
+
+    python -m tests.statistics.pilots
+    python -m tests.statistics.pilots --networks example anew --pilots 20 --sizes 512 2048 8192
 
 Networks are trained anew here on MNIST (../shared/data; a minute each), none of which the estimate was set on. All
 60,000 images are ranked once for each of `--pilots` pilots, drawn at random; the scores of any two pilots should lie in
 each other's intervals. True: the standard deviation of score_squared between the pilots, of which the estimate is that
-of a single pilot.
+of a single pilot. By chance: where every interval holds 95 % of the others, the worst of so many channels under so many
+pilots has this share (the median).
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import stdtrit
 from torch import Tensor, nn
 
+from examples.mnist.train import train
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.plan_noise.half_samples import HalfSamples
@@ -49,7 +54,14 @@ def normalised() -> nn.Sequential:
     return nn.Sequential(*layers, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 25, 10))
 
 
-NETWORKS = {"narrow": (narrow, 2), "pooled": (pooled, 3), "normalised": (normalised, 3)}  # and the layer's number
+def dense() -> nn.Sequential:
+    """A linear layer behind a convolution: maps of one position, with one axis."""
+    layers = [nn.Conv2d(1, 12, 7, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 64, 36), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(36, 10))
+
+
+NETWORKS = {"narrow": (narrow, 2), "pooled": (pooled, 3), "normalised": (normalised, 3), "dense": (dense, 4)}
+CONV2 = 3  # the layer's number in the example's network
 
 
 @torch.enable_grad()
@@ -67,6 +79,22 @@ def trained(name: str, *, images: int = 60_000, seed: int = 0) -> nn.Sequential:
     return model.eval()
 
 
+@torch.enable_grad()
+def anew(seed: int = 20) -> nn.Sequential:
+    """The example's network, trained with another seed."""
+    pixels, labels = mnist.images(mnist.TRAIN)
+    model = train(pixels, torch.from_numpy(labels), epochs=1, seed=seed)
+    assert isinstance(model, nn.Sequential)
+    return model
+
+
+def of_network(name: str) -> Activations:
+    """Maps of a layer of one of the networks, of the example's, or of the example's trained anew."""
+    if name in NETWORKS:
+        return activations(trained(name), NETWORKS[name][1])
+    return activations(mnist.network() if name == "example" else anew(), CONV2)
+
+
 @torch.inference_mode()
 def activations(model: nn.Sequential, layer: int) -> Activations:
     """Maps of a layer for all images, and the logit of their own digit."""
@@ -74,8 +102,8 @@ def activations(model: nn.Sequential, layer: int) -> Activations:
     maps, targets, shape = [], [], ()
     for rows in torch.split(torch.arange(len(labels)), 500):
         x = model[: layer + 1](_normal(pixels[rows]))
-        maps.append(x.flatten(2))
-        shape = tuple(x.shape[2:])
+        maps.append(x.reshape(*x.shape[:2], -1).clone())
+        shape = tuple(x.shape[2:]) or (1,)
         own = torch.from_numpy(labels)[rows, None]
         targets.append(model[layer + 1 :](x.clone()).gather(1, own)[:, 0].double().numpy())
     return Activations(torch.cat(maps), shape, np.concatenate(targets), labels)
@@ -97,18 +125,28 @@ def planned(pilot: Activations, keys: npt.NDArray[np.uint64], components: int) -
 class Spread:
     """Of one ranking under several pilots.
 
-    each_other: share of the scores that lie in the other pilots' intervals; given_plan: the same of the intervals given
-    the plan; worst: of the channel with the smallest share. true and estimated: standard deviation of score_squared
-    between pilots, rms over the channels. width, width_given: of the intervals.
+    each_other: share of the scores that lie in the other pilots' intervals; first: in those of the first pilot;
+    given_plan: in each other's given the plan. worst: of the channel with the smallest share; chance: its median where
+    all channels are covered as promised. true and estimated: standard deviation of score_squared between pilots, rms
+    over the channels. width, width_given: of the intervals.
     """
 
     each_other: float
+    first: float
     given_plan: float
     worst: float
+    chance: float
     true: float
     estimated: float
     width: float
     width_given: float
+
+    def __str__(self) -> str:
+        shares = [f"{share:.1%}" for share in (self.each_other, self.first, self.given_plan)]
+        shares += [f"{share:.0%}" for share in (self.worst, self.chance)]
+        return (
+            f"{' | '.join(shares)} | {self.true:.4f} | {self.estimated:.4f} | {self.width:.3f} ({self.width_given:.3f})"
+        )
 
     @classmethod
     def of(cls, runs: list[ChannelScores]) -> Spread:
@@ -117,13 +155,25 @@ class Spread:
         held = _held(runs, "score_low", "score_high")
         return cls(
             float(held.mean()),
+            float(held[: len(runs) - 1].mean()),
             float(_held(runs, "score_low_given_plan", "score_high_given_plan").mean()),
             float(held.mean(axis=0).min()),
+            worst_by_chance(*squared.shape),
             float(np.sqrt(squared.var(axis=0, ddof=1).mean())),
             float(np.sqrt(noise.mean())),
             float(np.mean([run.score_high - run.score_low for run in runs])),
             float(np.mean([run.score_high_given_plan - run.score_low_given_plan for run in runs])),
         )
+
+
+def worst_by_chance(pilots: int, channels: int, repetitions: int = 400) -> float:
+    """The median share of the worst channel where scores are normal and every interval holds 95 % of the others."""
+    random = np.random.default_rng(0)
+    scores = random.standard_normal((repetitions, pilots, channels))
+    reach = stdtrit(FOLDS - 1, 0.975) * np.sqrt(2 * random.chisquare(FOLDS - 1, scores.shape) / (FOLDS - 1))
+    held = np.abs(scores[:, :, None] - scores[:, None]) <= reach[:, :, None]
+    shares = (held.sum(axis=(1, 2)) - pilots) / (pilots * (pilots - 1))
+    return float(np.median(shares.min(axis=1)))
 
 
 def _held(runs: list[ChannelScores], low: str, high: str) -> npt.NDArray[np.bool_]:
@@ -138,10 +188,15 @@ def _held(runs: list[ChannelScores], low: str, high: str) -> npt.NDArray[np.bool
     )
 
 
-def spreads(
-    rows: Activations, pilot: int, pilots: int, *, components: int = 5, seed: int = 0
-) -> dict[int | None, Spread]:
+def spreads(rows: Activations, pilot: int, pilots: int, *, components: int = 5) -> dict[int | None, Spread]:
     """For all images and for some digits: all rows ranked under each of `pilots` plans from `pilot` rows."""
+    return {digit: Spread.of(runs) for digit, runs in runs_of(rows, pilot, pilots, components=components).items()}
+
+
+def runs_of(
+    rows: Activations, pilot: int, pilots: int, *, components: int = 5, seed: int = 0
+) -> dict[int | None, list[ChannelScores]]:
+    """Scores of all rows, and of some digits, under each of the plans."""
     rng = np.random.default_rng(seed)
     keys = rng.integers(0, 2**63, len(rows.target)).astype(np.uint64)
     runs: dict[int | None, list[ChannelScores]] = {digit: [] for digit in DIGITS}
@@ -150,7 +205,7 @@ def spreads(
         plan = planned(rows.rows(chosen), keys[chosen], components)
         for digit, scores in _ranked(plan, rows, (keys % np.uint64(FOLDS)).astype(np.int64)).items():
             runs[digit].append(scores)
-    return {digit: Spread.of(of_digit) for digit, of_digit in runs.items()}
+    return runs
 
 
 def _ranked(plan: Plan, rows: Activations, folds: Integers) -> dict[int | None, ChannelScores]:
@@ -170,31 +225,24 @@ def _ranked(plan: Plan, rows: Activations, folds: Integers) -> dict[int | None, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pilots", type=int, default=20)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 1024, 512])
-    parser.add_argument("--components", type=int, nargs="+", default=[1, 5, 10])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=[*NETWORKS, "example", "anew"])
+    parser.add_argument("--pilots", type=int, default=10)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2048])
+    parser.add_argument("--components", type=int, nargs="+", default=[5])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    columns = ["network", "p", "pilot", "images of", "in each other's", "given the plan", "worst channel", "true"]
-    print("| " + " | ".join([*columns, "estimated", "width"]) + " |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for name, (_, layer) in NETWORKS.items():
-        rows = activations(trained(name), layer)
-        settings = [(5, size) for size in arguments.sizes]
-        settings += [(p, arguments.sizes[0]) for p in arguments.components if p != 5]
-        for components, size in settings:
-            found = spreads(rows, size, arguments.pilots, components=components)
-            for digit, spread in found.items():
-                cells = f"{spread.each_other:.1%} | {spread.given_plan:.1%} | {spread.worst:.0%}"
-                cells += (
-                    f" | {spread.true:.4f} | {spread.estimated:.4f} | {spread.width:.3f} ({spread.width_given:.3f})"
-                )
-                what = "all" if digit is None else f"digit {digit}"
-                print(
-                    f"| {name}, {rows.maps.shape[1]} channels | {components} | {size:,} | {what} | {cells} |",
-                    flush=True,
-                )
+    columns = ["network", "p", "pilot", "images of", "in each other's", "in the first's", "given the plan"]
+    columns += ["worst channel", "by chance", "true", "estimated", "width"]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    for name in arguments.networks:
+        rows = of_network(name)
+        for components in arguments.components:
+            for size in arguments.sizes:
+                for digit, spread in spreads(rows, size, arguments.pilots, components=components).items():
+                    what = "all" if digit is None else f"digit {digit}"
+                    where = f"{name}, {rows.maps.shape[1]} channels | {components} | {size:,} | {what}"
+                    print(f"| {where} | {spread} |", flush=True)
 
 
 if __name__ == "__main__":

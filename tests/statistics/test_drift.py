@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from tests.statistics import mnist
-from tests.statistics.drift import LEVEL, Found, halves, layers_of, noisy_copies
+from tests.statistics.drift import LEVEL, Found, halves, layers_of, noisy_copies, other_pilots
 
 pytestmark = [pytest.mark.statistics, pytest.mark.timeout(1800)]
 
@@ -40,3 +40,8 @@ def test_noisy_copies_on_the_same_images_are_the_same(example: dict[str, mnist.A
 @pytest.mark.skipif(not mnist.TRAIN.exists(), reason=mnist.WITHOUT)
 def test_halves_by_digit_are_the_same() -> None:
     assert_nominal(halves(layers_of(20_000, full=True), 5000, 16, by_digit=True))
+
+
+@pytest.mark.skipif(not mnist.TRAIN.exists(), reason=mnist.WITHOUT)
+def test_one_network_under_other_pilots_is_the_same_where_knots_are_all_that_differs() -> None:
+    assert_nominal(other_pilots(10))

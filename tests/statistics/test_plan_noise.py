@@ -81,6 +81,13 @@ def test_maps_of_one_pixel_have_nothing_to_choose() -> None:
     assert np.sqrt(variance(planned(maps[:, :, :1], y))).max() < 1e-3
 
 
+def test_components_that_no_channel_has_take_no_part() -> None:
+    maps, y = two_pixels(10, rows=300, channels=2)
+    five, two = (planned(maps, y, components=components).noise for components in (5, 2))
+    assert five is not None and two is not None
+    torch.testing.assert_close(five.layers["layer"], two.layers["layer"])
+
+
 def test_the_plan_is_otherwise_the_same_bits() -> None:
     maps, y = two_pixels(4, rows=300, channels=3)
     with_noise, without = planned(maps, y), planned(maps, y, noise=False)

@@ -77,13 +77,14 @@ class HalfSamples:
         """A layer's noise. components: float32 (n, C, w), all rows projected on the layer's p axes and on the next."""
         if not self._is_enough:
             return
+        live = layer.first_components(max(1, int(layer.live.sum(1).max())))  # maps of one position have one component
         known = targets[:MOST_TARGETS]
         codes = torch.stack([_codes(target, self.targets[target.name]) for target in known], 1)
         blocks = [slice(start, start + _BLOCK) for start in range(0, layer.channels, _BLOCK)]
 
         def noise(channels: slice) -> Tensor:
             with one_thread():
-                return self._noise(layer.block(channels), known, codes, components[:, channels])
+                return self._noise(live.block(channels), known, codes, components[:, channels])
 
         with ThreadPoolExecutor(torch.get_num_threads(), "pcace-noise") as pool:
             self._layers[layer.name] = torch.cat(list(pool.map(noise, blocks)), dim=2)
