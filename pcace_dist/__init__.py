@@ -9,6 +9,7 @@ The public surface, imported when first used so that `import pcace_dist` stays l
     compare(run, other)        what moved between two finished runs
     evaluate(run)              ablation curves: does the ranking find what matters to the model?
     select(run)                the fewest channels that carry or tell most of the output; masks for pruning
+    explain(run, image)        one image: which of the ranked channels fired on it, and what each contributed
     export(run, to)            a finished run as CSV or JSON files, in MLflow or wandb, as a FiftyOne dataset
     load_job(path)             a job file as a checked Job
     check(job)                 what can be wrong with a job, before it runs
@@ -21,7 +22,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pcace_dist.api import check, compare, evaluate, export, layers, load_job, rank, rank_model, report, select
+    from pcace_dist.api import (
+        check,
+        compare,
+        evaluate,
+        explain,
+        export,
+        layers,
+        load_job,
+        rank,
+        rank_model,
+        report,
+        select,
+    )
     from pcace_dist.artifacts.run import Run, open_run
     from pcace_dist.config.job import Job
     from pcace_dist.statistics.maximal import maximal_correlation
@@ -34,6 +47,7 @@ _HOME = {
     "check": "pcace_dist.api",
     "compare": "pcace_dist.api",
     "evaluate": "pcace_dist.api",
+    "explain": "pcace_dist.api",
     "export": "pcace_dist.api",
     "layers": "pcace_dist.api",
     "load_job": "pcace_dist.api",
@@ -52,6 +66,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "explain",
     "export",
     "layers",
     "load_job",

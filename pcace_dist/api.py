@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pcace_dist.analysis.compare import Comparison
     from pcace_dist.commands.check.check import Checked
     from pcace_dist.commands.evaluate import Evaluation
+    from pcace_dist.commands.explain.explained import Explained
     from pcace_dist.commands.export.export import Exported
     from pcace_dist.commands.select.sets import Selected
     from pcace_dist.models.listing.found import Layers
@@ -149,6 +150,19 @@ def select(run: Run | str, *, folder: str | Path | None = None, **settings: Any)
 
     opened = _opened(run)
     return selected(opened, SelectSettings(**settings), folder=opened.path if folder is None else str(folder))
+
+
+def explain(run: Run | str, image: str | Path, **settings: Any) -> Explained:
+    """What the ranked channels do with one image: `.channels`, `.layers`, `.outputs`, `.to_json()`.
+
+    image: a file, local or s3://, or the id of a row of the run's data. settings: as
+    `commands.explain.explain.ExplainSettings` has them, such as group=3, target="logit:label", top=50. Nothing is
+    written; `commands.explain.page.page` makes the HTML page. Raises UserError.
+    """
+    from pcace_dist.commands.explain.explain import ExplainSettings
+    from pcace_dist.commands.explain.explain import explain as explained
+
+    return explained(_opened(run), str(image), ExplainSettings(**settings))
 
 
 def export(run: Run | str, to: str, **settings: Any) -> Exported:

@@ -150,6 +150,7 @@ def test_public_names_are_the_documented_ones() -> None:
         "check",
         "compare",
         "evaluate",
+        "explain",
         "export",
         "layers",
         "load_job",

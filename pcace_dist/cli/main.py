@@ -17,6 +17,7 @@ from pcace_dist.cli import (
     check,
     completion,
     estimate,
+    explain,
     export,
     init,
     layers,
@@ -124,6 +125,7 @@ def build_parser() -> Parser:
     layers.add_verb(add)
     _add_report(add)
     serve.add_verb(add)
+    explain.add_verb(add)
     export.add_verb(add)
     schema.add_verb(add)
     completion.add_verb(add)

@@ -86,6 +86,22 @@ def kept_counts(column: str, row_groups: Sequence[RowGroupRef], spec: DatasetSpe
     return counts
 
 
+def values_of(
+    column: str, row_groups: Sequence[RowGroupRef], spec: DatasetSpec, storage: Storage
+) -> Iterator[tuple[RowGroupRef, Positions, list[Any]]]:
+    """Of each row group the rows of the file that count, and their values of a column; none of those that cannot be
+    parsed. Raises as `read_row_groups`."""
+    files = _Files(spec, storage)
+    for ref in row_groups:
+        with contextlib.suppress(WrongBytes):
+            rows, values = _of_the_listing(ref, partial(_values, column, ref, files))
+            yield ref, rows, values
+
+
+def _values(column: str, ref: RowGroupRef, files: _Files) -> tuple[Positions, list[Any]]:
+    return files.open(ref).values(ref, column)
+
+
 def _counts(column: str, ref: RowGroupRef, files: _Files) -> Counter[object]:
     return files.open(ref).counts(ref, column)
 
@@ -166,6 +182,11 @@ class _OpenFile:
         column_values = plain(self._columns(ref, [column]).column(column))
         counted = column_values.take(self.kept(ref)).value_counts()
         return Counter({each["values"].as_py(): each["counts"].as_py() for each in counted})
+
+    def values(self, ref: RowGroupRef, column: str) -> tuple[Positions, list[Any]]:
+        """Rows of the file that count, and their values of a column."""
+        kept = self.kept(ref)
+        return kept + ref.first_row, plain(self._columns(ref, [column]).column(column)).take(kept).to_pylist()
 
     def _counting(self, ref: RowGroupRef) -> _Counting:
         if self._is_ruled_out(ref):

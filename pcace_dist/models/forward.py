@@ -107,6 +107,11 @@ class Forward:
             _, _, found = gradients.along_path(padded, targets, means)
         return outputs[: len(images)], maps, found
 
+    def without(self, images: Tensor, layer: str, channels: Sequence[int], mean: Tensor) -> Tensor:
+        """Outputs (n, O) where these channels have the mean map (C, D) at the layer's place in place of their own."""
+        gradients = PlaceGradients(self.model, self.places)
+        return gradients.without(self._input(images), layer, channels, mean)[: len(images)]
+
     def _input(self, images: Tensor) -> Tensor:
         """The model's input: padded on the device, normalised in float32, then in its precision and layout."""
         batch = self._normalise(_padded(to_device(images, self.device), self.batch_size))

@@ -64,21 +64,25 @@ def numbers(values: npt.ArrayLike, digits: int = 5) -> list[Any]:
 
 def render(content: PageContent) -> bytes:
     """The page. jinja2 and plotly come with the extra `report`."""
-    from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_asset("page.html.j2"))
-    text = template.render(
+    return fill(
+        "page.html.j2",
         title=content.title,
-        style=_asset("report.css"),
         scripts=[_asset(name) for name in SCRIPTS],
         plotly=_packed(get_plotlyjs().encode()),
         data=_packed(_json(content.data).encode()),
         channels=[_json(channel) for channel in content.channels],
         pictures=dict(content.pictures),
     )
-    return text.encode()
+
+
+def fill(template: str, **values: Any) -> bytes:
+    """A page from one of the assets' templates, in the report's style. Values are escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_asset(template)).render(style=_asset("report.css"), **values).encode()
 
 
 def _asset(name: str) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 
 from pcace_dist.artifacts.checked import parsing
 from pcace_dist.artifacts.reading.class_names import ClassNames
-from pcace_dist.artifacts.reading.rows import dataset_again
+from pcace_dist.artifacts.reading.rows import dataset_again, id_of_rows
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.config.choice import choose, layer_names
 from pcace_dist.config.job import Job, read_job
@@ -140,6 +140,11 @@ class Origin:
     @property
     def dataset(self) -> DatasetSpec:
         return dataset_again(self.job, self.run.manifest(), self.run.path, self.directory)
+
+    @property
+    def id(self) -> str | None:
+        """The column that names its rows, if there is one."""
+        return id_of_rows(self.job, self.run.manifest(), self.run.path, self.directory)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,17 @@ class RowSource(Protocol):
 def dataset_again(job: Job, manifest: Mapping[str, Any], run: str, directory: str) -> DatasetSpec:
     """The data set as the run at `run` has read it, less what need not be checked again. directory: where it was
     started."""
+    return replace(_dataset(job, manifest, run, directory), id=None)
+
+
+def id_of_rows(job: Job, manifest: Mapping[str, Any], run: str, directory: str) -> str | None:
+    """The column by which the run at `run` names its rows, if there is one."""
+    return _dataset(job, manifest, run, directory).id
+
+
+def _dataset(job: Job, manifest: Mapping[str, Any], run: str, directory: str) -> DatasetSpec:
     dataset = DataReading.of(manifest).applied(dataset_of(job, directory), run)
-    return replace(dataset, id=None, fold_by=None, columns=(), keep=False)
+    return replace(dataset, fold_by=None, columns=(), keep=False)
 
 
 class RowPool:

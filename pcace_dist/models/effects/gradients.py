@@ -64,6 +64,11 @@ class PlaceGradients:
                 found[index][layer] = None if summed is None else self._flat(layer, summed / STEPS)
         return outputs, maps, found
 
+    def without(self, batch: Tensor, layer: str, channels: Sequence[int], mean: Tensor) -> Tensor:
+        """Outputs (B, O) with the mean map (C, D) at the layer's place for these of its channels."""
+        with torch.no_grad(), _Without(self._model, layer, self._places[layer], channels, mean):
+            return as_matrix(self._model(batch))
+
     def _backward(
         self, batch: Tensor, targets: Sequence[Target], leaves: _Leaves
     ) -> tuple[Tensor, dict[str, Tensor], list[Found]]:
@@ -133,6 +138,23 @@ class _Between(_Leaves):
         own = tensor.detach()
         mean = as_output(self._module, self._mean.to(own.device, own.dtype), own)
         return super().put(layer, mean + self._share * (own - mean))
+
+
+class _Without(_Leaves):
+    """Puts the mean map in the place of some channels of one layer."""
+
+    def __init__(self, model: nn.Module, layer: str, place: Place, channels: Sequence[int], mean: Tensor) -> None:
+        super().__init__(model, {layer: place})
+        self._module = model.get_submodule(layer)
+        self._mean = mean
+        self._chosen = torch.zeros_like(mean)
+        self._chosen[list(channels)] = 1
+
+    def put(self, _: str, tensor: Tensor) -> Tensor:
+        mean, chosen = (
+            as_output(self._module, maps.to(tensor.device, tensor.dtype), tensor) for maps in (self._mean, self._chosen)
+        )
+        return torch.where(chosen > 0, mean, tensor)
 
 
 def as_output(module: nn.Module, maps: Tensor, output: Tensor) -> Tensor:

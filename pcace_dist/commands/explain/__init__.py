@@ -1,0 +1,1 @@
+"""`pcace explain`: what the ranked channels do with one image."""
