@@ -14,7 +14,7 @@ Of a recurrent or attention module the first output is used; with batch_first=Fa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -120,6 +120,32 @@ def channels_and_positions(
         )
     maps = tensor.movedim(-1, 1) if channels_last(module, tensor.dim()) else tensor
     return maps.flatten(2) if maps.dim() > 2 else maps.unsqueeze(2), tuple(int(n) for n in maps.shape[2:])
+
+
+class _Reached(Exception):
+    """The layer has run, and the rest of the pass is not needed."""
+
+
+def maps_at(model: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """A layer's maps (B, C, D) with their graph, and the shape of their positions; the forward pass ends there.
+
+    Raises ModelError for a layer that does not run, or whose output is none of the shapes above.
+    """
+    found: list[tuple[Tensor, tuple[int, ...]]] = []
+
+    def hook(module: nn.Module, _: object, output: object) -> None:
+        found.append(channels_and_positions(layer, module, output))
+        raise _Reached
+
+    handle = model.get_submodule(layer).register_forward_hook(hook)
+    try:
+        with suppress(_Reached):
+            model(inputs)
+    finally:
+        handle.remove()
+    if not found:
+        raise ModelError(f"layers {layer}: does not run in a forward pass of the model")
+    return found[0]
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from torch import nn
 from pcace_dist.analysis.publish import write_bytes
 from pcace_dist.artifacts.rankings import why_unranked
 from pcace_dist.artifacts.reading.rows import fetch
+from pcace_dist.config.targets import have_classes
 from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
-from pcace_dist.datasets.sections import TENSOR
 from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, UserError, require_packages
 from pcace_dist.models.in_memory import GONE, is_gone
 from pcace_dist.models.inputs import Normalise
@@ -31,19 +32,19 @@ from pcace_dist.reporting.page import render
 from pcace_dist.reporting.paper import find_browser, print_page
 from pcace_dist.reporting.probe import Probe
 from pcace_dist.reporting.progress import ReportProgress
-from pcace_dist.reporting.row_choice import choose_rows
+from pcace_dist.reporting.row_choice import choose_errors, choose_rows
 from pcace_dist.reporting.selection import PageSelection, select
+from pcace_dist.reporting.sight.stages import attribute, draw, find_fields
 from pcace_dist.reporting.source import ReportSource, open_report_source
-from pcace_dist.reporting.synthesis import Canvas, excite
-from pcace_dist.reporting.tokens import token_layers
+from pcace_dist.reporting.tokens import NO_TOKENS, token_layers
 from pcace_dist.reporting.trust import trust_of
 from pcace_dist.reporting.words import LabelModel, known_words, names_of
 
 CAM_CHANNELS = 10
-GEOGRAPHY_ROWS = 512  # rows that the model predicts for the map
+CAM_LAYERS = 4  # of which the last with a gradient has its evidence shown
+PREDICTED_ROWS = 512  # of the sample
 SMALL_IMAGE = 64  # pixels of the longer side
 BATCH = {"cpu": 16, "cuda": 128}
-DRAWN_AT_ONCE = {"cpu": 8, "cuda": 32}
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,16 @@ def _build(run: str, options: ReportOptions, browser: str | None, progress: Repo
                     f"the code of {source.origin.job.model.factory} has changed since this run was ranked: pictures, "
                     "maps and class evidence come from the model as it is now, the ranking does not"
                 )
+            _predict(source, model, device, selection, findings, progress)
             _look(source, model, device, findings, options, progress)
+            find_fields(source, model, findings, progress)
+            if not options.blur:  # single pixels would show what the blur hides
+                attribute(source, model, device, BATCH[device.type], findings, progress)
             _evidence(source, model, device, findings, progress)
-            _where(source, model, device, findings, progress)
             if label_model is not None:
                 findings.names = names_of(source, selection, label_model.of(source, progress))
             if options.synthesis:
-                _draw(source, model, device, selection, findings, options, progress)
+                draw(source, model, device, selection, findings, options, progress)
     progress.stage("writing the page")
     page = content.page(source, selection, findings, transforms)
     data = render(page)
@@ -259,6 +263,45 @@ def _grow(source: ReportSource, selection: PageSelection, findings: Findings, pr
 # -- with the model
 
 
+def _predict(
+    source: ReportSource,
+    model: nn.Module,
+    device: torch.device,
+    selection: PageSelection,
+    findings: Findings,
+    progress: ReportProgress,
+) -> None:
+    """The geographical places of the sample's rows; the model's predictions for the first of them, for the map and to
+    find those that it gets wrong."""
+    if source.sample is None:
+        return
+    try:
+        findings.places = read_places(source)
+    except (PcaceError, OSError) as error:
+        findings.notes.append(f"no map: {error}")
+    errs = source.dataset.label is not None and not source.groups_are_labels and have_classes(source.targets)
+    if findings.places is None and not errs:
+        return
+    rows = np.arange(min(PREDICTED_ROWS, len(source.sample)), dtype=np.int64)
+    progress.stage("predictions for sampled images", len(rows))
+    probe = Probe(source, model, device, BATCH[device.type], {}, {})
+    for fetched in fetch(source, source.sample.refs(rows), BATCH[device.type]):
+        probe.add(fetched)
+        progress.step(len(fetched.numbers))
+    outputs, labels = probe.found.outputs, probe.found.labels
+    if findings.places is not None:
+        findings.predictions = np.full(len(source.sample), np.nan)
+        for row, values in outputs.items():
+            findings.predictions[row] = cam.prediction(source.targets[0], values, labels[row])
+    if errs:
+        wrong = [
+            row
+            for row, values in outputs.items()
+            if 0 <= labels[row] < len(values) and len(values) > 1 and values.argmax() != labels[row]
+        ]
+        choose_errors(source, selection, findings, np.array(sorted(wrong), np.int64))
+
+
 def _look(
     source: ReportSource,
     model: nn.Module,
@@ -295,8 +338,10 @@ def _evidence(
     findings: Findings,
     progress: ReportProgress,
 ) -> None:
-    """Grad-CAM and the map of the ranked channels, group by group, at the last layer that has maps."""
-    layers = [name for name, _ in source.ranking.layers if len(source.plan.layer(name).shape) == 2]
+    """Grad-CAM and the map of the ranked channels, group by group, at the last layer that has maps and, of the last
+    few, something to show: behind the last attention only the CLS token counts."""
+    grids = {name: _grid_of(source, findings, name) for name, _ in source.ranking.layers}
+    layers = [name for name, grid in grids.items() if grid is not None][-CAM_LAYERS:]
     if not layers or not findings.cam_rows:
         return
     target = source.targets[0]
@@ -304,30 +349,52 @@ def _evidence(
         what = "is of an embedding" if target.kind == "cosine" else "has no gradient"
         findings.notes.append(f"no class evidence: target {target.name} {what}")
         return
-    layer = findings.cam_layer = layers[-1]
     progress.stage("class evidence", sum(map(len, findings.cam_rows.values())))
+    numbers = [number for rows in findings.cam_rows.values() for number in rows]
+    images: dict[int, torch.Tensor] = {}
+    for fetched in fetch(source, [findings.pool.refs[number] for number in numbers], len(numbers)):
+        images.update(zip((numbers[i] for i in fetched.numbers), fetched.images, strict=True))
+    for layer in reversed(layers):
+        try:
+            cams = list(_cams(source, model, layer, findings, images, device))
+        except ModelError as error:
+            findings.notes.append(f"no class evidence: {error}")
+            return
+        shows = any(group_cam["evidence"].grad_cam.any() for group_cam in cams)
+        if shows or findings.cam_layer is None:
+            findings.cam_layer, findings.cams = layer, cams
+        if shows:
+            break
+    progress.step(len(images))
+
+
+def _grid_of(source: ReportSource, findings: Findings, layer: str) -> tuple[int, int] | None:
+    return findings.tokens.get(layer, NO_TOKENS).grid(source.plan.layer(layer).shape)
+
+
+def _cams(
+    source: ReportSource,
+    model: nn.Module,
+    layer: str,
+    findings: Findings,
+    images: Mapping[int, torch.Tensor],
+    device: torch.device,
+) -> Iterator[dict[str, Any]]:
+    """The evidence of each group's images at one layer. Raises ModelError where there is no gradient."""
     settings = source.origin.job.model.input
     normalise = Normalise(tuple(settings.mean), tuple(settings.std), device)
-    refs = {number: findings.pool.refs[number] for numbers in findings.cam_rows.values() for number in numbers}
-    numbers = list(refs)
-    images: dict[int, torch.Tensor] = {}
-    for fetched in fetch(source, list(refs.values()), len(refs)):
-        images.update(zip((numbers[i] for i in fetched.numbers), fetched.images, strict=True))
+    grid, before = _grid_of(source, findings, layer), len(findings.tokens.get(layer, NO_TOKENS).apart)
+    assert grid is not None
+    probed = findings.probed
     for group, rows in findings.cam_rows.items():
         readable = [number for number in rows if number in images]
         if not readable:
             continue
-        outputs = [cam.output_of(target, findings.probed.outputs[n], findings.probed.labels[n]) for n in readable]
+        outputs = [cam.output_of(source.targets[0], probed.outputs[n], probed.labels[n]) for n in readable]
         weights = _channel_weights(source, group, layer)
         stacked = torch.stack([images[n] for n in readable]).to(device)
-        try:
-            evidence = cam.evidence(model, layer, stacked, outputs, weights, normalise)
-        except ModelError as error:
-            findings.notes.append(f"no class evidence: {error}")
-            return
-        if evidence is not None:
-            findings.cams.append({"group": group, "rows": readable, "weights": weights, "evidence": evidence})
-        progress.step(len(readable))
+        evidence = cam.evidence(model, layer, stacked, outputs, weights, normalise, grid=grid, before=before)
+        yield {"group": group, "rows": readable, "weights": weights, "evidence": evidence}
 
 
 def _channel_weights(source: ReportSource, group: int, layer: str) -> dict[int, float]:
@@ -339,64 +406,3 @@ def _channel_weights(source: ReportSource, group: int, layer: str) -> dict[int, 
         int(channel): float(score[channel] * (-1 if pearson[channel] < 0 else 1))
         for channel in np.flatnonzero(rank <= CAM_CHANNELS)
     }
-
-
-def _where(
-    source: ReportSource, model: nn.Module, device: torch.device, findings: Findings, progress: ReportProgress
-) -> None:
-    """The geographical places of the sample's rows, and the model's predictions for the first of them."""
-    if source.sample is None:
-        return
-    try:
-        findings.places = read_places(source)
-    except (PcaceError, OSError) as error:
-        findings.notes.append(f"no map: {error}")
-    if findings.places is None:
-        return
-    rows = np.arange(min(GEOGRAPHY_ROWS, len(source.sample)), dtype=np.int64)
-    progress.stage("predictions for the map", len(rows))
-    probe = Probe(source, model, device, BATCH[device.type], {}, {})
-    for fetched in fetch(source, source.sample.refs(rows), BATCH[device.type]):
-        probe.add(fetched)
-        progress.step(len(fetched.numbers))
-    findings.predictions = np.full(len(source.sample), np.nan)
-    target = source.targets[0]
-    for number, outputs in probe.found.outputs.items():
-        findings.predictions[number] = cam.prediction(target, outputs, probe.found.labels[number])
-
-
-def _draw(
-    source: ReportSource,
-    model: nn.Module,
-    device: torch.device,
-    selection: PageSelection,
-    findings: Findings,
-    options: ReportOptions,
-    progress: ReportProgress,
-) -> None:
-    """Compute synthetic images, for some channels of a layer at a time."""
-    settings = source.origin.job.model.input
-    if settings.mode == TENSOR:
-        findings.notes.append("no images that excite the channels: for tensors it is not known which values are usual")
-        return
-    canvas = Canvas(tuple(settings.mean), tuple(settings.std), source.image_shape)
-    progress.stage("images that excite the channels", len(selection.channels))
-    at_once = DRAWN_AT_ONCE[device.type]
-    for layer, channels in selection.pages.items():
-        units = source.plan.layer(layer).mean_unit.double() * 1024  # a sixteenth of the grid: about one deviation
-        for start in range(0, len(channels), at_once):
-            drawn_channels = channels[start : start + at_once]
-            drawn = excite(
-                model,
-                layer,
-                drawn_channels,
-                canvas,
-                device=device,
-                seed=options.seed,
-                steps=options.steps,
-                units=[float(units[channel]) for channel in drawn_channels],
-            )
-            findings.synthetic.update(
-                {(layer, channel): image for channel, image in zip(drawn_channels, drawn, strict=True)}
-            )
-            progress.step(len(drawn_channels))

@@ -1,16 +1,16 @@
 """Do the ranked channels respond where the class evidence is? Grad-CAM beside the map of the ranked channels.
 
-Grad-CAM (Selvaraju et al. 2017; captum's implementation): the layer's maps, weighted by the mean gradient of the
-output. The channel map: the maps of the layer's best ranked channels, each divided by its largest absolute value over
-these images, weighted by score times the sign of its correlation with the target. Negative values are set to 0, as in
-Grad-CAM.
+Grad-CAM (Selvaraju et al. 2017): the layer's maps, weighted by the mean gradient of the output; of a transformer the
+maps of its patches. The channel map: the maps of the layer's best ranked channels, each divided by its largest absolute
+value over these images, weighted by score times the sign of its correlation with the target. Negative values are set to
+0, as in Grad-CAM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.errors import ModelError
 from pcace_dist.models.ablation.profile import NO_GRADIENT
+from pcace_dist.models.effects.gradients import PlaceGradients
+from pcace_dist.models.effects.places import Place
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.models.outputs import as_matrix
-from pcace_dist.models.tap import channels_and_positions, channels_last
 from pcace_dist.models.targets import target_tensor
 
 Maps: TypeAlias = npt.NDArray[np.float32]
@@ -65,37 +65,30 @@ def evidence(
     outputs: Sequence[int],
     weights: dict[int, float],
     normalise: Normalise,
-) -> Evidence | None:
-    """Both maps of images (n, C, H, W) at one layer; None where the layer's output is not (B, C, H, W), which captum
-    needs.
+    *,
+    grid: tuple[int, int],
+    before: int = 0,
+) -> Evidence:
+    """Both maps of images (n, C, H, W) at one layer.
 
-    weights: of the ranked channels. Raises ModelError where there is no gradient.
+    weights: of the ranked channels. grid: rows and columns of the layer's maps; before: tokens ahead of the map's
+    first. Raises ModelError where there is no gradient.
     """
-    from captum.attr import LayerGradCam  # takes seconds to import, with matplotlib
+    chosen = torch.tensor(list(outputs), device=normalise.mean.device)
 
-    module = model.get_submodule(layer)
-    inputs = normalise(images)
-    tapped: dict[str, Any] = {}
+    def explained(outputs: Tensor) -> Tensor:
+        return outputs[torch.arange(len(outputs), device=outputs.device), chosen]
 
-    def hook(module: nn.Module, _: object, output: object) -> None:
-        tapped["maps"], tapped["shape"] = channels_and_positions(layer, module, output)
-
-    handle = module.register_forward_hook(hook)
     try:
-        with torch.no_grad():
-            model(inputs)
-    finally:
-        handle.remove()
-    if len(tapped["shape"]) != 2 or channels_last(module, 4):
-        return None
-    maps = tapped["maps"].float().reshape(len(images), -1, *tapped["shape"])
-    cam = LayerGradCam(lambda x: as_matrix(model(x)), module)
-    chosen_outputs = torch.tensor(list(outputs), device=inputs.device)
-    try:
-        attribution = cam.attribute(inputs.requires_grad_(True), target=chosen_outputs, relu_attributions=True)
+        batch = normalise(images).requires_grad_()  # checkpoints want it
+        _, maps_of, (found,) = PlaceGradients(model, {layer: Place(layer)})(batch, [explained])
     except RuntimeError as error:
         raise ModelError(f"layer {layer}: {NO_GRADIENT}") from error
-    grad_cam = np.asarray(attribution[:, 0].detach().cpu().numpy(), np.float32)
+    gradient = found[layer]
+    if gradient is None:
+        raise ModelError(f"layer {layer}: {NO_GRADIENT}")
+    maps, slopes = (values[:, :, before:].float().unflatten(2, grid) for values in (maps_of[layer], gradient))
+    grad_cam = (slopes.mean((2, 3), keepdim=True) * maps).sum(1).clamp_min(0).cpu().numpy()
     parts = ranked_parts(maps, weights).cpu().numpy()
     channel_map = parts.sum(1).clip(0)
     agreement = np.array([_correlation(a, b) for a, b in zip(grad_cam, channel_map, strict=True)])

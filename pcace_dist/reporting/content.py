@@ -66,6 +66,8 @@ def page(
         "against": None if findings.against is None else findings.against.path,
         "judged": None if findings.against is None else findings.against.judged,
         "imageSide": max(source.image_shape),
+        "imageRatio": source.image_shape[1] / source.image_shape[0],
+        "groupsAreLabels": source.groups_are_labels,
         "glossary": GLOSSARY,
         "fewImages": usable_images(source.plan.components, source.plan.knots),
         "smallSupport": SMALL_SUPPORT,
@@ -331,6 +333,7 @@ def _channel(
         "exemplars": tiles(findings.exemplars.get(channel, [])),
         "ofGroup": of_groups(findings.of_group),
         "spread": of_groups(findings.spread),
+        "wrong": of_groups(findings.wrong),
         "extremes": extremes,
         "axes": [data_url(pictures.signed_png(picture)) for picture, _ in axes if picture is not None],
         "axesApart": [numbers(values, 3) for _, values in axes],
@@ -356,6 +359,11 @@ def _tile(findings: Findings, channel: ChannelKey, row: int, value: float, low: 
     values = findings.probed.maps[channel].get(row)
     if values is not None:
         tile["map"] = data_url(pictures.heat_png(values, low, high))
+    fields = findings.fields.get(channel[0])
+    if fields is not None and row in findings.probed.strongest[channel]:
+        tile["box"] = numbers(fields.box(*findings.probed.strongest[channel][row]), 4)
+    if row in findings.attributions[channel]:
+        tile["attribution"] = data_url(findings.attributions[channel][row])
     if row in findings.probed.apart[channel]:
         tile["apart"] = numbers(findings.probed.apart[channel][row], 3)
     return tile

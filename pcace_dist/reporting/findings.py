@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcace_dist.artifacts.reading.rows import RowPool
+from pcace_dist.models.receptive_fields import ReceptiveFields
 from pcace_dist.reporting.comparison import AgainstRun
 from pcace_dist.reporting.evidence import Growth
 from pcace_dist.reporting.geography import Places
@@ -30,6 +32,9 @@ class Findings:
     of_group: dict[tuple[ChannelKey, int], Valued] = field(default_factory=dict)  # by group
     spread: dict[tuple[ChannelKey, int], Valued] = field(default_factory=dict)
     extremes: dict[tuple[ChannelKey, RankingKey], tuple[Valued, Valued]] = field(default_factory=dict)
+    wrong: dict[tuple[ChannelKey, int], Valued] = field(default_factory=dict)
+    fields: dict[str, ReceptiveFields] = field(default_factory=dict)  # by layer; without those that see everything
+    attributions: dict[ChannelKey, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))  # PNG, by row
     tokens: dict[str, TokenLayer] = field(default_factory=dict)  # by layer
     cam_rows: dict[int, list[int]] = field(default_factory=dict)  # by group
     growth: dict[str, dict[int, list[Growth]]] = field(default_factory=dict)  # layer, group: by target
@@ -50,7 +55,7 @@ class Findings:
         """Each channel with the numbers of the rows that are shown for it."""
         for channel, rows in self.exemplars.items():
             yield from ((channel, number) for number, _ in rows)
-        for (channel, _), rows in (*self.of_group.items(), *self.spread.items()):
+        for (channel, _), rows in (*self.of_group.items(), *self.spread.items(), *self.wrong.items()):
             yield from ((channel, number) for number, _ in rows)
         for (channel, _), ends in self.extremes.items():
             yield from ((channel, number) for end in ends for number, _ in end)

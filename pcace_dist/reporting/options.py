@@ -1,8 +1,10 @@
-"""The options of a report. Plain data; no I/O."""
+"""The options of a report. Plain data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from pcace_dist.reporting.sight.synthesis import STEPS
 
 
 @dataclass(frozen=True)
@@ -30,4 +32,4 @@ class ReportOptions:
     labels: str | None = None
     words: tuple[str, ...] | None = None
     seed: int = 0
-    steps: int = 48  # of activation maximisation
+    steps: int = STEPS  # of activation maximisation

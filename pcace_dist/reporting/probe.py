@@ -22,11 +22,12 @@ Wanted = Mapping[int, Mapping[str, tuple[int, ...]]]  # row number: layer: chann
 
 @dataclass
 class Probed:
-    """The results: small maps, and the values of tokens apart from them, by (layer, channel) and row number; outputs,
-    labels and groups by row number."""
+    """The results: small maps, the values of tokens apart from them, and where a map is largest (row, column), by
+    (layer, channel) and row number; outputs, labels and groups by row number."""
 
     maps: dict[tuple[str, int], dict[int, Floats]] = field(default_factory=lambda: defaultdict(dict))
     apart: dict[tuple[str, int], dict[int, Floats]] = field(default_factory=lambda: defaultdict(dict))
+    strongest: dict[tuple[str, int], dict[int, tuple[int, int]]] = field(default_factory=lambda: defaultdict(dict))
     outputs: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
     labels: dict[int, int] = field(default_factory=dict)
     groups: dict[int, Any] = field(default_factory=dict)
@@ -55,12 +56,17 @@ class Probe:
         """Forward some rows."""
 
         def receive(name: str, maps: Tensor, shape: tuple[int, ...]) -> None:
+            tokens = self._tokens.get(name, NO_TOKENS)
+            grid = tokens.grid(shape)
             for position, number in enumerate(fetched.numbers):
                 channels = self._wanted.get(number, {}).get(name, ())
                 if channels and shape:
                     channel_maps = maps[position, list(channels)].float().cpu()
                     for channel, values in zip(channels, channel_maps, strict=True):
-                        picture, apart = self._tokens.get(name, NO_TOKENS).pictures(values, shape)
+                        picture, apart = tokens.pictures(values, shape)
+                        if grid is not None:
+                            largest = int(values[len(tokens.apart) :].argmax())
+                            self.found.strongest[name, channel][number] = divmod(largest, grid[1])
                         if picture is not None:
                             self.found.maps[name, channel][number] = picture
                         if len(apart):

@@ -19,6 +19,7 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 EXEMPLARS = 8  # images of a channel
 EXTREMES = 4  # images at each end of a channel's transform
 OF_GROUP = 4  # images of a group that activate a channel most
+WRONG = 4  # images of another class, or that the model gets wrong, that activate a channel most
 SPREAD = 6  # images over the whole range of a channel's mean activation,
 SPREAD_OF = 64  # chosen among so many of a group: all its channels share few images
 MOST_EXTREMES = 1200  # so many combinations of channel, target and group get such images
@@ -80,9 +81,9 @@ def _choose_of_groups(source: ReportSource, sample: SampleTable, selection: Page
     if len(selection.groups) * len(selection.channels) > MOST_EXTREMES:
         return
     members = {group: np.flatnonzero(sample.group == group).astype(np.int64) for group in selection.groups}
+    others = {group: np.flatnonzero((sample.group != group) & (sample.label >= 0)) for group in selection.groups}
     for layer, channels in selection.pages.items():
-        plan, means = source.plan.layer(layer), sample.means(layer)
-        values = np.asarray(plan.mean_centre.double().numpy() + plan.mean_unit.double().numpy() * means, np.float64)
+        means, values = sample.means(layer), mean_activations(source, sample, layer)
         for group, rows in members.items():
             for channel in channels:
                 order, few = (
@@ -92,6 +93,38 @@ def _choose_of_groups(source: ReportSource, sample: SampleTable, selection: Page
                 if source.job.group_by is not None:
                     findings.of_group[key] = _pooled(findings, sample, order[:OF_GROUP], values[:, channel])
                 findings.spread[key] = _pooled(findings, sample, _at_equal_steps(few), values[:, channel])
+                if source.groups_are_labels:
+                    findings.wrong[key] = _strongest(findings, sample, others[group], values[:, channel], WRONG)
+
+
+def choose_errors(source: ReportSource, selection: PageSelection, findings: Findings, wrong: Rows) -> None:
+    """Of every group's sampled images that the model gets wrong, those that activate a channel most. wrong: rows."""
+    sample = source.sample
+    if sample is None or len(selection.groups) * len(selection.channels) > MOST_EXTREMES:
+        return
+    for layer, channels in selection.pages.items():
+        values = mean_activations(source, sample, layer)
+        for group in selection.groups:
+            rows = wrong[sample.group[wrong] == group]
+            for channel in channels:
+                active = rows[values[rows, channel] > values[:, channel].mean()]
+                key = (layer, channel), group
+                findings.wrong[key] = _strongest(findings, sample, active, values[:, channel], WRONG)
+
+
+def mean_activations(source: ReportSource, sample: SampleTable, layer: str) -> Floats:
+    """Means of the maps (n, C) of the sampled rows."""
+    plan = source.plan.layer(layer)
+    return np.asarray(
+        plan.mean_centre.double().numpy() + plan.mean_unit.double().numpy() * sample.means(layer), np.float64
+    )
+
+
+def _strongest(
+    findings: Findings, sample: SampleTable, rows: Rows, values: Floats, count: int
+) -> list[tuple[int, float]]:
+    """So many of the rows with the largest values; ties in the sample's order."""
+    return _pooled(findings, sample, rows[np.argsort(-values[rows], kind="stable")[:count]], values)
 
 
 def _at_equal_steps(rows: Rows) -> Rows:

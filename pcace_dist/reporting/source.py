@@ -177,6 +177,11 @@ class ReportSource:
         return int(height), int(width)
 
     @property
+    def groups_are_labels(self) -> bool:
+        """Whether a group is a class."""
+        return self.job.group_by is not None and self.job.group_by == self.origin.job.dataset.label
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the model's input images."""
         return (self.origin.job.model.input.image_channels, *self.image_shape)

@@ -29,6 +29,11 @@ class TokenLayer:
     patches: tuple[int, ...] | None = None
     said: dict[str, Any] = field(default_factory=dict)
 
+    def grid(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Rows and columns of a layer's map; None where it has none, or nothing tells them."""
+        rows = self.patches if len(shape) == 1 else shape
+        return (rows[0], rows[1]) if rows is not None and len(rows) == 2 else None
+
     def pictures(self, values: Tensor, shape: tuple[int, ...]) -> tuple[Floats | None, Floats]:
         """The map (h, w) of the patches, and the values of the tokens apart: of values (D,) with their shape."""
         if self.patches is None:

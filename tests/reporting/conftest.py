@@ -60,6 +60,20 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reported]:
     yield Reported(folder / "run", folder / "data", result)
 
 
+EMBEDDINGS, MLP, VALUES = "vit.embeddings", "vit.layers.0.mlp.fc1", "vit.layers.1.attention.v_proj"
+
+
+@pytest.fixture(scope="package")
+def squares_vit(squares: Reported) -> Reported:
+    """The same images ranked through a transformer."""
+    run = squares.run.parent / "vit"
+    model = {"factory": "tests.reporting.square:square_vit", "weights": "factory", "input": {"mode": "L"}}
+    changes = {"layers": [EMBEDDINGS, MLP, VALUES], "target": {"column": "amount"}, "group_by": None}
+    with jobs_without_ray():
+        assert run_job(parse_job(square_job(squares.data, run, model=model, **changes))) == 0
+    return Reported(run, squares.data, quietly(run, synthesis=False, top=3))
+
+
 @pytest.fixture(scope="package")
 def unranked(squares: Reported) -> Reported:
     """A run of which no channel is ranked, as its target is constant."""

@@ -20,7 +20,7 @@ from tests.reporting.browser import Tab, open_browser
 from tests.reporting.conftest import Reported, quietly, square_job
 from tests.reporting.image_text import MEANING
 from tests.reporting.opened import OpenedReport
-from tests.reporting.square import GROUPS, SQUARE
+from tests.reporting.square import GROUPS, RING, SQUARE
 from tests.reporting.test_history import write_schedule
 from tests.reporting.test_trust import SOUTH, write_evaluated
 from tests.reporting.test_words import MODEL
@@ -338,6 +338,7 @@ def test_the_overlay_on_the_screen_is_bright_on_the_square(tab: Tab, squares: Re
     inside = np.kron(image > 0.5, np.ones((4, 4), bool))
     tab.page.evaluate("location.hash = '#channel/0/0/look%2F0'")
     tab.page.wait_for_selector("#channel h1")
+    tab.page.click("#crop")
 
     def glow() -> float:
         stack = tab.page.locator("figure:has-text('Images that activate it most') .stack").first
@@ -350,6 +351,51 @@ def test_the_overlay_on_the_screen_is_bright_on_the_square(tab: Tab, squares: Re
     assert glow() > 25
     tab.page.click("#channel button[data-value=image]")
     assert abs(glow()) < 1
+
+
+def brightness(tab: Tab, stack: Any) -> np.ndarray:
+    tab.page.wait_for_function("image => image.complete", arg=stack.locator("img.under").element_handle())
+    shot = Image.open(io.BytesIO(stack.screenshot())).convert("L").resize((130, 130))
+    return np.asarray(shot, np.float64) / 255
+
+
+def test_an_exemplar_is_a_crop_that_holds_the_square_and_a_click_or_a_key_shows_the_whole(tab: Tab) -> None:
+    tab.page.evaluate("location.hash = '#channel/0/0/look%2F0'")
+    tab.page.wait_for_selector("#channel h1")
+    tab.page.click("#channel button[data-value=image]")
+    stack = tab.page.locator("figure:has-text('Images that activate it most') .stack").first
+
+    def share() -> float:
+        return float((brightness(tab, stack) > 0.4).mean())
+
+    cut, whole = (SQUARE / (RING + 1)) ** 2, (SQUARE / 32) ** 2
+    assert share() > 0.85 * cut
+    stack.click()
+    assert abs(share() - whole) < 0.04 and stack.locator(".field").is_visible()
+    tab.page.keyboard.press("Enter")  # it has the focus
+    assert share() > 0.85 * cut
+    tab.page.click("#crop")
+    assert abs(share() - whole) < 0.04
+    tab.page.click("#channel button[data-value=attribution]")
+    found = stack.locator("img.attribution").bounding_box()
+    outer = stack.bounding_box()
+    assert found["width"] == pytest.approx(outer["width"] * (RING + 1) / 32, abs=2)
+    assert tab.said == []
+
+
+def test_an_exemplar_of_a_token_is_its_patch(browser: Any, squares_vit: Reported) -> None:
+    tab = Tab(browser, squares_vit.page)
+    tab.page.evaluate("location.hash = '#channel/0/0/vit.embeddings%2F0'")
+    tab.page.wait_for_selector("#channel h1")
+    tab.page.click("#channel button[data-value=image]")
+    stacks = tab.page.locator("figure:has-text('Images that activate it most') .stack")
+    assert stacks.count() == 8
+    shares = [float((brightness(tab, stacks.nth(number)) > 0.4).mean()) for number in range(8)]
+    tiles = OpenedReport(squares_vit.page).channel("vit.embeddings", 0)["exemplars"]
+    for share, tile in zip(shares, tiles, strict=True):  # the value of the patch is its brightness
+        assert share > 0.2, tile
+    assert np.mean(shares) > 0.5 and tab.said == []
+    tab.page.close()
 
 
 def test_the_keyboard_alone_is_enough(tab: Tab) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from torch import nn
 
 from pcace_dist.config.targets import TargetSpec
@@ -29,8 +30,8 @@ from pcace_dist.reporting.glossary import GLOSSARY
 from pcace_dist.reporting.options import ReportOptions
 from pcace_dist.reporting.page import PageContent, floats, numbers, render
 from pcace_dist.reporting.selection import select
+from pcace_dist.reporting.sight.synthesis import Canvas, excite
 from pcace_dist.reporting.source import Ranking
-from pcace_dist.reporting.synthesis import Canvas, excite
 from pcace_dist.statistics import basis
 from tests.reporting.opened import pixels
 
@@ -176,11 +177,13 @@ def small_network() -> nn.Sequential:
 def test_synthetic_images_excite_their_channel_more_than_noise_and_others_do() -> None:
     network = small_network().eval().requires_grad_(False)
     canvas = Canvas((0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (32, 32))
-    images = excite(network, "2", [0, 1, 2], canvas, device=torch.device("cpu"), steps=24)
-    assert images.shape == (3, 3, 32, 32) and images.min() >= 0 and images.max() <= 1
     normalise = Normalise(canvas.mean, canvas.std)
-    means = network[:3](normalise(torch.from_numpy(images))).mean((2, 3))
     noise = network[:3](normalise(torch.rand(64, 3, 32, 32))).mean((2, 3))
+    units = noise.std(0)[:3].tolist()
+    images = excite(network, "2", [0, 1, 2], canvas, device=torch.device("cpu"), units=units)
+    assert images.shape == (3, 3, 32, 32)
+    assert ((images < 0.02) | (images > 0.98)).mean() < 0.05, "pixels are driven to black and white"
+    means = network[:3](normalise(torch.from_numpy(images))).mean((2, 3))
     for channel in range(3):
         assert means[channel, channel] > noise[:, channel].max()
         assert means[channel, channel] == means[:, channel].max()
@@ -200,6 +203,7 @@ def test_a_synthetic_image_depends_on_seed_and_channel_alone() -> None:
 
 def test_large_inputs_are_drawn_smaller_where_the_model_takes_it() -> None:
     assert Canvas((0.0,), (1.0,), (224, 448)).sizes == [(48, 96), (224, 448)]
+    assert Canvas((0.0,), (1.0,), (224, 448), side=32).sizes == [(16, 32), (224, 448)]
     assert Canvas((0.0,), (1.0,), (28, 28)).sizes == [(28, 28)]
 
 
@@ -216,14 +220,48 @@ def test_grad_cam_of_a_linear_head_is_its_weights_times_the_maps() -> None:
         decide.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     network = nn.Sequential(look, nn.AdaptiveAvgPool2d(1), nn.Flatten(), decide)
     images = torch.rand(3, 1, 5, 5, generator=torch.Generator().manual_seed(0))
-    seen = cam.evidence(network.eval(), "0", images, [0, 0, 1], {0: 1.0}, Normalise((0.0,), (1.0,)))
-    assert seen is not None
+    seen = cam.evidence(network.eval(), "0", images, [0, 0, 1], {0: 1.0}, Normalise((0.0,), (1.0,)), grid=(5, 5))
     expected = images[:, 0].clone()
     expected[2] = 0  # output 1 falls where the image is bright
     shape = np.where(seen.grad_cam.max((1, 2)) > 0, seen.grad_cam.max((1, 2)), 1)[:, None, None]
     peak = np.where(expected.amax((1, 2)) > 0, expected.amax((1, 2)), 1)[:, None, None]
     assert np.allclose(seen.grad_cam / shape, expected.numpy() / peak, atol=1e-5)
     assert np.allclose(seen.agreement[:2], 1) and np.isnan(seen.agreement[2])
+
+
+def test_grad_cam_is_that_of_captum() -> None:
+    network = small_network().eval().requires_grad_(False)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    normalise = Normalise((0.5,) * 3, (0.2,) * 3)
+    seen = cam.evidence(network, "0", images, [0, 1, 0], {0: 1.0}, normalise, grid=(30, 30))
+    layer, target = network.get_submodule("0"), torch.tensor([0, 1, 0])
+    inputs = normalise(images).requires_grad_()
+    expected = LayerGradCam(network, layer).attribute(inputs, target, relu_attributions=True)
+    assert np.allclose(seen.grad_cam, expected[:, 0].detach().numpy(), atol=1e-6) and seen.grad_cam.max() > 0
+
+
+class PatchMean(nn.Module):
+    """Tokens (n, 1 + 16, 2) behind `look`, the first a CLS token; the output is the mean of the patches' channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(1, 2, 2, 2)
+        self.look = nn.Identity()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        patches = self.embed(images).flatten(2).transpose(1, 2)
+        cls = torch.full_like(patches[:, :1], 9)
+        mean: torch.Tensor = self.look(torch.cat([cls, patches], 1))[:, 1:].mean(1)
+        return mean
+
+
+def test_grad_cam_of_tokens_leaves_the_cls_token_out() -> None:
+    network = PatchMean().eval()
+    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = cam.evidence(network, "look", images, [0, 1, 1], {0: 1.0}, Normalise((0.0,), (1.0,)), grid=(4, 4), before=1)
+    maps = network.embed(images).detach()[torch.arange(3), [0, 1, 1]]
+    assert np.allclose(seen.grad_cam, (maps / 16).clamp_min(0).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize(

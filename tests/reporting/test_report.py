@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -19,6 +20,10 @@ from pcace_dist.config.job import parse_job
 from pcace_dist.config.resolve import begun_in
 from pcace_dist.errors import OutputError, UserError
 from pcace_dist.reporting.evidence import growth
+from pcace_dist.reporting.findings import Findings
+from pcace_dist.reporting.options import ReportOptions
+from pcace_dist.reporting.row_choice import choose_errors, choose_rows, mean_activations
+from pcace_dist.reporting.selection import select
 from pcace_dist.reporting.source import open_report_source
 from pcace_dist.run.rank import run_job
 from tests.before import make_before
@@ -110,6 +115,51 @@ def test_exemplars_of_the_planted_channel_show_the_square_and_the_overlay_marks_
         assert overlay[inside].mean() > 5 * overlay[~inside].mean()
 
 
+def test_an_exemplar_is_cut_to_what_the_strongest_position_sees_and_pixels_of_the_square_excite_it(
+    squares: Reported, opened: OpenedReport
+) -> None:
+    squares_by_row = squares_of(squares.data)
+    for number, tile in enumerate(opened.channel(LAYER, PLANTED)["exemplars"]):
+        row = opened.data["rows"][str(tile["row"])]
+        left, top, _ = squares_by_row[row["file"], row["row"]]
+        x, y, wide, high = (round(share * 32, 3) for share in tile["box"])
+        assert x <= left and y <= top and left + SQUARE <= x + wide and top + SQUARE <= y + high
+        assert max(wide, high) <= RING + 1
+        assert ("attribution" in tile) == (number < 4)
+        if number < 4:
+            found = pixels(tile["attribution"], "RGBA")[..., 3]
+            assert found.shape == (high, wide)
+            inside = np.zeros(found.shape, bool)
+            inside[int(top - y) : int(top - y) + SQUARE, int(left - x) : int(left - x) + SQUARE] = True
+            assert found[inside].min() > 0.5 and found[~inside].max() == 0
+
+
+def test_images_of_other_classes_and_errors_of_the_model_are_those_that_activate_most(squares: Reported) -> None:
+    source = open_report_source(str(squares.run))
+    assert source.sample is not None
+    selection = select(source.ranking, ReportOptions(top=1))
+    means = mean_activations(source, source.sample, LAYER)[:, PLANTED]
+    refs = source.sample.refs(np.arange(len(means)))
+
+    def expected(rows: np.ndarray) -> list[tuple[tuple[str, int, int], float]]:
+        return [(refs[row], means[row]) for row in rows[np.argsort(-means[rows], kind="stable")[:4]]]
+
+    def shown(findings: Findings, group: int) -> list[tuple[tuple[str, int, int], float]]:
+        return [(findings.pool.refs[number], value) for number, value in findings.wrong[(LAYER, PLANTED), group]]
+
+    by_class = replace(source, job=source.job.model_copy(update={"group_by": "label"}))
+    findings = Findings()
+    choose_rows(by_class, selection, findings)
+    assert shown(findings, 1) == expected(np.flatnonzero(source.sample.group != 1))
+    findings = Findings()
+    choose_rows(source, selection, findings)
+    assert findings.wrong == {}
+    wrong = np.arange(0, len(means), 7)
+    choose_errors(source, selection, findings, wrong)
+    active = wrong[(source.sample.group[wrong] == 2) & (means[wrong] > means.mean())]
+    assert shown(findings, 2) == expected(active) and len(active) > 4
+
+
 def test_every_group_has_its_own_exemplars_and_images_over_the_whole_range(
     squares: Reported, opened: OpenedReport
 ) -> None:
@@ -161,7 +211,7 @@ def contrast(image: np.ndarray) -> np.ndarray:
 def test_the_synthetic_image_of_the_planted_channel_shows_bright_squares(opened: OpenedReport) -> None:
     drawn = [pixels(opened.channel(LAYER, channel)["synthetic"]) for channel in range(4)]
     shown = [float(contrast(image).max()) for image in drawn]
-    assert shown[PLANTED] > 0.5
+    assert shown[PLANTED] > 0.35  # of a contrast that is bounded
     assert shown[PLANTED] > 1.5 * max(shown[1:])
 
 

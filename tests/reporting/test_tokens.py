@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import timm
@@ -11,27 +9,17 @@ import torch
 import torchvision
 from transformers import SwinConfig, SwinForImageClassification
 
-from pcace_dist.config.job import parse_job
 from pcace_dist.reporting.tokens import NO_TOKENS, TokenLayer, token_layers
-from pcace_dist.run.rank import run_job
 from tests.models.library_models import vit
-from tests.reporting.conftest import Reported, quietly, square_job
+from tests.reporting.conftest import EMBEDDINGS, MLP, VALUES, Reported
 from tests.reporting.opened import OpenedReport, pixels
 from tests.reporting.square import CLS, PATCH, SIDE, SQUARE
 from tests.reporting.test_report import squares_of
-from tests.whole_jobs import jobs_without_ray
-
-EMBEDDINGS, MLP, VALUES = "vit.embeddings", "vit.layers.0.mlp.fc1", "vit.layers.1.attention.v_proj"
 
 
 @pytest.fixture(scope="module")
-def opened(squares: Reported, tmp_path_factory: pytest.TempPathFactory) -> OpenedReport:
-    run = tmp_path_factory.mktemp("vit") / "run"
-    model = {"factory": "tests.reporting.square:square_vit", "weights": "factory", "input": {"mode": "L"}}
-    changes = {"layers": [EMBEDDINGS, MLP, VALUES], "target": {"column": "amount"}, "group_by": None}
-    with jobs_without_ray():
-        assert run_job(parse_job(square_job(squares.data, run, model=model, **changes))) == 0
-    return OpenedReport(Path(quietly(run, synthesis=False, top=3).path))
+def opened(squares_vit: Reported) -> OpenedReport:
+    return OpenedReport(squares_vit.page)
 
 
 def brightest_patches(left: int, top: int) -> np.ndarray:
@@ -54,6 +42,26 @@ def test_the_planted_square_is_where_the_overlay_is_bright(squares: Reported, op
         assert overlay.argmax() == covered.argmax() or covered.flat[overlay.argmax()] > 0.2
         assert np.corrcoef(overlay.reshape(-1), covered.reshape(-1))[0, 1] > 0.9
         assert tile["apart"] == [CLS]
+
+
+def test_an_exemplar_is_cut_to_the_patch_that_the_square_covers_most(squares: Reported, opened: OpenedReport) -> None:
+    places = squares_of(squares.data)
+    for tile in opened.channel(EMBEDDINGS, 0)["exemplars"]:
+        row = opened.data["rows"][str(tile["row"])]
+        left, top, _ = places[row["file"], row["row"]]
+        x, y, wide, high = tile["box"]
+        patch = round(y * SIDE / PATCH), round(x * SIDE / PATCH)
+        assert (wide, high) == (PATCH / SIDE, PATCH / SIDE) and (x, y) == (patch[1] * wide, patch[0] * high)
+        covered = brightest_patches(left, top)
+        assert covered[patch] == covered.max()
+    assert all("box" not in tile for tile in opened.channel(VALUES, 0)["exemplars"])  # behind attention it sees all
+
+
+def test_class_evidence_is_a_grid_of_patches(opened: OpenedReport) -> None:
+    shown = opened.data["cam"]
+    assert shown["layer"] == VALUES and len(shown["entries"]) > 5
+    assert {pixels(entry["cam"]).shape for entry in shown["entries"]} == {(4, 4)}
+    assert any(pixels(entry["cam"], "RGBA")[..., 3].any() for entry in shown["entries"])
 
 
 def test_axes_are_grids_and_the_cls_token_stands_apart(opened: OpenedReport) -> None:

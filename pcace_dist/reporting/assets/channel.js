@@ -7,9 +7,9 @@ function channelView() {
   const page = state.pageOf.get(name);
   const held = page === undefined ? null : channelData(page);
   return [
-    h("section", { "data-overlay": state.overlay, id: "channel" }, channelHead(name, place), channelNumbers(place),
+    h("section", { "data-overlay": state.overlay, "data-crop": state.crop ? "yes" : "no", id: "channel" }, channelHead(name, place), channelNumbers(place),
       held === null ? h("p", { class: "empty" }, "No pictures were drawn for this channel; pcace report --top N draws more of each layer.") : [
-        portrait(held, name), state.data.showsImages && [exemplars(held, name), ofGroup(held, name), spread(held, name), extremes(held, name)]]),
+        portrait(held, name), state.data.showsImages && [exemplars(held, name), ofGroup(held, name), wrong(held, name), spread(held, name), extremes(held, name)]]),
     held !== null && h("section", {}, transforms(held, name), h("div", { class: "pair" }, fitFigure(held, name), growthFigure(held, name, place))),
   ];
 }
@@ -29,7 +29,7 @@ function channelHead(name, place) {
     h("div", {}, h("h1", {}, "Channel ", h("span", { class: "name", title: name.length > 60 ? name : null }, cut(name))), h("p", { class: "quiet" }, unitOf(name), whereText(), fewImages()), nameText(name)),
     h("div", { class: "picker" },
       h("button", { type: "button", id: "previous", onclick: () => step(-1), "aria-label": "Channel ranked above" }, "←"), select,
-      h("button", { type: "button", id: "next", onclick: () => step(1), "aria-label": "Channel ranked below" }, "→"), overlaySwitch()));
+      h("button", { type: "button", id: "next", onclick: () => step(1), "aria-label": "Channel ranked below" }, "→"), state.data.showsImages && [overlaySwitch(), cropSwitch()]));
 }
 
 // what a channel of a transformer is, where the model says it
@@ -58,7 +58,7 @@ function step(by) {
 }
 
 function overlaySwitch() {
-  const choices = [["overlay", "Overlay"], ["image", "Image"], ["map", "Map"]];
+  const choices = [["overlay", "Overlay"], ["attribution", "Attribution"], ["image", "Image"], ["map", "Map"]];
   return h("span", { class: "segmented", role: "group", "aria-label": "What the pictures show" }, choices.map(([value, label]) =>
     h("button", { type: "button", "data-value": value, "aria-pressed": String(state.overlay === value), onclick: (event) => {
       state.overlay = value;
@@ -66,6 +66,12 @@ function overlaySwitch() {
       for (const button of event.target.parentNode.children) button.setAttribute("aria-pressed", String(button.dataset.value === value));
     } }, label)));
 }
+
+const cropSwitch = () => h("button", { type: "button", id: "crop", "aria-pressed": String(state.crop), title: "Cut images to what the channel's strongest position sees", onclick: (event) => {
+  state.crop = !state.crop;
+  document.getElementById("channel").dataset.crop = state.crop ? "yes" : "no";
+  event.target.setAttribute("aria-pressed", String(state.crop));
+} }, "Crop");
 
 function channelNumbers(place) {
   const at = (name) => numbersOf(name)[place];
@@ -97,7 +103,7 @@ function pictureTiles(tiles, name, what) {
   const { layer } = state.names[state.placeOf.get(name)];
   return tiles.map((tile) => {
     const entry = state.data.rows[tile.row] || {};
-    return { src: pictureOf(tile.row), map: tile.map, pixels: state.smallImages, label: [short(tile.value), rowLabel(tile.row), apartText(layer, tile.apart)].filter(Boolean).join(" · "),
+    return { src: pictureOf(tile.row), map: tile.map, attribution: tile.attribution, box: tile.box, pixels: state.smallImages, label: [short(tile.value), rowLabel(tile.row), apartText(layer, tile.apart)].filter(Boolean).join(" · "),
       alt: `Image ${entry.file} row ${entry.row}${rowLabel(tile.row) ? ", " + rowLabel(tile.row) : ""}; ${what} of ${cut(name)}: ${short(tile.value)}`,
       cells: [entry.file, entry.row, entry.label, entry.group, entry.predicted, tile.value] };
   });
@@ -119,13 +125,23 @@ function portrait(held, name) {
 function exemplars(held, name) {
   if (!held.exemplars.length) return h("p", { class: "empty" }, "No exemplars were kept for this channel, or their images are no longer there.");
   return strip({ title: "Images that activate it most", name: `${name}-exemplars`, header: TILE_HEADER, tiles: pictureTiles(held.exemplars, name, "mean activation"),
-    caption: "Of all images of the run, by the mean of the activation map, which lies over each: clear where it is zero or below (where nearly all of it is below: at its least), bright where it is largest. Below, that mean." });
+    caption: "Of all images of the run, by the mean of the activation map, which lies over each: clear where it is zero or below (where nearly all of it is below: at its least), bright where it is largest. Below, that mean."
+      + (held.exemplars.some((tile) => tile.box) ? " Each is cut to what the map's largest value sees; click for the whole image." : "")
+      + (held.exemplars.some((tile) => tile.attribution) ? " Attribution: the pixels that raise that value (gradient × input), of the first images. The map is coarse: a position sees more than the pixels it lies over." : "") });
 }
 
 function ofGroup(held, name) {
   const tiles = held.ofGroup[state.group];
   return tiles && tiles.length > 0 && strip({ title: `Images of ${cut(state.data.groupBy)} ${cut(state.data.groups[state.group].name)} that activate it most`, name: `${name}-group`, header: TILE_HEADER,
     tiles: pictureTiles(tiles, name, "mean activation"), caption: "Of the group's sampled images, by the mean of the activation map." });
+}
+
+function wrong(held, name) {
+  const tiles = held.wrong[state.group];
+  const { groupsAreLabels, groups, groupBy } = state.data, group = cut(groups[state.group].name);
+  return tiles && tiles.length > 0 && strip({ title: groupsAreLabels ? `Images of other classes than ${group} that activate it most` : "Images that the model gets wrong and that activate it most", name: `${name}-wrong`, header: TILE_HEADER,
+    tiles: pictureTiles(tiles, name, "mean activation"), caption: groupsAreLabels ? `Of the sampled images: where the channel fires though the label is not ${group}.`
+      : `Of the first sampled images${groupBy === null ? "" : " of the group"}: those whose label the model does not predict, with more activation than the mean image.` });
 }
 
 function spread(held, name) {

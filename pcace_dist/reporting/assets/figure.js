@@ -65,13 +65,19 @@ function forgetCharts() {
 
 // -- strips of images
 
-function tileOf({ src, map, label, alt, pixels }) {
+// box: what a position sees, as shares of the image (left, top, width, height); a click shows the whole image
+function tileOf({ src, map, attribution, box, label, alt, pixels }) {
   if (src === null) return null;
   const kind = pixels ? " pixels" : "";
-  return h("div", { class: map ? "tile mapped" : "tile" },
-    h("span", { class: "stack" }, h("img", { class: "under" + kind, src, alt, loading: "lazy" }),
-      map && h("img", { class: "over", src: map, alt: "" })),
-    label && h("span", { class: "label" }, label));
+  const pictures = [h("img", { class: "under" + kind, src, alt, loading: "lazy" }), map && h("img", { class: "over", src: map, alt: "" }),
+    attribution && h("img", { class: "pixels attribution", src: attribution, alt: "" })];
+  const [x, y, wide, high] = box || [0, 0, 1, 1];
+  const style = box || attribution ? `--x:${x};--y:${y};--wide:${wide};--high:${high};--ratio:${state.data.imageRatio}` : null;
+  const stack = box ? h("button", { type: "button", class: "stack boxed", style, "aria-pressed": "false", title: "Show the whole image, or what the channel's strongest position sees of it", onclick: (event) => {
+    const tile = event.currentTarget.parentNode;
+    event.currentTarget.setAttribute("aria-pressed", String(tile.classList.toggle("turned")));
+  } }, pictures, h("span", { class: "field" })) : h("span", { class: "stack", style }, pictures);
+  return h("div", { class: map || attribution ? "tile mapped" : "tile" }, stack, label && h("span", { class: "label" }, label));
 }
 
 // tiles: what tileOf takes; each also has `cells` for the CSV
@@ -91,12 +97,15 @@ async function savePictures(tiles, name) {
   for (const [i, tile] of tiles.entries()) {
     const x = gap + (i % columns) * (side + gap), y = gap + Math.floor(i / columns) * (side + gap + label);
     pen.imageSmoothingEnabled = !tile.pixels;
+    const [left, top, wide, high] = (state.crop && tile.box) || [0, 0, 1, 1], long = Math.max(wide * state.data.imageRatio, high);
     for (const src of [tile.src, tile.map]) {
       if (!src) continue;
       const image = new Image();
       image.src = src;
       await image.decode();
-      pen.drawImage(image, x, y, side, side);
+      const { naturalWidth: width, naturalHeight: height } = image;
+      if (tile.box) pen.drawImage(image, left * width, top * height, wide * width, high * height, x, y, (side * wide * state.data.imageRatio) / long, (side * high) / long);
+      else pen.drawImage(image, x, y, side, side);
       pen.imageSmoothingEnabled = true;
     }
     pen.fillStyle = cssColour("--ink");

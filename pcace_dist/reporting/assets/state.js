@@ -1,6 +1,6 @@
 // What is being looked at: target, group, view, channel, filters; and quick access to the numbers. The address holds it all.
 
-const state = { target: 0, group: 0, view: "overview", channel: null, data: null, names: [], starts: {}, placeOf: new Map(), pageOf: new Map(), filters: {}, overlay: "overlay" };
+const state = { target: 0, group: 0, view: "overview", channel: null, data: null, names: [], starts: {}, placeOf: new Map(), pageOf: new Map(), filters: {}, overlay: "overlay", crop: true };
 
 function takeData(data) {
   state.data = data;

@@ -1,14 +1,16 @@
 """Activation maximisation: the image that excites a channel most, found by gradient ascent (Erhan et al. 2009).
 
 As in Olah, Mordvintsev & Schubert (2017), Feature visualization: the image is parametrised by its Fourier coefficients,
-scaled by 1 / frequency, so that structures of all sizes are equally easy to draw; it is shifted at random in every
-step, and its total variation is penalised. Several channels of a layer are drawn at once. The pass ends at the layer,
-so that early layers are cheap. Deterministic by seed, layer and channel. Knows only models.
+scaled by 1 / frequency, so that structures of all sizes are equally easy to draw, in colours that natural images
+decorrelate; it is turned, scaled and shifted at random in every step, and its total variation is penalised. Its
+contrast is bounded: without that, ascent drives pixels to black and white. Several channels of a layer are drawn at
+once, no larger than what one position of the layer sees. The pass ends at the layer, so that early layers are cheap.
+Deterministic by seed, layer and channel. Knows only models.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,27 +21,32 @@ import torch
 from torch import Tensor, nn
 
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.models.tap import channels_and_positions
+from pcace_dist.models.tap import maps_at
 
-SIDE = 96  # longest side of a synthetic image, if the model accepts it
+SIDES = 32, 96  # least and largest longer side of a synthetic image
 # red, green, blue from lightness, red-blue and green-magenta: natural images vary most in lightness, so colour has
 # smaller weights
 OPPONENT = ((0.577, 0.247, 0.082), (0.577, 0.0, -0.163), (0.577, -0.247, 0.082))
+CONTRAST = 1.5  # root mean square, before the logistic function, of an image at most
+TURN, SCALE, SHIFT = 0.15, 0.1, 1 / 16  # of an image in a step, at most: radians, share, share of its side
+STEPS, RATE = 24, 0.1  # of Adam
 PENALTY = 0.3  # weight of the total variation, where gains are in units of the channel's own deviation
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """The geometry of synthetic images: height, width, and the normalisation of each image channel."""
+    """The geometry of synthetic images: height, width, and the normalisation of each image channel. side: their longer
+    side, if the model accepts it."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     shape: tuple[int, int]
+    side: int = SIDES[1]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """Sizes to try: a small one that is fast, then the size that the model was run with."""
-        scale = SIDE / max(self.shape)
+        scale = self.side / max(self.shape)
         quick = (max(16, round(self.shape[0] * scale)), max(16, round(self.shape[1] * scale)))
         return [self.shape] if scale >= 1 else [quick, self.shape]
 
@@ -52,7 +59,7 @@ def excite(
     *,
     device: torch.device,
     seed: int = 0,
-    steps: int = 48,
+    steps: int = STEPS,
     units: Sequence[float] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Images (c, image channels, H, W), values 0 to 1, that excite the mean of each channel's map.
@@ -67,10 +74,6 @@ def excite(
             if size == canvas.shape:
                 raise
     raise AssertionError("there is always one size")
-
-
-class _Reached(Exception):
-    """The layer has run, and the rest of the pass is not needed."""
 
 
 def _ascend(
@@ -88,34 +91,18 @@ def _ascend(
     scale = _frequency_scale(size).to(device)
     spectrum = torch.stack([_noise(seed, layer, channel, len(canvas.mean), size) for channel in channels])
     coefficients = spectrum.to(device).requires_grad_(True)
-    optimiser = torch.optim.Adam([coefficients], lr=0.05)
+    optimiser = torch.optim.Adam([coefficients], lr=RATE)
     gain = torch.tensor([1.0 / max(u, 1e-6) for u in (units or [1.0] * len(channels))], device=device)
     pick = torch.tensor(list(channels), device=device)
     rows = torch.arange(len(channels), device=device)
-    shifts = torch.Generator().manual_seed(seed)
-    reach = max(1, min(size) // 16)
-    means: list[Tensor] = []
-
-    def hook(module: nn.Module, _: object, output: object) -> None:
-        maps, _ = channels_and_positions(layer, module, output)
-        means.append(maps.float().mean(2))
-        raise _Reached
-
-    handle = model.get_submodule(layer).register_forward_hook(hook)
-    try:
-        for _ in range(steps):
-            image = _image(coefficients, scale, size)
-            dy, dx = torch.randint(-reach, reach + 1, (2,), generator=shifts).tolist()
-            means.clear()
-            with contextlib.suppress(_Reached):
-                model(normalise(torch.roll(image, (dy, dx), (2, 3))))
-            excitement = means[0][rows, pick] * gain
-            loss = (PENALTY * _variation(image) - excitement).sum()
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-    finally:
-        handle.remove()
+    moves = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        image = _image(coefficients, scale, size)
+        maps, _ = maps_at(model, layer, normalise(_moved(image, moves)))
+        excitement = maps.float().mean(2)[rows, pick] * gain
+        loss = (PENALTY * _variation(image) - excitement).sum()
+        (coefficients.grad,) = torch.autograd.grad(loss, coefficients)  # of no weight
+        optimiser.step()
     with torch.no_grad():
         return np.asarray(_image(coefficients, scale, size).cpu().numpy(), np.float32)
 
@@ -140,7 +127,20 @@ def _image(spectrum: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
     planes = torch.fft.irfft2(torch.view_as_complex(spectrum) * scale, s=size, norm="ortho")
     if planes.shape[1] == 3:
         planes = torch.einsum("ij,njhw->nihw", torch.tensor(OPPONENT, device=planes.device), planes)
-    return torch.sigmoid(4 * planes)
+    planes = 4 * planes
+    reach = planes.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return torch.sigmoid(planes * (CONTRAST / reach.clamp_min(CONTRAST)))
+
+
+def _moved(image: Tensor, moves: torch.Generator) -> Tensor:
+    """Images (n, C, H, W), turned, scaled and shifted alike."""
+    turn, scale, dy, dx = (2 * torch.rand(4, generator=moves) - 1).tolist()
+    cosine, sine = ((1 + SCALE * scale) * f(TURN * turn) for f in (math.cos, math.sin))
+    height, width = image.shape[2:]
+    affine = [[cosine, -sine * height / width, 2 * SHIFT * dx], [sine * width / height, cosine, 2 * SHIFT * dy]]
+    grid = nn.functional.affine_grid(image.new_tensor(affine)[None], [1, *image.shape[1:]], align_corners=False)
+    grid = grid.expand(len(image), -1, -1, -1)
+    return nn.functional.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
 
 
 def _variation(image: Tensor) -> Tensor:
