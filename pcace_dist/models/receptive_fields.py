@@ -7,15 +7,15 @@ them. Rows and columns of a map are independent: of maps of convolutions and of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 
 import torch
 from torch import Tensor, nn
 
 from pcace_dist.models.tap import maps_at
 
-IMAGES = 2  # of noise: maximum pooling passes on a gradient to the largest pixel only
 Span = tuple[int, int]
 
 
@@ -49,24 +49,53 @@ def receptive_fields(
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(IMAGES, *size, generator=generator).to(device).requires_grad_()
+    noise = torch.randn(1, *size, generator=generator).to(device).requires_grad_()
     with torch.enable_grad():
-        maps = maps_at(model, layer, noise)[0]
-    mix = torch.randn(maps.shape[:2], generator=generator).to(maps)
+        maps = maps_at(model, layer, noise)[0][0, :, before:].unflatten(1, grid)
+        mixed = torch.einsum("c,chw->hw", torch.randn(len(maps), generator=generator).to(maps), maps)
 
-    def seen(row: int, column: int) -> Tensor:
+    def seen(*places: tuple[int, int]) -> Tensor:
         """Pixels bool (H, W) with a gradient."""
-        output = maps[:, :, before + row * grid[1] + column]
-        (gradient,) = torch.autograd.grad((output * mix).sum(), noise, retain_graph=True)
-        return gradient.ne(0).any(0).any(0)
+        output = torch.stack([mixed[place] for place in places]).sum()
+        (gradient,) = torch.autograd.grad(output, noise, retain_graph=True)
+        return gradient[0].ne(0).any(0)
 
     middle = grid[0] // 2, grid[1] // 2
-    if seen(*middle).all():
+    field = seen(middle)
+    if field.all():
         return None
-    wanted = sorted(set(positions))
-    rows = {row: _span(seen(row, middle[1]).any(1)) for row in dict.fromkeys(row for row, _ in wanted)}
-    columns = {column: _span(seen(middle[0], column).any(0)) for column in sorted({column for _, column in wanted})}
+    wanted = list(positions)
+    rows = _spans(
+        {row for row, _ in wanted}, grid[0], field.any(1), lambda some: seen(*((row, middle[1]) for row in some)).any(1)
+    )
+    columns = _spans(
+        {column for _, column in wanted},
+        grid[1],
+        field.any(0),
+        lambda some: seen(*((middle[0], column) for column in some)).any(0),
+    )
     return ReceptiveFields(rows, columns, size[1:])
+
+
+def _spans(
+    wanted: Collection[int], places: int, field: Tensor, seen: Callable[[Sequence[int]], Tensor]
+) -> dict[int, Span]:
+    """What each of the wanted of so many places along an axis sees. field: what the middle one sees, bool (pixels,).
+
+    Places whose fields are apart are asked together: what is seen around a place is its own.
+    """
+    step = len(field) / places
+    first, last = _span(field)
+    apart = ceil((last - first) / step) + 2
+    spans = {}
+    for start in range(min(apart, places)):
+        some = [place for place in range(start, places, apart) if place in wanted]
+        pixels = seen(some) if some else field
+        for place in some:
+            left = max(0, floor((place + 0.5 - apart / 2) * step))
+            inside = _span(pixels[left : ceil((place + 0.5 + apart / 2) * step)])
+            spans[place] = inside[0] + left, inside[1] + left
+    return spans
 
 
 def _span(seen: Tensor) -> Span:

@@ -361,7 +361,7 @@ def _tile(findings: Findings, channel: ChannelKey, row: int, value: float, low: 
         tile["map"] = data_url(pictures.heat_png(values, low, high))
     fields = findings.fields.get(channel[0])
     if fields is not None and row in findings.probed.strongest[channel]:
-        tile["box"] = numbers(fields.box(*findings.probed.strongest[channel][row]), 4)
+        tile["box"] = numbers(fields.box(*findings.probed.strongest[channel][row]), 6)
     if row in findings.attributions[channel]:
         tile["attribution"] = data_url(findings.attributions[channel][row])
     if row in findings.probed.apart[channel]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -25,10 +27,10 @@ def stack() -> nn.Sequential:
 def test_a_stack_of_convolutions_sees_what_arithmetic_says() -> None:
     """Row i of the last takes pooled rows 2i - 2, 2i, 2i + 2; these take rows 4i - 5 to 4i + 6. At the
     end the last of the three is padding."""
-    fields = receptive_fields(stack(), "3", (3, 40, 48), (10, 12), [(0, 0), (4, 5), (9, 11)])
+    fields = receptive_fields(stack(), "3", (3, 40, 48), (10, 12), list(product(range(10), range(12))))
     assert fields is not None
-    assert fields.rows == {row: (max(0, 4 * row - 5), min(39, 4 * row + 7)) for row in (0, 4, 9)}
-    assert fields.columns == {column: (max(0, 4 * column - 5), min(47, 4 * column + 7)) for column in (0, 5, 11)}
+    assert fields.rows == {row: (max(0, 4 * row - 5), min(39, 4 * row + 7)) for row in range(10)}
+    assert fields.columns == {column: (max(0, 4 * column - 5), min(47, 4 * column + 7)) for column in range(12)}
     assert fields.box(4, 5) == pytest.approx((15 / 48, 11 / 40, 12 / 48, 12 / 40))
 
 
