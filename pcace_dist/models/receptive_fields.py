@@ -51,7 +51,8 @@ def receptive_fields(
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, *size, generator=generator).to(device).requires_grad_()
     with torch.enable_grad():
-        maps = maps_at(model, layer, noise)[0][0, :, before:].unflatten(1, grid)
+        maps = maps_at(model, layer, noise)[0][0, :, before:]
+        maps = maps.reshape(len(maps), *grid)
         mixed = torch.einsum("c,chw->hw", torch.randn(len(maps), generator=generator).to(maps), maps)
 
     def seen(*places: tuple[int, int]) -> Tensor:

@@ -87,7 +87,9 @@ def evidence(
     gradient = found[layer]
     if gradient is None:
         raise ModelError(f"layer {layer}: {NO_GRADIENT}")
-    maps, slopes = (values[:, :, before:].float().unflatten(2, grid) for values in (maps_of[layer], gradient))
+    maps, slopes = (
+        values[:, :, before:].float().reshape(*values.shape[:2], *grid) for values in (maps_of[layer], gradient)
+    )
     grad_cam = (slopes.mean((2, 3), keepdim=True) * maps).sum(1).clamp_min(0).cpu().numpy()
     parts = ranked_parts(maps, weights).cpu().numpy()
     channel_map = parts.sum(1).clip(0)

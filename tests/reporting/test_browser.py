@@ -350,7 +350,7 @@ def test_the_overlay_on_the_screen_is_bright_on_the_square(tab: Tab, squares: Re
     assert inside.sum() == (4 * SQUARE) ** 2
     assert glow() > 25
     tab.page.click("#channel button[data-value=image]")
-    assert abs(glow()) < 1
+    assert glow() < 1  # the frame of the field is warm too, and lies around the square
 
 
 def brightness(tab: Tab, stack: Any) -> np.ndarray:

@@ -54,14 +54,15 @@ def test_an_exemplar_is_cut_to_the_patch_that_the_square_covers_most(squares: Re
         assert (wide, high) == (PATCH / SIDE, PATCH / SIDE) and (x, y) == (patch[1] * wide, patch[0] * high)
         covered = brightest_patches(left, top)
         assert covered[patch] == covered.max()
-    assert all("box" not in tile for tile in opened.channel(VALUES, 0)["exemplars"])  # behind attention it sees all
+    behind = next(channel for layer, channel in opened.data["pages"] if layer == VALUES)
+    assert all("box" not in tile for tile in opened.channel(VALUES, behind)["exemplars"])  # it sees all
 
 
 def test_class_evidence_is_a_grid_of_patches(opened: OpenedReport) -> None:
     shown = opened.data["cam"]
     assert shown["layer"] == VALUES and len(shown["entries"]) > 5
-    assert {pixels(entry["cam"]).shape for entry in shown["entries"]} == {(4, 4)}
-    assert any(pixels(entry["cam"], "RGBA")[..., 3].any() for entry in shown["entries"])
+    assert {np.shape(entry["cam"]) for entry in shown["entries"]} == {(4, 4)}
+    assert any(np.any(entry["cam"]) for entry in shown["entries"])
 
 
 def test_axes_are_grids_and_the_cls_token_stands_apart(opened: OpenedReport) -> None:

@@ -77,7 +77,7 @@ function tileOf({ src, map, attribution, box, label, alt, pixels }) {
     const tile = event.currentTarget.parentNode;
     event.currentTarget.setAttribute("aria-pressed", String(tile.classList.toggle("turned")));
   } }, pictures, h("span", { class: "field" })) : h("span", { class: "stack", style }, pictures);
-  return h("div", { class: map || attribution ? "tile mapped" : "tile" }, stack, label && h("span", { class: "label" }, label));
+  return h("div", { class: ["tile", map && "mapped", attribution && "attributed"].filter(Boolean).join(" ") }, stack, label && h("span", { class: "label" }, label));
 }
 
 // tiles: what tileOf takes; each also has `cells` for the CSV

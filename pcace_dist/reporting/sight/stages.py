@@ -31,7 +31,7 @@ ATTRIBUTED = 4  # exemplars of a channel whose pixels are attributed
 def find_fields(source: ReportSource, model: nn.Module, findings: Findings, progress: ReportProgress) -> None:
     """What the strongest positions of all shown images see. Layers that see everything, or have no gradient, have
     none."""
-    positions = defaultdict(set)
+    positions: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for (layer, _), by_row in findings.probed.strongest.items():
         positions[layer] |= set(by_row.values())
     progress.stage("receptive fields", len(positions))
@@ -60,10 +60,10 @@ def attribute(
     settings = source.origin.job.model.input
     normalise = Normalise(tuple(settings.mean), tuple(settings.std), device)
     wanted: dict[int, list[ChannelKey]] = defaultdict(list)
-    for channel, rows in findings.exemplars.items():
+    for key, rows in findings.exemplars.items():
         for number, _ in rows[:ATTRIBUTED]:
-            if number in findings.probed.strongest[channel]:
-                wanted[number].append(channel)
+            if number in findings.probed.strongest[key]:
+                wanted[number].append(key)
     progress.stage("which pixels excite the channels", sum(map(len, wanted.values())))
     numbers = list(wanted)
     for fetched in fetch(source, [findings.pool.refs[number] for number in numbers], batch):
