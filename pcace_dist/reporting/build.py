@@ -21,7 +21,7 @@ from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
 from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, UserError, require_packages
 from pcace_dist.models.in_memory import GONE, is_gone
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.reporting import cam, content, pictures
+from pcace_dist.reporting import content, pictures
 from pcace_dist.reporting.comparison import compare
 from pcace_dist.reporting.evidence import growth
 from pcace_dist.reporting.findings import Findings
@@ -30,13 +30,14 @@ from pcace_dist.reporting.history import history_of, past_of
 from pcace_dist.reporting.options import ReportOptions
 from pcace_dist.reporting.page import render
 from pcace_dist.reporting.paper import find_browser, print_page
-from pcace_dist.reporting.probe import Probe
 from pcace_dist.reporting.progress import ReportProgress
 from pcace_dist.reporting.row_choice import choose_errors, choose_rows
 from pcace_dist.reporting.selection import PageSelection, select
+from pcace_dist.reporting.sight import cam
+from pcace_dist.reporting.sight.probe import Probe
 from pcace_dist.reporting.sight.stages import attribute, draw, find_fields
+from pcace_dist.reporting.sight.tokens import NO_TOKENS, token_layers
 from pcace_dist.reporting.source import ReportSource, open_report_source
-from pcace_dist.reporting.tokens import NO_TOKENS, token_layers
 from pcace_dist.reporting.trust import trust_of
 from pcace_dist.reporting.words import LabelModel, known_words, names_of
 

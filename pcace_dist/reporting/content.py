@@ -19,8 +19,8 @@ from pcace_dist.reporting.findings import ChannelKey, Findings, RankingKey, Valu
 from pcace_dist.reporting.glossary import GLOSSARY
 from pcace_dist.reporting.page import PageContent, floats, numbers
 from pcace_dist.reporting.selection import PageSelection
+from pcace_dist.reporting.sight.tokens import NO_TOKENS
 from pcace_dist.reporting.source import NUMBERS, Ranking, ReportSource, SampleTable
-from pcace_dist.reporting.tokens import NO_TOKENS
 from pcace_dist.statistics.score import usable_images
 
 STATUSES = ("ok", "constant", "too_few_images")

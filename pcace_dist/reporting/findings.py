@@ -14,8 +14,8 @@ from pcace_dist.models.receptive_fields import ReceptiveFields
 from pcace_dist.reporting.comparison import AgainstRun
 from pcace_dist.reporting.evidence import Growth
 from pcace_dist.reporting.geography import Places
-from pcace_dist.reporting.probe import Probed
-from pcace_dist.reporting.tokens import TokenLayer
+from pcace_dist.reporting.sight.probe import Probed
+from pcace_dist.reporting.sight.tokens import TokenLayer
 
 RankingKey = tuple[int, int]  # target, group
 ChannelKey = tuple[str, int]  # layer, channel

@@ -20,7 +20,7 @@ from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
 from pcace_dist.errors import JobError, UserError
 from pcace_dist.models.inputs import Normalise
-from pcace_dist.reporting import cam, pictures
+from pcace_dist.reporting import pictures
 from pcace_dist.reporting.build import choose_device
 from pcace_dist.reporting.clusters import across_groups
 from pcace_dist.reporting.content import _range
@@ -30,6 +30,7 @@ from pcace_dist.reporting.glossary import GLOSSARY
 from pcace_dist.reporting.options import ReportOptions
 from pcace_dist.reporting.page import PageContent, floats, numbers, render
 from pcace_dist.reporting.selection import select
+from pcace_dist.reporting.sight import cam
 from pcace_dist.reporting.sight.synthesis import Canvas, excite
 from pcace_dist.reporting.source import Ranking
 from pcace_dist.statistics import basis

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from transformers import SwinConfig, SwinForImageClassification
 
-from pcace_dist.reporting.tokens import NO_TOKENS, TokenLayer, token_layers
+from pcace_dist.reporting.sight.tokens import NO_TOKENS, TokenLayer, token_layers
 from tests.models.library_models import vit
 from tests.reporting.conftest import EMBEDDINGS, MLP, VALUES, Reported
 from tests.reporting.opened import OpenedReport, pixels

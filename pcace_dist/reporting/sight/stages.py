@@ -21,8 +21,8 @@ from pcace_dist.reporting.progress import ReportProgress
 from pcace_dist.reporting.selection import PageSelection
 from pcace_dist.reporting.sight.attribution import attributions
 from pcace_dist.reporting.sight.synthesis import SIDES, Canvas, excite
+from pcace_dist.reporting.sight.tokens import NO_TOKENS
 from pcace_dist.reporting.source import ReportSource
-from pcace_dist.reporting.tokens import NO_TOKENS
 
 DRAWN_AT_ONCE = {"cpu": 16, "cuda": 32}
 ATTRIBUTED = 4  # exemplars of a channel whose pixels are attributed

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pcace_dist.artifacts.reading.rows import Fetched
 from pcace_dist.models.forward import Forward
+from pcace_dist.reporting.sight.tokens import NO_TOKENS, Floats, TokenLayer
 from pcace_dist.reporting.source import ReportSource
-from pcace_dist.reporting.tokens import NO_TOKENS, Floats, TokenLayer
 
 Wanted = Mapping[int, Mapping[str, tuple[int, ...]]]  # row number: layer: channels
 
