@@ -123,8 +123,10 @@ SETTINGS = (
     Setting("normal 0.5, p=5", normal(0.5, 5), 1000),
     Setting("normal 0.5, p=5, 8 folds", normal(0.5, 5), 1000, folds=8),
     Setting("normal 0.5, p=5, 32 folds", normal(0.5, 5), 1000, folds=32),
+    Setting("normal 0.5, p=5, 64 folds", normal(0.5, 5), 1000, folds=64),
     Setting("normal 0.9, p=1", normal(0.9), 1000),
     Setting("normal 0.5, p=5", normal(0.5, 5), 10_000),
+    Setting("normal 0.5, p=5, 64 folds", normal(0.5, 5), 10_000, folds=64),
     Setting("x^2 + noise, p=5", curve(np.square, 5), 1000),
     Setting("x^2 + noise, p=5", curve(np.square, 5), 10_000),
     Setting("2 sin(2x) + noise", curve(lambda x: 2 * np.sin(2 * x)), 1000),
@@ -178,7 +180,7 @@ def measure(setting: Setting, *, repetitions: int = REPETITIONS, penalty: float 
 def _large(setting: Setting, plan: Plan, random: np.random.Generator) -> float:
     gram = Gram(1, plan.components, 1, plan.knots, plan.folds)
     for _ in range(LARGE_ROWS // 50_000):
-        _add(gram, plan, *setting.draw(random, 50_000), random.integers(0, plan.folds, 50_000))
+        add(gram, plan, *setting.draw(random, 50_000), random.integers(0, plan.folds, 50_000))
     return float(score_channels(gram, plan.layers[0], plan.targets, penalty=0.0)[0].score[0])
 
 
@@ -187,11 +189,12 @@ def _repetition(setting: Setting, plan: Plan, random: np.random.Generator, penal
     folds = random.integers(0, plan.folds, setting.rows)
     if setting.by_cluster:
         folds = folds[np.arange(setting.rows) // CLUSTER]
-    gram = _add(Gram(1, plan.components, 1, plan.knots, plan.folds), plan, x, y, folds)
+    gram = add(Gram(1, plan.components, 1, plan.knots, plan.folds), plan, x, y, folds)
     return score_channels(gram, plan.layers[0], plan.targets, penalty=penalty)[0]
 
 
-def _add(gram: Gram, plan: Plan, x: Floats, y: Floats, folds: npt.NDArray[np.int64]) -> Gram:
+def add(gram: Gram, plan: Plan, x: Floats, y: Floats, folds: npt.NDArray[np.int64]) -> Gram:
+    """Adds rows of one channel, x (n, p), to a Gram."""
     own = plan.layers[0].encode(*plan.layers[0].project(torch.from_numpy(x[:, None]).float()))
     codes, fixed = plan.encode_targets(y[:, None])
     return gram.update(own.codes, own.means, codes, fixed, folds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.statistics import mnist, pilots, plan_coverage
@@ -18,8 +20,9 @@ def test_a_few_pilots_are_mostly_covered() -> None:
 @pytest.mark.statistics
 @pytest.mark.parametrize("setting", QUICK, ids=str)
 def test_intervals_hold_the_value_of_another_pilot(setting: Setting) -> None:
-    measured = plan_coverage.measure(setting)
-    assert measured.another >= 0.92, "sixty repetitions know it to within a point or two"
+    """Half of the table's repetitions: they know it to within two points."""
+    measured = plan_coverage.measure(replace(setting, repetitions=setting.repetitions // 2))
+    assert measured.another >= 0.91
 
 
 @pytest.mark.statistics
