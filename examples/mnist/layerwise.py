@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from pcace_dist.analysis.agreement import agreement
 from pcace_dist.artifacts.jackknife import by_fold
 from pcace_dist.artifacts.run import Run
-from pcace_dist.statistics.plan_noise.noise import ANOTHER
-from pcace_dist.statistics.ranks import rank_channels
+from pcace_dist.statistics.order.ranks import rank_channels
+from pcace_dist.statistics.plan_noise import ANOTHER
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int32]

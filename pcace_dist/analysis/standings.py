@@ -2,8 +2,8 @@
 
 An order's area is its mean over the curves of a replacement. Areas are compared by what they are without each block of
 images in turn (a jackknife; two orders see the same images, so what both see alike cancels), all pairs at once as
-channels are (statistics/ranks.py): an order may be the best if no other is significantly better at 5 %. Said of this
-model and this ranking: what another training would change, no run can tell. Pure.
+channels are (statistics/order/ranks.py): an order may be the best if no other is significantly better at 5 %. Said of
+this model and this ranking: what another training would change, no run can tell. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from scipy.special import stdtrit
 
 from pcace_dist.analysis.curves import ACCURACY, BEST, CHANGED, LOST, RANDOM, WORST, Curves, Floats
 from pcace_dist.models.ablation.replacement import BLOCKS
-from pcace_dist.statistics.ranks import LEVEL, Ranks, rank_channels
+from pcace_dist.statistics.order.flips import LEVEL
+from pcace_dist.statistics.order.ranks import Ranks, rank_channels
 
 SHOWN = {LOST: "1 - r^2", CHANGED: "Var(change) / Var(target)", ACCURACY: "accuracy"}
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 from pcace_dist.artifacts.block_scores import BlockScores, each_ranked
 from pcace_dist.artifacts.columns import CHANNEL, LAYER, TARGET, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
+from pcace_dist.statistics.order.ranks import Ranks
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.ranks import Ranks
 from pcace_dist.statistics.score import OK
 from pcace_dist.storage.store import Sink
 

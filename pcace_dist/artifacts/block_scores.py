@@ -11,8 +11,8 @@ from pcace_dist.artifacts.drift import Ends
 from pcace_dist.artifacts.transforms import BlockTransforms
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.effects.scores import EffectScores
+from pcace_dist.statistics.order.ranks import Ranks
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.ranks import Ranks
 from pcace_dist.statistics.score import OK, ChannelScores
 
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from pcace_dist.statistics.plan import Plan
     from pcace_dist.storage.store import Sink
 
+JACKKNIFE = "jackknife.parquet"
 TABLE = Table(
-    "jackknife.parquet",
+    JACKKNIFE,
     "A row for each row of rankings.parquet, in the same order.",
     (
         *KEYS,
@@ -48,6 +49,7 @@ TABLE = Table(
         ),
     ),
 )
+BY_FOLD = tuple(column.name for column in TABLE.columns if column not in KEYS)
 
 
 def publish_jackknife(sink: Sink, plan: Plan, blocks: Sequence[BlockScores], group_type: pa.DataType) -> None:

@@ -24,8 +24,8 @@ from pcace_dist.artifacts.reading.data_reading import DataReading
 from pcace_dist.artifacts.transforms import publish_transforms
 from pcace_dist.errors import OutputError
 from pcace_dist.ledger.ledger import RESTORE, Receipt, RunState
+from pcace_dist.statistics.order.ranks import Ranks
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.ranks import Ranks
 from pcace_dist.storage.store import Sink, Store
 
 

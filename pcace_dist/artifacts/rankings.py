@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pcace_dist.artifacts.reading.class_names import ClassNames
     from pcace_dist.config.sections import Statistics
     from pcace_dist.statistics.effects.scores import EffectScores
+    from pcace_dist.statistics.order.ranks import Ranks
     from pcace_dist.statistics.plan import Plan
-    from pcace_dist.statistics.ranks import Ranks
     from pcace_dist.storage.store import Sink
 
 RANKINGS = "rankings.parquet"
@@ -175,13 +175,13 @@ def best_of(table: pa.Table, top: int | None, *, by: str = "rank") -> pa.Table:
     if top is None:
         return table
     table = table.filter(pc.is_valid(pc.field(by)))
-    block = _ranking_numbers(table)
+    block = ranking_numbers(table)
     order = np.lexsort((table[by].to_numpy(), block))
     place = np.arange(len(order)) - np.searchsorted(block[order], block[order])
     return table.take(pa.array(order[place < top]))
 
 
-def _ranking_numbers(table: pa.Table) -> np.ndarray:
+def ranking_numbers(table: pa.Table) -> np.ndarray:
     """The number of each row's target and group, in the order of their first rows."""
     targets, groups = (
         pc.dictionary_encode(table[name].combine_chunks(), null_encoding="encode").indices.to_numpy()

@@ -29,6 +29,7 @@ from pcace_dist.artifacts.checked import (
     read_checked,
     read_parquet,
 )
+from pcace_dist.artifacts.jackknife import BY_FOLD, JACKKNIFE
 from pcace_dist.artifacts.rankings import RANKINGS, best_of, why_unranked
 from pcace_dist.artifacts.reading.class_names import CLASSES, ClassNames, names_of_table
 from pcace_dist.config.choice import Wanted, choose, rows_with
@@ -126,14 +127,20 @@ class Run:
         them; only the row groups that may hold them are read. `top` keeps the best N selected channels of every target
         and group. Raises UserError for a name that nothing has, with those that are near.
         """
+        chosen = self._chosen(layer=layer, group=group, target=target)
+        if top is not None and layer is None:  # ranks are over all layers: the others need not be read
+            among = pc.field("rank") <= top
+            chosen = among if chosen is None else chosen & among
+        return best_of(self.table(RANKINGS, filters=chosen), top)
+
+    def _chosen(self, **wanted: Wanted) -> pc.Expression | None:
+        """The rows of rankings.parquet and jackknife.parquet that are wanted, as a filter; None for all."""
         self._refuse_unfinished()
+        names = {column: own for column, own in wanted.items() if own is not None}
+        if not names:
+            return None
         with parquet(self.storage, *self._recorded(RANKINGS)) as file:
-            wanted = {"layer": layer, "group": group, "target": target}
-            parts = [self._rows_with(file, column, names) for column, names in wanted.items() if names is not None]
-            if top is not None and layer is None:  # ranks are over all layers: the others need not be read
-                parts.append(pc.field("rank") <= top)
-            table = pq.read_table(file, filters=functools.reduce(operator.and_, parts) if parts else None)
-            return best_of(table, top)
+            return functools.reduce(operator.and_, (self._rows_with(file, *item) for item in names.items()))
 
     def _rows_with(self, file: pa.NativeFile, column: str, wanted: Wanted) -> pc.Expression:
         """The rows of the ranking that are wanted by one column, as a filter."""
@@ -208,20 +215,36 @@ class Run:
 
         Rows in the order of `ranking()`. Null unless the channel's status is ok; see docs/method.md, section 4.
         """
-        return self._needed("jackknife.parquet")
+        return self._needed(JACKKNIFE)
 
     def with_jackknife(self, *, layer: Wanted = None, group: Wanted = None, target: Wanted = None) -> pa.Table:
         """Rows of `ranking` with the columns of `jackknife` beside theirs; runs of earlier versions have fewer."""
-        table, jackknife = self.ranking(), self.jackknife()
+        chosen = self._chosen(layer=layer, group=group, target=target)
+        table, jackknife = (self.table(name, filters=chosen) for name in (RANKINGS, JACKKNIFE))
         for name in jackknife.column_names:
             if name not in table.column_names:
                 table = table.append_column(name, jackknife[name])
-        for column, wanted in {"target": target, "group": group, "layer": layer}.items():
-            if wanted is not None:
-                values = pc.unique(table[column])
-                chosen = choose(column, wanted, values.to_pylist(), self.names.of_column(column), where=self.path)
-                table = table.filter(rows_with(column, chosen, values.type))
         return table
+
+    def membership(self, top: int, *, layer: Wanted = None, group: Wanted = None, target: Wanted = None) -> pa.Table:
+        """Rows of `ranking` with `in_top` and `in_top_probability`: who is among the true `top` best of its target and
+        group, over all layers, with another pilot and any number of images (docs/method.md, section 5)."""
+        from pcace_dist.artifacts.reading.together import with_membership
+
+        return self._of_layers(with_membership(self.with_jackknife(group=group, target=target), top), layer)
+
+    def simultaneous(self, *, layer: Wanted = None, group: Wanted = None, target: Wanted = None) -> pa.Table:
+        """Rows of `ranking` with `score_low_simultaneous` and `score_high_simultaneous`: intervals that hold all
+        channels of a target and group at once with 95 %. Those of `score_low` and `score_high` hold each channel."""
+        from pcace_dist.artifacts.reading.together import with_simultaneous
+
+        return self._of_layers(with_simultaneous(self.with_jackknife(group=group, target=target)), layer)
+
+    def _of_layers(self, table: pa.Table, layer: Wanted) -> pa.Table:
+        """The rows of some layers, without the columns of jackknife.parquet."""
+        chosen = self._chosen(layer=layer)
+        table = table if chosen is None else table.filter(chosen)
+        return table.drop_columns([name for name in BY_FOLD if name in table.column_names])
 
     @property
     def shows_images(self) -> bool:

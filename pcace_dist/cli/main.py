@@ -26,18 +26,16 @@ from pcace_dist.cli import (
     schema,
     select,
     serve,
+    show,
     stability,
 )
-from pcace_dist.cli.arguments import add_choice, add_format, add_job, add_run, count
+from pcace_dist.cli.arguments import add_choice, add_job, add_run, count
 from pcace_dist.cli.parser import AddVerb, Parser, exit_codes, verb_adder
 from pcace_dist.errors import JobError, PcaceError
 from pcace_dist.progress import logs, terminal
-from pcace_dist.progress.terminal import RECORDS, tell
+from pcace_dist.progress.terminal import tell
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from pcace_dist.artifacts.reading.class_names import ClassNames
     from pcace_dist.artifacts.run import Run
     from pcace_dist.config.job import Job
 
@@ -116,7 +114,7 @@ def build_parser() -> Parser:
     init.add_verb(add)
     check.add_verb(add)
     pack.add_verb(add)
-    _add_show(add)
+    show.add_verb(add)
     _add_status(add)
     runs.add_verbs(add)
     select.add_verb(add)
@@ -187,7 +185,7 @@ def _print_outcome(run: Run, job: Job, top: int, *, is_new: bool) -> None:
 
     summary = run.summary
     options: dict[str, Any] = {"most": RANKINGS_SHOWN, "all_columns": f"pcace show {run.path} --wide"}
-    _print_rankings(run.ranking(), run.names, job, top, **options)
+    show.print_rankings(run, run.ranking(), top, **options)
     if is_new:
         _print_time(summary)
     else:
@@ -227,65 +225,6 @@ def _workers(summary: Mapping[str, Any]) -> str:
 
 
 # -- show, status
-
-
-def _add_show(add: AddVerb) -> None:
-    verb = add("show", "print a ranking", "pcace show runs/mnist --top 5 --group 3 --layer conv2")
-    add_run(verb)
-    verb.add_argument(
-        "--top", type=count, default=20, metavar="N", help="channels of each target and group (default 20)"
-    )
-    add_choice(verb)
-    verb.add_argument(
-        "--by",
-        choices=("score", "effect"),
-        default="score",
-        help="the order: by score, what a channel tells about the output (default), or by effect, what it does to it",
-    )
-    verb.add_argument(
-        "--across",
-        action="store_true",
-        help="what the groups' rankings have in common: in how many groups a channel is among the top ones",
-    )
-    add_format(verb, "the rows of rankings.parquet")
-    verb.set_defaults(run=_show)
-
-
-def _show(arguments: argparse.Namespace) -> int:
-    from pcace_dist.artifacts.rankings import why_unranked
-    from pcace_dist.artifacts.run import open_run
-    from pcace_dist.cli.tables import print_across_groups
-
-    run = open_run(arguments.path)
-    if arguments.across:
-        across = run.across_groups(top=arguments.top, target=arguments.target)
-        print_across_groups(across, run.names, arguments.format)
-        if arguments.format not in RECORDS and not any(across["groups"].to_pylist()):
-            everything = run.ranking(target=arguments.target)
-            for line in why_unranked(everything, run.names, run.job.statistics, grouped=True):
-                tell(line)
-        return 0
-    ranking = run.ranking(layer=arguments.layer, group=arguments.group, target=arguments.target)
-    _print_rankings(ranking, run.names, run.job, arguments.top, by=arguments.by, format=arguments.format)
-    return 0
-
-
-def _print_rankings(
-    ranking: pa.Table, names: ClassNames, job: Job, top: int, *, by: str = "score", **options: Any
-) -> None:
-    """Print the best channels, and the groups that have no ranking. options: of `print_ranking`."""
-    from pcace_dist.artifacts.rankings import best_of, why_unranked
-    from pcace_dist.cli.tables import print_ranking
-    from pcace_dist.errors import UserError
-
-    grouped, layers = job.group_by is not None, ranking["layer"].unique().to_pylist()
-    rank = "rank" if by == "score" else "effect_rank"
-    if rank not in ranking.column_names or (by == "effect" and ranking[rank].null_count == len(ranking)):
-        raise UserError(f"{job.output}: has no effects to rank by; use --by score")
-    print_ranking(best_of(ranking, top, by=rank), names, grouped=grouped, by=by, layers=layers, **options)
-    if options.get("format") not in RECORDS:
-        for line in why_unranked(ranking, names, job.statistics, grouped=grouped):
-            tell(line)
 
 
 def _add_status(add: AddVerb) -> None:

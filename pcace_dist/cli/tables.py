@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,7 @@ WIDE_ONLY = (
     "mean_activation",
     "weight_norm",
     "clamped",
+    "in_top_probability",
     "status",
 )
 
@@ -49,6 +51,9 @@ OF_PILOT = """
 Intervals of scores: more than half of their width is the pilot's, whatever the
 number of images. Four times as many in statistics.pilot halve that part."""
 
+AT_ONCE = """
+With 95 % all scores of a ranking lie in their intervals at once (simultaneous)."""
+
 Row = dict[str, Any]
 
 
@@ -62,11 +67,12 @@ def print_ranking(
     format: Format | None = None,
     most: int | None = None,
     all_columns: str = "--wide",
+    below: Mapping[str, str] | None = None,
 ) -> None:
     """Print ranked rows, one table for each target and group, at most `most` of them.
 
     names: of the run's classes. by: score or effect, which the rows are in the order of. layers: all of the run.
-    all_columns: see `Table`.
+    all_columns: see `Table`. below: what is said below a table, by its title (`membership_in_words`).
     """
     if format in RECORDS:
         print_records(ranking.to_pylist(), format)
@@ -74,16 +80,41 @@ def print_ranking(
     tables = list(_by_target_and_group(ranking, names, grouped))
     for title, rows in tables[:most]:
         print_table(_ranking_table(title, rows, by, layers, all_columns), format)
+        if below and title in below:
+            _told_below(below[title], rows)
     if any(_has_effects(rows) for _, rows in tables[:most]):
         terminal.tell(TELLS_AND_DOES)
     if any(_rests_on_few(row) for _, rows in tables[:most] for row in rows):
         terminal.tell(FEW)
+    if any("score_low_simultaneous" in rows[0] for _, rows in tables[:most]):
+        terminal.tell(AT_ONCE)
     if any(_are_given_plan(rows) for _, rows in tables[:most]):
         terminal.tell(GIVEN_PLAN)
     if any(_are_of_the_pilot(rows) for _, rows in tables[:most]):
         terminal.tell(OF_PILOT)
     if len(tables) > len(tables[:most]):
         terminal.tell(f"\n{len(tables):,} rankings in all; see the others with `pcace show --group NAME`")
+
+
+def membership_in_words(
+    ranking: pa.Table, names: ClassNames, top: int, *, grouped: bool, all_layers: bool
+) -> dict[str, str]:
+    """How many channels are in the true top, by the title of a ranking; none where every channel is. ranking: with
+    `in_top`, of all layers or of some."""
+    from pcace_dist.statistics.order.membership import InTop
+
+    return {
+        title: f"in the true top {top}{'' if all_layers else ' of all layers'}: "
+        f"surely {counts[InTop.SURELY]:,}, possibly {counts[InTop.SURELY] + counts[InTop.POSSIBLY]:,} channels"
+        for title, rows in _by_target_and_group(ranking, names, grouped)
+        if (counts := Counter(row["in_top"] for row in rows))[InTop.NO]
+    }
+
+
+def _told_below(words: str, rows: Sequence[Row]) -> None:
+    """What is known of a ranking's top, and how many of these rows are expected to be in it."""
+    expected = sum(row["in_top_probability"] or 0.0 for row in rows)
+    terminal.tell(f"{words}; of these {len(rows):,}, {expected:.1f} expected")
 
 
 def _ranking_table(title: str, rows: Sequence[Row], by: str, layers: Sequence[str], more: str) -> Table:
@@ -150,7 +181,8 @@ def _rank_interval(rank: str, row: Row) -> str:
 
 
 def _score_interval(row: Row) -> str:
-    return interval(row["score_low"], row["score_high"])
+    low, high = (row.get(f"score_{end}_simultaneous", row[f"score_{end}"]) for end in ("low", "high"))
+    return interval(low, high)
 
 
 def _effect_interval(row: Row) -> str:

@@ -34,7 +34,7 @@ from pcace_dist.executors.ray_session import ray_session
 from pcace_dist.run.codes_run import prepare_from_codes
 from pcace_dist.run.prepare import Preparation, prepare
 from pcace_dist.statistics.group_accumulator import gram_bytes, row_bytes
-from pcace_dist.statistics.ranks import rank_channels
+from pcace_dist.statistics.order.ranks import rank_channels
 from pcace_dist.statistics.score import OK, required_images
 from pcace_dist.storage.store import LocalStore
 from pcace_dist.worker.engine import Engine

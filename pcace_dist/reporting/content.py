@@ -326,7 +326,7 @@ def _channel(
         curve = None if transforms is None else _curve(source, transforms, sampled, block, channel)
         if curve is not None:
             curves[key] = curve
-        grown = _steps(selection, findings, block, channel)
+        grown = _steps(source, selection, findings, block, channel)
         if grown is not None:
             steps[key] = grown
     return {
@@ -395,14 +395,17 @@ def _curve(
 
 
 def _steps(
-    selection: PageSelection, findings: Findings, block: RankingKey, channel: ChannelKey
+    source: ReportSource, selection: PageSelection, findings: Findings, block: RankingKey, channel: ChannelKey
 ) -> dict[str, Any] | None:
     layer, number = channel
     grown = findings.growth.get(layer, {}).get(block[1])
     if grown is None:
         return None
     growth, position = grown[block[0]], selection.pages[layer].index(number)
+    place = source.ranking.start(layer) + number
+    ends = (source.ranking.given_plan(*block, name)[[place]] for name in ("score_low", "score_high"))
     return {
+        "own": [end for own in ends for end in numbers(own, 4)],
         "images": growth.images.tolist(),
         "score": numbers(growth.score[:, position], 4),
         "low": numbers(growth.low[:, position], 4),

@@ -6,7 +6,7 @@ from pcace_dist.artifacts import rankings
 
 _OF_THE_PAGE = {
     "name": "the layer and the number of the channel in it",
-    "interval": "the bar is the 95 % interval of the score, the mark the score, from 0 to 1",
+    "interval": "the bar is the 95 % interval of the score, of this channel, not of all at once; the mark is the score",
     "effect_interval": "the 95 % interval of the effect",
     "rank_interval": "the places that so many images cannot exclude (95 %): where they overlap, the order is open",
     "effect_rank_interval": "the places by effect that so many images cannot exclude (95 %)",

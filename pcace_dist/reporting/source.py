@@ -83,6 +83,11 @@ class Ranking:
         column = self.block(target, group)[name]
         return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
 
+    def given_plan(self, target: int, group: int, name: str) -> Floats:
+        """The same, given the plan; of older runs, which have no others, the column itself."""
+        given = f"{name}_given_plan"
+        return self.numbers(target, group, given if given in self.table.column_names else name)
+
     def start(self, layer: str) -> int:
         """Where a layer's channels begin in a block."""
         names = [name for name, _ in self.layers]

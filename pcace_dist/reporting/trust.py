@@ -1,5 +1,6 @@
-"""How far a ranking is to be trusted, by what lies in the run: its expected stability, and what `pcace evaluate` and
-`pcace select` have written beside it. Plain JSON comes out; the model and the images are not needed."""
+"""How far a ranking is to be trusted, by what lies in the run: who is in its true top, its expected stability, and
+what `pcace evaluate` and `pcace select` have written beside it. Plain JSON comes out; the model and the images are not
+needed."""
 
 from __future__ import annotations
 
@@ -17,21 +18,57 @@ from pcace_dist.analysis.stability import ENOUGH, RELIABLE, Stability, stability
 from pcace_dist.artifacts.checked import parse_json, parsing, read_checked, read_parquet
 from pcace_dist.artifacts.jackknife import by_fold
 from pcace_dist.reporting.source import Ranking, ReportSource
+from pcace_dist.statistics.order.membership import InTop
 from pcace_dist.statistics.score import OK, required_images
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 TOP = 10
+LIKELIEST = 30  # channels that are named
 ANEW = "remove it, or let the verb that wrote it write it anew"
 EXPECTED = ("images", "spearman_expected", "overlap_expected", "spearman_another_pilot", "overlap_another_pilot")
 MOST_CHANNELS = 20_000  # of all rankings whose stability is worked out; `pcace stability` has no such limit
 
 
 def trust_of(source: ReportSource, groups: Sequence[int]) -> dict[str, Any]:
-    """stability, evaluation and sets of the groups that are shown; each None where the run has nothing of the kind."""
+    """top, stability, evaluation and sets of the groups that are shown; None where the run has nothing of the kind."""
     return {
+        "top": list(_tops(source, groups)) or None,
         "stability": list(_stabilities(source, groups)) or None,
         "evaluation": _evaluation(source, groups),
         "sets": _sets(source, groups),
+    }
+
+
+# -- the true top
+
+
+def _tops(source: ReportSource, groups: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Of all layers, those that the page leaves out among them. channels: the likeliest."""
+    if source.job.statistics.estimator != "gram" or source.run.ranking().num_rows > MOST_CHANNELS:
+        return
+    rankings: dict[tuple[str, Any], list[dict[str, Any]]] = {}
+    for row in source.run.membership(TOP).to_pylist():
+        if row["in_top"] is not None:
+            rankings.setdefault((row["target"], row["group"]), []).append(row)
+    for (target, group), rows in rankings.items():
+        place = _place(source.ranking, groups, target, group)
+        if place is not None:
+            yield {**place, **_top(rows)}
+
+
+def _top(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    likeliest = sorted(rows, key=lambda row: (-row["in_top_probability"], row["rank"]))[:LIKELIEST]
+    return {
+        "top": min(TOP, len(rows)),
+        "of": len(rows),
+        "surely": sum(row["in_top"] == InTop.SURELY for row in rows),
+        "possibly": sum(row["in_top"] != InTop.NO for row in rows),
+        "expected": sum(row["in_top_probability"] for row in rows if row["rank"] <= TOP),
+        "channels": [
+            {name: row[name] for name in ("layer", "channel", "in_top", "in_top_probability")}
+            for row in likeliest
+            if row["in_top"] != InTop.NO
+        ],
     }
 
 

@@ -38,8 +38,8 @@ from pcace_dist.executors.map_tasks import map_tasks
 from pcace_dist.executors.start_patience import StartPatience
 from pcace_dist.ledger.ledger import Ledger, Receipt
 from pcace_dist.run.run_stats import RunStats
+from pcace_dist.statistics.order.ranks import Ranks
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.ranks import Ranks
 from pcace_dist.storage.store import Sink, Store
 from pcace_dist.worker.reduce import rank_batch, rank_tasks
 from pcace_dist.worker.worker import WorkerBody

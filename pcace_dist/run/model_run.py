@@ -29,9 +29,9 @@ from pcace_dist.run.dispatcher import Dispatcher
 from pcace_dist.run.extend import Base, check_base_plan, copy_attempts, generation_of, inherit
 from pcace_dist.run.main_pass import MainPass
 from pcace_dist.run.prepare import Preparation
+from pcace_dist.statistics.order.settled import check_settled, prefixes, spent
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import OK, TOO_FEW_IMAGES
-from pcace_dist.statistics.settled import check_settled, prefixes, spent
 from pcace_dist.storage.store import Sink
 from pcace_dist.worker.memory import check_fits
 from pcace_dist.worker.worker import WorkerBody
@@ -148,7 +148,8 @@ class ModelRun(Coordinator[Preparation]):
             todo = [unit for unit in units[:size] if not state.is_settled(unit)]
             self._work_through(executor, frozen, todo, last=size == len(units))
             passed = any(self._ledger.state.is_settled(unit) for unit in units[size:])
-            if size < len(units) and not passed and self._settled(executor, frozen.plan, look, units[size:]):
+            level = spent(1 - self._job.stop.confidence, look, len(sizes) - 1)
+            if size < len(units) and not passed and self._settled(executor, frozen.plan, look, level, units[size:]):
                 return
 
     def _refuse_top_of_all(self, plan: Plan) -> None:
@@ -158,23 +159,20 @@ class ModelRun(Coordinator[Preparation]):
         if channels <= top:
             raise JobError(f"stop.top {top}: the layers have {channels} channels; write less, or leave stop out")
 
-    def _settled(self, executor: Executor, plan: Plan, look: int, remaining: list[str]) -> bool:
+    def _settled(self, executor: Executor, plan: Plan, look: int, level: float, remaining: list[str]) -> bool:
         """Check the ranking of the accepted units. If the top is settled everywhere, record that the rest is spared."""
         assert self._job.stop is not None
         rule = self._job.stop
-        level = spent(1 - rule.confidence, look)
-        blocks = self._reduce(executor, plan)
-        open_pairs = 0
+        checks = []
         settled = True
-        for _, _, scores in each_ranking(plan, blocks):
+        for _, _, scores in each_ranking(plan, self._reduce(executor, plan)):
             ok = scores.status == OK
             check = check_settled(
                 scores.score_squared, scores.pseudo, ok, top=rule.top, level=level, tolerance=rule.tolerance
             )
             settled &= check.settled and not bool((scores.status == TOO_FEW_IMAGES).any())
-            open_pairs += check.open_pairs
-        log.info("look %d: %d pairs at the top-%d border are still unsettled", look, open_pairs, rule.top)
-        self._stats.looked(look, open_pairs)
+            checks.append(check)
+        logs.say(self._stats.looked(look, rule.top, checks), prefix="pcace: ")
         if settled:
             self._ledger.append("settled", {"look": look, "units": remaining, "looks": self._stats.looks})
         return settled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from pcace_dist.executors.start_patience import StartPatience
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.progress.display import RunDisplay, Tally
 from pcace_dist.run.bottleneck import ComputeSettings, find_bottleneck, on_worker, stage_shares
+from pcace_dist.run.looks import look_in_words
 from pcace_dist.run.main_pass import MainPass
+from pcace_dist.statistics.order.settled import Settlement
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import Store
 from pcace_dist.worker.admission import Admission
@@ -95,9 +97,19 @@ class RunStats:
             for stage, value in by_stage.items():
                 self._reduce_seconds[stage] += value
 
-    def looked(self, look: int, open_pairs: int) -> None:
-        """One check of `stop`: how many pairs at the top-k border were still unsettled, and after how many images."""
-        self.looks.append({"look": look, "images": self.images, "open_pairs": open_pairs})
+    def looked(self, look: int, top: int, checks: Sequence[Settlement]) -> str:
+        """One check of `stop`, of every ranking: what is still unsettled, and after how many images; in words."""
+        figures = {
+            "look": look,
+            "images": self.images,
+            "top": top,
+            "rankings": len(checks),
+            "surely": min(check.surely for check in checks),
+            "possibly": max(check.possibly for check in checks),
+            "open_pairs": sum(check.open_pairs for check in checks),
+        }
+        self.looks.append(figures)
+        return look_in_words(figures)
 
     def tick(self, stage: str, workers: int, waits_for: str = "", share: float | None = None) -> None:
         """Show progress, and the workers or storage that the run waits for; from time to time also in summary.json.

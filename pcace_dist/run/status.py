@@ -12,6 +12,7 @@ from pcace_dist.errors import OutputError
 from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.progress.display import Tally, describe
 from pcace_dist.run.bottleneck import describe_time
+from pcace_dist.run.looks import last_look
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import Store, open_store
 
@@ -42,6 +43,7 @@ class RunStatus:
     units_set_aside: int
     bad_rows: int
     workers_short: str | None
+    stop: str | None
     time: tuple[str, ...]
     last_faults: tuple[str, ...]
     unreadable: bool
@@ -60,6 +62,7 @@ class RunStatus:
             yield f"held by:  {self.holder['host']} (process {self.holder['pid']}), epoch {self.holder['epoch']}"
         yield f"recorded: attempts {self.attempts}, units set aside {self.units_set_aside}, bad rows {self.bad_rows}"
         yield from [f"workers:  {self.workers_short}"] if self.workers_short else []
+        yield from [f"stop:     {self.stop}"] if self.stop else []
         yield from (f"time:     {line}" for line in self.time)
         yield from (f"fault:    {fault}" for fault in self.last_faults)
         yield from ["note:     summary.json cannot be read; the ledger alone is shown"] if self.unreadable else []
@@ -113,6 +116,7 @@ def _status(path: str, state: RunState, recorded: dict[str, Any] | None) -> RunS
         units_set_aside=len(state.set_aside),
         bad_rows=int(summary.get("bad_rows", 0)),
         workers_short=summary.get("workers_short"),
+        stop=last_look(summary),
         time=tuple(describe_time(summary)),
         last_faults=tuple(summary.get("last_faults", ())),
         unreadable=recorded is None,

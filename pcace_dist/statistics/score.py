@@ -37,7 +37,7 @@ from pcace_dist.statistics.effects.grid import GRID
 from pcace_dist.statistics.folds import on_used
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import LayerPlan, TargetPlan
-from pcace_dist.statistics.plan_noise.noise import ANOTHER
+from pcace_dist.statistics.plan_noise import ANOTHER
 from pcace_dist.statistics.products import packed_size, unpack_index
 
 Floats: TypeAlias = npt.NDArray[np.float64]

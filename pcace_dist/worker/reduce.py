@@ -22,8 +22,8 @@ from pcace_dist.artifacts.drift import Ends
 from pcace_dist.artifacts.transforms import pick_transforms
 from pcace_dist.ledger.ledger import Receipt
 from pcace_dist.statistics.ace import ace
+from pcace_dist.statistics.order.ranks import Ranks, rank_channels
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.ranks import Ranks, rank_channels
 from pcace_dist.statistics.samples import SampleRows
 from pcace_dist.statistics.score import OK, ChannelScores
 from pcace_dist.storage.store import Store

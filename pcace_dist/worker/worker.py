@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pcace_dist.datasets.units import Unit
     from pcace_dist.ledger.ledger import Receipt
     from pcace_dist.models.ablation.replacement import Effect
+    from pcace_dist.statistics.order.ranks import Ranks
     from pcace_dist.statistics.plan import Plan
-    from pcace_dist.statistics.ranks import Ranks
     from pcace_dist.storage.files import Storage
     from pcace_dist.worker.admission import Admission
     from pcace_dist.worker.engine import UnitReport

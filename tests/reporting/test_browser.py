@@ -15,6 +15,7 @@ from PIL import Image
 
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.config.job import parse_job
+from pcace_dist.reporting import trust
 from pcace_dist.run.rank import run_job
 from tests.reporting.browser import Tab, open_browser
 from tests.reporting.conftest import Reported, quietly, square_job
@@ -220,13 +221,20 @@ def test_the_csv_of_the_ranking_holds_what_is_shown(tab: Tab) -> None:
     assert rows[0]["region"] in GROUPS and float(rows[0]["effect_low"]) <= float(rows[0]["effect_high"])
 
 
-def test_trust_shows_stability_evaluation_and_sets(browser: Any, squares: Reported, tmp_path: Path) -> None:
+def test_trust_shows_the_top_stability_evaluation_and_sets(
+    browser: Any, squares: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "TOP", 2)  # of four channels
     write_evaluated(squares.run, tmp_path / "run")
     tab = Tab(browser, Path(quietly(tmp_path / "run", top=1, synthesis=False).path))
     tab.page.select_option("#group", label=SOUTH)
     tab.view("Trust")
     tab.wait_for_charts()
-    assert tab.texts("main h2") == ["Stability", "Evaluation", "Sets"]
+    assert tab.texts("main h2") == ["Top", "Stability", "Evaluation", "Sets"]
+    assert any(
+        text.startswith("In the true top 2, that of more images and another pilot, are surely")
+        for text in tab.texts("main p")
+    )
     assert tab.texts("#sets tbody tr a") == ["0", "2"] and "Trust pcace." in tab.texts("main p")
     tab.page.click("#sets tbody a >> nth=0")
     tab.page.wait_for_selector("#channel h1")

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
+from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
 from pcace_dist.config.job import parse_job
 from pcace_dist.config.resolve import begun_in
@@ -257,6 +258,10 @@ def test_the_last_step_of_the_growth_is_the_runs_own_score(squares: Reported, op
     assert steps["images"][-1] == opened.data["groups"][0]["images"]
     assert steps["score"][-1] == pytest.approx(float(score), abs=1e-3)
     assert steps["images"] == sorted(steps["images"]) and len(steps["images"]) == 2
+    row = open_run(str(squares.run)).ranking(target="logit:label", layer=LAYER).to_pylist()[PLANTED]
+    given_plan = [row["score_low_given_plan"], row["score_high_given_plan"]]
+    assert steps["own"] == pytest.approx(given_plan, abs=1e-3)  # as the steps are
+    assert [steps["low"][-1], steps["high"][-1]] == pytest.approx(given_plan, abs=1e-3)
 
 
 def test_places_targets_and_predictions_are_on_the_map(squares: Reported, opened: OpenedReport) -> None:

@@ -16,6 +16,7 @@ from pcace_dist.analysis.columns import EVALUATION
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.commands.stability import StabilitySettings, stability
 from pcace_dist.errors import PcaceError
+from pcace_dist.reporting import trust
 from pcace_dist.reporting.source import ReportSource, open_report_source
 from pcace_dist.reporting.trust import EXPECTED, trust_of
 from tests.reporting.conftest import Reported
@@ -39,9 +40,23 @@ def test_stability_is_what_the_verb_expects(squares: Reported) -> None:
                 assert ours.get(name) == (None if math.isnan(value) else pytest.approx(value))
 
 
+def test_the_top_is_what_the_run_says(squares: Reported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "TOP", 2)
+    source = open_report_source(str(squares.run))
+    south = source.ranking.groups.index(SOUTH)
+    shown = trust_of(source, [south])["top"]
+    assert [(one["target"], one["group"], one["top"], one["of"]) for one in shown] == [(0, 0, 2, 4), (1, 0, 2, 4)]
+    rows = open_run(str(squares.run)).membership(2, group=SOUTH, target="logit:label").to_pylist()
+    assert shown[0]["surely"] == sum(row["in_top"] == "surely" for row in rows)
+    assert shown[0]["possibly"] == len(shown[0]["channels"]) == sum(row["in_top"] != "no" for row in rows)
+    assert shown[0]["expected"] == pytest.approx(sum(r["in_top_probability"] for r in rows if r["rank"] <= 2))
+    likely = [one["in_top_probability"] for one in shown[0]["channels"]]
+    assert likely == sorted(likely, reverse=True)
+
+
 def test_without_evaluation_and_sets_there_is_none(squares: Reported) -> None:
-    trust = OpenedReport(squares.page).data["trust"]
-    assert trust["evaluation"] is None and trust["sets"] is None
+    shown = OpenedReport(squares.page).data["trust"]
+    assert shown["evaluation"] is None and shown["sets"] is None
 
 
 def evaluation_rows() -> list[dict[str, Any]]:
@@ -76,14 +91,14 @@ def source(squares: Reported, tmp_path: Path) -> ReportSource:
 
 def test_curves_and_sets_are_those_of_the_files(source: ReportSource) -> None:
     south = source.ranking.groups.index(SOUTH)
-    trust = trust_of(source, [south])  # one group is shown: it is number 0 of the page
-    [curve] = trust["evaluation"]["curves"]
-    assert trust["evaluation"]["verdict"] == {"mean": "Trust pcace."}
+    shown = trust_of(source, [south])  # one group is shown: it is number 0 of the page
+    [curve] = shown["evaluation"]["curves"]
+    assert shown["evaluation"]["verdict"] == {"mean": "Trust pcace."}
     assert (curve["target"], curve["group"], curve["layer"], curve["k"]) == (0, 0, "look", [1, 2])
     assert curve["orders"] == {"pcace": [0.5, 1.0]}
     low, high = curve["band"]  # 5 and 95 % of 0.1, 0.2, 0.3
     assert low == pytest.approx([0.11, 0.22]) and high == pytest.approx([0.29, 0.58])
-    [found] = trust["sets"]["sets"]
+    [found] = shown["sets"]["sets"]
     assert (found["target"], found["group"], found["channels"]) == (0, 0, [0, 2])
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pcace_dist.analysis.effect_movement import effect_columns
+from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
 from tests.digits import MNIST, digits_job, ranked, write_digits
 
@@ -38,6 +39,32 @@ def test_channels_of_a_whole_job_are_listed_by_effect(runs: Path, capsys: pytest
     lines = shown(capsys, str(runs / "with"), "--by", "effect", "--top", "3", "--group", "True", "--json")
     effects = [row["effect"] for row in json.loads("\n".join(lines))]
     assert len(effects) == 3 and effects == sorted(effects, reverse=True)
+
+
+def test_the_true_top_and_simultaneous_intervals_are_shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = open_run(str(runs / "with"))
+    lines = shown(capsys, run.path, "--top", "3", "--group", "True", "--layer", "conv1", "--simultaneous", "--json")
+    rows = json.loads("\n".join(lines))
+    known = run.membership(3, layer="conv1", group="True").to_pylist()
+    wide = run.simultaneous(layer="conv1", group="True").to_pylist()
+    for row in rows:
+        assert row["in_top"] == known[row["channel"]]["in_top"] in ("surely", "possibly", "no")
+        assert row["in_top_probability"] == known[row["channel"]]["in_top_probability"]
+        assert row["score_low_simultaneous"] == wide[row["channel"]]["score_low_simultaneous"] <= row["score_low"]
+        assert row["score_high_simultaneous"] >= row["score_high"]
+    everything = run.membership(3, group="True")
+    assert sum(everything["in_top_probability"].drop_null().to_pylist()) == pytest.approx(3)
+
+    text = shown(capsys, run.path, "--top", "3", "--group", "True", "--simultaneous")
+    surely, possibly = (
+        sum(one in kinds for one in everything["in_top"].to_pylist()) for kinds in (["surely"], ["surely", "possibly"])
+    )
+    assert any(
+        line.startswith(f"in the true top 3: surely {surely}, possibly {possibly} channels; of these 3, ")
+        for line in text
+    )
+    assert text[-1].endswith("at once (simultaneous).")
+    assert not any("in the true top" in line for line in shown(capsys, run.path, "--by", "effect"))
 
 
 # -- compare

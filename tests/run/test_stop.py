@@ -16,6 +16,7 @@ from pcace_dist.artifacts.run import Run
 from pcace_dist.errors import JobError, Stopped
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.run.model_run import ModelRun
+from pcace_dist.run.status import status_of
 from tests.digits import bytes_of, ranked, records
 from tests.planted import write_planted
 
@@ -58,6 +59,9 @@ def test_a_clear_top_is_settled_early_and_the_summary_says_what_was_saved(settle
     assert [look["look"] for look in looks] == list(range(1, len(looks) + 1))
     assert looks[-1]["open_pairs"] == 0 and all(look["open_pairs"] > 0 for look in looks[:-1])
     assert looks[-1]["images"] == summary["images"]
+    assert (looks[-1]["surely"], looks[-1]["possibly"]) == (3, 3)
+    assert all(look["surely"] <= 3 <= look["possibly"] for look in looks)
+    assert f"stop:     look {len(looks)}, " in "\n".join(status_of(settled.path).lines())
     assert list(settled.ranking(top=3)["channel"].to_pylist()) == [0, 1, 2]
     record = records(Path(settled.path), "settled")
     assert len(record) == 1 and record[0]["look"] == len(looks)

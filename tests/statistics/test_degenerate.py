@@ -8,7 +8,7 @@ import torch
 
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.maximal import maximal_correlation
-from pcace_dist.statistics.ranks import rank_channels
+from pcace_dist.statistics.order.ranks import rank_channels
 from pcace_dist.statistics.score import CONSTANT, OK, TOO_FEW_IMAGES, ChannelScores
 from tests.statistics.helpers import random_rows
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pcace_dist.statistics.effects.plan import EVERY
 from pcace_dist.statistics.plan import Plan, build_plan
+from pcace_dist.statistics.plan_noise import ANOTHER
 from pcace_dist.statistics.plan_noise.half_samples import PARTS, SIGNS, HalfSamples
-from pcace_dist.statistics.plan_noise.noise import ANOTHER, UNKNOWN, PlanNoise
+from pcace_dist.statistics.plan_noise.noise import UNKNOWN, PlanNoise
 from pcace_dist.statistics.score import score_channels
 from tests.statistics.helpers import gram_of
 

@@ -10,7 +10,7 @@ from ace.ace import ACESolver
 
 from pcace_dist.artifacts.rankings import SMALL_SUPPORT
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics.ranks import rank_channels
+from pcace_dist.statistics.order.ranks import rank_channels
 from pcace_dist.statistics.score import (
     BIAS_ERROR,
     CONSTANT,

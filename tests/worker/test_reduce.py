@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pcace_dist.statistics.ranks import rank_channels
+from pcace_dist.statistics.order.ranks import rank_channels
 from pcace_dist.worker import reduce
 
 

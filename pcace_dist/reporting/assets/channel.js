@@ -207,13 +207,14 @@ function growthFigure(held, name, place) {
   const steps = held.steps[blockKey()];
   if (!steps) return null;
   const images = [...steps.images, state.data.groups[state.group].images];
-  const series = ["score", "low", "high"].map((key) => [...steps[key], numbersOf(key === "score" ? "score" : "score_" + key)[place]]);
+  const own = { score: numbersOf("score")[place], low: steps.own[0], high: steps.own[1] };
+  const series = ["score", "low", "high"].map((key) => [...steps[key], own[key]]);
   const keep = images.map((_, i) => i).filter((i) => series[0][i] !== null && !Number.isNaN(series[0][i]));
   const [score, low, high] = series.map((values) => keep.map((i) => values[i]));
   const n = keep.map((i) => images[i]);
   return chart({
     title: "Score against images read", name: `${name}-growth`, height: 290, alt: "Score with interval by number of images",
-    caption: n.length > 1 ? "What the run would have found from the first images of its random sample, with 95 % intervals; the last point is the run itself." : "The sample holds too few images of this group for earlier points; the point is the run itself.",
+    caption: n.length > 1 ? "What the run would have found from the first images of its random sample, with 95 % intervals given the plan: what more images alone would change, not another pilot. The last point is the run itself." : "The sample holds too few images of this group for earlier points; the point is the run itself.",
     traces: () => [{ type: "scatter", mode: "lines+markers", x: n, y: score, line: { width: 2, color: tone(0) }, marker: { size: 7 },
       error_y: { type: "data", symmetric: false, array: high.map((v, i) => v - score[i]), arrayminus: low.map((v, i) => score[i] - v), thickness: 1.2, width: 3, color: tone(0) },
       hovertemplate: "%{x:,} images: %{y:.3f}<extra></extra>" }],

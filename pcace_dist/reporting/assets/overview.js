@@ -41,7 +41,7 @@ function topChannels(count = 15) {
   const settled = (p) => rankHigh[p] - rankLow[p] <= 1;
   return chart({
     title: "Top channels", name: "top-channels", height: 40 + 24 * Math.max(4, top.length),
-    caption: "Bars are 95 % intervals of the score. Hollow points: the rank is not settled, its 95 % interval (in brackets) spans three ranks or more.",
+    caption: "Bars are 95 % intervals of the score. Hollow points: the rank is not settled, its 95 % interval (in brackets) spans three ranks or more. " + topWords(),
     alt: "The best channels with intervals",
     traces: () => [{
       type: "scatter", mode: "markers", x: top.map((p) => score[p]), y: top.map((_, i) => i), customdata: top,

@@ -1,15 +1,35 @@
-// How far to trust the ranking: its expected stability, ablation curves, the sets that carry the output.
+// How far to trust the ranking: who is in its true top, its expected stability, ablation curves, the sets that carry the output.
 
 const hasTrust = () => Object.values(state.data.trust).some((part) => part !== null);
 const isHere = (entry) => entry.target === state.target && entry.group === state.group;
 
 function trustView() {
-  const { stability, evaluation, sets } = state.data.trust;
+  const { top, stability, evaluation, sets } = state.data.trust;
   return [h("section", {}, h("h1", {}, "Trust"), h("p", { class: "quiet" }, "How far the ranking holds; ", whereText(), ".", fewImages())),
-    stability && stabilityPart(stability.find(isHere)), evaluation && evaluationPart(evaluation), sets && setsPart(sets)];
+    top && topPart(top.find(isHere)), stability && stabilityPart(stability.find(isHere)), evaluation && evaluationPart(evaluation), sets && setsPart(sets)];
 }
 
 const nothingHere = (command) => h("p", { class: "empty" }, `Nothing of this target and group is in the run; ${command} adds it.`);
+
+// Who is in the true top, in a sentence; empty where it is not known.
+function topWords() {
+  const found = state.data.trust.top?.find(isHere);
+  if (!found || found.of === found.top) return "";
+  const { top, of, surely, possibly, expected } = found;
+  return `In the true top ${top}, that of more images and another pilot, are surely ${surely}, possibly ${possibly} of all ${whole(of)} channels; of the ${top} first, ${format(expected, 1)} are expected there.`;
+}
+
+function topPart(found) {
+  if (!topWords()) return null;
+  const shown = found.channels.toReversed();
+  const colours = { surely: tone(1), possibly: tone(0) };
+  return h("section", {}, h("h2", {}, "Top"), h("p", {}, topWords()),
+    chart({ title: `Who is in the true top ${found.top}`, name: "membership", height: 60 + 20 * Math.max(4, shown.length), width: 720, alt: `Probability of channels to be in the true top ${found.top}`,
+      caption: `The probability of the likeliest channels of all layers. Orange: surely in, by so many images.`,
+      traces: () => [{ type: "bar", orientation: "h", x: shown.map((each) => each.in_top_probability), y: shown.map((_, i) => i), marker: { color: shown.map((each) => colours[each.in_top]) }, text: shown.map((each) => label(`${each.layer}/${each.channel}`, 60)), textposition: "none", hovertemplate: "%{text}: %{x:.2f}<extra></extra>" }],
+      layout: { margin: { l: 20, r: 12, t: 4, b: 36 }, xaxis: { range: [0, 1], title: { text: "probability" } }, yaxis: { showgrid: false, tickvals: shown.map((_, i) => i), ticktext: shown.map((each) => label(`${each.layer}/${each.channel}`) + " ") } },
+      table: () => [["layer", "channel", "in_top", "in_top_probability"], ...found.channels.map(Object.values)] }));
+}
 
 function stabilityPart(found) {
   const title = h("h2", {}, "Stability");

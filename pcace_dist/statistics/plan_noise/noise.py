@@ -2,12 +2,11 @@
 
 half_samples.py makes it. Residuals psi_f are about 0; the variance of their mean, sum of psi_f^2 / (F (F - 1)), is that
 of `score_squared` between pilots. They add up with the jackknife's residuals, fold by fold. What holds the score that
-*another* pilot would give has the deviations of two pilots in it, this one's and the other's: ANOTHER = sqrt(2) psi_f.
+*another* pilot would give has the deviations of two pilots in it, this one's and the other's: ANOTHER psi_f.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -21,7 +20,6 @@ from pcace_dist.statistics.folds import dealt_anew
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-ANOTHER = math.sqrt(2.0)
 UNKNOWN = 1.5  # times the noise of all rows: that of a group with few rows in the pilot, or none
 
 

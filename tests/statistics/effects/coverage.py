@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from examples.mnist.model import mnist_cnn
-from pcace_dist.statistics.ranks import rank_channels
+from pcace_dist.statistics.order.ranks import rank_channels
 from tests.digits import MNIST
 from tests.statistics.effects.planted_effects import (
     FOLDS,

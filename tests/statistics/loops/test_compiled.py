@@ -23,7 +23,7 @@ def test_small_rankings_do_not_load_the_compiler() -> None:
     program = (
         "import sys\n"
         "import numpy as np\n"
-        "from pcace_dist.statistics.ranks import rank_channels\n"
+        "from pcace_dist.statistics.order.ranks import rank_channels\n"
         "from tests.statistics.helpers import gram_of, identity_plan\n"
         "x, y = np.random.default_rng(0).normal(size=(2, 300, 16, 3))\n"
         "plan = identity_plan(x, {'y': y[:, 0, 0]})\n"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pcace_dist.statistics.settled import check_settled, prefixes, spent
+from pcace_dist.statistics.order.settled import check_settled, prefixes, spent
 from tests.statistics import mnist
-from tests.statistics.settling import BORDERS, Border, level_of, naive, random_orders, simulate
+from tests.statistics.order.settling import BORDERS, Border, level_of, naive, random_orders, simulate
 
 
 def test_prefixes_double_from_a_64th_to_all() -> None:
@@ -19,8 +19,9 @@ def test_prefixes_double_from_a_64th_to_all() -> None:
 
 
 def test_looks_spend_no_more_than_alpha_together() -> None:
-    assert spent(0.05, 1) == 0.025
-    assert sum(spent(0.05, look) for look in range(1, 10_000)) < 0.05
+    assert spent(0.05, 6, 6) == 0.025
+    assert [spent(0.64, look, 3) for look in (1, 2, 3)] == pytest.approx([0.08, 0.16, 0.32])
+    assert all(sum(spent(0.05, look, looks) for look in range(1, looks + 1)) < 0.05 for looks in range(1, 20))
 
 
 def scores(values: list[float], noise: float, folds: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -36,6 +37,8 @@ def test_a_wide_gap_is_settled_and_a_narrow_one_is_open() -> None:
     assert wide.settled and wide.open_pairs == 0
     narrow = check_settled(*scores([0.9, 0.61, 0.6, 0.3], 0.1), top=2, level=0.01, tolerance=0)
     assert not narrow.settled and narrow.open_pairs == 1
+    assert (wide.surely, wide.possibly) == (2, 2)
+    assert (narrow.surely, narrow.possibly) == (1, 3)
 
 
 def test_a_tolerance_settles_ties_once_the_noise_is_below_it() -> None:
@@ -68,7 +71,7 @@ def test_empty_folds_count_for_nothing_and_a_single_fold_settles_nothing() -> No
 def test_many_channels_are_judged_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     ranked = scores(list(np.linspace(0.9, 0.1, 300)), 0.02)
     whole = check_settled(*ranked, top=50, level=0.01, tolerance=0.01)
-    monkeypatch.setattr("pcace_dist.statistics.settled._TILE_FLOATS", 1)
+    monkeypatch.setattr("pcace_dist.statistics.order.settled._TILE_FLOATS", 1)
     assert check_settled(*ranked, top=50, level=0.01, tolerance=0.01) == whole
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pcace_dist.statistics import ranks
 from pcace_dist.statistics.loops import compiled
-from pcace_dist.statistics.ranks import rank_channels
+from pcace_dist.statistics.order import flips, ranks
+from pcace_dist.statistics.order.ranks import rank_channels
 from tests.statistics.helpers import Array
 
 FOLDS = 16
@@ -94,7 +94,7 @@ def test_intervals_are_those_of_every_difference_flipped_by_hand(count: int) -> 
     rng = np.random.default_rng(count)
     pseudo = pseudo_values(rng.uniform(0, 0.2, count), 0.03, rng)
     all_ranks, scores = ranked(pseudo), pseudo.mean(axis=1)
-    signs = ranks._flips(FOLDS).numpy().astype(np.float64)
+    signs = flips.signs(FOLDS).astype(np.float64)
 
     def t(differences: Array) -> Array:
         error = differences.std(axis=-1, ddof=1) / np.sqrt(FOLDS)
@@ -104,7 +104,7 @@ def test_intervals_are_those_of_every_difference_flipped_by_hand(count: int) -> 
         others = np.delete(pseudo, i, axis=0) - pseudo[i]
         residuals = others - others.mean(axis=1, keepdims=True)
         largest = np.abs(t(residuals[:, None] * signs)).max(axis=0)
-        critical = np.sort(largest)[int(np.ceil(0.95 * ranks.FLIPS)) - 1]
+        critical = np.sort(largest)[int(np.ceil(0.95 * flips.FLIPS)) - 1]
         apart = t(others)
         assert all_ranks.low[i] == 1 + (apart > critical).sum()
         assert all_ranks.high[i] == count - (apart < -critical).sum()
@@ -125,3 +125,13 @@ def test_the_compiled_loop_gives_the_same_bits(count: int, monkeypatch: pytest.M
 def test_well_separated_channels_have_narrow_intervals() -> None:
     all_ranks = ranked(pseudo_values(np.linspace(0, 1, 12), 0.005, np.random.default_rng(3)))
     assert (all_ranks.high - all_ranks.low).max() == 0
+
+
+def test_what_channels_share_on_the_same_images_makes_intervals_narrower() -> None:
+    """The differences are paired fold by fold: with each channel's folds in an order of its own, the same pseudo-values
+    have wider intervals."""
+    rng = np.random.default_rng(4)
+    pseudo = pseudo_values(np.linspace(0, 1, 30), 0.1, rng, shared=0.95)
+    unpaired = rng.permuted(pseudo, axis=1)
+    paired, apart = (np.mean(own.high - own.low) for own in map(ranked, (pseudo, unpaired)))
+    assert paired < 0.5 * apart

@@ -1,4 +1,5 @@
-"""Coverage of the rank intervals through the whole statistic: python -m tests.statistics.rank_coverage prints a table.
+"""Coverage of the rank intervals through the whole statistic: python -m tests.statistics.order.rank_coverage prints a
+table.
 
 Twelve channels share a target. x_1 of channel c and y are bivariate normal with a known correlation, so the true order
 is known; the noise of the channels is correlated. All channels have the same knots, so that equal channels are equal.
@@ -15,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.order.ranks import rank_channels
 from pcace_dist.statistics.plan import Plan
-from pcace_dist.statistics.ranks import rank_channels
 from pcace_dist.statistics.score import OK, score_channels
 from tests.statistics.helpers import identity_plan
 

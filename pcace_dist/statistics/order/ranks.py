@@ -5,16 +5,14 @@ channels are tested at once (max-t), after Mogstad, Romano, Shaikh & Wilhelm (20
 1 + number of channels significantly better, rank_high = C - number significantly worse. Each channel's interval covers
 its rank with probability 95 % (marginally, not for all channels at once).
 
-The critical value comes from sign flips of the fold residuals, which are studentised again after each flip: with 16
-folds the tails are heavy, and a Gaussian multiplier would miss this. Above MAX_FLIPPED channels it is the Sidak t
-quantile, with which intervals are some 5 % wider.
+The differences are those of the pseudo-values fold by fold: what channels share, as they are seen on the same images,
+cancels. The critical value comes from sign flips (flips.py). Above MAX_FLIPPED channels it is the Sidak t quantile,
+with which intervals are some 5 % wider.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -24,12 +22,11 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from pcace_dist.statistics.loops.compiled import machine_code, pays
+from pcace_dist.statistics.order.flips import FLIPS, LEVEL, critical_value, signs
 from pcace_dist.statistics.solve import one_thread
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-LEVEL = 0.95
-FLIPS = 999
 MAX_FLIPPED = 1024
 _CHUNK_BYTES = 16 << 20
 _TILE = 16  # channels: what belongs to them stays in the CPU's cache
@@ -93,18 +90,12 @@ def _significant(
 
 
 def _critical(residuals: Tensor, level: float) -> Tensor:
-    """Critical values (C,) of the largest |t| of each channel against all others; residuals: (C, F).
-
-    A flip does not change the sum of squares q of a difference. So |t| grows with u = |sum of flipped| / sqrt(q), and t
-    follows from u: t = u sqrt(F - 1) / sqrt(F - u^2).
-    """
+    """Critical values (C,) of the largest |t| of each channel against all others; residuals: (C, F)."""
     count, folds = residuals.shape
     if count > MAX_FLIPPED:
         sidak = stdtrit(folds - 1, 1 - (1 - level ** (1 / (count - 1))) / 2)
         return torch.full((count,), float(sidak), dtype=torch.float64)
-    quantile = math.ceil(level * FLIPS) - 1
-    u = torch.from_numpy(np.partition(_peaks(residuals).numpy(), quantile, axis=1)[:, quantile].copy())
-    return u * math.sqrt(folds - 1) / (folds - u * u).clamp(min=1e-9).sqrt()
+    return torch.from_numpy(critical_value(_peaks(residuals).numpy(), folds, level))
 
 
 def _peaks(residuals: Tensor) -> Tensor:
@@ -113,7 +104,7 @@ def _peaks(residuals: Tensor) -> Tensor:
     The flipped sum of a difference is the difference of the flipped sums. Each pair counts for both of its channels.
     """
     count = len(residuals)
-    sums = residuals @ _flips(residuals.shape[1]).T.double()
+    sums = residuals @ torch.from_numpy(signs(residuals.shape[1])).T.double()
     norms = torch.cdist(residuals, residuals, compute_mode="donot_use_mm_for_euclid_dist")
     factors = torch.where(norms > 0, 1 / norms.clamp(min=1e-150), 0.0)
     peaks = torch.zeros((count, FLIPS), dtype=torch.float64)
@@ -147,10 +138,3 @@ def _raise_all(sums: Floats, factors: Floats, peaks: Floats, tile: int) -> None:
                         mine, theirs = peaks[i, flip], peaks[j, flip]
                         peaks[i, flip] = u if u > mine else mine
                         peaks[j, flip] = u if u > theirs else theirs
-
-
-@lru_cache(maxsize=4)
-def _flips(folds: int) -> Tensor:
-    """Signs float32 (FLIPS, F); the same for every ranking."""
-    signs = np.random.default_rng(0).integers(0, 2, size=(FLIPS, folds)) * 2 - 1
-    return torch.from_numpy(signs.astype(np.float32))
