@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.statistics import coverage, rank_coverage
+from tests.statistics import coverage
+from tests.statistics.order import rank_coverage
 
 NAMES = [f"{one.name}, n={one.rows}" for one in coverage.SETTINGS]
 RANK_NAMES = [f"{one.name}, n={one.rows}" for one in rank_coverage.SETTINGS]
