@@ -164,7 +164,7 @@ def measure(setting: Setting, *, pool: int = POOL) -> Measured:
     """Coverage of one setting; seeded by its name and size."""
     random = np.random.default_rng(zlib.crc32(f"{setting}".encode()))
     world = World(setting)
-    every = _parts(world, random, max(pool, setting.rows // 5), FOLDS)
+    every = rows_in_parts(world, random, max(pool, setting.rows // 5), FOLDS)
     pilot = min(PILOT, setting.rows)
 
     def value(plan: Plan) -> Floats:
@@ -174,7 +174,7 @@ def measure(setting: Setting, *, pool: int = POOL) -> Measured:
     values = np.array([value(plan) for plan in plans])
     another, given, own, widths = [], [], [], []
     for _ in range(setting.repetitions):
-        parts = _parts(world, random, setting.rows, setting.folds)
+        parts = rows_in_parts(world, random, setting.rows, setting.folds)
         maps, y, folds = parts[0]
         keys = folds[:pilot].astype(np.uint64)
         plan = planned(maps[:pilot], y[:pilot], keys, setting.components, setting.folds)
@@ -190,7 +190,7 @@ def measure(setting: Setting, *, pool: int = POOL) -> Measured:
     return Measured(float(values.mean()), *shares, *np.mean(widths, axis=0).tolist())
 
 
-def _parts(world: World, random: np.random.Generator, rows: int, folds: int) -> list[Part]:
+def rows_in_parts(world: World, random: np.random.Generator, rows: int, folds: int) -> list[Part]:
     sizes = [min(_ROWS, rows - first) for first in range(0, rows, _ROWS)]
     return [(*world.rows(random, size), random.integers(0, folds, size)) for size in sizes]
 
