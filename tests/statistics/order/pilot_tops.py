@@ -1,8 +1,8 @@
 """Is a run's answer about the true top right under other pilots? python -m tests.statistics.order.pilot_tops prints the
 table of docs/method.md, section 7.
 
-The networks and runs of `pilots`: all 60,000 images of MNIST under ten pilots. Of every run the TOP best are asked for in
-the ranking of each other pilot.
+The networks and runs of `pilots`: all 60,000 images of MNIST under ten pilots. Of every run the TOP best are asked for
+in the ranking of each other pilot.
 """
 
 from __future__ import annotations
