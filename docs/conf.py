@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from pcace_dist import __version__
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "pcace_dist"
 author = "the pcace_dist authors"
@@ -22,7 +28,13 @@ html_extra_path = ["_root"]  # its index.html leads to root_doc
 html_theme = "furo"
 html_title = f"pcace_dist {release}"
 html_copy_source = False
+html_search_scorer = str(Path(__file__).with_name("search.js"))  # Sphinx looks for it where the command was given
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 # Code of any kind is shown: what a shell prints is no Python.
 highlight_language = "none"
+
+
+def setup(app: Sphinx) -> None:
+    """What has changed once answers no question: the changelog is read, not searched."""
+    app.connect("env-updated", lambda _, env: env.metadata["CHANGELOG"].update(nosearch=True))
