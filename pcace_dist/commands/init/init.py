@@ -29,6 +29,7 @@ Ask = Callable[[str, str], str]
 
 MOST_WORKERS = 8
 MOST_COLUMNS, NAMED = 12, 3  # columns and classes that a comment names
+OF_PILOT, MOST_PILOT = 32, 8192  # images for one of the pilot, and its size at most: docs/method.md, section 7
 ROWS = {"Parquet": "rows of Parquet", "images": "images", "CSV": "lines that name an image"}
 
 
@@ -91,7 +92,7 @@ def _job(wishes: Wishes, weights: str, data: DataLook, model: ModelLook, out: st
             text.section("model", _model(wishes, weights, data, model)),
             _layers(layers, model),
             _ranked(target, why, data, label),
-            _statistics(data),
+            _statistics(data, layers),
             _workers(),
             text.line("output", output, "rankings.parquet, summary.json and the rest; may be s3://..."),
         )
@@ -205,13 +206,17 @@ def _ranked(target: Mapping[str, Any], why: str, data: DataLook, label: str | No
     return "\n".join(lines)
 
 
-def _statistics(data: DataLook) -> str:
-    """Fewer components where the data are few."""
+def _statistics(data: DataLook, layers: list[str]) -> str:
+    """Fewer components where the data are few; a larger pilot where it is a small part of them."""
     standard = Statistics()
-    if data.rows >= required_images(standard.components, standard.knots):
+    if data.rows < required_images(standard.components, standard.knots):
+        components = max(1, most_components(data.rows, standard.knots, standard.components))
+        return text.line("statistics", {"components": components}, f"fewer than {standard.components}: images are few")
+    pilot = min(data.rows // OF_PILOT, MOST_PILOT)
+    if pilot <= standard.pilot or layers == ["all"]:  # whose axes take many passes over the pilot
         return ""
-    components = max(1, most_components(data.rows, standard.knots, standard.components))
-    return text.line("statistics", {"components": components}, f"fewer than {standard.components}: images are few")
+    why = f"{standard.pilot:,} where nothing is said: more make intervals narrower, fewer start sooner"
+    return text.line("statistics", {"pilot": pilot}, why)
 
 
 def _workers() -> str:

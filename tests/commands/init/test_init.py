@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -16,7 +17,7 @@ from torch import nn
 from pcace_dist.cli.main import main
 from pcace_dist.commands.init import text
 from pcace_dist.commands.init.data import look_at_data
-from pcace_dist.commands.init.init import Wishes, write_job
+from pcace_dist.commands.init.init import Wishes, _statistics, write_job
 from pcace_dist.commands.init.model import _layers, default_weights
 from pcace_dist.config.job import Job, load_job_file
 from pcace_dist.errors import OutputError, UserError
@@ -70,6 +71,17 @@ def test_folders_that_are_columns(tmp_path: Path) -> None:
 def test_few_images_get_fewer_components(tmp_path: Path) -> None:
     write_digits(tmp_path / "data", 70)
     assert written(data=tmp_path / "data").statistics.components == 3
+
+
+@pytest.mark.parametrize(
+    "rows, layers, pilot",
+    [(65_000, "conv3", None), (100_000, "conv3", 3125), (10**6, "conv3", 8192), (10**6, "all", None)],
+)
+def test_many_images_get_a_larger_pilot(tmp_path: Path, rows: int, layers: str, pilot: int | None) -> None:
+    write_digits(tmp_path / "data", 120)
+    data = replace(look_at_data(str(tmp_path / "data"), Storage({}), str(tmp_path)), rows=rows)
+    said = yaml.safe_load(_statistics(data, [layers]) or "{}")
+    assert said.get("statistics") == (None if pilot is None else {"pilot": pilot})
 
 
 def test_what_is_said_is_taken(tmp_path: Path) -> None:
