@@ -14,8 +14,8 @@ from pcace_dist.commands.explain.image_pass import ImagePass, LayerPass, at_posi
 from pcace_dist.datasets.decoding.thumbnail import data_url
 from pcace_dist.reporting import pictures
 from pcace_dist.reporting.evidence import Transforms, summed
+from pcace_dist.reporting.sight.tokens import TokenLayer
 from pcace_dist.reporting.source import ReportSource
-from pcace_dist.reporting.tokens import TokenLayer
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Key: TypeAlias = tuple[str, int]

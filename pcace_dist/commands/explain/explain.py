@@ -18,8 +18,8 @@ from pcace_dist.config.choice import Wanted, choose
 from pcace_dist.config.targets import have_classes
 from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
 from pcace_dist.errors import JobError
+from pcace_dist.reporting.sight.tokens import NO_TOKENS, TokenLayer, token_layers
 from pcace_dist.reporting.source import ReportSource, open_report_source
-from pcace_dist.reporting.tokens import NO_TOKENS, TokenLayer, token_layers
 
 Step: TypeAlias = Callable[[str], None]
 
