@@ -311,8 +311,14 @@ def _channel(
     low, high = _range(list(findings.probed.maps[channel].values()))
     blocks = [(t, g) for t in range(len(source.ranking.targets)) for g in selection.groups]
 
+    seen: dict[int, dict[str, Any]] = {}  # each image once, however often it is shown
+
     def tiles(rows: Valued) -> list[dict[str, Any]]:
-        return [_tile(findings, channel, row, value, low, high) for row, value in rows if row in findings.thumbnails]
+        readable = [(row, value) for row, value in rows if row in findings.thumbnails]
+        for row, _ in readable:
+            if row not in seen:
+                seen[row] = _seen(findings, channel, row, low, high)
+        return [{"row": row, "value": float(f"{value:.4g}")} for row, value in readable]
 
     def of_groups(rows: Mapping[tuple[ChannelKey, int], Valued]) -> dict[int, list[dict[str, Any]]]:
         return {i: tiles(rows[channel, g]) for i, g in enumerate(selection.groups) if (channel, g) in rows}
@@ -341,6 +347,7 @@ def _channel(
         "curves": curves,
         "steps": steps,
         "synthetic": None if drawn is None else data_url(pictures.rgb_image(drawn)),
+        "seen": seen,
     }
 
 
@@ -354,8 +361,9 @@ def _range(maps: Sequence[np.ndarray]) -> tuple[float, float]:
     return (max(least, 0.0), most) if share_above_zero > NEARLY_NONE else (least, most)
 
 
-def _tile(findings: Findings, channel: ChannelKey, row: int, value: float, low: float, high: float) -> dict[str, Any]:
-    tile: dict[str, Any] = {"row": row, "value": float(f"{value:.4g}")}
+def _seen(findings: Findings, channel: ChannelKey, row: int, low: float, high: float) -> dict[str, Any]:
+    """What a channel sees in an image: its map, the box that the strongest position sees, the pixels that excite it."""
+    tile: dict[str, Any] = {}
     values = findings.probed.maps[channel].get(row)
     if values is not None:
         tile["map"] = data_url(pictures.heat_png(values, low, high))

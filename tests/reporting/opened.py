@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,24 @@ class OpenedReport:
         self.data: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(self.scripts["packed-data"])))
 
     def channel(self, layer: str, channel: int) -> dict[str, Any]:
+        """A channel's content; every tile with what is kept once for its image."""
         index = self.data["pages"].index([layer, channel])
         content: dict[str, Any] = json.loads(self.scripts[f"channel-{index}"])
+        seen = content.pop("seen")
+        for tile in _tiles(content):
+            tile |= seen[str(tile["row"])]
         return content
 
     def image(self, row: int) -> npt.NDArray[np.float64]:
         return pixels(self.scripts[f"image-{row}"])
+
+
+def _tiles(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict) and "row" in value:
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tiles(inner)
 
 
 def pixels(url: str, mode: str = "L") -> npt.NDArray[np.float64]:

@@ -101,7 +101,9 @@ const rowLabel = (row) => {
 
 function pictureTiles(tiles, name, what) {
   const { layer } = state.names[state.placeOf.get(name)];
-  return tiles.map((tile) => {
+  const { seen } = channelData(state.pageOf.get(name));
+  return tiles.map((shown) => {
+    const tile = { ...seen[shown.row], ...shown };
     const entry = state.data.rows[tile.row] || {};
     return { src: pictureOf(tile.row), map: tile.map, attribution: tile.attribution, box: tile.box, pixels: state.smallImages, label: [short(tile.value), rowLabel(tile.row), apartText(layer, tile.apart)].filter(Boolean).join(" · "),
       alt: `Image ${entry.file} row ${entry.row}${rowLabel(tile.row) ? ", " + rowLabel(tile.row) : ""}; ${what} of ${cut(name)}: ${short(tile.value)}`,
@@ -126,8 +128,8 @@ function exemplars(held, name) {
   if (!held.exemplars.length) return h("p", { class: "empty" }, "No exemplars were kept for this channel, or their images are no longer there.");
   return strip({ title: "Images that activate it most", name: `${name}-exemplars`, header: TILE_HEADER, tiles: pictureTiles(held.exemplars, name, "mean activation"),
     caption: "Of all images of the run, by the mean of the activation map, which lies over each: clear where it is zero or below (where nearly all of it is below: at its least), bright where it is largest. Below, that mean."
-      + (held.exemplars.some((tile) => tile.box) ? " Each is cut to what the map's largest value sees; click for the whole image." : "")
-      + (held.exemplars.some((tile) => tile.attribution) ? " Attribution: the pixels that raise that value (gradient × input), of the first images. The map is coarse: a position sees more than the pixels it lies over." : "") });
+      + (held.exemplars.some((tile) => held.seen[tile.row].box) ? " Each is cut to what the map's largest value sees; click for the whole image." : "")
+      + (held.exemplars.some((tile) => held.seen[tile.row].attribution) ? " Attribution: the pixels that raise that value (gradient × input), of the first images. The map is coarse: a position sees more than the pixels it lies over." : "") });
 }
 
 function ofGroup(held, name) {
