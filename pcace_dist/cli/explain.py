@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pcace_dist.cli.arguments import add_choice, add_run, count
@@ -10,14 +11,14 @@ from pcace_dist.cli.parser import AddVerb
 from pcace_dist.progress.terminal import tell
 
 if TYPE_CHECKING:
-    from pcace_dist.commands.explain.explained import Explained
+    from pcace_dist.commands.explain.explained import ChannelPart, Explained
 
-LEGEND = """
-fires:   percent of the run's images on which the channel is less active
-adds:    what it contributes to the target, to first order
-checked: how much lower the target is with its mean map in its place
-tells:   by how many deviations it alone makes one expect the target
-         above (or below) the mean"""
+LEGEND = {
+    "fires": "percent of the run's images on which the channel is less active",
+    "adds": "what it contributes to the target, to first order",
+    "checked": "how much lower the target is with its mean map in its place",
+    "tells": "deviations above the mean that it alone makes one expect of the target",
+}
 
 
 def add_verb(add: AddVerb) -> None:
@@ -88,17 +89,24 @@ def _print(explained: Explained) -> None:
         tell(f"note: {note}")
     title = explained.target + ("" if explained.group is None else f", group {explained.group}")
     title += "" if explained.value is None else f": {explained.value:.3f}"
-    names = ("fires", "adds", "checked", "tells")
-    columns = [Column("layer", name=True), Column("channel"), Column("rank", drop=1), *map(Column, names)]
+    numbers: dict[str, Callable[[ChannelPart], str]] = {
+        "fires": lambda channel: number(channel.percentile, 1),
+        "adds": lambda channel: number(channel.adds),
+        "checked": lambda channel: number(channel.checked),
+        "tells": lambda channel: number(channel.tells),
+    }
+    known = {name: show for name, show in numbers.items() if any(map(show, explained.channels))}
+    columns = [Column("layer", name=True), Column("channel"), Column("rank", drop=1), *map(Column, known)]
     rows = [
         [
             channel.layer,
             str(channel.channel),
             number(channel.rank, 0),
-            number(channel.percentile, 1),
-            *(number(value) for value in (channel.adds, channel.checked, channel.tells)),
+            *(show(channel) for show in known.values()),
         ]
         for channel in explained.channels
     ]
     print_table(Table(title, columns, rows))
-    tell(LEGEND)
+    tell("")
+    for name in known:
+        tell(f"{name + ':':9}{LEGEND[name]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -44,6 +45,18 @@ def near(one: pa.Table, other: pa.Table) -> None:
 
 def rank(job: str, *overrides: str) -> int:
     return main(["rank", job, *(part for override in overrides for part in ("--set", override))])
+
+
+def test_an_image_is_explained_and_tables_are_exported(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "runs/finished", "part-00000.parquet#3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["notes"][0].startswith("what each channel adds is not known: the run has no effects")
+    best = told["channels"][0]
+    assert best["adds"] is None and abs(best["tells"]) >= abs(told["channels"][-1]["tells"]) > 0
+    assert main(["explain", "runs/pooled", "part-00000.parquet#3", "--json"]) == 2
+    assert "runs/extended, which is gone or elsewhere; its images" in capsys.readouterr().err
+    assert main(["export", "runs/pooled", "--to", "csv", "--out", "tables"]) == 0
+    assert (moved / "tables" / "rankings.csv").read_text().count("\n") == 1 + open_run("runs/pooled").ranking().num_rows
 
 
 def test_they_are_shown(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:

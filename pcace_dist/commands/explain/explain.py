@@ -17,7 +17,7 @@ from pcace_dist.commands.explain.image_pass import ImagePass, LayerPass
 from pcace_dist.config.choice import Wanted, choose
 from pcace_dist.config.targets import have_classes
 from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
-from pcace_dist.errors import JobError
+from pcace_dist.errors import JobError, OutputError
 from pcace_dist.reporting.sight.tokens import NO_TOKENS, TokenLayer, token_layers
 from pcace_dist.reporting.source import ReportSource, open_report_source
 
@@ -49,6 +49,7 @@ def explain(run: Run, image: str, settings: ExplainSettings, step: Step = lambda
     """
     step("reading the run")
     source = open_report_source(run.path, layers=settings.layers)
+    _refuse_without_origin(source)
     target = _one("target", settings.target, source.ranking.targets, source.ranking.names.target_names, run.path) or 0
     given = read_image(source, image)
     step("loading the model")
@@ -68,6 +69,16 @@ def tokens_of(source: ReportSource, model: torch.nn.Module, layers: Iterable[str
     """How the tokens of these layers lie on the image."""
     shapes = {name: source.plan.layer(name).shape for name in layers}
     return token_layers(model, shapes, (source.origin.job.model.input.image_channels, *source.image_shape))
+
+
+def _refuse_without_origin(source: ReportSource) -> None:
+    """Raise OutputError for a run from kept codes where the run that read the images is gone."""
+    codes = source.summary.get("from_codes")
+    if codes is not None and source.origin.run.path == source.run.path:
+        raise OutputError(
+            f"{source.run.path}: was ranked from the codes of {codes}, which is gone or elsewhere; its images and its "
+            "model are those of that run"
+        )
 
 
 def _one(

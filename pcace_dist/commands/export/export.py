@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pcace_dist.artifacts.run import Run
-from pcace_dist.commands.export.fiftyone import fiftyone_files
 from pcace_dist.commands.export.folder import Folder, Step
 from pcace_dist.commands.export.mlflow_run import EXPERIMENT, to_mlflow
 from pcace_dist.commands.export.record import RunRecord, Tracked
@@ -65,6 +64,8 @@ def _to_folder(run: Run, settings: ExportSettings, step: Step) -> Exported:
     folder = Folder(url, run.storage)
     if not settings.force:
         folder.refuse_what_is_there()
+    from pcace_dist.commands.export.fiftyone import fiftyone_files  # with the report's modules
+
     notes: list[str] = []
     content: dict[str, Callable[[], Iterator[tuple[str, bytes]]]] = {
         "csv": lambda: csv_files(run),

@@ -18,7 +18,9 @@ from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
 from pcace_dist.commands.export.export import ExportSettings, export
 from pcace_dist.commands.export.tables import flat
+from pcace_dist.storage.files import Storage
 from tests.reporting.square import GROUPS
+from tests.servers import moto_server, s3_environment
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -149,6 +151,25 @@ def test_no_image_goes_out_where_none_may_be_shown(
     assert main(["export", str(run), "--to", "fiftyone", "--out", str(tmp_path / "out")]) == 2
     assert f"{run}: was ranked with `shown: none`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.jobs
+def test_a_run_on_s3_is_exported_to_s3(square_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    export(open_run(str(square_run)), ExportSettings("csv", out=str(tmp_path / "here")))
+    with moto_server() as endpoint:
+        for name, value in s3_environment(endpoint).items():
+            monkeypatch.setenv(name, value)
+        storage = Storage()
+        bucket = storage.s3_client("s3://bucket")
+        bucket.create_bucket(Bucket="bucket")  # type: ignore[attr-defined]
+        for name, data in content(square_run).items():
+            if not name.startswith("attempts/"):
+                storage.put_bytes(data, f"s3://bucket/squares/{name}")
+        options = ["--to", "csv", "--out", "s3://bucket/tables"]
+        assert main(["export", "s3://bucket/squares", *options]) == 0
+        there = {file.url: storage.read_bytes(file.url) for file in storage.list("s3://bucket/tables")}
+        assert there == {f"s3://bucket/tables/{name}": data for name, data in content(tmp_path / "here").items()}
+        assert main(["export", "s3://bucket/squares", *options]) == 2  # not empty
 
 
 def test_nested_keys_are_joined_and_lists_stay() -> None:
