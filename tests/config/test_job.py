@@ -97,6 +97,7 @@ def test_what_the_model_said_is_the_job_that_has_it_written() -> None:
 def test_the_default_of_before_is_outside_of_the_fingerprint() -> None:
     assert "crop_offset" not in job("model.input.crop_offset=round").dependent()["model"]["input"]
     assert job("model.input.crop_offset=floor").dependent()["model"]["input"]["crop_offset"] == "floor"
+    assert "shown" not in job().dependent() and job("shown=none").dependent()["shown"] == "none"
 
 
 def test_the_schema_knows_auto() -> None:

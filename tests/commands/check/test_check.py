@@ -60,6 +60,11 @@ def test_a_good_job_has_no_errors_and_a_contact_sheet(data: Path, tmp_path: Path
     assert not (tmp_path / "run").exists(), "a check leaves nothing where the run will be"
 
 
+def test_images_that_must_not_be_shown_are_in_no_contact_sheet(data: Path, tmp_path: Path) -> None:
+    result = checked(data, tmp_path, shown="none", images=20)
+    assert result.exit_code == 0 and result.sheet is None and not (tmp_path / "out").exists()
+
+
 def test_all_mistakes_are_named_at_once(data: Path, tmp_path: Path) -> None:
     job = digits_job(data, tmp_path / "run", layers=["conv1", "conv9"], group_by="town")
     job["dataset"] |= {"label": "labl", "id": "nme", "imag": "x"}
