@@ -28,6 +28,7 @@ from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute
 from pcace_dist.datasets.groups import name_of
 from pcace_dist.errors import UserError
+from pcace_dist.statistics.folds import BLAKE2B
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Verdict = Literal["same", "moved", "not comparable"]
@@ -78,6 +79,13 @@ class RunFacts:
     images: int
     files: frozenset[tuple[str, int, str]]
     source: str
+    fold_hash: str
+
+    @property
+    def folds(self) -> tuple[int, str]:
+        """What assigns an image to a fold: their number; and the column, or the hash of the image's bytes."""
+        by = self.job.dataset.fold_by
+        return self.job.statistics.folds, f"column {by}" if by else self.fold_hash
 
     @staticmethod
     def of(run: Run) -> RunFacts:
@@ -99,6 +107,7 @@ class RunFacts:
             images=summary["images"],
             files=frozenset((p["key"], p["size"], p["version"]) for p in row_groups),
             source=summary.get("from_codes") or absolute(run.path),
+            fold_hash=summary.get("fold_hash", BLAKE2B),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -251,9 +260,7 @@ def compare_tables(
 def noise_between(run_a: RunFacts, run_b: RunFacts) -> Noise:
     """The noise between two runs. Paired: they share images and assign folds alike. Different plans add noise, even
     with the same images."""
-    job_a, job_b = run_a.job, run_b.job
-    same_folds = (job_a.statistics.folds, job_a.dataset.fold_by) == (job_b.statistics.folds, job_b.dataset.fold_by)
-    paired = same_folds and _share_images(run_a, run_b)
+    paired = run_a.folds == run_b.folds and _share_images(run_a, run_b)
     if run_a.plan == run_b.plan:
         return Noise(paired, (None, None))
     pilots = [min(facts.job.statistics.pilot, max(1, facts.images)) for facts in (run_a, run_b)]

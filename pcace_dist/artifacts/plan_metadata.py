@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pcace_dist.models.precision import CONTIGUOUS, Numerics
+from pcace_dist.statistics.folds import BLAKE2B
 from pcace_dist.statistics.plan import Plan
 
 
@@ -16,7 +17,7 @@ class PlanMetadata:
     `image_shape` is (H, W) as the model gets it, `weights` the digest of the loaded weights, `numeric_class` what the
     bits depend on, `weight_norms` the L2 norm of each channel's weights by layer (None for a layer without weights),
     `decode` what decodes the images (cpu or gpu), `channel_axes` the layers whose channels do not lie where the rule of
-    models/tap.py says: first or last (models/layouts.py).
+    models/tap.py says: first or last (models/layouts.py), `fold_hash` the hash of the fold keys (statistics/folds.py).
     """
 
     batch: int
@@ -29,6 +30,7 @@ class PlanMetadata:
     layout: str = CONTIGUOUS  # of plans that do not say
     decode: str = "cpu"  # the same
     channel_axes: dict[str, str] = field(default_factory=dict)
+    fold_hash: str = BLAKE2B  # the same
 
     @property
     def numerics(self) -> Numerics:
@@ -45,4 +47,6 @@ class PlanMetadata:
         fields = asdict(self) | {"image_shape": list(self.image_shape)}
         if not self.channel_axes:
             del fields["channel_axes"]  # a plan without such layers keeps its digest
+        if self.fold_hash == BLAKE2B:
+            del fields["fold_hash"]  # likewise an older plan
         return fields

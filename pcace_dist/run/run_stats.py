@@ -303,6 +303,7 @@ class RunStats:
                 "layout": metadata.layout,
                 "decode": metadata.decode,
                 "batch": metadata.batch,
+                "fold_hash": metadata.fold_hash,
                 "numeric_classes": self._numeric_classes(metadata.numeric_class),
                 "check_codes_differing": self._differing(),
                 "explained_variance": {

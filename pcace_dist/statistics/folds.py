@@ -1,23 +1,44 @@
 """Jackknife folds: which one a row belongs to, and residuals by fold.
 
 Pure: no I/O, no Ray. A fold is a hash of the image's bytes, or of the value of `fold_by`. It depends on content alone
-(blake2b, never Python's salted hash). So it is the same for any sharding, worker or run, and duplicates of an image are
-in one fold.
+(never Python's salted hash). So it is the same for any sharding, worker or run, and duplicates of an image are in one
+fold. Which hash it is stands in the plan.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import SupportsIndex, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from pcace_dist.errors import StatisticsError
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 
-def key_of_bytes(data: bytes | bytearray | memoryview) -> int:
-    """The fold key of an image from its undecoded bytes: blake2b, 64 bits. The fold is the key modulo their number."""
+Bytes: TypeAlias = bytes | bytearray | memoryview
+
+XXH3, BLAKE2B = "xxh3", "blake2b"
+FOLD_HASH = XXH3  # of new plans: 2 us for 110 KB, where blake2b takes 115
+
+
+def fold_hash(name: str) -> Callable[[Bytes], int]:
+    """The hash of a plan: the fold key of an image, 64 bits, from its undecoded bytes. The fold is the key modulo their
+    number. Raises StatisticsError for a hash that is not known here."""
+    if name == XXH3:
+        from xxhash import xxh3_64_intdigest  # here, so that plans with the other one do without
+
+        return xxh3_64_intdigest
+    if name == BLAKE2B:
+        return key_of_bytes
+    raise StatisticsError(f"the plan's fold_hash is {name}, which is not known here; use the version that wrote it")
+
+
+def key_of_bytes(data: Bytes) -> int:
+    """The first 64 bits of blake2b: fold keys of plans that name no hash, and of values."""
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
 

@@ -200,7 +200,7 @@ class Engine:
 
     def _reader(self, metadata: PlanMetadata) -> UnitReader:
         options = replace(
-            self.spec.loader_options(metadata.batch),
+            self.spec.loader_options(metadata.batch, metadata.fold_hash),
             image_shape=metadata.image_shape,
             channels_last=metadata.layout == CHANNELS_LAST,
             pinned=self.device.type == "cuda",

@@ -46,6 +46,7 @@ from pcace_dist.models.precision import AUTO, FLOAT32, Numerics, choose_numerics
 from pcace_dist.models.steadiness import check_steady
 from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.effects.scores import NOT_OF_THE_MODEL, OFF
+from pcace_dist.statistics.folds import FOLD_HASH
 from pcace_dist.statistics.plan import Plan, TargetPlan, build_plan
 from pcace_dist.statistics.plan_noise.half_samples import HalfSamples
 from pcace_dist.statistics.plan_noise.noise import PlanNoise
@@ -132,6 +133,7 @@ def make_plan(
     given_metadata = None if given_plan is None else PlanMetadata.of(given_plan)
     fixed_batch = spec.compute.fixed_batch or (None if given_metadata is None else given_metadata.batch)
     decode = choose_decoder(spec.model.input.decode, device) if given_metadata is None else given_metadata.decode
+    hash_name = FOLD_HASH if given_metadata is None else given_metadata.fold_hash
     rows = PilotRows(
         spec,
         listing,
@@ -139,6 +141,7 @@ def make_plan(
         has_plan=given_plan is not None,
         device=device,
         decode=decode,
+        hash_name=hash_name,
         check=check,
     )
     with closing(rows):
@@ -150,7 +153,7 @@ def make_plan(
             setting = _with_effects(setting, rows.first.images, listing.rows)
         pilot = first_pass(setting, rows, fixed_batch)
         warnings = pilot_warnings(spec, list(rows), pilot.predicted, pilot.outputs)
-    metadata = _metadata(setting, pilot, image, weights, axes)
+    metadata = replace(_metadata(setting, pilot, image, weights, axes), fold_hash=hash_name)
     if given_plan is None:
         plan = _build(setting, pilot, metadata)
         plan = replace(plan, effects=_effects(setting, pilot, rows))

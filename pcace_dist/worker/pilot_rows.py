@@ -33,6 +33,7 @@ class PilotRows:
         has_plan: bool,
         device: torch.device,
         decode: str,
+        hash_name: str,
         check: Callable[[], None],
     ) -> None:
         """batch: rows that are read at a time. `check` is called before every batch. Raises DatasetError."""
@@ -40,7 +41,7 @@ class PilotRows:
         self._listing = listing
         self._units: WholeUnits | None = None
         self.most_rows = min(listing.rows, CHECK_ROWS if has_plan else spec.statistics.pilot)
-        self._options = options = spec.loader_options(batch)
+        self._options = options = spec.loader_options(batch, hash_name)
         if not has_plan and device.type == "cpu" and takes_all(listing, spec.statistics.pilot):
             units = make_units(listing, rows_per_unit(listing))
             self._units = WholeUnits(units, options)

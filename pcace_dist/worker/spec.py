@@ -59,10 +59,10 @@ class WorkSpec:
 
         return ImageSpec(**vars(self.model.input), limits=self.limits)
 
-    def loader_options(self, batch_size: int) -> LoaderOptions:
-        """How this job's rows are read, in batches of `batch_size`, with the fold keys of the statistic."""
+    def loader_options(self, batch_size: int, hash_name: str) -> LoaderOptions:
+        """How this job's rows are read, in batches of `batch_size`, with fold keys by the plan's hash."""
         from pcace_dist.datasets.loader import LoaderOptions
-        from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+        from pcace_dist.statistics.folds import fold_hash, key_of_value
 
         return LoaderOptions(
             self.dataset,
@@ -70,7 +70,7 @@ class WorkSpec:
             self.storage,
             batch_size=batch_size,
             threads=self.threads,
-            fold_bytes=key_of_bytes,
+            fold_bytes=fold_hash(hash_name),
             fold_value=key_of_value,
         )
 

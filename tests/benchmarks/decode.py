@@ -25,7 +25,7 @@ from pcace_dist.datasets.images import ImageSpec, decode, image_size, scale_of
 from pcace_dist.datasets.listing import list_dataset
 from pcace_dist.datasets.loader import LoaderOptions, UnitReader
 from pcace_dist.datasets.units import make_units
-from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+from pcace_dist.statistics.folds import FOLD_HASH, fold_hash, key_of_value
 from pcace_dist.storage.files import Storage
 from pcace_dist.worker.allocator import keep_memory
 from tests.benchmarks.harness import Answer, Settings, Value, take_turns, timed
@@ -121,7 +121,7 @@ def reading(folder: Path, images: Sequence[bytes], spec: ImageSpec, *, channels_
                 spec,
                 Storage({}),
                 batch_size=32,
-                fold_bytes=key_of_bytes,
+                fold_bytes=fold_hash(FOLD_HASH),
                 fold_value=key_of_value,
                 channels_last=channels_last,
             )

@@ -11,8 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pcace_dist.analysis.compare import compare_runs
+from pcace_dist.artifacts.codes import open_codes
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
+from pcace_dist.statistics.folds import BLAKE2B, XXH3, fold_hash
+from pcace_dist.storage.files import Storage
 
 RUNS = Path(__file__).with_name("runs-0.1.0.tgz")
 
@@ -41,6 +45,16 @@ def near(one: pa.Table, other: pa.Table) -> None:
     )
     mine, theirs = (np.array(table["score"].to_pylist(), float) for table in (one, other))
     np.testing.assert_allclose(mine, theirs, atol=0.02)
+
+
+def assert_folds_are_by(hash_name: str, run: str) -> None:
+    """Every image has the fold key of this hash, and the summary names it."""
+    images = [image["bytes"] for image in pq.read_table("data", columns=["image"])["image"].to_pylist()]
+    codes = open_codes(run, Storage({}))
+    assert codes is not None
+    keys = codes.read_rows(["fold_key"])["fold_key"].to_pylist()
+    assert sorted(keys) == sorted(map(fold_hash(hash_name), images))
+    assert open_run(run).summary["fold_hash"] == hash_name
 
 
 def rank(job: str, *overrides: str) -> int:
@@ -83,6 +97,7 @@ def test_a_finished_one_is_finished(moved: Path, capsys: pytest.CaptureFixture[s
 def test_they_are_extended(moved: Path) -> None:
     assert rank("runs/extended/job.yaml", "output=again", "compute.exact=off") == 0
     near(open_run("again").ranking(), pq.read_table("runs/extended/rankings.parquet"))
+    assert_folds_are_by(BLAKE2B, "again")
 
 
 def test_their_codes_answer(moved: Path) -> None:
@@ -102,6 +117,16 @@ def test_their_plan_is_taken(moved: Path) -> None:
         == 0
     )
     near(open_run("again").ranking(), pq.read_table("runs/extended/rankings.parquet"))
+    assert_folds_are_by(BLAKE2B, "again")
+
+
+def test_a_new_plan_has_the_new_folds_and_scores_about_the_same(moved: Path) -> None:
+    assert rank("runs/extended/job.yaml", "output=again", "extend=null") == 0
+    assert_folds_are_by(XXH3, "again")
+    mine, theirs = open_run("again").ranking(), pq.read_table("runs/extended/rankings.parquet")
+    assert mine["images"].to_pylist() == theirs["images"].to_pylist()
+    comparison = compare_runs(open_run("again"), open_run("runs/extended"))
+    assert not comparison.noise.paired and comparison.verdict == "same"
 
 
 def test_sets_are_selected_by_score_with_one_more_pass(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:

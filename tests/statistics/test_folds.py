@@ -3,10 +3,13 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import numpy as np
+import pytest
+from xxhash import xxh3_64_intdigest
 
-from pcace_dist.statistics.folds import key_of_bytes, key_of_value
+from pcace_dist.errors import StatisticsError
+from pcace_dist.statistics.folds import BLAKE2B, XXH3, fold_hash, key_of_bytes, key_of_value
 
-KNOWN = [4, 0, 5, 2, 5, 8, 8, 12]
+KNOWN = {"blake2b": [4, 0, 5, 2, 5, 8, 8, 12], "xxh3": [11, 11, 15, 13, 2, 2, 5, 15]}
 
 
 def test_fold_is_blake2b_of_the_bytes() -> None:
@@ -14,12 +17,26 @@ def test_fold_is_blake2b_of_the_bytes() -> None:
     assert key_of_bytes(b"image") % 16 == int.from_bytes(digest, "little") % 16
 
 
-def test_known_folds_never_change() -> None:
-    assert [key_of_bytes(bytes([byte])) % 16 for byte in range(8)] == KNOWN
+@pytest.mark.parametrize("name", [BLAKE2B, XXH3])
+def test_known_folds_never_change(name: str) -> None:
+    assert [fold_hash(name)(bytes([byte])) % 16 for byte in range(8)] == KNOWN[name]
 
 
-def test_folds_are_about_equally_full() -> None:
-    counts = np.bincount([key_of_bytes(str(row).encode()) % 16 for row in range(16_000)], minlength=16)
+def test_new_plans_hash_the_bytes_with_xxh3_wherever_they_lie() -> None:
+    data = bytes(range(256)) * 500
+    for held in (data, bytearray(data), memoryview(b"before" + data)[6:]):
+        assert fold_hash(XXH3)(held) == xxh3_64_intdigest(data) < 2**64
+        assert fold_hash(BLAKE2B)(held) == key_of_bytes(data)
+
+
+def test_a_hash_of_a_later_version_is_refused_by_name() -> None:
+    with pytest.raises(StatisticsError, match="fold_hash is sha3"):
+        fold_hash("sha3")
+
+
+@pytest.mark.parametrize("name", [BLAKE2B, XXH3])
+def test_folds_are_about_equally_full(name: str) -> None:
+    counts = np.bincount([fold_hash(name)(str(row).encode()) % 16 for row in range(16_000)], minlength=16)
     assert counts.min() > 850 and counts.max() < 1150
 
 

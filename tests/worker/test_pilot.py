@@ -20,6 +20,7 @@ from pcace_dist.datasets.loader import Batch
 from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.models.forward import Forward
 from pcace_dist.run.prepare import Preparation, prepare
+from pcace_dist.statistics.folds import FOLD_HASH
 from pcace_dist.worker import pilot as pilot_module
 from pcace_dist.worker import pilot_maps
 from pcace_dist.worker.pilot import Piloted, make_plan
@@ -76,6 +77,7 @@ def rows_of(preparation: Preparation, *, has_plan: bool = False, batch: int = BA
         has_plan=has_plan,
         device=CPU,
         decode="cpu",
+        hash_name=FOLD_HASH,
         check=lambda: None,
     )
 

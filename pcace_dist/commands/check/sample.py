@@ -16,6 +16,7 @@ from pcace_dist.models.forward import Forward
 from pcace_dist.models.precision import Numerics
 from pcace_dist.models.targets import target_values
 from pcace_dist.run.prepare import Preparation
+from pcace_dist.statistics.folds import FOLD_HASH
 from pcace_dist.worker.pilot_labels import check_labels, seen_labels
 
 BATCH = 16
@@ -52,7 +53,7 @@ class Sample:
 def take_sample(preparation: Preparation, rows: int) -> Sample:
     """Read and forward about `rows` rows. Raises DatasetError or ModelError as the pilot would."""
     spec = preparation.spec
-    options = replace(spec.loader_options(BATCH), dataset=replace(spec.dataset, keep=True))
+    options = replace(spec.loader_options(BATCH, FOLD_HASH), dataset=replace(spec.dataset, keep=True))
     began = time.perf_counter()
     batches = list(pilot_rows(preparation.listing, rows, options, max_row_groups=ROW_GROUPS))
     read = time.perf_counter() - began

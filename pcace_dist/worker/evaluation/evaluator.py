@@ -204,9 +204,10 @@ class Evaluator:
 
     def _read(self, listing: Listing) -> EvaluationRows:
         spec = self._engine.spec
+        metadata = PlanMetadata.of(self._plan)
         options = replace(
-            spec.loader_options(self._forward.batch_size),
-            decoder=decoder_of(PlanMetadata.of(self._plan).decode, self._engine.device),
+            spec.loader_options(self._forward.batch_size, metadata.fold_hash),
+            decoder=decoder_of(metadata.decode, self._engine.device),
         )
         batches = list(pilot_rows(listing, self._evaluation.images, options))
         if tuple(batches[0].images.shape[-2:]) != self._shape:
