@@ -1,6 +1,7 @@
 """`make bench`: every question once, a table for each on the screen and everything in one JSON file.
 
     python -m tests.benchmarks [--quick] [--only NAME ...] [--photos DIR] [--full-size] [--json benchmarks.json]
+                               [--compare EARLIER.json]
 
 Each question runs in a process of its own; all figures that are compared come from one run, taking turns, repeated.
 """
@@ -18,13 +19,19 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.benchmarks.earlier import print_ratios, read_earlier
 from tests.benchmarks.harness import Asked, Settings, alone, described, machine, print_answer, to_json, write_json
 from tests.benchmarks.registry import all_names, ask, names, title_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 where every question found its answer."""
+    """0 where every question found its answer; 2 where the file to compare with is none."""
     asked_for = _parser().parse_args(arguments)
+    try:
+        earlier = None if asked_for.compare is None else read_earlier(asked_for.compare)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     os.environ.pop("RAY_ADDRESS", None)
     console = Console(width=None if sys.stdout.isatty() else 160)
     facts = alone(machine)
@@ -42,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             answers.append(_ask(name, settings))
             print_answer(answers[-1], console)
             write_json(asked_for.json, to_json(answers, settings, facts))
+    if earlier is not None:
+        print_ratios(earlier, to_json(answers, settings, facts), console)
     console.print(f"all figures: {asked_for.json}", highlight=False)
     return int(any(one.answer is None for one in answers))
 
@@ -67,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, help="rounds (3; quick: 1)")
     parser.add_argument("--photos", type=Path, help="a folder of Parquet files with JPEGs (else they are generated)")
     parser.add_argument("--full-size", action="store_true", help="codes_scale with the rows of ImageNet: an hour")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="print ratios to the figures of an earlier --json")
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"))
     return parser
 
