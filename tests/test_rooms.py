@@ -23,13 +23,14 @@ PACKAGE = Path(pcace_dist.__file__).parent
 # From the ground up. Each room may import itself, errors, and the rooms that are named.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "vision": set(),
     "progress": set(),
     "storage": set(),
     "statistics": set(),
-    "datasets": {"progress", "storage"},
+    "datasets": {"vision", "progress", "storage"},
     "packing": {"progress", "storage", "datasets"},
     "config": {"progress", "storage", "datasets"},
-    "models": {"statistics", "config"},
+    "models": {"vision", "statistics", "config"},
     "ledger": {"storage"},
     "artifacts": {"storage", "statistics", "models", "datasets", "config", "ledger"},
     "checks": {"statistics", "models", "datasets", "config"},

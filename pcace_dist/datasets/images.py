@@ -29,10 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.io  # noqa: F401 - registers torch.ops.image
 from PIL import Image, JpegImagePlugin
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from pcace_dist.datasets.decoding.jpeg_header import jpeg_exif, jpeg_size
 from pcace_dist.datasets.decoding.orientation import AS_STORED, orientation_in, turned, turned_size
@@ -41,6 +38,7 @@ from pcace_dist.datasets.decoding.tensors import decode_array
 from pcace_dist.datasets.formats import HEAD, Encoded, format_of
 from pcace_dist.datasets.sections import TENSOR, Input, Limits
 from pcace_dist.errors import RowError
+from pcace_dist.vision import InterpolationMode, functional
 
 Pixels = np.ndarray[Any, np.dtype[Any]]  # (C, H, W), uint8; of mode tensor float32
 TORCHVISION_MODE = {"L": 1, "RGB": 3}  # the value is also the number of channels

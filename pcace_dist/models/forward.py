@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 import PIL
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from pcace_dist.errors import ModelError, PcaceError
@@ -27,6 +26,7 @@ from pcace_dist.models.precision import Numerics, convert_model
 from pcace_dist.models.tap import LayerTap, Receive
 from pcace_dist.statistics.effects.positions import block_sums
 from pcace_dist.statistics.loops.compiled import version as compiler
+from pcace_dist.vision import torchvision
 
 TOKENS = "input_ids"  # the first argument of a model for text, or for text and images
 

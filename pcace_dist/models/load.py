@@ -21,7 +21,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -32,6 +31,8 @@ from pcace_dist.models.in_memory import is_in_memory, recall
 from pcace_dist.models.library.origin import TORCHVISION, nearest, what_would_do
 from pcace_dist.models.outputs import choose_output
 from pcace_dist.models.reduction import reduce_maps
+from pcace_dist.models.settings import deterministic_only
+from pcace_dist.vision import torchvision
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def _undisturbed() -> Iterator[None]:
         torch.set_default_dtype(dtype)
         torch.set_default_device(None)
         torch.set_grad_enabled(gradients)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        deterministic_only(deterministic, warn_only=warn_only)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         if os.getcwd() != directory:

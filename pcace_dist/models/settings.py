@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -17,13 +18,22 @@ def set_deterministic(threads: int, *, strict: bool = True) -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; it must not choose by itself
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    deterministic_only(True, warn_only=not strict)
     # filling new memory costs time, and nothing reads it before it is written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
+
+
+def deterministic_only(wanted: bool, *, warn_only: bool = False) -> None:
+    """`torch.use_deterministic_algorithms`, which would load the compiler of torch.compile (a second and more) only to
+    tell it. So the compiler is told only where it is loaded."""
+    if "torch._inductor" in sys.modules:
+        torch.use_deterministic_algorithms(wanted, warn_only=warn_only)
+    else:
+        torch.set_deterministic_debug_mode(("warn" if warn_only else "error") if wanted else "default")
 
 
 @contextlib.contextmanager
@@ -40,7 +50,7 @@ def settings_restored() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        deterministic_only(deterministic, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
         cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = cudnn_flags
         torch.set_float32_matmul_precision(matmul)

@@ -21,6 +21,7 @@ from pcace_dist.datasets.decoding.thumbnail import data_url, thumbnail
 from pcace_dist.errors import DatasetError, JobError, ModelError, PcaceError, UserError, require_packages
 from pcace_dist.models.in_memory import GONE, is_gone
 from pcace_dist.models.inputs import Normalise
+from pcace_dist.models.settings import deterministic_only
 from pcace_dist.reporting import content, pictures
 from pcace_dist.reporting.comparison import compare
 from pcace_dist.reporting.evidence import growth
@@ -203,13 +204,13 @@ def without_inplace(model: nn.Module) -> nn.Module:
 def quiet_backends() -> Iterator[None]:
     """Deterministic algorithms where there are any; no warnings of libraries on the user's screen."""
     was_deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic_only(True, warn_only=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.use_deterministic_algorithms(was_deterministic)
+        deterministic_only(was_deterministic)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-import torchvision
 from torch import nn
+
+from pcace_dist.vision import torchvision
 
 TORCHVISION, TIMM, TRANSFORMERS = "torchvision", "timm", "transformers"
 RANDOM, FACTORY = "random", "factory"  # what model.weights may say besides a file
