@@ -33,7 +33,7 @@ from pcace_dist.storage.files import first_line
 REPORT = "report.html"
 NAME_CELLS = 160  # of a name on a page
 SENTENCE_CELLS = 800
-LIVE = {"list": 5, "unread": 1, "run": 2}  # seconds between two looks of a page that is open
+LIVE = {"unread": 1, "works": 5, "quiet": 30, "run": 2}  # seconds between two looks of a page that is open
 TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
@@ -92,10 +92,10 @@ class Pages:
     def listing(self, request: Request) -> Response:
         look, query = self._catalog.look(), dict(request.query_params)
         rows = select(look.runs, query)
-        works = any(row.state == State.RUNNING for row in rows)
+        pace = "unread" if look.unread else "works" if any(row.state == State.RUNNING for row in rows) else "quiet"
         return self._page(
             "list",
-            every=LIVE["unread"] if look.unread else LIVE["list"] if works else None,
+            every=LIVE[pace],
             look=look,
             rows=rows[:MOST],
             hidden=len(rows) - len(rows[:MOST]),

@@ -101,7 +101,7 @@ def ranking_of(run: Run, choice: Choice, top: int | None) -> pa.Table:
 
 
 def records_of(run: Run, choice: Choice, top: int | None) -> list[dict[str, Any]]:
-    """The same as records, as `pcace show --json` has them. Raises UserError where there are too many."""
+    """The same as records, with all columns of the ranking. Raises UserError where there are too many."""
     table = ranking_of(run, choice, top)
     if len(table) > MOST_RECORDS:
         raise UserError(

@@ -47,7 +47,7 @@ def serve(path: str, host: str, port: int, *, public: bool, open_browser: bool, 
         timeout_graceful_shutdown=2,
     )
     url = _url(host if host not in ("0.0.0.0", "::") else socket.gethostname(), listening.getsockname()[1])
-    if public:
+    if not _is_loopback(listening.getsockname()[0]):
         tell("others on the network can read these runs: there is no login")
     tell(f"runs below {path}: {url}   (Ctrl-C ends it)")
     if open_browser:
@@ -90,7 +90,7 @@ def _listen(host: str, port: int, public: bool) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError):
         raise UserError(f"--host {host}: is no name or address of this machine") from None
-    if not public and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
+    if not public and not _is_loopback(str(address[0])):
         raise UserError(
             f"--host {host}: others on the network could read these runs, as there is no login; add --public if they "
             "may, or leave --host out and come by `ssh -L`"
@@ -99,6 +99,10 @@ def _listen(host: str, port: int, public: bool) -> socket.socket:
         return socket.create_server((str(address[0]), port), family=family)
     except OSError as error:
         raise UserError(_cannot_listen(error, host, port)) from None
+
+
+def _is_loopback(address: str) -> bool:
+    return ip_address(address.partition("%")[0]).is_loopback
 
 
 def _cannot_listen(error: OSError, host: str, port: int) -> str:

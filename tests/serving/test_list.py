@@ -133,7 +133,8 @@ def test_the_folder_itself_may_be_a_run_or_empty(folder: Path, tmp_path: Path, s
     client = serve(folder / "team/monday")
     assert [row["name"] for row in client.get("/runs.json").json()["runs"]] == [""]
     assert "conv1" in client.get("/run?run=").text
-    assert "There is no run here yet" in serve(tmp_path).get("/").text
+    empty = serve(tmp_path).get("/").text
+    assert "There is no run here yet" in empty and 'data-every="30"' in empty
 
 
 def test_a_holder_elsewhere_is_believed_dead_once_its_lease_has_stood_still(

@@ -110,7 +110,7 @@ def test_list_search_and_two_runs_side_by_side(folder: Path) -> None:
 def test_a_real_run_is_shown_live_until_its_ranking_is_there(tmp_path: Path) -> None:
     write_planted(tmp_path / "data", 2400)
     job = planted_job(tmp_path / "data", tmp_path / "runs/slow")
-    job["model"] |= {"factory": "tests.faults.networks:slow", "kwargs": {"seconds": 0.5}}
+    job["model"] |= {"factory": "tests.faults.networks:slow", "kwargs": {"seconds": 1.0}}
     job["compute"] = {"batch": 64}
     (tmp_path / "job.json").write_text(json.dumps(job))
     write_run(tmp_path / "runs/finished", {"conv1": np.linspace(0.1, 0.9, 4)})
@@ -120,24 +120,20 @@ def test_a_real_run_is_shown_live_until_its_ranking_is_there(tmp_path: Path) -> 
         try:
             until(lambda: any(row["progress"] for row in started.get("runs.json")["runs"]))
             page, said, _ = opened(browser)
-            page.goto(started.url)
-            page.check("input[value='finished']")
-            page.focus("#rows a:text-is('finished')")
-            page.evaluate("window.rows = document.querySelector('#rows')")
-            page.wait_for_function("() => document.querySelector('#rows') !== window.rows", timeout=120_000)
-            assert page.is_checked("input[value='finished']")
-            assert page.evaluate("document.activeElement.textContent") == "finished"
             page.goto(f"{started.url}run?run=slow")
             assert page.inner_text("#status .state") == "running"
-            page.evaluate("window.same = true")  # until it is loaded anew
-            shown = page.get_attribute("#status progress", "value")
-            page.wait_for_function(
-                "shown => { const bar = document.querySelector('#status progress');"
-                " return bar && bar.getAttribute('value') !== shown; }",
-                arg=shown,
-                timeout=120_000,
-            )
-            assert page.evaluate("window.same") is True and "held by:" in page.inner_text("#status pre")
+            assert page.get_attribute("#status progress", "value") is not None
+            page.evaluate("window.before = document.querySelector('#status')")  # until the page is loaded anew
+            rows, _, _ = opened(browser)
+            rows.goto(started.url)
+            rows.check("input[value='finished']")
+            rows.focus("#rows a:text-is('finished')")
+            rows.evaluate("window.before = document.querySelector('#rows')")
+            page.wait_for_function("() => document.querySelector('#status') !== window.before", timeout=120_000)
+            assert page.evaluate("window.before.id") == "status" and "held by:" in page.inner_text("#status pre")
+            rows.wait_for_function("() => document.querySelector('#rows') !== window.before", timeout=120_000)
+            assert rows.is_checked("input[value='finished']")
+            assert rows.evaluate("document.activeElement.textContent") == "finished"
             page.wait_for_selector("h2:has-text('Ranking')", timeout=180_000)
             assert page.inner_text("#status .state") == "finished" and said == []
             assert driver.wait(60) == 0
