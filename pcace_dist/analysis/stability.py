@@ -156,9 +156,10 @@ class _Expected:
 
 
 def _by_fold(residual: Floats) -> Floats:
-    """Residuals (C, F) so scaled that their sum, each fold's times a normal value, is an error of the score."""
+    """Residuals (C, F) so scaled that their sum, each fold's times a normal value, is an error of the score. Without
+    what all channels have in common: it moves no rank, and is no part of the estimates' variance between channels."""
     folds = residual.shape[1]
-    return np.asarray(residual / np.sqrt(folds * (folds - 1)))
+    return np.asarray((residual - residual.mean(axis=0)) / np.sqrt(folds * (folds - 1)))
 
 
 def _enough(images: int, expected: _Expected) -> int | None:

@@ -84,6 +84,24 @@ def test_errors_that_channels_share_do_not_change_their_order() -> None:
     assert level.spearman_expected > 0.999 and level.overlap_expected > 0.99
 
 
+@pytest.mark.parametrize("own", [0.02, 0.05])
+def test_what_is_expected_holds_where_errors_are_mostly_shared(own: float) -> None:
+    """As large as the scores' own differences: without them taken out, no true difference would be left to expect."""
+    rng, shared = np.random.default_rng(13), 0.2
+    expected, seen = [], []
+    for _ in range(8):
+        true = rng.normal(0.3, 0.1, CHANNELS)
+        noise = shared * np.sqrt(FOLDS) * rng.normal(size=(1, FOLDS))
+        squared, pseudo = drawn(rng, true, own)
+        level = at(found(squared + noise.mean(), pseudo + noise), IMAGES)
+        expected.append((level.spearman_expected, level.overlap_expected))
+        for _ in range(20):
+            pair = [drawn(rng, true, own)[0] for _ in range(2)]
+            tops = [set(np.argsort(-scores)[:TOP]) for scores in pair]
+            seen.append((spearmanr(*pair).statistic, len(tops[0] & tops[1]) / TOP))
+    np.testing.assert_allclose(np.mean(expected, axis=0), np.mean(seen, axis=0), atol=0.05)
+
+
 def test_enough_images_are_enough() -> None:
     rng = np.random.default_rng(5)
     true = rng.normal(0.3, 0.1, CHANNELS)
