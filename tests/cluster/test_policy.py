@@ -65,7 +65,8 @@ def test_the_linter_finds_nothing_that_is_not_meant(tmp_path: Path) -> None:
     there.mkdir()
     for path in RENDERED.glob("*.yaml"):
         (there / path.name).write_text(yaml.safe_dump_all(as_pods(path)))
-    command = [venv / "bin/checkov", "-d", there, "--framework", "kubernetes", "--output", "json", "--skip-download"]
+    command: list[str | Path] = [venv / "bin/checkov", "-d", there]
+    command += ["--framework", "kubernetes", "--output", "json", "--skip-download"]
     env = os.environ | {"LOG_LEVEL": "ERROR"}
     found = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=600, env=env).stdout)
     assert found["summary"]["passed"] > 500
