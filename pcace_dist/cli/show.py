@@ -100,8 +100,8 @@ def _with_membership(run: Run, ranking: pa.Table, top: int, chosen: dict[str, An
     from pcace_dist.artifacts.reading.together import IN_TOP
 
     columns = {column.name: pa.nulls(len(ranking), column.type) for column in IN_TOP}
-    of_all_layers = {**chosen, "layer": None}
-    if run.ranking(**of_all_layers).num_rows <= MOST_CHANNELS:
+    of_all_layers = run.ranking(**{**chosen, "layer": None}) if chosen.get("layer") else ranking
+    if len(of_all_layers) <= MOST_CHANNELS:
         try:
             known = run.membership(top, **chosen)
             columns = {name: known[name] for name in columns}

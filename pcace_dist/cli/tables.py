@@ -99,15 +99,15 @@ def print_ranking(
 def membership_in_words(
     ranking: pa.Table, names: ClassNames, top: int, *, grouped: bool, all_layers: bool
 ) -> dict[str, str]:
-    """How many channels are in the true top, by the title of a ranking; none where every channel is. ranking: with
-    `in_top`, of all layers or of some."""
+    """How many channels are in the true top, by the title of a ranking; none where every channel is surely. ranking:
+    with `in_top`, of all layers or of some."""
     from pcace_dist.statistics.order.membership import InTop
 
     return {
         title: f"in the true top {top}{'' if all_layers else ' of all layers'}: "
         f"surely {counts[InTop.SURELY]:,}, possibly {counts[InTop.SURELY] + counts[InTop.POSSIBLY]:,} channels"
         for title, rows in _by_target_and_group(ranking, names, grouped)
-        if (counts := Counter(row["in_top"] for row in rows))[InTop.NO]
+        if (counts := Counter(row["in_top"] for row in rows))[InTop.NO] or counts[InTop.POSSIBLY]
     }
 
 

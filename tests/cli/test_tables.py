@@ -12,7 +12,7 @@ import pytest
 
 from pcace_dist.artifacts.rankings import best_of
 from pcace_dist.artifacts.reading.class_names import ClassNames
-from pcace_dist.cli.tables import print_ranking
+from pcace_dist.cli.tables import membership_in_words, print_ranking
 from pcace_dist.progress.terminal import Format
 
 LAYERS = [
@@ -66,6 +66,26 @@ rank  95 %  layer                                    channel  score         95 %
    2  2-10  backb…e_1.block_1.depthwise_convolution     1000  0.800  0.700-0.850
 """
     )
+
+
+@pytest.mark.parametrize(
+    "kinds, words",
+    [
+        (["surely", "possibly", *["no"] * 6], "surely 1, possibly 2 channels; of these 2, 1.2 expected"),
+        (["possibly"] * 8, "surely 0, possibly 8 channels; of these 2, 1.2 expected"),
+        (["surely"] * 8, None),
+        ([None] * 8, None),
+    ],
+    ids=["some", "all possibly", "a top of all", "unknown"],
+)
+def test_who_is_in_the_true_top_is_said_below_a_table(
+    kinds: list[str | None], words: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = ranking().append_column("in_top", pa.array(kinds, pa.string()))
+    table = table.append_column("in_top_probability", pa.array([0.6] * 8))
+    below = membership_in_words(table, PETS, 2, grouped=True, all_layers=True)
+    text = shown(table, capsys, below=below)
+    assert (f"\nin the true top 2: {words}\n" in text) if words else "true top" not in text
 
 
 def test_a_score_that_rests_on_few_images_is_marked(
