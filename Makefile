@@ -85,11 +85,12 @@ check: lint types docs test
 stability: setup
 	$(BIN)/python -m tests.statistics.stability
 
-# docs/ranking.svg, docs/pair.svg and docs/serve.png, from a run of the example
+# docs/ranking.svg, docs/pair.svg, docs/serve.png and docs/report-*.png, from runs of the examples (runs/mnist, runs/pictures)
 pictures: setup
 	$(BIN)/pcace rank examples/mnist/job.yaml --top 1
 	$(BIN)/python -m examples.mnist.pictures runs/mnist docs
 	$(BIN)/python -m tests.serving.picture runs/mnist docs/serve.png
+	PCACE_EXECUTOR=threads $(BIN)/python -m tests.reporting.pictures docs
 
 # docs/reference/, from the code
 reference: setup

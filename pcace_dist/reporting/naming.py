@@ -86,4 +86,4 @@ def most_active(activation: npt.NDArray[np.number]) -> Flags:
     count = max(LEAST, round(SHARE * len(activation)))
     border = np.sort(activation, axis=0)[-min(count, len(activation))]
     flags = activation >= border
-    return np.where(flags.sum(0) > 2 * count, activation > border, flags)
+    return np.asarray(np.where(flags.sum(0) > 2 * count, activation > border, flags), np.bool_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -16,8 +17,8 @@ def random() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def halves(rows: int) -> np.ndarray:
-    return np.arange(rows) % 2 == 0
+def halves(rows: int) -> npt.NDArray[np.bool_]:
+    return np.asarray(np.arange(rows) % 2 == 0, np.bool_)
 
 
 def test_the_auc_is_that_of_another_implementation(random: np.random.Generator) -> None:

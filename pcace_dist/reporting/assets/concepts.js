@@ -32,7 +32,7 @@ function columnsPart(columns) {
   const bestColumns = (place) => columns.map((_, i) => i).filter((i) => !Number.isNaN(of.score[i][place])).sort((a, b) => of.score[b][place] - of.score[a][place]);
   if (!chosen.length) return h("section", {}, h("h2", {}, "Columns"), h("p", { class: "empty" }, "No channel that is shown is ranked for a column here."));
   return h("section", {}, h("h2", {}, "Columns"),
-    h("p", { class: "quiet" }, `A dark cell: the channel tells much of the column. Where the intervals of two columns overlap, it may tell of both alike. `, groupText(), ".", fewImages()),
+    h("p", { class: "quiet" }, `A dark cell: the channel tells much of the column. Where the intervals of two columns overlap, it may tell of both alike. For ${groupText()}.`, fewImages()),
     chart({ title: "Score by column and channel", name: "concepts", height: 150 + 26 * columns.length, alt: `Heat map of ${columns.length} columns by ${chosen.length} channels`,
       caption: "The best channels of each column. With the pointer on a cell: score, its 95 % interval, and whether the channel rises or falls with the column (Pearson). A click opens the channel.",
       traces: () => [{ type: "heatmap", x: chosen.map((_, j) => j), y: columns.map((_, i) => i), z: columns.map((_, i) => chosen.map((place) => of.score[i][place])), zmin: 0, zmax: 1, colorscale: heatScale(), hoverongaps: false,
