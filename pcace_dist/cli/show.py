@@ -81,13 +81,17 @@ def print_rankings(
     rank = "rank" if by == "score" else "effect_rank"
     if rank not in ranking.column_names or (by == "effect" and ranking[rank].null_count == len(ranking)):
         raise UserError(f"{run.job.output}: has no effects to rank by; use --by score")
-    below = {}
+    below, chosen = {}, chosen or {}
     if by == "score":
-        ranking = _with_membership(run, ranking, top, chosen or {})
-        below = membership_in_words(ranking, names, top, grouped=grouped, all_layers=not (chosen or {}).get("layer"))
+        ranking = _with_membership(run, ranking, top, chosen)
+    if by == "score" and ranking["in_top"].null_count < len(ranking):
+        below = membership_in_words(ranking, names, top, grouped=grouped, all_layers=not chosen.get("layer"))
     best = best_of(ranking, top, by=rank)
     print_ranking(best, names, grouped=grouped, by=by, layers=layers, below=below, **options)
     if options.get("format") not in RECORDS:
+        if by == "score" and len(ranking) > MOST_CHANNELS:
+            most = f"{MOST_CHANNELS:,} channels at most"
+            tell(f"\nwho is in the true top is worked out for {most}: choose with --group NAME")
         for line in why_unranked(ranking, names, run.job.statistics, grouped=grouped):
             tell(line)
 

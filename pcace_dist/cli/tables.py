@@ -106,7 +106,7 @@ def membership_in_words(
     return {
         title: f"in the true top {top}{'' if all_layers else ' of all layers'}: "
         f"surely {counts[InTop.SURELY]:,}, possibly {counts[InTop.SURELY] + counts[InTop.POSSIBLY]:,} channels"
-        for title, rows in _by_target_and_group(ranking, names, grouped)
+        for title, rows in _by_target_and_group(ranking.select(["target", "group", "in_top"]), names, grouped)
         if (counts := Counter(row["in_top"] for row in rows))[InTop.NO] or counts[InTop.POSSIBLY]
     }
 

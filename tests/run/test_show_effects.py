@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from pcace_dist.analysis.effect_movement import effect_columns
 from pcace_dist.artifacts.run import open_run
+from pcace_dist.cli import show
 from pcace_dist.cli.main import main
 from tests.digits import MNIST, digits_job, ranked, write_digits
 
@@ -65,6 +66,16 @@ def test_the_true_top_and_simultaneous_intervals_are_shown(runs: Path, capsys: p
     )
     assert text[-1].endswith("at once (simultaneous).")
     assert not any("in the true top" in line for line in shown(capsys, run.path, "--by", "effect"))
+
+
+def test_the_true_top_of_very_many_channels_is_not_worked_out(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show, "MOST_CHANNELS", 10)
+    text = shown(capsys, str(runs / "with"), "--top", "3")
+    assert "who is in the true top is worked out for 10 channels at most: choose with --group NAME" in text
+    [row] = json.loads("\n".join(shown(capsys, str(runs / "with"), "--top", "1", "--group", "True", "--json")))
+    assert row["in_top"] is row["in_top_probability"] is None
 
 
 # -- compare
