@@ -116,9 +116,9 @@ function portrait(held, name) {
   const { layer } = state.names[state.placeOf.get(name)];
   const axes = held.axes.map((src, j) => ({ src, map: null, pixels: true, label: [`component ${j + 1} · ${format(100 * held.explained[j], 0)} %`, apartText(layer, held.axesApart[j])].filter(Boolean).join(" · "),
     alt: `Axis ${j + 1} of ${cut(name)}`, cells: [j + 1, held.explained[j]] }));
-  return h("div", { class: "portrait" },
-    held.synthetic ? strip({ title: "Synthetic image", name: `${name}-synthetic`, header: ["image"], tiles: [{ src: held.synthetic, alt: `Synthetic image that excites ${cut(name)}`, cells: ["synthetic"], pixels: false }],
-      caption: "What excites it most, drawn by gradient ascent." }) : h("div"),
+  return h("div", { class: held.synthetic ? "portrait" : "" },
+    held.synthetic && strip({ title: "Synthetic image", name: `${name}-synthetic`, header: ["image"], tiles: [{ src: held.synthetic, alt: `Synthetic image that excites ${cut(name)}`, cells: ["synthetic"], pixels: false }],
+      caption: "What excites it most, drawn by gradient ascent." }),
     axes.length ? strip({ title: "Principal axes of its map", name: `${name}-axes`, header: ["component", "explained"], tiles: axes,
       caption: "The weight of each position in a component: red adds, blue takes away. Below, the share of the map's variance." + (layerOf(layer).apart.length ? " Tokens that are no patches have their weight below." : "") })
       : h("p", { class: "empty" }, "This layer gives one value per channel: there is no map."));
