@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from tests.statistics import mnist, pilots, plan_coverage
@@ -20,9 +18,8 @@ def test_a_few_pilots_are_mostly_covered() -> None:
 @pytest.mark.statistics
 @pytest.mark.parametrize("setting", QUICK, ids=str)
 def test_intervals_hold_the_value_of_another_pilot(setting: Setting) -> None:
-    """Half of the table's repetitions: they know it to within two points."""
-    measured = plan_coverage.measure(replace(setting, repetitions=setting.repetitions // 2))
-    assert measured.another >= 0.91
+    """The table has 91 to 99 %, which its repetitions know to within two points."""
+    assert plan_coverage.measure(setting).another >= 0.90
 
 
 @pytest.mark.statistics
