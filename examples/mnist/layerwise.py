@@ -1,7 +1,7 @@
 """A finished run's rankings by layer and digit, as arrays, and the statistics that the figures need.
 
 rankings.parquet ranks all channels of all layers together; the paper ranks within a layer. The intervals within a layer
-come from the run's jackknife.parquet, by the same test (docs/method.md, section 5), and hold another pilot as the
+come from the run's jackknife.parquet, by the same test (docs/method.md, section 4), and hold another pilot as the
 run's do. No drawing here.
 """
 

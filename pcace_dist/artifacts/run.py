@@ -213,7 +213,7 @@ class Run:
     def jackknife(self) -> pa.Table:
         """Pseudo-values of score_squared: target, group, layer, channel, pseudo_values (a double per fold).
 
-        Rows in the order of `ranking()`. Null unless the channel's status is ok; see docs/method.md, section 4.
+        Rows in the order of `ranking()`. Null unless the channel's status is ok; see docs/method.md, section 2.
         """
         return self._needed(JACKKNIFE)
 
@@ -228,7 +228,7 @@ class Run:
 
     def membership(self, top: int, *, layer: Wanted = None, group: Wanted = None, target: Wanted = None) -> pa.Table:
         """Rows of `ranking` with `in_top` and `in_top_probability`: who is among the true `top` best of its target and
-        group, over all layers, with another pilot and any number of images (docs/method.md, section 5)."""
+        group, over all layers, with another pilot and any number of images (docs/method.md, section 4)."""
         from pcace_dist.artifacts.reading.together import with_membership
 
         return self._of_layers(with_membership(self.with_jackknife(group=group, target=target), top), layer)

@@ -126,7 +126,7 @@ class Model(Section):
 
 
 class Effect(Section):
-    """`effect`: what the model does with a channel, by its gradients (docs/method.md, section 11)."""
+    """`effect`: what the model does with a channel, by its gradients (docs/method.md, section 7)."""
 
     gradient: Literal["auto", "mean", "image", "path", "off"] = key(
         "Gradient of the effect: the mean over a class's images, each image's own, that along a path, none (off); "

@@ -1,4 +1,4 @@
-"""Coverage of the score intervals: python -m tests.statistics.coverage prints the table of docs/method.md.
+"""Coverage of the score intervals: python -m tests.statistics.coverage prints table 1 of docs/method-tables.md.
 
 Each setting draws samples from a known law. The plan comes once from a pilot of its own; the estimand is the value
 that the same plan gives at 1.5 million rows; every repetition is an independent sample of n rows.

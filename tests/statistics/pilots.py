@@ -1,4 +1,4 @@
-"""How much another pilot changes, and whether the intervals say so: the tables of docs/method.md, section 7, by
+"""How much another pilot changes, and whether the intervals say so: table 8 of docs/method-tables.md, by
 
     python -m tests.statistics.pilots
     python -m tests.statistics.pilots --networks example anew --pilots 20 --sizes 512 2048 8192

@@ -1,5 +1,5 @@
-"""Coverage of both intervals of the score, another pilot each time: python -m tests.statistics.plan_coverage prints the
-table of docs/method.md, section 6, in ten minutes of one core.
+"""Coverage of both intervals of the score, another pilot each time: python -m tests.statistics.plan_coverage prints
+table 2 of docs/method-tables.md in ten minutes of one core.
 
 Every repetition draws n rows and a pilot of min(n, 2,048) of them. Truth for the interval that holds another pilot: the
 values that the plans of OTHERS independent pilots have in the population; for the one given the plan: the value of the

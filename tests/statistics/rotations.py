@@ -1,5 +1,5 @@
 """Would other axes make the scores of two pilots agree better? python -m tests.statistics.rotations prints the table of
-docs/method.md, section 7.
+docs/method-tables.md, 8.
 
 Each choice of axes is made anew on each of `--pilots` pilots of 2,048 images and judged on the same other rows: how
 much the scores differ between the pilots, how well the channels' order agrees, and what the transforms are worth on

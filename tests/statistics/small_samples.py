@@ -1,5 +1,5 @@
 """Bias of the score at 300 images, and what could be done about it: python -m tests.statistics.small_samples prints the
-table of docs/method-tables.md.
+table 4 of docs/method-tables.md.
 
 Candidates beside the jackknife over folds: extrapolation from balanced halves (2 r^2 - their mean), a jackknife that
 removes 1/n^2 too, a larger penalty. Each changes the bias, its noise, or what the transforms predict.

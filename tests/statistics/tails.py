@@ -1,4 +1,4 @@
-"""What `statistics.tails` changes: python -m tests.statistics.tails prints the numbers of docs/method.md, section 8.
+"""What `statistics.tails` changes: python -m tests.statistics.tails prints table 13 of docs/method-tables.md.
 
 Against acepack (reference/make_acepack.py) on laws with heavy tails, atoms and rare events, and on the example's
 layers: the correlation on held-out rows, the score, its support, its distance to acepack's. A minute on one core.

@@ -1,4 +1,4 @@
-"""The reason for the project: more images give rankings that can be relied on. The full table: docs/method.md."""
+"""The reason for the project: more images give rankings that can be relied on. The table: docs/method-tables.md, 7."""
 
 from __future__ import annotations
 

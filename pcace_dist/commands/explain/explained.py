@@ -11,7 +11,7 @@ MEANINGS = {
     "activation": "mean of the channel's map over this image",
     "percentile": "share of the run's sampled images, in percent, whose mean is lower",
     "adds": "what the channel contributes to the target, in the target's unit, to first order: its gradient times what "
-    "its map has more than the mean map (method.md, section 11)",
+    "its map has more than the mean map (method.md, section 7)",
     "checked": "how much lower the target is when the channel's mean map takes its place: the model itself, asked",
     "tells": "how many standard deviations above the mean the target is expected, from this channel alone: its score "
     "times its transformed map",

@@ -1,6 +1,6 @@
 """One image through the run's model: codes and maps of every layer, and what each channel contributes to the target.
 
-    l_c  =  < g_c , a_c - mean a_c >       docs/method.md, section 11
+    l_c  =  < g_c , a_c - mean a_c >       docs/method.md, section 7
 
 g is the axis of the image's label or group where the run's effects go by mean gradients, else the image's own gradient.
 Everything is as in the run (weights, precision, places) but for the batch, which holds this image alone.

@@ -29,7 +29,7 @@ Ask = Callable[[str, str], str]
 
 MOST_WORKERS = 8
 MOST_COLUMNS, NAMED = 12, 3  # columns and classes that a comment names
-OF_PILOT, MOST_PILOT = 32, 8192  # images for one of the pilot, and its size at most: docs/method.md, section 7
+OF_PILOT, MOST_PILOT = 32, 8192  # images for one of the pilot, and its size at most: docs/method-tables.md, 8
 ROWS = {"Parquet": "rows of Parquet", "images": "images", "CSV": "lines that name an image"}
 
 

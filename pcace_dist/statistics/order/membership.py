@@ -9,7 +9,7 @@ noise is known, what is drawn are the scores that another pilot would give. Of t
 - *surely* in are the first m channels by probability, as many as are in the top together in 97.5 % of the draws;
 - *possibly* in are the fewest first channels by probability that hold the whole top in 97.5 % of the draws.
 
-So both sets are meant to be right together with 95 %; what they do is measured in docs/method.md, section 6.
+So both sets are meant to be right together with 95 %; what they do is measured in docs/method-tables.md, 5.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ almost equal variance turn by any angle), nor scaled down, as quarters are (0.85
 
 The axes of a half lie in the span of the pilot's axes and the next few: five more are as good as fifteen. FACTOR: the
 v_h are of the rows that the axes were chosen on, which makes them differ a little more than on other rows; it was set
-on networks (docs/method.md, section 7). Knots and scales of pixels are not varied: the knots change the score by a
+on networks (docs/method.md, section 3). Knots and scales of pixels are not varied: the knots change the score by a
 thirtieth of what the axes do.
 """
 

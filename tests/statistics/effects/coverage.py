@@ -1,5 +1,5 @@
-"""Coverage of effects' intervals and of their ranks', the axes drawn anew in every repetition: the table of
-docs/method.md, section 11.
+"""Coverage of effects' intervals and of their ranks', the axes drawn anew in every repetition: table 16 of
+docs/method-tables.md.
 
     python -m tests.statistics.effects.coverage [--repeats 300] [--only classes]
 

@@ -149,7 +149,7 @@ def test_intervals_cover_another_draw_of_the_axis() -> None:
 @pytest.mark.statistics
 @pytest.mark.parametrize(("setting", "rows", "images"), CASES)
 def test_coverage(setting: str, rows: int, images: int) -> None:
-    """Six of 200 images show the rare channel active: there is no interval for that (docs/method.md, section 11)."""
+    """Six of 200 images show the rare channel active: there is no interval for that (docs/method-tables.md, 16)."""
     found = measure(setting, rows, images, 300)
     least = 0.8 if (setting, rows) == ("rare", 200) else 0.91
     assert least <= found.interval <= 0.98 and found.ranks >= 0.93

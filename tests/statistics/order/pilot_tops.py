@@ -1,5 +1,5 @@
 """Is a run's answer about the true top right under other pilots? python -m tests.statistics.order.pilot_tops prints the
-table of docs/method.md, section 7.
+table of docs/method-tables.md, 8.
 
 The networks and runs of `pilots`: all 60,000 images of MNIST under ten pilots. Of every run the TOP best are asked for
 in the ranking of each other pilot.

@@ -1,5 +1,5 @@
 """Whether all channels lie in their intervals at once: python -m tests.statistics.order.simultaneous_coverage prints a
-table of docs/method.md, section 6.
+table of docs/method-tables.md, 5.
 
 The laws of `plan_coverage`: rows and pilot are drawn anew in each repetition. A repetition holds another pilot if the
 values that this pilot's plan has in the population lie in the intervals of all channels.

@@ -1,5 +1,5 @@
-"""Who is in the true top, when it is known: python -m tests.statistics.order.top prints the table of docs/method.md,
-section 6.
+"""Who is in the true top, when it is known: python -m tests.statistics.order.top prints a table of
+docs/method-tables.md, 5.
 
 Scores of C channels are drawn from a law; the estimates have errors by fold, of which channels share a part (they are
 seen on the same images), and another pilot changes the scores once more. The truth is the top of that other pilot with

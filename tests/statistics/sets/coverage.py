@@ -1,4 +1,4 @@
-"""Coverage of the curves of sets: python -m tests.statistics.sets.coverage prints the table of docs/method.md.
+"""Coverage of the curves of sets: python -m tests.statistics.sets.coverage prints table 17 of docs/method-tables.md.
 
 Each repetition draws n rows, finds the orders and the curves; the truth of a curve is the share of the same sets over a
 million rows, that of a size the number of channels that reach the share there in the same order.

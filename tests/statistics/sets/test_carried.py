@@ -120,7 +120,7 @@ def mixed(seed: int, channels: int = 7, rows: int = N) -> tuple[Floats, Floats]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_shares_are_those_of_the_rows_and_greedy_is_near_the_best_of_all_subsets(seed: int) -> None:
-    """Over 60 laws such as these the mean gap is 0.01 and 0.015, the largest 0.4 (docs/method.md, section 12)."""
+    """Over 60 laws such as these the mean gap is 0.01 and 0.015, the largest 0.4 (docs/method.md, section 8)."""
     y, parts = mixed(seed)
     covariance, channels = covariance_of(y, parts), parts.shape[1]
     every = lost_of_rows(y, parts, range(channels))

@@ -54,7 +54,7 @@ def test_intervals_cover_what_the_set_carries() -> None:
 @pytest.mark.statistics
 @pytest.mark.parametrize(("law", "rows"), CASES)
 def test_coverage(law: str, rows: int) -> None:
-    """Channels of one size are the worst case: any set is as good as any other (docs/method.md, section 12)."""
+    """Channels of one size are the worst case: any set is as good as any other (docs/method-tables.md, 17)."""
     found = measure(law, rows, REPETITIONS)
     least = 0.78 if law == "alike" else 0.88
     assert min(found.carried, found.lost) >= least and found.size >= 0.93
