@@ -120,10 +120,12 @@ def _build(run: str, options: ReportOptions, browser: str | None, progress: Repo
             if not options.blur:  # single pixels would show what the blur hides
                 attribute(source, model, device, BATCH[device.type], findings, progress)
             _evidence(source, model, device, findings, progress)
-            if label_model is not None:
+            if label_model is not None and source.sample is not None:
                 findings.names = names_of(source, selection, label_model.of(source, progress))
             if options.synthesis:
                 draw(source, model, device, selection, findings, options, progress)
+    if label_model is not None and findings.names is None:
+        findings.notes.append(f"no names by --labels {options.labels}: the run has no sampled images to show it")
     progress.stage("writing the page")
     page = content.page(source, selection, findings, transforms)
     data = render(page)

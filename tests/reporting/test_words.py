@@ -14,7 +14,7 @@ from pcace_dist.reporting.progress import ReportProgress
 from pcace_dist.reporting.selection import PageSelection, select
 from pcace_dist.reporting.source import ReportSource, open_report_source
 from pcace_dist.reporting.words import LabelModel, known_words, names_of
-from tests.reporting.conftest import Reported
+from tests.reporting.conftest import Reported, quietly
 from tests.reporting.image_text import MEANING
 
 MODEL = "tests.reporting.image_text:similarity"
@@ -87,6 +87,12 @@ def test_words_are_needed(source: ReportSource) -> None:
         UserError, match="--labels: needs words, two at least, and the run names no classes; use --words"
     ):
         model(source, words=None)
+
+
+def test_without_images_no_model_names_channels(squares: Reported, tmp_path: Path) -> None:
+    output = str(tmp_path / "page.html")
+    result = quietly(squares.run, images=False, labels=MODEL, words=tuple(MEANING), top=1, output=output)
+    assert f"no names by --labels {MODEL}: the run has no sampled images to show it" in result.notes
 
 
 def test_words_come_from_a_file(squares: Reported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
