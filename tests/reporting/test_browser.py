@@ -478,6 +478,8 @@ def test_printing_gives_all_views_in_light_colours(browser: Any, squares: Report
     tab.page.keyboard.press("Control+p")
     tab.page.wait_for_function("window.views")
     undrawn = "document.querySelectorAll('#paper .plot:not([data-drawn])').length"
+    tall = "[...document.querySelectorAll('#paper figure')].filter(each => each.offsetHeight > 960).length"
+    assert tab.page.evaluate(tall) == 0  # each stands on one page
     assert tab.page.evaluate(undrawn) == 0 and tab.page.evaluate("window.views") == len(TITLES) + 3
     assert tab.said == [] and tab.outside == []
     tab.page.close()

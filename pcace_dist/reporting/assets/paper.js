@@ -1,6 +1,6 @@
 // The whole report as a paper: all views one below the other, in light colours, as wide as a page; then it is printed.
 
-const PAPER = { channels: 3, rows: 60 }; // pages of the best channels; rows of the ranking
+const PAPER = { channels: 3, rows: 60, height: 820 }; // pages of the best channels; rows of the ranking; pixels of a chart, which stands on one page
 const paper = { element: null, drawn: null, scheme: null };
 
 // Lays out the paper beside the page; resolves when its charts and pictures are there.
@@ -12,6 +12,7 @@ function layOutPaper() {
   document.body.append(paper.element);
   for (const element of paper.element.querySelectorAll("[id]")) element.removeAttribute("id"); // the page has them
   for (const element of paper.element.querySelectorAll("details")) element.open = true;
+  for (const plot of paper.element.querySelectorAll(".plot")) plot.style.height = `${Math.min(PAPER.height, parseFloat(plot.style.height))}px`;
   for (const image of paper.element.querySelectorAll("img")) image.loading = "eager";
   document.documentElement.dataset.paper = "yes";
   paper.drawn = Promise.all([
