@@ -52,6 +52,6 @@ def _tell(line: str) -> None:
 
 
 def _port(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text[:6]) > 65535:
+    if not text.isascii() or not text.isdecimal() or len(text) > 5 or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r}: is not a whole number from 0 to 65535")
-    return int(text[:6])
+    return int(text)

@@ -17,8 +17,8 @@ from typing import TypeAlias
 from pcace_dist.analysis.history import Entry, History, read_history
 from pcace_dist.artifacts.checked import MALFORMED
 from pcace_dist.artifacts.run import Run
-from pcace_dist.errors import PcaceError
-from pcace_dist.serving.finding import Found, below, find
+from pcace_dist.errors import OutputError, PcaceError
+from pcace_dist.serving.finding import Found, below, find, link_among
 from pcace_dist.serving.rows import RunRow, State, read_row
 from pcace_dist.serving.watch import Watch
 from pcace_dist.storage.files import Storage, first_line
@@ -111,12 +111,22 @@ class Catalog:
         return self._read(name, look_into(self.storage, below(self.root, name)))
 
     def open(self, name: str) -> Run:
-        """A run that `run` or `look` has named."""
+        """A run that `run` or `look` has named. Raises OutputError where a file of it is a link: what is elsewhere is
+        not read."""
+        link = link_among(self.folder(name))
+        if link is not None:
+            raise OutputError(f"{name or '.'}: {link} is a symbolic link; links are not followed")
+        return self._opened(name)
+
+    def _opened(self, name: str) -> Run:
         return Run(below(self.root, name), self.storage)
 
     def folder(self, name: str) -> Folder:
         """What lay in a run's folder when it was last read."""
-        return self._runs[name].folder
+        kept = self._runs.get(name)
+        if kept is None:
+            raise OutputError(f"{name or '.'}: is gone")
+        return kept.folder
 
     def watch(self, name: str) -> Watch:
         """Who watches a run."""
@@ -154,7 +164,7 @@ class Catalog:
     def _forget(self, found: Found) -> None:
         for kept in (self._runs, self._watches):
             for name in kept.keys() - found.runs.keys():
-                del kept[name]
+                kept.pop(name, None)
 
     def _read(self, name: str, folder: Folder) -> RunRow:
         before = self._runs.get(name)
@@ -163,7 +173,7 @@ class Catalog:
         if before is not None and _version(before.folder, "job.yaml") != _version(folder, "job.yaml"):
             self._watches.pop(name, None)  # it is another run, in the same place
         if before is None or before.is_unsettled or _version(before.folder) != _version(folder):
-            row = read_row(name, self.open(name), folder, self.watch(name))
+            row = read_row(name, self._opened(name), folder, self.watch(name))
         else:
             row = before.row
         self._runs[name] = _Kept(folder, self._clock(), row)

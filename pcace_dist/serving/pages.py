@@ -12,21 +12,22 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from pcace_dist import __version__
 from pcace_dist.analysis.compare import compare_runs
+from pcace_dist.artifacts.bad_rows import BAD_ROWS
 from pcace_dist.errors import PcaceError, StoreUnavailable, UserError
 from pcace_dist.progress.table import middle_cut, text_of_records
 from pcace_dist.progress.terminal import Format, visible
 from pcace_dist.serving import run_view, tables
 from pcace_dist.serving.catalog import Catalog
-from pcace_dist.serving.finding import below
+from pcace_dist.serving.finding import below, link_among
 from pcace_dist.serving.guard import CONTENT_POLICY, REPORT_POLICY, Guard
 from pcace_dist.serving.rows import MEANINGS, RunRow, State
+from pcace_dist.serving.run_view import RunView
 from pcace_dist.serving.selection import MOST, ORDERS, select
 from pcace_dist.storage.files import first_line
 
@@ -42,8 +43,9 @@ def address(page: str, **query: str) -> str:
     return f"/{page}?{urlencode(query, quote_via=quote)}" if query else f"/{page}"
 
 
-def app_of(catalog: Catalog, shown: str, host: str) -> Starlette:
-    """The application. shown: the served folder as the user wrote it; host: the name that it listens on."""
+def app_of(catalog: Catalog, shown: str, host: str) -> Guard:
+    """The application, guarded: its errors have the headers, too. shown: the served folder as the user wrote it; host:
+    the name that it listens on."""
     pages = Pages(catalog, shown)
     routes = {
         "/": pages.listing,
@@ -58,11 +60,11 @@ def app_of(catalog: Catalog, shown: str, host: str) -> Starlette:
         "/schedule": pages.schedule,
         "/assets/serve.{ending}": asset,
     }
-    return Starlette(
+    app = Starlette(
         routes=[Route(path, page, methods=["GET"]) for path, page in routes.items()],
-        middleware=[Middleware(Guard, host=host)],
         exception_handlers=dict.fromkeys((HTTPException, PcaceError, OSError, Exception), pages.refusal),
     )
+    return Guard(app, host)
 
 
 class Pages:
@@ -114,24 +116,26 @@ class Pages:
     def run(self, request: Request) -> Response:
         row = self._row(request)
         choice = run_view.Choice.of(request.query_params)
-        run = self._catalog.open(row.name)
+        is_linked = link_among(self._catalog.folder(row.name)) is not None
+        view = RunView() if is_linked else run_view.view_of(self._catalog.open(row.name), row, choice)
         runs = self._catalog.look().runs if row.is_done else ()
         status = self._catalog.watch(row.name).status
         return self._page(
             "run",
             every=LIVE["run"] if row.state == State.RUNNING else None,
             row=row,
-            view=run_view.view_of(run, row, choice),
+            view=view,
             choice=choice,
             lines=list(status.lines())[1:] if status is not None and row.has_status else [],
             meaning=MEANINGS[row.state],
-            others=sorted(other.name for other in runs if other.is_done and other.name != row.name),
-            has_report=REPORT in self._catalog.folder(row.name).files,
+            others=sorted(other.name for other in runs if other.is_done and other.name != row.name)[:MOST],
+            has_report=not is_linked and REPORT in self._catalog.folder(row.name).files,
             query={"run": row.name} | {name: str(value) for name, value in asdict(choice).items()},
         )
 
     def status_json(self, request: Request) -> Response:
         row = self._row(request)
+        self._catalog.open(row.name)  # refuses links
         watch = self._catalog.watch(row.name)
         status = watch.status if row.has_status else watch.look()[0]
         return JSONResponse((status.to_json() if status else {}) | {"run": self._place(row.name), "state": row.state})
@@ -149,7 +153,7 @@ class Pages:
 
     def bad_rows_csv(self, request: Request) -> Response:
         table = self._catalog.open(self._row(request).name).bad_rows()
-        text = text_of_records(table.to_pylist(), Format.CSV, table.column_names)
+        text = text_of_records(run_view.as_records(table, f"read {BAD_ROWS}"), Format.CSV, table.column_names)
         return _download(text, "bad_rows.csv", "text/csv")
 
     def report(self, request: Request) -> Response:

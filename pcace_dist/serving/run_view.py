@@ -21,7 +21,8 @@ from pcace_dist.storage.files import first_line
 
 TOP = 20  # channels of a ranking, where the address does not say
 MOST_TOP = 1000
-MOST_RECORDS = 200_000  # rows of a ranking as JSON or CSV
+MOST_RECORDS = 200_000  # rows of a table as JSON or CSV
+MOST_OFFERS = 500  # names that a form suggests
 BAD_SHOWN = 50
 
 T = TypeVar("T")
@@ -43,10 +44,10 @@ class Choice:
         by, top = query.get("by") or "score", query.get("top") or str(TOP)
         if by not in ("score", "effect"):
             raise UserError(f"by={by}: write score or effect")
-        if not top.isascii() or not top.isdecimal() or not 1 <= int(top[:5]) <= MOST_TOP:
+        if not top.isascii() or not top.isdecimal() or len(top) > 4 or not 1 <= int(top) <= MOST_TOP:
             raise UserError(f"top={top[:20]}: write a whole number from 1 to {MOST_TOP}")
         layer, group, target = (query.get(name, "").strip() for name in ("layer", "group", "target"))
-        return Choice(layer, group, target, by, int(top[:5]))
+        return Choice(layer, group, target, by, int(top))
 
     @property
     def wanted(self) -> dict[str, Any]:
@@ -102,11 +103,13 @@ def ranking_of(run: Run, choice: Choice, top: int | None) -> pa.Table:
 
 def records_of(run: Run, choice: Choice, top: int | None) -> list[dict[str, Any]]:
     """The same as records, with all columns of the ranking. Raises UserError where there are too many."""
-    table = ranking_of(run, choice, top)
+    return as_records(ranking_of(run, choice, top), f"choose a layer, group or target, or read {RANKINGS}")
+
+
+def as_records(table: pa.Table, instead: str) -> list[dict[str, Any]]:
+    """The rows of a table. Raises UserError where there are too many; instead: what to do then."""
     if len(table) > MOST_RECORDS:
-        raise UserError(
-            f"{len(table):,} rows are more than {MOST_RECORDS:,}: choose a layer, group or target, or read {RANKINGS}"
-        )
+        raise UserError(f"{len(table):,} rows are more than {MOST_RECORDS:,}: {instead}")
     records: list[dict[str, Any]] = table.to_pylist()
     return records
 
@@ -150,10 +153,13 @@ def _rankings(run: Run, choice: Choice, notes: list[str]) -> list[Table]:
 
 
 def _offers(run: Run) -> dict[str, list[str]]:
-    """Names of layers, groups and targets, as a form may suggest them."""
+    """Names of layers, groups and targets, as a form may suggest them: the first of each."""
     table = run.table(RANKINGS, columns=["target", "group", "layer"], filters=[("layer_rank", "==", 1)])
     names: dict[str, Callable[[Any], str]] = {"target": run.names.target, "group": run.names.group, "layer": str}
-    return {column: [name(value) for value in table[column].unique().to_pylist()] for column, name in names.items()}
+    return {
+        column: [name(value) for value in table[column].unique()[:MOST_OFFERS].to_pylist()]
+        for column, name in names.items()
+    }
 
 
 def _bad_rows(run: Run) -> Table | None:

@@ -192,7 +192,7 @@ def when(published: str | float | None) -> str:
     if published is None:
         return ""
     try:
-        seconds = published if isinstance(published, float) else datetime.fromisoformat(published).timestamp()
+        seconds = datetime.fromisoformat(published).timestamp() if isinstance(published, str) else published
         return local_time(seconds)
     except (ValueError, OverflowError, OSError):
         return str(published)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import socket
 import threading
 from pathlib import Path
@@ -9,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uvicorn
+from starlette.testclient import TestClient
 
 from pcace_dist.cli.main import main
+from pcace_dist.serving.catalog import Catalog
+from pcace_dist.serving.pages import app_of
+from pcace_dist.storage.files import Storage
 from tests.analysis.runs import write_run
 from tests.serving.conftest import Serve
 
@@ -90,6 +96,31 @@ def test_links_are_not_followed(tmp_path: Path, serve: Serve) -> None:
     assert "report.html is a symbolic link" in client.get("/run?run=run").text
     (tmp_path / "again").symlink_to(tmp_path)  # a circle
     assert len(client.get("/runs.json").json()["runs"]) == 1
+
+
+@pytest.mark.parametrize("file", ["job.yaml", "rankings.parquet", "bad_rows.parquet"])
+def test_what_a_link_leads_to_is_on_no_page(tmp_path: Path, serve: Serve, file: str) -> None:
+    for name in ("run", "other"):
+        write_run(tmp_path / name, {"conv1": np.linspace(0.1, 0.9, 4)}, targets=(f"column:of_{name}",))
+    shutil.rmtree(tmp_path / "run/ledger")  # without its digests nothing else would tell the files apart
+    elsewhere = (tmp_path / "other").rename(tmp_path / ".other")
+    (tmp_path / "run" / file).unlink(missing_ok=True)
+    (tmp_path / "run" / file).symlink_to(elsewhere / file)
+    client = serve(tmp_path)
+    page = client.get("/run?run=run")
+    assert page.status_code == 200 and f"{file} is a symbolic link" in page.text and "of_other" not in page.text
+    for name in ("ranking.json", "ranking.csv", "bad_rows.csv", "status.json"):
+        answer = client.get(f"/{name}?run=run")
+        assert answer.status_code == 400 and answer.text == f"run: {file} is a symbolic link; links are not followed\n"
+
+
+def test_an_unforeseen_error_has_the_policy_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(Catalog(str(folder), Storage({}))) as catalog:
+        monkeypatch.setattr(catalog, "look", lambda: 1 / 0)
+        client = TestClient(app_of(catalog, "runs", "h"), base_url="http://127.0.0.1", raise_server_exceptions=False)
+        answer = client.get("/")
+    assert answer.status_code == 500 and "something unforeseen happened (ZeroDivisionError)" in answer.text
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; ")
 
 
 def line_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -170,3 +170,17 @@ def test_a_schedule_shows_its_current_run_and_its_drift(tmp_path: Path, serve: S
     assert compare is not None and client.get(compare[1].replace("&amp;", "&")).status_code == 200
     assert client.get("/schedule?schedule=broken").status_code == 200
     assert client.get("/schedule?schedule=none").status_code == 404
+
+
+def test_what_a_page_suggests_and_gives_out_is_bounded(
+    folder: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(folder)
+    monkeypatch.setattr("pcace_dist.serving.run_view.MOST_OFFERS", 1)
+    monkeypatch.setattr("pcace_dist.serving.run_view.MOST_RECORDS", -1)
+    page = client.get("/run?run=as-0.1.0/runs/finished").text
+    assert page.partition('<datalist id="layers">')[2].partition("</datalist>")[0].count("<option") == 1
+    answer = client.get("/bad_rows.csv?run=as-0.1.0/runs/finished")
+    assert answer.status_code == 400 and answer.text.endswith(": read bad_rows.parquet\n")
+    for top in ("0", "1001", "00020", "9" * 5000):
+        assert client.get("/run", params={"run": "team/monday", "top": top}).status_code == 400
