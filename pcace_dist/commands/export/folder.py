@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pcace_dist.analysis.publish import write_bytes
 from pcace_dist.errors import OutputError
-from pcace_dist.storage.files import Storage, split
+from pcace_dist.storage.files import Storage, first_line, split
 
 Step = Callable[[str], None]
 """Called with the name of each thing that is written."""
@@ -38,3 +39,18 @@ class Folder:
     def put(self, name: str, data: bytes) -> None:
         """Raises OutputError."""
         write_bytes(data, f"{self.url}/{name}", self.storage)
+
+
+def local_folder(out: str) -> Path:
+    """A tracker's own folder; it is made where there is none. Raises OutputError."""
+    folder = Path(out).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--out {out}: {error.strerror or first_line(error)}; write the name of a folder") from None
+    return folder
+
+
+def is_of(error: Exception, *packages: str) -> bool:
+    """Whether an error is one of these packages, or of files and connections that they use."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in packages

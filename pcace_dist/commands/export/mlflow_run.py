@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcace_dist.commands.export.folder import Step
+from pcace_dist.commands.export.folder import Step, is_of, local_folder
 from pcace_dist.commands.export.record import RunRecord, Tracked
 from pcace_dist.errors import OutputError, require_packages
 from pcace_dist.storage.retry import first_line
@@ -45,8 +45,7 @@ def to_mlflow(
     require_packages("pcace export --to mlflow", "mlflow", "mlflow", "sqlalchemy", "alembic")
     artifacts = None
     if out is not None:
-        folder = Path(out).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = local_folder(out)
         tracking_uri, artifacts = f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     step("opening MLflow")
@@ -134,6 +133,6 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "alembic"):
+        if not is_of(error, "mlflow", "sqlalchemy", "alembic"):
             raise
         raise OutputError(f"--to mlflow: {first_line(error)}; see --tracking-uri") from None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pcace_dist.commands.export.folder import Step
+from pcace_dist.commands.export.folder import Step, is_of, local_folder
 from pcace_dist.commands.export.record import PAGE, RunRecord, Tracked, plain
 from pcace_dist.errors import OutputError, require_packages
 from pcace_dist.storage.retry import first_line
@@ -31,9 +31,8 @@ def to_wandb(record: RunRecord, *, project: str, out: str | None, force: bool, s
     before = [] if force else sorted(folder.glob(f"wandb/offline-run-*-{own}"))
     if before:
         return Tracked(str(before[-1]), True, ())
-    folder.mkdir(parents=True, exist_ok=True)
     with _one_line():
-        return _tracked(record, project, folder, own, step)
+        return _tracked(record, project, local_folder(str(folder)), own, step)
 
 
 def identifier(record: RunRecord) -> str:
@@ -77,7 +76,7 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.partition(".")[0] != "wandb":
+        if not is_of(error, "wandb"):
             raise
         raise OutputError(f"--to wandb: {first_line(error)}; WANDB_MODE=offline needs no account") from None
     finally:

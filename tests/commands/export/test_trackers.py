@@ -144,3 +144,13 @@ def written_records(data: bytes, block: int = 1 << 15) -> Iterator[bytes]:
         if kind in (1, 4):
             yield parts
             parts = b""
+
+
+@pytest.mark.parametrize("to", ["mlflow", "wandb"])
+def test_a_file_in_the_folders_place_is_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str
+) -> None:
+    (tmp_path / "taken").write_text("")
+    assert export(run, "--to", to, "--out", str(tmp_path / "taken")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"--out {tmp_path}/taken: File exists" in error
