@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pcace_dist.errors import UserError, require_packages
+from pcace_dist.storage.files import first_line
 
 Result = TypeVar("Result")
 
@@ -76,5 +77,4 @@ def _printed(path: Path, browser: str) -> bytes:
             page.evaluate("() => layOutPaper().then(() => null)")
             return page.pdf(prefer_css_page_size=True, print_background=True)
     except Error as error:
-        why = str(error).strip().splitlines()[0]
-        raise UserError(f"--pdf: {browser} could not print the page: {why}") from error
+        raise UserError(f"--pdf: {browser} could not print the page: {first_line(error)}") from error

@@ -111,7 +111,7 @@ class _Explanation:
         own.label = self._given.label
         if self._settings.label is not None:
             called = {index: (self._names.label(index), *self._called(index)) for index in range(outputs)}
-            own.label = choose("label", self._settings.label, list(called), called.__getitem__, where="--label")[0]
+            own.label = _one("label", self._settings.label, list(called), called.__getitem__, "--label") or 0
         needs = (own.spec is not None and own.spec.needs_label) or own.kind == "label" or self._is_by_label
         if own.label == NO_LABEL and needs:
             own.label = int(own.outputs[0].argmax())
@@ -161,13 +161,12 @@ class _Explanation:
         if not shown:
             self._notes.append(f"no pictures: {source.run.path} was ranked with `shown: none`")
         keys = numbers.best(self._settings.top)
-        label = own.label if given.label == NO_LABEL else given.label
         grouped = source.job.group_by is not None
         return Explained(
             run=source.run.path,
             image=given.name,
             row=given.row,
-            label=None if label == NO_LABEL else self._names.label(label),
+            label=None if own.label == NO_LABEL else self._names.label(own.label),
             target=source.ranking.targets[own.target],
             group=self._names.group(source.ranking.groups[group]) if grouped else None,
             watched=None if own.spec is None else own.spec.name,

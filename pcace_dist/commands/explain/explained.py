@@ -66,8 +66,9 @@ class ChannelPart:
 class Explained:
     """One image under one ranking of a run.
 
-    row: of the data set, None for a file. label: None where it has none. target: its canonical name; value: for this
-    image, None where it is no function of the model's outputs. watched: the function whose contributions are given.
+    row: of the data set, None for a file. label: the class that it is taken as, None without one. target: its canonical
+    name; value: for this image, None where it is no function of the model's outputs. watched: the function whose
+    contributions are given.
     picture: the image as a data URL, None where it must not be shown.
     """
 

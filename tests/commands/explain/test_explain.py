@@ -23,6 +23,7 @@ from pcace_dist.commands.explain.page import folder_of, page
 from pcace_dist.config.job import parse_job
 from pcace_dist.config.resolve import images_of
 from pcace_dist.datasets.images import decode
+from pcace_dist.errors import UserError
 from pcace_dist.run.rank import run_job
 from pcace_dist.statistics.plan import Plan
 from tests.planted import png
@@ -144,6 +145,10 @@ def test_a_file_is_explained_as_the_row_is_with_its_class_and_group(square_run: 
     other = explained(square_run, str(tmp_path / "a.png"), group=row["region"], label="0")
     assert other.label == "0" and other.value == pytest.approx(-(of_file.value or 0))
     assert not any("--label" in note for note in other.notes)
+    row_as_other = explained(square_run, f"{SHARD}#{number}", label="0")
+    assert row_as_other.label == "0" and row_as_other.value == other.value
+    with pytest.raises(UserError, match=r"--label \*: are 2 labels; choose one"):
+        explained(square_run, f"{SHARD}#{number}", label="*")
 
 
 def test_without_effects_it_says_what_channels_tell(square_run: Path) -> None:
