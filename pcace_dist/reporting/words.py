@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pcace_dist.artifacts.reading.rows import fetch
-from pcace_dist.datasets.decoding.tensors import as_picture
+from pcace_dist.datasets.decoding.thumbnail import as_image
 from pcace_dist.errors import JobError, ModelError
 from pcace_dist.models.checkpoint import short_line
 from pcace_dist.models.load import load_function
@@ -91,7 +91,7 @@ class LabelModel:
         rows: list[int] = []
         similarity: list[Floats] = []
         for fetched in fetch(source, source.sample.refs(wanted), BATCH):
-            similarity.append(self._similarity([_picture(image) for image in fetched.images]))
+            similarity.append(self._similarity([as_image(image).convert("RGB") for image in fetched.images]))
             rows += fetched.numbers
             progress.step(len(fetched.numbers))
         matrix = np.concatenate(similarity) if similarity else np.zeros((0, len(self._words)))
@@ -114,11 +114,6 @@ class LabelModel:
 def _default_words(source: ReportSource) -> list[str]:
     names = [name for _, name in sorted(source.ranking.names.names.items())]
     return [*names, *(str(target.value) for target in source.targets if target.kind == "column")]
-
-
-def _picture(image: torch.Tensor) -> Image.Image:
-    pixels = as_picture(image).permute(1, 2, 0).numpy()
-    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).convert("RGB")
 
 
 def names_of(source: ReportSource, selection: PageSelection, words: Words | None) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from pcace_dist.errors import DatasetError
 
 LOOKED_AT = 20_000  # ids among which near ones are sought
 NEAR = 3
+DIGITS = 18  # of a row's number at most
 
 
 def find_row(source: RowSource, id: str, column: str | None) -> Ref:
@@ -30,7 +31,8 @@ def find_row(source: RowSource, id: str, column: str | None) -> Ref:
                 return ref.key, ref.row_group, int(rows[texts.index(id)])
             names += islice(texts, LOOKED_AT - len(names))
     file, hash_sign, row = id.rpartition("#")
-    found = _by_number(source, file, int(row)) if hash_sign and row.isdecimal() else None
+    is_number = row.isdecimal() and len(row) <= DIGITS
+    found = _by_number(source, file, int(row)) if hash_sign and is_number else None
     if found is not None:
         return found
     if column is None:

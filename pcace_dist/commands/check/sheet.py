@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pcace_dist.datasets.decoding.tensors import as_picture
+from pcace_dist.datasets.decoding.thumbnail import as_image
 
 SIDE = 132  # pixels of a picture
 COLUMNS = 8
@@ -45,8 +45,7 @@ def contact_sheet(images: Tensor, captions: Sequence[tuple[str, ...]], right: Se
 
 
 def _picture(image: Tensor) -> Image.Image:
-    pixels = as_picture(image).permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture = as_image(image)
     scale = (SIDE - 2) / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.BILINEAR)

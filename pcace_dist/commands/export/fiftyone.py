@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import pyarrow.compute as pc
-from PIL import Image
 
 from pcace_dist.artifacts.rankings import best_of
 from pcace_dist.artifacts.reading.rows import RowPool, StoredRow, fetch_stored
 from pcace_dist.artifacts.run import Run
 from pcace_dist.config.resolve import absolute
-from pcace_dist.datasets.decoding.tensors import as_picture
+from pcace_dist.datasets.decoding.thumbnail import as_image
 from pcace_dist.datasets.formats import HEAD, format_of
 from pcace_dist.datasets.images import decode
 from pcace_dist.errors import OutputError, RowError
@@ -86,11 +85,11 @@ def _image(source: ReportSource, stored: StoredRow) -> tuple[str, bytes]:
     if stored.image is not None and kind is not None:
         return f"data/{stored.number:06}.{ENDINGS.get(kind, kind.lower())}", stored.image
     try:
-        pixels = as_picture(decode(stored.image, source.images)).permute(1, 2, 0).numpy()
+        picture = as_image(decode(stored.image, source.images))
     except RowError:
         return "", b""
     sink = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels.copy()).save(sink, "PNG")
+    picture.save(sink, "PNG")
     return f"data/{stored.number:06}.png", sink.getvalue()
 
 

@@ -54,9 +54,11 @@ def json_files(run: Run) -> Iterator[tuple[str, bytes]]:
 
 
 def tables_of(run: Run) -> Iterator[tuple[str, pa.Table]]:
-    """The tables that the run has, by name."""
+    """The tables that the run has, by name. With `shown: none` in the job none says what images channels respond to."""
     for declared in TABLES:
         table = run.table_if_any(declared.file)
+        if declared is examples.EXEMPLARS_TABLE and table is not None and run.job.shown == "none":
+            table = examples.without_places(table)
         if table is not None:
             yield declared.file.removesuffix(".parquet"), table
 

@@ -1,4 +1,4 @@
-"""An image, small, for a page: WebP, and as a data URL."""
+"""An image for people: as Pillow has it, small for a page (WebP), and as a data URL."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ QUALITY = 78
 SMALL = 64  # images up to this size are stored without loss
 
 
+def as_image(image: torch.Tensor) -> Image.Image:
+    """An image as it is decoded, (C, H, W), in grey or RGB (see `as_picture`)."""
+    pixels = as_picture(image).permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+
+
 def thumbnail(image: torch.Tensor, side: int) -> bytes:
     """An image as it is decoded, (C, H, W), as WebP, with a longer side of at most `side` pixels; small images without
     loss."""
-    pixels = as_picture(image).permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)).convert("RGB")
+    picture = as_image(image).convert("RGB")
     if max(picture.size) > side:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     sink = io.BytesIO()

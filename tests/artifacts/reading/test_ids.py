@@ -50,6 +50,7 @@ def test_by_file_and_row_with_and_without_a_column(source: LocalRows) -> None:
         ("2.parquet#3", None, "did you mean [01].parquet#"),
         ("1.parquet#10", None, "1.parquet#10: this file has 10 rows, from 0 to 9"),
         ("1.parquet#x", None, "has this id"),
+        (f"1.parquet#{'9' * 5000}", None, "has this id"),
     ],
 )
 def test_an_id_that_no_row_has(source: LocalRows, id: str, column: str | None, message: str) -> None:

@@ -151,6 +151,10 @@ def test_no_image_goes_out_where_none_may_be_shown(
     assert main(["export", str(run), "--to", "fiftyone", "--out", str(tmp_path / "out")]) == 2
     assert f"{run}: was ranked with `shown: none`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    exported = export(open_run(str(run)), ExportSettings("json", out=str(tmp_path / "out")))
+    assert "exemplars.json" in exported.written
+    for row in loaded(tmp_path / "out" / "exemplars.json"):
+        assert (row["file"], row["row_group"], row["row"]) == (None, None, None) and row["mean_activation"] is not None
 
 
 @pytest.mark.jobs
