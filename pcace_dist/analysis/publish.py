@@ -33,17 +33,17 @@ def write_parquet(table: pa.Table, url: str, storage: Storage) -> None:
     write_bytes(sink.getvalue(), url, storage)
 
 
-def write_json(content: Mapping[str, Any], url: str, storage: Storage) -> None:
-    write_bytes((json.dumps(content, indent=2) + "\n").encode(), url, storage)
+def write_json(content: Mapping[str, Any], url: str, storage: Storage, *, option: str = "--output") -> None:
+    write_bytes((json.dumps(content, indent=2) + "\n").encode(), url, storage, option=option)
 
 
 def write_text(content: str, url: str, storage: Storage) -> None:
     write_bytes(content.encode(), url, storage)
 
 
-def write_bytes(data: bytes, url: str, storage: Storage) -> None:
-    """Raises OutputError."""
+def write_bytes(data: bytes, url: str, storage: Storage, *, option: str = "--output") -> None:
+    """Raises OutputError. option: the one that chooses the place."""
     try:
         storage.put_bytes(data, url)
     except OSError as error:
-        raise OutputError(f"{error}; choose another folder with --output") from None
+        raise OutputError(f"{error}; choose another folder with {option}") from None

@@ -58,6 +58,7 @@ def _show(arguments: argparse.Namespace) -> int:
         raise UserError("--across counts places by score and has no intervals: leave out --simultaneous and --by")
     run = open_run(arguments.path)
     if arguments.across:
+        _refuse_what_across_has_not(arguments)
         across = run.across_groups(top=arguments.top, target=arguments.target)
         print_across_groups(across, run.names, arguments.format)
         if arguments.format not in RECORDS and not any(across["groups"].to_pylist()):
@@ -69,6 +70,16 @@ def _show(arguments: argparse.Namespace) -> int:
     ranking = run.simultaneous(**chosen) if arguments.simultaneous else run.ranking(**chosen)
     print_rankings(run, ranking, arguments.top, by=arguments.by, format=arguments.format, chosen=chosen)
     return 0
+
+
+def _refuse_what_across_has_not(arguments: argparse.Namespace) -> None:
+    from pcace_dist.errors import UserError
+
+    given = {name: getattr(arguments, name) for name in ("layer", "group", "simultaneous")}
+    given["by effect"] = arguments.by == "effect"
+    for name, value in given.items():
+        if value:
+            raise UserError(f"--{name}: does not go with --across, which takes --target and --top")
 
 
 def print_rankings(

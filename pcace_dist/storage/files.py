@@ -8,6 +8,7 @@ Credentials come only from the usual AWS chain and are never stored here. Knows 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -254,7 +255,12 @@ class Storage:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
             with filesystem.open_output_stream(temporary) as file:
                 file.write(data)
-            filesystem.move(temporary, path)
+            try:
+                filesystem.move(temporary, path)
+            except OSError:  # a folder is in the way
+                with contextlib.suppress(OSError):
+                    filesystem.delete_file(temporary)
+                raise
 
         self.patiently(url, put)
 

@@ -42,6 +42,16 @@ def test_channels_of_a_whole_job_are_listed_by_effect(runs: Path, capsys: pytest
     assert len(effects) == 3 and effects == sorted(effects, reverse=True)
 
 
+@pytest.mark.parametrize("options", [["--by", "effect"], ["--simultaneous"], ["--layer", "conv1"], ["--group", "True"]])
+def test_what_does_not_go_with_across_is_refused(
+    options: list[str], runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", str(runs / "with"), "--across", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"pcace show: {options[0]}")
+    assert line.endswith(": does not go with --across, which takes --target and --top")
+
+
 def test_the_true_top_and_simultaneous_intervals_are_shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = open_run(str(runs / "with"))
     lines = shown(capsys, run.path, "--top", "3", "--group", "True", "--layer", "conv1", "--simultaneous", "--json")

@@ -71,6 +71,13 @@ def test_reading_writing_and_listing_local_files(tmp_path: Path) -> None:
     assert storage.stat(str(tmp_path)) is None
 
 
+def test_what_cannot_be_put_in_place_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        Storage().put_bytes(b"x", str(tmp_path / "folder"))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_missing_file_is_one_line_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         Storage().read_bytes(f"{tmp_path}/none")

@@ -44,5 +44,5 @@ def write_explained(explained: Explained, folder: str, storage: Storage) -> None
     """explain.json, then explain.html. Raises OutputError."""
     content = page(explained)
     folder = normalised(folder)
-    write_json(explained.to_json(), f"{folder}/explain.json", storage)
-    write_bytes(content, f"{folder}/explain.html", storage)
+    write_json(explained.to_json(), f"{folder}/explain.json", storage, option="--out")
+    write_bytes(content, f"{folder}/explain.html", storage, option="--out")

@@ -38,7 +38,7 @@ class Folder:
 
     def put(self, name: str, data: bytes) -> None:
         """Raises OutputError."""
-        write_bytes(data, f"{self.url}/{name}", self.storage)
+        write_bytes(data, f"{self.url}/{name}", self.storage, option="--out")
 
 
 def local_folder(out: str) -> Path:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pcace_dist.commands.export.folder import Step, is_of, local_folder
 from pcace_dist.commands.export.record import PAGE, RunRecord, Tracked, plain
 from pcace_dist.errors import OutputError, require_packages
@@ -75,6 +77,10 @@ def _one_line() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         yield
+    except ValidationError as error:  # of its settings, which are environment variables
+        first = error.errors()[0]
+        name = f"WANDB_{'_'.join(map(str, first['loc'])).upper()}"
+        raise OutputError(f"--to wandb: {name}: {first_line(first['msg'])}") from None
     except Exception as error:
         if not is_of(error, "wandb"):
             raise

@@ -176,5 +176,13 @@ def test_a_run_on_s3_is_exported_to_s3(square_run: Path, monkeypatch: pytest.Mon
         assert main(["export", "s3://bucket/squares", *options]) == 2  # not empty
 
 
+def test_a_place_that_cannot_be_written_names_the_option_of_this_verb(
+    square_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["export", str(square_run), "--to", "csv", "--force", "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("; choose another folder with --out")
+
+
 def test_nested_keys_are_joined_and_lists_stay() -> None:
     assert flat({"a": {"b": 1, "c": {"d": [1]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1], "e": {}}

@@ -115,6 +115,14 @@ def test_wandb_offline_has_config_summary_table_and_files(
     assert len(list((tmp_path / "out" / "wandb").glob("offline-run-*"))) == 1
 
 
+def test_a_setting_of_wandb_that_is_wrong_is_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    assert export(run, "--to", "wandb", "--out", str(tmp_path / "out")) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("pcace export: --to wandb: WANDB_MODE: Input should be ")
+
+
 def records(folder: Path) -> dict[str, Any]:
     """Config, summary and names of an artifact's files, from what wandb has written."""
     from wandb.proto import wandb_internal_pb2
