@@ -52,10 +52,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from pcace_dist.artifacts.rankings import why_unranked
     from pcace_dist.artifacts.run import open_run
     from pcace_dist.cli.tables import print_across_groups
-    from pcace_dist.errors import UserError
 
-    if arguments.across and (arguments.simultaneous or arguments.by != "score"):
-        raise UserError("--across counts places by score and has no intervals: leave out --simultaneous and --by")
     run = open_run(arguments.path)
     if arguments.across:
         _refuse_what_across_has_not(arguments)

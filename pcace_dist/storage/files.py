@@ -595,7 +595,7 @@ def _restated(error: Exception, kind: str, url: str) -> OSError:
     elif kind == "denied":
         restated = PermissionError(f"{url}: {refusal(error, url)}")
     elif isinstance(error, IsADirectoryError):
-        restated = IsADirectoryError(f"{url}: {first_line(text)}")
+        restated = IsADirectoryError(f"{url}: a directory, not a file")
     else:
         restated = OSError(f"{url}: {first_line(text)}")
     if number is not None:

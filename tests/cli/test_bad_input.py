@@ -147,13 +147,5 @@ def test_show_and_status_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert str(tmp_path) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [("--simultaneous",), ("--by", "effect")])
-def test_show_across_groups_takes_no_option_that_it_would_leave_aside(
-    option: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["show", str(tmp_path), "--across", *option]) == 2
-    assert "leave out --simultaneous and --by" in capsys.readouterr().err
-
-
 def test_ok_turns_a_code_into_zero(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rank", "nowhere.yaml", "--ok", "2,4"]) == 0
