@@ -24,7 +24,7 @@ AXES = "(({xaxis, yaxis}) => [...xaxis.range, ...yaxis.range])(document.querySel
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranked]:
     with jobs_without_ray():
-        yield rank_city(make_city(150, views=2, seed=7), tmp_path_factory.mktemp("city"))
+        yield rank_city(make_city(200, views=2, seed=7), tmp_path_factory.mktemp("city"))
 
 
 @pytest.fixture(scope="module")
