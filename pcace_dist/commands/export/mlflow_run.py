@@ -51,6 +51,7 @@ def to_mlflow(
     step("opening MLflow")
     from mlflow import MlflowClient  # takes seconds to import
 
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 7, its own number, take minutes
     with _quiet(), _one_line():
         client = MlflowClient(tracking_uri=tracking_uri)
         tracked = _tracked(client, _experiment(client, experiment, artifacts), record, step)
@@ -114,7 +115,7 @@ def _parts(values: list[Any], size: int) -> Iterator[list[Any]]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """None of MLflow's lines on the user's screen."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

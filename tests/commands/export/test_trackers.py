@@ -118,6 +118,7 @@ def test_wandb_offline_has_config_summary_table_and_files(
 def test_a_setting_of_wandb_that_is_wrong_is_one_line(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("wandb").teardown()  # it reads its settings once in a process
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     assert export(run, "--to", "wandb", "--out", str(tmp_path / "out")) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("pcace export: --to wandb: WANDB_MODE: Input should be ")
