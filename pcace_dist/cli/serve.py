@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from pcace_dist.cli.parser import AddVerb
 
@@ -46,9 +47,10 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _tell(line: str) -> None:
     """Print a line at once, also into a pipe."""
-    from pcace_dist.progress.terminal import visible
+    from pcace_dist.progress.terminal import tell, visible
 
-    print(visible(line), flush=True)
+    tell(visible(line))
+    sys.stdout.flush()
 
 
 def _port(text: str) -> int:

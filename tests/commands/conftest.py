@@ -1,4 +1,4 @@
-"""Whole jobs without Ray, and one small finished run with a planted truth for several folders."""
+"""Whole jobs, on one local Ray and without, and one small finished run with a planted truth for several folders."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pcace_dist.config.job import parse_job
 from pcace_dist.run.rank import run_job
 from tests.reporting.conftest import square_job
 from tests.reporting.square import write_squares
-from tests.whole_jobs import in_process, jobs_without_ray
+from tests.whole_jobs import in_process, jobs_without_ray, local_ray, without_ray
 
-__all__ = ["in_process"]
+__all__ = ["in_process", "local_ray", "without_ray"]
 
 
 @pytest.fixture(scope="session")

@@ -78,8 +78,8 @@ def test_nothing_is_printed_past_the_terminal() -> None:
 
 SHOW = (
     "import sys\nfrom tests.progress.test_terminal import ClassNames, ranking\n"
-    "from pcace_dist.cli import main, tables\n"
-    "main._show = lambda _: tables.print_ranking(ranking(*['x'] * 2000), ClassNames(), grouped=True) or 0\n"
+    "from pcace_dist.cli import main, show, tables\n"
+    "show._show = lambda _: tables.print_ranking(ranking(*['x'] * 2000), ClassNames(), grouped=True) or 0\n"
     "sys.argv = ['pcace', 'show', 'run']\nmain.entry()"
 )
 
