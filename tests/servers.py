@@ -10,6 +10,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import boto3
 
 
 def free_port() -> int:
@@ -59,6 +62,17 @@ def rclone_server(folder: Path, key: str, secret: str) -> Iterator[str]:
     address = ["--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}"]
     with serving([str(rclone), "serve", "s3", *address, "--config", os.devnull, str(folder)], port):
         yield f"http://127.0.0.1:{port}"
+
+
+def s3_client(endpoint: str) -> Any:
+    """boto3's client of a server that takes any key, such as `moto_server`."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
 
 
 def s3_environment(endpoint: str | None = None, key: str = "test", secret: str = "test") -> dict[str, str]:

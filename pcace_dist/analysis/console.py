@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from pcace_dist.analysis.compare import AgreementRow, Comparison
@@ -13,7 +12,7 @@ from pcace_dist.analysis.matched import Matched
 from pcace_dist.analysis.standings import Standing
 from pcace_dist.artifacts.reading.class_names import ClassNames
 from pcace_dist.progress.table import Column, Table, interval, middle_cut, number, print_table
-from pcace_dist.progress.terminal import Format, local_time, tell, visible
+from pcace_dist.progress.terminal import Format, tell, visible, when
 
 SHOWN = 20
 NAME_CELLS = 40  # of a layer's name in a line
@@ -60,28 +59,20 @@ def print_history(history: History, format: Format | None = None) -> None:
     rows = [
         (
             "*" if entry.run == history.latest else "",
-            _when(entry.published),
+            when(entry.published),
             entry.run,
             entry.why,
             f"{entry.images:,}",
             entry.verdict or "",
             number(entry.kendall),
             number(entry.overlap),
-            "" if entry.moved is None else f"{entry.moved:,} of {entry.judged:,}",
+            entry.moved_in_words,
             str(entry.exit_code),
             "kept" if entry.run in history.kept else "removed",
         )
         for entry in history.entries
     ]
     print_table(Table("", columns, rows), format)
-
-
-def _when(published: str) -> str:
-    """The local time of an entry; as it is written where that is no date."""
-    try:
-        return local_time(datetime.fromisoformat(published).timestamp())
-    except ValueError:
-        return published
 
 
 def print_standings(rows: Sequence[Standing], replacement: str, format: Format | None = None) -> None:

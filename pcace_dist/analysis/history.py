@@ -40,6 +40,11 @@ class Entry:
     judged: int | None = None
     drift: tuple[str, ...] = ()
 
+    @property
+    def moved_in_words(self) -> str:
+        """`3 of 56`; empty where nothing was compared."""
+        return "" if self.moved is None else f"{self.moved:,} of {self.judged:,}"
+
     @staticmethod
     def from_json(value: dict[str, Any]) -> Entry:
         """Raises KeyError, TypeError or ValueError for an entry that no tick can have written."""

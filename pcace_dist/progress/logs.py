@@ -9,12 +9,13 @@ are printed whatever the level, by `say`. A leaf: standard library only, no Ray.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -160,3 +161,17 @@ def _log_exception(kind: type[BaseException], error: BaseException, trace: Any) 
 def _log_thread_exception(args: threading.ExceptHookArgs) -> None:
     if args.exc_value is not None:
         _log_exception(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+@contextlib.contextmanager
+def errors_only(*names: str) -> Iterator[None]:
+    """While it lasts, loggers of other people's libraries say nothing below ERROR."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

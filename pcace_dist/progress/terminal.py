@@ -99,6 +99,16 @@ def local_time(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M %Z}"
 
 
+def when(published: str | float | None) -> str:
+    """A time for people: of ISO 8601 or seconds since 1970. What is none stays as it is written; empty for None."""
+    if published is None:
+        return ""
+    try:
+        return local_time(datetime.fromisoformat(published).timestamp() if isinstance(published, str) else published)
+    except (ValueError, OverflowError, OSError):
+        return str(published)
+
+
 def terminal_width() -> int | None:
     """Cells in a line of the terminal; None where stdout is a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

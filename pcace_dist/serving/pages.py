@@ -21,7 +21,7 @@ from pcace_dist.analysis.compare import compare_runs
 from pcace_dist.artifacts.bad_rows import BAD_ROWS
 from pcace_dist.errors import PcaceError, StoreUnavailable, UserError
 from pcace_dist.progress.table import middle_cut, text_of_records
-from pcace_dist.progress.terminal import Format, visible
+from pcace_dist.progress.terminal import Format, visible, when
 from pcace_dist.serving import run_view, tables
 from pcace_dist.serving.catalog import Catalog
 from pcace_dist.serving.finding import below, link_among
@@ -84,7 +84,7 @@ class Pages:
             "cut": lambda text: middle_cut(visible(text), NAME_CELLS),
             "sentence": lambda text: middle_cut(visible(text), SENTENCE_CELLS),
             "exactly": escape,  # in a value that comes back: nothing is shown otherwise
-            "when": tables.when,
+            "when": when,
         }
         environment.globals |= {"address": address, "shown": shown, "version": __version__, "place": self._place}
         self._environment = environment

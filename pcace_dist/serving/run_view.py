@@ -14,6 +14,7 @@ from pcace_dist.artifacts.rankings import RANKINGS, best_of, why_unranked
 from pcace_dist.artifacts.run import Run
 from pcace_dist.errors import PcaceError, UserError
 from pcace_dist.progress.display import duration
+from pcace_dist.progress.terminal import when
 from pcace_dist.serving import tables
 from pcace_dist.serving.rows import RunRow
 from pcace_dist.serving.tables import Table
@@ -171,7 +172,7 @@ def _bad_rows(run: Run) -> Table | None:
 def differences(rows: Sequence[RunRow]) -> list[tuple[str, str, str]]:
     """What two runs are about, where it differs: name, in the first, in the second."""
     facts: dict[str, Callable[[RunRow], str]] = {
-        "ended": lambda row: tables.when(row.when),
+        "ended": lambda row: when(row.when),
         "images": lambda row: "" if row.images is None else f"{row.images:,}",
         "bad rows": lambda row: "" if row.bad_rows is None else f"{row.bad_rows:,}",
         "model": lambda row: row.model,

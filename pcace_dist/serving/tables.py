@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -14,8 +13,8 @@ from pcace_dist.analysis.compare import Comparison
 from pcace_dist.analysis.history import History
 from pcace_dist.artifacts.rankings import SMALL_SUPPORT
 from pcace_dist.artifacts.reading.class_names import ClassNames
-from pcace_dist.progress.table import interval, number
-from pcace_dist.progress.terminal import local_time
+from pcace_dist.progress.table import Column, interval, number
+from pcace_dist.progress.terminal import when
 
 MOST_TABLES = 12  # rankings that a page shows
 MOST_ROWS = 200  # of agreements
@@ -24,17 +23,8 @@ Show: TypeAlias = Callable[[Row], str]
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column: its heading, whether it holds numbers, and what the heading means."""
-
-    heading: str
-    numeric: bool = True
-    meaning: str = ""
-
-
-@dataclass(frozen=True)
 class Table:
-    """Rows of cells under a title; notes stand below."""
+    """Rows of cells under a title; notes stand below. Columns that are no names hold numbers."""
 
     title: str
     columns: Sequence[Column]
@@ -42,7 +32,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-NAME = Column("layer", False)
+NAME = Column("layer", name=True)
 CHANNEL = Column("channel")
 RANK = Column("rank")
 INTERVAL = Column("95 %", meaning="the interval that holds the value with 95 % confidence")
@@ -78,10 +68,17 @@ def _ranking(title: str, rows: Sequence[Row], by: str) -> Table:
             (Column("effect", meaning=meaning), lambda row: number(row["effect"])),
             (INTERVAL, lambda row: interval(row["effect_low"], row["effect_high"], between=" to ")),
         ]
-    shown += [(Column("images"), lambda row: f"{row['images']:,}"), (Column("status", False), lambda r: r["status"])]
+    shown += [
+        (Column("images"), lambda row: f"{row['images']:,}"),
+        (Column("status", name=True), lambda r: r["status"]),
+    ]
     few = any(_rests_on_few(row) for row in rows)
     notes = (f"* rests on less than {SMALL_SUPPORT:.0%} of the images (support)",) if few else ()
     return _table(title, shown, rows, notes)
+
+
+def _status(row: Row) -> str:
+    return str(row["status"])
 
 
 def _score(row: Row) -> str:
@@ -97,7 +94,7 @@ def bad_rows(table: pa.Table, most: int) -> Table:
     """The first `most` rows that were set aside."""
     names = ("file", "row", "id", "stage", "reason")
     shown: list[tuple[Column, Show]] = [
-        (Column(name, name == "row"), lambda row, name=name: _text(row[name]))  # type: ignore[misc]
+        (Column(name, name=name != "row"), lambda row, name=name: _text(row[name]))  # type: ignore[misc]
         for name in names
     ]
     more = (f"{len(table) - most:,} more: see the CSV",) if len(table) > most else ()
@@ -129,7 +126,7 @@ def _pair(title: str, rows: Sequence[Row]) -> Table:
         (Column("score in B"), lambda row: number(row["score_b"])),
         (Column("change"), lambda row: f"{row['change']:+.3f}"),
         (Column("q", meaning="the false discovery rate at which it moved"), lambda row: number(row["q_value"])),
-        (Column("moved", False), lambda row: row["movement"] if row["moved"] else ""),
+        (Column("moved", name=True), lambda row: row["movement"] if row["moved"] else ""),
     ]
     return _table(title, shown, rows)
 
@@ -138,8 +135,8 @@ def agreement(comparison: Comparison) -> Table:
     """How far the rankings agree, for each target, group and layer."""
     names = comparison.names
     columns = [
-        Column("target", False),
-        Column("group", False),
+        Column("target", name=True),
+        Column("group", name=True),
         NAME,
         *map(Column, ("Kendall", "Spearman", f"top {comparison.settings.top}", "rank-biased overlap")),
     ]
@@ -160,14 +157,14 @@ def agreement(comparison: Comparison) -> Table:
 def history(published: History) -> Table:
     """The runs that a schedule has published, the newest first."""
     columns = [
-        Column("published", False),
-        Column("why", False),
+        Column("published", name=True),
+        Column("why", name=True),
         Column("images"),
-        Column("verdict", False),
+        Column("verdict", name=True),
         Column("Kendall"),
         Column("overlap"),
         Column("moved"),
-        Column("drift", False),
+        Column("drift", name=True),
         Column("exit code"),
     ]
     rows = [
@@ -178,24 +175,13 @@ def history(published: History) -> Table:
             entry.verdict or "",
             number(entry.kendall),
             number(entry.overlap),
-            "" if entry.moved is None else f"{entry.moved:,} of {entry.judged:,}",
+            entry.moved_in_words,
             "; ".join(entry.drift),
             str(entry.exit_code),
         )
         for entry in reversed(published.entries)
     ]
     return Table("", columns, rows)
-
-
-def when(published: str | float | None) -> str:
-    """A time for people: of ISO 8601 or seconds since 1970; empty where there is none."""
-    if published is None:
-        return ""
-    try:
-        seconds = datetime.fromisoformat(published).timestamp() if isinstance(published, str) else published
-        return local_time(seconds)
-    except (ValueError, OverflowError, OSError):
-        return str(published)
 
 
 def _table(title: str, shown: Iterable[tuple[Column, Show]], rows: Iterable[Row], notes: tuple[str, ...] = ()) -> Table:

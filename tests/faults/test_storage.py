@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -33,7 +32,7 @@ from tests.faults.harness import (
 )
 from tests.faults.proxy import FAULTS, Mischief, misbehaving
 from tests.planted import planted_network
-from tests.servers import moto_server, s3_environment
+from tests.servers import moto_server, s3_client, s3_environment
 
 pytestmark = pytest.mark.faults
 
@@ -47,13 +46,7 @@ def s3(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
     weights = tmp_path_factory.mktemp("weights") / "network.safetensors"
     save_file(planted_network().state_dict(), weights)
     with moto_server() as endpoint:
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
+        client = s3_client(endpoint)
         for bucket in ("images", "runs"):
             client.create_bucket(Bucket=bucket)
         for path in sorted(data.iterdir()):

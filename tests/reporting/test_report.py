@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -31,7 +30,7 @@ from tests.before import make_before
 from tests.reporting.conftest import Reported, quietly, square_job
 from tests.reporting.opened import OpenedReport, numbers, pixels
 from tests.reporting.square import GROUPS, RING, SQUARE
-from tests.servers import moto_server, s3_environment
+from tests.servers import moto_server, s3_client, s3_environment
 from tests.whole_jobs import jobs_without_ray
 
 LAYER, PLANTED = "look", 0
@@ -430,13 +429,7 @@ def test_the_source_reads_layers_by_glob(squares: Reported) -> None:
 
 def test_a_run_and_its_data_on_s3_give_a_page_on_s3(squares: Reported, tmp_path: Path) -> None:
     with moto_server() as endpoint:
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
+        client = s3_client(endpoint)
         client.create_bucket(Bucket="bucket")
         for folder, prefix in ((squares.data, "images"), (squares.run, "run")):
             for path in folder.rglob("*"):

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import save_file
@@ -19,7 +18,7 @@ from pcace_dist.run.rank import run_job
 from tests.faults.proxy import Mischief, Noted, misbehaving
 from tests.planted import planted_network, write_planted
 from tests.run.test_main_job import ROOT, planted_job
-from tests.servers import moto_server, s3_environment
+from tests.servers import moto_server, s3_client, s3_environment
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +35,7 @@ def pcace(endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_job_with_data_weights_and_output_on_s3(local_ray: None, endpoint: str, tmp_path: Path) -> None:
     write_planted(tmp_path / "data", 900)
     save_file(planted_network().state_dict(), tmp_path / "network.safetensors")
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
+    client = s3_client(endpoint)
     for bucket in ("images", "models", "runs"):
         client.create_bucket(Bucket=bucket)
     for path in sorted((tmp_path / "data").iterdir()):
@@ -88,9 +81,7 @@ def assert_read_once_for_each_stage(noted: list[Noted], data: Path) -> None:
 
 @pytest.mark.jobs
 def test_a_schedule_with_everything_on_s3(endpoint: str, tmp_path: Path) -> None:
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
-    )
+    client = s3_client(endpoint)
     client.create_bucket(Bucket="weekly")
     write_planted(tmp_path / "data", 600, shards=2)
     shards = sorted((tmp_path / "data").iterdir())

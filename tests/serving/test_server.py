@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
 
@@ -24,7 +23,7 @@ from tests.faults.proxy import Mischief, misbehaving
 from tests.planted import write_planted
 from tests.reporting.browser import open_browser, violations
 from tests.run.test_main_job import ROOT, planted_job
-from tests.servers import moto_server, s3_environment
+from tests.servers import moto_server, s3_client, s3_environment
 
 LINE = re.compile(r"runs below (.*): (http://127\.0\.0\.1:\d+/)   \(Ctrl-C ends it\)\n")
 
@@ -173,13 +172,7 @@ def test_a_report_lives_in_its_sandbox(tmp_path: Path) -> None:
 @pytest.mark.jobs
 def test_runs_on_s3_are_read_with_few_requests(folder: Path) -> None:
     with moto_server() as endpoint, misbehaving(endpoint, Mischief()) as (counted, proxy):
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
+        client = s3_client(endpoint)
         client.create_bucket(Bucket="runs")
         for file in (folder / "team/monday").rglob("*.*"):
             for number in range(20):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import re
 import tempfile
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pcace_dist.commands.export.folder import Step, is_of, local_folder
 from pcace_dist.commands.export.record import RunRecord, Tracked
 from pcace_dist.errors import OutputError, require_packages
+from pcace_dist.progress.logs import errors_only
 from pcace_dist.storage.retry import first_line
 
 if TYPE_CHECKING:
@@ -115,17 +115,9 @@ def _parts(values: list[Any], size: int) -> Iterator[list[Any]]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """None of MLflow's lines on the user's screen."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with errors_only("mlflow", "alembic", "urllib3"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from pcace_dist.commands.export.folder import Step, is_of, local_folder
 from pcace_dist.commands.export.record import PAGE, RunRecord, Tracked, plain
 from pcace_dist.errors import OutputError, require_packages
+from pcace_dist.progress.logs import errors_only
 from pcace_dist.storage.retry import first_line
 
 KIND = "pcace-run"  # type of the artifact
@@ -72,11 +72,9 @@ def _tracked(record: RunRecord, project: str, folder: Path, own: str, step: Step
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
     """What wandb raises, as one line; its own lines are not shown."""
-    logger = logging.getLogger("wandb")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        yield
+        with errors_only("wandb"):
+            yield
     except ValidationError as error:  # of its settings, which are environment variables
         first = error.errors()[0]
         name = f"WANDB_{'_'.join(map(str, first['loc'])).upper()}"
@@ -85,5 +83,3 @@ def _one_line() -> Iterator[None]:
         if not is_of(error, "wandb"):
             raise
         raise OutputError(f"--to wandb: {first_line(error)}; WANDB_MODE=offline needs no account") from None
-    finally:
-        logger.setLevel(level)
