@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
 # The image of cluster/kubernetes: Ray, pcace_dist and the examples, as a user without rights.
 #
-#   docker build --target cuda -t REGISTRY/pcace-dist:0.1.0-cuda .
-#   docker build --target cpu --build-arg TORCH_INDEX=URL -t REGISTRY/pcace-dist:0.1.0-cpu .
+#   docker build --target cuda -t REGISTRY/pcace-dist:0.2.0-cuda .
+#   docker build --target cpu --build-arg TORCH_INDEX=URL -t REGISTRY/pcace-dist:0.2.0-cpu .
 #
 # The wheels of torch that pip finds by default bring CUDA's libraries; the host brings the driver. TORCH_INDEX is PyTorch's
 # index of wheels for processors alone (pytorch.org, "Get Started"): without it the CPU image works as well, but is large.

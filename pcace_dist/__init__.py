@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pcace_dist.config.job import Job
     from pcace_dist.statistics.maximal import maximal_correlation
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Job": "pcace_dist.config.job",

@@ -20,6 +20,7 @@ from importlib import util
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pcace_dist import __version__
 from pcace_dist.errors import NotInstalled, UserError, install_command, packages_of
@@ -95,6 +96,16 @@ def test_the_report_says_so_before_it_reads_anything(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "plotly" else found(name))
     with pytest.raises(NotInstalled, match="plotly"):
         build_report("no/such/run", ReportOptions())
+
+
+def test_what_names_the_version_names_this_one() -> None:
+    """pcace_dist.__version__ is the one place; the changelog, the citation and the image's name follow it."""
+    released = re.findall(r"^## (\d\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert released[0] == (__version__, str(citation["date-released"]))
+    assert citation["version"] == __version__
+    for name in ("Dockerfile", "cluster/README.md", "cluster/kubernetes/settings/settings.yaml"):
+        assert set(re.findall(r"/pcace-dist:([\d.]+)-", (ROOT / name).read_text())) == {__version__}
 
 
 # -- installed
