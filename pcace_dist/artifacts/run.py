@@ -70,6 +70,11 @@ class Run:
         """The resolved job, from job.yaml."""
         return read_job(self.job_text(), name=f"{self.path}/job.yaml")
 
+    @property
+    def directory(self) -> str:
+        """The directory that relative paths of the job are meant from."""
+        return begun_in(self.path, self.job, self.summary.get("directory"))
+
     def published(self) -> str | None:
         """The run below this path that `pcace rerank` published last; None where this is a run itself."""
         url = f"{self.path}/latest.json"
@@ -178,7 +183,7 @@ class Run:
         from pcace_dist.artifacts.reading.rows import dataset_again
 
         try:
-            dataset = dataset_again(self.job, self.manifest(), self.path, begun_in(self.path, self.job))
+            dataset = dataset_again(self.job, self.manifest(), self.path, self.directory)
             rows = LocalRows(dataset, images_of(self.job), self.storage)
             return pictures_of(rows, self.exemplars(), channels), []
         except (PcaceError, OSError) as error:  # a notebook shows the ranking all the same

@@ -35,17 +35,19 @@ def weights_of(job: Job, directory: str = "") -> str:
     return weights if weights in NOT_PATHS else absolute(weights, directory)
 
 
-def begun_in(run: str, job: Job) -> str:
+def begun_in(run: str, job: Job, recorded: str | None = None) -> str:
     """The directory a finished run was started in, which its relative paths are meant from.
 
     Its place tells: `output: runs/street` that lies at /home/me/runs/street was started in /home/me. Where it does not
-    (the output is absolute or remote, or the run was moved) this process's directory is all there is.
+    (the output is absolute or remote, or the run was moved), the directory that its summary has recorded, if that still
+    is one; else this process's.
     """
     place, output = absolute(run), os.path.normpath(job.output)
-    if "://" in job.output or os.path.isabs(output) or output.startswith(os.pardir):
-        return os.getcwd()
-    directory = place.removesuffix(f"{os.sep}{output}")
-    return os.getcwd() if directory == place else directory or os.sep
+    if not ("://" in job.output or os.path.isabs(output) or output.startswith(os.pardir)):
+        directory = place.removesuffix(f"{os.sep}{output}")
+        if directory != place:
+            return directory or os.sep
+    return recorded if recorded is not None and os.path.isdir(recorded) else os.getcwd()
 
 
 def dataset_of(job: Job, directory: str = "") -> DatasetSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -69,10 +70,19 @@ def build_report(run: str, options: ReportOptions, *, progress: ReportProgress |
 
     If the images can no longer be read (the data set moved or changed), the page has no pictures, and a note says so.
     """
+    _refuse(options)
     require_packages("pcace report", "report", "captum", "jinja2", "plotly")
     browser = find_browser() if options.pdf else None
     with progress or ReportProgress() as report_progress:
         return _build(run, options, browser, report_progress)
+
+
+def _refuse(options: ReportOptions) -> None:
+    """Raise JobError for options that cannot be met: before anything is computed."""
+    if options.output is not None and os.path.isdir(options.output):
+        raise JobError(f"--output {options.output}: is a folder; name a file, such as {options.output}/report.html")
+    if options.blur and not options.images:
+        raise JobError("--blur: shows pictures blurred, and --no-images shows none; give one of them")
 
 
 def _build(run: str, options: ReportOptions, browser: str | None, progress: ReportProgress) -> ReportResult:

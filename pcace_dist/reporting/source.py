@@ -19,7 +19,7 @@ from pcace_dist.artifacts.reading.rows import dataset_again, id_of_rows
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.config.choice import choose, layer_names
 from pcace_dist.config.job import Job, read_job
-from pcace_dist.config.resolve import begun_in, images_of, storage_of, weights_of
+from pcace_dist.config.resolve import images_of, storage_of, weights_of
 from pcace_dist.config.targets import TargetSpec, reduction_of
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.images import ImageSpec
@@ -259,7 +259,8 @@ def _opened(path: str, layers: tuple[str, ...] | None) -> ReportSource:
 
 def _origin_at(path: str) -> Origin:
     job = read_job(open_run(path).job_text(), name=f"{path}/job.yaml")
-    return Origin(open_run(path, storage=storage_of(job)), job, begun_in(path, job))
+    run = open_run(path, storage=storage_of(job))
+    return Origin(run, job, run.directory)
 
 
 def _origin_of(itself: Origin) -> Origin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -265,6 +266,7 @@ class RunStats:
             "attempts": len(state.accepted_receipts()),
             "workers": self.workers,
             "workers_are": self._executor.workers_are,
+            "directory": os.getcwd(),
             "seconds": round(time.monotonic() - self._started, 3),
             "images_per_second": round(forwarded / main_pass, 3) if main_pass > 0 else None,
             **self._time(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from pcace_dist.artifacts.run import open_run
+from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.cli.main import main
 from pcace_dist.config.job import parse_job
 from pcace_dist.config.resolve import begun_in
-from pcace_dist.errors import OutputError, UserError
+from pcace_dist.errors import JobError, OutputError, UserError
 from pcace_dist.reporting.evidence import growth
 from pcace_dist.reporting.findings import Findings
 from pcace_dist.reporting.options import ReportOptions
@@ -375,6 +376,32 @@ def test_where_a_run_was_started_is_told_by_its_place(monkeypatch: pytest.Monkey
         ("/home/street", "../street"),
     ):
         assert begun(run, output) == str(tmp_path)
+
+
+def test_a_run_with_an_absolute_output_finds_its_relative_data_from_anywhere(
+    squares: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, begun = tmp_path / "run", tmp_path / "begun"
+    shutil.copytree(squares.run, run)
+    begun.mkdir()
+    (begun / "data").symlink_to(squares.data)
+    text = (run / "job.yaml").read_text().replace(str(squares.data), "data").replace(str(squares.run), str(run))
+    (run / "job.yaml").write_text(text)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["directory"] == os.getcwd()
+    monkeypatch.setattr(Run, "summary", summary | {"directory": str(begun)})
+    monkeypatch.chdir(run)
+    result = quietly(run, synthesis=False, top=1)
+    assert result.notes == () and result.images > 0
+    monkeypatch.setattr(Run, "summary", summary | {"directory": str(tmp_path / "gone")})
+    assert open_run(str(run)).directory == str(run)
+
+
+def test_options_that_cannot_be_met_are_refused_before_anything_is_computed(squares: Reported, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"is a folder; name a file, such as .*report\.html"):
+        quietly(squares.run, output=str(tmp_path))
+    with pytest.raises(JobError, match="--no-images shows none"):
+        quietly(squares.run, blur=True, images=False)
 
 
 def test_a_run_of_an_earlier_version_without_exemplars_still_has_a_page(squares: Reported, tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def to_wandb(record: RunRecord, *, project: str, out: str | None, force: bool, s
     before = [] if force else sorted(folder.glob(f"wandb/offline-run-*-{own}"))
     if before:
         return Tracked(str(before[-1]), True, ())
-    with _one_line():
+    there = folder.exists()
+    with _one_line(), _without_empty(folder, there=there):
         return _tracked(record, project, local_folder(str(folder)), own, step)
 
 
@@ -67,6 +68,18 @@ def _tracked(record: RunRecord, project: str, folder: Path, own: str, step: Step
             run.log_artifact(artifact)
         place = f"{run.dir.removesuffix('/files')}" if run.offline else str(run.url)
         return Tracked(place, bool(run.resumed), tuple(added))
+
+
+@contextlib.contextmanager
+def _without_empty(folder: Path, *, there: bool) -> Iterator[None]:
+    """Where wandb refuses before it writes, the folder that was made for it goes; one that was there stays."""
+    try:
+        yield
+    except Exception:
+        if not there:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

@@ -122,6 +122,7 @@ def test_a_setting_of_wandb_that_is_wrong_is_one_line(
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     assert export(run, "--to", "wandb", "--out", str(tmp_path / "out")) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("pcace export: --to wandb: WANDB_MODE: Input should be ")
+    assert not (tmp_path / "out").exists()
 
 
 def records(folder: Path) -> dict[str, Any]:
