@@ -85,9 +85,10 @@ check: lint types docs test
 stability: setup
 	$(BIN)/python -m tests.statistics.stability
 
-# docs/ranking.svg, docs/pair.svg, docs/serve.png and docs/report-*.png, from runs of the examples (runs/mnist, runs/pictures)
+# docs/*.svg, docs/serve.png and docs/report-*.png: drawings, and pictures of runs of the examples (runs/mnist, runs/pictures)
 pictures: setup
 	$(BIN)/pcace rank examples/mnist/job.yaml --top 1
+	$(BIN)/python -m examples.diagrams docs
 	$(BIN)/python -m examples.mnist.pictures runs/mnist docs
 	$(BIN)/python -m tests.serving.picture runs/mnist docs/serve.png
 	PCACE_EXECUTOR=threads $(BIN)/python -m tests.reporting.pictures docs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from pcace_dist import __version__
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
+sys.path.append(str(Path(__file__).parent))  # for first_uses
 project = "pcace_dist"
 author = "the pcace_dist authors"
 project_copyright = author
@@ -18,12 +20,14 @@ release = __version__
 root_doc = "docs/index"
 include_patterns = ["docs/**", "examples/**.md", "cluster/*.md", "*.md"]
 exclude_patterns = [".*", "runs", "build", "dist", "site", "tests", "pcace_dist", "jobs", "**/data/**"]
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "first_uses"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 nitpicky = True
 smartquotes = False
 
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_extra_path = ["_root"]  # its index.html leads to root_doc
 html_theme = "furo"
 html_title = f"pcace_dist {release}"

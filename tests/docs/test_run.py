@@ -1,4 +1,4 @@
-"""The Python blocks of the how-tos, run in order as they stand, on a run of the MNIST example."""
+"""The Python blocks of the pages, run in order as they stand, on a run of the MNIST example."""
 
 from __future__ import annotations
 
@@ -62,6 +62,11 @@ def test_masks_prune_as_pruning_md_says(mnist: Path, monkeypatch: pytest.MonkeyP
     names = ran("pruning.md", {})
     images = torch.zeros(2, 1, 28, 28)
     assert names["model"](images).shape == names["smaller"](images).shape
+
+
+def test_a_square_is_seen_as_why_it_works_md_says() -> None:
+    scores = ran("why-it-works.md", {})["scores"]
+    assert abs(scores.pearson).max() < 0.1 and scores.score[0] > 0.97 and scores.score[1] < 0.2
 
 
 def test_a_model_in_memory_is_ranked_as_python_md_says() -> None:

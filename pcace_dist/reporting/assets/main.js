@@ -54,6 +54,8 @@ function fillControls() {
   const { ended, versions, job } = state.data.made, made = Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ");
   document.getElementById("made").textContent = [ended && `This run ended on ${ended}.`, made && `Made with ${made}.`].filter(Boolean).join(" ");
   document.getElementById("job").textContent = job;
+  const terms = Object.entries(state.data.glossary).map(([name, sentence]) => [name.replaceAll("_", " "), sentence]).sort(([a], [b]) => a.localeCompare(b));
+  document.getElementById("terms").append(...terms.map(([name, sentence]) => h("div", {}, h("dt", {}, name), h("dd", {}, sentence))));
   document.getElementById("notes").replaceChildren(...state.data.notes.map((note) => h("p", {}, note)));
 }
 

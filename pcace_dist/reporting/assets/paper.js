@@ -57,8 +57,7 @@ const paperHead = () => h("header", {}, h("p", { class: "quiet" }, `pcace report
   ["notes", "shown"].map((id) => document.getElementById(id).cloneNode(true)));
 
 function paperEnd() {
-  const terms = Object.entries(state.data.glossary);
-  return h("div", { class: "view" }, h("section", {}, h("h2", {}, "Terms"), h("dl", { class: "terms" }, terms.map(([name, sentence]) => h("div", {}, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, sentence))))),
+  return h("div", { class: "view" }, h("section", {}, h("h2", {}, "Terms"), document.getElementById("terms").cloneNode(true)),
     h("section", {}, ["made", "job"].map((id) => document.getElementById(id).cloneNode(true))));
 }
 

@@ -1,0 +1,85 @@
+"""Links the first use of each glossary term on a page to the glossary, when the site is built. Sources stay plain.
+
+A Sphinx extension. Terms are the headings of docs/glossary.md; what a link says on hover is the term's first sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from docutils import nodes
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+GLOSSARY = "docs/glossary"
+WITHOUT = ("docs/reference/", "cluster/", GLOSSARY, "docs/index", "CHANGELOG", "CODE_OF_CONDUCT", "SECURITY")
+NOT_IN = (nodes.title, nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.raw, nodes.caption)
+FORMS = {  # of words that mean something else as well
+    "code": r"(?<!exit )(?<!turns )codes|(?<=its )code(?= is)",
+    "effect": r"(?<!no )(?<!total )effects?(?! on)",
+    "group": r"(?<!row )(?<!node )groups?",
+    "interval": r"(?<!knot\s)(?<!old\s)intervals?",
+    "map": r"(?:activation |channel's |mean )maps?|(?<=a channel as a )map",
+    "plan": r"(?:the|one|a|its|shared|same|frozen) plan|plans",
+    "reduce": r"(?:the|a) reduce",
+    "transform": r"(?<!your own )transforms?",
+    "unit": r"(?<!in\s)(?<!'s\s)(?<!\d\s)units?(?! tests?| x)",
+}
+"""Regular expressions by term; of every other term the word and its plural are looked for."""
+
+
+def terms(page: str) -> dict[str, str]:
+    """The first sentence of each `### term` of the glossary, without marks and links."""
+    found = re.findall(r"^### (.+)\n+(.+(?:\n.+)*)", page, re.M)
+    return {name: sentence(text) for name, text in found}
+
+
+def sentence(text: str) -> str:
+    """The first sentence of a paragraph in Markdown, as plain text."""
+    plain = re.sub(r"[*`]|\[([^]]*)\]\([^)]*\)", r"\1", text.replace("\n", " "))
+    return re.split(r"(?<=\.) ", plain.strip())[0]
+
+
+def pattern(term: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w./-])(?:{FORMS.get(term, re.escape(term) + 's?')})(?![\w-]|\.\w)", re.I)
+
+
+def texts(page: nodes.Node) -> Iterator[nodes.Text]:
+    """What is read as text: no headings, links, code or formulas."""
+    for text in page.findall(nodes.Text):
+        parent: nodes.Node | None = text.parent
+        while parent is not None and not isinstance(parent, NOT_IN):
+            parent = parent.parent
+        if parent is None:
+            yield text
+
+
+def link_first_uses(page: nodes.Node, said: Mapping[str, str], glossary: str) -> list[str]:
+    """Link the first use of each term on a page; the terms that were found. Longer terms come first ("rank interval"
+    before "interval"). glossary: address of the glossary from the page."""
+    found = []
+    for term in sorted(said, key=len, reverse=True):
+        for text in texts(page):
+            if use := pattern(term).search(text):
+                address = f"{glossary}#{term.replace(' ', '-')}"
+                link = nodes.reference("", use[0], refuri=address, reftitle=said[term], classes=["term"])
+                around = nodes.Text(text[: use.start()]), link, nodes.Text(text[use.end() :])
+                text.parent.replace(text, [node for node in around if node.astext()])
+                found.append(term)
+                break
+    return found
+
+
+def resolved(app: Sphinx, page: nodes.document, name: str) -> None:
+    if not name.startswith(WITHOUT):
+        said = terms((Path(app.srcdir) / f"{GLOSSARY}.md").read_text())
+        link_first_uses(page, said, app.builder.get_relative_uri(name, GLOSSARY))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("doctree-resolved", resolved)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
