@@ -26,7 +26,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from pcace_dist.errors import StoreUnavailable, TakenOver
 from pcace_dist.ledger.records import PREFIX as PREFIX
@@ -35,8 +35,6 @@ from pcace_dist.ledger.records import IllegalHistory as IllegalHistory
 from pcace_dist.ledger.records import Json as Json
 from pcace_dist.ledger.records import Record as Record
 from pcace_dist.storage.store import OutcomeUnknown, Store
-
-UnitStatus = Literal["pending", "accepted", "set_aside", "spared"]
 
 KINDS = ("open", "reopen", "manifest", "inherit", "accept", "set_aside", "retract", "settled", "done")
 READERS = 16  # threads that load a long ledger
@@ -139,29 +137,17 @@ class RunState:
     done: Json | None = None
     foreign: tuple[Json, ...] = ()  # workers of other numeric classes, each once, in the ledger's order
     units: tuple[str, ...] = ()  # in the manifest's order
+    spared: frozenset[str] = frozenset()  # units without which the answer is known
     _rows_of: Mapping[str, int] = field(default_factory=dict)  # of units whose row groups the manifest lists
     _receipts: Mapping[str, Receipt] = field(default_factory=dict)  # accepted attempts in the ledger's order
     _attempt_of: Mapping[str, str] = field(default_factory=dict)  # accepted unit: its attempt
     _retracted: frozenset[str] = frozenset()
-    _spared: frozenset[str] = frozenset()
 
     # -- queries
 
-    def unit_status(self, unit: str) -> UnitStatus:
-        """pending, accepted, set_aside or spared. Raises KeyError for a unit that is not in the manifest."""
-        if unit in self._attempt_of:
-            return "accepted"
-        if unit in self.set_aside:
-            return "set_aside"
-        if unit in self._spared:
-            return "spared"
-        if unit not in self.units:
-            raise KeyError(unit)
-        return "pending"
-
     def is_settled(self, unit: str) -> bool:
         """Whether a unit is accepted, set aside or spared."""
-        return unit in self._attempt_of or unit in self.set_aside or unit in self._spared
+        return unit in self._attempt_of or unit in self.set_aside or unit in self.spared
 
     def pending_units(self) -> list[str]:
         """Units still to be computed, in the manifest's order."""
@@ -246,7 +232,7 @@ class RunState:
                 self._check_count(record, receipt.attempt, unit, count)
                 if unit not in manifest_units:
                     raise _illegal(record, f"unit {unit} of attempt {receipt.attempt} is not in the manifest")
-                if unit in attempt_of or unit in self.set_aside or unit in self._spared:
+                if unit in attempt_of or unit in self.set_aside or unit in self.spared:
                     raise _illegal(record, f"unit {unit} of attempt {receipt.attempt} is accepted or set aside already")
                 attempt_of[unit] = receipt.attempt
             receipts[receipt.attempt] = receipt
@@ -290,7 +276,7 @@ class RunState:
         units = [str(unit) for unit in record.body["units"]]
         if set(units) != set(self.pending_units()) or not units:
             raise _illegal(record, "spares other units than those that are pending")
-        return replace(self, settled=record.body, _spared=frozenset(units))
+        return replace(self, settled=record.body, spared=frozenset(units))
 
     def _done(self, record: Record) -> RunState:
         pending = self.pending_units()

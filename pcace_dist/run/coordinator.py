@@ -130,7 +130,7 @@ class Coordinator(ABC, Generic[P]):
 
     def _reduce_task(self, plan: Plan, block: ChannelBlock, receipts: tuple[Receipt, ...]) -> Task[BlockScores]:
         """The reduce task of one block. It gets only those parts of the receipts that it needs."""
-        return Task.of(WorkerBody.reduce, plan.digest, block, _for_block(receipts, block))
+        return Task.of(WorkerBody.reduce, plan.digest, block, receipts_for(receipts, block))
 
     @abstractmethod
     def _publish_more(self, sink: Sink, plan: Plan) -> None:
@@ -264,7 +264,7 @@ def worker_shape(job: Job) -> WorkerShape:
     return WorkerShape(workers.max, workers.cpus, workers.gpus, workers.memory, dict(workers.resources))
 
 
-def _for_block(receipts: Iterable[Receipt], block: ChannelBlock) -> tuple[Receipt, ...]:
+def receipts_for(receipts: Iterable[Receipt], block: ChannelBlock) -> tuple[Receipt, ...]:
     """The receipts as a reduce task needs them."""
     return tuple(
         only_files(receipt, "rows.arrow", block.file, "samples.arrow", block.sample_file) for receipt in receipts

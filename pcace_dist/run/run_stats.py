@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pcace_dist.artifacts.drift import advice
@@ -18,7 +18,7 @@ from pcace_dist.datasets.listing import LeftOut
 from pcace_dist.datasets.units import Unit, data_digest
 from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.executors.start_patience import StartPatience
-from pcace_dist.ledger.ledger import Ledger
+from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.progress.display import RunDisplay, Tally
 from pcace_dist.run.bottleneck import ComputeSettings, find_bottleneck, on_worker, stage_shares
 from pcace_dist.run.looks import look_in_words
@@ -32,6 +32,30 @@ if TYPE_CHECKING:
     from pcace_dist.executors.ray_metrics import Metrics
 
 SUMMARY_EVERY = 5.0  # seconds between two summaries while the run works
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Rows by what the ledger says of them: in settled units, in the result, bad (with all of units that were set
+    aside), without a label that they need, and of units without which the top was settled."""
+
+    settled: int = 0
+    images: int = 0
+    bad: int = 0
+    unlabelled: int = 0
+    spared: int = 0
+
+    @classmethod
+    def of(cls, state: RunState, rows_of: Mapping[str, int]) -> Recorded:
+        """`rows_of`: rows of every unit, before the filter."""
+        counts = [count for receipt in state.accepted_receipts() for count in receipt.units.values()]
+        return cls(
+            settled=sum(rows for unit, rows in rows_of.items() if state.is_settled(unit)),
+            images=sum(count.rows for count in counts),
+            bad=sum(count.bad for count in counts) + sum(rows_of.get(unit, 0) for unit in state.set_aside),
+            unlabelled=sum(count.unlabelled for count in counts),
+            spared=sum(rows_of.get(unit, 0) for unit in state.spared),
+        )
 
 
 class RunStats:
@@ -53,6 +77,8 @@ class RunStats:
         self._started = time.monotonic()
         self._summary_at = self._started
         self._rows_of: dict[str, int] = {}
+        self._rows = 0
+        self._counted: tuple[RunState, Recorded] | None = None
         self._data: str | None = None
         self._passes: list[MainPass] = []
         self.looks: list[dict[str, int]] = []  # of this driver
@@ -84,6 +110,7 @@ class RunStats:
     def planned(self, plan: Plan, units: Mapping[str, Unit]) -> None:
         self._plan = plan
         self._rows_of = {unit.id: unit.rows for unit in units.values()}
+        self._rows, self._counted = sum(self._rows_of.values()), None
         self._data = data_digest(row_group for unit in units.values() for row_group in unit.row_groups)
 
     def main_pass_begins(self, main_pass: MainPass) -> None:
@@ -152,13 +179,20 @@ class RunStats:
     @property
     def rows(self) -> int:
         """Rows of all units, before the filter."""
-        return sum(self._rows_of.values())
+        return self._rows
+
+    @property
+    def _recorded(self) -> Recorded:
+        """Counted anew only where the ledger has grown: the loop asks at every turn, and there are many units."""
+        state = self._ledger.state
+        if self._counted is None or self._counted[0] is not state:
+            self._counted = state, Recorded.of(state, self._rows_of)
+        return self._counted[1]
 
     @property
     def rows_done(self) -> int:
         """Rows of units that are recorded, finished, or forwarded in a unit that is being worked on."""
-        state = self._ledger.state
-        recorded = sum(self._rows_of[u] for u in self._rows_of if state.is_settled(u))
+        recorded = self._recorded.settled
         if not self._passes:
             return recorded
         unrecorded = sum(self._rows_of[u] for u in self._passes[-1].finished_unrecorded)
@@ -167,7 +201,7 @@ class RunStats:
     @property
     def rows_spared(self) -> int:
         """Rows of units without which the top was settled."""
-        return sum(self._rows_of[u] for u in self._rows_of if self._ledger.state.unit_status(u) == "spared")
+        return self._recorded.spared
 
     @property
     def _units_redone(self) -> int:
@@ -218,20 +252,17 @@ class RunStats:
     @property
     def images(self) -> int:
         """Rows that count in the result."""
-        return sum(count.rows for receipt in self._ledger.state.accepted_receipts() for count in receipt.units.values())
+        return self._recorded.images
 
     @property
     def bad_rows(self) -> int:
         """Rows of accepted attempts that were set aside, and all rows of units that were."""
-        state = self._ledger.state
-        accepted = sum(count.bad for receipt in state.accepted_receipts() for count in receipt.units.values())
-        return accepted + sum(self._rows_of.get(unit, 0) for unit in state.set_aside)
+        return self._recorded.bad
 
     @property
     def unlabelled(self) -> int:
         """Rows that need a label and have none."""
-        receipts = self._ledger.state.accepted_receipts()
-        return sum(count.unlabelled for receipt in receipts for count in receipt.units.values())
+        return self._recorded.unlabelled
 
     @property
     def last_fault(self) -> str:

@@ -51,6 +51,7 @@ MODULES = (
     "scaling",
     "overhead",
     "solve",
+    "driver",
     "rates",
     "all_layers",
     "effects",
