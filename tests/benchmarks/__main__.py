@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -20,7 +21,18 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.benchmarks.earlier import print_ratios, read_earlier
-from tests.benchmarks.harness import Asked, Settings, alone, described, machine, print_answer, to_json, write_json
+from tests.benchmarks.goals import judged
+from tests.benchmarks.harness import (
+    Asked,
+    Settings,
+    alone,
+    described,
+    goals_table,
+    machine,
+    print_answer,
+    to_json,
+    write_json,
+)
 from tests.benchmarks.registry import all_names, ask, names, title_of
 
 
@@ -51,13 +63,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_json(asked_for.json, to_json(answers, settings, facts))
     if earlier is not None:
         print_ratios(earlier, to_json(answers, settings, facts), console)
+    sum_up(answers, console)
     console.print(f"all figures: {asked_for.json}", highlight=False)
     return int(any(one.answer is None for one in answers))
 
 
+def sum_up(answers: Sequence[Asked], console: Console) -> None:
+    """What all of it took, and the goals that are not met."""
+    goals = [goal for one in answers for goal in one.goals]
+    missed = [goal for goal in goals if goal.verdict != "met"]
+    if missed:
+        console.print(goals_table(missed))
+    took = f"{sum(one.seconds for one in answers) / 60:.1f} minutes"
+    met = f"; {len(goals) - len(missed)} of {len(goals)} goals are met" if goals else ""
+    console.print(f"{took}{met}", highlight=False)
+
+
+def _processor() -> float:
+    """Seconds of the processor that ended children have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _ask(name: str, settings: Settings) -> Asked:
     """One question in a process of its own; what goes wrong in it is its answer."""
-    before, start = os.getloadavg()[0], time.monotonic()
+    before, start, processor = os.getloadavg()[0], time.monotonic(), _processor()
     answer = error = None
     own = settings.scratch / name
     own.mkdir()
@@ -66,7 +96,9 @@ def _ask(name: str, settings: Settings) -> Asked:
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"
     seconds = time.monotonic() - start
-    return Asked(name, title_of(name), answer, seconds, (round(before, 1), round(os.getloadavg()[0], 1)), error)
+    load = (round(before, 1), round(os.getloadavg()[0], 1))
+    goals = () if answer is None or settings.quick else tuple(judged(name, answer))
+    return Asked(name, title_of(name), answer, seconds, load, error, _processor() - processor, goals)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -201,7 +201,9 @@ def main() -> None:
                 peak = PeakMemory(running.pid)
                 lines = running.stdout.read().splitlines()
             assert running.returncode == 0
-            results.append(json.loads(lines[-1]) | {"peak_bytes_of_all": peak.end()})
+            results.append(json.loads(lines[-1]) | {"peak_of_all_bytes": peak.end()})
+            stages = results[-1]["stages"]
+            results[-1]["reduce and rank, s"] = stages["reduce"] + stages["rank"]
             print(json.dumps(results[-1], indent=2), flush=True)
     arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

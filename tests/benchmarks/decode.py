@@ -33,7 +33,7 @@ from tests.benchmarks.main_pass import bare_decode, stored
 from tests.benchmarks.photos import write_photos
 from tests.datasets.test_images import photograph
 
-TITLE = "from the file to batches against bare decoding, one core (ms an image; goal: 0.95 of bare)"
+TITLE = "from the file to batches against bare decoding, one core (ms an image)"
 RESNET = ImageSpec(resize=256, crop=224)
 DIGITS = ImageSpec(mode="L")
 ROW_GROUP_BYTES = 16 << 20

@@ -21,7 +21,7 @@ from tests.benchmarks.harness import Answer, Settings, Value, take_turns, timed
 from tests.benchmarks.jobs import Job, Ready, digits, network, ready
 from tests.benchmarks.photos import write_photos
 
-TITLE = "what effects cost (ratios: lower is better; 1.10 and 1.25 for one layer and all, 1.2 for own gradients)"
+TITLE = "what effects cost (ratios: lower is better)"
 BATCH = 16
 Make: TypeAlias = Callable[[Path, dict[str, Any]], Job]
 

@@ -77,8 +77,20 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A figure beside its goal."""
+
+    case: str
+    figure: str
+    value: float
+    goal: str
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Asked:
-    """An answer with what it took, or the reason why there is none. `load` is the machine's, before and after."""
+    """An answer with what it took, or the reason why there is none. `load` is the machine's, before and after;
+    `processor` the processor's seconds, but for those of Ray's own processes."""
 
     name: str
     title: str
@@ -86,6 +98,8 @@ class Asked:
     seconds: float
     load: tuple[float, float]
     error: str | None = None
+    processor: float = 0.0
+    goals: Sequence[Judged] = ()
 
 
 @dataclass(frozen=True)
@@ -219,8 +233,23 @@ def print_answer(asked: Asked, console: Console) -> None:
         console.print(_table(asked.answer.lines))
     for note in asked.answer.notes:
         console.print(f"  {note}", highlight=False)
+    if asked.goals:
+        console.print(goals_table(asked.goals))
     load = " to ".join(f"{value:.1f}" for value in asked.load)
-    console.print(f"  {asked.seconds:.0f} s; load of the machine {load}\n", highlight=False)
+    took = f"{asked.seconds:.0f} s, {asked.processor:.0f} s of the processor"
+    console.print(f"  {took}; load of the machine {load}\n", highlight=False)
+
+
+def goals_table(goals: Sequence[Judged]) -> Table:
+    """Each figure that has a goal, with the goal and whether it is met."""
+    table = Table(box=None)
+    for column in ("goal of", "figure"):
+        table.add_column(column, overflow="fold")
+    for column in ("value", "goal", "verdict"):
+        table.add_column(column, justify="right")
+    for one in goals:
+        table.add_row(one.case, one.figure, number(one.value), one.goal, one.verdict)
+    return table
 
 
 def _table(lines: Mapping[str, Mapping[str, Value]]) -> Table:
@@ -248,6 +277,7 @@ def to_json(asked: Sequence[Asked], settings: Settings, facts: Mapping[str, Any]
 
 def _plain(one: Asked) -> dict[str, Any]:
     held: dict[str, Any] = {"title": one.title, "seconds": round(one.seconds, 1), "load": list(one.load)}
+    held |= {"processor": round(one.processor, 1), "goals": [asdict(goal) for goal in one.goals]}
     if one.answer is None:
         return held | {"error": one.error}
     lines: list[dict[str, Any]] = []

@@ -99,11 +99,11 @@ class Rates:
         return Timings(pilot=pilot, row=row, stages={}, **{name: getattr(self, name) for name in same})
 
     @classmethod
-    def of(cls, short: Mapping[str, Any], long: Mapping[str, Any], images: int) -> Rates:
-        """From two estimates, the pilot of the second of which has so many images more."""
-        took, pilots = short["timings"], [one["timings"]["pilot"]["clock"] for one in (short, long)]
-        row = max(0.0, pilots[1] - pilots[0]) / images
-        fixed = max(0.0, pilots[0] - row * short["pilot"])
+    def of(cls, estimated: Mapping[str, Any], larger_pilot: float, images: int) -> Rates:
+        """From an estimate, and the seconds of a pilot with so many images more."""
+        took, pilot = estimated["timings"], estimated["timings"]["pilot"]["clock"]
+        row = max(0.0, larger_pilot - pilot) / images
+        fixed = max(0.0, pilot - row * estimated["pilot"])
         found = took | took["stages"] | {"processor": took["row"]["processor"], "pilot_row": row, "pilot_fixed": fixed}
         return cls(**{field.name: float(f"{found[field.name]:.4g}") for field in fields(cls)})
 
@@ -349,11 +349,11 @@ def _filled(part: str, found: re.Match[str]) -> str:
 def take(found: Mapping[str, Any]) -> dict[str, Any]:
     """stated_rates.json from the JSON file of a run with the question `rates`."""
     answer = found["answers"]["rates"]["details"]
-    short, more = answer["short"], answer["more_images"]
-    one, all_ = (Rates.of(short[case], answer["long"][case], more) for case in ("1 layer", "all"))
+    estimated, pilots, more = answer["found"], answer["larger_pilot"], answer["more_images"]
+    one, all_ = (Rates.of(estimated[case], pilots[case], more) for case in ("1 layer", "all"))
     return {
         "machine": answer["machine"],
-        "batch": short["1 layer"]["batch"],
+        "batch": estimated["1 layer"]["batch"],
         "street_decode": round(answer["street_decode"], 3),
         "one": asdict(one),
         "all": asdict(all_),

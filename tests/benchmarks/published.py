@@ -30,7 +30,7 @@ from tests.benchmarks.main_pass import bare_decode, stored
 from tests.benchmarks.photos import write_photos
 from tests.benchmarks.ray_data import ray_for
 
-TITLE = "the paper's job (one layer of 512 channels) against the published procedure (goal: 1,000 x)"
+TITLE = "the paper's job (one layer of 512 channels) against the published procedure"
 HERE = "job, without Ray"
 ON_RAY = "job on a running Ray"
 COMMANDS: dict[str, dict[str, str]] = {  # with what in the environment

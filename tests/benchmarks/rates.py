@@ -11,16 +11,19 @@ import os
 import subprocess
 import sys
 from functools import partial
-from itertools import product
 from typing import Any
 
 from pcace_dist.commands.measure import estimate
 from pcace_dist.config.job import parse_job
+from pcace_dist.run.prepare import prepare
+from pcace_dist.storage.store import LocalStore
+from pcace_dist.worker.engine import Engine
 from tests.benchmarks.harness import Answer, Settings, Spread, Value, described, machine, take_turns, timed
-from tests.benchmarks.jobs import network
+from tests.benchmarks.jobs import Job, network
 from tests.benchmarks.main_pass import bare_decode, stored
 from tests.benchmarks.photos import write_photos
 
+FEW, MORE = 32, 128  # images of two pilots: what one takes besides its images, and for each of them
 TITLE = "rates of one worker with one core, from pcace estimate (ms an image unless said)"
 
 
@@ -28,25 +31,35 @@ def ask(settings: Settings) -> Answer:
     """ResNet-50 (quick: ResNet-18), one layer and, in full, all."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    photos = write_photos(settings.scratch / "photos", settings.pick(64, 256), source=settings.photos)
+    photos = write_photos(settings.scratch / "photos", MORE, source=settings.photos)
     name = settings.pick("resnet18", "resnet50")
     cases = {"1 layer": None} if settings.quick else {"1 layer": None, "all": "all"}
-    found: dict[str, dict[str, Any]] = {"short": {}, "long": {}}
-    for (size, pilot), (case, layers) in product({"short": 32, "long": settings.pick(64, 160)}.items(), cases.items()):
-        job = network(settings.scratch / case, photos, name, layers, statistics={"pilot": pilot})
+    found, larger = {}, {}
+    for case, layers in cases.items():
+        job = partial(network, settings.scratch / case, photos, name, layers)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-            found[size][case] = estimate(parse_job(job), imports=_import_seconds()) | {"pilot": pilot}
+            estimated = estimate(parse_job(job(statistics={"pilot": FEW})), imports=_import_seconds())
+            found[case] = estimated | {"pilot": FEW}
+            larger[case] = pilot_seconds(job(statistics={"pilot": MORE}))
     street = street_decode(settings)
     return Answer(
-        {f"{name}, {case}": _line(one) for case, one in found["short"].items()},
+        {f"{name}, {case}": _line(one) for case, one in found.items()},
         notes=(f"decoding a 640 x 640 JPEG takes {street} times as long as one of 500 x 375",),
-        details=found
-        | {
-            "more_images": settings.pick(64, 160) - 32,
+        details={
+            "found": found,
+            "larger_pilot": larger,
+            "more_images": MORE - FEW,
             "street_decode": street.median,
             "machine": described(machine()),
         },
     )
+
+
+def pilot_seconds(job: Job) -> float:
+    """Seconds of a job's pilot alone, by one worker."""
+    prepared = prepare(parse_job(job))
+    engine = Engine(prepared.spec, "bench", LocalStore(prepared.spec.output))
+    return timed(partial(engine.pilot, prepared.listing))()
 
 
 def _import_seconds() -> float:

@@ -1,8 +1,8 @@
 """All questions that `make bench` asks, in the order of the table.
 
 A question of our own is a module with `TITLE` and `ask(settings) -> Answer`. A command is a module that can be run by
-itself (`python -m tests.benchmarks.NAME ... --json FILE`): its JSON becomes the lines, or what it prints the
-notes. One that is not there is left out.
+itself (`python -m tests.benchmarks.NAME ... --json FILE`): its JSON becomes the
+lines. One that is not there is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class Command:
     quick: tuple[str, ...]
     full: tuple[str, ...]
     full_size: tuple[str, ...] | None = None
-    json: bool = True
     columns: tuple[str, ...] = ()
 
     def arguments(self, settings: Settings) -> tuple[str, ...]:
@@ -57,18 +56,18 @@ MODULES = (
     "effects",
 )
 COMMANDS: Mapping[str, Command] = {
-    "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "2"), json=False),
+    "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "2")),
     "groups": Command(
         "a hundred rankings in one pass, and from kept codes",
         ("--example", "--repeats", "1"),
-        ("--example", "--repeats", "2"),
+        ("--repeats", "2", "--commands"),
     ),
     "codes_scale": Command(
         "reduce and solve at the size of ImageNet (--full-size: 1.28 million rows, 1,000 groups)",
         ("--rows", "16384", "--groups", "1", "10"),
         ("--rows", "32768", "--groups", "1", "20"),
         ("--rows", "1280000", "--groups", "1", "1000"),
-        columns=("rows", "channels", "seconds", "stages.reduce", "stages.rank", "peak MiB", "codes MiB", "load"),
+        columns=("rows", "channels", "seconds", "reduce and rank, s", "peak MiB", "peak_of_all MiB", "codes MiB"),
     ),
     "device": Command("forward, tap and statistics on the GPU, and nvJPEG", ("--quick",), ()),
 }
@@ -113,14 +112,11 @@ def ask(name: str, settings: Settings) -> Answer:
 
 def _run(name: str, command: Command, settings: Settings) -> Answer:
     file = settings.scratch / f"{name}.json"
-    asked = [*command.arguments(settings), *(("--json", str(file)) if command.json else ())]
-    line = [sys.executable, "-m", f"{PACKAGE}.{name}", *asked]
+    line = [sys.executable, "-m", f"{PACKAGE}.{name}", *command.arguments(settings), "--json", str(file)]
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise RuntimeError(f"{' '.join(line[1:])} ended with {done.returncode}: {last[0]}")
-    if not command.json:
-        return Answer({}, notes=done.stdout.strip().splitlines())
     found = json.loads(file.read_text())
     return Answer(lines_of(found, command.columns), details=found)
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from tests.benchmarks.harness import Answer, Settings, Value, take_turns
 from tests.benchmarks.jobs import MEAN, STD, Job, digits, network, summary, whole
-from tests.benchmarks.memory import _digits
+from tests.benchmarks.memory import copies
 from tests.benchmarks.photos import write_photos
 from tests.benchmarks.ray_data import ray_for
 
@@ -19,7 +19,7 @@ TITLE = "from one worker to two (main pass, images a second)"
 
 def ask(settings: Settings) -> Answer:
     """The example network; in full also ResNet-18 on small photographs."""
-    many = _digits(settings.scratch / "digits", settings.pick(10_000, 50_000))
+    many = copies(settings.scratch / "digits", settings.pick(10_000, 50_000))
     cases: dict[str, Callable[[int], Job]] = {}
     cases["MNIST CNN"] = lambda workers: digits(settings.scratch / "a", data=many, workers={"max": workers})
     if not settings.quick:

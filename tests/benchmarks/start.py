@@ -1,7 +1,7 @@
 """What `pcace rank` on a hundred images takes, without Ray (as it is) and with it: imports, Ray's own start, the rest.
 Prints, asserts nothing.
 
-    python -m tests.benchmarks.start [--repeats 3]
+    python -m tests.benchmarks.start [--repeats 3] [--json start.json]
 
 Imports and Ray's start are measured by processes that do nothing else; "the rest" is the whole command less these.
 """
@@ -72,9 +72,9 @@ def job(folder: Path, number: int) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.start", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    rows = []
-    stages: dict[str, float] = {}
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    repeats, rows = asked.repeats, []
     with tempfile.TemporaryDirectory() as name:
         for repeat in range(repeats):
             python, _ = run("-c", NOTHING)
@@ -84,21 +84,23 @@ def main() -> None:
             more, _ = run("-c", IMPORTS_WITH_RAY)
             here, _ = run("-m", "pcace_dist", "rank", str(job(Path(name), 2 * repeat)))
             whole, _ = run("-m", "pcace_dist", "rank", str(job(Path(name), 2 * repeat + 1)), RAY_ADDRESS="local")
-            summary = json.loads((Path(name) / f"run-{2 * repeat}" / "summary.json").read_text())
-            stages = summary["stages"]
-            rows.append((python, shown, imports, here, here - imports, more, ray, whole, whole - more - ray))
+            summary = json.loads((Path(name) / f"run-{2 * repeat + 1}" / "summary.json").read_text())
+            worker = summary["stages"]["start"]
+            rows.append((python, shown, imports, here, here - imports, more, ray, whole, whole - more - ray, worker))
     table = Table(title=f"pcace rank on {IMAGES} images, seconds (median of {repeats})", title_justify="left", box=None)
     names = (
-        *("Python", "pcace --help", "imports without Ray", "pcace rank, without Ray", "the rest of it"),
-        *("imports with Ray", "Ray's start", "pcace rank, with Ray", "the rest of it"),
+        *("Python", "pcace --help", "imports without Ray", "pcace rank, without Ray", "without Ray, beyond imports"),
+        *("imports with Ray", "Ray's start", "pcace rank, with Ray", "with Ray, beyond imports and its start"),
+        "with Ray, start of its worker",
     )
-    for label, values in zip(names, zip(*rows, strict=True), strict=True):
-        table.add_row(label, f"{median(values):.2f}")
-    console = Console()
-    console.print(table)
-    console.print(
-        "stages of the last run without Ray: " + ", ".join(f"{stage} {value:.2f}" for stage, value in stages.items())
-    )
+    found = {label: median(values) for label, values in zip(names, zip(*rows, strict=True), strict=True)}
+    for label, seconds in found.items():
+        table.add_row(label, f"{seconds:.2f}")
+    Console().print(table)
+    if asked.json is not None:
+        asked.json.write_text(
+            json.dumps([{"what": label, "seconds": found[label]} for label in found], indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

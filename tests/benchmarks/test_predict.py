@@ -11,7 +11,19 @@ import pytest
 from pcace_dist.commands.estimate import predict
 from pcace_dist.models.layers import conv_layers
 from tests.benchmarks import predict as page
-from tests.benchmarks.predict import PAGE, RESNET50, STATED, Data, Gpu, Stated, blocks, in_page, put_into, workload
+from tests.benchmarks.predict import (
+    PAGE,
+    RESNET50,
+    STATED,
+    Data,
+    Gpu,
+    Rates,
+    Stated,
+    blocks,
+    in_page,
+    put_into,
+    workload,
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +70,13 @@ def test_a_gpu_twice_as_fast_halves_a_main_pass_that_decoding_does_not_hold_up(s
 def test_rates_are_taken_from_a_runs_json(stated: Stated, tmp_path: Path) -> None:
     rates = asdict(stated.one)
     timings = rates | {"stages": rates, "row": {"processor": rates["processor"]}}
-    details: dict[str, object] = {"machine": "m", "street_decode": 2.0, "more_images": 128}
-    for size, images in (("short", 32), ("long", 160)):
-        pilot = {"clock": rates["pilot_fixed"] + images * rates["pilot_row"]}
-        one = {"batch": 32, "pilot": images, "timings": timings | {"pilot": pilot}}
-        details[size] = {"1 layer": one, "all": one}
+    one = {"batch": 32, "pilot": 32, "timings": timings | {"pilot": {"clock": pilot_of(stated.one, 32)}}}
+    details = {"machine": "m", "street_decode": 2.0, "more_images": 128, "found": {"1 layer": one, "all": one}}
+    details["larger_pilot"] = dict.fromkeys(("1 layer", "all"), pilot_of(stated.one, 160))
     (tmp_path / "taken.json").write_text(json.dumps(page.take({"answers": {"rates": {"details": details}}})))
     taken = Stated.read(tmp_path / "taken.json")
     assert (taken.machine, taken.batch, taken.street_decode, taken.one) == ("m", 32, 2.0, stated.one)
+
+
+def pilot_of(rates: Rates, images: int) -> float:
+    return rates.pilot_fixed + images * rates.pilot_row
