@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,7 @@ class Stated:
     """The measured rates: of one layer of 512 channels and of all of ResNet-50, on one core."""
 
     machine: str
+    date: str
     one: Rates
     all_: Rates
     batch: int
@@ -125,7 +127,7 @@ class Stated:
         # the same work in both: on one core the reading thread waits for the model, more or less long
         read = min(one.read, all_.read)
         one, all_ = replace(one, read=read), replace(all_, read=read)
-        return cls(held["machine"], one, all_, held["batch"], held["street_decode"])
+        return cls(held["machine"], held["date"], one, all_, held["batch"], held["street_decode"])
 
 
 def imagenet() -> Data:
@@ -253,7 +255,8 @@ def rates(stated: Stated) -> str:
     for name, pick in ROWS:
         one, all_ = pick(stated.one), pick(stated.all_)
         rows.append([name, _figure(one), _figure(all_)])
-    return _table(["measured on one core", "one layer, 512 channels", "all 53 layers, 26,560 channels"], rows)
+    table = _table(["measured on one core", "one layer, 512 channels", "all 53 layers, 26,560 channels"], rows)
+    return f"One core of: {stated.machine} ({stated.date}).\n\n{table}"
 
 
 ROWS: tuple[tuple[str, Callable[[Rates], float]], ...] = (
@@ -346,13 +349,14 @@ def _filled(part: str, found: re.Match[str]) -> str:
     return f"{found[1]}{part}\n{found[2]}"
 
 
-def take(found: Mapping[str, Any]) -> dict[str, Any]:
-    """stated_rates.json from the JSON file of a run with the question `rates`."""
+def take(found: Mapping[str, Any], day: str) -> dict[str, Any]:
+    """stated_rates.json from the JSON file of a run with the question `rates` on some day."""
     answer = found["answers"]["rates"]["details"]
     estimated, pilots, more = answer["found"], answer["larger_pilot"], answer["more_images"]
     one, all_ = (Rates.of(estimated[case], pilots[case], more) for case in ("1 layer", "all"))
     return {
         "machine": answer["machine"],
+        "date": day,
         "batch": estimated["1 layer"]["batch"],
         "street_decode": round(answer["street_decode"], 3),
         "one": asdict(one),
@@ -374,7 +378,8 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scale.md")
     given = parser.parse_args()
     if given.take is not None:
-        STATED.write_text(json.dumps(take(json.loads(given.take.read_text())), indent=2) + "\n")
+        day = date.fromtimestamp(given.take.stat().st_mtime).isoformat()
+        STATED.write_text(json.dumps(take(json.loads(given.take.read_text()), day), indent=2) + "\n")
     stated = Stated.read(STATED)
     parts = blocks(stated, replace(default, rate=given.gpu_rate, cores=given.cores, price=given.price))
     if given.write:

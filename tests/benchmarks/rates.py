@@ -29,6 +29,7 @@ TITLE = "rates of one worker with one core, from pcace estimate (ms an image unl
 
 def ask(settings: Settings) -> Answer:
     """ResNet-50 (quick: ResNet-18), one layer and, in full, all."""
+    here = described(machine())
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     photos = write_photos(settings.scratch / "photos", MORE, source=settings.photos)
@@ -50,7 +51,7 @@ def ask(settings: Settings) -> Answer:
             "larger_pilot": larger,
             "more_images": MORE - FEW,
             "street_decode": street.median,
-            "machine": described(machine()),
+            "machine": here,
         },
     )
 

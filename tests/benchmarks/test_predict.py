@@ -73,9 +73,12 @@ def test_rates_are_taken_from_a_runs_json(stated: Stated, tmp_path: Path) -> Non
     one = {"batch": 32, "pilot": 32, "timings": timings | {"pilot": {"clock": pilot_of(stated.one, 32)}}}
     details = {"machine": "m", "street_decode": 2.0, "more_images": 128, "found": {"1 layer": one, "all": one}}
     details["larger_pilot"] = dict.fromkeys(("1 layer", "all"), pilot_of(stated.one, 160))
-    (tmp_path / "taken.json").write_text(json.dumps(page.take({"answers": {"rates": {"details": details}}})))
+    (tmp_path / "taken.json").write_text(
+        json.dumps(page.take({"answers": {"rates": {"details": details}}}, "2026-11-29"))
+    )
     taken = Stated.read(tmp_path / "taken.json")
-    assert (taken.machine, taken.batch, taken.street_decode, taken.one) == ("m", 32, 2.0, stated.one)
+    said = (taken.machine, taken.date, taken.batch, taken.street_decode, taken.one)
+    assert said == ("m", "2026-11-29", 32, 2.0, stated.one)
 
 
 def pilot_of(rates: Rates, images: int) -> float:
