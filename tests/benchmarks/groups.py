@@ -89,8 +89,10 @@ def sixty_thousand(folder: Path) -> str:
 
 
 def equal_rankings(base: Path, scratch: Path) -> int:
-    """How many rankings, one of each digit, are number by number those of runs of their own."""
-    columns = [name for name in open_run(str(base)).ranking().column_names if name != "group"]
+    """How many rankings, one of each digit, are number by number those of runs of their own; but for the intervals,
+    which hold what another pilot would give to the group, or to all."""
+    columns = open_run(str(base)).ranking().column_names
+    columns = [name for name in columns if not name.endswith(("group", "_low", "_high"))]
     equal = 0
     for digit in range(10):
         own = job(str(base), scratch / "own", target=[LOGITS[digit]], group_by=None)
