@@ -52,8 +52,15 @@ def test_a_run_that_was_begun_is_for_ray(data: Path, tmp_path: Path, without_ray
     assert rank_module._here_or_on_ray(preparation, first=False).executor == ExecutorKind.RAY
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("rows", [128, 2048])
+@pytest.mark.parametrize(
+    "rows, precision",
+    [
+        (128, "float32"),
+        (2048, "bfloat16"),
+        pytest.param(128, "bfloat16", marks=pytest.mark.jobs),
+        pytest.param(2048, "float32", marks=pytest.mark.jobs),
+    ],
+)
 def test_threads_give_the_bytes_of_ray(
     local_ray: None, data: Path, tmp_path: Path, precision: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,13 +40,18 @@ def wide_network() -> nn.Module:
 WIDE = {"factory": "tests.worker.test_pilot_cache:wide_network", "weights": "random"}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+ODD = {"filter": {"odd": True}, "fold_by": "writer", "id": "name"}
+
+
 @pytest.mark.parametrize(
-    "batch, dataset, keep_codes, model",
+    "precision, batch, dataset, keep_codes, model",
     [
-        (48, {}, False, {}),
-        (7, {"filter": {"odd": True}, "fold_by": "writer", "id": "name"}, True, {}),
-        (16, {}, True, WIDE),
+        ("float32", 48, {}, False, {}),
+        ("bfloat16", 48, {}, False, {}),
+        ("float32", 7, ODD, True, {}),
+        ("bfloat16", 7, ODD, True, {}),
+        ("bfloat16", 16, {}, True, WIDE),
+        pytest.param("float32", 16, {}, True, WIDE, marks=pytest.mark.jobs),
     ],
 )
 def test_what_the_pilot_has_forwarded_is_what_the_main_pass_would_forward(
