@@ -7,6 +7,7 @@ from typing import Any
 
 from pcace_dist.models.precision import CONTIGUOUS, Numerics
 from pcace_dist.statistics.folds import BLAKE2B
+from pcace_dist.statistics.lanes import LAPACK
 from pcace_dist.statistics.plan import Plan
 
 
@@ -17,7 +18,8 @@ class PlanMetadata:
     `image_shape` is (H, W) as the model gets it, `weights` the digest of the loaded weights, `numeric_class` what the
     bits depend on, `weight_norms` the L2 norm of each channel's weights by layer (None for a layer without weights),
     `decode` what decodes the images (cpu or gpu), `channel_axes` the layers whose channels do not lie where the rule of
-    models/tap.py says: first or last (models/layouts.py), `fold_hash` the hash of the fold keys (statistics/folds.py).
+    models/tap.py says: first or last (models/layouts.py), `fold_hash` the hash of the fold keys (statistics/folds.py),
+    `solver` what solves the rankings (statistics/lanes.py).
     """
 
     batch: int
@@ -31,6 +33,7 @@ class PlanMetadata:
     decode: str = "cpu"  # the same
     channel_axes: dict[str, str] = field(default_factory=dict)
     fold_hash: str = BLAKE2B  # the same
+    solver: str = LAPACK  # the same
 
     @property
     def numerics(self) -> Numerics:
@@ -49,4 +52,11 @@ class PlanMetadata:
             del fields["channel_axes"]  # a plan without such layers keeps its digest
         if self.fold_hash == BLAKE2B:
             del fields["fold_hash"]  # likewise an older plan
+        if self.solver == LAPACK:
+            del fields["solver"]  # likewise
         return fields
+
+
+def solver_of(plan: Plan) -> str:
+    """What solves the rankings of a plan (statistics/lanes.py)."""
+    return str(plan.facts.get("solver", LAPACK))

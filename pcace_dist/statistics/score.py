@@ -36,6 +36,7 @@ from pcace_dist.statistics import basis, solve
 from pcace_dist.statistics.effects.grid import GRID
 from pcace_dist.statistics.folds import on_used
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.lanes import LANES, LAPACK, Lanes, Side, check_solver
 from pcace_dist.statistics.plan import LayerPlan, TargetPlan
 from pcace_dist.statistics.plan_noise import ANOTHER
 from pcace_dist.statistics.products import packed_size, unpack_index
@@ -182,12 +183,14 @@ def score_channels(
     min_images: int | None = None,
     min_folds: int = MIN_FOLDS,
     noise: Sequence[Floats | None] = (),
+    solver: str = LAPACK,
 ) -> list[ChannelScores]:
     """Scores of a Gram's channels, one ChannelScores per target.
 
     layer: the plan of the same channels (`LayerPlan.block` of a larger one). min_images: replaces `required_images`.
     min_folds: with rows, that a score takes; 2 at least.
-    noise: of the plan, (C, F) for each target (`PlanNoise.of`), None where it has none.
+    noise: of the plan, (C, F) for each target (`PlanNoise.of`), None where it has none. solver: lapack or lanes
+    (lanes.py); they differ in the last places.
     The bits of a channel's result do not depend on the other channels in the Gram.
     """
     if (layer.channels, layer.components) != (gram.channels, gram.components):
@@ -203,8 +206,9 @@ def score_channels(
     ok = np.flatnonzero(status == OK)
     solved: dict[int, _Replicates] = {}
     if len(ok) and any(moving):
+        solve_all = _solve_in_lanes if check_solver(solver) == LANES else _solve
         replicates = LeaveOneOut.of_rows(on_cpu.rows)
-        solved = _solve(on_cpu, layer, target_plans, np.flatnonzero(moving), ok, penalty, replicates)
+        solved = solve_all(on_cpu, layer, target_plans, np.flatnonzero(moving), ok, penalty, replicates)
     constant = np.where(status == OK, CONSTANT, status)
     stats = ChannelStats.of(on_cpu, layer) if solved else None
     return [
@@ -446,6 +450,33 @@ def _solve(
         squared, first, phi, theta = (torch.cat(column).numpy() for column in zip(*of_target, strict=True))
         result[index] = _Replicates(squared, first, length * phi, length * theta)
     return result
+
+
+def _solve_in_lanes(
+    gram: Gram,
+    layer: LayerPlan,
+    plans: Sequence[TargetPlan],
+    targets: npt.NDArray[np.int64],
+    channels: npt.NDArray[np.int64],
+    penalty: float,
+    replicates: LeaveOneOut,
+) -> dict[int, _Replicates]:
+    """The same as `_solve`, by statistics/lanes.py."""
+    scale, every = basis.unit_scale(gram.knots), len(channels) == gram.channels
+    per_row = penalty / gram.images * scale**2
+    own = slice(None) if every else channels
+    curvature = solve.Curvature.of(layer.knots[own].double().cpu(), layer.spread[own].double().cpu())
+    lanes = Lanes(gram.xx.numpy()[own], curvature, gram.rows.numpy(), scale=scale, penalty=per_row)
+    sides = []
+    for index in targets.tolist():
+        with solve.one_thread():
+            target, means = _target_side(gram, index, plans[index], replicates, per_row * replicates.n)
+        sides.append(Side(target, means, gram.xy[index].numpy()[own]))
+    length = math.sqrt(scale**2 * gram.images)  # of transforms for moments in other units
+    return {
+        index: _Replicates(part.squared, part.first, length * part.phi, length * part.theta)
+        for index, part in zip(targets.tolist(), lanes.solve(sides), strict=True)
+    }
 
 
 def _solve_some(

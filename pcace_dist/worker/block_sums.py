@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock
+from pcace_dist.artifacts.plan_metadata import solver_of
 from pcace_dist.datasets.groups import group_order, name_of
 from pcace_dist.statistics.effects.scores import EffectScores, score_effects
 from pcace_dist.statistics.effects.sums import EffectSums, sums_bytes
@@ -175,7 +176,8 @@ class BlockSums:
         for start in range(0, count, step):
             chunk = slice(start, min(count, start + step))
             noise = [self._plan_noise(target.name, group) for target in plans[chunk]]
-            scores += score_channels(self.add_up(sums, chunk), layer, plans[chunk], penalty=penalty, noise=noise)
+            gram, solver = self.add_up(sums, chunk), solver_of(self._plan)
+            scores += score_channels(gram, layer, plans[chunk], penalty=penalty, noise=noise, solver=solver)
         return scores
 
     def _plan_noise(self, target: str, group: Any) -> npt.NDArray[np.float64] | None:

@@ -47,6 +47,7 @@ from pcace_dist.models.steadiness import check_steady
 from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.effects.scores import NOT_OF_THE_MODEL, OFF
 from pcace_dist.statistics.folds import FOLD_HASH
+from pcace_dist.statistics.lanes import solver_for
 from pcace_dist.statistics.plan import Plan, TargetPlan, build_plan
 from pcace_dist.statistics.plan_noise.half_samples import HalfSamples
 from pcace_dist.statistics.plan_noise.noise import PlanNoise
@@ -153,7 +154,8 @@ def make_plan(
             setting = _with_effects(setting, rows.first.images, listing.rows)
         pilot = first_pass(setting, rows, fixed_batch)
         warnings = pilot_warnings(spec, list(rows), pilot.predicted, pilot.outputs)
-    metadata = replace(_metadata(setting, pilot, image, weights, axes), fold_hash=hash_name)
+    solver = _solver(spec, pilot, listing.rows) if given_metadata is None else given_metadata.solver
+    metadata = replace(_metadata(setting, pilot, image, weights, axes), fold_hash=hash_name, solver=solver)
     if given_plan is None:
         plan = _build(setting, pilot, metadata)
         plan = replace(plan, effects=_effects(setting, pilot, rows))
@@ -163,6 +165,13 @@ def make_plan(
         _refuse_too_few(plan, pilot.group_sizes(), grouped=spec.dataset.group_by)
     layers = {layer.name: layer.to(device) for layer in plan.layers}
     return Piloted(plan, pilot.check_rows(layers), rows.by_unit(pilot.cached), tuple(warnings))
+
+
+def _solver(spec: WorkSpec, pilot: PilotMaps, rows: int) -> str:
+    """What solves the rankings of a new plan, for so many rows."""
+    settings = spec.statistics
+    channels = sum(pilot.channels[name] for name in spec.layers)
+    return solver_for(rows, channels, settings.components * settings.knots)
 
 
 def _steady_axes(setting: _Setting, images: Tensor) -> Mapping[str, str]:

@@ -37,6 +37,7 @@ from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.rows import RowRef
 from pcace_dist.run.rank import run_job
 from pcace_dist.statistics.basis import top_code
+from pcace_dist.statistics.lanes import LANES, SOLVERS
 from pcace_dist.statistics.plan import LayerCodes, LayerPlan, Plan, make_target_plan
 from pcace_dist.storage.store import LocalStore
 
@@ -61,7 +62,7 @@ class Result:
     load: float
 
 
-def synthetic_plan(channels: int) -> Plan:
+def synthetic_plan(channels: int, solver: str = LANES) -> Plan:
     """Knots at the quantiles of a standard normal component."""
     random = torch.Generator().manual_seed(0)
     knots = torch.linspace(-3, 3, KNOTS).expand(channels, COMPONENTS, KNOTS).contiguous()
@@ -81,14 +82,21 @@ def synthetic_plan(channels: int) -> Plan:
     )
     target = make_target_plan("logit:label", np.random.default_rng(0).standard_normal(4096), KNOTS)
     facts = PlanMetadata(
-        32, "float32", (224, 224), 1000, "synthetic", {"device": "cpu"}, {layer.name: [1.0] * channels}
+        32,
+        "float32",
+        (224, 224),
+        1000,
+        "synthetic",
+        {"device": "cpu"},
+        {layer.name: [1.0] * channels},
+        solver=solver,
     )
     return Plan((layer,), (target,), COMPONENTS, KNOTS, FOLDS, "pixel", 2048, facts.to_json())
 
 
-def write_codes(folder: Path, rows: int, channels: int, groups: int) -> None:
+def write_codes(folder: Path, rows: int, channels: int, groups: int, solver: str) -> None:
     """A run with kept codes whose channels follow the target more or less; `label` names one of the groups."""
-    plan = synthetic_plan(channels)
+    plan = synthetic_plan(channels, solver)
     store = LocalStore(str(folder))
     store.put(plan_key(plan.digest), plan.to_bytes())
     kept = pa.schema([("label", pa.int64())])
@@ -180,13 +188,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--memory", help="statistics.memory of a worker, like 512MiB; without it the service's choice")
     parser.add_argument("--codes", type=Path, help="a folder that holds the codes of an earlier call, or will")
+    parser.add_argument("--solver", choices=SOLVERS, default=LANES, help="of the plan of codes that are written")
     parser.add_argument("--json", type=Path, default=Path("codes_scale.json"))
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         codes = arguments.codes or Path(scratch) / "codes"
         if not (codes / "codes" / "index.json").exists():
-            write_codes(codes, arguments.rows, arguments.channels, max(arguments.groups))
+            write_codes(codes, arguments.rows, arguments.channels, max(arguments.groups), arguments.solver)
         if arguments.output is not None:
             found = rank(codes, arguments.output, arguments.groups[0], arguments.workers, arguments.memory)
             print(json.dumps(asdict(found)))

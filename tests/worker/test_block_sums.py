@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock
 from pcace_dist.datasets.groups import group_order
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.group_accumulator import RowCodes, add_codes
+from pcace_dist.statistics.lanes import LANES, LAPACK
 from pcace_dist.statistics.plan import LayerCodes, Plan, build_plan
-from pcace_dist.statistics.score import ChannelScores
+from pcace_dist.statistics.score import ChannelScores, score_channels
 from pcace_dist.worker.block_sums import BlockSums
 
 CHANNELS, COMPONENTS, ROWS = 6, 2, 1200
@@ -119,3 +120,20 @@ def test_what_is_held_stays_within_the_memory_or_one_group(planned: Any) -> None
     gram = Gram.packed_bytes(CHANNELS, COMPONENTS, len(TARGETS), plan.knots, plan.folds)
     for group, held in BlockSums(plan, BLOCK, memory=memory).groups(lambda: parts(planned)):
         assert held.nbytes <= max(memory, 2 * gram), group
+
+
+def test_a_plan_says_what_solves_its_rankings(planned: Any) -> None:
+    plan, codes, rows, groups = planned
+    in_lanes = replace(plan, facts={"solver": LANES})
+    index = torch.from_numpy(np.flatnonzero(groups == 0))
+    gram = add_codes(
+        Gram(CHANNELS, COMPONENTS, len(TARGETS), plan.knots, plan.folds), codes.take(index), rows.take(index)
+    )
+    layer = plan.layer("layer")
+    for own, solver in ((plan, LAPACK), (in_lanes, LANES)):
+        sums = BlockSums(own, BLOCK, memory=HUGE)
+        by_group = sums.groups(lambda: parts(planned))
+        scores = {group: sums.score(group, held, layer, penalty=0.3) for group, held in by_group}
+        expected = score_channels(gram, layer, plan.targets, penalty=0.3, solver=solver)
+        for mine, theirs in zip(scores["g0"], expected, strict=True):
+            assert np.array_equal(mine.pseudo, theirs.pseudo)

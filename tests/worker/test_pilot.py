@@ -20,7 +20,9 @@ from pcace_dist.datasets.loader import Batch
 from pcace_dist.errors import DatasetError, JobError, ModelError
 from pcace_dist.models.forward import Forward
 from pcace_dist.run.prepare import Preparation, prepare
+from pcace_dist.statistics import lanes
 from pcace_dist.statistics.folds import FOLD_HASH
+from pcace_dist.statistics.lanes import LANES, LAPACK
 from pcace_dist.worker import pilot as pilot_module
 from pcace_dist.worker import pilot_maps
 from pcace_dist.worker.pilot import Piloted, make_plan
@@ -163,6 +165,12 @@ def test_the_plan_says_what_model_images_and_machine_are(data: Path) -> None:
     assert (facts.batch, facts.precision, facts.image_shape, facts.outputs) == (BATCH, "float32", (4, 32), 2)
     assert (facts.weights, facts.decode, facts.numeric_class["batch"]) == ("weights", "cpu", BATCH)
     assert len(facts.weight_norms["read"]) == 8
+    assert facts.solver == LAPACK and "solver" not in facts.to_json()
+
+
+def test_a_large_job_is_solved_in_lanes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "FEWEST_VALUES", ROWS)
+    assert PlanMetadata.of(piloted(prepared(data)).plan).solver == LANES
 
 
 def test_check_rows_are_the_first_usable_ones(data: Path) -> None:

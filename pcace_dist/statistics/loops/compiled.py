@@ -44,15 +44,17 @@ def pays(seconds: float) -> bool:
 
 
 @cache
-def machine_code(loop: Callable[..., None]) -> Callable[..., None]:
-    """A loop over arrays as machine code; cached on disk where possible, so that it is compiled once. A product and a
-    sum may be one operation with one rounding (FMA); otherwise the bits are those that the source says."""
+def machine_code(loop: Callable[..., None], *, fused: bool = True) -> Callable[..., None]:
+    """A loop over arrays as machine code; cached on disk where possible, so that it is compiled once. Bits are those
+    that the source says. But where `fused`, a product and a sum may be one operation with one rounding (FMA)."""
     try:
         import numba  # imported here: it takes a third of a second, and only large work needs it
     except ImportError as error:
         raise StatisticsError(f"numba is installed, but cannot be imported: {error}; install it anew") from error
 
-    settings: dict[str, Any] = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy"}
+    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    if fused:
+        settings["fastmath"] = {"contract"}
     try:
         return numba.njit(cache=True, **settings)(loop)  # type: ignore[no-any-return]
     except RuntimeError:  # neither the package's folder nor the user's cache can be written to
@@ -61,6 +63,8 @@ def machine_code(loop: Callable[..., None]) -> Callable[..., None]:
 
 def in_slices(work: Callable[[slice], None], count: int) -> None:
     """Work on `count` things, some in each thread: as many threads as torch's own operations use."""
+    if not count:
+        return
     threads = min(torch.get_num_threads(), count)
     slices = [slice(count * i // threads, count * (i + 1) // threads) for i in range(threads)]
     if threads == 1:

@@ -32,3 +32,11 @@ def test_small_rankings_do_not_load_the_compiler() -> None:
         "assert 'numba' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_nothing_to_do_is_nothing_done() -> None:
+    slices: list[slice] = []
+    compiled.in_slices(slices.append, 0)
+    assert slices == []
+    compiled.in_slices(slices.append, 1)
+    assert slices == [slice(0, 1)]
