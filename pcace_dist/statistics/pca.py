@@ -4,7 +4,7 @@ Pure: maps come in as tensors, batch by batch; activations are not stored. No I/
 
 Pixels are centred and scaled ("pixel": sqrt(sd^2 + mean over the map of sd^2), "standard": sd, "none": 1).
 Where the D x D covariance matrices of a layer's channels are small, they are summed in one pass, and the axes are
-exact. Else the axes come from streaming subspace iteration: a block of p + 5 vectors, one application of the covariance
+exact. Where the pilot has few rows and each has more pixels, the rows' n x n products give the same axes at once. Else the axes come from streaming subspace iteration: a block of p + 5 vectors, one application of the covariance
 in each pass, Rayleigh-Ritz at the end (Halko, Martinsson & Tropp 2011; Stewart 1969). Passes are repeated until no
 p-dimensional subspace moves by a degree; there are at least 12, unless all move by less than a quarter of a degree.
 """
@@ -29,6 +29,7 @@ MAX_ITERATIONS = 40
 TOLERANCE = 1.0  # degrees
 COVARIANCE_BYTES = 256 << 20  # limit of a layer's covariance matrices; those of all layers may take four times this
 _DIRECT_PIXELS = 256  # up to here a full eigen-decomposition is cheaper than iterating: at 14 x 14 by more than half
+_DIRECT_ROWS = 256  # the same of the rows
 _COPY_BYTES = 32 << 20
 _NOISE = 1e-6  # relative size of rounding noise: pixels that vary less are constant
 
@@ -126,20 +127,32 @@ def pixel_scale(variance: Tensor, scale: str) -> Tensor:
 
 
 class CovarianceAxes:
-    """Exact axes from the channels' D x D covariance matrices, summed in one pass."""
+    """Exact axes in one pass: from the channels' D x D covariance matrices; of few rows with many pixels from the rows
+    themselves, which take less memory then, and no iteration."""
 
     def __init__(self, channels: int, pixels: int, components: int, scale: str) -> None:
         self.done = False
         self._components = components
         self._scale = scale
         self._moments = Moments()
-        self._sum = torch.zeros((channels, pixels, pixels))
+        self._shape = (channels, pixels, pixels)
+        self._sum: Tensor | None = None
+        self._rows: list[Tensor] = []  # that are not in the sum: those seen last, or all of few
+        self._most_rows = 0 if _is_direct(pixels, components) else _DIRECT_ROWS
 
     def update(self, maps: Tensor) -> None:
         for part in _row_tiles(maps):
-            centred = self._moments.shifted(part).transpose(0, 1)
-            self._sum = self._sum.to(centred.device)
+            self._rows.append(self._moments.shifted(part))
+            if self._moments.rows > self._most_rows:
+                self._add_up()
+
+    def _add_up(self) -> None:
+        for rows in self._rows:
+            if self._sum is None:
+                self._sum = torch.zeros(self._shape, device=rows.device)
+            centred = rows.transpose(0, 1)
             self._sum.baddbmm_(centred.transpose(1, 2), centred)
+        self._rows.clear()
 
     def end_pass(self) -> None:
         self.done = True
@@ -147,16 +160,24 @@ class CovarianceAxes:
     def spectrum(self) -> Spectrum:
         variance = self._moments.variance()
         scale = pixel_scale(variance, self._scale)
+        factor = ((variance > 0) / scale).float()
+        width = min(self._components, self._shape[1])
+        find = self._from_rows if self._sum is None else self._from_covariance
+        values, vectors = find(factor, variance == 0, width)
+        return Spectrum(values, vectors, (variance / scale.square()).sum(dim=1), self._moments.mean(), scale)
+
+    def _from_rows(self, factor: Tensor, constant: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        centred = (torch.cat(self._rows) - self._moments.excess.float()) * factor
+        return _leading_of_rows(centred.masked_fill_(constant, 0.0).transpose(0, 1), width)
+
+    def _from_covariance(self, factor: Tensor, constant: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        assert self._sum is not None
         covariance = self._sum / self._moments.rows
         excess = self._moments.excess.float()
         covariance -= excess.unsqueeze(2) * excess.unsqueeze(1)
-        moving = (variance > 0) / scale
-        covariance *= moving.float().unsqueeze(2) * moving.float().unsqueeze(1)
-        constant = variance == 0
+        covariance *= factor.unsqueeze(2) * factor.unsqueeze(1)
         covariance.masked_fill_(constant.unsqueeze(2) | constant.unsqueeze(1), 0.0)  # or a square overflowed
-        width = min(self._components, covariance.shape[1])
-        values, vectors = _leading(covariance, width)
-        return Spectrum(values, vectors, (variance / scale.square()).sum(dim=1), self._moments.mean(), scale)
+        return _leading(covariance, width)
 
 
 class SubspaceIteration:
@@ -267,7 +288,7 @@ def _leading(covariance: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Largest eigenvalues and eigenvectors (C, D, ...) of symmetric matrices (C, D, D): `width` of them, and up to
     OVERSAMPLING more, which need not have settled."""
     pixels = covariance.shape[1]
-    if pixels <= max(_DIRECT_PIXELS, 4 * width):
+    if _is_direct(pixels, width):
         values, vectors = torch.linalg.eigh(covariance.double())
         more = width + OVERSAMPLING
         return values.flip(1)[:, :more].clamp(min=0), vectors.flip(2)[:, :, :more].float()
@@ -286,6 +307,21 @@ def _leading(covariance: Tensor, width: int) -> tuple[Tensor, Tensor]:
         if angle < TOLERANCE / 20:
             break
     return values, block
+
+
+def _leading_of_rows(rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The same of the covariance matrices of rows (C, n, D) with mean 0, from their n x n products: if X X' u = n v u,
+    X' u is an eigenvector of X' X / n with the same value v."""
+    products = torch.bmm(rows, rows.transpose(1, 2)).double() / rows.shape[1]
+    values, weights = torch.linalg.eigh(products)
+    chosen = weights.flip(2)[:, :, : width + OVERSAMPLING].float()
+    vectors = torch.linalg.qr(torch.bmm(rows.transpose(1, 2), chosen)).Q
+    return values.flip(1)[:, : chosen.shape[2]].clamp(min=0), vectors
+
+
+def _is_direct(pixels: int, width: int) -> bool:
+    """Whether covariance matrices of so many pixels are decomposed in full."""
+    return pixels <= max(_DIRECT_PIXELS, 4 * width)
 
 
 def _row_tiles(maps: Tensor) -> tuple[Tensor, ...]:

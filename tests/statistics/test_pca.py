@@ -75,6 +75,50 @@ def test_large_covariances_agree_with_scikit_learn() -> None:
         assert angle(weights[channel].double().numpy(), PCA(4).fit(maps[:, channel]).components_.T) < 0.2
 
 
+def few_rows() -> Array:
+    """40 rows of 300 pixels, of which one never moves (n, C, D)."""
+    rng = np.random.default_rng(4)
+    maps = rng.normal(size=(40, CHANNELS, 12)) @ rng.normal(size=(12, 300)) + rng.normal(size=(40, CHANNELS, 300))
+    maps[:, 1, 7] = 2.0
+    return np.asarray(maps, dtype=np.float32)
+
+
+@pytest.mark.parametrize("scale", pca.SCALES)
+def test_few_rows_of_many_pixels_have_the_axes_of_their_covariance_matrix(scale: str) -> None:
+    maps = few_rows()
+    finder = pca.CovarianceAxes(CHANNELS, 300, 4, scale)
+    spectrum = found(finder, maps)
+    assert finder._sum is None  # no 300 x 300 matrices
+    products = spectrum.vectors.mT @ spectrum.vectors
+    assert torch.allclose(products, torch.eye(products.shape[1]).expand_as(products), atol=1e-5)
+    weights, offsets, live, explained = spectrum.axes(0, 4)
+    assert bool(live.all()) and not weights[1, 7].any()
+    for channel in range(CHANNELS):
+        values = scaled(maps.astype(np.float64), scale)[:, channel]
+        reference = PCA(4, svd_solver="full").fit(values)
+        ours = maps[:, channel].astype(np.float64) @ weights[channel].double().numpy() - offsets[channel].numpy()
+        assert angle(ours, reference.transform(values)) < 0.05
+        assert np.allclose(explained[channel], reference.explained_variance_ratio_, rtol=1e-4)
+
+
+def test_fewer_rows_than_axes_have_as_many_axes_as_they_span() -> None:
+    _, _, live, explained = run(pca.CovarianceAxes(CHANNELS, 300, 5, "pixel"), few_rows()[:3])
+    assert live.tolist() == [[True, True, False, False, False]] * CHANNELS
+    assert np.allclose(explained.sum(1), 1.0, atol=1e-5)
+
+
+def test_rows_beyond_the_few_give_the_sums_of_those_added_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = few_rows()
+    monkeypatch.setattr(pca, "_DIRECT_ROWS", 30)  # torch.split in `found` gives all rows at once: in tiles of 10 here
+    monkeypatch.setattr(pca, "_COPY_BYTES", 10 * 4 * maps[0].size)
+    held = pca.CovarianceAxes(CHANNELS, 300, 4, "pixel")
+    monkeypatch.setattr(pca, "_DIRECT_ROWS", 0)
+    at_once = pca.CovarianceAxes(CHANNELS, 300, 4, "pixel")
+    first, second = found(held, maps), found(at_once, maps)
+    assert held._sum is not None and at_once._sum is not None and torch.equal(held._sum, at_once._sum)
+    assert torch.equal(first.vectors, second.vectors)
+
+
 @pytest.mark.parametrize("finder", [pca.CovarianceAxes, pca.SubspaceIteration])
 def test_axes_are_the_same_every_time_and_signs_are_fixed(finder: type) -> None:
     maps = images()
