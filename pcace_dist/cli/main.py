@@ -166,13 +166,15 @@ def _rank(arguments: argparse.Namespace) -> int:
     if arguments.from_codes:  # usually asked with the job that kept the codes
         overrides = ["statistics.keep_codes=false", *overrides, f"dataset.path={json.dumps(arguments.from_codes)}"]
     job = load_job_file(arguments.job, overrides)
-    from pcace_dist.config.resolve import storage_of
-    from pcace_dist.run.rank import run_job
+    from pcace_dist.imports import quick_imports
+
+    with quick_imports():
+        from pcace_dist.artifacts.run import open_run
+        from pcace_dist.config.resolve import storage_of
+        from pcace_dist.run.rank import run_job
 
     finished_before: list[str] = []
     code = run_job(job, take_over=arguments.take_over, retry_bad=arguments.retry_bad, tell=finished_before.append)
-    from pcace_dist.artifacts.run import open_run
-
     for line in finished_before:
         tell(f"{job.output}: {line}\n")
     _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top, is_new=not finished_before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ray
 
+from pcace_dist.imports import quick_imports
 from pcace_dist.progress import logs
 from pcace_dist.worker.spec import CodesSpec, WorkSpec
 from pcace_dist.worker.worker import Progress, WorkerBody, WorkerInfo
@@ -23,7 +24,8 @@ class Worker(WorkerBody):
 
     def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
         logs.configure(spec.log, run=spec.output, actor=self._name)
-        return super().ready(spec)
+        with quick_imports():
+            return super().ready(spec)
 
     def _node(self) -> str:
         return str(ray.get_runtime_context().get_node_id())

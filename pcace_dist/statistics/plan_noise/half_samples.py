@@ -23,13 +23,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.linalg import hadamard
 from torch import Tensor
 
 from pcace_dist.statistics import basis
@@ -52,7 +51,8 @@ _BLOCK = 64  # channels that are held at a time
 _KNOT_ROWS = 512  # from whose quantiles the knots of a half's components are taken
 # each half or its complement, so that every part is in 5 to 10 of them: else the first one would be in all
 _TURNED = np.array([1, 1, -1, 1, 1, 1, -1, 1, 1, 1, -1, -1, -1, -1, 1])
-SIGNS = hadamard(PARTS)[1:] * _TURNED[:, None]  # (PARTS - 1, PARTS): whether a part is in a half
+_HADAMARD = reduce(np.kron, [np.array([[1, 1], [1, -1]])] * 4)  # Sylvester's of order PARTS
+SIGNS = _HADAMARD[1:] * _TURNED[:, None]  # (PARTS - 1, PARTS): whether a part is in a half
 
 
 @dataclass(frozen=True, eq=False)
