@@ -24,6 +24,7 @@ class FakeWorker:
         self._images = 0
         self._waits_for: str | None = None
         self._stopped = False
+        self._imported = False
         self.closed_by: int | None = None  # thread
 
     def ready(self, spec: str) -> WorkerInfo:
@@ -33,6 +34,12 @@ class FakeWorker:
 
     def _node(self) -> str:
         return ""
+
+    def imports(self) -> None:
+        self._imported = True
+
+    def has_imported(self) -> bool:
+        return self._imported
 
     def double(self, number: int) -> int:
         self._images += 1

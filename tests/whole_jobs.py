@@ -10,10 +10,10 @@ import pytest
 import ray
 
 from pcace_dist.commands import evaluate_on_workers
+from pcace_dist.executors.base import WorkerShape
 from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.executors.threads import ThreadExecutor
 from pcace_dist.run import rank
-from pcace_dist.run.coordinator import worker_shape
 from pcace_dist.run.model_run import ModelRun
 
 
@@ -47,7 +47,7 @@ def without_ray() -> Iterator[None]:
 
 def in_threads(run: ModelRun) -> ThreadExecutor:
     """The run's workers as threads, each with a model of its own."""
-    return ThreadExecutor(run._preparation.spec, worker_shape(run._job))
+    return ThreadExecutor(run._preparation.spec, WorkerShape.of(run._job.workers))
 
 
 @contextlib.contextmanager

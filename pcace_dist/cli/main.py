@@ -167,14 +167,17 @@ def _rank(arguments: argparse.Namespace) -> int:
         overrides = ["statistics.keep_codes=false", *overrides, f"dataset.path={json.dumps(arguments.from_codes)}"]
     job = load_job_file(arguments.job, overrides)
     from pcace_dist.imports import quick_imports
-
-    with quick_imports():
-        from pcace_dist.artifacts.run import open_run
-        from pcace_dist.config.resolve import storage_of
-        from pcace_dist.run.rank import run_job
+    from pcace_dist.run.early import early_workers
 
     finished_before: list[str] = []
-    code = run_job(job, take_over=arguments.take_over, retry_bad=arguments.retry_bad, tell=finished_before.append)
+    options: dict[str, Any] = {"take_over": arguments.take_over, "retry_bad": arguments.retry_bad}
+    with early_workers(job) as early:
+        with quick_imports():
+            from pcace_dist.artifacts.run import open_run
+            from pcace_dist.config.resolve import storage_of
+            from pcace_dist.run.rank import run_job
+
+        code = run_job(job, early=early, tell=finished_before.append, **options)
     for line in finished_before:
         tell(f"{job.output}: {line}\n")
     _print_outcome(open_run(job.output, storage=storage_of(job)), job, arguments.top, is_new=not finished_before)

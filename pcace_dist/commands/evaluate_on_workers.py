@@ -22,7 +22,7 @@ from pcace_dist.config.targets import MEAN, Reduction, TargetSpec
 from pcace_dist.datasets.listing import Listing
 from pcace_dist.datasets.units import Unit, check_unchanged
 from pcace_dist.errors import JobError, OutputError
-from pcace_dist.executors.base import Executor, Task
+from pcace_dist.executors.base import Executor, Task, WorkerShape
 from pcace_dist.executors.choice import ExecutorKind, check_threads, open_executor, wanted_executor
 from pcace_dist.executors.event_loop import LoopControl
 from pcace_dist.executors.map_tasks import map_tasks
@@ -31,7 +31,7 @@ from pcace_dist.executors.signals import interruptible
 from pcace_dist.ledger.ledger import Ledger, Receipt
 from pcace_dist.models.ablation.replacement import Effect
 from pcace_dist.progress.display import RunDisplay, Tally
-from pcace_dist.run.coordinator import patience_of, worker_shape
+from pcace_dist.run.coordinator import patience_of
 from pcace_dist.run.prepare import Preparation, prepare
 from pcace_dist.run.read_data import given_classes, open_any
 from pcace_dist.statistics.plan import Plan
@@ -221,5 +221,5 @@ def evaluating(evaluated: Evaluated) -> Iterator[Evaluating]:
     session = ray_session() if kind == ExecutorKind.RAY else contextlib.nullcontext()
     with interruptible() as interrupt, session, RunDisplay() as display:
         interrupt.install()
-        with open_executor(kind, spec, worker_shape(job), prefix="v") as executor:
+        with open_executor(kind, spec, WorkerShape.of(job.workers), prefix="v") as executor:
             yield Evaluating(evaluated, executor, display, interrupt.is_set)

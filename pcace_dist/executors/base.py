@@ -11,10 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from pcace_dist.worker.spec import CodesSpec, WorkSpec
 from pcace_dist.worker.worker import Progress, WorkerBody, WorkerInfo
+
+if TYPE_CHECKING:
+    from pcace_dist.config.sections import Workers
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -108,6 +111,11 @@ class WorkerShape:
     memory: int | None = None
     resources: dict[str, float] = field(default_factory=dict)
 
+    @staticmethod
+    def of(workers: Workers) -> WorkerShape:
+        """What a job's section asks for."""
+        return WorkerShape(workers.max, workers.cpus, workers.gpus, workers.memory, dict(workers.resources))
+
     def options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus, "resources": self.resources}
         return options if self.memory is None else {**options, "memory": self.memory}
@@ -118,6 +126,11 @@ class WorkerShape:
         parts += [f"{self.memory / 2**30:.1f} GiB memory"] if self.memory else []
         parts += [f"{amount:g} {name}" for name, amount in self.resources.items()]
         return ", ".join(parts)
+
+
+def name_of_worker(prefix: str, number: int) -> str:
+    """number: from 1, in the order in which workers are asked for."""
+    return f"{prefix}{number:04d}"
 
 
 class Executor(ABC):
@@ -212,7 +225,7 @@ class Executor(ABC):
         """Ask for one more worker, unless there are `shape.maximum`."""
         if len(self.members) < self.shape.maximum:
             self._count += 1
-            self._start(f"{self._prefix}{self._count:04d}")
+            self._start(name_of_worker(self._prefix, self._count))
 
     def _finished(self, worker: str, task: Task[Any], value: Any) -> Event:
         """The event of a task that is done."""

@@ -1,4 +1,5 @@
-"""Which executor does the work: PCACE_EXECUTOR, or what the run chooses. Ray is imported only where it is chosen."""
+"""Which executor does the work: PCACE_EXECUTOR, or what the run chooses. Ray and torch are imported
+only where they are needed."""
 
 from __future__ import annotations
 
@@ -6,16 +7,18 @@ import os
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from pcace_dist.config.job import Job
 from pcace_dist.config.sections import Workers
 from pcace_dist.errors import JobError
 from pcace_dist.executors.base import Executor, WorkerShape
-from pcace_dist.models.in_memory import is_in_memory
-from pcace_dist.worker.shared_model import SharedModel, cores, most_threads
 from pcace_dist.worker.spec import CodesSpec, WorkSpec
 from pcace_dist.worker.worker import WorkerBody
+
+if TYPE_CHECKING:
+    from pcace_dist.executors.ray_executor import EarlyWorkers
+    from pcace_dist.worker.shared_model import SharedModel
 
 VARIABLE = "PCACE_EXECUTOR"
 
@@ -36,7 +39,11 @@ def wanted_executor(job: Job | None = None) -> ExecutorKind | None:
     """What PCACE_EXECUTOR says; None where it leaves the choice to the run. A job whose model is in memory stays in
     this process: in threads, or in the caller's own where it has a GPU. Raises JobError."""
     wanted = _said_executor()
-    if job is None or not is_in_memory(job.model.factory):
+    if job is None:
+        return wanted
+    from pcace_dist.models.in_memory import is_in_memory  # with torch
+
+    if not is_in_memory(job.model.factory):
         return wanted
     if wanted == ExecutorKind.RAY:
         raise JobError(f"{VARIABLE} {wanted}: {job.model.factory} is in memory and stays in its process; leave it out")
@@ -62,6 +69,8 @@ def check_threads(workers: Workers) -> None:
     for key, amount in (("gpus", workers.gpus), ("resources", workers.resources), ("memory", workers.memory)):
         if amount:
             raise refuse_threads(f"threads of one process cannot have workers.{key} of their own")
+    from pcace_dist.worker.shared_model import cores, most_threads
+
     if most_threads(workers.cpus) < max(1, workers.min):
         raise refuse_threads(
             f"workers.min {max(1, workers.min)} with workers.cpus {workers.cpus:g} take more than this machine's "
@@ -76,10 +85,11 @@ def open_executor(
     *,
     prefix: str = "a",
     shared: SharedModel | None = None,
+    early: EarlyWorkers | None = None,
 ) -> Executor:
     """An executor, for the caller to enter. There are no more threads than the machine has cores for.
 
-    `shared`: the model that threads share; without it each loads its own.
+    `shared`: the model that threads share; without it each loads its own. `early`: workers on Ray, on their way.
     """
     if kind == ExecutorKind.INLINE:
         from pcace_dist.executors.inline import InlineExecutor
@@ -87,11 +97,12 @@ def open_executor(
         return InlineExecutor(spec, replace(shape, maximum=1), prefix=prefix)
     if kind == ExecutorKind.THREADS:
         from pcace_dist.executors.threads import ThreadExecutor
+        from pcace_dist.worker.shared_model import most_threads
 
         shape = replace(shape, maximum=min(shape.maximum, max(1, most_threads(shape.cpus))))
         return ThreadExecutor(spec, shape, prefix=prefix, make_worker=partial(WorkerBody, shared=shared))
     if kind == ExecutorKind.RAY:
         from pcace_dist.executors.ray_executor import RayExecutor
 
-        return RayExecutor(spec, shape, prefix=prefix)
+        return RayExecutor(spec, shape, prefix=prefix, early=early)
     assert_never(kind)

@@ -22,6 +22,11 @@ class Worker(WorkerBody):
     def stop(self) -> None:
         super().stop()
 
+    def imports(self) -> None:
+        """What `ready` imports, before there is a job."""
+        with quick_imports():
+            import pcace_dist.worker.engine  # noqa: F401
+
     def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
         logs.configure(spec.log, run=spec.output, actor=self._name)
         with quick_imports():

@@ -16,7 +16,7 @@ from ray._private.state import state  # draining nodes have no public interface 
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from pcace_dist.errors import PcaceError
-from pcace_dist.executors.base import Event, Executor, Explained, Lost, Task, WorkerShape
+from pcace_dist.executors.base import Event, Executor, Explained, Lost, Task, WorkerShape, name_of_worker
 from pcace_dist.executors.ray_actor import Worker
 from pcace_dist.executors.ray_session import describe_resources
 from pcace_dist.executors.start_patience import Heartbeats
@@ -48,14 +48,47 @@ class _Doubt:
     until: float
 
 
+class EarlyWorkers:
+    """Actors that import their libraries while the run is prepared; an executor takes them by their names.
+
+    Only as many as the cluster's nodes can hold: a job that may yet be refused is no reason to start machines.
+    """
+
+    def __init__(self, shape: WorkerShape, *, prefix: str = "a", actor_class: Any = Worker) -> None:
+        """`shape`, `prefix`, `actor_class`: those of the executor."""
+        count = min(shape.maximum, _places(shape))
+        actor = actor_class.options(**shape.options())
+        self._handles = {name: actor.remote(name) for name in (name_of_worker(prefix, n + 1) for n in range(count))}
+        for handle in self._handles.values():
+            handle.imports.remote()
+
+    def take(self, worker: str) -> Any:
+        """The actor of this name; None where there is none, or no more."""
+        return self._handles.pop(worker, None)
+
+
+def _places(shape: WorkerShape) -> int:
+    """Workers that the nodes of the cluster can hold, taken together, whatever else they hold."""
+    asked = {"CPU": shape.cpus, "GPU": shape.gpus, "memory": shape.memory or 0, **shape.resources}
+    amounts = ray.cluster_resources()
+    return int(min((amounts.get(name, 0) // amount for name, amount in asked.items() if amount), default=0))
+
+
 class RayExecutor(Executor):
     """An actor for each worker. Use as a context manager."""
 
     def __init__(
-        self, spec: WorkSpec | CodesSpec, shape: WorkerShape, *, prefix: str = "a", actor_class: Any = Worker
+        self,
+        spec: WorkSpec | CodesSpec,
+        shape: WorkerShape,
+        *,
+        prefix: str = "a",
+        actor_class: Any = Worker,
+        early: EarlyWorkers | None = None,
     ) -> None:
-        """`actor_class`: of Ray; takes the worker's name."""
+        """`actor_class`: of Ray; takes the worker's name. `early`: workers of this shape that are on their way."""
         super().__init__(spec, shape, prefix=prefix)
+        self._early = early
         self._actor_class = actor_class
         self._failed_starts = 0
         self._members: dict[str, _Member] = {}
@@ -170,7 +203,9 @@ class RayExecutor(Executor):
             yield self._lose(worker, TimeoutError(f"no sign of progress for {self._heartbeats.seconds:g} s"))
 
     def _start(self, worker: str) -> None:
-        self._members[worker] = _Member(self._actor_class.options(**self.shape.options()).remote(worker))
+        early = None if self._early is None else self._early.take(worker)
+        handle = early or self._actor_class.options(**self.shape.options()).remote(worker)
+        self._members[worker] = _Member(handle)
         self.call(worker, self._start_task)
 
     def _progress(self) -> dict[str, Progress]:

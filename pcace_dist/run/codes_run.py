@@ -28,12 +28,12 @@ from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute, storage_of
 from pcace_dist.datasets.units import RowGroupRef, Unit
 from pcace_dist.errors import DatasetError, JobError
-from pcace_dist.executors.base import Executor, Task
+from pcace_dist.executors.base import Executor, Task, WorkerShape
 from pcace_dist.executors.choice import ExecutorKind, open_executor, wanted_executor
 from pcace_dist.ledger.ledger import FileRef, Receipt
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.codes_query import CodesQuery, SelectedRows, check_query, chooses_knots, query_plan, with_knots
-from pcace_dist.run.coordinator import Coordinator, only_files, worker_shape
+from pcace_dist.run.coordinator import Coordinator, only_files
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import MIN_IMAGES
 from pcace_dist.storage.files import Storage
@@ -133,7 +133,8 @@ class CodesRun(Coordinator[CodesPreparation]):
         return self._preparation.kept_codes
 
     def _executor(self) -> AbstractContextManager[Executor]:
-        return open_executor(self._preparation.executor, self._preparation.spec, worker_shape(self._job))
+        shape = WorkerShape.of(self._job.workers)
+        return open_executor(self._preparation.executor, self._preparation.spec, shape, early=self._early)
 
     def _planned(self, executor: Executor) -> FrozenPlan:
         manifest = self._ledger.state.manifest

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import chain
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -32,7 +32,7 @@ from pcace_dist.artifacts.summary import DONE, NOTHING_RANKED, TOO_MANY_BAD_ROWS
 from pcace_dist.config.job import Job
 from pcace_dist.datasets.units import Unit
 from pcace_dist.errors import DatasetError, PcaceError
-from pcace_dist.executors.base import Executor, Task, WorkerShape
+from pcace_dist.executors.base import Executor, Task
 from pcace_dist.executors.event_loop import LoopControl
 from pcace_dist.executors.map_tasks import map_tasks
 from pcace_dist.executors.start_patience import StartPatience
@@ -43,6 +43,9 @@ from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import Sink, Store
 from pcace_dist.worker.reduce import rank_batch, rank_tasks
 from pcace_dist.worker.worker import WorkerBody
+
+if TYPE_CHECKING:
+    from pcace_dist.executors.ray_executor import EarlyWorkers
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +88,11 @@ class Coordinator(ABC, Generic[P]):
         *,
         stopping: Callable[[], bool],
         check: Callable[[], None],
+        early: EarlyWorkers | None = None,
     ) -> None:
+        """early: workers on Ray that are on their way."""
         self._job = preparation.job
+        self._early = early
         self._preparation = preparation
         self._store = store
         self._ledger = ledger
@@ -256,12 +262,6 @@ class Coordinator(ABC, Generic[P]):
 def patience_of(job: Job) -> StartPatience:
     """How long the job waits for its workers."""
     return StartPatience(job.workers.min, job.workers.start_timeout)
-
-
-def worker_shape(job: Job) -> WorkerShape:
-    """What one worker asks of the cluster, and how many are wanted."""
-    workers = job.workers
-    return WorkerShape(workers.max, workers.cpus, workers.gpus, workers.memory, dict(workers.resources))
 
 
 def receipts_for(receipts: Iterable[Receipt], block: ChannelBlock) -> tuple[Receipt, ...]:

@@ -20,11 +20,11 @@ from pcace_dist.artifacts.reading.data_reading import KEY
 from pcace_dist.checks.finding import Finding
 from pcace_dist.datasets.units import Unit, check_unchanged, located, make_units, rows_per_unit
 from pcace_dist.errors import JobError
-from pcace_dist.executors.base import Executor, Task
+from pcace_dist.executors.base import Executor, Task, WorkerShape
 from pcace_dist.executors.choice import open_executor
 from pcace_dist.executors.event_loop import LoopControl
 from pcace_dist.progress import logs
-from pcace_dist.run.coordinator import PILOT, Coordinator, worker_shape
+from pcace_dist.run.coordinator import PILOT, Coordinator
 from pcace_dist.run.dispatcher import Dispatcher
 from pcace_dist.run.extend import Base, check_base_plan, copy_attempts, generation_of, inherit
 from pcace_dist.run.main_pass import MainPass
@@ -44,8 +44,8 @@ class ModelRun(Coordinator[Preparation]):
 
     def _executor(self) -> AbstractContextManager[Executor]:
         preparation = self._preparation
-        shape = worker_shape(self._job)
-        return open_executor(preparation.executor, preparation.spec, shape, shared=preparation.shared_model)
+        shape, shared = WorkerShape.of(self._job.workers), preparation.shared_model
+        return open_executor(preparation.executor, preparation.spec, shape, shared=shared, early=self._early)
 
     # -- plan and manifest
 

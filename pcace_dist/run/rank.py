@@ -41,6 +41,8 @@ from pcace_dist.run.run_stats import RunStats
 from pcace_dist.storage.store import Store, hasty, open_store, probe
 
 if TYPE_CHECKING:
+    from pcace_dist.executors.ray_executor import EarlyWorkers
+    from pcace_dist.run.early import Early
     from pcace_dist.run.prepare import Preparation
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ def run_job(
     job: Job,
     *,
     display: RunDisplay | None = None,
+    early: Early | None = None,
     take_over: bool = False,
     retry_bad: str | None = None,
     tell: Callable[[str], None] = log.info,
@@ -65,7 +68,8 @@ def run_job(
     `retry_bad`: a stage of bad_rows.parquet; units that hold such rows are done again, in a finished run too, which is
     then published anew.
 
-    tell: called with a line for the user, only if the run was finished before.
+    early: workers on Ray that are on their way (run/early.py). tell: called with a line for the user, only if the run
+    was finished before.
 
     Ray is joined (RAY_ADDRESS) or started locally and left again; a small run is done by threads of this process on its
     first start, unless RAY_ADDRESS is set (worker/shared_model.py). PCACE_EXECUTOR chooses otherwise. A run that
@@ -73,11 +77,17 @@ def run_job(
     """
     with display or RunDisplay() as run_display:
         run_display.prepare()
-        return _run_job(job, run_display, take_over=take_over, retry_bad=retry_bad, tell=tell)
+        return _run_job(job, run_display, early, take_over=take_over, retry_bad=retry_bad, tell=tell)
 
 
 def _run_job(
-    job: Job, run_display: RunDisplay, *, take_over: bool, retry_bad: str | None, tell: Callable[[str], None]
+    job: Job,
+    run_display: RunDisplay,
+    early: Early | None,
+    *,
+    take_over: bool,
+    retry_bad: str | None,
+    tell: Callable[[str], None],
 ) -> int:
     chosen = wanted_executor(job)
     refuse_temporary(job)
@@ -113,7 +123,7 @@ def _run_job(
     session = ray_session() if on_ray else contextlib.nullcontext()
     began = time.monotonic()
     with interruptible() as interrupt, session:
-        before |= {"ray": time.monotonic() - began} if on_ray else {}
+        before |= {"ray": time.monotonic() - began + (early.seconds if early else 0.0)} if on_ray else {}
         probe(store)
         interrupt.install()
         for used_storage in (storage, preparation.spec.storage):
@@ -123,7 +133,9 @@ def _run_job(
         stats = RunStats(store, ledger, run_display, preparation.fingerprint, preparation.executor)
         stats.seconds.update(before)
         with LeaseKeeper(Lease(hasty(store), ledger.epoch)) as keeper:
-            coordinator = _coordinator(preparation, store, ledger, stats, stopping=interrupt.is_set, check=keeper.check)
+            watch: dict[str, Any] = {"stopping": interrupt.is_set, "check": keeper.check}
+            workers = None if early is None else early.workers
+            coordinator = _coordinator(preparation, store, ledger, stats, workers, **watch)
             try:
                 return coordinator.run()
             except TakenOver:
@@ -204,6 +216,7 @@ def _coordinator(
     store: Store,
     ledger: Ledger,
     stats: RunStats,
+    early: EarlyWorkers | None,
     *,
     stopping: Callable[[], bool],
     check: Callable[[], None],
@@ -211,12 +224,12 @@ def _coordinator(
     """The kind of run that this job is."""
     if isinstance(preparation, CodesPreparation):
         stats.from_codes = preparation.kept_codes.url
-        return CodesRun(preparation, store, ledger, stats, stopping=stopping, check=check)
+        return CodesRun(preparation, store, ledger, stats, stopping=stopping, check=check, early=early)
     from pcace_dist.run.model_run import ModelRun
 
     stats.files_left_out = preparation.listing.left_out
     stats.layers_left_out = preparation.identity.left_out
-    return ModelRun(preparation, store, ledger, stats, stopping=stopping, check=check)
+    return ModelRun(preparation, store, ledger, stats, stopping=stopping, check=check, early=early)
 
 
 def _refuse_held(store: Store, ledger: Ledger) -> None:

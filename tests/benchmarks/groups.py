@@ -28,9 +28,9 @@ import pytest
 
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.config.job import parse_job
+from pcace_dist.executors.base import WorkerShape
 from pcace_dist.executors.threads import ThreadExecutor
 from pcace_dist.run import rank as rank_module
-from pcace_dist.run.coordinator import worker_shape
 from pcace_dist.run.model_run import ModelRun
 from tests.benchmarks.memory import copies
 from tests.statistics import mnist
@@ -59,7 +59,9 @@ def without_ray() -> Iterator[None]:
     """Workers are threads of this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            ModelRun, "_executor", lambda self: ThreadExecutor(self._preparation.spec, worker_shape(self._job))
+            ModelRun,
+            "_executor",
+            lambda self: ThreadExecutor(self._preparation.spec, WorkerShape.of(self._job.workers)),
         )
         patch.setattr(rank_module, "ray_session", contextlib.nullcontext)
         yield

@@ -11,7 +11,6 @@ from pcace_dist.cli.main import main
 from pcace_dist.config.job import parse_job
 from pcace_dist.config.sections import Workers
 from pcace_dist.errors import JobError
-from pcace_dist.executors import choice
 from pcace_dist.executors.base import WorkerShape
 from pcace_dist.executors.choice import ExecutorKind, check_threads, open_executor, wanted_executor
 from pcace_dist.executors.inline import InlineExecutor
@@ -98,7 +97,6 @@ def test_threads_are_refused_where_the_job_asks_for_more(
     asked: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PCACE_EXECUTOR", "threads")
-    monkeypatch.setattr(choice, "cores", lambda: 2)
     monkeypatch.setattr(shared_model, "cores", lambda: 2)
     check_threads(Workers(max=5))
     with pytest.raises(JobError) as refused:

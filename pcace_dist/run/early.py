@@ -1,0 +1,67 @@
+"""Ray's workers asked for before the driver has imported torch: both import their libraries at the same time.
+
+Only where the run will be on Ray whatever its data and model are. Importing this module imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pcace_dist.config.resolve import storage_of
+from pcace_dist.errors import PcaceError
+from pcace_dist.executors.base import WorkerShape
+from pcace_dist.executors.choice import ExecutorKind, wanted_executor
+from pcace_dist.executors.ray_session import is_wanted, ray_session
+from pcace_dist.ledger.ledger import Ledger
+from pcace_dist.progress.display import RunDisplay
+from pcace_dist.storage.store import open_store
+
+if TYPE_CHECKING:
+    from pcace_dist.config.job import Job
+    from pcace_dist.executors.ray_executor import EarlyWorkers
+
+
+@dataclass(frozen=True)
+class Early:
+    """Workers that were asked for before the run began, and the seconds in which Ray was started or joined."""
+
+    workers: EarlyWorkers
+    seconds: float
+
+
+@contextmanager
+def early_workers(job: Job) -> Iterator[Early | None]:
+    """A session on Ray with the job's workers on their way; None where the run may do without Ray, or has ended.
+
+    Raises JobError, PcaceError (ray_session).
+    """
+    if not _needs_ray(job):
+        yield None
+        return
+    with ExitStack() as session:
+        with RunDisplay() as display:
+            display.prepare()
+            began, on_sigterm = time.monotonic(), signal.getsignal(signal.SIGTERM)
+            session.enter_context(ray_session())
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put in its own
+            from pcace_dist.executors.ray_executor import EarlyWorkers
+
+            early = Early(EarlyWorkers(WorkerShape.of(job.workers)), time.monotonic() - began)
+        yield early
+
+
+def _needs_ray(job: Job) -> bool:
+    """Whether the run goes on Ray in any case. What is wrong with its output is not said here."""
+    wanted = wanted_executor()
+    if not (wanted == ExecutorKind.RAY or (wanted is None and is_wanted())):
+        return False
+    try:
+        state = Ledger(open_store(job.output, storage_of(job))).load()
+    except PcaceError:
+        return False
+    return state.done is None
