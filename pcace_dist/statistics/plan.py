@@ -359,7 +359,7 @@ def robust_spread(values: Tensor) -> Tensor:
 
     The plain standard deviation where the quartiles all but coincide (atoms), 1 where that is zero too.
     """
-    ordered = torch.sort(values.T.contiguous(), dim=1).values.double()
+    ordered = basis.sorted_rows(values.T.contiguous()).double()
     last = ordered.shape[1] - 1
     robust = (ordered[:, round(0.75 * last)] - ordered[:, round(0.25 * last)]) / 1.349
     plain = ordered.std(dim=1, correction=0)
