@@ -21,8 +21,8 @@ from pcace_dist.executors.start_patience import StartPatience
 from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.progress.display import RunDisplay, Tally
 from pcace_dist.run.bottleneck import ComputeSettings, find_bottleneck, on_worker, stage_shares
-from pcace_dist.run.looks import look_in_words
 from pcace_dist.run.main_pass import MainPass
+from pcace_dist.run.status import look_in_words
 from pcace_dist.statistics.order.settled import Settlement
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import Store

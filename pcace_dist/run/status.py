@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from pcace_dist.errors import OutputError
 from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.progress.display import Tally, describe
 from pcace_dist.run.bottleneck import describe_time
-from pcace_dist.run.looks import last_look
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import Store, open_store
 
@@ -135,3 +134,19 @@ def _holder(state: RunState) -> dict[str, Any] | None:
     if state.done is not None or state.holder is None:
         return None
     return {name: state.holder.get(name, "?") for name in ("host", "pid")} | {"epoch": state.epoch}
+
+
+def last_look(summary: Mapping[str, Any]) -> str | None:
+    """The last check of a run in words; None where there is none, or where an earlier version made it."""
+    looks = summary.get("stop", {}).get("looks", ())
+    return look_in_words(looks[-1]) if looks and "surely" in looks[-1] else None
+
+
+def look_in_words(look: Mapping[str, int]) -> str:
+    """A check of `stop`, as summary.json has it. Of several rankings: the fewest that are surely in, the most that may
+    be."""
+    of_several = f" (the least settled of {look['rankings']:,} rankings)" if look["rankings"] > 1 else ""
+    return (
+        f"look {look['look']}, {look['images']:,} images: in the top {look['top']} surely {look['surely']}, possibly "
+        f"{look['possibly']}{of_several}; {look['open_pairs']:,} pairs at its border are unsettled"
+    )
