@@ -1,7 +1,7 @@
 """The arithmetic of `pcace estimate`, and its words: from what one unit cost (`Timings`) and what there is to do
 (`Workload`) to time, traffic and memory for any number of workers. No I/O; `measure` measures.
 
-docs/operations.md says what each stage is made of. Not in it: faults, bandwidth that many workers share.
+docs/estimate.md says what each stage is made of. Not in it: faults, bandwidth that many workers share.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The runbook and cluster/README.md: every command has the arguments it is given, every file that is named is there."""
+"""The pages about clusters: every command has the arguments it is given, every file that is named is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from pcace_dist.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "docs" / "operations.md", ROOT / "cluster" / "README.md"]
+NAMES = ("cluster-security", "estimate", "monitoring", "operations", "ray-cluster")
+PAGES = [*(ROOT / "docs" / f"{name}.md" for name in NAMES), ROOT / "cluster" / "README.md"]
 TEXT = {page.name: page.read_text() for page in PAGES}
 
 

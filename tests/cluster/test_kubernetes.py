@@ -217,7 +217,7 @@ def test_alerts_ask_for_metrics_that_the_service_has() -> None:
 
 
 def test_the_runbook_says_what_every_alert_means() -> None:
-    runbook = (ROOT / "docs" / "operations.md").read_text()
+    runbook = (ROOT / "docs" / "monitoring.md").read_text()
     assert {f"### {rule['alert']}" for rule in rules()} == set(re.findall(r"^### Pcace\w+", runbook, re.M))
 
 

@@ -40,6 +40,8 @@ A_WHILE = "timeout --preserve-status -s INT 15"  # Ctrl-C after so many seconds
 OF_GROUPS = f"{SMALL} --set group_by=label --set statistics.keep_codes=true"
 MNIST_TWICE = "pcace rank examples/mnist/job.yaml --set compute.seed=1 --set output=runs/mnist-2 --top 1"
 
+ESTIMATE = {"pcace estimate": "tests/commands/test_estimate.py; it measures the start of a Ray"}
+
 RECIPES: dict[str, Recipe] = {
     "README.md": Recipe(
         given=("examples", "photos"),
@@ -52,7 +54,6 @@ export MLFLOW_TRACKING_URI=sqlite:///mlflow.db""",
             "group_by=borough": "group_by=class",
             "runs/monday runs/sunday": "runs/resnet18 runs/resnet18",
             "pcace rerank job.yaml": f"pcace rerank job.yaml {SMALL} --set output=runs/weekly",
-            "pcace estimate job.yaml": f"pcace estimate job.yaml {SMALL}",
             "pcace report runs/resnet18  ": "pcace report runs/resnet18 --no-synthesis ",
             "pcace serve runs --open  ": f"{A_WHILE} pcace serve runs --port 0",
         },
@@ -61,6 +62,7 @@ export MLFLOW_TRACKING_URI=sqlite:///mlflow.db""",
             "pip install": "tests/test_install.py",
             "pipx install": "tests/test_install.py",
             ". .venv/bin/activate": "the commands are found already",
+            **ESTIMATE,
         },
     ),
     "docs/codes.md": Recipe(given=("mnist",), check="assert codes.shape[:2] == (5000, 32) and codes.dtype == np.uint8"),
@@ -97,6 +99,10 @@ torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "places.pt")
     ),
     "docs/nightly.md": Recipe(given=("examples",)),
     "docs/many-classes.md": Recipe(given=("examples",)),
+    "docs/monitoring.md": Recipe(
+        given=("mnist",), instead={"pcace serve runs --open  ": f"{A_WHILE} pcace serve runs --port 0"}
+    ),
+    "docs/operations.md": Recipe(given=("mnist",)),
     "docs/outputs.md": Recipe(
         given=("mnist",), check="assert codes.shape[1:] == (32, 5) and len(codes) == len(column) > 256"
     ),
@@ -122,7 +128,7 @@ torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "places.pt")
         given=("examples",), instead={"export AWS_DEFAULT_REGION=eu-central-1": "test -n $AWS_ENDPOINT_URL"}, server=s3
     ),
     "docs/segmentation.md": Recipe(given=("examples",)),
-    "docs/slow.md": Recipe(given=("mnist",), before="cp examples/mnist/job.yaml job.yaml"),
+    "docs/slow.md": Recipe(given=("mnist",), skipped=ESTIMATE),
     "docs/small-data.md": Recipe(given=("examples",)),
     "docs/serve.md": Recipe(
         given=("mnist",),
@@ -141,10 +147,12 @@ CLUSTER = "needs machines: tests/cluster/test_docs.py holds its commands, tests/
 NOT_RUN: dict[str, str] = {
     "cluster/README.md": CLUSTER,
     "docs/data.md": "has no blocks",
+    "docs/estimate.md": "tests/commands/test_estimate.py runs it",
     "docs/mistakes.md": "tests/cli/test_mistakes.py runs every line of its tables",
-    "docs/operations.md": CLUSTER,
+    "docs/cluster-security.md": "has no blocks",
     "docs/packing.md": "has no blocks",
     "docs/questions.md": "has no blocks",
+    "docs/ray-cluster.md": CLUSTER,
     "examples/README.md": "has no blocks",
     "examples/imagenet/README.md": "tests/examples/test_imagenet.py runs all that `make imagenet` does",
     "examples/mnist/README.md": "tests/examples/test_mnist.py runs all that `make mnist` does",
