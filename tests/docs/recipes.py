@@ -103,10 +103,21 @@ torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "places.pt")
         given=("mnist",), instead={"pcace serve runs --open  ": f"{A_WHILE} pcace serve runs --port 0"}
     ),
     "docs/operations.md": Recipe(given=("mnist",)),
+    "docs/others.md": Recipe(
+        given=("mnist",),
+        before="cp examples/mnist/job.yaml job.yaml",
+        instead={
+            "evaluate runs/resnet18": "evaluate runs/mnist --layer conv3 --group 3 --draws 5",
+            "report runs/resnet18": "report runs/mnist --no-synthesis",
+            "--from-codes runs/resnet18": "--from-codes runs/mnist",
+            "has_stripes": "label",
+        },
+    ),
     "docs/outputs.md": Recipe(
         given=("mnist",), check="assert codes.shape[1:] == (32, 5) and len(codes) == len(column) > 256"
     ),
     "docs/overlap.md": Recipe(given=("mnist",), check="assert 1 <= len(likely) <= 5 and len(table) == 56"),
+    "docs/protocol.md": Recipe(given=("mnist",)),
     "docs/pruning.md": Recipe(
         given=("mnist",),
         check="images = torch.zeros(2, 1, 28, 28)\nassert model(images).shape == smaller(images).shape == (2, 10)",
@@ -139,7 +150,14 @@ torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "places.pt")
         skipped={"pip install": "tests/test_install.py"},
         server=s3,
     ),
+    "docs/tells-and-does.md": Recipe(
+        given=("mnist",), instead={"evaluate runs/mnist": "evaluate runs/mnist --layer conv3 --group 3 --draws 5"}
+    ),
+    "docs/what-intervals-mean.md": Recipe(given=("mnist",)),
     "docs/vit.md": Recipe(given=("vit",)),
+    "docs/why-it-works.md": Recipe(
+        check="assert abs(scores.pearson).max() < 0.1 and scores.score[0] > 0.97 and scores.score[1] < 0.2"
+    ),
 }
 """Page -> what it is given."""
 

@@ -1,7 +1,8 @@
 """A page as a reader types it: its blocks in order, as one shell script in a scratch directory.
 
-`sh` blocks are commands. Consecutive `python` blocks are one program. A `python` or `yaml` block whose first line is
-`# NAME.py` or `# NAME.yaml` is that file. Everything else (output, parts of a job) is only read.
+`sh` blocks are commands; of `console` blocks the lines after `$ ` are. Consecutive `python` blocks are one program.
+A `python` or `yaml` block whose first line is `# NAME.py` or `# NAME.yaml` is that file. Everything else (output, parts
+of a job) is only read.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def _step(block: Block, recipe: Recipe) -> tuple[str, str] | None:
     if named and block.language in ("python", "yaml"):
         return "sh", _here(f"cat > {named[1]}", text)
     skipped = tuple(recipe.skipped)
-    if block.language == "sh":
+    if block.language == "console":
+        text = "\n".join(line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ "))
+    if block.language in ("sh", "console"):
         return "sh", "\n".join(line for line in _lines(text) if not line.lstrip().startswith(skipped))
     return ("python", text) if block.language == "python" and not text.startswith(skipped) else None
 

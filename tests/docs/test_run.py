@@ -37,6 +37,6 @@ def test_the_page_runs(page: str, given: Callable[[str], Path], tmp_path: Path) 
     for name in recipe.given:
         shutil.copytree(given(name), tmp_path, symlinks=True, dirs_exist_ok=True)
     printed = run_page(
-        [block for block in blocks("sh", "python", "yaml") if block.page == ROOT / page], recipe, tmp_path
+        [block for block in blocks("sh", "console", "python", "yaml") if block.page == ROOT / page], recipe, tmp_path
     )
     assert "Traceback" not in printed

@@ -12,8 +12,9 @@ from tests.docs.recipes import NOT_RUN, RECIPES
 from tests.docs.runner import Recipe, run_page
 
 PAGE = Path("page.md")
+RUN = ("sh", "console", "python")
 TO_RUN = {"README.md", *listed("Tutorials"), *listed("How to")}
-WITH_BLOCKS = {str(block.page.relative_to(ROOT)) for block in blocks("sh", "python")}
+WITH_BLOCKS = {str(block.page.relative_to(ROOT)) for block in blocks(*RUN)}
 
 
 def test_blocks_run_in_order_and_files_are_written(tmp_path: Path) -> None:
@@ -21,6 +22,7 @@ def test_blocks_run_in_order_and_files_are_written(tmp_path: Path) -> None:
         Block(PAGE, "yaml", "# job.yaml: all there is\nlayers: [conv1]\n"),
         Block(PAGE, "python", "# mine.py\nVALUE = 3\n"),
         Block(PAGE, "sh", "export WORD=mine   # stays\ncat job.yaml \\\n  mine.py\n"),
+        Block(PAGE, "console", "$ echo shown\nshown\n"),
         Block(PAGE, "", "what comes out\n"),
         Block(PAGE, "yaml", "layers: [conv2]   # a part of a job\n"),
         Block(PAGE, "python", "import os\n\nfrom mine import VALUE\n"),
@@ -31,6 +33,7 @@ def test_blocks_run_in_order_and_files_are_written(tmp_path: Path) -> None:
         "layers: [conv1]",
         "# mine.py",
         "VALUE = 3",
+        "shown",
         "mine 3",
     ]
 
@@ -58,12 +61,12 @@ def test_every_page_with_blocks_is_run_or_has_its_reason() -> None:
 
 
 def test_blocks_say_what_they_are_in_one_way() -> None:
-    assert not blocks("bash", "shell", "console", "py", "yml"), "write sh, python or yaml"
+    assert not blocks("bash", "shell", "py", "yml"), "write sh, console, python or yaml"
 
 
 @pytest.mark.parametrize("page", RECIPES)
 def test_what_a_recipe_names_stands_in_its_page(page: str) -> None:
-    said = [block.text for block in blocks("sh", "python", "yaml") if block.page == ROOT / page]
+    said = [block.text for block in blocks(*RUN, "yaml") if block.page == ROOT / page]
     assert said, "nothing to run: give the reason in NOT_RUN"
     for words in (*RECIPES[page].instead, *RECIPES[page].skipped):
         assert any(words in text for text in said), words
@@ -71,7 +74,7 @@ def test_what_a_recipe_names_stands_in_its_page(page: str) -> None:
 
 @pytest.mark.parametrize("page", RECIPES)
 def test_commands_stand_in_blocks_that_are_run(page: str) -> None:
-    text = re.sub(r"^( *)```(sh|python|yaml)\n.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M)
+    text = re.sub(r"^( *)```(sh|console|python|yaml)\n.*?^\1```", "", (ROOT / page).read_text(), flags=re.S | re.M)
     assert re.findall(r"^ *(?:\$ )?pcace \w+ .*", text, re.M) == []
 
 
@@ -80,4 +83,4 @@ def test_a_reason_names_tests_that_are_there(page: str, reason: str) -> None:
     for path in re.findall(r"tests/\S+\.py", reason):
         assert (ROOT / path).is_file(), path
     if not re.search(r"tests/\S+\.py", reason):
-        assert not [block for block in blocks("sh", "python") if block.page == ROOT / page], "its blocks can be run"
+        assert not [block for block in blocks(*RUN) if block.page == ROOT / page], "its blocks can be run"
