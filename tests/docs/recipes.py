@@ -70,6 +70,15 @@ export MLFLOW_TRACKING_URI=sqlite:///mlflow.db""",
         given=("mnist",),
         before=f"python -c '{DIGIT}'",
     ),
+    "docs/comparison.md": Recipe(
+        given=("mnist",),
+        before="cp examples/mnist/job.yaml job.yaml",
+        instead={
+            "runs/monday runs/sunday": "runs/mnist runs/mnist",
+            "rerank job.yaml": "rerank job.yaml --set group_by=null --set output=runs/weekly",
+            "evaluate runs/resnet18": "evaluate runs/mnist --layer conv3 --group 3 --draws 5",
+        },
+    ),
     "docs/concepts.md": Recipe(given=("examples",)),
     "docs/export.md": Recipe(
         given=("mnist",),
@@ -138,6 +147,10 @@ torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "places.pt")
     "docs/s3.md": Recipe(
         given=("examples",), instead={"export AWS_DEFAULT_REGION=eu-central-1": "test -n $AWS_ENDPOINT_URL"}, server=s3
     ),
+    "docs/reliability.md": Recipe(
+        given=("examples",),
+        instead={"job.yaml       # kill -9": "job.yaml & sleep 12; kill -9 $! || true    # kill -9"},
+    ),
     "docs/segmentation.md": Recipe(given=("examples",)),
     "docs/slow.md": Recipe(given=("mnist",), skipped=ESTIMATE),
     "docs/small-data.md": Recipe(given=("examples",)),
@@ -171,6 +184,7 @@ NOT_RUN: dict[str, str] = {
     "docs/packing.md": "has no blocks",
     "docs/questions.md": "has no blocks",
     "docs/ray-cluster.md": CLUSTER,
+    "docs/scale.md": "tests/commands/test_estimate.py runs `pcace estimate`",
     "examples/README.md": "has no blocks",
     "examples/imagenet/README.md": "tests/examples/test_imagenet.py runs all that `make imagenet` does",
     "examples/mnist/README.md": "tests/examples/test_mnist.py runs all that `make mnist` does",
