@@ -28,16 +28,16 @@ from pcace_dist.cli.main import main as pcace
 GROUP, TOP = "3", "5"
 LAYER_COLOURS = {"conv1": ORANGE, "conv2": BLUE, "conv3": BLACK}
 CORNERS = (  # tells, does, words
-    (1, 1, "tells and does: look here"),
-    (1, 0, "tells, not used: a witness"),
-    (0, 1, "used, tells little alone: a part of a team"),
+    (1, 1, "tells and does"),
+    (1, 0, "a witness"),
+    (0, 1, "a part of a team"),
     (0, 0, "neither"),
 )
 DASHED, FAINT = ' stroke-dasharray="4 3"', ' stroke-opacity="0.25"'
 CELL, LINE = 7.8, 18.0  # of a monospaced letter at 13 px
 CURVED, OF_A = ("conv1", 4), 1  # a channel whose relation to the target bends, and the digit
 SMALL, INSET, PART = 184.0, 24.0, 140.0  # a small panel: its width and height, its left edge, the height of its plot
-WIDTH, HEIGHT, LEFT, TOP_EDGE, BOTTOM = 620.0, 400.0, 44.0, 12.0, 40.0
+WIDTH, HEIGHT, LEFT, TOP_EDGE, BOTTOM = 380.0, 400.0, 44.0, 12.0, 40.0
 
 
 def ranking_svg(path: str) -> str:
@@ -71,11 +71,9 @@ def pair_svg(channels: pa.Table) -> str:
     rows = [
         row for row in channels.select(columns).to_pylist() if row["score"] is not None and row["effect"] is not None
     ]
-    legend = drawing.key([(colour, layer) for layer, colour in LAYER_COLOURS.items()], step=90)
+    legend = drawing.key([(colour, layer) for layer, colour in LAYER_COLOURS.items()], step=80)
     panel = Panel(WIDTH, HEIGHT, list(_scatter(rows)))
-    return drawing.sheet(
-        [[panel]], f"What channels tell about the logit of a {GROUP}, and what the network does with them", [legend]
-    )
+    return drawing.sheet([[panel]], f"Score and effect for the logit of a {GROUP}", [legend], 12)
 
 
 def _scatter(rows: Sequence[dict[str, float | str]]) -> Iterator[str]:
@@ -166,7 +164,10 @@ def _cloud(x: Floats, y: Floats, below: str, above: str, curve: bool) -> Iterato
     yield drawing.text((INSET + SMALL) / 2, 18 + PART + 16, below, size=12)
     for (x1, y1), (x2, y2) in pairwise(points) if curve else ():
         yield drawing.line(x1, y1, x2, y2, ORANGE, ' stroke-width="2"')
-    yield from (drawing.dot(*point, 3, ORANGE) if curve else drawing.dot(*point, 1.6, BLUE) for point in points)
+    yield from (drawing.dot(*point, 3, ORANGE) for point in points if curve)
+    if not curve:
+        dots = "".join(f"M{one:.1f} {other:.1f}h0" for one, other in points)
+        yield f'<path d="{dots}" stroke="{BLUE}" stroke-width="3.2" stroke-linecap="round"/>'
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -56,7 +56,7 @@ TABLE = Table(
         *KEYS,
         Column("images", "int64", "images that count for this channel"),
         Column("rank", "int32", "1 is the best, over all layers of this target and group; null unless status is ok"),
-        Column("layer_rank", "int32", "the same within the layer"),
+        Column("layer_rank", "int32", "1 is the best within the layer; null unless status is ok"),
         Column("rank_low", "int32", "lower end of the 95 % interval of `rank`; null without a jackknife"),
         Column("rank_high", "int32", "upper end of the 95 % interval of `rank`"),
         Column("rank_low_given_plan", "int32", "the same, given the plan: without what another pilot would change"),

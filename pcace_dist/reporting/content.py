@@ -16,7 +16,7 @@ from pcace_dist.reporting import pictures
 from pcace_dist.reporting.clusters import across_groups
 from pcace_dist.reporting.evidence import Transforms, density, scatter
 from pcace_dist.reporting.findings import ChannelKey, Findings, RankingKey, Valued
-from pcace_dist.reporting.glossary import GLOSSARY
+from pcace_dist.reporting.glossary import GLOSSARY, IN_SENTENCES
 from pcace_dist.reporting.page import PageContent, floats, numbers
 from pcace_dist.reporting.selection import PageSelection
 from pcace_dist.reporting.sight.tokens import NO_TOKENS
@@ -69,6 +69,7 @@ def page(
         "imageRatio": source.image_shape[1] / source.image_shape[0],
         "groupsAreLabels": source.groups_are_labels,
         "glossary": GLOSSARY,
+        "terms": IN_SENTENCES,
         "fewImages": usable_images(source.plan.components, source.plan.knots),
         "smallSupport": SMALL_SUPPORT,
     }

@@ -30,6 +30,12 @@ TERMS = {
     "bad row": "a row whose bytes are wrong: it is set aside with its reason",
 }
 """By the name that docs/glossary.md has for it."""
+IN_SENTENCES = (
+    *("component", "effect", "exemplar", "fold", "interval", "jackknife", "knot"),
+    *("pilot", "plan", "score", "support", "transform", "true top"),
+)
+"""Terms that are explained where a view first uses them. Of the others the page says what they are at its end: layer,
+group and map are words of every sentence."""
 
 _OF_THE_PAGE = {
     "name": "the layer and the number of the channel in it",

@@ -19,6 +19,7 @@ from tests.reporting.browser import open_browser
 
 pytestmark = pytest.mark.browser
 QUESTIONS = "Questions that come up, and short answers"
+TELLS = "How it works 1: what a channel tells"
 ASKED = {
     "which layers does all take on a ViT": "Your model: layers, layouts, outputs",
     "how many images do I need per class": QUESTIONS,
@@ -38,6 +39,9 @@ ASKED = {
     "model returns a dictionary": QUESTIONS,
     "compare with Grad-CAM": QUESTIONS,
     "run every night": QUESTIONS,
+    "what is a maximal correlation": TELLS,
+    "what do the intervals mean": "How it works 2: what the intervals mean",
+    "linear probe or TCAV": "Other methods, and when to take which",
 }
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.config.job import parse_job
 from pcace_dist.reporting import trust
+from pcace_dist.reporting.glossary import GLOSSARY
 from pcace_dist.run.rank import run_job
 from tests.reporting.browser import Tab, open_browser
 from tests.reporting.conftest import Reported, quietly, square_job
@@ -299,6 +300,12 @@ def test_terms_say_what_they_are(tab: Tab) -> None:
     tab.view("Channels")
     effect = tab.page.locator(".term:text-is('Effect: does')").get_attribute("title")
     assert "share of the target's variance" in (effect or "")
+    tab.view("Trust")
+    pilots = tab.page.locator("main p .term:text-is('pilot')")
+    assert pilots.count() == 1 and pilots.get_attribute("title") == GLOSSARY["pilot"]  # where it is used first
+    listed = tab.page.locator("#terms dt").all_text_contents()
+    ends = {name.replace("_", " ") for name in GLOSSARY if name.endswith(("_low", "_high", "_plan"))}
+    assert set(listed) == {name.replace("_", " ") for name in GLOSSARY} - ends and len(ends) == 12
 
 
 def test_few_images_are_said_beside_the_number(tab: Tab) -> None:

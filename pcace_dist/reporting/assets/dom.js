@@ -25,6 +25,19 @@ const label = (text, most = 28) => plain(cut(text, most)); // in charts
 // a term of the page with its sentence
 const term = (name, text) => h("span", { class: "term", title: state.data.glossary[name] }, text);
 
+// the first use of each term in the sentences of a view
+function explainTerms(view) {
+  for (const name of state.data.terms) {
+    const use = new RegExp(`\\b${name}s?\\b`, "i");
+    const texts = [...view.querySelectorAll("p, figcaption")].flatMap((sentence) => [...sentence.childNodes]);
+    const text = texts.find((node) => node.nodeType === Node.TEXT_NODE && use.test(node.data));
+    if (!text) continue;
+    const [word] = use.exec(text.data), found = text.splitText(text.data.search(use));
+    found.splitText(word.length);
+    found.replaceWith(term(name.replaceAll(" ", "_"), word));
+  }
+}
+
 const format = (value, digits = 3) => (value === null || value === undefined || Number.isNaN(value) ? "–" : value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1"));
 const short = (value) => (value === null || value === undefined || Number.isNaN(value) ? "–" : Number(value.toPrecision(3)).toString());
 const whole = (value) => (value === null || value === undefined || Number.isNaN(value) ? "–" : value.toLocaleString("en"));

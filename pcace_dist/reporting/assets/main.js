@@ -18,6 +18,7 @@ function show() {
   const focused = main.contains(document.activeElement) ? document.activeElement.id : "";
   main.replaceChildren(...view.draw().flat(3).filter(Boolean));
   levelHeadings(main);
+  explainTerms(main);
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   forgetCharts();
   updateFilters();
@@ -54,7 +55,7 @@ function fillControls() {
   const { ended, versions, job } = state.data.made, made = Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ");
   document.getElementById("made").textContent = [ended && `This run ended on ${ended}.`, made && `Made with ${made}.`].filter(Boolean).join(" ");
   document.getElementById("job").textContent = job;
-  const terms = Object.entries(state.data.glossary).map(([name, sentence]) => [name.replaceAll("_", " "), sentence]).sort(([a], [b]) => a.localeCompare(b));
+  const terms = Object.entries(state.data.glossary).filter(([name]) => !/_(low|high|plan)$/.test(name)).map(([name, sentence]) => [name.replaceAll("_", " "), sentence]).sort(([a], [b]) => a.localeCompare(b));
   document.getElementById("terms").append(...terms.map(([name, sentence]) => h("div", {}, h("dt", {}, name), h("dd", {}, sentence))));
   document.getElementById("notes").replaceChildren(...state.data.notes.map((note) => h("p", {}, note)));
 }
