@@ -65,7 +65,7 @@ def link_first_uses(page: nodes.Node, said: Mapping[str, str], glossary: str) ->
     for term in sorted(said, key=len, reverse=True):
         for text in texts(page):
             if use := pattern(term).search(text):
-                address = f"{glossary}#{term.replace(' ', '-')}"
+                address = f"{glossary}#{term.lower().replace(' ', '-')}"
                 link = nodes.reference("", use[0], refuri=address, reftitle=said[term], classes=["term"])
                 around = nodes.Text(text[: use.start()]), link, nodes.Text(text[use.end() :])
                 text.parent.replace(text, [node for node in around if node.astext()])

@@ -52,9 +52,8 @@ def parsed(text: str) -> Any:
     return page
 
 
-def linked(first_uses: ModuleType, said: dict[str, str], text: str) -> list[tuple[str, str]]:
-    """(words, address) of the links that a page of this text gets."""
-    page = parsed(text)
+def linked(first_uses: ModuleType, said: dict[str, str], page: Any) -> list[tuple[str, str]]:
+    """(words, address) of the links that a page gets."""
     first_uses.link_first_uses(page, said, "glossary.html")
     links = page.findall(lambda node: "term" in getattr(node, "attributes", {}).get("classes", ()))
     return [(link.astext(), link["refuri"]) for link in links]
@@ -74,15 +73,16 @@ def linked(first_uses: ModuleType, said: dict[str, str], text: str) -> list[tupl
 def test_the_first_use_is_linked(
     first_uses: ModuleType, said: dict[str, str], text: str, links: list[tuple[str, str]]
 ) -> None:
-    assert linked(first_uses, said, text) == [(words, f"glossary.html#{term}") for words, term in links]
+    assert linked(first_uses, said, parsed(text)) == [(words, f"glossary.html#{term}") for words, term in links]
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
 def test_every_page_links_the_terms_that_it_uses(first_uses: ModuleType, said: dict[str, str], name: str) -> None:
-    text = (ROOT / "docs" / name).read_text()
-    words = list(first_uses.texts(parsed(text)))
+    page = parsed((ROOT / "docs" / name).read_text())
+    words = list(first_uses.texts(page))
     used = {term for term in said if any(first_uses.pattern(term).search(piece) for piece in words)}
-    links = linked(first_uses, said, text)
-    there = {address.partition("#")[2].replace("-", " ") for _, address in links}
+    links = linked(first_uses, said, page)
+    names = {term.lower().replace(" ", "-"): term for term in said}
+    there = {names[address.partition("#")[2]] for _, address in links}
     assert len(links) == len(there)
     assert there <= used and all(any(term in longer for longer in there) for term in used - there)

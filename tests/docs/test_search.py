@@ -76,6 +76,15 @@ def test_the_page_is_among_the_first_two(question: str, title: str, site: str, p
     assert title in [one.partition(" > ")[0] for one in found[:2]]
 
 
+def test_first_uses_lead_to_the_glossary(site: str, page: Any) -> None:
+    page.goto(f"{site}/docs/glossary.html")
+    terms = set(page.locator("section[id]").evaluate_all("sections => sections.map(each => each.id)"))
+    page.goto(f"{site}/docs/method.html")
+    links = page.locator("a.term").evaluate_all("links => links.map(each => each.hash.slice(1))")
+    assert {"gram", "pilot", "rank-interval"} <= set(links) <= terms
+    assert page.locator("a.term >> text=/^pilot$/").get_attribute("title").startswith("About 2,048 images")
+
+
 def test_the_first_page_leads_to_the_index(site: str, page: Any) -> None:
     page.goto(site)
     page.wait_for_url("**/docs/index.html")
