@@ -23,7 +23,7 @@ FORMS = {  # of words that mean something else as well
     "effect": r"(?<!no )(?<!total )effects?(?! on)",
     "group": r"(?<!row )(?<!node )groups?",
     "interval": r"(?<!knot\s)(?<!old\s)intervals?",
-    "map": r"(?:activation |channel's |mean )maps?|(?<=a channel as a )map",
+    "map": r"(?<=activation\s)maps?|(?<=mean\s)maps?|(?<='s\s)maps?|(?<=a channel as a )map",
     "plan": r"(?:the|one|a|its|shared|same|frozen) plan|plans",
     "reduce": r"(?:the|a) reduce",
     "transform": r"(?<!your own )transforms?",
