@@ -101,8 +101,8 @@ class Rates:
 
     @classmethod
     def of(cls, estimated: Mapping[str, Any], larger_pilot: float, images: int) -> Rates:
-        """From an estimate, and the seconds of a pilot with so many images more."""
-        took, pilot = estimated["timings"], estimated["timings"]["pilot"]["clock"]
+        """From an estimate, and the processor seconds of a pilot with so many images more."""
+        took, pilot = estimated["timings"], estimated["timings"]["pilot"]["processor"]
         row = max(0.0, larger_pilot - pilot) / images
         fixed = max(0.0, pilot - row * estimated["pilot"])
         found = took | took["stages"] | {"processor": took["row"]["processor"], "pilot_row": row, "pilot_fixed": fixed}

@@ -60,6 +60,7 @@ def test_what_it_imports_is_on_such_a_box() -> None:
 
 
 @pytest.mark.install
+@pytest.mark.timeout(1800)  # the packages are 3 GB
 def test_it_runs_in_an_environment_with_these_alone(tmp_path: Path) -> None:
     python = shutil.which(PYTHON)
     if python is None or subprocess.run([python, "--version"], capture_output=True).returncode:

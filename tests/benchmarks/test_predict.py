@@ -70,7 +70,7 @@ def test_a_gpu_twice_as_fast_halves_a_main_pass_that_decoding_does_not_hold_up(s
 def test_rates_are_taken_from_a_runs_json(stated: Stated, tmp_path: Path) -> None:
     rates = asdict(stated.one)
     timings = rates | {"stages": rates, "row": {"processor": rates["processor"]}}
-    one = {"batch": 32, "pilot": 32, "timings": timings | {"pilot": {"clock": pilot_of(stated.one, 32)}}}
+    one = {"batch": 32, "pilot": 32, "timings": timings | {"pilot": {"processor": pilot_of(stated.one, 32)}}}
     details = {"machine": "m", "street_decode": 2.0, "more_images": 128, "found": {"1 layer": one, "all": one}}
     details["larger_pilot"] = dict.fromkeys(("1 layer", "all"), pilot_of(stated.one, 160))
     (tmp_path / "taken.json").write_text(
