@@ -36,7 +36,7 @@ def ask(settings: Settings) -> Answer:
         for name, make in cases.items():
             jobs = {"1 worker": make(1), "2 workers": make(2)}
             works = {workers: partial(main_pass, job) for workers, job in jobs.items()}
-            samples = take_turns(works, max(1, settings.repeats - 1), warm=0)
+            samples = take_turns(works, max(1, settings.repeats - 2), warm=0)
             images = int(summary(jobs["2 workers"])["images"])
             lines[name] = {
                 "images": images,
