@@ -35,6 +35,8 @@ from tests.benchmarks.harness import (
 )
 from tests.benchmarks.registry import all_names, ask, names, title_of
 
+LIMIT = 900.0  # seconds of a question: one that hangs is not to cost the others
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where every question found its answer; 2 where the file to compare with is none."""
@@ -92,7 +94,7 @@ def _ask(name: str, settings: Settings) -> Asked:
     own = settings.scratch / name
     own.mkdir()
     try:
-        answer = alone(ask, name, replace(settings, scratch=own))
+        answer = alone(ask, name, replace(settings, scratch=own), limit=None if settings.full_size else LIMIT)
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"
     seconds = time.monotonic() - start

@@ -151,10 +151,18 @@ def take_turns(works: Mapping[str, Callable[[], float]], repeats: int, *, warm: 
     return Samples({name: tuple(values) for name, values in taken.items()})
 
 
-def alone(work: Callable[..., T], *arguments: Any) -> T:
-    """What `work` returns, done in a new process: nothing that others loaded, pinned or used up counts in it."""
+def alone(work: Callable[..., T], *arguments: Any, limit: float | None = None) -> T:
+    """What `work` returns, done in a new process: nothing that others loaded, pinned or used up counts in it. After
+    `limit` seconds the process and all that it started are ended. Raises TimeoutError."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+        future = pool.submit(work, *arguments)
+        try:
+            return future.result(limit)
+        except TimeoutError:
+            for child in multiprocessing.active_children():
+                for process in (*psutil.Process(child.pid).children(recursive=True), child):
+                    process.kill()
+            raise TimeoutError(f"took longer than {limit:g} s") from None
 
 
 def peak_bytes() -> int:

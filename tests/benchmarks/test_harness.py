@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import subprocess
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
 from tests.benchmarks import registry
 from tests.benchmarks.__main__ import main
-from tests.benchmarks.harness import Answer, Asked, Samples, Settings, Spread, print_answer, shown, take_turns, to_json
+from tests.benchmarks.harness import (
+    Answer,
+    Asked,
+    Samples,
+    Settings,
+    Spread,
+    alone,
+    print_answer,
+    shown,
+    take_turns,
+    to_json,
+)
 
 
 def test_every_work_is_done_once_in_every_round_and_another_one_begins() -> None:
@@ -37,6 +51,13 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians() -
     assert samples.ratio("a", "b") == Spread(1.0, 0.5, 3.0)
     assert samples.ratio(("a", "c"), "b") == Spread(2.0, 0.5, 3.0)
     assert samples.ratio("a", "b", scale=10) == Spread(10.0, 5.0, 30.0)
+
+
+def test_what_takes_too_long_is_ended_with_all_that_it_started() -> None:
+    with pytest.raises(TimeoutError, match="took longer than 2 s"):
+        alone(subprocess.run, ["sleep", "600"], limit=2)
+    assert not multiprocessing.active_children()
+    assert not [one for one in psutil.Process().children(recursive=True) if one.name() == "sleep"]
 
 
 def test_times_of_a_thing_have_median_and_spread() -> None:
