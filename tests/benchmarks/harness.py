@@ -160,8 +160,9 @@ def alone(work: Callable[..., T], *arguments: Any, limit: float | None = None) -
             return future.result(limit)
         except TimeoutError:
             for child in multiprocessing.active_children():
-                for process in (*psutil.Process(child.pid).children(recursive=True), child):
+                for process in psutil.Process(child.pid).children(recursive=True):
                     process.kill()
+                child.kill()
             raise TimeoutError(f"took longer than {limit:g} s") from None
 
 

@@ -73,7 +73,17 @@ def test_it_runs_in_an_environment_with_these_alone(tmp_path: Path) -> None:
         subprocess.run([inside, "-m", "pip", "install", "-q", *PACKAGES], check=True, env=env)
         listed = subprocess.run([inside, "-m", "pip", "list"], check=True, env=env, capture_output=True, text=True)
         assert not [name for name in AWAY if f"\n{name} " in listed.stdout]
-        quick = ["--quick", "--networks", "resnet18", "--device", "cpu", "--batch", "2", "--json", tmp_path / "a.json"]
+        quick = [
+            "--quick",
+            "--networks",
+            "resnet18",
+            "--device",
+            "cpu",
+            "--batch",
+            "2",
+            "--json",
+            str(tmp_path / "a.json"),
+        ]
         subprocess.run([inside, "-m", "tests.benchmarks.device", *quick], check=True, env=env, cwd=ROOT)
     finally:
         shutil.rmtree(venv, ignore_errors=True)  # it has gigabytes
