@@ -42,6 +42,11 @@ def two():
     return 2
 assert two() == 2
 """
+FROM_CODES = """
+import sys
+import pcace_dist.run.rank, pcace_dist.executors.threads, pcace_dist.worker.codes_engine
+assert not {"torchvision", "PIL", "pcace_dist.worker.engine", "pcace_dist.datasets.loader"} & set(sys.modules)
+"""
 RUN = """
 import sys
 from pcace_dist.cli.main import main
@@ -70,3 +75,7 @@ def test_what_else_is_taken_from_the_compiler_loads_it_and_one_that_is_loaded_st
 @pytest.mark.jobs
 def test_a_run_does_not_load_the_compiler(tmp_path: Path) -> None:
     python(RUN, str(tmp_path / "run"))
+
+
+def test_a_run_from_codes_imports_nothing_of_models_and_images() -> None:
+    python(FROM_CODES)

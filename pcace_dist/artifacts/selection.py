@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 
 from pcace_dist.artifacts.attempt import BlockPart
-from pcace_dist.artifacts.codes import binary_rows, integer_rows
+from pcace_dist.artifacts.codes.columns import binary_rows, integer_rows
 from pcace_dist.artifacts.encoding import ipc_bytes
 from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes

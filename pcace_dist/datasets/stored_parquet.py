@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import pyarrow as pa
@@ -79,17 +79,27 @@ class StoredParquet:
             previous = fetched
         raise _others_each_time(self.file)
 
+    @cached_property
+    def _leaves(self) -> dict[str, list[int]]:
+        """The numbers of the leaves at or below each path: a codes file may have thousands of columns."""
+        leaves: dict[str, list[int]] = {}
+        for index in range(self.metadata.num_columns):
+            path = self.metadata.schema.column(index).path
+            ends = [at for at, letter in enumerate(path) if letter == "."]
+            for end in [*ends, len(path)]:
+                leaves.setdefault(path[:end], []).append(index)
+        return leaves
+
     def _ranges(self, row_groups: Sequence[int], columns: Sequence[str]) -> list[Range]:
         """The byte ranges of the column chunks; neighbours are joined."""
         ranges = []
+        leaves = sorted({index for name in columns for index in self._leaves.get(name, ())})
         for group in map(self.metadata.row_group, row_groups):
-            for index in range(group.num_columns):
-                chunk = group.column(index)
-                if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns):
-                    start = chunk.data_page_offset
-                    if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < start:
-                        start = chunk.dictionary_page_offset
-                    ranges.append((start, chunk.total_compressed_size))
+            for chunk in map(group.column, leaves):
+                start = chunk.data_page_offset
+                if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < start:
+                    start = chunk.dictionary_page_offset
+                ranges.append((start, chunk.total_compressed_size))
         within_file = [(start, length) for start, length in ranges if 0 <= start <= start + length <= self.file.size]
         return joined(within_file)
 

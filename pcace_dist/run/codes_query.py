@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from pcace_dist.artifacts.codes import StoredCodes, effect_columns
+from pcace_dist.artifacts.codes.columns import effect_columns
+from pcace_dist.artifacts.codes.stored import StoredCodes
 from pcace_dist.artifacts.selection import Selection
 from pcace_dist.config.job import Job
 from pcace_dist.config.targets import TargetSpec

@@ -18,7 +18,7 @@ import torch
 from pcace_dist.artifacts.attempt import ChannelBlock, attempt_key, blocks_of
 from pcace_dist.artifacts.bad_rows import BAD_ROWS, bad_rows_table
 from pcace_dist.artifacts.block_scores import BlockScores
-from pcace_dist.artifacts.codes import StoredCodes, open_codes
+from pcace_dist.artifacts.codes.stored import StoredCodes, open_codes
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.artifacts.reading.data_reading import KEY, DataReading

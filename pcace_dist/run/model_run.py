@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from pcace_dist.artifacts.block_scores import each_ranking
-from pcace_dist.artifacts.codes import index_of, publish_index
+from pcace_dist.artifacts.codes.index import index_of, publish_index
 from pcace_dist.artifacts.plan_store import FrozenPlan
 from pcace_dist.artifacts.reading.data_reading import KEY
 from pcace_dist.checks.finding import Finding

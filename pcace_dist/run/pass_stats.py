@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from pcace_dist.worker.admission import Admission
-from pcace_dist.worker.engine import UnitReport
+if TYPE_CHECKING:
+    from pcace_dist.worker.admission import Admission
+    from pcace_dist.worker.engine import UnitReport
 
 FAULTS = 10  # the last ones are kept
 

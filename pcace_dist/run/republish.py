@@ -15,7 +15,7 @@ import torch
 from pcace_dist.artifacts.attempt import CorruptAttempt, blocks_of
 from pcace_dist.artifacts.block_scores import BlockScores
 from pcace_dist.artifacts.checked import RESTORE, Digest
-from pcace_dist.artifacts.codes import INDEX, index_of, publish_index
+from pcace_dist.artifacts.codes.index import INDEX, index_of, publish_index
 from pcace_dist.artifacts.done import Publication, recorded_group_type
 from pcace_dist.artifacts.examples import merge_examples
 from pcace_dist.artifacts.plan_store import read_plan

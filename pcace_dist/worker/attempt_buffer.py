@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcace_dist.artifacts.attempt import write_attempt
-from pcace_dist.artifacts.codes import CodesWriter, KeptRows
+from pcace_dist.artifacts.codes.columns import KeptRows
+from pcace_dist.artifacts.codes.writer import CodesWriter
 from pcace_dist.artifacts.examples import ExampleRows
 from pcace_dist.datasets.rows import BadRow
 from pcace_dist.datasets.units import Unit

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pcace_dist.artifacts.attempt import BlockPart, ChannelBlock, read_attempt_file
 from pcace_dist.artifacts.block_scores import BlockScores
-from pcace_dist.artifacts.codes import open_codes
+from pcace_dist.artifacts.codes.stored import open_codes
 from pcace_dist.artifacts.selection import SELECTION_FILE, Selection
 from pcace_dist.errors import OutputError
 from pcace_dist.ledger.ledger import Receipt

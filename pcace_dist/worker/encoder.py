@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcace_dist.artifacts.codes import KeptRows
+from pcace_dist.artifacts.codes.columns import KeptRows
 from pcace_dist.config.targets import TargetSpec
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.rows import BadRow, RowRef

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pcace_dist.datasets.loader import Batch
-from pcace_dist.datasets.rows import BadRow
-from pcace_dist.models.tap import Receive
+if TYPE_CHECKING:  # a run from codes has no use for images and models, and does not import what they need
+    from pcace_dist.datasets.loader import Batch
+    from pcace_dist.datasets.rows import BadRow
+    from pcace_dist.models.tap import Receive
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pcace_dist.artifacts.codes import KeptUnit, read_unit
+from pcace_dist.artifacts.codes.kept_unit import KeptUnit, read_unit
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.loader import Batch, UnitReader, UnitStream
 from pcace_dist.datasets.rows import BadRow

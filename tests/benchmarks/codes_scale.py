@@ -29,7 +29,9 @@ import torch
 
 from examples.street.watched import sample
 from pcace_dist.artifacts.attempt import CODES_FILE, attempt_key
-from pcace_dist.artifacts.codes import CodesIndex, CodesPart, CodesWriter, KeptRows, publish_index
+from pcace_dist.artifacts.codes.columns import KeptRows
+from pcace_dist.artifacts.codes.index import CodesIndex, CodesPart, publish_index
+from pcace_dist.artifacts.codes.writer import CodesWriter
 from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.artifacts.plan_store import plan_key
 from pcace_dist.artifacts.run import open_run

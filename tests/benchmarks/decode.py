@@ -1,18 +1,21 @@
 """Reading and decoding against bare decoding, on one core: photographs, small PNGs, and photographs of 12 megapixels.
 
 Bare: the image's bytes lie in memory, torchvision decodes, resizes and crops, the result is dropped. Ours: from the
-Parquet file to finished batches with fold keys, in a worker's threads. Of the large photographs the decoder alone is
-measured: at a half, a quarter or an eighth against whole.
+Parquet file to finished batches with fold keys, in a worker's threads. Files are as `pcace pack` writes them: images
+not compressed, pages with checksums; and once as pyarrow does by default, in snappy. Of the large photographs the
+decoder alone is measured: at a half, a quarter or an eighth against whole.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +40,7 @@ TITLE = "from the file to batches against bare decoding, one core (ms an image)"
 RESNET = ImageSpec(resize=256, crop=224)
 DIGITS = ImageSpec(mode="L")
 ROW_GROUP_BYTES = 16 << 20
+PACKED = {"compression": "NONE", "use_dictionary": False, "write_page_checksum": True}  # as packing/shards.py
 
 Works = dict[str, Callable[[], float]]
 
@@ -49,16 +53,20 @@ def ask(settings: Settings) -> Answer:
     keep_memory()
     photos = stored(write_photos(settings.scratch / "photos", settings.pick(64, 256), source=settings.photos))
     digits = _digits(settings.pick(512, 4096))
-    layouts = {"contiguous": False, "channels-last": True}
+    layouts: dict[str, tuple[bool, dict[str, Any]]] = {
+        "contiguous": (False, PACKED),
+        "channels-last": (True, PACKED),
+        "channels-last, snappy": (True, {}),
+    }
     works: dict[str, tuple[Sequence[bytes], Works]] = {
         f"photographs, {name}": (
             photos,
             {
                 "bare": timed(lambda: dropped(bare_photo, photos)),
-                "ours": timed(reading(settings.scratch / name, photos, RESNET, channels_last=last)),
+                "ours": timed(reading(settings.scratch / name, photos, RESNET, channels_last=last, written=written)),
             },
         )
-        for name, last in layouts.items()
+        for name, (last, written) in layouts.items()
     }
     works["28 x 28 PNG"] = (
         digits,
@@ -106,11 +114,21 @@ def dropped(work: Callable[[bytes], object], images: Sequence[bytes]) -> None:
         work(data)
 
 
-def reading(folder: Path, images: Sequence[bytes], spec: ImageSpec, *, channels_last: bool) -> Callable[[], None]:
-    """From a Parquet file of these images to batches; in row groups of the size that `pcace pack` gives them."""
+def reading(
+    folder: Path,
+    images: Sequence[bytes],
+    spec: ImageSpec,
+    *,
+    channels_last: bool,
+    written: Mapping[str, Any] = MappingProxyType(PACKED),
+) -> Callable[[], None]:
+    """From a Parquet file of these images to batches; in row groups of the size that `pcace pack` gives them.
+
+    `written`: options of pyarrow's writer."""
     folder.mkdir()
     rows = max(1, ROW_GROUP_BYTES * len(images) // sum(map(len, images)))
-    pq.write_table(pa.table({"image": pa.array(images, pa.binary())}), folder / "a.parquet", row_group_size=rows)
+    table = pa.table({"image": pa.array(images, pa.binary())})
+    pq.write_table(table, folder / "a.parquet", row_group_size=rows, **written)
     data = DatasetSpec(path=[str(folder)])
     (unit,) = make_units(list_dataset(data, Storage({})), len(images))
 

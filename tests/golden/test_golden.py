@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pcace_dist.analysis.compare import compare_runs
-from pcace_dist.artifacts.codes import open_codes
+from pcace_dist.artifacts.codes.stored import open_codes
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
 from pcace_dist.statistics.folds import BLAKE2B, XXH3, fold_hash

@@ -18,11 +18,13 @@ import torch
 
 from pcace_dist.analysis.compare import compare_runs
 from pcace_dist.artifacts.attempt import blocks_of
-from pcace_dist.artifacts.codes import open_codes
+from pcace_dist.artifacts.codes import stored
+from pcace_dist.artifacts.codes.stored import open_codes
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.artifacts.run import Run, open_run
 from pcace_dist.cli.main import main
 from pcace_dist.config.job import parse_job
+from pcace_dist.datasets.stored_parquet import StoredParquet
 from pcace_dist.errors import Stopped, UserError
 from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.ledger.ledger import Ledger
@@ -33,7 +35,7 @@ from pcace_dist.statistics.basis import choose_knots
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan, make_target_plan, robust_spread
 from pcace_dist.statistics.score import score_channels
-from pcace_dist.storage.files import Storage
+from pcace_dist.storage.files import Storage, StoredFile
 from tests.digits import bytes_of, digits_job, digits_table, ranked, records, write_digits
 from tests.statistics.mnist import activations
 
@@ -286,6 +288,26 @@ def test_codes_that_are_damaged_or_gone_are_named(base: Path, tmp_path: Path) ->
         with pytest.raises(UserError, match=r"codes\.parquet") as refused:
             asked(tmp_path / "copy", tmp_path / f"answer-{None if damaged is None else len(damaged)}")
         assert "\n" not in str(refused.value)
+
+
+def test_each_footer_is_read_once_whatever_the_number_of_blocks(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(file: StoredFile, storage: Storage) -> StoredParquet:
+        read.append(file.url)
+        return StoredParquet(file, storage)
+
+    monkeypatch.setattr(stored, "StoredParquet", counted)
+    for most in (stored.FOOTER_BYTES, 0):
+        monkeypatch.setattr(stored, "FOOTER_BYTES", most)
+        read.clear()
+        codes = open_codes(str(base / CODES), Storage({}))
+        assert codes is not None
+        blocks, parts = blocks_of(codes.plan), len(codes.index.parts)
+        assert codes.read_rows(["fold_key"]).num_rows == ROWS
+        assert all(sum(part.rows for part in codes.read_block(block)) == ROWS for block in blocks)
+        assert len(read) == (parts if most else 1 + parts * (1 + len(blocks)))
+        assert len(set(read)) == parts > 2
 
 
 # -- interruption

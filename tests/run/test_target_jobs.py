@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pcace_dist.artifacts.codes import open_codes
+from pcace_dist.artifacts.codes.stored import open_codes
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.cli.main import main
 from pcace_dist.config.job import parse_job

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pcace_dist.artifacts.codes import KeptRows, KeptUnit
+from pcace_dist.artifacts.codes.columns import KeptRows
+from pcace_dist.artifacts.codes.kept_unit import KeptUnit
 from pcace_dist.datasets.columns import DatasetSpec
 from pcace_dist.datasets.loader import Batch, UnitReader
 from pcace_dist.datasets.rows import BadRow, RowRef

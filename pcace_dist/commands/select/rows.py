@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pcace_dist.artifacts.attempt import BlockPart, blocks_of
-from pcace_dist.artifacts.codes import StoredCodes, open_codes
+from pcace_dist.artifacts.codes.stored import StoredCodes, open_codes
 from pcace_dist.artifacts.plan_store import plan_of_run
 from pcace_dist.artifacts.run import Run
 from pcace_dist.artifacts.selection import Selection
