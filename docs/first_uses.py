@@ -6,7 +6,7 @@ A Sphinx extension. Terms are the headings of docs/glossary.md; what a link says
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,19 +59,29 @@ def texts(page: nodes.Node) -> Iterator[nodes.Text]:
 
 
 def link_first_uses(page: nodes.Node, said: Mapping[str, str], glossary: str) -> list[str]:
-    """Link the first use of each term on a page; the terms that were found. Longer terms come first ("rank interval"
-    before "interval"). glossary: address of the glossary from the page."""
-    found = []
-    for term in sorted(said, key=len, reverse=True):
-        for text in texts(page):
-            if use := pattern(term).search(text):
-                address = f"{glossary}#{term.lower().replace(' ', '-')}"
-                link = nodes.reference("", use[0], refuri=address, reftitle=said[term], classes=["term"])
-                around = nodes.Text(text[: use.start()]), link, nodes.Text(text[use.end() :])
-                text.parent.replace(text, [node for node in around if node.astext()])
-                found.append(term)
-                break
+    """Link the first use of each term on a page; the terms that were found, in the page's order. Where two overlap, the
+    longer one counts ("rank interval", not "interval"). glossary: address of the glossary from the page."""
+    left, found = sorted(said, key=len, reverse=True), []
+    for text in list(texts(page)):
+        uses: dict[str, re.Match[str]] = {}
+        for term in left:
+            if use := next((use for use in pattern(term).finditer(text) if is_free(use, uses.values())), None):
+                uses[term] = use
+        inside, end = [], 0
+        for term, use in sorted(uses.items(), key=lambda item: item[1].start()):
+            address = f"{glossary}#{term.lower().replace(' ', '-')}"
+            link = nodes.reference("", use[0], refuri=address, reftitle=said[term], classes=["term"])
+            inside += [nodes.Text(text[end : use.start()]), link]
+            left.remove(term)
+            found.append(term)
+            end = use.end()
+        if uses:
+            text.parent.replace(text, [node for node in (*inside, nodes.Text(text[end:])) if node.astext()])
     return found
+
+
+def is_free(use: re.Match[str], others: Iterable[re.Match[str]]) -> bool:
+    return all(use.end() <= other.start() or other.end() <= use.start() for other in others)
 
 
 def resolved(app: Sphinx, page: nodes.document, name: str) -> None:
