@@ -126,15 +126,32 @@ def _raise_by_tiles(sums: Floats, factors: Floats, peaks: Floats, tile: int) -> 
 
 
 def _raise_all(sums: Floats, factors: Floats, peaks: Floats, tile: int) -> None:
-    """Raises peaks (C, n) to the largest |sums_i - sums_j| factors_ij, for all pairs of channels; sums: (C, n)."""
+    """Raises peaks (C, n) to the largest |sums_i - sums_j| factors_ij, for all pairs of channels; sums: (C, n). Four
+    j at a time, so that sums_i and peaks_i are read once for them."""
     count, flips = sums.shape
     for start in range(0, count, tile):
         for other in range(start, count, tile):
             for i in range(start, min(count, start + tile)):
-                for j in range(max(i + 1, other), min(count, other + tile)):
-                    factor = factors[i, j]
+                mine, raised = sums[i], peaks[i]
+                stop = min(count, other + tile)
+                j = max(i + 1, other)
+                while j + 4 <= stop:
+                    own, theirs, weights = sums[j : j + 4], peaks[j : j + 4], factors[i, j : j + 4]
                     for flip in range(flips):
-                        u = abs(sums[i, flip] - sums[j, flip]) * factor
-                        mine, theirs = peaks[i, flip], peaks[j, flip]
-                        peaks[i, flip] = u if u > mine else mine
-                        peaks[j, flip] = u if u > theirs else theirs
+                        one = abs(mine[flip] - own[0, flip]) * weights[0]
+                        two = abs(mine[flip] - own[1, flip]) * weights[1]
+                        three = abs(mine[flip] - own[2, flip]) * weights[2]
+                        four = abs(mine[flip] - own[3, flip]) * weights[3]
+                        theirs[0, flip] = max(one, theirs[0, flip])
+                        theirs[1, flip] = max(two, theirs[1, flip])
+                        theirs[2, flip] = max(three, theirs[2, flip])
+                        theirs[3, flip] = max(four, theirs[3, flip])
+                        raised[flip] = max(max(max(one, two), max(three, four)), raised[flip])
+                    j += 4
+                while j < stop:
+                    weight = factors[i, j]
+                    for flip in range(flips):
+                        u = abs(mine[flip] - sums[j, flip]) * weight
+                        peaks[j, flip] = max(u, peaks[j, flip])
+                        raised[flip] = max(u, raised[flip])
+                    j += 1
