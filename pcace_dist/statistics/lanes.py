@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -106,8 +106,9 @@ class Lanes:
         blocks = -(-count // WIDTH)
         lanes = np.minimum(np.arange(blocks * WIDTH), count - 1).reshape(blocks, WIDTH)
         found = [_Found.empty(blocks, hats, side.white.shape[2]) for side in sides]
+        space = _Space.of(hats, self._xx.shape[2], self._knots)
         for block, own in enumerate(lanes):
-            self._solve_block(*np.divmod(own, replicates), block, sides, found)
+            self._solve_block(*np.divmod(own, replicates), block, sides, found, space)
         return [self._solution(*each, channels) for each in zip(sides, found, strict=True)]
 
     def _solve_block(
@@ -117,28 +118,22 @@ class Lanes:
         block: int,
         sides: Sequence[Side],
         found: Sequence[_Found],
+        space: _Space,
     ) -> None:
         """The lanes of these channels and replicates (L,), for every target, into the block's place."""
-        fold, lamda = self._left_out[replicate], self._lamda[replicate]
-        hats = self._components * self._knots
-        entries, own, factor = _lanes(self._xx.shape[2]), _lanes(3, hats), _lanes(hats, hats)
-        ridge, inverse = _lanes(hats), _lanes(hats)
-        _run(lane_loops.spread, self._xx, self._total, channel, fold, entries)
-        _run(lane_loops.hats, entries, self._rows[replicate], self._knots, self._scale, NOISE, own)
-        _run(lane_loops.centre, entries, places_of(self._components, self._knots), own, factor)
-        _run(lane_loops.penalise, factor, self._penalty, channel, lamda, RIDGE, ridge)
-        _run(lane_loops.factorise, factor, inverse)
+        fold, lamda, rows = self._left_out[replicate], self._lamda[replicate], self._rows[replicate]
+        given = self._xx, self._total, channel, fold, rows, self._knots, self._scale, NOISE
+        places = places_of(self._components, self._knots)
+        results = space.entries, space.own, space.factor, space.ridge, space.inverse
+        _prepare()(*given, places, self._penalty, lamda, RIDGE, *results)
         bends = _of_lanes(self._bends, channel)
         for side, into in zip(sides, found, strict=True):
-            products, half = _lanes(side.total.shape[1]), _lanes(hats, side.white.shape[2])
-            x, best = into.x[block], into.best[block]
-            _run(lane_loops.spread, side.products, side.total, channel, fold, products)
-            means, white, variance = side.of_lanes(replicate)
-            _run(lane_loops.whiten, products, own, means, white, half)
-            _run(lane_loops.forward, factor, inverse, half)
-            top = largest_of_squares(half, best)
-            _run(lane_loops.backward, factor, inverse, half, best, x)
-            _run(lane_loops.correlate, x, ridge, bends, lamda, top, variance, best, into.squared[block])
+            _answer()(
+                *(side.products, side.total, channel, fold, space.own, *side.of_lanes(replicate)),
+                *(space.factor, space.inverse, space.ridge, bends, lamda),
+                *(space.products, space.half, space.inner, space.top),
+                *(into.x[block], into.best[block], into.squared[block]),
+            )
 
     def _solution(self, side: Side, found: _Found, channels: int) -> Solution:
         def by_channel(values: Floats) -> Floats:
@@ -187,12 +182,38 @@ class _Found:
         return cls(_lanes(blocks), _lanes(blocks, hats), _lanes(blocks, columns))
 
 
-def largest_of_squares(half: Floats, best: Floats) -> Floats:
-    """The largest eigenvalue (L,) of half' half, for half (M, Q, L); its vector into best (Q, L)."""
-    products, top = _lanes(half.shape[1], half.shape[1]), _lanes()
-    _run(lane_loops.squares, half, products)
-    _run(lane_loops.largest, products, top, best)
-    return top
+@dataclass(frozen=True, eq=False)
+class _Space:
+    """What one block needs on the way (loops/lane_loops.py), used again by the next: so it stays in the cache."""
+
+    entries: Floats
+    own: Floats
+    factor: Floats
+    ridge: Floats
+    inverse: Floats
+    products: Floats
+    half: Floats
+    inner: Floats
+    top: Floats
+
+    @classmethod
+    def of(cls, hats: int, entries: int, knots: int) -> _Space:
+        shapes = ((entries,), (3, hats), (hats, hats), (hats,), (hats,), (hats * knots,), (hats, knots - 1))
+        return cls(*(_lanes(*shape) for shape in (*shapes, (knots - 1, knots - 1), ())))
+
+
+@cache
+def _prepare() -> Callable[..., None]:
+    own = lane_loops
+    calls = (own.spread, own.hats, own.centre, own.penalise, own.factorise)
+    return machine_code(own.prepare, fused=False, calls=calls)
+
+
+@cache
+def _answer() -> Callable[..., None]:
+    own = lane_loops
+    calls = (own.spread, own.whiten, own.forward, own.squares, own.largest, own.backward, own.correlate)
+    return machine_code(own.answer, fused=False, calls=calls)
 
 
 def _run(loop: Callable[..., None], *arguments: Any) -> None:

@@ -128,8 +128,9 @@ def test_the_largest_eigenvalue_is_scipys(size: int) -> None:
     half[:, :, 4] = 1e-150 * half[:, :, 5]
     half[:, :, 6] = rng.normal(size=(20, 1))  # rank one
     half[:, :, 7] = np.eye(20, size) * (1 + 1e-14 * np.arange(size))
-    best = np.empty((size, WIDTH))
-    top = lanes.largest_of_squares(half, best)
+    best, top, inner = np.empty((size, WIDTH)), np.empty(WIDTH), np.empty((size, size, WIDTH))
+    run(lane_loops.squares, half, inner)
+    run(lane_loops.largest, inner, top, best)
     for lane in range(WIDTH):
         matrix = half[:, :, lane].T @ half[:, :, lane]
         values = scipy.linalg.eigh(matrix, eigvals_only=True)

@@ -44,9 +44,13 @@ def pays(seconds: float) -> bool:
 
 
 @cache
-def machine_code(loop: Callable[..., None], *, fused: bool = True) -> Callable[..., None]:
+def machine_code(
+    loop: Callable[..., None], *, fused: bool = True, calls: tuple[Callable[..., None], ...] = ()
+) -> Callable[..., None]:
     """A loop over arrays as machine code; cached on disk where possible, so that it is compiled once. Bits are those
-    that the source says. But where `fused`, a product and a sum may be one operation with one rounding (FMA)."""
+    that the source says. But where `fused`, a product and a sum may be one operation with one rounding (FMA).
+
+    calls: the functions that it calls, of its own module (a change there compiles it anew)."""
     try:
         import numba  # imported here: it takes a third of a second, and only large work needs it
     except ImportError as error:
@@ -55,6 +59,8 @@ def machine_code(loop: Callable[..., None], *, fused: bool = True) -> Callable[.
     settings: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     if fused:
         settings["fastmath"] = {"contract"}
+    for function in calls:
+        numba.extending.register_jitable(**settings)(function)
     try:
         return numba.njit(cache=True, **settings)(loop)  # type: ignore[no-any-return]
     except RuntimeError:  # neither the package's folder nor the user's cache can be written to

@@ -17,6 +17,65 @@ _SWEEPS = 16  # at most; seven are enough for matrices of 8 x 8
 _NOTHING = 2.0**-56  # of the trace: what lies beside the diagonal and is as small is 0
 
 
+def prepare(
+    sums: np.ndarray,
+    total: np.ndarray,
+    channel: np.ndarray,
+    fold: np.ndarray,
+    rows: np.ndarray,
+    knots: int,
+    scale: int,
+    least: float,
+    places: np.ndarray,
+    penalty: np.ndarray,
+    lamda: np.ndarray,
+    share: float,
+    entries: np.ndarray,
+    own: np.ndarray,
+    factor: np.ndarray,
+    ridge: np.ndarray,
+    inverse: np.ndarray,
+) -> None:
+    """All that is the same for every target; arguments and results are those of the functions that it calls."""
+    spread(sums, total, channel, fold, entries)
+    hats(entries, rows, knots, scale, least, own)
+    centre(entries, places, own, factor)
+    penalise(factor, penalty, channel, lamda, share, ridge)
+    factorise(factor, inverse)
+
+
+def answer(
+    sums: np.ndarray,
+    total: np.ndarray,
+    channel: np.ndarray,
+    fold: np.ndarray,
+    own: np.ndarray,
+    means: np.ndarray,
+    white: np.ndarray,
+    variance: np.ndarray,
+    factor: np.ndarray,
+    inverse: np.ndarray,
+    ridge: np.ndarray,
+    bends: np.ndarray,
+    lamda: np.ndarray,
+    products: np.ndarray,
+    half: np.ndarray,
+    inner: np.ndarray,
+    top: np.ndarray,
+    x: np.ndarray,
+    best: np.ndarray,
+    squared: np.ndarray,
+) -> None:
+    """For one target, after `prepare`: transforms x and best, and r^2 into squared (L,)."""
+    spread(sums, total, channel, fold, products)
+    whiten(products, own, means, white, half)
+    forward(factor, inverse, half)
+    squares(half, inner)
+    largest(inner, top, best)
+    backward(factor, inverse, half, best, x)
+    correlate(x, ridge, bends, lamda, top, variance, best, squared)
+
+
 def totals(sums: np.ndarray, out: np.ndarray) -> None:
     """Into out (C, X): the totals over folds of sums (C, F, X)."""
     for channel in range(sums.shape[0]):
