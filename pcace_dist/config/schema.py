@@ -13,6 +13,7 @@ Node = dict[str, Any]
 def job_schema() -> Node:
     """JSON Schema (2020-12) of a job file. `unit` is a keyword of our own: the unit of a key's numbers."""
     schema = _without_titles(Job.model_json_schema())
+    schema["$defs"] = {name: _closed(section) for name, section in schema["$defs"].items()}
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pcace job file",
@@ -41,6 +42,11 @@ def _keys(section: Node, schema: Node, prefix: str) -> Iterator[tuple[str, Node]
         inner = None if name == "layers" else section_of(node, schema)
         if inner is not None:
             yield from _keys(inner, schema, f"{prefix}{name}.")
+
+
+def _closed(section: Node) -> Node:
+    """A section that refuses unknown keys. Before 2.14 pydantic says so of its models alone, not of dataclasses."""
+    return section | {"additionalProperties": False} if "properties" in section else section
 
 
 def _without_titles(value: Any) -> Any:
