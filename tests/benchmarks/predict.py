@@ -33,6 +33,7 @@ from pcace_dist.statistics.pca import MIN_ITERATIONS
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 STATED = Path(__file__).parent / "stated_rates.json"
 COMPONENTS, KNOTS, FOLDS, PILOT = 5, 9, 16, 2048
+PASSES = MIN_ITERATIONS + 2  # of a pilot with all layers: the maps of 2,048 images are not kept, those of a few are
 GIB = 2**30
 COUNTS = (1, 8, 64)
 BARE_RATES = (500, 1000, 2500, 5000, 10000)
@@ -192,7 +193,7 @@ def on_gpus(stated: Stated, gpu: Gpu) -> str:
     rows = []
     for name, data, channels, rates, share, groups in cases:
         load = workload(data, channels, groups=groups, memory=gpu.memory)
-        passes = 1 if len(channels) == 1 else MIN_ITERATIONS + 2  # the maps of all layers are not kept
+        passes = 1 if len(channels) == 1 else PASSES
         took = on_a_gpu(rates, share, gpu, data.decode, passes=passes).timings(load.units[0], gpu.batch)
         took = replace(took, worker=took.worker + gpu.node_start)
         rows += [_row(name, predict(load, took, count, gpu.cores), data, gpu.price) for count in COUNTS]
@@ -354,6 +355,7 @@ def take(found: Mapping[str, Any], day: str) -> dict[str, Any]:
     answer = found["answers"]["rates"]["details"]
     estimated, pilots, more = answer["found"], answer["larger_pilot"], answer["more_images"]
     one, all_ = (Rates.of(estimated[case], pilots[case], more) for case in ("1 layer", "all"))
+    all_ = replace(all_, pilot_row=float(f"{all_.pilot_row + PASSES * all_.forward:.4g}"))
     return {
         "machine": answer["machine"],
         "date": day,

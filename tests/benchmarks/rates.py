@@ -26,7 +26,7 @@ from tests.benchmarks.jobs import Job, network
 from tests.benchmarks.main_pass import bare_decode, stored
 from tests.benchmarks.photos import write_photos
 
-FEW, MORE = 32, 96  # images of two pilots: what one takes besides its images, and for each of them
+FEW, MORE = 32, 64  # images of two pilots: what one takes besides its images, and for each of them
 TITLE = "rates of one worker with one core, from pcace estimate (ms an image unless said)"
 
 

@@ -79,6 +79,8 @@ def test_rates_are_taken_from_a_runs_json(stated: Stated, tmp_path: Path) -> Non
     taken = Stated.read(tmp_path / "taken.json")
     said = (taken.machine, taken.date, taken.batch, taken.street_decode, taken.one)
     assert said == ("m", "2026-11-29", 32, 2.0, stated.one)
+    forwards = page.PASSES * stated.one.forward  # of a pilot whose maps are not kept
+    assert taken.all_.pilot_row == pytest.approx(stated.one.pilot_row + forwards, rel=1e-3)
 
 
 def pilot_of(rates: Rates, images: int) -> float:
