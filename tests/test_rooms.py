@@ -38,7 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "worker": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "checks"},
     "executors": {"imports", "progress", "storage", "models", "packing", "config", "worker"},
     "run": {"progress", "storage", "statistics", "models", "datasets", "packing", "config", "ledger", "artifacts"}
-    | {"worker", "executors", "checks"},
+    | {"imports", "worker", "executors", "checks"},
     "analysis": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts"},
     "reporting": {"progress", "storage", "statistics", "models", "datasets", "config", "artifacts", "analysis"},
     "commands": {"progress", "storage", "statistics", "models", "datasets", "config", "ledger", "artifacts", "worker"}

@@ -17,6 +17,7 @@ from pcace_dist.errors import PcaceError
 from pcace_dist.executors.base import WorkerShape
 from pcace_dist.executors.choice import ExecutorKind, wanted_executor
 from pcace_dist.executors.ray_session import is_wanted, ray_session
+from pcace_dist.imports import quick_imports
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.progress.display import RunDisplay
 from pcace_dist.storage.store import open_store
@@ -47,10 +48,10 @@ def early_workers(job: Job) -> Iterator[Early | None]:
         with RunDisplay() as display:
             display.prepare()
             began, on_sigterm = time.monotonic(), signal.getsignal(signal.SIGTERM)
+            with quick_imports():
+                from pcace_dist.executors.ray_executor import EarlyWorkers
             session.enter_context(ray_session())
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put in its own
-            from pcace_dist.executors.ray_executor import EarlyWorkers
-
             early = Early(EarlyWorkers(WorkerShape.of(job.workers)), time.monotonic() - began)
         yield early
 

@@ -28,8 +28,12 @@ MNIST = ROOT / "examples" / "mnist"
 IMAGES = 100
 NOTHING = "pass"
 HELP = "from pcace_dist.cli.main import build_parser; build_parser().format_help()"
-IMPORTS = "import pcace_dist.run.rank, pcace_dist.run.prepare, pcace_dist.run.model_run"
-IMPORTS_WITH_RAY = f"{IMPORTS}, pcace_dist.executors.ray_executor"
+IMPORTS = """
+from pcace_dist.imports import quick_imports
+with quick_imports():
+    import pcace_dist.run.rank, pcace_dist.run.prepare, pcace_dist.run.model_run
+"""
+IMPORTS_WITH_RAY = f"{IMPORTS}    import pcace_dist.executors.ray_executor"
 RAY = """
 import sys, time, ray
 from pcace_dist.executors.ray_session import ray_session
