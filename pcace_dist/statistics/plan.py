@@ -28,6 +28,7 @@ from pcace_dist.statistics import basis, pca, tensorfile
 from pcace_dist.statistics.effects.grid import fixed_point, grid_of
 from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.loops import channels_last
+from pcace_dist.statistics.loops.packed_axes import pack, unpack
 from pcace_dist.statistics.maps import by_channel
 from pcace_dist.statistics.plan_noise.noise import PlanNoise
 
@@ -146,12 +147,12 @@ class LayerPlan:
     @cached_property
     def _axes(self) -> Tensor:
         """The weights as the loop over channels-last maps takes them."""
-        return channels_last.axes_of(self.weights)
+        return pack(self.weights)
 
     def with_projection_layout(self) -> LayerPlan:
         """The same plan with its weights in memory as `project` multiplies by them: they are held once, not twice."""
         if self.weights.device.type == "cpu" and channels_last.is_large(self.channels, self.pixels):
-            return replace(self, weights=self._axes.permute(2, 0, 1))
+            return _PackedLayer(**{entry.name: getattr(self, entry.name) for entry in fields(self)})
         result = replace(self, weights=self._rows[:, :-1].transpose(1, 2))
         result.__dict__["_rows"] = self._rows
         return result
@@ -186,9 +187,13 @@ class LayerPlan:
         return LayerCodes(basis.encode(components, self.knots), fixed_point(means, self.mean_centre, self.mean_unit))
 
     def block(self, channels: slice) -> LayerPlan:
-        """The plan of some of the channels (views)."""
-        parts = {name: getattr(self, name)[channels] for name in _LAYER_TENSORS}
-        return replace(self, channels=len(range(*channels.indices(self.channels))), **parts)
+        """The plan of some of the channels (views, but for weights that are packed)."""
+        weights, *others = _LAYER_TENSORS
+        parts = {name: getattr(self, name)[channels] for name in others} | {weights: self._weights_of(channels)}
+        return LayerPlan(self.name, self.shape, len(range(*channels.indices(self.channels))), **parts)
+
+    def _weights_of(self, channels: slice) -> Tensor:
+        return self.weights[channels]
 
     def first_components(self, components: int) -> LayerPlan:
         """The plan of the first components only (views where there is nothing to leave out)."""
@@ -203,6 +208,29 @@ class LayerPlan:
 
     def __getstate__(self) -> dict[str, Any]:
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+class _PackedLayer(LayerPlan):
+    """A layer whose weights are held as the loop over channels-last maps reads them: a copy whenever they are asked
+    for."""
+
+    @property
+    def weights(self) -> Tensor:
+        return self._weights_of(slice(None))
+
+    @weights.setter
+    def weights(self, weights: Tensor) -> None:
+        self.__dict__["_axes"] = pack(weights)
+
+    @property
+    def pixels(self) -> int:
+        return int(self._axes.shape[1])
+
+    def _weights_of(self, channels: slice) -> Tensor:
+        return unpack(self._axes, self.channels, channels)
+
+    def __reduce__(self) -> tuple[type[LayerPlan], tuple[Any, ...]]:
+        return LayerPlan, tuple(getattr(self, entry.name) for entry in fields(self))
 
 
 @dataclass(frozen=True, eq=False)

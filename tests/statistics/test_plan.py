@@ -13,7 +13,7 @@ from pcace_dist.errors import StatisticsError
 from pcace_dist.statistics import pca
 from pcace_dist.statistics.effects.grid import GRID
 from pcace_dist.statistics.plan import Plan, build_plan, make_target_plan
-from tests.statistics.helpers import Array
+from tests.statistics.helpers import Array, projecting
 
 N = 300
 
@@ -111,6 +111,21 @@ def test_a_plan_with_projection_layout_is_the_same_with_its_weights_held_once(pl
         maps = torch.randn(3, layer.channels, layer.pixels)
         for one, other in zip(layer.project(maps), own.project(maps), strict=True):
             assert torch.equal(one, other)
+
+
+def test_a_large_layer_holds_its_weights_packed_and_gives_them_back() -> None:
+    nothing = torch.zeros(64, 5)
+    own = replace(projecting(64, 784), knots=nothing, spread=nothing, live=nothing, explained=nothing)
+    layer = own.with_projection_layout()
+    assert layer.__dict__.keys() & {"weights", "_rows", "_axes"} == {"_axes"} and layer.pixels == 784
+    assert torch.equal(layer.weights, own.weights)
+    block = layer.block(slice(40, 70))
+    assert block.channels == 24 and torch.equal(block.weights, own.weights[40:])
+    for other in (pickle.loads(pickle.dumps(layer)), layer.to("cpu"), layer.first_components(2).first_components(1)):
+        assert torch.equal(other.weights, own.weights[:, :, : other.components])
+    maps = torch.randn(3, 784, 64).transpose(1, 2)
+    for one, of_own in zip(layer.project(maps), own.project(maps), strict=True):
+        assert torch.equal(one, of_own)
 
 
 def test_maps_of_another_shape_are_refused(plan: Plan) -> None:

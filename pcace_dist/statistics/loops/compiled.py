@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -44,6 +46,15 @@ def pays(seconds: float) -> bool:
 
 
 @cache
+def compiler() -> ModuleType:
+    """Numba, imported here: it takes a third of a second, and only large work needs it."""
+    try:
+        return import_module("numba")
+    except ImportError as error:
+        raise StatisticsError(f"numba is installed, but cannot be imported: {error}; install it anew") from error
+
+
+@cache
 def machine_code(
     loop: Callable[..., None], *, fused: bool = True, calls: tuple[Callable[..., None], ...] = ()
 ) -> Callable[..., None]:
@@ -51,11 +62,7 @@ def machine_code(
     that the source says. But where `fused`, a product and a sum may be one operation with one rounding (FMA).
 
     calls: the functions that it calls, of its own module (a change there compiles it anew)."""
-    try:
-        import numba  # imported here: it takes a third of a second, and only large work needs it
-    except ImportError as error:
-        raise StatisticsError(f"numba is installed, but cannot be imported: {error}; install it anew") from error
-
+    numba = compiler()
     settings: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     if fused:
         settings["fastmath"] = {"contract"}

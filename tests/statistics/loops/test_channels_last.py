@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pcace_dist.statistics.loops import channels_last, compiled
+from pcace_dist.statistics.loops.packed_axes import pack, unpack
 from tests.statistics.helpers import projecting
 
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -27,7 +28,7 @@ def test_sums_are_those_of_float64(channels: int, side: int, dtype: torch.dtype)
     maps = maps_of(4, channels, side, dtype)
     weights = torch.randn((channels, side * side, 5), generator=torch.Generator().manual_seed(1))
     assert channels_last.supports(maps)
-    sums = channels_last.project(maps, channels_last.axes_of(weights))
+    sums = channels_last.project(maps, pack(weights))
     exact = torch.einsum("bcd,cdp->bpc", maps.double(), weights.double())
     torch.testing.assert_close(sums[:, :-1].double(), exact, rtol=0, atol=1e-6 * float(exact.abs().max()))
     torch.testing.assert_close(sums[:, -1].double(), maps.double().sum(2), rtol=0, atol=1e-3)
@@ -41,7 +42,7 @@ def test_every_sum_has_one_order_with_one_rounding_for_each_step(dtype: torch.dt
     maps = maps_of(rows, channels, side, dtype).mul(256).round().div(256).to(dtype)
     maps = maps.transpose(1, 2).contiguous().transpose(1, 2)
     weights = torch.randn((channels, side * side, 3), generator=torch.Generator().manual_seed(1)).mul(64).round() / 64
-    values, axes = maps.transpose(1, 2).double().numpy(), channels_last.axes_of(weights).double().numpy()
+    values, axes = maps.transpose(1, 2).double().numpy(), weights.permute(1, 2, 0).double().numpy()
     expected = np.zeros((rows, 4, channels), np.float32)
     for start in range(0, side * side, channels_last.TILE):
         sums = np.zeros((rows, 4, channels), np.float32)
@@ -50,13 +51,36 @@ def test_every_sum_has_one_order_with_one_rounding_for_each_step(dtype: torch.dt
             factors = np.concatenate([axes[position], np.ones((1, channels))])
             sums = (sums.astype(np.float64) + row * factors).astype(np.float32)
         expected += sums
-    projected = channels_last.project(maps, channels_last.axes_of(weights))
+    projected = channels_last.project(maps, pack(weights))
     assert np.array_equal(projected.numpy(), expected)
 
 
 @BOTH
+@pytest.mark.parametrize("components", [1, 5, 20])
+def test_channels_between_vectors_and_images_between_groups(components: int, dtype: torch.dtype) -> None:
+    """Every channel and image has the bits that it has alone: blocks of channels overlap where their number is odd, and
+    groups of images are not full."""
+    maps = maps_of(7, 83, 26, dtype)
+    weights = torch.randn((83, 26 * 26, components), generator=torch.Generator().manual_seed(1))
+    together = channels_last.project(maps, pack(weights))
+    for image in range(len(maps)):
+        alone = channels_last.project(maps[image : image + 1], pack(weights))
+        assert torch.equal(alone[0], together[image])
+    for channels in (slice(0, 64), slice(19, 83)):
+        some = maps[:, channels].transpose(1, 2).contiguous().transpose(1, 2)
+        assert torch.equal(channels_last.project(some, pack(weights[channels])), together[:, :, channels])
+
+
+@pytest.mark.parametrize("channels", [16, 64, 83])
+def test_packed_weights_come_back(channels: int) -> None:
+    weights = torch.randn((channels, 9, 5), generator=torch.Generator().manual_seed(1))
+    for some in (slice(None), slice(3, 10), slice(channels - 5, channels + 9)):
+        assert torch.equal(unpack(pack(weights), channels, some), weights[some])
+
+
+@BOTH
 def test_several_threads_give_the_same_bits(dtype: torch.dtype) -> None:
-    maps, axes = maps_of(7, 64, 28, dtype), torch.randn((784, 5, 64), generator=torch.Generator().manual_seed(1))
+    maps, axes = maps_of(7, 64, 28, dtype), pack(torch.randn((64, 784, 5), generator=torch.Generator().manual_seed(1)))
     before = torch.get_num_threads()
     try:
         of_threads = []
