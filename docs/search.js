@@ -1,5 +1,9 @@
 // How search orders pages: as Sphinx does, but for pages that answer questions, which come first among equals.
-const FIRST = { "docs/questions": 10, "docs/first-hour": 2 };
+const HOW_TO = ["many-classes", "small-data", "slow", "s3", "concepts", "segmentation", "ray-cluster", "monitoring"];
+const FIRST = {
+  "docs/questions": 12, "docs/overlap": 10, "docs/first-hour": 2,
+  ...Object.fromEntries(HOW_TO.map((name) => [`docs/${name}`, 7])),
+};
 var Scorer = {
   score: ([docname, , , , score]) => score + (FIRST[docname] ?? 0),
   objNameMatch: 11, objPartialMatch: 6, objPrio: { 0: 15, 1: 5, 2: -5 }, objPrioDefault: 0,

@@ -43,9 +43,9 @@ def commands() -> list[tuple[str, str]]:
 
 
 def listed(caption: str) -> list[str]:
-    """The pages of one part of docs/index.md (Tutorials, How to, ...), as paths below the root."""
+    """The pages of the parts of docs/index.md whose captions begin so (Tutorials, How to), as paths below the root."""
     index = (ROOT / "docs" / "index.md").read_text()
-    part = re.search(rf":caption: {caption}\n(.*?)```", index, re.S)
-    assert part is not None, f"docs/index.md has no part {caption}"
-    names = [line for line in part[1].splitlines() if line and not line.startswith(":")]
+    parts = re.findall(rf"^:caption: '?{caption}.*\n((?:(?!```).*\n)*)", index, re.M)
+    assert parts, f"docs/index.md has no part {caption}"
+    names = [line for part in parts for line in part.splitlines() if line and not line.startswith(":")]
     return [str((ROOT / "docs" / f"{name}.md").resolve().relative_to(ROOT)) for name in names]

@@ -38,6 +38,7 @@ RESNET = 'pcace init --factory torchvision:resnet18 --kwargs "{num_classes: 2}" 
 SMALL = "--set model.input.resize=36 --set model.input.crop=32"  # pixels: a hundredth of the time
 A_WHILE = "timeout --preserve-status -s INT 15"  # Ctrl-C after so many seconds
 OF_GROUPS = f"{SMALL} --set group_by=label --set statistics.keep_codes=true"
+PAGE = "runs/mnist --group 3 --no-synthesis"
 MNIST_TWICE = "pcace rank examples/mnist/job.yaml --set compute.seed=1 --set output=runs/mnist-2 --top 1"
 
 ESTIMATE = {"pcace estimate": "tests/commands/test_estimate.py; it measures the start of a Ray"}
@@ -136,11 +137,12 @@ torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "places.pt")
     ),
     "docs/report.md": Recipe(
         given=("mnist",),
-        before=f"{MNIST_TWICE}\necho 'a bright square' > words.txt",
+        before=f"{MNIST_TWICE}\nprintf 'a bright square\\nnothing but noise\\n' > words.txt",
         instead={
-            "runs/resnet18 --top 10 --layers 'layer4.*'": "runs/mnist --top 10 --layers 'conv*'",
-            "s3://bucket/today --against s3://bucket/yesterday": "runs/mnist-2 --against runs/mnist --no-synthesis",
-            "runs/street --labels mymodels": "runs/mnist --no-synthesis --labels tests.reporting.image_text",
+            "report runs/mnist  ": "report runs/mnist --group 3 --top 3",
+            "runs/resnet18 --top 10 --layers 'layer4.*'": f"{PAGE} --top 10 --layers conv3",
+            "s3://bucket/today --against s3://bucket/yesterday": f"{PAGE} --against runs/mnist-2",
+            "runs/street --labels mymodels": f"{PAGE} --labels tests.reporting.image_text",
         },
         check="assert callable(similarity)",
     ),
