@@ -1,4 +1,4 @@
-"""What a newcomer asks is found: the built site, searched in a real browser, names the page among the first two."""
+"""The built site in a real browser: search names the page that answers among the first two; no page is too wide."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ASKED = {
     "linear probe or TCAV": "Other methods, and when to take which",
     "segmentation": "Segmentation: channels of a model whose output is a map",
     "a thousand classes": "Many classes: a ranking for each of a thousand",
-    "few images small data": "Small data: what 100 to 300 images can say",
+    "small data": "Small data: what 100 to 300 images can say",
     "why is it slow": "When it is slow",
     "ranks overlap": "When ranks overlap",
     "vision transformer": "A vision transformer, from its layers to the report",
@@ -86,6 +86,14 @@ def test_the_page_is_among_the_first_two(question: str, title: str, site: str, p
     page.wait_for_selector("#search-results ul.search li")
     found = page.locator("#search-results ul.search li > a").all_inner_texts()
     assert title in [one.partition(" > ")[0] for one in found[:2]]
+
+
+@pytest.mark.parametrize("width", [400, 1300])
+@pytest.mark.parametrize("name", ["index", "vit", "slow", "method-tables", "reference/job", "reference/cli"])
+def test_no_page_is_wider_than_the_screen(name: str, width: int, site: str, page: Any) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{site}/docs/{name}.html")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_the_first_page_leads_to_the_index(site: str, page: Any) -> None:
