@@ -31,6 +31,7 @@ from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.run import codes_run
 from pcace_dist.run.codes_run import CodesRun, prepare_from_codes
 from pcace_dist.run.rank import run_job
+from pcace_dist.statistics import lanes
 from pcace_dist.statistics.basis import choose_knots
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.plan import Plan, make_target_plan, robust_spread
@@ -93,6 +94,25 @@ def test_the_same_question_has_the_same_bytes(base: Path, tmp_path: Path) -> Non
         assert bytes_of(answer, name) == bytes_of(base / CODES, name), name
     assert len(records(base / CODES, "accept")) > 2
     assert answer.summary["images"] == ROWS
+
+
+@pytest.mark.jobs
+def test_a_large_jobs_codes_and_plan_are_solved_as_it_was(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In lanes, which give a little other numbers than LAPACK; under a plan of before, in LAPACK."""
+    monkeypatch.setattr(lanes, "FEWEST_VALUES", 1)
+    (tmp_path / "data").symlink_to(base / "data")
+    large = ranked(kept_job(tmp_path))
+    assert plan_of_run(str(tmp_path / CODES), Storage({})).facts["solver"] == "lanes"
+    answer = asked(tmp_path, tmp_path, target=TARGETS, group_by="place")
+    before = direct(base, tmp_path, target=TARGETS, group_by="place")
+    for name in ("rankings.parquet", "jackknife.parquet", "rankings_across_groups.parquet"):
+        assert bytes_of(answer, name) == bytes_of(large, name), name
+        assert bytes_of(before, name) == bytes_of(base / CODES, name), name
+    one, other = (np.array(run.ranking()["score_squared"]) for run in (large, before))
+    assert not np.array_equal(one, other, equal_nan=True)
+    np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize(
