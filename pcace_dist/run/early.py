@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pcace_dist.config.resolve import storage_of
-from pcace_dist.errors import PcaceError
+from pcace_dist.errors import UserError
 from pcace_dist.executors.base import WorkerShape
 from pcace_dist.executors.choice import ExecutorKind, wanted_executor
 from pcace_dist.executors.ray_session import is_wanted, ray_session
@@ -39,7 +39,7 @@ class Early:
 def early_workers(job: Job) -> Iterator[Early | None]:
     """A session on Ray with the job's workers on their way; None where the run may do without Ray, or has ended.
 
-    Raises JobError, PcaceError (ray_session).
+    Raises JobError, PcaceError (ray_session), StoreUnavailable.
     """
     if not _needs_ray(job):
         yield None
@@ -63,6 +63,6 @@ def _needs_ray(job: Job) -> bool:
         return False
     try:
         state = Ledger(open_store(job.output, storage_of(job))).load()
-    except PcaceError:
+    except UserError:
         return False
     return state.done is None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pcace_dist.config.job import Job, parse_job
+from pcace_dist.errors import StoreUnavailable
 from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.run.early import _needs_ray, early_workers
 
@@ -53,6 +54,17 @@ def test_a_run_that_has_ended_starts_no_ray(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Ledger, "load", lambda _: RunState(done={"exit_code": 0}))
     with early_workers(asked) as early:
         assert early is None
+
+
+def test_storage_that_is_away_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+
+    def away(_: Ledger) -> RunState:
+        raise StoreUnavailable("s3://bucket: gave up after 15 min")
+
+    monkeypatch.setattr(Ledger, "load", away)
+    with pytest.raises(StoreUnavailable):
+        _needs_ray(job(tmp_path / "run"))
 
 
 def test_asking_imports_neither_torch_nor_ray() -> None:
