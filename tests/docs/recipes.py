@@ -36,7 +36,7 @@ open("digit.png", "wb").write(pq.read_table("examples/mnist/data/part-00000.parq
 """
 RESNET = 'pcace init --factory torchvision:resnet18 --kwargs "{num_classes: 2}" --weights random --data photos'
 SMALL = "--set model.input.resize=36 --set model.input.crop=32"  # pixels: a hundredth of the time
-A_WHILE = "timeout --preserve-status -s INT 15"  # Ctrl-C after so many seconds
+A_WHILE = "timeout --preserve-status -s INT 40"  # Ctrl-C after so many seconds: a busy machine needs 15 to start
 OF_GROUPS = f"{SMALL} --set group_by=label --set statistics.keep_codes=true"
 PAGE = "runs/mnist --group 3 --no-synthesis"
 MNIST_TWICE = "pcace rank examples/mnist/job.yaml --set compute.seed=1 --set output=runs/mnist-2 --top 1"
