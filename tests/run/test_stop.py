@@ -62,7 +62,7 @@ def test_a_clear_top_is_settled_early_and_the_summary_says_what_was_saved(settle
     assert (looks[-1]["surely"], looks[-1]["possibly"]) == (3, 3)
     assert all(look["surely"] <= 3 <= look["possibly"] for look in looks)
     assert f"stop:     look {len(looks)}, " in "\n".join(status_of(settled.path).lines())
-    assert list(settled.ranking(top=3)["channel"].to_pylist()) == [0, 1, 2]
+    assert set(settled.ranking(top=3)["channel"].to_pylist()) == {0, 1, 2}  # who is in it is settled, not the order
     record = records(Path(settled.path), "settled")
     assert len(record) == 1 and record[0]["look"] == len(looks)
 
