@@ -6,16 +6,13 @@ MNIST job, the report without and with its extra, and the first hour with six mo
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
-import tomllib
 import zipfile
-from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
 
@@ -24,11 +21,9 @@ import yaml
 
 from pcace_dist import __version__
 from pcace_dist.errors import NotInstalled, UserError, install_command, packages_of
+from tests.install.clean import PINS, PROJECT, ROOT, environment, ran, wheel
 
-ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = set(PROJECT["optional-dependencies"])
-PINS = ["-c", str(ROOT / "constraints.txt")]
 TEXTS = ("*.py", "*.md", "*.yaml", "*.toml", "*.txt", "*.sh", "Makefile", "Dockerfile")
 
 
@@ -111,19 +106,6 @@ def test_what_names_the_version_names_this_one() -> None:
 # -- installed
 
 
-def environment(*first: Path) -> dict[str, str]:
-    """The environment of somebody who has never seen the project, with these folders at the head of PATH."""
-    kept = {n: v for n, v in os.environ.items() if not n.startswith(("PYTHON", "RAY_", "VIRTUAL_", "PCACE_"))}
-    return kept | {"PATH": ":".join([*map(str, first), os.environ["PATH"]])}
-
-
-def ran(*command: str | Path, cwd: Path, code: int = 0, env: dict[str, str] | None = None) -> str:
-    """stdout and stderr of a command that ends with this code."""
-    done = subprocess.run(command, cwd=cwd, env=env or environment(), capture_output=True, text=True, timeout=1500)
-    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout + done.stderr
-
-
 def test_the_activated_environment_of_make_setup_has_the_command_in_every_folder(tmp_path: Path) -> None:
     if not (Path(sys.prefix) / "bin" / "activate").exists():
         pytest.skip("this Python is no virtual environment")
@@ -131,25 +113,6 @@ def test_the_activated_environment_of_make_setup_has_the_command_in_every_folder
     where, *versions = ran("sh", "-c", script, cwd=tmp_path).splitlines()
     assert Path(where) == Path(sys.prefix) / "bin" / "pcace"
     assert versions == [f"pcace {__version__}"] * 2
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The sources as they are committed, a wheel of them, and the examples in a folder of their own. All of it is
-    removed in the end: an environment has gigabytes."""
-    folder = tmp_path_factory.mktemp("install")
-    for path in (ROOT / line for line in ran("git", "ls-files", cwd=ROOT).splitlines()):
-        kept = folder / ("elsewhere" if path.is_relative_to(ROOT / "examples") else "sources") / path.relative_to(ROOT)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, kept)
-    ran(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", "dist", "./sources", cwd=folder)
-    yield folder
-    shutil.rmtree(folder)
-
-
-def wheel(folder: Path) -> str:
-    (found,) = (folder / "dist").glob("pcace_dist-*-py3-none-any.whl")
-    return str(found)
 
 
 def check_commands(where: Path, env: dict[str, str]) -> None:
