@@ -56,7 +56,9 @@ MODULES = (
     "effects",
 )
 COMMANDS: Mapping[str, Command] = {
-    "start": Command("what a command takes besides its work", ("--repeats", "1"), ("--repeats", "2")),
+    "start": Command(
+        "what a command takes besides its work", ("--repeats", "1"), ("--repeats", "2"), columns=("seconds",)
+    ),
     "groups": Command(
         "a hundred rankings in one pass, and from kept codes",
         ("--example", "--repeats", "1"),
