@@ -121,7 +121,7 @@ torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "places.pt")
             "evaluate runs/resnet18": "evaluate runs/mnist --layer conv3 --group 3 --draws 5",
             "report runs/resnet18": "report runs/mnist --no-synthesis",
             "--from-codes runs/resnet18": "--from-codes runs/mnist",
-            "has_stripes": "label",
+            "{column: has_stripes}'": "{column: label}' --set group_by=null",
         },
     ),
     "docs/outputs.md": Recipe(
