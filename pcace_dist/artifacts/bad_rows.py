@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pcace_dist.artifacts.checked import read_table
 from pcace_dist.artifacts.columns import FILE, Column, Table
 from pcace_dist.artifacts.encoding import parquet_bytes
 from pcace_dist.datasets.rows import BadRow
@@ -60,7 +60,7 @@ def rows_set_aside(state: RunState) -> Iterable[dict[str, Any]]:
 def publish_bad_rows(sink: Sink, of_attempts: Iterable[bytes], set_aside: Iterable[Mapping[str, Any]]) -> None:
     """Write bad_rows.parquet from those of the accepted attempts and the units that were set aside."""
     tables = [pa.Table.from_pylist(list(set_aside), schema=BAD_ROWS_SCHEMA)]
-    tables += [pq.read_table(io.BytesIO(data)) for data in of_attempts]
+    tables += [read_table(io.BytesIO(data)) for data in of_attempts]
     table = pa.concat_tables(tables)
     sink.put(
         BAD_ROWS,
@@ -69,7 +69,7 @@ def publish_bad_rows(sink: Sink, of_attempts: Iterable[bytes], set_aside: Iterab
 
 
 def stages_of(bad_rows: bytes) -> set[str]:
-    return set(pq.read_table(io.BytesIO(bad_rows), columns=["stage"])["stage"].to_pylist())
+    return set(read_table(io.BytesIO(bad_rows), columns=["stage"])["stage"].to_pylist())
 
 
 def bad_rows_table(bad: Sequence[BadRow]) -> pa.Table:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pcace_dist.artifacts.bad_rows import BAD_ROWS
 from pcace_dist.artifacts.checked import (
@@ -28,6 +27,7 @@ from pcace_dist.artifacts.checked import (
     parsing,
     read_checked,
     read_parquet,
+    read_table,
 )
 from pcace_dist.artifacts.jackknife import BY_FOLD, JACKKNIFE
 from pcace_dist.artifacts.rankings import RANKINGS, best_of, why_unranked
@@ -149,7 +149,7 @@ class Run:
 
     def _rows_with(self, file: pa.NativeFile, column: str, wanted: Wanted) -> pc.Expression:
         """The rows of the ranking that are wanted by one column, as a filter."""
-        values = pc.unique(pq.read_table(file, columns=[column])[column])
+        values = pc.unique(read_table(file, columns=[column])[column])
         chosen = choose(column, wanted, values.to_pylist(), self.names.of_column(column), where=self.path)
         return rows_with(column, chosen, values.type)
 

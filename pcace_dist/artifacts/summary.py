@@ -34,7 +34,7 @@ KEYS = {
     "attempts": "flushes that count",
     "workers": "workers at the same time, at most",
     "workers_are": "what they are: Ray's actors, threads, or the driver itself",
-    "directory": "that the run was started in: relative paths of its job are meant from there",
+    "directory": "of the driver that ran last: relative paths of its job are meant from there",
     "seconds": "of this command, from beginning to end",
     "images_per_second": "of the main pass",
     "stages": "seconds of the driver by stage",

@@ -5,6 +5,7 @@ For everything that starts from a job: run/, report/, analysis/. No Ray; torch o
 
 from __future__ import annotations
 
+import glob
 import os
 from typing import TYPE_CHECKING
 
@@ -39,15 +40,22 @@ def begun_in(run: str, job: Job, recorded: str | None = None) -> str:
     """The directory a finished run was started in, which its relative paths are meant from.
 
     Its place tells: `output: runs/street` that lies at /home/me/runs/street was started in /home/me. Where it does not
-    (the output is absolute or remote, or the run was moved), the directory that its summary has recorded, if that still
-    is one; else this process's.
+    (the output is absolute or remote, or the run was moved), the directory that its summary has recorded, if the job's
+    data is there; else this process's.
     """
     place, output = absolute(run), os.path.normpath(job.output)
     if not ("://" in job.output or os.path.isabs(output) or output.startswith(os.pardir)):
         directory = place.removesuffix(f"{os.sep}{output}")
         if directory != place:
             return directory or os.sep
-    return recorded if recorded is not None and os.path.isdir(recorded) else os.getcwd()
+    if recorded is not None and all(_is_there(absolute(path, recorded)) for path in job.dataset.path):
+        return recorded
+    return os.getcwd()
+
+
+def _is_there(path: str) -> bool:
+    """Whether a path or a pattern leads to anything; of a URL that is taken for granted."""
+    return "://" in path or os.path.exists(path) or bool(glob.glob(path, recursive=True))
 
 
 def dataset_of(job: Job, directory: str = "") -> DatasetSpec:

@@ -23,14 +23,18 @@ class Worker(WorkerBody):
         super().stop()
 
     def imports(self) -> None:
-        """What `ready` imports, before there is a job."""
+        """The largest part of what `ready` imports, before there is a job."""
         with quick_imports():
-            import pcace_dist.worker.engine  # noqa: F401
+            import torch  # noqa: F401
 
     def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
         logs.configure(spec.log, run=spec.output, actor=self._name)
-        with quick_imports():
-            return super().ready(spec)
+        with quick_imports():  # not around more: what the block leaves behind stays for good
+            if isinstance(spec, CodesSpec):
+                import pcace_dist.worker.codes_engine
+            else:
+                import pcace_dist.worker.engine  # noqa: F401
+        return super().ready(spec)
 
     def _node(self) -> str:
         return str(ray.get_runtime_context().get_node_id())

@@ -5,6 +5,7 @@ As many actors as the maximum are asked for; the autoscaler sees the pending one
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray._private.state import state  # draining nodes have no public interface in Ray 2.60
+from ray._private.state import available_resources_per_node, state  # neither these nor draining nodes are public
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from pcace_dist.errors import PcaceError
@@ -51,27 +52,38 @@ class _Doubt:
 class EarlyWorkers:
     """Actors that import their libraries while the run is prepared; an executor takes them by their names.
 
-    Only as many as the cluster's nodes can hold: a job that may yet be refused is no reason to start machines.
+    Only as many as the cluster's nodes have room for now: a job that may yet be refused is no reason to start machines.
+    Where Ray answers with an error there are none.
     """
 
-    def __init__(self, shape: WorkerShape, *, prefix: str = "a", actor_class: Any = Worker) -> None:
-        """`shape`, `prefix`, `actor_class`: those of the executor."""
-        count = min(shape.maximum, _places(shape))
-        actor = actor_class.options(**shape.options())
-        self._handles = {name: actor.remote(name) for name in (name_of_worker(prefix, n + 1) for n in range(count))}
-        for handle in self._handles.values():
-            handle.imports.remote()
+    def __init__(self, shape: WorkerShape, *, actor_class: Any = Worker) -> None:
+        """`shape`, `actor_class`: those of the executor."""
+        self._handles: dict[str, Any] = {}
+        with contextlib.suppress(RayError):
+            actor = actor_class.options(**shape.options())
+            for number in range(min(shape.maximum, _places(shape))):
+                name = name_of_worker("a", number + 1)  # as an executor calls its own
+                self._handles[name] = actor.remote(name)
+                self._handles[name].imports.remote()
 
     def take(self, worker: str) -> Any:
         """The actor of this name; None where there is none, or no more."""
         return self._handles.pop(worker, None)
 
+    def release(self) -> None:
+        """End those that nobody has taken: Ray may live on in this process."""
+        for handle in self._handles.values():
+            with contextlib.suppress(RayError):
+                ray.kill(handle, no_restart=True)
+        self._handles.clear()
+
 
 def _places(shape: WorkerShape) -> int:
-    """Workers that the nodes of the cluster can hold, taken together, whatever else they hold."""
+    """Workers that the nodes of the cluster have room for, each by itself, beside what they hold."""
     asked = {"CPU": shape.cpus, "GPU": shape.gpus, "memory": shape.memory or 0, **shape.resources}
-    amounts = ray.cluster_resources()
-    return int(min((amounts.get(name, 0) // amount for name, amount in asked.items() if amount), default=0))
+    needed = {name: amount for name, amount in asked.items() if amount}
+    nodes = available_resources_per_node().values()
+    return sum(int(min((free.get(name, 0) / amount for name, amount in needed.items()), default=0)) for free in nodes)
 
 
 class RayExecutor(Executor):

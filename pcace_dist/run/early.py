@@ -6,12 +6,14 @@ Only where the run will be on Ray whatever its data and model are. Importing thi
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pcace_dist.config.lasting import refuse_temporary
 from pcace_dist.config.resolve import storage_of
 from pcace_dist.errors import UserError
 from pcace_dist.executors.base import WorkerShape
@@ -51,17 +53,21 @@ def early_workers(job: Job) -> Iterator[Early | None]:
             with quick_imports():
                 from pcace_dist.executors.ray_executor import EarlyWorkers
             session.enter_context(ray_session())
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put in its own
-            early = Early(EarlyWorkers(WorkerShape.of(job.workers)), time.monotonic() - began)
+            if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put in its own
+            workers = EarlyWorkers(WorkerShape.of(job.workers))
+            session.callback(workers.release)
+            early = Early(workers, time.monotonic() - began)
         yield early
 
 
 def _needs_ray(job: Job) -> bool:
-    """Whether the run goes on Ray in any case. What is wrong with its output is not said here."""
+    """Whether the run goes on Ray in any case. What is wrong with the job is not said here."""
     wanted = wanted_executor()
     if not (wanted == ExecutorKind.RAY or (wanted is None and is_wanted())):
         return False
     try:
+        refuse_temporary(job)
         state = Ledger(open_store(job.output, storage_of(job))).load()
     except UserError:
         return False

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow.parquet as pq
 from torch import nn
 
+from pcace_dist.artifacts.checked import read_table
 from pcace_dist.artifacts.reading.data_reading import IMAGE_LISTS, DataReading, ImageList, of_images
 from pcace_dist.config.job import Job
 from pcace_dist.config.resolve import absolute
@@ -97,7 +97,7 @@ def _check_unchanged(dataset: DatasetSpec, today: ImageIndex, storage: Storage) 
 
 
 def _images_in(data: bytes) -> Iterator[dict[str, Any]]:
-    yield from pq.read_table(io.BytesIO(data), columns=[IMAGE])[IMAGE].to_pylist()
+    yield from read_table(io.BytesIO(data), columns=[IMAGE])[IMAGE].to_pylist()
 
 
 def needs_label(job: Job) -> bool:

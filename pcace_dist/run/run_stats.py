@@ -75,6 +75,7 @@ class RunStats:
 
             self._metrics = Metrics(fingerprint[:12])
         self._started = time.monotonic()
+        self._directory = os.getcwd()
         self._summary_at = self._started
         self._rows_of: dict[str, int] = {}
         self._rows = 0
@@ -297,7 +298,7 @@ class RunStats:
             "attempts": len(state.accepted_receipts()),
             "workers": self.workers,
             "workers_are": self._executor.workers_are,
-            "directory": os.getcwd(),
+            "directory": self._directory,
             "seconds": round(time.monotonic() - self._started, 3),
             "images_per_second": round(forwarded / main_pass, 3) if main_pass > 0 else None,
             **self._time(),

@@ -4,7 +4,7 @@ Pure: maps come in as tensors, batch by batch; activations are not stored. No I/
 
 Pixels are centred and scaled ("pixel": sqrt(sd^2 + mean over the map of sd^2), "standard": sd, "none": 1).
 Where the D x D covariance matrices of a layer's channels are small, they are summed in one pass, and the axes are
-exact. Where the pilot has few rows and each has more pixels, the rows' n x n products give the same axes at once. Else
+exact. There, where the pilot has few rows and each has more pixels, the rows' n x n products give the same axes. Else
 the axes come from streaming subspace iteration: a block of p + 5 vectors, one application of the covariance in each
 pass, Rayleigh-Ritz at the end (Halko, Martinsson & Tropp 2011; Stewart 1969). Passes are repeated until no
 p-dimensional subspace moves by a degree; there are at least 12, unless all move by less than a quarter of a degree.

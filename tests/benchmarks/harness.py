@@ -159,6 +159,8 @@ def alone(work: Callable[..., T], *arguments: Any, limit: float | None = None) -
         try:
             return future.result(limit)
         except TimeoutError:
+            if limit is None or future.done():
+                raise  # of the work itself
             for child in multiprocessing.active_children():
                 for process in psutil.Process(child.pid).children(recursive=True):
                     process.kill()

@@ -1,4 +1,4 @@
-"""device.py runs on a borrowed GPU box: with torch, torchvision, numpy and pyarrow, and nothing else of ours."""
+"""device.py runs where torch, torchvision, numpy and pyarrow are, and nothing else of what pcace needs."""
 
 from __future__ import annotations
 

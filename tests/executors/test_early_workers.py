@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import ActorDiedError
 
 from pcace_dist.executors.base import WorkerShape
-from pcace_dist.executors.ray_executor import EarlyWorkers, RayExecutor
+from pcace_dist.executors.ray_executor import EarlyWorkers, RayExecutor, _places
 from tests.fake_worker import FakeActor
 
 DEADLINE = 60.0  # seconds, for workers to come up
@@ -58,6 +59,22 @@ def test_no_machine_is_asked_for_early(local_ray: None, shape: WorkerShape) -> N
     assert not EarlyWorkers(shape, actor_class=FakeActor)._handles
 
 
-def test_there_are_no_more_than_there_are_places(local_ray: None) -> None:
+def test_there_are_no_more_than_there_are_places_and_those_that_nobody_takes_end(local_ray: None) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not _places(WorkerShape(1, cpus=2)):  # those of the tests before are on their way out
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     early = EarlyWorkers(WorkerShape(1000, cpus=2), actor_class=FakeActor)
-    assert len(early._handles) == ray.cluster_resources()["CPU"] // 2
+    handles = list(early._handles.values())
+    assert 0 < len(handles) <= ray.cluster_resources()["CPU"] // 2
+    early.release()
+    for handle in handles:
+        with pytest.raises(ActorDiedError):
+            ray.get(handle.has_imported.remote(), timeout=DEADLINE)
+
+
+def test_nodes_are_counted_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = {"one": {"CPU": 3.0, "memory": 8e9}, "two": {"CPU": 3.0}, "full": {"memory": 8e9}}
+    monkeypatch.setattr("pcace_dist.executors.ray_executor.available_resources_per_node", lambda: nodes)
+    assert [_places(WorkerShape(9, cpus=cpus)) for cpus in (1, 2, 4)] == [6, 2, 0]
+    assert _places(WorkerShape(9, cpus=1, memory=4_000_000_000)) == 2

@@ -131,6 +131,8 @@ def test_the_extras_with_the_oldest_packages(folder: Path, place: Path) -> None:
     env = installed(place, interpreter(DECLARED[0]), *lower_bounds(*OF_USERS), f"{wheel(folder)}[{','.join(OF_USERS)}]")
     (place / "job.yaml").write_text(JOB)
     ran("pcace", "rank", "job.yaml", cwd=place, env=env)
+    code = "import pcace_dist; print(len(pcace_dist.open_run('runs/job').to_pandas()) > 0)"
+    assert ran("python", "-c", code, cwd=place, env=env) == "True\n"  # and ends well: no thread of Arrow's is left
     for verb in ("report", "evaluate", "select", "stability"):
         ran("pcace", verb, "runs/job", cwd=place, env=env)
     for kind in ("csv", "mlflow", "wandb"):

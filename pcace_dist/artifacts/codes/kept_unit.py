@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pcace_dist.artifacts.attempt import CODES_FILE, blocks_of
 from pcace_dist.artifacts.bad_rows import BAD_ROWS
+from pcace_dist.artifacts.checked import read_table
 from pcace_dist.artifacts.codes.columns import KeptRows, codes_of_block, effect_values
 from pcace_dist.datasets.groups import group_of
 from pcace_dist.datasets.rows import BadRow, RowRef
@@ -61,7 +61,7 @@ def read_unit(url: str, storage: Storage, unit: Unit, plan: Plan) -> KeptUnit:
         table = file.read(groups, file.schema.names) if groups else file.schema.empty_table()
         bad_url = url.removesuffix(CODES_FILE) + BAD_ROWS
         with_bad = storage.stat(bad_url) is not None
-        listed = pq.read_table(io.BytesIO(storage.read_bytes(bad_url))).to_pylist() if with_bad else []
+        listed = read_table(io.BytesIO(storage.read_bytes(bad_url))).to_pylist() if with_bad else []
     except (OSError, WrongBytes, Changed, pa.ArrowException) as error:
         raise DatasetError(f"extend: {url} cannot be read ({type(error).__name__})") from error
     places = zip(table["file"].to_pylist(), table["row_group"].to_pylist(), strict=True)
