@@ -60,6 +60,7 @@ KEYS = {
     "decode": "what decoded the images: cpu or gpu",
     "batch": "images per forward pass",
     "fold_hash": "of an image's bytes, which gives its fold: xxh3, or blake2b under plans of 0.1.0",
+    "solver": "of the rankings: lapack, or lanes (compiled) under plans of large jobs",
     "numeric_classes": "processors and libraries that computed; the plan's first",
     "check_codes_differing": "largest share of the check rows' codes that a worker computed differently from the pilot",
     "explained_variance": "share of the maps' variance that the components hold, by layer",

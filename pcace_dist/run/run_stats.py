@@ -338,6 +338,7 @@ class RunStats:
                 "decode": metadata.decode,
                 "batch": metadata.batch,
                 "fold_hash": metadata.fold_hash,
+                "solver": metadata.solver,
                 "numeric_classes": self._numeric_classes(metadata.numeric_class),
                 "check_codes_differing": self._differing(),
                 "explained_variance": {

@@ -33,6 +33,7 @@ from pcace_dist.models.forward import Forward, numeric_class
 from pcace_dist.models.load import weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
 from pcace_dist.models.settings import set_deterministic
+from pcace_dist.statistics.lanes import check_solver
 from pcace_dist.statistics.plan import LayerPlan, Plan
 from pcace_dist.storage.store import Store
 from pcace_dist.worker.admission import Admission, CheckRows
@@ -147,11 +148,12 @@ class Engine:
         """Take the plan; only from here on units can be worked on.
 
         Raises ModelError for other weights, NotAdmitted where `exact: strict` refuses this worker, JobError where the
-        plan's images are decoded on a GPU and this worker cannot.
+        plan's images are decoded on a GPU and this worker cannot, StatisticsError where it lacks the plan's solver.
         """
         metadata, spec = PlanMetadata.of(plan), self.spec
         if metadata.weights != self.weights:
             raise ModelError(f"model.weights {spec.model.weights}: this worker loaded other weights than the plan's")
+        check_solver(metadata.solver)
         memory = self._memory()
         layouts.keep([self.model], metadata.channel_axes)
         mean, std = spec.model.input.mean, spec.model.input.std

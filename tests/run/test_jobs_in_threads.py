@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 
 from pcace_dist.artifacts.run import open_run
 from pcace_dist.config.job import parse_job
+from pcace_dist.errors import StatisticsError
 from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.models.forward import numeric_class
 from pcace_dist.models.settings import settings_restored
@@ -134,6 +136,8 @@ def test_another_runs_plan_admits_only_its_numeric_class_also_where_it_was_taken
     engine = Engine(prepared.spec, "pilot", open_store(str(tmp_path / "given"), prepared.spec.storage))
     plan, check = engine.pilot(prepared.listing)
     engine.begin(plan, check, 1)
+    with pytest.raises(StatisticsError, match="the plan's solver is another, which is not known here"):
+        engine.begin(replace(plan, facts={**plan.facts, "solver": "another"}), check, 1)
     monkeypatch.setattr(
         "pcace_dist.worker.engine.numeric_class", lambda *a, **k: numeric_class(*a, **k) | {"tap": "another"}
     )
