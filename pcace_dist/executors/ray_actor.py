@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import ray
 
 from pcace_dist.imports import quick_imports
@@ -29,12 +31,11 @@ class Worker(WorkerBody):
 
     def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
         logs.configure(spec.log, run=spec.output, actor=self._name)
-        with quick_imports():  # not around more: what the block leaves behind stays for good
-            if isinstance(spec, CodesSpec):
-                import pcace_dist.worker.codes_engine
-            else:
-                import pcace_dist.worker.engine  # noqa: F401
         return super().ready(spec)
+
+    @staticmethod
+    def _importing() -> AbstractContextManager[None]:
+        return quick_imports()
 
     def _node(self) -> str:
         return str(ray.get_runtime_context().get_node_id())

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pcace_dist.artifacts.run import Run
 from pcace_dist.config.lasting import refuse_temporary
 from pcace_dist.config.resolve import storage_of
 from pcace_dist.errors import UserError
@@ -20,9 +21,8 @@ from pcace_dist.executors.base import WorkerShape
 from pcace_dist.executors.choice import ExecutorKind, wanted_executor
 from pcace_dist.executors.ray_session import is_wanted, ray_session
 from pcace_dist.imports import quick_imports
-from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.progress.display import RunDisplay
-from pcace_dist.storage.store import open_store
+from pcace_dist.storage.files import normalised
 
 if TYPE_CHECKING:
     from pcace_dist.config.job import Job
@@ -68,7 +68,6 @@ def _needs_ray(job: Job) -> bool:
         return False
     try:
         refuse_temporary(job)
-        state = Ledger(open_store(job.output, storage_of(job))).load()
+        return Run(normalised(job.output), storage_of(job)).finished_at is None
     except UserError:
         return False
-    return state.done is None

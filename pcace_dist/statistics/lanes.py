@@ -47,9 +47,9 @@ def check_solver(name: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
-    """squared: r^2 (C, R). Of all rows: first, r^2 of phi_1 alone (C,); phi (C, p, K) and theta (C, K), values of the
-    transforms on the knots."""
+class Solved:
+    """What was solved for one target: r^2 of all rows and without each fold that has rows (C, R). Of all rows also
+    first, r^2 of phi_1 alone (C,); phi (C, p, K) and theta (C, K), values of the transforms on the knots."""
 
     squared: Floats
     first: Floats
@@ -99,7 +99,7 @@ class Lanes:
         self._rows = rows.sum() - np.where(self._left_out < 0, 0, rows[self._left_out]).astype(np.float64)
         self._lamda = penalty * self._rows
 
-    def solve(self, sides: Sequence[Side]) -> list[Solution]:
+    def solve(self, sides: Sequence[Side]) -> list[Solved]:
         """The solution for each target."""
         channels, replicates, hats = len(self._xx), len(self._rows), self._components * self._knots
         count = channels * replicates
@@ -135,7 +135,7 @@ class Lanes:
                 *(into.x[block], into.best[block], into.squared[block]),
             )
 
-    def _solution(self, side: Side, found: _Found, channels: int) -> Solution:
+    def _solution(self, side: Side, found: _Found, channels: int) -> Solved:
         def by_channel(values: Floats) -> Floats:
             """Values (B, ..., L) of the problems: (C, R, ...)."""
             lanes = np.ascontiguousarray(np.moveaxis(values, -1, 1)).reshape(-1, *values.shape[1:-1])
@@ -147,7 +147,7 @@ class Lanes:
         theta = (side.white[0] * best[:, None]).sum(axis=2)
         y_variance = ((side.variance[0] * best[:, None]).sum(axis=2) * best).sum(axis=1)
         first = self._first(side.total, np.ascontiguousarray(phi[:, 0]), theta, y_variance)
-        return Solution(by_channel(found.squared), first, phi, theta)
+        return Solved(by_channel(found.squared), first, phi, theta)
 
     def _first(self, total: Floats, phi: Floats, theta: Floats, y_variance: Floats) -> Floats:
         """r^2 (C,) of the first component alone over all rows; phi, theta: (C, K); total: products with the target.

@@ -36,7 +36,7 @@ from pcace_dist.statistics import basis, solve
 from pcace_dist.statistics.effects.grid import GRID
 from pcace_dist.statistics.folds import on_used
 from pcace_dist.statistics.gram import Gram
-from pcace_dist.statistics.lanes import LANES, LAPACK, Lanes, Side, check_solver
+from pcace_dist.statistics.lanes import LANES, LAPACK, Lanes, Side, Solved, check_solver
 from pcace_dist.statistics.plan import LayerPlan, TargetPlan
 from pcace_dist.statistics.plan_noise import ANOTHER
 from pcace_dist.statistics.products import packed_size, unpack_index
@@ -204,7 +204,7 @@ def score_channels(
     moving = [_target_moves(on_cpu, index) for index in range(gram.targets)]
     status = _status(on_cpu, layer, min_images, min_folds)
     ok = np.flatnonzero(status == OK)
-    solved: dict[int, _Replicates] = {}
+    solved: dict[int, Solved] = {}
     if len(ok) and any(moving):
         solve_all = _solve_in_lanes if check_solver(solver) == LANES else _solve
         replicates = LeaveOneOut.of_rows(on_cpu.rows)
@@ -259,7 +259,7 @@ def _scores(
     stats: ChannelStats | None,
     index: int,
     status: npt.NDArray[np.str_],
-    solved: _Replicates | None,
+    solved: Solved | None,
     noise: Floats | None,
 ) -> ChannelScores:
     """Scores for one target. solved: the replicates of the channels that are ok; noise: of the plan, (C, F)."""
@@ -408,17 +408,6 @@ def _hat_sums(blocks: Tensor, knots: int) -> Tensor:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Replicates:
-    """r^2 of all rows and without each non-empty fold (C, 1+F); for all rows also the first component's r^2, phi and
-    theta."""
-
-    squared: Floats
-    first: Floats
-    phi: Floats
-    theta: Floats
-
-
 def _solve(
     gram: Gram,
     layer: LayerPlan,
@@ -427,7 +416,7 @@ def _solve(
     channels: npt.NDArray[np.int64],
     penalty: float,
     replicates: Resampling,
-) -> dict[int, _Replicates]:
+) -> dict[int, Solved]:
     """The replicates of some channels for some targets (both as indices in the Gram). plans: of all targets.
 
     A block of channels is solved for one batch of targets after another, so that memory is bounded. Moments are in
@@ -448,7 +437,7 @@ def _solve(
     for position, index in enumerate(targets.tolist()):
         of_target = [[column[position] for column in part] for part in parts]
         squared, first, phi, theta = (torch.cat(column).numpy() for column in zip(*of_target, strict=True))
-        result[index] = _Replicates(squared, first, length * phi, length * theta)
+        result[index] = Solved(squared, first, length * phi, length * theta)
     return result
 
 
@@ -460,7 +449,7 @@ def _solve_in_lanes(
     channels: npt.NDArray[np.int64],
     penalty: float,
     replicates: LeaveOneOut,
-) -> dict[int, _Replicates]:
+) -> dict[int, Solved]:
     """The same as `_solve`, by statistics/lanes.py."""
     scale, every = basis.unit_scale(gram.knots), len(channels) == gram.channels
     per_row = penalty / gram.images * scale**2
@@ -474,7 +463,7 @@ def _solve_in_lanes(
         sides.append(Side(target, means, gram.xy[index].numpy()[own]))
     length = math.sqrt(scale**2 * gram.images)  # of transforms for moments in other units
     return {
-        index: _Replicates(part.squared, part.first, length * part.phi, length * part.theta)
+        index: Solved(part.squared, part.first, length * part.phi, length * part.theta)
         for index, part in zip(targets.tolist(), lanes.solve(sides), strict=True)
     }
 

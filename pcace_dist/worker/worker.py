@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -95,17 +96,24 @@ class WorkerBody:
             self._storage.patience.stop()
         self._store = store = open_store(spec.output, spec.storage)
         if isinstance(spec, CodesSpec):
-            from pcace_dist.worker.codes_engine import CodesEngine
+            with self._importing():
+                from pcace_dist.worker.codes_engine import CodesEngine
 
             self._codes = CodesEngine(spec, store)
             return self._info("cpu", self._codes.weights)
-        from pcace_dist.worker.engine import Engine
+        with self._importing():
+            from pcace_dist.worker.engine import Engine
 
         self._engine = Engine(spec, self._name, store, self._shared)
         return self._info(spec.device, self._engine.weights)
 
     def _info(self, device: str, weights: str) -> WorkerInfo:
         return WorkerInfo(self._name, socket.gethostname(), self._node(), os.getpid(), device, weights)
+
+    @staticmethod
+    def _importing() -> AbstractContextManager[None]:
+        """Around large imports."""
+        return nullcontext()
 
     def _node(self) -> str:
         """Name of the node that this worker runs on; empty where there is only one."""

@@ -40,6 +40,7 @@ A_WHILE = "timeout --preserve-status -s INT 40"  # Ctrl-C after so many seconds:
 OF_GROUPS = f"{SMALL} --set group_by=label --set statistics.keep_codes=true"
 PAGE = "runs/mnist --group 3 --no-synthesis"
 MNIST_TWICE = "pcace rank examples/mnist/job.yaml --set compute.seed=1 --set output=runs/mnist-2 --top 1"
+EVALUATION = {"evaluate runs/resnet18": "evaluate runs/mnist --layer conv3 --group 3 --draws 5"}
 
 ESTIMATE = {"pcace estimate": "tests/commands/test_estimate.py; it measures the start of a Ray"}
 
@@ -78,7 +79,7 @@ export MLFLOW_TRACKING_URI=sqlite:///mlflow.db""",
         instead={
             "runs/monday runs/sunday": "runs/mnist runs/mnist",
             "rerank job.yaml": "rerank job.yaml --set group_by=null --set output=runs/weekly",
-            "evaluate runs/resnet18": "evaluate runs/mnist --layer conv3 --group 3 --draws 5",
+            **EVALUATION,
         },
     ),
     "docs/concepts.md": Recipe(given=("examples",)),
@@ -118,7 +119,7 @@ torch.save(torchvision.models.resnet18(num_classes=2).state_dict(), "places.pt")
         given=("mnist",),
         before="cp examples/mnist/job.yaml job.yaml",
         instead={
-            "evaluate runs/resnet18": "evaluate runs/mnist --layer conv3 --group 3 --draws 5",
+            **EVALUATION,
             "report runs/resnet18": "report runs/mnist --no-synthesis",
             "--from-codes runs/resnet18": "--from-codes runs/mnist",
             "{column: has_stripes}'": "{column: label}' --set group_by=null",

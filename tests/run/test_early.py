@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pcace_dist.artifacts.run import Run
 from pcace_dist.config.job import Job, parse_job
 from pcace_dist.errors import StoreUnavailable
-from pcace_dist.ledger.ledger import Ledger, RunState
 from pcace_dist.run.early import _needs_ray, early_workers
+from pcace_dist.storage.files import Storage, StoredFile
 
 
 def job(output: Path) -> Job:
@@ -51,7 +52,7 @@ def test_a_run_that_has_ended_starts_no_ray(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("pcace_dist.run.early.ray_session", lambda: pytest.fail("Ray is started"))
     asked = job(tmp_path / "run")
     assert _needs_ray(asked)
-    monkeypatch.setattr(Ledger, "load", lambda _: RunState(done={"exit_code": 0}))
+    monkeypatch.setattr(Run, "finished_at", 1.0)
     with early_workers(asked) as early:
         assert early is None
 
@@ -59,10 +60,10 @@ def test_a_run_that_has_ended_starts_no_ray(tmp_path: Path, monkeypatch: pytest.
 def test_storage_that_is_away_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")
 
-    def away(_: Ledger) -> RunState:
+    def away(_: Storage, url: str) -> list[StoredFile]:
         raise StoreUnavailable("s3://bucket: gave up after 15 min")
 
-    monkeypatch.setattr(Ledger, "load", away)
+    monkeypatch.setattr(Storage, "list", away)
     with pytest.raises(StoreUnavailable):
         _needs_ray(job(tmp_path / "run"))
 

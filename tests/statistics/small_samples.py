@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pcace_dist.statistics import score
 from pcace_dist.statistics.gram import Gram
+from pcace_dist.statistics.lanes import Solved
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.plan_noise.half_samples import SIGNS
 from tests.statistics.coverage import Draw, add, curve, normal
@@ -105,7 +106,7 @@ def _value(name: str, plan: Plan, random: np.random.Generator) -> float:
     return float(score.score_channels(gram, plan.layers[0], plan.targets, penalty=0.0)[0].score_squared[0])
 
 
-def _held_out(plan: Plan, solved: score._Replicates, x: Floats, y: Floats) -> float:
+def _held_out(plan: Plan, solved: Solved, x: Floats, y: Floats) -> float:
     knots = plan.layers[0].knots[0].double().numpy()
     total = sum(np.interp(x[:, c], knots[c], solved.phi[0, c]) for c in range(len(knots)))
     return float(np.corrcoef(total, np.interp(y, plan.targets[0].knots, solved.theta[0]))[0, 1])
