@@ -1,6 +1,6 @@
 """Solves many channels x replicates at once in compiled loops: the problem of solve.py, one in each lane.
 
-Pure: no I/O, no Ray. Three times as fast as LAPACK on one small matrix after the other, and equal to it but for the
+Pure: no I/O, no Ray. Several times as fast as LAPACK on one small matrix after the other, and equal to it but for the
 last places. So a plan says which of the two its results come from (`SOLVERS`). The result of a lane does not depend on
 the others.
 """
@@ -17,9 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
-from pcace_dist.statistics.loops import lane_loops
 from pcace_dist.statistics.loops.compiled import has_numba, machine_code
-from pcace_dist.statistics.loops.lane_loops import WIDTH
 from pcace_dist.statistics.products import unpack_index
 from pcace_dist.statistics.solve import NOISE, RIDGE, Curvature, Target
 
@@ -58,28 +56,15 @@ class Solved:
 
 
 class Side:
-    """A target in every replicate, and its products with the channels."""
+    """A target in every replicate."""
 
-    def __init__(self, target: Target, means: Tensor, products: Integers) -> None:
-        """means: (R, K), of the target's hats; products: int (C, F, p K K), of the channels' hats with its own."""
+    def __init__(self, target: Target, means: Tensor) -> None:
+        """means: (R, K), of the target's hats."""
         replicates, knots = means.shape
         self.white = target.white.numpy()[..., : knots - 1]  # (R, K, Q)
         self.variance = target.variance.numpy()[:, : knots - 1, : knots - 1]
-        self.products = products
-        self.total = _totals(products)
         parts = (means.numpy(), self.white, self.variance)
-        self._of_replicates = np.concatenate([part.reshape(replicates, -1) for part in parts], axis=1)
-
-    def of_lanes(self, replicate: Integers) -> tuple[Floats, Floats, Floats]:
-        """Of each lane's replicate (L,): means (K, L), white (K, Q, L) and variance (Q, Q, L)."""
-        knots, columns = self.white.shape[1:]
-        values = _of_lanes(self._of_replicates, replicate)
-        white = values[knots : knots + knots * columns]
-        return (
-            values[:knots],
-            white.reshape(knots, columns, WIDTH),
-            values[knots + knots * columns :].reshape(columns, columns, WIDTH),
-        )
+        self.of_replicates = np.concatenate([part.reshape(replicates, -1) for part in parts], axis=1)
 
 
 class Lanes:
@@ -89,65 +74,34 @@ class Lanes:
         """xx: products of hats, int (C, F, XX), packed, in units of scale^2; curvature: of the knots (C, p, K - 2);
         rows: of each fold (F,); penalty: lambda for one row, in the same units."""
         self._xx = xx
-        self._total = _totals(xx)
+        self._total = np.empty((len(xx), xx.shape[2]))  # over folds: `solve` fills it
         self._scale = scale
-        self._penalty = curvature.matrix().numpy()
-        parts = (curvature.left, curvature.right, curvature.weight)
-        self._bends = np.stack([part.numpy() for part in parts], axis=-1)
-        self._components, self._knots = self._penalty.shape[1:3]
+        matrices = curvature.matrix().numpy()
+        self._components, self._knots = matrices.shape[1:3]
+        bends = np.stack([part.numpy() for part in (curvature.left, curvature.right, curvature.weight)], axis=-1)
+        self._of_channels = np.concatenate([_bands(matrices).reshape(len(xx), -1), bends.reshape(len(xx), -1)], axis=1)
         self._left_out = np.concatenate([[-1], np.flatnonzero(rows)])
         self._rows = rows.sum() - np.where(self._left_out < 0, 0, rows[self._left_out]).astype(np.float64)
         self._lamda = penalty * self._rows
 
-    def solve(self, sides: Sequence[Side]) -> list[Solved]:
-        """The solution for each target."""
-        channels, replicates, hats = len(self._xx), len(self._rows), self._components * self._knots
-        count = channels * replicates
-        blocks = -(-count // WIDTH)
-        lanes = np.minimum(np.arange(blocks * WIDTH), count - 1).reshape(blocks, WIDTH)
-        found = [_Found.empty(blocks, hats, side.white.shape[2]) for side in sides]
-        space = _Space.of(hats, self._xx.shape[2], self._knots)
-        for block, own in enumerate(lanes):
-            self._solve_block(*np.divmod(own, replicates), block, sides, found, space)
-        return [self._solution(*each, channels) for each in zip(sides, found, strict=True)]
+    def solve(self, sides: Sequence[Side], products: Integers) -> list[Solved]:
+        """The solution for each target; products: int (T, C, F, p K K), of the channels' hats with the targets'."""
+        targets, channels, knots, hats = len(sides), len(self._xx), self._knots, self._components * self._knots
+        totals = np.empty((*products.shape[:2], products.shape[3]))
+        squared = np.empty((targets, channels, len(self._rows)))
+        phi, best = np.empty((targets, channels, hats)), np.empty((targets, channels, knots - 1))
+        of_replicates = np.stack([side.of_replicates for side in sides])
+        given = self._left_out, self._rows, self._lamda, self._of_channels, of_replicates
+        sizes = places_of(self._components, knots), knots, knots - 1, self._scale
+        _solve()(self._xx, self._total, products, totals, *given, *sizes, NOISE, RIDGE, squared, phi, best)
+        return [self._solution(*each) for each in zip(sides, totals, squared, phi, best, strict=True)]
 
-    def _solve_block(
-        self,
-        channel: Integers,
-        replicate: Integers,
-        block: int,
-        sides: Sequence[Side],
-        found: Sequence[_Found],
-        space: _Space,
-    ) -> None:
-        """The lanes of these channels and replicates (L,), for every target, into the block's place."""
-        fold, lamda, rows = self._left_out[replicate], self._lamda[replicate], self._rows[replicate]
-        given = self._xx, self._total, channel, fold, rows, self._knots, self._scale, NOISE
-        places = places_of(self._components, self._knots)
-        results = space.entries, space.own, space.factor, space.ridge, space.inverse
-        _prepare()(*given, places, self._penalty, lamda, RIDGE, *results)
-        bends = _of_lanes(self._bends, channel)
-        for side, into in zip(sides, found, strict=True):
-            _answer()(
-                *(side.products, side.total, channel, fold, space.own, *side.of_lanes(replicate)),
-                *(space.factor, space.inverse, space.ridge, bends, lamda),
-                *(space.products, space.half, space.inner, space.top),
-                *(into.x[block], into.best[block], into.squared[block]),
-            )
-
-    def _solution(self, side: Side, found: _Found, channels: int) -> Solved:
-        def by_channel(values: Floats) -> Floats:
-            """Values (B, ..., L) of the problems: (C, R, ...)."""
-            lanes = np.ascontiguousarray(np.moveaxis(values, -1, 1)).reshape(-1, *values.shape[1:-1])
-            return lanes[: channels * len(self._rows)].reshape(channels, -1, *values.shape[1:-1])
-
-        # of all rows; contiguous, for the order of numpy's sums depends on strides
-        phi, best = (np.ascontiguousarray(by_channel(part)[:, 0]) for part in (found.x, found.best))
-        phi = phi.reshape(channels, self._components, self._knots)
+    def _solution(self, side: Side, total: Floats, squared: Floats, phi: Floats, best: Floats) -> Solved:
+        phi = phi.reshape(-1, self._components, self._knots)
         theta = (side.white[0] * best[:, None]).sum(axis=2)
         y_variance = ((side.variance[0] * best[:, None]).sum(axis=2) * best).sum(axis=1)
-        first = self._first(side.total, np.ascontiguousarray(phi[:, 0]), theta, y_variance)
-        return Solved(by_channel(found.squared), first, phi, theta)
+        first = self._first(total, np.ascontiguousarray(phi[:, 0]), theta, y_variance)
+        return Solved(squared, first, phi, theta)
 
     def _first(self, total: Floats, phi: Floats, theta: Floats, y_variance: Floats) -> Floats:
         """r^2 (C,) of the first component alone over all rows; phi, theta: (C, K); total: products with the target.
@@ -169,72 +123,32 @@ class Lanes:
         return np.where(moves, np.minimum(covariance * covariance / np.where(moves, product, 1.0), 1.0), 0.0)
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """Results for one target: r^2 (B, L), transforms x (B, M, L), and the target's in whitened directions (B, Q, L)."""
-
-    squared: Floats
-    x: Floats
-    best: Floats
-
-    @classmethod
-    def empty(cls, blocks: int, hats: int, columns: int) -> _Found:
-        return cls(_lanes(blocks), _lanes(blocks, hats), _lanes(blocks, columns))
-
-
-@dataclass(frozen=True, eq=False)
-class _Space:
-    """What one block needs on the way (loops/lane_loops.py), used again by the next: so it stays in the cache."""
-
-    entries: Floats
-    own: Floats
-    factor: Floats
-    ridge: Floats
-    inverse: Floats
-    products: Floats
-    half: Floats
-    inner: Floats
-    top: Floats
-
-    @classmethod
-    def of(cls, hats: int, entries: int, knots: int) -> _Space:
-        shapes = ((entries,), (3, hats), (hats, hats), (hats,), (hats,), (hats * knots,), (hats, knots - 1))
-        return cls(*(_lanes(*shape) for shape in (*shapes, (knots - 1, knots - 1), ())))
+def _bands(matrices: Floats) -> Floats:
+    """Of each knot the entries of matrices (C, p, K, K) with itself and the next two; 0 beyond: (C, p, K, 3)."""
+    bands = np.zeros((*matrices.shape[:3], 3))
+    for beside in range(3):
+        diagonal = np.diagonal(matrices, beside, axis1=2, axis2=3)
+        bands[:, :, : diagonal.shape[2], beside] = diagonal
+    return bands
 
 
 @cache
-def _prepare() -> Callable[..., None]:
-    own = lane_loops
-    calls = (own.spread, own.hats, own.centre, own.penalise, own.factorise)
-    return machine_code(own.prepare, fused=False, calls=calls)
+def _solve() -> Callable[..., None]:
+    from pcace_dist.statistics.loops import lane_loops as own  # with Numba
 
-
-@cache
-def _answer() -> Callable[..., None]:
-    own = lane_loops
-    calls = (own.spread, own.whiten, own.forward, own.squares, own.largest, own.backward, own.correlate)
-    return machine_code(own.answer, fused=False, calls=calls)
-
-
-def _run(loop: Callable[..., None], *arguments: Any) -> None:
-    machine_code(loop, fused=False)(*arguments)
-
-
-def _lanes(*shape: int) -> Floats:
-    return np.empty((*shape, WIDTH))
-
-
-def _totals(sums: Integers) -> Floats:
-    out = np.empty((sums.shape[0], sums.shape[2]))
-    _run(lane_loops.totals, sums, out)
-    return out
-
-
-def _of_lanes(values: Floats, index: Integers) -> Floats:
-    """Values (N, ...) of each lane's index (L,): (..., L)."""
-    out = _lanes(*values.shape[1:])
-    _run(lane_loops.gather, values.reshape(len(values), -1), index, out.reshape(-1, WIDTH))
-    return out
+    steps = (
+        own.totals,
+        own.gather,
+        own.spread,
+        own.hats,
+        own.centre,
+        own.penalise,
+        own.over_root,
+        own.two_rows,
+        own.factorise,
+    )
+    calls = (*steps, own.whiten, own.forward, own.squares, own.largest, own.backward, own.correlate)
+    return machine_code(own.solve, fused=False, calls=calls)
 
 
 @lru_cache(maxsize=16)

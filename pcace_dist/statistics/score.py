@@ -456,15 +456,15 @@ def _solve_in_lanes(
     own = slice(None) if every else channels
     curvature = solve.Curvature.of(layer.knots[own].double().cpu(), layer.spread[own].double().cpu())
     lanes = Lanes(gram.xx.numpy()[own], curvature, gram.rows.numpy(), scale=scale, penalty=per_row)
-    sides = []
-    for index in targets.tolist():
-        with solve.one_thread():
-            target, means = _target_side(gram, index, plans[index], replicates, per_row * replicates.n)
-        sides.append(Side(target, means, gram.xy[index].numpy()[own]))
+    lamda = per_row * replicates.n
+    with solve.one_thread():
+        sides = [Side(*_target_side(gram, index, plans[index], replicates, lamda)) for index in targets.tolist()]
+    products = gram.xy.numpy()[:, own]
+    solved = lanes.solve(sides, products if len(targets) == gram.targets else products[targets])
     length = math.sqrt(scale**2 * gram.images)  # of transforms for moments in other units
     return {
         index: Solved(part.squared, part.first, length * part.phi, length * part.theta)
-        for index, part in zip(targets.tolist(), lanes.solve(sides), strict=True)
+        for index, part in zip(targets.tolist(), solved, strict=True)
     }
 
 

@@ -64,6 +64,7 @@ class BlockSums:
         self._as_codes = as_codes
         self._gram_bytes = Gram.packed_bytes(self._channels, plan.components, len(plan.targets), plan.knots, plan.folds)
         self._gram_bytes += sums_bytes(self._channels, plan.effect_targets, plan.folds)
+        self._spare: Gram | None = None  # in which groups that are held as codes are added up, one after the other
         self.passes = 0
 
     def groups(self, parts: Callable[[], Iterable[BlockPart]]) -> Iterator[tuple[Any, GroupSums]]:
@@ -107,13 +108,15 @@ class BlockSums:
         sums.code_bytes += part.codes.nbytes
         if sums.code_bytes >= self._gram_bytes and not self._as_codes:
             sums.gram = self.add_up(sums, slice(0, len(self._plan.targets)))
+            self._spare = None  # it is the group's now
             sums.effects = self.add_up_effects(sums)
             sums.codes, sums.rows, sums.code_bytes = [], [], 0
 
     def add_up(self, sums: GroupSums, targets: slice) -> Gram:
         """The Gram of all of a group's rows for some of the targets.
 
-        For all targets it is the group's own Gram, where there is one; the group's codes are then added to it.
+        For all targets it is the group's own Gram, where there is one; the group's codes are then added to it. Without
+        one it stands until the next group is added up.
         """
         all_targets = targets == slice(0, len(self._plan.targets))
         if sums.gram is not None:
@@ -121,7 +124,9 @@ class BlockSums:
         else:
             plan = self._plan
             count = len(range(*targets.indices(len(plan.targets))))
-            total = Gram(self._channels, plan.components, count, plan.knots, plan.folds)
+            if self._spare is None or self._spare.targets != count:
+                self._spare = Gram(self._channels, plan.components, count, plan.knots, plan.folds)
+            total = self._spare.clear()
         if sums.codes:
             rows = RowCodes.cat(sums.rows)
             add_codes(total, LayerCodes.cat(sums.codes), rows if all_targets else rows.select_targets(targets))

@@ -21,6 +21,7 @@ from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.statistics.recode import LEVELS, Recoding, histograms, refit
 from pcace_dist.storage.store import Store
+from pcace_dist.worker.allocator import keep_memory
 from pcace_dist.worker.block_sums import BlockSums, GroupSums
 from pcace_dist.worker.memory import memory_of
 from pcace_dist.worker.reduce import score_block
@@ -31,6 +32,7 @@ class CodesEngine:
     """Opens the kept codes once. `count` and `reduce` may then be called any number of times."""
 
     def __init__(self, spec: CodesSpec, store: Store) -> None:
+        keep_memory()
         kept_codes = open_codes(spec.codes, spec.storage)
         if kept_codes is None:
             raise OutputError(f"{spec.codes}: its kept codes are gone")

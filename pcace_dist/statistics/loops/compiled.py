@@ -49,7 +49,9 @@ def pays(seconds: float) -> bool:
 def compiler() -> ModuleType:
     """Numba, imported here: it takes a third of a second, and only large work needs it."""
     try:
-        return import_module("numba")
+        module = import_module("numba")
+        _saved[0] += LOADING  # whoever loads it has paid for the others
+        return module
     except ImportError as error:
         raise StatisticsError(f"numba is installed, but cannot be imported: {error}; install it anew") from error
 

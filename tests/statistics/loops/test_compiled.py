@@ -19,6 +19,16 @@ def test_a_loop_pays_once_it_would_have_saved_the_time_of_loading(monkeypatch: p
     assert not compiled.pays(third)
 
 
+def test_where_the_compiler_is_loaded_every_loop_pays() -> None:
+    program = (
+        "from pcace_dist.statistics.loops import compiled\n"
+        "assert not compiled.pays(0.0)\n"
+        "compiled.compiler()\n"
+        "assert compiled.pays(0.0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_small_rankings_do_not_load_the_compiler() -> None:
     program = (
         "import sys\n"
