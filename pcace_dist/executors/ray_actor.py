@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import ray
+from ray._private.state import actors  # there is no public way to ask
 
 from pcace_dist.imports import quick_imports
 from pcace_dist.progress import logs
@@ -39,3 +40,9 @@ class Worker(WorkerBody):
 
     def _node(self) -> str:
         return str(ray.get_runtime_context().get_node_id())
+
+    def _workers_here(self) -> int:
+        here, run = self._node(), ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+        running = actors(job_id=run, actor_state_name="ALIVE").values()
+        own = [actor["Address"]["NodeID"] for actor in running if actor["ActorClassName"] == type(self).__name__]
+        return max(1, own.count(here))

@@ -30,6 +30,7 @@ from pcace_dist.ledger.ledger import Receipt, UnitCount
 from pcace_dist.models import layouts
 from pcace_dist.models.device import free_memory, retry_on_oom
 from pcace_dist.models.forward import Forward, numeric_class
+from pcace_dist.models.in_memory import copy_of
 from pcace_dist.models.load import weights_digest
 from pcace_dist.models.precision import CHANNELS_LAST
 from pcace_dist.models.settings import set_deterministic
@@ -46,7 +47,7 @@ from pcace_dist.worker.pilot import make_plan
 from pcace_dist.worker.pilot_cache import PilotCache
 from pcace_dist.worker.pilot_rows import PilotMeter
 from pcace_dist.worker.reduce import reduce_block
-from pcace_dist.worker.shared_model import SharedModel
+from pcace_dist.worker.shared_model import SharedModel, is_small
 from pcace_dist.worker.sources import CODES, PILOT, UnitSources
 from pcace_dist.worker.spec import WorkSpec
 from pcace_dist.worker.stage_seconds import StageSeconds
@@ -113,15 +114,17 @@ class Engine:
 
     # -- the plan
 
-    def pilot(self, listing: Listing) -> tuple[Plan, CheckRows]:
+    def pilot(self, listing: Listing, workers: int = 1) -> tuple[Plan, CheckRows]:
         """Make the plan from the pilot, and the rows by which workers are admitted; the caller records both.
 
+        workers: of this run on this machine, this one among them. The others wait for the plan, so that as many batches
+        are forwarded at the same time, each by a copy of the model; they make no difference to the plan.
         Raises DatasetError or ModelError for what only real rows show, Abandoned after `stop`.
         """
-        shared = self._shared_model
-        copies = [] if shared is None else [shared.model_copy() for _ in range(1, shared.workers)]
+        may_copy = self.device.type == "cpu" and (self._shared_model is not None or is_small(self.model))
+        copies = [copy_of(self.model) for _ in range(1, workers if may_copy else 1)]
         result = make_plan(
-            [self.model, *copies],  # the other workers wait for the plan
+            [self.model, *(model for model in copies if model is not None)],
             self.spec,
             listing,
             device=self.device,
@@ -130,7 +133,7 @@ class Engine:
             meter=self.pilot_meter,
         )
         if self.spec.plan is None:  # another run's plan may be of another numeric class
-            self.pilot_cache.plan = result.plan.digest
+            self.pilot_cache.plan, self.pilot_cache.repeats = result.plan.digest, result.repeats
         self.pilot_cache.units.update(result.units)
         self.pilot_warnings = result.warnings
         return result.plan, result.check
@@ -192,6 +195,8 @@ class Engine:
             decode=metadata.decode,
         )
         if self.pilot_cache.plan == plan.digest:  # made in this process: one batch shows that the model repeats itself
+            if self.pilot_cache.repeats:  # which the pilot has seen already
+                return Admission(own_class, 0.0)
             check = check.first(metadata.batch)
         plan_class, exact = metadata.numeric_class, self.spec.compute.exact
         return retry_on_oom(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -69,12 +70,14 @@ GROUPS_NAMED = 5  # in a message
 @dataclass(frozen=True, eq=False)
 class Piloted:
     """What a pilot gives: the plan, the rows by which workers are admitted to it, and, where the pilot took every row
-    and kept the maps, all units as they were forwarded. warnings: what its rows say about the job."""
+    and kept the maps, all units as they were forwarded. warnings: what its rows say about the job. repeats: whether
+    two copies of the model were seen to give the same bits."""
 
     plan: Plan
     check: CheckRows
     units: Mapping[str, CachedUnit]
     warnings: tuple[Finding, ...] = ()
+    repeats: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,11 @@ class _Setting:
         spec = self.spec
         mean, std = spec.model.input.mean, spec.model.input.std
         return Forward(model, self.device, batch, mean, std, spec.layers, self.numerics, self.places)
+
+    @property
+    def threads(self) -> int:
+        """How many may work at the same time: those of a worker, for each model."""
+        return len(self.models) * self.spec.threads
 
     @property
     def watched(self) -> list[TargetSpec]:
@@ -144,6 +152,7 @@ def make_plan(
         decode=decode,
         hash_name=hash_name,
         check=check,
+        threads=len(models) * spec.threads,
     )
     with closing(rows):
         image = rows.first.images[:1]
@@ -153,18 +162,22 @@ def make_plan(
         if given_plan is None:
             setting = _with_effects(setting, rows.first.images, listing.rows)
         pilot = first_pass(setting, rows, fixed_batch)
-        warnings = pilot_warnings(spec, list(rows), pilot.predicted, pilot.outputs)
     solver = _solver(spec, pilot, listing.rows) if given_metadata is None else given_metadata.solver
     metadata = replace(_metadata(setting, pilot, image, weights, axes), fold_hash=hash_name, solver=solver)
-    if given_plan is None:
-        plan = _build(setting, pilot, metadata)
-        plan = replace(plan, effects=_effects(setting, pilot, rows))
-    else:
-        plan = _adopt(given_plan, spec, pilot, metadata)
+    with ThreadPoolExecutor(1, "pcace-repeat", torch.set_num_threads, (spec.threads,)) as beside:
+        repeats = beside.submit(pilot.repeats)  # while one thread works on the warnings and the axes
+        warnings = pilot_warnings(spec, list(rows), pilot.predicted, pilot.outputs)
+        if given_plan is None:
+            plan = _build(setting, pilot, metadata)
+            plan = replace(plan, effects=_effects(setting, pilot, rows))
+        else:
+            plan = _adopt(given_plan, spec, pilot, metadata)
     if rows.took_all and spec.statistics.estimator == "gram":
         _refuse_too_few(plan, pilot.group_sizes(), grouped=spec.dataset.group_by)
     layers = {layer.name: layer.to(device) for layer in plan.layers}
-    return Piloted(plan, pilot.check_rows(layers), rows.by_unit(pilot.cached), tuple(warnings))
+    return Piloted(
+        plan, pilot.check_rows(layers), rows.by_unit(pilot.cached), tuple(warnings), repeats=repeats.result()
+    )
 
 
 def _solver(spec: WorkSpec, pilot: PilotMaps, rows: int) -> str:
@@ -268,12 +281,13 @@ def _build(setting: _Setting, pilot: PilotMaps, metadata: PlanMetadata) -> Plan:
         scale=settings.scale,
         facts=metadata.to_json(),
         needs=pilot.need,
-        noise=None if settings.estimator == "ace" else _half_samples(setting.spec, pilot),
+        noise=None if settings.estimator == "ace" else _half_samples(setting, pilot),
     )
 
 
-def _half_samples(spec: WorkSpec, pilot: PilotMaps) -> HalfSamples:
+def _half_samples(setting: _Setting, pilot: PilotMaps) -> HalfSamples:
     """Makes what another pilot would change."""
+    spec = setting.spec
     keys, groups = pilot.keys_and_groups()
     values = {target.name: pilot.targets[:, i] for i, target in enumerate(spec.targets)}
     settings = spec.statistics
@@ -286,6 +300,7 @@ def _half_samples(spec: WorkSpec, pilot: PilotMaps) -> HalfSamples:
         groups,
         spec.dataset.group_by,
         settings.tails,
+        setting.threads,
     )
 
 

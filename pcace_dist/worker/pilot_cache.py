@@ -68,14 +68,16 @@ class PilotCache:
     """What the pilot has forwarded in this process.
 
     units: by unit id. plan: the digest of the plan that the pilot made; None where it took another run's plan.
+    repeats: whether the pilot has seen two copies of the model give the same bits.
     """
 
     units: dict[str, CachedUnit] = field(default_factory=dict)
     plan: str | None = None
+    repeats: bool = False
 
     def clear(self) -> None:
         self.units.clear()
-        self.plan = None
+        self.plan, self.repeats = None, False
 
     def take(self, unit: str) -> CachedUnit | None:
         """A unit's batches, which leave the cache; None where the pilot did not forward the unit."""

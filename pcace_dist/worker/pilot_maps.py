@@ -200,6 +200,18 @@ class PilotMaps:
             yield _take(pilot_batch.maps, usable)
             self._meter.add(len(usable))
 
+    def repeats(self) -> bool:
+        """Whether another copy of the model gives the first batch the same bits again. False where there is none, or
+        the batch was not kept."""
+        if len(self._forwards) == 1 or not self._cached:
+            return False
+        forward, (batch, _) = self._forwards[-1], self._usable[0]
+        first, kept = next(batch.split(forward.batch_size)), self._cached[self._first_usable][0]
+        maps, outputs = retry_on_oom(
+            partial(self._run, forward, first, self._spec.layers), forward.device, forward.batch_size
+        )
+        return torch.equal(outputs, kept.outputs) and all(torch.equal(maps[name], kept.maps[name]) for name in maps)
+
     def check_rows(self, layers: Mapping[str, LayerPlan]) -> CheckRows:
         """The first usable rows, at most one batch of them, for the admission of workers."""
         batch, usable = self._usable[0]

@@ -35,13 +35,15 @@ class PilotRows:
         decode: str,
         hash_name: str,
         check: Callable[[], None],
+        threads: int = 1,
     ) -> None:
-        """batch: rows that are read at a time. `check` is called before every batch. Raises DatasetError."""
+        """batch: rows that are read at a time. threads: that decode. `check` is called before every batch. Raises
+        DatasetError."""
         self._check = check
         self._listing = listing
         self._units: WholeUnits | None = None
         self.most_rows = min(listing.rows, CHECK_ROWS if has_plan else spec.statistics.pilot)
-        self._options = options = spec.loader_options(batch, hash_name)
+        self._options = options = replace(spec.loader_options(batch, hash_name), threads=threads)
         if not has_plan and device.type == "cpu" and takes_all(listing, spec.statistics.pilot):
             units = make_units(listing, rows_per_unit(listing))
             self._units = WholeUnits(units, options)

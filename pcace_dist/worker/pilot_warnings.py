@@ -15,6 +15,8 @@ from pcace_dist.datasets.loader import Batch
 from pcace_dist.models.library.origin import RANDOM
 from pcace_dist.worker.spec import WorkSpec
 
+IMAGES = 32  # at most, of which the range of values is taken: each has thousands
+
 
 def pilot_warnings(
     spec: WorkSpec,
@@ -27,7 +29,9 @@ def pilot_warnings(
     predicted: the class with the largest output, by row, in the order of the batches; outputs: how many the model has.
     At most near_duplicates.MOST rows are compared.
     """
-    found: list[Finding | None] = [values.finding_of(batches[0].images, spec.model.input.mean, spec.model.input.std)]
+    found: list[Finding | None] = [
+        values.finding_of(batches[0].images[:IMAGES], spec.model.input.mean, spec.model.input.std)
+    ]
     step = -(-sum(map(len, batches)) // near_duplicates.MOST)
     small = torch.cat([near_duplicates.thumbnails(batch.images[::step]) for batch in batches])
     keys = [int(key) for batch in batches for key in batch.fold_keys[::step]]

@@ -50,10 +50,17 @@ def share_model(job: Job, listing: Listing, model: nn.Module, *, any_size: bool 
     if workers.gpus or workers.resources or workers.memory is not None:
         return None
     count = min(workers.max, most_threads(workers.cpus))
-    small = listing.rows <= ROWS and _nbytes(model) <= MODEL_BYTES
+    small = listing.rows <= ROWS and is_small(model)
     if count < max(1, workers.min) or not (small or any_size):
         return None
     return None if copy_of(model) is None else SharedModel(count, model)
+
+
+def is_small(model: nn.Module) -> bool:
+    """Whether a process may hold some copies of the model."""
+    return (
+        sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()]) <= MODEL_BYTES
+    )
 
 
 def cores() -> int:
@@ -64,7 +71,3 @@ def cores() -> int:
 def most_threads(cpus: float) -> int:
     """How many workers with so many CPUs each this machine has cores for; 0 where there are too few for one."""
     return int(cores() / max(1.0, cpus))
-
-
-def _nbytes(model: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])

@@ -119,9 +119,13 @@ class WorkerBody:
         """Name of the node that this worker runs on; empty where there is only one."""
         return ""
 
+    def _workers_here(self) -> int:
+        """Workers of this run on this machine, this one among them."""
+        return 1 if self._shared is None else self._shared.workers
+
     def pilot(self, listing: Listing) -> tuple[bytes, bytes, tuple[Finding, ...]]:
         """Make the plan. Returns its bytes, those of the rows by which workers are admitted, and warnings."""
-        plan, check = self._engine.pilot(listing)
+        plan, check = self._engine.pilot(listing, self._workers_here())
         return plan.to_bytes(), check.to_bytes(), self._engine.pilot_warnings
 
     def begin(self, plan: bytes, check: bytes, epoch: int) -> Admission:

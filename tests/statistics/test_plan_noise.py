@@ -13,7 +13,7 @@ from torch import Tensor
 from pcace_dist.statistics.effects.plan import EVERY
 from pcace_dist.statistics.plan import Plan, build_plan
 from pcace_dist.statistics.plan_noise import ANOTHER
-from pcace_dist.statistics.plan_noise.half_samples import PARTS, SIGNS, HalfSamples
+from pcace_dist.statistics.plan_noise.half_samples import _BLOCK, PARTS, SIGNS, HalfSamples
 from pcace_dist.statistics.plan_noise.noise import UNKNOWN, PlanNoise
 from pcace_dist.statistics.score import score_channels
 from tests.statistics.helpers import gram_of
@@ -33,10 +33,18 @@ def two_pixels(seed: int, rows: int = ROWS, channels: int = CHANNELS) -> tuple[T
 
 
 def planned(
-    maps: Tensor, y: Floats, seed: int = 0, *, components: int = 1, groups: list[str] | None = None, noise: bool = True
+    maps: Tensor,
+    y: Floats,
+    seed: int = 0,
+    *,
+    components: int = 1,
+    groups: list[str] | None = None,
+    noise: bool = True,
+    threads: int = 1,
 ) -> Plan:
     keys = np.random.default_rng(seed).integers(0, 2**63, len(y)).astype(np.uint64)
-    maker = HalfSamples(keys, {"y": y}, components, 9, 0.3, groups, None if groups is None else "street")
+    group_by = None if groups is None else "street"
+    maker = HalfSamples(keys, {"y": y}, components, 9, 0.3, groups, group_by, threads=threads)
 
     def passes() -> Iterator[Mapping[str, Tensor]]:
         return ({"layer": part} for part in torch.split(maps, 500))
@@ -96,6 +104,11 @@ def test_the_plan_is_otherwise_the_same_bits() -> None:
     for name in ("weights", "offsets", "knots", "spread", "live", "explained"):
         assert torch.equal(getattr(with_noise.layers[0], name), getattr(without.layers[0], name))
     assert without.digest != with_noise.digest
+
+
+def test_it_is_the_same_for_any_number_of_threads() -> None:
+    maps, y = two_pixels(0, rows=200, channels=_BLOCK + 1)
+    assert planned(maps, y, threads=3).digest == planned(maps, y).digest
 
 
 def test_it_travels_with_the_plan() -> None:

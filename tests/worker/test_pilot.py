@@ -158,6 +158,17 @@ def test_the_plan_is_the_same_whatever_is_kept_and_whatever_the_number_of_models
     assert kept.units.keys() == several.units.keys() and kept.units and not again.units, (
         "without maps, nothing to cache"
     )
+    assert (kept.repeats, several.repeats, again.repeats) == (False, True, False), (
+        "with two models, and maps to compare"
+    )
+
+
+def test_a_copy_of_the_model_that_gives_something_else_does_not_repeat_the_pilot(data: Path) -> None:
+    maps = maps_of(prepared(data), cache=True, models=2)
+    assert maps.repeats()
+    with torch.no_grad():
+        next(maps._forwards[-1].model.parameters()).mul_(1.01)
+    assert not maps.repeats()
 
 
 def test_the_plan_says_what_model_images_and_machine_are(data: Path) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from pcace_dist.artifacts.plan_metadata import PlanMetadata
 from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.loader import Batch
 from pcace_dist.datasets.units import Unit, make_units, rows_per_unit
 from pcace_dist.models.forward import Forward
+from pcace_dist.models.tap import Receive
 from pcace_dist.run.prepare import prepare
 from pcace_dist.storage.store import open_store
 from pcace_dist.worker import pilot
@@ -95,6 +97,26 @@ def test_a_model_that_gives_something_else_each_time_is_not_admitted(data: Path,
         next(engine.model.parameters()).mul_(1.01)
     with pytest.raises(NotAdmitted, match="check codes differently"):
         engine.begin(plan, check, 1)
+
+
+@pytest.mark.parametrize("workers, passes", [(1, [16]), (2, [])])
+def test_a_worker_of_the_pilots_process_forwards_nothing_where_two_copies_have_repeated_a_batch(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, passes: list[int]
+) -> None:
+    prepared = prepare(parse_job(digits_job(data, tmp_path / "run", statistics={"pilot": ROWS}, compute={"batch": 16})))
+    engine = Engine(prepared.spec, "pilot", open_store(str(tmp_path / "run"), prepared.spec.storage))
+    plan, check = engine.pilot(prepared.listing, workers)
+    forwarded: list[int] = []
+    call = Forward.__call__
+
+    def counted(self: Forward, images: Tensor, receive: Receive | None = None) -> Tensor:
+        forwarded.append(len(images))
+        return call(self, images, receive)
+
+    monkeypatch.setattr(Forward, "__call__", counted)
+    admission = engine.begin(plan, check, 1)
+    assert forwarded == passes
+    assert (admission.numeric_class, admission.differing) == (PlanMetadata.of(plan).numeric_class, 0.0)
 
 
 def left_by_a_pilot(data: Path, output: Path, **changes: Any) -> tuple[Engine, tuple[Unit, ...]]:

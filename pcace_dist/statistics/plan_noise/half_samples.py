@@ -47,7 +47,7 @@ FACTOR = 0.95
 MOST_TARGETS = 16  # the others have no noise
 MOST_RANKINGS = 64  # targets x rankings with a noise of their own
 LEAST_SHARE = 0.25  # of the rows, in each half
-_BLOCK = 64  # channels that are held at a time
+_BLOCK = 128  # channels that are held at a time: more, and they leave the cache; fewer, and calls take the time
 _KNOT_ROWS = 512  # from whose quantiles the knots of a half's components are taken
 # each half or its complement, so that every part is in 5 to 10 of them: else the first one would be in all
 _TURNED = np.array([1, 1, -1, 1, 1, 1, -1, 1, 1, 1, -1, -1, -1, -1, 1])
@@ -61,6 +61,7 @@ class HalfSamples:
 
     keys: fold keys uint64 (n,) of the pilot's rows; targets: their values, float64 (n,), by name; groups: the names of
     their groups, of the column `group_by`, or None. components, knots, tails, penalty: of the plan and the scores.
+    threads: how many work at the same time; they make no difference to the result.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -71,6 +72,7 @@ class HalfSamples:
     groups: Sequence[str] | None = None
     group_by: str | None = None
     tails: float = 0.0
+    threads: int = 1
     _layers: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, layer: LayerPlan, targets: Sequence[TargetPlan], components: Tensor) -> None:
@@ -86,7 +88,7 @@ class HalfSamples:
             with one_thread():
                 return self._noise(live.block(channels), known, codes, components[:, channels])
 
-        with ThreadPoolExecutor(torch.get_num_threads(), "pcace-noise") as pool:
+        with ThreadPoolExecutor(self.threads, "pcace-noise") as pool:
             self._layers[layer.name] = torch.cat(list(pool.map(noise, blocks)), dim=2)
 
     def finish(self) -> PlanNoise | None:
