@@ -10,6 +10,7 @@ in x is in the span of the basis.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +22,7 @@ from pcace_dist.errors import StatisticsError
 
 MIN_KNOTS = 3
 MAX_KNOTS = 65
-_TILE = 1 << 18  # values encoded at a time: the working set stays in the CPU's cache
+_TILE = 1 << 19  # values times intervals encoded at a time: the working set stays in the CPU's cache
 _RESOLUTION = 1e-6  # knots closer than this share of the range count as equal
 
 
@@ -37,36 +38,49 @@ def top_code(knots: int) -> int:
     return (knots - 1) * unit_scale(knots)
 
 
-def encode(values: Tensor, knots: Tensor) -> Tensor:
-    """Codes of `values` (n, ...) on strictly increasing `knots` (..., K), for all rows: uint8 (n, ...).
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """What codes of values (n, ...) are computed from: left ends and reciprocal widths (K-1, 1, ...) of the K-1
+    intervals between strictly increasing knots (..., K)."""
 
-    u is a sum over the K-1 intervals, each term clamped to [0, 1], so that no search and no branch depends on the
-    value. Values outside the knots get the end codes. NaN is not allowed (rows with NaN are set aside before).
-    """
-    scale = unit_scale(knots.shape[-1])
-    out = torch.empty(values.shape, dtype=torch.uint8, device=values.device)
-    if out.numel() == 0:
+    lower: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def of(cls, knots: Tensor) -> Intervals:
+        knots_first = knots.movedim(-1, 0).unsqueeze(1)
+        widths = knots_first[1:] - knots_first[:-1]
+        return cls(knots_first[:-1].contiguous(), (1.0 / widths).contiguous())
+
+    def to(self, device: torch.device) -> Intervals:
+        return Intervals(self.lower.to(device), self.inverse.to(device))
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Codes uint8 (n, ...) of values (n, ...), of the knots' dtype.
+
+        u is a sum over the K-1 intervals, each term clamped to [0, 1], so that no search and no branch depends on the
+        value. Values outside the knots get the end codes. NaN is not allowed (rows with NaN are set aside before).
+        """
+        scale = unit_scale(len(self.lower) + 1)
+        terms = values.numel() * len(self.lower)
+        if terms <= _TILE:
+            return self._positions(values, scale).to(torch.uint8)
+        out = torch.empty(values.shape, dtype=torch.uint8, device=values.device)
+        step = max(1, _TILE * values.shape[0] // terms)
+        for start in range(0, values.shape[0], step):
+            out[start : start + step] = self._positions(values[start : start + step], scale)
         return out
-    lower, inverse = _intervals(knots, values.dtype)
-    step = max(1, _TILE * values.shape[0] // values.numel())
-    for start in range(0, values.shape[0], step):
-        out[start : start + step] = _positions(values[start : start + step], lower, inverse, scale)
-    return out
+
+    def _positions(self, values: Tensor, scale: int) -> Tensor:
+        total, *others = torch.sub(values, self.lower).mul_(self.inverse).clamp_(0.0, 1.0).unbind(0)
+        for term in others:
+            total.add_(term)
+        return total.mul_(scale).round_()
 
 
-def _intervals(knots: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Left ends (K-1, ...) and reciprocal widths (K-1, ...) of the knot intervals."""
-    knots_first = knots.to(dtype).movedim(-1, 0)
-    return knots_first[:-1].contiguous(), (1.0 / (knots_first[1:] - knots_first[:-1])).contiguous()
-
-
-def _positions(values: Tensor, lower: Tensor, inverse: Tensor, scale: int) -> Tensor:
-    total = torch.zeros(values.shape, dtype=values.dtype, device=values.device)
-    term = torch.empty_like(total)
-    for lower_end, factor in zip(lower.unbind(0), inverse.unbind(0), strict=True):
-        torch.sub(values, lower_end, out=term)
-        total.add_(term.mul_(factor).clamp_(0.0, 1.0))
-    return total.mul_(scale).round_()
+def encode(values: Tensor, knots: Tensor) -> Tensor:
+    """Codes of `values` (n, ...) on strictly increasing `knots` (..., K), for all rows: uint8 (n, ...)."""
+    return Intervals.of(knots.to(values.dtype)).encode(values)
 
 
 def choose_knots(values: Tensor, knots: int, tails: float = 0.0) -> Tensor:

@@ -149,6 +149,10 @@ class LayerPlan:
         """The weights as the loop over channels-last maps takes them."""
         return pack(self.weights)
 
+    @cached_property
+    def _intervals(self) -> basis.Intervals:
+        return basis.Intervals.of(self.knots)
+
     def with_projection_layout(self) -> LayerPlan:
         """The same plan with its weights in memory as `project` multiplies by them: they are held once, not twice."""
         if self.weights.device.type == "cpu" and channels_last.is_large(self.channels, self.pixels):
@@ -184,7 +188,7 @@ class LayerPlan:
 
     def encode(self, components: Tensor, means: Tensor) -> LayerCodes:
         """Codes of what `project` gave."""
-        return LayerCodes(basis.encode(components, self.knots), fixed_point(means, self.mean_centre, self.mean_unit))
+        return LayerCodes(self._intervals.encode(components), fixed_point(means, self.mean_centre, self.mean_unit))
 
     def block(self, channels: slice) -> LayerPlan:
         """The plan of some of the channels (views, but for weights that are packed)."""
@@ -280,15 +284,16 @@ class Plan:
         """Codes uint8 (n, T) and fixed-point values int16 (n, T) of all targets' values (n, T); no NaN. On
         the values' device."""
         exact = torch.as_tensor(values).double()
-        knots, centres, units = (part.to(exact.device) for part in self._target_grids)
-        return basis.encode(exact, knots), fixed_point(exact, centres, units)
+        intervals, centres, units = self._target_grids
+        device = exact.device
+        return intervals.to(device).encode(exact), fixed_point(exact, centres.to(device), units.to(device))
 
     @cached_property
-    def _target_grids(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Knots (T, K), centres (T,) and units (T,) of all targets, float64."""
+    def _target_grids(self) -> tuple[basis.Intervals, Tensor, Tensor]:
+        """Intervals of the knots (T, K), centres (T,) and units (T,) of all targets, float64."""
         knots = torch.from_numpy(np.stack([target.knots for target in self.targets]))
         grids = torch.tensor([(target.centre, target.unit) for target in self.targets], dtype=torch.float64)
-        return knots, grids[:, 0], grids[:, 1]
+        return basis.Intervals.of(knots), grids[:, 0], grids[:, 1]
 
     @cached_property
     def digest(self) -> str:

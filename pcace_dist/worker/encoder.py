@@ -156,7 +156,7 @@ class BatchEncoder:
         """Forward one batch: components of all layers stay on the device, outputs start on their way back."""
         projected: dict[str, tuple[Tensor, Tensor]] = {}
         count = len(batch)
-        finite = torch.ones(count, dtype=torch.bool, device=self._device)
+        nought = torch.zeros(count, device=self._device)
         effects: dict[str, Tensor] = {}
         axes = None if self._effects is None else self._effects.axes_of(batch)
         projector = None if self._effects is None or axes is None else self._effects.projector(axes)
@@ -169,12 +169,11 @@ class BatchEncoder:
                     return
                 components, means = (part[:count] for part in self._layers[name].project(maps))
                 projected[name] = components, means
-                torch.logical_and(finite, torch.isfinite(components).flatten(1).all(1), out=finite)
-                torch.logical_and(finite, torch.isfinite(means).all(1), out=finite)
+                nought.add_(_nought(components)).add_(_nought(means))
 
         with seconds.stage("forward"):
             outputs = forward(batch.images, receive)
-        return ForwardedBatch(batch, projected, to_host(outputs, finite), effects, axes)
+        return ForwardedBatch(batch, projected, to_host(outputs, nought == 0), effects, axes)
 
     def _encode(self, forwarded: ForwardedBatch, seconds: StageSeconds) -> EncodedBatch:
         with seconds.stage("forward"):
@@ -218,7 +217,7 @@ class BatchEncoder:
             rows=row_codes(self._plan, values, fold_keys, effect_values),
             refs=refs,
             groups=[None if batch.groups is None else batch.groups[i] for i in rows],
-            labels=[_label(batch, i) for i in rows],
+            labels=_labels(batch, usable),
             kept=kept_rows,
             samples=samples,
             bad=bad,
@@ -255,6 +254,12 @@ def row_codes(
     return RowCodes(folds, target_codes, target_fixed, fixed)
 
 
+def _nought(values: Tensor) -> Tensor:
+    """0 (n,) for each row of values (n, ...) that are all finite, NaN for the others: two operations, where to ask
+    which values are finite takes six."""
+    return values.mul(0).flatten(1).sum(1)
+
+
 def _sort_out(
     batch: Batch, finite: np.ndarray, values: np.ndarray, reasons: Mapping[int, str]
 ) -> tuple[np.ndarray, list[BadRow]]:
@@ -274,7 +279,8 @@ def _sort_out(
     return usable, bad
 
 
-def _label(batch: Batch, row: int) -> int | None:
-    """The class index of a row; None where there is none."""
-    label = -1 if batch.labels is None else int(batch.labels[row])
-    return None if label < 0 else label
+def _labels(batch: Batch, usable: np.ndarray) -> list[int | None]:
+    """The class index of each usable row; None where there is none."""
+    if batch.labels is None:
+        return [None] * int(usable.sum())
+    return [None if label < 0 else label for label in batch.labels[usable].tolist()]

@@ -64,6 +64,28 @@ def test_encoding_does_not_depend_on_the_other_rows() -> None:
     assert all(torch.equal(basis.encode(values[row : row + 1], knots)[0], whole[row]) for row in range(300))
 
 
+@pytest.mark.parametrize("tile", [1, 1000, 1 << 19])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_codes_are_the_rounded_sum_of_the_clamped_terms_in_the_order_of_the_knots(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tile: int
+) -> None:
+    monkeypatch.setattr(basis, "_TILE", tile)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn((100, 5, 2), generator=generator, dtype=dtype)
+    knots = torch.randn((5, 2, 17), generator=generator, dtype=dtype).sort(-1).values
+    x, at = values.numpy(), knots.numpy()
+    total = np.zeros_like(x)
+    for j in range(16):
+        total += np.clip((x - at[..., j]) * (1 / (at[..., j + 1] - at[..., j])), 0, 1)
+    codes = basis.encode(values, knots)
+    assert total.dtype == x.dtype and codes.dtype == torch.uint8
+    assert np.array_equal(codes.numpy(), np.rint(total * 15).astype(np.uint8))
+
+
+def test_no_values_have_no_codes() -> None:
+    assert basis.encode(torch.empty((0, 4, 3)), torch.arange(9.0).expand(4, 3, 9)).shape == (0, 4, 3)
+
+
 def test_knots_are_uniform_quantiles_from_minimum_to_maximum() -> None:
     values = torch.arange(801.0)[torch.randperm(801, generator=torch.Generator().manual_seed(0))].reshape(-1, 1)
     assert basis.choose_knots(values, 9)[0].tolist() == [100.0 * j for j in range(9)]

@@ -74,10 +74,7 @@ class Labelling:
     def unlabelled(self, labels: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
         """Which rows have no label: null, NaN or -1, bool (n,)."""
         labels = _numbers(labels)
-        missing = pc.is_null(labels, nan_is_null=True)
-        if pa.types.is_signed_integer(labels.type) or pa.types.is_floating(labels.type):
-            missing = pc.or_(missing, pc.fill_null(pc.equal(labels, pa.scalar(UNLABELLED, labels.type)), True))
-        return np.asarray(missing.to_numpy(), bool)
+        return _missing(labels, _as_numbers(labels)) if is_number(labels.type) else _nulls(labels)
 
     @property
     def remedy(self) -> str:
@@ -89,8 +86,8 @@ class Labelling:
         return f"the names are {self.origin}'s: {', '.join(names[:NAMED])}{more}; dataset.classes names others"
 
     def _of_numbers(self, labels: pa.ChunkedArray) -> tuple[Indices, dict[int, str]]:
-        missing = self.unlabelled(labels)
         values = _as_numbers(labels)
+        missing = _missing(labels, values)
         base = self.base or 0
         whole = missing | ((values >= base) & (values <= LARGEST) & (np.floor(values) == values))
         used = whole & ~missing
@@ -136,8 +133,19 @@ def _numbers(labels: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _as_numbers(labels: pa.ChunkedArray) -> npt.NDArray[Any]:
     """The values without nulls, in the column's own type: float64 would not hold every int64."""
-    filled = pc.fill_null(labels, pa.scalar(0, labels.type))
+    filled = pc.fill_null(labels, pa.scalar(0, labels.type)) if labels.null_count else labels
     return np.asarray(filled.to_numpy())
+
+
+def _nulls(labels: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    if not labels.null_count:
+        return np.zeros(len(labels), bool)
+    return np.asarray(labels.is_null().to_numpy(), bool)
+
+
+def _missing(labels: pa.ChunkedArray, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which numbers are no label. `values`: those of `labels` without nulls."""
+    return np.asarray(_nulls(labels) | (values == UNLABELLED) | np.isnan(values))
 
 
 def _reasons(labels: pa.ChunkedArray, wrong: npt.NDArray[np.bool_], told: Callable[[Any], str]) -> dict[int, str]:
