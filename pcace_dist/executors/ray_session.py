@@ -185,6 +185,7 @@ def _start_or_join() -> None:
         object_store_memory=LOCAL_OBJECT_STORE,
         logging_level=logging.ERROR,
         log_to_driver=False,
+        _system_config={"enable_autoscaler_v2": True},  # for the older one `ray.shutdown` waits a second in vain
     )
 
 

@@ -26,6 +26,7 @@ from tests.benchmarks.harness import (
     Asked,
     Settings,
     alone,
+    compile_package,
     described,
     goals_table,
     machine,
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     os.environ.pop("RAY_ADDRESS", None)
+    compile_package()
     console = Console(width=None if sys.stdout.isatty() else 160)
     facts = alone(machine)
     console.print(f"{described(facts)}\n", highlight=False)

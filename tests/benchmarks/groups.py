@@ -32,6 +32,7 @@ from pcace_dist.executors.base import WorkerShape
 from pcace_dist.executors.threads import ThreadExecutor
 from pcace_dist.run import rank as rank_module
 from pcace_dist.run.model_run import ModelRun
+from tests.benchmarks.harness import compile_package
 from tests.benchmarks.memory import copies
 from tests.statistics import mnist
 
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("groups.json"))
     arguments = parser.parse_args()
     os.environ.pop("RAY_ADDRESS", None)
+    compile_package()
     with tempfile.TemporaryDirectory() as folder, without_ray():
         scratch = Path(folder)
         data = str(mnist.EXAMPLE) if arguments.example else sixty_thousand(scratch / "data")

@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.harness import compile_package
+
 ROOT = Path(__file__).resolve().parents[2]
 MNIST = ROOT / "examples" / "mnist"
 IMAGES = 100
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     repeats, rows = asked.repeats, []
+    compile_package()
     with tempfile.TemporaryDirectory() as name:
         for repeat in range(repeats):
             python, _ = run("-c", NOTHING)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -167,3 +170,23 @@ def test_ray_address_asks_for_ray(
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
     assert (ray_session.is_wanted(), ray_session.names_a_cluster()) == (bool(wanted), bool(named))
+
+
+ENDING = """
+import json, ray
+from pcace_dist.executors.ray_session import ray_session
+with ray_session():
+    started = ray._private.worker._global_node.all_processes
+    started = {kind: infos[0].process for kind, infos in started.items()}
+print(json.dumps({kind: process.returncode for kind, process in started.items()}))
+"""
+
+
+@pytest.mark.cluster
+def test_a_ray_that_was_started_here_ends_without_being_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray.shutdown` kills what has not ended a second after it was told to."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    done = subprocess.run([sys.executable, "-c", ENDING], check=True, capture_output=True, text=True)
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert {"raylet", "gcs_server", "monitor"} <= set(codes)
+    assert not [kind for kind, code in codes.items() if code == -signal.SIGKILL]
