@@ -85,6 +85,8 @@ def _lists(pseudo: npt.NDArray[np.float64]) -> pa.Array:
     """Rows (C, F) as lists: null where every value is NaN, null elements for the NaNs of other rows."""
     finite = np.isfinite(pseudo)
     has_values = finite.any(axis=1)
+    if not has_values.any():
+        return pa.nulls(len(pseudo), pa.list_(pa.float64()))
     offsets = pa.array(np.arange(len(pseudo) + 1, dtype=np.int32) * pseudo.shape[1])
     values = pa.array(pseudo.ravel(), pa.float64(), mask=~finite.ravel())
     return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~has_values))

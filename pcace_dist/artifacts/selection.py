@@ -5,10 +5,10 @@ Its rows are in the order of the kept codes, with everything that a reduce task 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,14 @@ import torch
 from pcace_dist.artifacts.attempt import BlockPart
 from pcace_dist.artifacts.codes.columns import binary_rows, integer_rows
 from pcace_dist.artifacts.encoding import ipc_bytes
+from pcace_dist.datasets.groups import group_order
+from pcace_dist.statistics import pages
 from pcace_dist.statistics.group_accumulator import RowCodes
 from pcace_dist.statistics.plan import LayerCodes
 
 SELECTION_FILE = "selection.arrow"
+
+Groups: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"  # which of a selection's groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,31 +64,89 @@ class Selection:
         )
         return cls(table["position"].to_numpy(), group.indices.to_numpy(), group.dictionary, rows)
 
-    def parts(self, block_codes: Iterator[LayerCodes]) -> Iterator[BlockPart]:
-        """The selected rows of a block: for each of the `block_codes`, a part per group."""
+    def batches(self, most: int, longest: int) -> list[Groups]:
+        """Groups that one pass over the codes takes: as many as hold no more than `most` rows together, of each
+        `longest` at most, but at least one."""
+        batches: list[Groups] = []
+        held = 0
+        for index in sorted(range(len(self._values)), key=lambda index: group_order(self._values[index])):
+            rows = min(int(self._counts[index]), longest)
+            if not batches or held + rows > most:
+                batches.append(np.zeros(len(self._values), np.bool_))
+                held = 0
+            batches[-1][index] = True
+            held += rows
+        return batches
+
+    def selected(self, block_codes: Iterable[LayerCodes]) -> Iterator[tuple[slice, LayerCodes]]:
+        """The selected rows of a block, and where they are in the selection: for each of the `block_codes`."""
         first = 0
         for codes in block_codes:
             rows = codes.rows
-            low, high = np.searchsorted(self.positions, [first, first + rows])
+            low, high = (int(end) for end in np.searchsorted(self.positions, [first, first + rows]))
             if high > low:
-                if high - low < codes.rows:
-                    codes = codes.take(torch.from_numpy(self.positions[low:high] - first))
-                yield from self._by_group(codes, int(low), int(high))
+                every = high - low == rows
+                yield slice(low, high), codes if every else codes.take(_index(self.positions[low:high] - first))
             first += rows
 
-    def _by_group(self, codes: LayerCodes, low: int, high: int) -> Iterator[BlockPart]:
-        members = self.group_of[low:high]
-        if (members == members[0]).all():
-            yield BlockPart(self._values[int(members[0])], codes, self.rows.take(slice(low, high)), None)
-            return
-        order = np.argsort(members, kind="stable")
-        ends = np.flatnonzero(np.diff(members[order])) + 1
-        for part in np.split(order, ends):
-            index = torch.from_numpy(part)
-            group = self._values[int(members[part[0]])]
-            yield BlockPart(group, codes.take(index), self.rows.take(index + low), None)
+    def parts(self, block_codes: Iterable[LayerCodes], batch: Groups, longest: int) -> Iterator[BlockPart]:
+        """The rows of a batch of groups. Groups of up to `longest` rows are gathered, and each is one part, fold after
+        fold; larger ones have a part for each of the `block_codes`."""
+        gathered = batch & (self._counts <= longest)
+        order = np.flatnonzero(gathered[self.group_of])
+        order = order[np.lexsort((self.rows.folds.numpy()[order], self.group_of[order]))]
+        places = np.empty(len(self.group_of), np.int64)
+        places[order] = np.arange(len(order))
+        room: LayerCodes | None = None
+        for rows, codes in self.selected(block_codes):
+            members = self.group_of[rows]
+            inside = gathered[members]
+            if inside.any():
+                if room is None:
+                    room = codes.each(lambda part: pages.zeros((len(order), *part.shape[1:]), part.dtype))
+                _put(room, places[rows][inside], codes if inside.all() else codes.take(_index(np.flatnonzero(inside))))
+            others = np.flatnonzero(batch[members] & ~inside)
+            if len(others):
+                yield from self._by_group(codes, members, others, rows.start)
+        start = 0
+        for index in np.flatnonzero(gathered):
+            own = slice(start, start + int(self._counts[index]))
+            start = own.stop
+            if room is not None and own.stop > own.start:
+                yield BlockPart(self._values[index], room.take(own), self.rows.take(_index(order[own])), None)
+
+    def _by_group(
+        self, codes: LayerCodes, members: np.ndarray[Any, Any], rows: np.ndarray[Any, Any], start: int
+    ) -> Iterator[BlockPart]:
+        """Some rows of codes whose groups are `members`, a part per group; start: of the codes, in the selection."""
+        rows = rows[np.argsort(members[rows], kind="stable")]
+        for part in np.split(rows, np.flatnonzero(np.diff(members[rows])) + 1):
+            index, group = _index(part), self._values[int(members[part[0]])]
+            own = codes if len(part) == codes.rows else codes.take(index)
+            yield BlockPart(group, own, self.rows.take(index + start), None)
+
+    @cached_property
+    def _counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Rows of each group."""
+        return np.bincount(self.group_of, minlength=len(self._values))
 
     @cached_property
     def _values(self) -> list[Any]:
         values: list[Any] = self.groups.to_pylist()
         return values
+
+
+def _put(room: LayerCodes, places: np.ndarray[Any, np.dtype[np.int64]], codes: LayerCodes) -> None:
+    """Writes rows to these places."""
+    for into, rows in zip(room.tensors(), codes.tensors(), strict=True):
+        _whole_rows(into)[places] = _whole_rows(rows.contiguous())
+
+
+def _whole_rows(values: torch.Tensor) -> np.ndarray[Any, Any]:
+    """A contiguous tensor (n, ...) as one item a row, a view: rows are copied at once then."""
+    array = values.numpy().reshape(len(values), -1)
+    return array.view(np.dtype((np.void, array.shape[1] * array.itemsize)))[:, 0]
+
+
+def _index(rows: np.ndarray[Any, Any]) -> torch.Tensor:
+    return torch.from_numpy(rows)

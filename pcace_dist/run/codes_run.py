@@ -38,11 +38,13 @@ from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.score import MIN_IMAGES
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import Sink
+from pcace_dist.worker.allocator import give_back
 from pcace_dist.worker.spec import CodesSpec
 from pcace_dist.worker.worker import WorkerBody
 
-LOCAL_BYTES = 4 << 30  # of codes files; more are worth a cluster
-LOCAL_SCORES = 1 << 15  # channels x groups x targets; more take longer than a cluster's start saves
+FEW_WORKERS = 4  # as threads so many hardly wait for one another, and they take less memory than processes
+LOCAL_BYTES = 4 << 30  # of codes files; more are worth processes where there are many workers
+LOCAL_SCORES = 1 << 15  # channels x groups x targets; more take longer than starting processes does
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,16 @@ class CodesPreparation:
 
     @cached_property
     def executor(self) -> ExecutorKind:
-        """As PCACE_EXECUTOR says; else threads, where no cluster was named and codes and rankings are few."""
-        return wanted_executor() or (ExecutorKind.THREADS if self._is_small() else ExecutorKind.RAY)
+        """As PCACE_EXECUTOR says; else threads, where no cluster is named and workers, or codes and ranks, are few."""
+        return wanted_executor() or (ExecutorKind.THREADS if self._stays_here() else ExecutorKind.RAY)
 
-    def _is_small(self) -> bool:
-        if os.environ.get("RAY_ADDRESS") or self.kept_codes.index.nbytes > LOCAL_BYTES:
+    def _stays_here(self) -> bool:
+        if os.environ.get("RAY_ADDRESS"):
+            return False
+        workers = self.job.workers
+        if workers.max <= FEW_WORKERS and not (workers.gpus or workers.resources or workers.memory):
+            return True
+        if self.kept_codes.index.nbytes > LOCAL_BYTES:
             return False
         channels = sum(self.kept_codes.plan.layer(name).channels for name in self.query.layers)
         return channels * len(self.query.targets) * self._groups() <= LOCAL_SCORES
@@ -185,7 +192,8 @@ class CodesRun(Coordinator[CodesPreparation]):
         if self._ledger.state.pending_units():
             receipt = self._write_selection(frozen.plan, "rows")
             self._ledger.append("accept", {"receipts": [receipt.to_json()]})
-        self._rows = None  # frees memory: the selection has what is needed of them
+        self._rows = None  # the selection has what is needed of them
+        give_back()
         self._tick(executor, "selecting")
 
     def _reduce_task(self, plan: Plan, block: ChannelBlock, receipts: tuple[Receipt, ...]) -> Task[BlockScores]:

@@ -92,6 +92,8 @@ class ChannelScores:
     @property
     def pseudo_of_another(self) -> Floats:
         """The pseudo-values with what another pilot would change, where that is known: what ranks' intervals go by."""
+        if np.isnan(self.plan_noise).all():
+            return self.pseudo
         return self.pseudo + ANOTHER * np.nan_to_num(self.plan_noise)
 
     def without_transforms(self) -> ChannelScores:
@@ -275,6 +277,7 @@ def _scores(
     low, high = low_given_plan, high_given_plan
     if noise is not None:
         own = on_used(noise[ok], used)
+        result = replace(result, plan_noise=result.plan_noise.copy())
         result.plan_noise[np.ix_(ok, used)] = own
         low, high = r_squared.interval(ANOTHER * own)
     result.pseudo[np.ix_(ok, used)] = r_squared.pseudo
@@ -325,7 +328,7 @@ def _empty(
         support=column(),
         status=status,
         pseudo=np.full((channels, folds), np.nan),
-        plan_noise=np.full((channels, folds), np.nan),
+        plan_noise=np.broadcast_to(np.nan, (channels, folds)),  # takes no memory
         phi=np.full((channels, components, knots), np.nan, np.float32),
         theta=np.full((channels, knots), np.nan, np.float32),
     )

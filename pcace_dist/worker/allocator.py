@@ -43,4 +43,11 @@ def memory_restored() -> Iterator[None]:
             library = ctypes.CDLL(None)
             for parameter, value in DEFAULTS.items():
                 library.mallopt(parameter, value)
-            library.malloc_trim(0)
+        give_back()
+
+
+def give_back() -> None:
+    """Gives back now what this process has freed: of many small things glibc and Arrow keep it."""
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

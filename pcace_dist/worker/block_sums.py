@@ -51,6 +51,22 @@ class GroupSums:
         return total
 
 
+def code_row_bytes(plan: Plan, block: ChannelBlock) -> int:
+    """Bytes of one row of a block, held as codes."""
+    return (block.stop - block.start) * (plan.components + 2 + 2 * plan.effect_targets)
+
+
+def most_code_rows(plan: Plan, block: ChannelBlock) -> int:
+    """With more rows than these, a group's sums of a block are smaller than its codes."""
+    return _sums_bytes(plan, block) // code_row_bytes(plan, block)
+
+
+def _sums_bytes(plan: Plan, block: ChannelBlock) -> int:
+    channels = block.stop - block.start
+    gram = Gram.packed_bytes(channels, plan.components, len(plan.targets), plan.knots, plan.folds)
+    return gram + sums_bytes(channels, plan.effect_targets, plan.folds)
+
+
 class BlockSums:
     """Everything that is added up for one block under one plan."""
 
@@ -62,8 +78,7 @@ class BlockSums:
         self._channels = block.stop - block.start
         self._memory = memory
         self._as_codes = as_codes
-        self._gram_bytes = Gram.packed_bytes(self._channels, plan.components, len(plan.targets), plan.knots, plan.folds)
-        self._gram_bytes += sums_bytes(self._channels, plan.effect_targets, plan.folds)
+        self._gram_bytes = _sums_bytes(plan, block)
         self._spare: Gram | None = None  # in which groups that are held as codes are added up, one after the other
         self.passes = 0
 

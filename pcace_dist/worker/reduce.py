@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce as reduce_pairs
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -75,15 +76,16 @@ def block_parts(store: Store, plan: Plan, block: ChannelBlock, receipts: Iterabl
 
 
 def score_block(
-    plan: Plan, block: ChannelBlock, parts: Callable[[], Iterable[BlockPart]], *, penalty: float, memory: int
+    plan: Plan, block: ChannelBlock, *parts: Callable[[], Iterable[BlockPart]], penalty: float, memory: int
 ) -> BlockScores:
-    """Add up and score the parts of one block, wherever they come from; `parts()` may be called several times."""
+    """Add up and score the parts of one block, wherever they come from; each of the `parts` has other groups, and may
+    be called several times."""
     layer = plan.layer(block.layer).block(block.channels)
     began = time.perf_counter()
     solving = 0.0
     sums = BlockSums(plan, block, memory=memory)
     scores, effects = {}, {}
-    for group, group_sums in sums.groups(parts):
+    for group, group_sums in chain.from_iterable(sums.groups(of_groups) for of_groups in parts):
         start = time.perf_counter()
         effects[group] = sums.score_effects(group, group_sums)
         scores[group] = sums.score(group, group_sums, layer, penalty=penalty)
@@ -145,10 +147,11 @@ def rank_tasks(plan: Plan, blocks: Sequence[BlockScores]) -> list[list[RankInput
     batches: list[list[RankInput]] = [[]]
     cost = 0
     for _, _, scores, effects in each_result(plan, blocks):
+        has_effect = effects.status == OK
         for ranking in (
             (scores.score_squared, scores.pseudo_of_another, scores.status == OK),
             (scores.score_squared, scores.pseudo, scores.status == OK),
-            (effects.effect, effects.pseudo, effects.status == OK),
+            (effects.effect, effects.pseudo if has_effect.any() else np.empty((0, 0)), has_effect),
         ):
             if cost >= PAIRS_AT_A_TIME:
                 batches.append([])

@@ -281,8 +281,11 @@ def test_few_rankings_need_no_cluster_and_many_are_worth_one(
     assert local(group_by="label")
     channels = sum(layer.channels for layer in plan_of_run(str(base / CODES), Storage({})).layers)
     monkeypatch.setattr(codes_run, "LOCAL_SCORES", channels)
-    assert local(group_by=None), "one ranking"
-    assert not local(group_by="label"), "one for each label"
+    assert local(group_by="label"), "two workers, as threads"
+    many = {"workers": {"max": codes_run.FEW_WORKERS + 1}}
+    assert local(group_by=None, **many), "one ranking"
+    assert not local(group_by="label", **many), "one for each label"
+    assert not local(group_by="label", workers={"resources": {"spot": 1}})
     monkeypatch.setattr(codes_run, "LOCAL_SCORES", 1 << 15)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert not local(group_by=None), "a cluster is named"

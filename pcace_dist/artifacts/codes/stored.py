@@ -19,7 +19,7 @@ from pcace_dist.statistics.plan import LayerCodes, Plan
 from pcace_dist.storage.files import Changed, Storage, first_line
 from pcace_dist.storage.store import open_store
 
-BATCH_ROWS = 65536  # read at a time
+BATCH_ROWS = 16384  # read at a time
 FOOTER_BYTES = 64 << 20  # of all files: if their footers take more, each is read again with each block
 
 

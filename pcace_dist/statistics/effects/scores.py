@@ -51,7 +51,7 @@ class EffectScores:
     def none(cls, channels: int, folds: int, status: str) -> EffectScores:
         """No effects, and why."""
         effect, low, high, sd = np.full((4, channels), np.nan)
-        return cls(effect, low, high, sd, np.full(channels, status), np.full((channels, folds), np.nan))
+        return cls(effect, low, high, sd, np.full(channels, status), np.broadcast_to(np.nan, (channels, folds)))
 
     @staticmethod
     def cat(parts: Sequence[EffectScores]) -> EffectScores:
