@@ -89,9 +89,12 @@ class Selection:
                 yield slice(low, high), codes if every else codes.take(_index(self.positions[low:high] - first))
             first += rows
 
-    def parts(self, block_codes: Iterable[LayerCodes], batch: Groups, longest: int) -> Iterator[BlockPart]:
-        """The rows of a batch of groups. Groups of up to `longest` rows are gathered, and each is one part, fold after
-        fold; larger ones have a part for each of the `block_codes`."""
+    def parts(
+        self, block_codes: Iterable[LayerCodes], batch: Groups | None = None, longest: int = 0
+    ) -> Iterator[BlockPart]:
+        """The rows of a batch of groups, of all without one. Groups of up to `longest` rows are gathered, and each is
+        one part, fold after fold; larger ones have a part for each of the `block_codes`."""
+        batch = np.ones(len(self._values), np.bool_) if batch is None else batch
         gathered = batch & (self._counts <= longest)
         order = np.flatnonzero(gathered[self.group_of])
         order = order[np.lexsort((self.rows.folds.numpy()[order], self.group_of[order]))]
