@@ -9,6 +9,7 @@ Subclasses say where the rows come from: model_run.py forwards images, codes_run
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from abc import ABC, abstractmethod
@@ -174,7 +175,7 @@ class Coordinator(ABC, Generic[P]):
         batches = rank_tasks(plan, blocks)
         with self._stats.stage("rank"):
             if len(batches) == 1:
-                return rank_batch(batches[0])
+                return rank_batch(batches[0], threads=max(1, min(len(executor.up), os.cpu_count() or 1)))
             tasks = [Task.of(WorkerBody.rank, batch) for batch in batches]
             return list(chain.from_iterable(self._map(executor, tasks, "ranking channels")))
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce as reduce_pairs
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -161,15 +162,14 @@ def rank_tasks(plan: Plan, blocks: Sequence[BlockScores]) -> list[list[RankInput
     return batches
 
 
-def rank_batch(inputs: Sequence[RankInput]) -> list[Ranks]:
-    """One task: ranks and their intervals of some rankings. One that is the same as the one before it is not computed
-    again: so it is with intervals given the plan, where the plan's noise is not known."""
-    ranks: list[Ranks] = []
-    before: RankInput | None = None
-    for ranking in inputs:
-        ranks.append(ranks[-1] if before is not None and _are_equal(ranking, before) else rank_channels(*ranking))
-        before = ranking
-    return ranks
+def rank_batch(inputs: Sequence[RankInput], threads: int = 1) -> list[Ranks]:
+    """One task: ranks and their intervals of some rankings, `threads` of them at a time. One that is the same as the
+    one before it is not computed again: so it is with intervals given the plan, where the plan's noise is not known."""
+    is_new = [not index or not _are_equal(ranking, inputs[index - 1]) for index, ranking in enumerate(inputs)]
+    new = [ranking for ranking, counts in zip(inputs, is_new, strict=True) if counts]
+    with ThreadPoolExecutor(threads, "pcace-rank") as pool:
+        ranks = list(pool.map(lambda ranking: rank_channels(*ranking), new))
+    return [ranks[number - 1] for number in accumulate(is_new)]
 
 
 def _are_equal(one: RankInput, other: RankInput) -> bool:
