@@ -138,11 +138,12 @@ class _Trial:
         self._spec, self._listing = preparation.spec, preparation.listing
         self._units = make_units(self._listing, rows_per_unit(self._listing))
         self._engine = Engine(self._spec, "estimate", store, preparation.shared_model)
+        self._workers = 1 if preparation.shared_model is None else preparation.shared_model.workers
 
     def stages(self, tell: Tell) -> dict[str, Any]:
         """The costs of all stages in the order of a run, by their names in `Timings`."""
         tell("pilot")
-        (self.plan, check), pilot = _timed(lambda: self._engine.pilot(self._listing))
+        (self.plan, check), pilot = _timed(lambda: self._engine.pilot(self._listing, self._workers))
         self._engine.pilot_cache.clear()  # the main pass is to be timed
         tell("main pass")
         self._sample()

@@ -47,12 +47,14 @@ from pcace_dist.worker.pilot import make_plan
 from pcace_dist.worker.pilot_cache import PilotCache
 from pcace_dist.worker.pilot_rows import PilotMeter
 from pcace_dist.worker.reduce import reduce_block
-from pcace_dist.worker.shared_model import SharedModel, is_small
+from pcace_dist.worker.shared_model import SharedModel, model_bytes
 from pcace_dist.worker.sources import CODES, PILOT, UnitSources
 from pcace_dist.worker.spec import WorkSpec
 from pcace_dist.worker.stage_seconds import StageSeconds
 
 log = logging.getLogger(__name__)
+
+COPIES_BYTES = 512 << 20  # at most, of a worker's copies of its model, in the pilot
 
 
 class Abandoned(Exception):
@@ -121,8 +123,11 @@ class Engine:
         are forwarded at the same time, each by a copy of the model; they make no difference to the plan.
         Raises DatasetError or ModelError for what only real rows show, Abandoned after `stop`.
         """
-        may_copy = self.device.type == "cpu" and (self._shared_model is not None or is_small(self.model))
-        copies = [copy_of(self.model) for _ in range(1, workers if may_copy else 1)]
+        if self.device.type != "cpu":
+            workers = 1
+        elif self._shared_model is None:
+            workers = min(workers, 1 + COPIES_BYTES // max(1, model_bytes(self.model)))
+        copies = [copy_of(self.model) for _ in range(1, workers)]
         result = make_plan(
             [self.model, *(model for model in copies if model is not None)],
             self.spec,

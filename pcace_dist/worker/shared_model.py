@@ -50,17 +50,15 @@ def share_model(job: Job, listing: Listing, model: nn.Module, *, any_size: bool 
     if workers.gpus or workers.resources or workers.memory is not None:
         return None
     count = min(workers.max, most_threads(workers.cpus))
-    small = listing.rows <= ROWS and is_small(model)
+    small = listing.rows <= ROWS and model_bytes(model) <= MODEL_BYTES
     if count < max(1, workers.min) or not (small or any_size):
         return None
     return None if copy_of(model) is None else SharedModel(count, model)
 
 
-def is_small(model: nn.Module) -> bool:
-    """Whether a process may hold some copies of the model."""
-    return (
-        sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()]) <= MODEL_BYTES
-    )
+def model_bytes(model: nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])
 
 
 def cores() -> int:

@@ -19,6 +19,7 @@ from pcace_dist.models.forward import Forward
 from pcace_dist.models.tap import Receive
 from pcace_dist.run.prepare import prepare
 from pcace_dist.storage.store import open_store
+from pcace_dist.worker import engine as worker_engine
 from pcace_dist.worker import pilot
 from pcace_dist.worker.admission import NotAdmitted
 from pcace_dist.worker.engine import Abandoned, Engine
@@ -99,10 +100,11 @@ def test_a_model_that_gives_something_else_each_time_is_not_admitted(data: Path,
         engine.begin(plan, check, 1)
 
 
-@pytest.mark.parametrize("workers, passes", [(1, [16]), (2, [])])
+@pytest.mark.parametrize("workers, copies, passes", [(1, 1 << 30, [16]), (2, 1 << 30, []), (2, 0, [16])])
 def test_a_worker_of_the_pilots_process_forwards_nothing_where_two_copies_have_repeated_a_batch(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, passes: list[int]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, copies: int, passes: list[int]
 ) -> None:
+    monkeypatch.setattr(worker_engine, "COPIES_BYTES", copies)
     prepared = prepare(parse_job(digits_job(data, tmp_path / "run", statistics={"pilot": ROWS}, compute={"batch": 16})))
     engine = Engine(prepared.spec, "pilot", open_store(str(tmp_path / "run"), prepared.spec.storage))
     plan, check = engine.pilot(prepared.listing, workers)
