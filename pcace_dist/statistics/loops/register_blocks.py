@@ -22,7 +22,7 @@ Slots: TypeAlias = tuple[tuple[int, ...], ...]  # zeros; its lengths are what co
 _HAS_512_BITS = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[-1]
 _SUMS = 24 if _HAS_512_BITS else 6  # vectors that registers hold; narrower ones take two or four registers each
 _MOST_IMAGES = 4
-_AHEAD = 8  # positions whose maps are on their way from memory
+_RUN = 4  # blocks of channels that are read one after the other: what they have of a position is a piece of memory
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _BITS = ir.VectorType(ir.IntType(32), LANES)
 
@@ -37,38 +37,54 @@ def add_sums(maps: np.ndarray, axes: np.ndarray, out: np.ndarray, tile: int, slo
     """Adds to out (B, p+1, C), which holds zeros, from maps (B, D, C), float32 or the bits of bfloat16 as uint16, and
     packed axes (packed_axes.py). Of a last block only the channels that are new are added. In the same way what lies
     beyond the last image repeats it and is left out.
+
+    While some images' maps are multiplied, the next ones' come from memory, in the order in which they lie there.
     """
     images, positions, channels = maps.shape
     sums = np.empty((len(slots), len(slots[0]), LANES), np.float32)
     for start in range(0, positions, tile):
         stop = min(positions, start + tile)
-        for block in range(len(axes)):
-            new = block * LANES
-            first = min(new, channels - LANES)
+        for run in range(0, len(axes), _RUN):
+            end = min(len(axes), run + _RUN)
             for image in range(0, images, len(slots)):
-                _sum_block(maps, axes, sums, (image, block, first, start, stop), slots)
-                for i in range(min(len(slots), images - image)):
-                    for k in range(len(slots[0])):
-                        for c in range(new, first + LANES):
-                            out[image + i, k, c] += sums[i, k, c - first]
+                next_image, next_run, next_start = image + len(slots), run, start
+                if next_image >= images:
+                    next_image, next_run = 0, end
+                if next_run == len(axes):
+                    next_run, next_start = 0, stop
+                for block in range(run, end):
+                    new = block * LANES
+                    first = min(new, channels - LANES)
+                    share = (block - run) * ((stop - start) // _RUN)
+                    ahead = (next_image, next_start + share, next_run * LANES)
+                    _sum_block(maps, axes, sums, (image, block, first, start, stop), ahead, slots)
+                    for i in range(min(len(slots), images - image)):
+                        for k in range(len(slots[0])):
+                            for c in range(new, first + LANES):
+                                out[image + i, k, c] += sums[i, k, c - first]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _sum_block(_: Any, maps: Any, axes: Any, sums: Any, block: Any, slots: Any) -> Any:
+def _sum_block(_: Any, maps: Any, axes: Any, sums: Any, block: Any, ahead: Any, slots: Any) -> Any:
     """Writes sums of LANES channels and as many images as `slots` says, from positions start to stop. block: (first
-    image, block of the axes, first channel, start, stop)."""
-    return types.void(maps, axes, sums, block, slots), _write
+    image, block of the axes, first channel, start, stop). ahead: first image, position and channel of what is fetched
+    meanwhile: _RUN blocks of one position, then of the next."""
+    return types.void(maps, axes, sums, block, ahead, slots), _write
 
 
 def _write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     maps, axes, sums = (_Array(context, builder, *one) for one in zip(signature.args[:3], arguments, strict=False))
     image, block, channel, start, stop = cgutils.unpack_tuple(builder, arguments[3], 5)
-    slots, last = signature.args[4], builder.sub(maps.shape[0], _number(1))
-    images = [_at_most(builder, builder.add(image, _number(slot)), last) for slot in range(slots.count)]
+    next_image, row, column = cgutils.unpack_tuple(builder, arguments[4], 3)
+    slots, run = signature.args[5], _number(_RUN)
+    images, upcoming = (_images_from(builder, first, slots.count, maps.shape[0]) for first in (image, next_image))
     totals = [[_register(builder) for _ in range(slots.dtype.count)] for _ in images]
     with cgutils.for_range_slice(builder, start, stop, _number(1)) as (position, _):
-        for one in images:
-            maps.fetch(one, builder.add(position, _number(_AHEAD)), channel)
+        done = builder.sub(position, start)
+        coming = builder.add(row, builder.udiv(done, run))
+        lanes = builder.add(column, builder.mul(builder.urem(done, run), _number(LANES)))
+        for one in upcoming:
+            maps.fetch(one, coming, lanes)
         values = [maps.vector(one, position, channel) for one in images]
         for k in range(slots.dtype.count - 1):
             axis = axes.vector(block, position, _number(k), _number(0))
@@ -80,6 +96,12 @@ def _write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         for k, total in enumerate(mine):
             builder.store(builder.load(total), sums.place(_number(slot), _number(k), _number(0)), align=4)
     return context.get_dummy_value()
+
+
+def _images_from(builder: Any, first: Any, count: int, images: Any) -> list[Any]:
+    """So many images; for those beyond the last one, the last."""
+    last = builder.sub(images, _number(1))
+    return [_at_most(builder, builder.add(first, _number(slot)), last) for slot in range(count)]
 
 
 class _Array:
@@ -107,12 +129,12 @@ class _Array:
         return write.bitcast(write.shl(write.zext(found, _BITS), ir.Constant(_BITS, [16] * LANES)), _VECTOR)
 
     def fetch(self, *indices: Any) -> None:
-        """Begins to read the vector there into the cache; it may lie beyond the end."""
+        """Begins to read the vector there into the second cache; it may lie beyond the end."""
         number, anything = ir.IntType(32), ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [anything, number, number, number])
         prefetch = cgutils.get_or_insert_function(self._builder.module, kind, "llvm.prefetch.p0")
         place = self._builder.bitcast(self.place(*indices), anything)
-        self._builder.call(prefetch, [place, number(0), number(3), number(1)])  # to read, to all caches, data
+        self._builder.call(prefetch, [place, number(0), number(2), number(1)])  # to read, to the second cache, data
 
 
 def _number(value: int) -> Any:
