@@ -171,7 +171,7 @@ def channels_last(module: nn.Module, axes: int) -> bool:
     """Whether a module's output of so many axes has its channels on the last one (see the top of this file)."""
     if axes < 3:
         return False
-    settled = getattr(module, AXIS, None)
+    settled = vars(module).get(AXIS)  # getattr of a module that has none takes many times as long
     if settled is not None:
         return bool(settled == "last")
     if isinstance(module, CHANNELS_FIRST):

@@ -173,13 +173,11 @@ class LayerPlan:
                 f"layer {self.name}: maps of shape {tuple(maps.shape)} do not fit the plan's"
                 f" (rows, {self.channels}, {self.pixels})"
             )
+        if channels_last.supports(maps):
+            return channels_last.project(maps, self._axes, self.offsets)
         shape = (maps.shape[0], self.channels)
         components = torch.empty((*shape, self.components), dtype=torch.float32, device=maps.device)
         means = torch.empty(shape, dtype=torch.float32, device=maps.device)
-        if channels_last.supports(maps):
-            sums = channels_last.project(maps, self._axes)  # (B, p+1, C)
-            torch.sub(sums[:, :-1].transpose(1, 2), self.offsets, out=components)
-            return components, torch.div(sums[:, -1], self.pixels, out=means)
         for channels, part in by_channel(maps):
             product = torch.bmm(self._rows[channels], part.permute(1, 2, 0))  # (channels, p+1, B)
             torch.sub(product[:, :-1].permute(2, 0, 1), self.offsets[channels], out=components[:, channels])

@@ -155,8 +155,6 @@ class BatchEncoder:
     def _forward(self, batch: Batch, forward: ForwardPass, seconds: StageSeconds) -> ForwardedBatch:
         """Forward one batch: components of all layers stay on the device, outputs start on their way back."""
         projected: dict[str, tuple[Tensor, Tensor]] = {}
-        count = len(batch)
-        nought = torch.zeros(count, device=self._device)
         effects: dict[str, Tensor] = {}
         axes = None if self._effects is None else self._effects.axes_of(batch)
         projector = None if self._effects is None or axes is None else self._effects.projector(axes)
@@ -167,13 +165,17 @@ class BatchEncoder:
                     if projector is not None:
                         projector(name, maps, effects)
                     return
-                components, means = (part[:count] for part in self._layers[name].project(maps))
-                projected[name] = components, means
-                nought.add_(_nought(components)).add_(_nought(means))
+                projected[name] = self._layers[name].project(maps)  # no more: between layers every call is slow
 
         with seconds.stage("forward"):
             outputs = forward(batch.images, receive)
-        return ForwardedBatch(batch, projected, to_host(outputs, nought == 0), effects, axes)
+        with seconds.stage("tap"):
+            count = len(batch)
+            rows = {name: (components[:count], means[:count]) for name, (components, means) in projected.items()}
+            nought = torch.zeros(count, device=self._device)
+            for components, means in rows.values():
+                nought.add_(_nought(components)).add_(_nought(means))
+        return ForwardedBatch(batch, rows, to_host(outputs, nought == 0), effects, axes)
 
     def _encode(self, forwarded: ForwardedBatch, seconds: StageSeconds) -> EncodedBatch:
         with seconds.stage("forward"):

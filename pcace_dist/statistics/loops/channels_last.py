@@ -33,26 +33,48 @@ def supports(maps: Tensor) -> bool:
     depend on the number of rows."""
     if maps.device.type != "cpu" or maps.dtype not in _PRECISIONS or not is_large(*maps.shape[1:]):
         return False
-    return maps.stride(2) != 1 and maps.transpose(1, 2).is_contiguous()
+    (images, channels, positions), strides = maps.shape, maps.stride()
+    return strides[1:] == (1, channels) and (images <= 1 or strides[0] == channels * positions)
 
 
-def project(maps: Tensor, axes: Tensor) -> Tensor:
-    """Sums over the positions of maps (B, C, D) times packed axes (packed_axes.py), then of the maps alone: float32
-    (B, p+1, C).
+def project(maps: Tensor, axes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Components, maps (B, C, D) times packed axes (packed_axes.py) minus offsets (C, p), float32 (B, C, p), and the
+    maps' means, float32 (B, C).
 
-    Uses as many threads as torch's own operations. Only for maps that `supports` accepts.
+    Uses as many threads as torch's own operations. Only for maps that `supports` accepts. What it asks of torch runs
+    between two layers of a model, when none of torch's own code is in the cache: arrays are NumPy's.
     """
+    images, channels, positions = maps.shape
     rows = maps.transpose(1, 2)  # (B, D, C)
     values = rows.numpy() if maps.dtype == torch.float32 else rows.view(torch.int16).numpy().view(np.uint16)
-    sums = torch.zeros((len(maps), axes.shape[2] + 1, maps.shape[1]), dtype=torch.float32)
-    loop, weights, out = _loop(axes.shape[2]), axes.numpy(), sums.numpy()
-    in_slices(lambda images: loop(values[images], weights, out[images], TILE), len(maps))
-    return sums
+    weights, offset, count = axes.numpy(), offsets.numpy(), axes.shape[2]
+    sums = np.zeros((images, count + 1, channels), np.float32)
+    components, means = np.empty((images, channels, count), np.float32), np.empty((images, channels), np.float32)
+    add_sums, finish = _loops(count)
+
+    def work(part: slice) -> None:
+        add_sums(values[part], weights, sums[part], TILE)
+        finish(sums[part], offset, np.float32(positions), components[part], means[part])
+
+    in_slices(work, images)
+    return torch.from_numpy(components), torch.from_numpy(means)
 
 
 @cache
-def _loop(components: int) -> Callable[..., None]:
+def _loops(components: int) -> tuple[Callable[..., None], Callable[..., None]]:
     compiler()
     from pcace_dist.statistics.loops.register_blocks import add_sums, slots_of
 
-    return partial(machine_code(add_sums), slots=slots_of(components))
+    return partial(machine_code(add_sums), slots=slots_of(components)), machine_code(_finish, fused=False)
+
+
+def _finish(
+    sums: np.ndarray, offsets: np.ndarray, positions: np.float32, components: np.ndarray, means: np.ndarray
+) -> None:
+    """Components and means of sums (B, p+1, C) over the positions: of the products, then of the maps alone."""
+    images, last, channels = sums.shape[0], sums.shape[1] - 1, sums.shape[2]
+    for image in range(images):
+        for channel in range(channels):
+            for component in range(last):
+                components[image, channel, component] = sums[image, component, channel] - offsets[channel, component]
+            means[image, channel] = sums[image, last, channel] / positions

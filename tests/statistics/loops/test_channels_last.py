@@ -22,16 +22,22 @@ def maps_of(rows: int, channels: int, side: int, dtype: torch.dtype, seed: int =
     return values.contiguous(memory_format=torch.channels_last).flatten(2)
 
 
+def projected(maps: Tensor, weights: Tensor) -> Tensor:
+    """Components without offsets, then the mean: (B, p+1, C)."""
+    components, means = channels_last.project(maps, pack(weights), torch.zeros(weights.shape[0], weights.shape[2]))
+    return torch.cat([components.transpose(1, 2), means[:, None]], dim=1)
+
+
 @BOTH
 @pytest.mark.parametrize(("channels", "side"), [(64, 28), (512, 10), (67, 31)])
 def test_sums_are_those_of_float64(channels: int, side: int, dtype: torch.dtype) -> None:
     maps = maps_of(4, channels, side, dtype)
     weights = torch.randn((channels, side * side, 5), generator=torch.Generator().manual_seed(1))
     assert channels_last.supports(maps)
-    sums = channels_last.project(maps, pack(weights))
+    sums = projected(maps, weights)
     exact = torch.einsum("bcd,cdp->bpc", maps.double(), weights.double())
     torch.testing.assert_close(sums[:, :-1].double(), exact, rtol=0, atol=1e-6 * float(exact.abs().max()))
-    torch.testing.assert_close(sums[:, -1].double(), maps.double().sum(2), rtol=0, atol=1e-3)
+    torch.testing.assert_close(sums[:, -1].double(), maps.double().mean(2), rtol=0, atol=1e-6)
 
 
 @BOTH
@@ -51,8 +57,8 @@ def test_every_sum_has_one_order_with_one_rounding_for_each_step(dtype: torch.dt
             factors = np.concatenate([axes[position], np.ones((1, channels))])
             sums = (sums.astype(np.float64) + row * factors).astype(np.float32)
         expected += sums
-    projected = channels_last.project(maps, pack(weights))
-    assert np.array_equal(projected.numpy(), expected)
+    expected[:, -1] /= np.float32(side * side)
+    assert np.array_equal(projected(maps, weights).numpy(), expected)
 
 
 @BOTH
@@ -62,13 +68,13 @@ def test_channels_between_vectors_and_images_between_groups(components: int, dty
     groups of images are not full."""
     maps = maps_of(7, 83, 26, dtype)
     weights = torch.randn((83, 26 * 26, components), generator=torch.Generator().manual_seed(1))
-    together = channels_last.project(maps, pack(weights))
+    together = projected(maps, weights)
     for image in range(len(maps)):
-        alone = channels_last.project(maps[image : image + 1], pack(weights))
+        alone = projected(maps[image : image + 1], weights)
         assert torch.equal(alone[0], together[image])
     for channels in (slice(0, 64), slice(19, 83)):
         some = maps[:, channels].transpose(1, 2).contiguous().transpose(1, 2)
-        assert torch.equal(channels_last.project(some, pack(weights[channels])), together[:, :, channels])
+        assert torch.equal(projected(some, weights[channels]), together[:, :, channels])
 
 
 @pytest.mark.parametrize("channels", [16, 64, 83])
@@ -80,17 +86,27 @@ def test_packed_weights_come_back(channels: int) -> None:
 
 @BOTH
 def test_several_threads_give_the_same_bits(dtype: torch.dtype) -> None:
-    maps, axes = maps_of(7, 64, 28, dtype), pack(torch.randn((64, 784, 5), generator=torch.Generator().manual_seed(1)))
+    maps, weights = maps_of(7, 64, 28, dtype), torch.randn((64, 784, 5), generator=torch.Generator().manual_seed(1))
     before = torch.get_num_threads()
     try:
         of_threads = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            of_threads.append(channels_last.project(maps, axes))
+            of_threads.append(projected(maps, weights))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(of_threads[0], of_threads[1])
     assert torch.equal(of_threads[0], of_threads[2])
+
+
+def test_offsets_are_subtracted_and_means_divided_as_torch_does_it() -> None:
+    maps = maps_of(5, 83, 26, torch.float32)
+    weights, offsets = torch.randn((83, 676, 5)), torch.randn((83, 5))
+    components, means = channels_last.project(maps, pack(weights), offsets)
+    products = channels_last.project(maps, pack(weights), torch.zeros_like(offsets))[0]
+    assert torch.equal(components, products - offsets)
+    ones = channels_last.project(maps, torch.ones_like(pack(weights)), torch.zeros_like(offsets))[0]
+    assert torch.equal(means, ones[:, :, 0] / 676)
 
 
 def test_infinities_and_nan_come_through() -> None:
@@ -118,12 +134,12 @@ def test_other_maps_are_not_for_the_loop(maps: Tensor, why: str) -> None:
 
 def test_without_numba_maps_are_turned_round(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, plan = maps_of(3, 64, 28, torch.bfloat16), projecting(64, 784)
-    projected = plan.project(maps)
+    by_loop = plan.project(maps)
     assert compiled.version().startswith("numba ")
     for module in (channels_last, compiled):
         monkeypatch.setattr(module, "has_numba", lambda: False)
     assert compiled.version() == "none"
-    for mine, others in zip(plan.project(maps), projected, strict=True):
+    for mine, others in zip(plan.project(maps), by_loop, strict=True):
         torch.testing.assert_close(mine, others, rtol=0, atol=2e-5)
 
 
