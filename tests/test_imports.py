@@ -1,4 +1,4 @@
-"""Imports of a process of pcace's own: the collector is off meanwhile."""
+"""Imports of a process of pcace's own: the collector is off meanwhile, and what is needed late is imported late."""
 
 from __future__ import annotations
 
@@ -33,5 +33,16 @@ def test_the_collector_is_on_again_after_an_import_that_fails() -> None:
         "import gc\nfrom pcace_dist.imports import quick_imports\n"
         "try:\n    with quick_imports():\n        import pcace_dist.nothing\nexcept ModuleNotFoundError:\n    pass\n"
         "assert gc.isenabled()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_run_and_its_workers_start_without_what_only_scores_need() -> None:
+    program = (
+        "import sys\nfrom pcace_dist.imports import quick_imports\n"
+        "with quick_imports():\n"
+        "    import pcace_dist.run.rank, pcace_dist.run.model_run, pcace_dist.worker.engine\n"
+        "late = {'scipy', 'numba', 'torch._dynamo'} & set(sys.modules)\n"
+        "assert not late, late"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from pcace_dist.analysis.curves import ACCURACY, BEST, CHANGED, LOST, RANDOM, WORST, Curves, Floats
 from pcace_dist.models.ablation.replacement import BLOCKS
 from pcace_dist.statistics.order.flips import LEVEL
 from pcace_dist.statistics.order.ranks import Ranks, rank_channels
+from pcace_dist.statistics.student import t_quantile
 
 SHOWN = {LOST: "1 - r^2", CHANGED: "Var(change) / Var(target)", ACCURACY: "accuracy"}
 
@@ -77,7 +77,7 @@ class Judged:
         """Whether an order is significantly better than another, as one of all comparisons of either (Sidak)."""
         difference, error = self.difference(name, other)
         level = LEVEL ** (1 / max(1, len(self.names) - 1))
-        return difference > float(stdtrit(self.pseudo.shape[1] - 1, (1 + level) / 2)) * error
+        return difference > t_quantile(self.pseudo.shape[1], (1 + level) / 2) * error
 
 
 def judge(all_curves: Sequence[Curves], replacement: str, measure: str) -> Judged:

@@ -26,9 +26,9 @@ class Worker(WorkerBody):
         super().stop()
 
     def imports(self) -> None:
-        """The largest part of what `ready` imports, before there is a job."""
+        """What `ready` imports for a model, before there is a job. Nearly all of it serves kept codes, too."""
         with quick_imports():
-            import torch  # noqa: F401
+            import pcace_dist.worker.engine  # noqa: F401
 
     def ready(self, spec: WorkSpec | CodesSpec) -> WorkerInfo:
         logs.configure(spec.log, run=spec.output, actor=self._name)

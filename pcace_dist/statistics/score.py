@@ -28,7 +28,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import stdtrit  # quantiles of Student's t; scipy.stats takes most of a second to import
 from torch import Tensor
 
 from pcace_dist.errors import StatisticsError
@@ -40,6 +39,7 @@ from pcace_dist.statistics.lanes import LANES, LAPACK, Lanes, Side, Solved, chec
 from pcace_dist.statistics.plan import LayerPlan, TargetPlan
 from pcace_dist.statistics.plan_noise import ANOTHER
 from pcace_dist.statistics.products import packed_size, unpack_index
+from pcace_dist.statistics.student import t_quantile
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -128,7 +128,7 @@ class Jackknife:
     def interval(self, noise: Floats | None = None, *, level: float = LEVEL) -> tuple[Floats, Floats]:
         """Ends of the two-sided interval at `level`; noise: further residuals (C, F)."""
         residual = self.residual if noise is None else self.residual + noise
-        reach = float(stdtrit(residual.shape[1] - 1, (1 + level) / 2)) * standard_error(residual)
+        reach = t_quantile(residual.shape[1], (1 + level) / 2) * standard_error(residual)
         return self.estimate - reach, self.estimate + reach
 
 

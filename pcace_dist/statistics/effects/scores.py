@@ -15,11 +15,11 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from pcace_dist.statistics.effects.plan import EffectPlan
 from pcace_dist.statistics.effects.sums import EffectSums
 from pcace_dist.statistics.folds import on_used
+from pcace_dist.statistics.student import t_quantile
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -120,7 +120,7 @@ def _scored(sums: dict[str, npt.NDArray[np.int64]], unit: Floats, noise: Floats)
     folds = len(used)
     residual = (folds - 1) * (without.mean(axis=1, keepdims=True) - without) + on_used(noise, used)
     error = np.sqrt(np.square(residual).sum(axis=1) / (folds * (folds - 1)))
-    reach = float(stdtrit(folds - 1, (1 + LEVEL) / 2)) * error
+    reach = t_quantile(folds, (1 + LEVEL) / 2) * error
     pseudo = np.full((len(effect), len(rows)), np.nan)
     pseudo[:, used] = effect[:, None] + residual
     n = rows.sum()

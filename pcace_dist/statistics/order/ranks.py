@@ -18,12 +18,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from pcace_dist.statistics.loops.compiled import machine_code, pays
 from pcace_dist.statistics.order.flips import FLIPS, LEVEL, critical_value, signs
 from pcace_dist.statistics.solve import one_thread
+from pcace_dist.statistics.student import t_quantile
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -93,8 +93,8 @@ def _critical(residuals: Tensor, level: float) -> Tensor:
     """Critical values (C,) of the largest |t| of each channel against all others; residuals: (C, F)."""
     count, folds = residuals.shape
     if count > MAX_FLIPPED:
-        sidak = stdtrit(folds - 1, 1 - (1 - level ** (1 / (count - 1))) / 2)
-        return torch.full((count,), float(sidak), dtype=torch.float64)
+        sidak = t_quantile(folds, 1 - (1 - level ** (1 / (count - 1))) / 2)
+        return torch.full((count,), sidak, dtype=torch.float64)
     return torch.from_numpy(critical_value(_peaks(residuals).numpy(), folds, level))
 
 

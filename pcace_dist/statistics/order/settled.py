@@ -17,7 +17,8 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+
+from pcace_dist.statistics.student import t_quantile
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -67,7 +68,7 @@ def check_settled(
     folds = residual.shape[1]
     if folds < 2:
         return Settlement(False, len(inside) * len(outside), 0, len(candidates))
-    critical = float(stdtrit(folds - 1, 1 - level))
+    critical = t_quantile(folds, 1 - level)
     roots = np.sqrt(np.clip(score_squared, 0, 1))
     open_pairs, rivals, doubtful = 0, 0, np.zeros(top, bool)
     step = max(1, _TILE_FLOATS // (len(inside) * folds))

@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from pcace_dist.statistics.order.flips import FLIPS, LEVEL, critical_value, signs
+from pcace_dist.statistics.student import t_quantile
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -33,7 +33,7 @@ def simultaneous_intervals(score_squared: Floats, pseudo: Floats, *, level: floa
     peaks = np.zeros(FLIPS)
     for start in range(0, len(units), _TILE):
         peaks = np.maximum(peaks, np.abs(units[start : start + _TILE] @ signs(folds).T).max(axis=0))
-    critical = max(float(critical_value(peaks, folds, level)), float(stdtrit(folds - 1, (1 + level) / 2)))
+    critical = max(float(critical_value(peaks, folds, level)), t_quantile(folds, (1 + level) / 2))
     reach = critical * norms / np.sqrt(folds * (folds - 1))
     low, high = (np.sqrt(np.clip(score_squared + way * reach, 0, 1)) for way in (-1, 1))
     return low, high

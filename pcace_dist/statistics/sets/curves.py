@@ -13,10 +13,10 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from pcace_dist.statistics.score import LEVEL
 from pcace_dist.statistics.sets.moments import Moments
+from pcace_dist.statistics.student import t_quantile
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -70,7 +70,7 @@ def curve_of(moments: Moments, choice: Choice) -> Curve:
     share = choice.shares(total)
     without = [choice.shares(total - own) for own in apart]
     error = np.sqrt((folds - 1) / folds * np.square(without - np.mean(without, axis=0)).sum(axis=0))
-    reach = float(stdtrit(folds - 1, (1 + LEVEL) / 2)) * error
+    reach = t_quantile(folds, (1 + LEVEL) / 2) * error
     return Curve(order[:size], share, share - reach, share + reach)
 
 
