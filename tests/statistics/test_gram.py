@@ -194,6 +194,18 @@ def test_bytes_that_are_no_gram_are_refused() -> None:
             Gram.from_bytes(data)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_gram_that_is_cleared_is_as_a_new_one(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = 3, 2, 2, 9, 4  # channels, components, targets, knots, folds
+    first, second = (random_rows(200, *sizes, seed=seed) for seed in (0, 1))
+    if wide:
+        monkeypatch.setattr(gram, "narrow_limit", lambda knots: 40)
+    used = Gram(*sizes).update(**first)
+    assert (used.xx.dtype == torch.int64) == wide
+    assert used.clear().to_bytes() == Gram(*sizes).to_bytes()
+    assert used.update(**second).to_bytes() == Gram(*sizes).update(**second).to_bytes()
+
+
 def test_grams_of_other_sizes_do_not_merge() -> None:
     with pytest.raises(StatisticsError, match="sizes"):
         Gram(**SIZES).merge([Gram(**{**SIZES, "folds": 8})])

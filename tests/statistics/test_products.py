@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcace_dist.statistics import gram, products
+from pcace_dist.statistics import basis, gram, products
 from pcace_dist.statistics.gram import Gram
 from pcace_dist.statistics.loops import compiled, row_products
 from tests.statistics.helpers import random_rows, reference_sums
@@ -88,6 +88,19 @@ def test_the_loops_give_the_same_integers(
     assert_exact(
         sums_of(rows, knots=knots).merge([whole, in_blocks]), {k: torch.cat([v] * 3) for k, v in rows.items()}, knots
     )
+
+
+@pytest.mark.parametrize("knots", [3, 5, 9, 32])
+def test_the_loops_are_exact_where_every_row_is_as_large_as_can_be(
+    knots: int, used: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "LOADING", 0)
+    rows = rows_of([3000, 1], channels=3, knots=knots)
+    top = basis.top_code(knots)
+    for name, low in (("codes", top), ("codes", top - 1), ("target_codes", top), ("target_codes", 0)):
+        rows[name] = torch.full_like(rows[name], low)
+        assert_exact(sums_of(rows, knots=knots), rows, knots)
+    assert not used
 
 
 def test_the_loops_take_as_many_threads_as_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from pcace_dist.storage.files import Changed, Storage, first_line
 from pcace_dist.storage.store import open_store
 
 BATCH_ROWS = 16384  # read at a time
-FOOTER_BYTES = 64 << 20  # of all files: if their footers take more, each is read again with each block
+FOOTER_BYTES = 64 << 20  # of all files: where so many footers of a file's size take more, it is read with each block
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ class StoredCodes:
         file = self._files.get(part.file)
         if file is None:
             file = self._read_footer(part)
-            held = [*self._files.values(), file]
-            if sum(other.metadata.serialized_size for other in held) <= FOOTER_BYTES:
+            if file.metadata.serialized_size * len(self.index.parts) <= FOOTER_BYTES:
                 self._files[part.file] = file
         return file
 

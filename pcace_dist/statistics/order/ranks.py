@@ -126,32 +126,43 @@ def _raise_by_tiles(sums: Floats, factors: Floats, peaks: Floats, tile: int) -> 
 
 
 def _raise_all(sums: Floats, factors: Floats, peaks: Floats, tile: int) -> None:
-    """Raises peaks (C, n) to the largest |sums_i - sums_j| factors_ij, for all pairs of channels; sums: (C, n). Four
-    j at a time, so that sums_i and peaks_i are read once for them."""
+    """Raises peaks (C, n) to the largest |sums_i - sums_j| factors_ij, for all pairs of channels; sums: (C, n). Two i
+    and four j at a time, so that each is read once for all of these pairs; the last i may be alone, and is both."""
     count, flips = sums.shape
     for start in range(0, count, tile):
         for other in range(start, count, tile):
-            for i in range(start, min(count, start + tile)):
-                mine, raised = sums[i], peaks[i]
-                stop = min(count, other + tile)
-                j = max(i + 1, other)
-                while j + 4 <= stop:
-                    own, theirs, weights = sums[j : j + 4], peaks[j : j + 4], factors[i, j : j + 4]
+            stop = min(count, other + tile)
+            for i in range(start, min(count, start + tile), 2):
+                k = min(i + 1, count - 1)
+                mine, mine_too, raised, raised_too = sums[i], sums[k], peaks[i], peaks[k]
+                if other == start:
+                    weight = factors[i, k]
                     for flip in range(flips):
-                        one = abs(mine[flip] - own[0, flip]) * weights[0]
-                        two = abs(mine[flip] - own[1, flip]) * weights[1]
-                        three = abs(mine[flip] - own[2, flip]) * weights[2]
-                        four = abs(mine[flip] - own[3, flip]) * weights[3]
-                        theirs[0, flip] = max(one, theirs[0, flip])
-                        theirs[1, flip] = max(two, theirs[1, flip])
-                        theirs[2, flip] = max(three, theirs[2, flip])
-                        theirs[3, flip] = max(four, theirs[3, flip])
-                        raised[flip] = max(max(max(one, two), max(three, four)), raised[flip])
+                        u = abs(mine[flip] - mine_too[flip]) * weight
+                        raised[flip], raised_too[flip] = max(u, raised[flip]), max(u, raised_too[flip])
+                j = max(k + 1, other)
+                while j + 4 <= stop:
+                    own, theirs, weights, others = sums[j : j + 4], peaks[j : j + 4], factors[i, j:], factors[k, j:]
+                    for flip in range(flips):
+                        first, second = mine[flip], mine_too[flip]
+                        a, b = abs(first - own[0, flip]) * weights[0], abs(second - own[0, flip]) * others[0]
+                        theirs[0, flip] = max(max(a, b), theirs[0, flip])
+                        c, d = abs(first - own[1, flip]) * weights[1], abs(second - own[1, flip]) * others[1]
+                        theirs[1, flip] = max(max(c, d), theirs[1, flip])
+                        e, f = abs(first - own[2, flip]) * weights[2], abs(second - own[2, flip]) * others[2]
+                        theirs[2, flip] = max(max(e, f), theirs[2, flip])
+                        g, h = abs(first - own[3, flip]) * weights[3], abs(second - own[3, flip]) * others[3]
+                        theirs[3, flip] = max(max(g, h), theirs[3, flip])
+                        raised[flip] = max(max(max(a, c), max(e, g)), raised[flip])
+                        raised_too[flip] = max(max(max(b, d), max(f, h)), raised_too[flip])
                     j += 4
                 while j < stop:
-                    weight = factors[i, j]
+                    weight, weight_too = factors[i, j], factors[k, j]
                     for flip in range(flips):
-                        u = abs(mine[flip] - sums[j, flip]) * weight
-                        peaks[j, flip] = max(u, peaks[j, flip])
-                        raised[flip] = max(u, raised[flip])
+                        a, b = (
+                            abs(mine[flip] - sums[j, flip]) * weight,
+                            abs(mine_too[flip] - sums[j, flip]) * weight_too,
+                        )
+                        peaks[j, flip] = max(max(a, b), peaks[j, flip])
+                        raised[flip], raised_too[flip] = max(a, raised[flip]), max(b, raised_too[flip])
                     j += 1
