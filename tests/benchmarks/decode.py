@@ -131,6 +131,8 @@ def reading(
     pq.write_table(table, folder / "a.parquet", row_group_size=rows, **written)
     data = DatasetSpec(path=[str(folder)])
     (unit,) = make_units(list_dataset(data, Storage({})), len(images))
+    height, width = decode(images[0], spec).shape[-2:]
+    shape = (height, width)  # of the plan
 
     def work() -> None:
         with UnitReader(
@@ -142,6 +144,7 @@ def reading(
                 fold_bytes=fold_hash(FOLD_HASH),
                 fold_value=key_of_value,
                 channels_last=channels_last,
+                image_shape=shape,
             )
         ) as reader:
             found = sum(len(batch) for batch in reader.batches(unit))

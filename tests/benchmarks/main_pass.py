@@ -2,8 +2,9 @@
 
 The limit is written here without the engine: JPEGs that lie in memory, decoded and brought to size one by one with
 torchvision, then normalised and forwarded in batches of the plan's size by the same model in the plan's precision. A
-ratio of 1 means that reading, tapping and the statistics cost nothing. On a processor everything runs on one core; with
-a GPU decoding runs beside it, and the limit is the slower of the two.
+ratio of 1 means that reading, tapping and the statistics cost nothing. Effects are off, but for one case: what they
+cost is the question `effects`. On a processor everything runs on one core; with a GPU decoding runs beside it, and the
+limit is the slower of the two.
 """
 
 from __future__ import annotations
@@ -70,11 +71,14 @@ def _cases(settings: Settings, device: str) -> list[tuple[str, list[bytes], Call
             compute={"precision": precision, "batch": 16 if device == "cpu" else 128},
         )
 
-    def small(output: Path, precision: str) -> Job:
-        return digits(output, workers=gpus, compute={"precision": precision})
+    def small(gradient: str) -> Callable[[Path, str], Job]:
+        return lambda output, precision: digits(
+            output, workers=gpus, compute={"precision": precision}, effect={"gradient": gradient}
+        )
 
     cases = [
-        ("MNIST CNN, 3 layers", stored(Path(example)), small),
+        ("MNIST CNN, 3 layers", stored(Path(example)), small("off")),
+        ("with effects: MNIST CNN, 3 layers", stored(Path(example)), small("mean")),
         ("ResNet-18, 1 layer", stored(photos), of("resnet18", None, photos)),
         ("ResNet-18, all 20", stored(photos), of("resnet18", "all", photos)),
     ]
