@@ -154,7 +154,18 @@ def ray_session() -> Iterator[None]:
     try:
         yield
     finally:
+        _end_autoscaler()
         ray.shutdown()
+
+
+def _end_autoscaler() -> None:
+    """Kill the autoscaler of a Ray that was started here, for which `ray.shutdown` would wait a second before it kills
+    it, too. Ray has no public way."""
+    from ray._private import worker
+
+    node = getattr(worker, "_global_node", None)
+    if node is not None and not names_a_cluster():
+        node.kill_monitor(check_alive=False)
 
 
 def _check_node_here() -> None:
@@ -185,7 +196,6 @@ def _start_or_join() -> None:
         object_store_memory=LOCAL_OBJECT_STORE,
         logging_level=logging.ERROR,
         log_to_driver=False,
-        _system_config={"enable_autoscaler_v2": True},  # for the older one `ray.shutdown` waits a second in vain
     )
 
 
