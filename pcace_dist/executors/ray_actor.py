@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 
 import ray
-from ray._private.state import actors  # there is no public way to ask
 
 from pcace_dist.imports import quick_imports
 from pcace_dist.progress import logs
 from pcace_dist.worker.spec import CodesSpec, WorkSpec
 from pcace_dist.worker.worker import Progress, WorkerBody, WorkerInfo
+
+log = logging.getLogger(__name__)
 
 
 @ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
@@ -26,7 +28,7 @@ class Worker(WorkerBody):
         super().stop()
 
     def imports(self) -> None:
-        """What `ready` imports for a model, before there is a job. Nearly all of it serves kept codes, too."""
+        """What `ready` imports for a model, before it is known whether there is one: kept codes need a half of it."""
         with quick_imports():
             import pcace_dist.worker.engine  # noqa: F401
 
@@ -43,6 +45,12 @@ class Worker(WorkerBody):
 
     def _workers_here(self) -> int:
         here, run = self._node(), ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-        running = actors(job_id=run, actor_state_name="ALIVE").values()
-        own = [actor["Address"]["NodeID"] for actor in running if actor["ActorClassName"] == type(self).__name__]
+        try:  # Ray has no public way to ask without its dashboard
+            from ray._private.state import actors
+
+            running = actors(job_id=run, actor_state_name="ALIVE").values()
+            own = [actor["Address"]["NodeID"] for actor in running if actor["ActorClassName"] == type(self).__name__]
+        except Exception as error:  # the pilot is only slower then
+            log.info("workers on this node are not known: %s", error)
+            return 1
         return max(1, own.count(here))

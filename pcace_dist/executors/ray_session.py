@@ -154,8 +154,10 @@ def ray_session() -> Iterator[None]:
     try:
         yield
     finally:
-        _end_autoscaler()
-        ray.shutdown()
+        try:
+            _end_autoscaler()
+        finally:
+            ray.shutdown()
 
 
 def _end_autoscaler() -> None:

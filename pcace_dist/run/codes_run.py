@@ -7,7 +7,6 @@ any run. Small ones use threads of this process: they end before a cluster would
 from __future__ import annotations
 
 import hashlib
-import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,6 +29,7 @@ from pcace_dist.datasets.units import RowGroupRef, Unit
 from pcace_dist.errors import DatasetError, JobError
 from pcace_dist.executors.base import Executor, Task, WorkerShape
 from pcace_dist.executors.choice import ExecutorKind, open_executor, wanted_executor
+from pcace_dist.executors.ray_session import is_wanted
 from pcace_dist.ledger.ledger import FileRef, Receipt
 from pcace_dist.progress.logs import LogSettings
 from pcace_dist.run.codes_query import CodesQuery, SelectedRows, check_query, chooses_knots, query_plan, with_knots
@@ -39,6 +39,7 @@ from pcace_dist.statistics.score import MIN_IMAGES
 from pcace_dist.storage.files import Storage
 from pcace_dist.storage.store import Sink
 from pcace_dist.worker.allocator import give_back
+from pcace_dist.worker.shared_model import most_threads
 from pcace_dist.worker.spec import CodesSpec
 from pcace_dist.worker.worker import WorkerBody
 
@@ -75,10 +76,13 @@ class CodesPreparation:
         return wanted_executor() or (ExecutorKind.THREADS if self._stays_here() else ExecutorKind.RAY)
 
     def _stays_here(self) -> bool:
-        if os.environ.get("RAY_ADDRESS"):
+        """At every start, not only the first (docs/protocol.md, item 8): no image is decoded that could end the
+        process."""
+        if is_wanted():
             return False
         workers = self.job.workers
-        if workers.max <= FEW_WORKERS and not (workers.gpus or workers.resources or workers.memory):
+        has_room = most_threads(workers.cpus) >= max(1, workers.min)
+        if workers.max <= FEW_WORKERS and has_room and not (workers.gpus or workers.resources or workers.memory):
             return True
         if self.kept_codes.index.nbytes > LOCAL_BYTES:
             return False

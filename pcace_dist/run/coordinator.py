@@ -9,7 +9,6 @@ Subclasses say where the rows come from: model_run.py forwards images, codes_run
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from abc import ABC, abstractmethod
@@ -43,6 +42,7 @@ from pcace_dist.statistics.order.ranks import Ranks
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.storage.store import Sink, Store
 from pcace_dist.worker.reduce import rank_batch, rank_tasks
+from pcace_dist.worker.shared_model import cores
 from pcace_dist.worker.worker import WorkerBody
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Coordinator(ABC, Generic[P]):
         batches = rank_tasks(plan, blocks)
         with self._stats.stage("rank"):
             if len(batches) == 1:
-                return rank_batch(batches[0], threads=max(1, min(len(executor.up), os.cpu_count() or 1)))
+                return rank_batch(batches[0], threads=max(1, min(len(executor.up), cores())))
             tasks = [Task.of(WorkerBody.rank, batch) for batch in batches]
             return list(chain.from_iterable(self._map(executor, tasks, "ranking channels")))
 

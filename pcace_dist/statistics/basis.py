@@ -23,6 +23,7 @@ from pcace_dist.errors import StatisticsError
 MIN_KNOTS = 3
 MAX_KNOTS = 65
 _TILE = 1 << 19  # values times intervals encoded at a time: the working set stays in the CPU's cache
+_DEVICE_TILE = 1 << 25  # on other devices: few kernels
 _RESOLUTION = 1e-6  # knots closer than this share of the range count as equal
 
 
@@ -63,10 +64,11 @@ class Intervals:
         """
         scale = unit_scale(len(self.lower) + 1)
         terms = values.numel() * len(self.lower)
-        if terms <= _TILE:
+        tile = _TILE if values.device.type == "cpu" else _DEVICE_TILE
+        if terms <= tile:
             return self._positions(values, scale).to(torch.uint8)
         out = torch.empty(values.shape, dtype=torch.uint8, device=values.device)
-        step = max(1, _TILE * values.shape[0] // terms)
+        step = max(1, tile * values.shape[0] // terms)
         for start in range(0, values.shape[0], step):
             out[start : start + step] = self._positions(values[start : start + step], scale)
         return out

@@ -462,7 +462,7 @@ def _solve_in_lanes(
     lamda = per_row * replicates.n
     with solve.one_thread():
         sides = [Side(*_target_side(gram, index, plans[index], replicates, lamda)) for index in targets.tolist()]
-    products = gram.xy.numpy()[:, own]
+    products = np.ascontiguousarray(gram.xy.numpy()[:, own])  # else the loops are compiled once more
     solved = lanes.solve(sides, products if len(targets) == gram.targets else products[targets])
     length = math.sqrt(scale**2 * gram.images)  # of transforms for moments in other units
     return {

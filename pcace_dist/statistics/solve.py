@@ -42,7 +42,10 @@ class Solution:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch within the block, so that no kernel splits a sum by the number of threads."""
+    """One thread for torch within the block, so that no kernel splits a sum by the number of threads.
+
+    The number is the process's: blocks of several threads that overlap leave it at 1, unless one block is around all.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -47,7 +47,7 @@ def memory_restored() -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Gives back now what this process has freed: of many small things glibc and Arrow keep it."""
+    """Gives back to the system now what this process has freed; glibc and Arrow keep what was freed in small pieces."""
     pa.default_memory_pool().release_unused()
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

@@ -41,6 +41,10 @@ class GroupSums:
     def nbytes(self) -> int:
         return self.code_bytes + sum(sums.nbytes for sums in (self.gram, self.effects) if sums is not None)
 
+    def clear(self) -> None:
+        """Lets go of the rows, which may be views of what a whole pass holds."""
+        self.gram, self.effects, self.codes, self.rows, self.code_bytes = None, None, [], [], 0
+
     def fold_rows(self, folds: int) -> npt.NDArray[np.int64]:
         """Rows in each fold: int64 (folds,)."""
         total = np.zeros(folds, np.int64)

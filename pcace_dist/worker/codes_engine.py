@@ -74,6 +74,7 @@ class CodesEngine:
             refitted = GroupSums(codes=[codes], rows=[rows])
             by_target = sums.score(group, refitted, layer, penalty=self._spec.statistics.penalty, targets=targets)
             scores[group] = [scored.without_transforms() for scored in by_target]  # no other group has their knots
+            group_sums.clear()  # before the next pass fills its memory
         return BlockScores(block, scores, effects)
 
     def _recoding(self, plan: Plan, block: ChannelBlock) -> Callable[[Tensor], Tensor]:

@@ -172,10 +172,10 @@ class BatchEncoder:
         with seconds.stage("tap"):
             count = len(batch)
             rows = {name: (components[:count], means[:count]) for name, (components, means) in projected.items()}
-            nought = torch.zeros(count, device=self._device)
+            zeros = torch.zeros(count, device=self._device)
             for components, means in rows.values():
-                nought.add_(_nought(components)).add_(_nought(means))
-        return ForwardedBatch(batch, rows, to_host(outputs, nought == 0), effects, axes)
+                zeros.add_(_zero_if_finite(components)).add_(_zero_if_finite(means))
+        return ForwardedBatch(batch, rows, to_host(outputs, zeros == 0), effects, axes)
 
     def _encode(self, forwarded: ForwardedBatch, seconds: StageSeconds) -> EncodedBatch:
         with seconds.stage("forward"):
@@ -256,7 +256,7 @@ def row_codes(
     return RowCodes(folds, target_codes, target_fixed, fixed)
 
 
-def _nought(values: Tensor) -> Tensor:
+def _zero_if_finite(values: Tensor) -> Tensor:
     """0 (n,) for each row of values (n, ...) that are all finite, NaN for the others: two operations, where to ask
     which values are finite takes six."""
     return values.mul(0).flatten(1).sum(1)

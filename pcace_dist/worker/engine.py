@@ -54,7 +54,7 @@ from pcace_dist.worker.stage_seconds import StageSeconds
 
 log = logging.getLogger(__name__)
 
-COPIES_BYTES = 512 << 20  # at most, of a worker's copies of its model, in the pilot
+COPIES_BYTES = 512 << 20  # at most, of a worker's copies of its model, in the pilot; PilotMaps bounds their maps
 
 
 class Abandoned(Exception):

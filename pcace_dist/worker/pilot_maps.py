@@ -201,15 +201,19 @@ class PilotMaps:
             self._meter.add(len(usable))
 
     def repeats(self) -> bool:
-        """Whether another copy of the model gives the first batch the same bits again. False where there is none, or
-        the batch was not kept."""
+        """Whether another copy of the model gives the first batch the same bits again. False where there is none, the
+        batch was not kept, or it cannot be forwarded again (for example for want of memory)."""
         if len(self._forwards) == 1 or not self._cached:
             return False
         forward, (batch, _) = self._forwards[-1], self._usable[0]
         first, kept = next(batch.split(forward.batch_size)), self._cached[self._first_usable][0]
-        maps, outputs = retry_on_oom(
-            partial(self._run, forward, first, self._spec.layers), forward.device, forward.batch_size
-        )
+        try:
+            maps, outputs = retry_on_oom(
+                partial(self._run, forward, first, self._spec.layers), forward.device, forward.batch_size
+            )
+        except (RuntimeError, MemoryError) as error:
+            log.info("the pilot's first batch was not forwarded again: %s", error)
+            return False
         return torch.equal(outputs, kept.outputs) and all(torch.equal(maps[name], kept.maps[name]) for name in maps)
 
     def check_rows(self, layers: Mapping[str, LayerPlan]) -> CheckRows:
@@ -248,7 +252,8 @@ class PilotMaps:
     def _forward_all(
         self, batches: Iterable[Batch], layers: Collection[str], run: _ForwardRows
     ) -> Iterator[PilotBatch]:
-        """Batches in order, each forwarded by one of the models; as many at the same time as there are models."""
+        """Batches in order, each forwarded by one of the models; as many at the same time as there are models, but no
+        more than two whose maps would not fit into the budget."""
         idle: SimpleQueue[Forward] = SimpleQueue()
         for forward in self._forwards:
             idle.put(forward)
@@ -264,6 +269,7 @@ class PilotMaps:
             yield from map(forwarded, batches)
             return
         running: deque[Future[PilotBatch]] = deque()
+        at_once = 2  # until the size of the maps is known
         torch_threads = torch.get_num_threads()
         with ThreadPoolExecutor(
             len(self._forwards), "pcace-pilot", initializer=torch.set_num_threads, initargs=(torch_threads,)
@@ -271,8 +277,11 @@ class PilotMaps:
             try:
                 for batch in batches:
                     running.append(pool.submit(forwarded, batch))
-                    if len(running) > len(self._forwards):
-                        yield running.popleft().result()
+                    if len(running) > at_once:
+                        pilot_batch = running.popleft().result()
+                        fitting = int(_budget() // max(1, _nbytes(pilot_batch.maps)))
+                        at_once = max(2, min(fitting, len(self._forwards)))
+                        yield pilot_batch
                 while running:
                     yield running.popleft().result()
             finally:

@@ -28,6 +28,7 @@ from pcace_dist.statistics.order.ranks import Ranks, rank_channels
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.samples import SampleRows
 from pcace_dist.statistics.score import OK, ChannelScores
+from pcace_dist.statistics.solve import one_thread
 from pcace_dist.storage.store import Store
 from pcace_dist.worker.block_sums import BlockSums
 
@@ -91,6 +92,7 @@ def score_block(
         effects[group] = sums.score_effects(group, group_sums)
         scores[group] = sums.score(group, group_sums, layer, penalty=penalty)
         solving += time.perf_counter() - start
+        group_sums.clear()  # before the next pass fills its memory
     seconds = {"sums": time.perf_counter() - began - solving, "solve": solving}
     curves = pick_transforms(plan, block.layer, block.start, scores)
     plain = {group: [s.without_transforms() for s in by_target] for group, by_target in scores.items()}
@@ -167,7 +169,7 @@ def rank_batch(inputs: Sequence[RankInput], threads: int = 1) -> list[Ranks]:
     one before it is not computed again: so it is with intervals given the plan, where the plan's noise is not known."""
     is_new = [not index or not _are_equal(ranking, inputs[index - 1]) for index, ranking in enumerate(inputs)]
     new = [ranking for ranking, counts in zip(inputs, is_new, strict=True) if counts]
-    with ThreadPoolExecutor(threads, "pcace-rank") as pool:
+    with one_thread(), ThreadPoolExecutor(threads, "pcace-rank", torch.set_num_threads, (1,)) as pool:
         ranks = list(pool.map(lambda ranking: rank_channels(*ranking), new))
     return [ranks[number - 1] for number in accumulate(is_new)]
 

@@ -233,6 +233,23 @@ def test_a_grey_png_is_right_where_pillow_does_not_write_through(monkeypatch: py
     assert plain is not None and np.array_equal(plain, by_pillow(data, "L"))
 
 
+def test_the_missing_rows_of_a_plain_png_are_black_every_time() -> None:
+    rows = b"".join(b"\0" + bytes([9] * 64) for _ in range(10))
+    short = plain_png(64, 64, zlib.compress(rows))
+    for _ in range(3):
+        np.full((1, 64, 64), 77, np.uint8)  # what the next array might find in its memory
+        decoded = images._plain_png(short, ImageSpec(mode="L"))
+        assert decoded is not None and np.all(decoded[0, :10] == 9) and not decoded[0, 10:].any()
+
+
+def plain_png(width: int, height: int, packed: bytes) -> bytes:
+    """A grey PNG with these packed rows, whatever their number; its checksums are right."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
 def test_only_plain_pngs_take_the_short_cut() -> None:
     others = [encoded(picture(2, mode=mode)) for mode in ("P", "LA", "RGBA", "1")]
     others.append(encoded(Image.fromarray(np.zeros((4, 4), np.uint16))))

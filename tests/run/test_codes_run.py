@@ -26,6 +26,7 @@ from pcace_dist.cli.main import main
 from pcace_dist.config.job import parse_job
 from pcace_dist.datasets.stored_parquet import StoredParquet
 from pcace_dist.errors import Stopped, UserError
+from pcace_dist.executors import ray_session
 from pcace_dist.executors.choice import ExecutorKind
 from pcace_dist.ledger.ledger import Ledger
 from pcace_dist.run import codes_run
@@ -278,6 +279,7 @@ def test_few_rankings_need_no_cluster_and_many_are_worth_one(
         return found.executor == ExecutorKind.THREADS
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_session, "_runs_here", lambda: False)
     assert local(group_by="label")
     channels = sum(layer.channels for layer in plan_of_run(str(base / CODES), Storage({})).layers)
     monkeypatch.setattr(codes_run, "LOCAL_SCORES", channels)
@@ -286,9 +288,13 @@ def test_few_rankings_need_no_cluster_and_many_are_worth_one(
     assert local(group_by=None, **many), "one ranking"
     assert not local(group_by="label", **many), "one for each label"
     assert not local(group_by="label", workers={"resources": {"spot": 1}})
+    assert not local(group_by="label", workers={"min": 2, "cpus": 10_000}), "no room here"
     monkeypatch.setattr(codes_run, "LOCAL_SCORES", 1 << 15)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert not local(group_by=None), "a cluster is named"
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr(ray_session, "_runs_here", lambda: True)
+    assert not local(group_by=None), "this process is on Ray"
 
 
 def test_a_run_without_codes_is_named(base: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from pcace_dist.errors import JobError
 from pcace_dist.statistics.plan import Plan
 from pcace_dist.statistics.samples import row_key
-from pcace_dist.worker.encoder import EncodedBatch, ForwardedBatch, _nought
+from pcace_dist.worker.encoder import EncodedBatch, ForwardedBatch, _zero_if_finite
 from pcace_dist.worker.stage_seconds import StageSeconds
 from tests.worker.tiny import BATCH, FOLDS, TARGET, TableForward, batch_of, maps_of, outputs_of, tiny_encoder, tiny_plan
 
@@ -71,7 +71,7 @@ def test_values_are_finite_whatever_their_sum() -> None:
     largest = torch.finfo(torch.float32).max
     values = torch.full((5, 4, 3), largest)
     values[1, 2, 0], values[2, 0, 2], values[3, 3, 1], values[4, 0, 0] = torch.inf, -torch.inf, torch.nan, -largest
-    assert (_nought(values) == 0).tolist() == [True, False, False, False, True]
+    assert (_zero_if_finite(values) == 0).tolist() == [True, False, False, False, True]
 
 
 def test_a_row_without_a_target_has_its_reason(plan: Plan) -> None:

@@ -20,7 +20,7 @@ from pcace_dist.storage.files import Changed, Storage, first_line
 from pcace_dist.storage.store import open_store
 
 BATCH_ROWS = 16384  # read at a time
-FOOTER_BYTES = 64 << 20  # of all files: where so many footers of a file's size take more, it is read with each block
+FOOTER_BYTES = 64 << 20  # of all files: a footer larger than a file's share of these is read again for each block
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def compiler() -> ModuleType:
     """Numba, imported here: it takes a third of a second, and only large work needs it."""
     try:
         module = import_module("numba")
-        _saved[0] += LOADING  # whoever loads it has paid for the others
+        _saved[0] += LOADING  # the others need not wait until they pay
         return module
     except ImportError as error:
         raise StatisticsError(f"numba is installed, but cannot be imported: {error}; install it anew") from error

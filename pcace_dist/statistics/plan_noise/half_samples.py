@@ -85,10 +85,9 @@ class HalfSamples:
         blocks = [slice(start, start + _BLOCK) for start in range(0, layer.channels, _BLOCK)]
 
         def noise(channels: slice) -> Tensor:
-            with one_thread():
-                return self._noise(live.block(channels), known, codes, components[:, channels])
+            return self._noise(live.block(channels), known, codes, components[:, channels])
 
-        with ThreadPoolExecutor(self.threads, "pcace-noise") as pool:
+        with one_thread(), ThreadPoolExecutor(self.threads, "pcace-noise", torch.set_num_threads, (1,)) as pool:
             self._layers[layer.name] = torch.cat(list(pool.map(noise, blocks)), dim=2)
 
     def finish(self) -> PlanNoise | None:
