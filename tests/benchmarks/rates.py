@@ -26,7 +26,8 @@ from tests.benchmarks.jobs import Job, network
 from tests.benchmarks.main_pass import bare_decode, stored
 from tests.benchmarks.photos import write_photos
 
-FEW, MORE = 32, 64  # images of two pilots: what one takes besides its images, and for each of them
+FEW, MORE = 32, 48  # images of two pilots: what one takes besides its images, and for each of them
+IMAGES = 128  # of the data set: a pilot that takes all of it is another kind, and needs more of them
 TITLE = "rates of one worker with one core, from pcace estimate (ms an image unless said)"
 
 
@@ -35,7 +36,7 @@ def ask(settings: Settings) -> Answer:
     here = described(machine())
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    photos = write_photos(settings.scratch / "photos", MORE, source=settings.photos)
+    photos = write_photos(settings.scratch / "photos", IMAGES, source=settings.photos)
     name = settings.pick("resnet18", "resnet50")
     cases = {"1 layer": None} if settings.quick else {"1 layer": None, "all": "all"}
     found, larger = {}, {}

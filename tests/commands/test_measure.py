@@ -105,7 +105,7 @@ def test_the_pilot_is_made_once_and_a_unit_twice(data: Path, tmp_path: Path, mon
 
         monkeypatch.setattr(Engine, name, counted)
     estimate(parse_job(job(data, tmp_path / "run")))
-    assert calls == ["pilot", *["process", "flush"] * 2, "reduce", "reduce"]
+    assert calls == ["pilot", *["process", "flush"] * 2, *["reduce"] * 6]
 
 
 def test_memory_is_at_least_what_the_process_took_at_its_peak(found: Json) -> None:
