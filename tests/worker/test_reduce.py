@@ -14,7 +14,7 @@ import torch
 from pcace_dist.statistics.order.ranks import rank_channels
 from pcace_dist.statistics.plan import LayerCodes
 from pcace_dist.worker import reduce
-from pcace_dist.worker.block_sums import GroupSums
+from pcace_dist.worker.block_sums import BlockSums, GroupSums
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -43,7 +43,7 @@ def test_a_ranking_that_is_the_same_as_the_one_before_is_computed_once(
 def test_the_rows_of_one_pass_are_let_go_before_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[weakref.ref[torch.Tensor]] = []
 
-    class Counted(reduce.BlockSums):
+    class Counted(BlockSums):
         def __init__(self, *_: Any, **__: Any) -> None: ...
 
         def groups(self, parts: Callable[[], Any]) -> Iterator[tuple[Any, GroupSums]]:
@@ -54,7 +54,7 @@ def test_the_rows_of_one_pass_are_let_go_before_the_next_is_read(monkeypatch: py
         def score(self, *_: Any, **__: Any) -> Any:
             return []
 
-    def a_pass(group: str) -> Iterator[tuple[str, GroupSums]]:
+    def a_pass(group: str) -> Iterator[Any]:
         assert not [one for one in held if one() is not None]
         room = torch.zeros(8, 1, 1)
         held.append(weakref.ref(room))
