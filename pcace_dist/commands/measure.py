@@ -40,6 +40,7 @@ from pcace_dist.statistics.score import OK, required_images
 from pcace_dist.storage.store import LocalStore
 from pcace_dist.worker.engine import Engine
 from pcace_dist.worker.memory import memory_of
+from pcace_dist.worker.shared_model import model_bytes
 
 Tell = Callable[[str], None]
 T = TypeVar("T")
@@ -215,7 +216,7 @@ class _Trial:
 
     def workload(self) -> Workload:
         """What there is to do, by the listing and the plan; bytes of a row are those of the unit."""
-        plan, model, size = self.plan, self._engine.model, int(self._row_stored * self._listing.rows)
+        plan, size = self.plan, int(self._row_stored * self._listing.rows)
         units = tuple(unit.rows * self._kept for unit in self._units)
         return Workload(
             bytes=size,
@@ -225,7 +226,7 @@ class _Trial:
             blocks=tuple(block.stop - block.start for block in blocks_of(plan)),
             row_bytes=row_bytes(plan),
             gram_bytes=gram_bytes(plan),
-            model_bytes=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
+            model_bytes=model_bytes(self._engine.model),
             kept_bytes=int(sum(units) * row_bytes(plan)) if self._spec.kept is not None else 0,
             most_held=memory_of(self._spec),
             flush_seconds=self._spec.flush_seconds,
